@@ -1,0 +1,137 @@
+//! Activations with Lipschitz constant at most 1, and their first two derivatives.
+//!
+//! The log det of a residual flow depends on φ', its gradient on φ'', so one formula gives all three
+//! ([`Activation::derivatives`]): a derivative that is not the derivative of its forward biases every log det silently.
+//! Sources: LipSwish, Chen et al. 2019 (arXiv 1906.02735) §3.3; the cube, its Appendix; the sine, Perugachi-Diaz et al.
+//! 2021 (arXiv 2102.02694) §4.
+
+use crate::Element;
+
+/// sup of d/dx xσ(x) is 1.09984; LipSwish divides by this.
+pub const LIPSWISH_SCALE: f64 = 1.1;
+
+/// An elementwise function φ with |φ'| ≤ 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// x σ(b x) / 1.1 with a learnable b > 0, the activation's parameter.
+    LipSwish,
+    /// x for x > 0, eˣ − 1 below.
+    Elu,
+    /// ln(1 + eˣ).
+    Softplus,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// max(x, 0); its second derivative vanishes, so the log det's gradient does (for comparison).
+    Relu,
+    /// x³/3 inside [−1, 1], x ∓ 2/3 outside.
+    LipschitzCube,
+    /// sin(2πx)/(2π).
+    Sin,
+}
+
+impl Activation {
+    /// All activations, for tests that walk them.
+    pub const ALL: [Self; 7] =
+        [Self::LipSwish, Self::Elu, Self::Softplus, Self::Tanh, Self::Relu, Self::LipschitzCube, Self::Sin];
+
+    /// Whether the activation has a learnable parameter b.
+    pub fn has_parameter(self) -> bool {
+        self == Self::LipSwish
+    }
+
+    /// [φ(x), φ'(x), φ''(x)]; `b` is used by LipSwish alone. At kinks: ELU φ''(0) = 0, ReLU φ'(0) = 0, cube φ''(±1) = 0.
+    #[inline(always)]
+    pub fn derivatives<E: Element>(self, x: E, b: E) -> [E; 3] {
+        let c = E::from_f64;
+        match self {
+            Self::LipSwish => lipswish(x, b, E::exp),
+            Self::Elu => {
+                let e = if x < E::ZERO { x.exp() } else { E::ONE };
+                [if x > E::ZERO { x } else { x.exp_m1() }, e, if x < E::ZERO { e } else { E::ZERO }]
+            }
+            Self::Softplus => {
+                let e = (-x.abs()).exp();
+                let s = if x < E::ZERO { e } else { E::ONE } / (E::ONE + e);
+                let t = if x < E::ZERO { E::ONE } else { e } / (E::ONE + e);
+                [if x > E::ZERO { x } else { E::ZERO } + e.ln_1p(), s, s * t]
+            }
+            Self::Tanh => {
+                let t = x.tanh();
+                let d = E::ONE - t * t;
+                [t, d, c(-2.0) * t * d]
+            }
+            Self::Relu => {
+                let on = x > E::ZERO;
+                [if on { x } else { E::ZERO }, if on { E::ONE } else { E::ZERO }, E::ZERO]
+            }
+            Self::LipschitzCube => {
+                if x.abs() < E::ONE {
+                    [x * x * x / c(3.0), x * x, c(2.0) * x]
+                } else {
+                    [x - if x > E::ZERO { c(2.0 / 3.0) } else { c(-2.0 / 3.0) }, E::ONE, E::ZERO]
+                }
+            }
+            Self::Sin => {
+                let two_pi = c(std::f64::consts::TAU);
+                let t = two_pi * x;
+                [t.sin() / two_pi, t.cos(), -two_pi * t.sin()]
+            }
+        }
+    }
+
+    /// [∂φ/∂b, ∂φ'/∂b] from x and the derivatives: (xφ' − φ)/b and xφ''/b. Zero without a parameter.
+    #[inline(always)]
+    pub fn parameter_derivatives<E: Element>(self, x: E, b: E, [y, d1, d2]: [E; 3]) -> [E; 2] {
+        if self.has_parameter() { [(x * d1 - y) / b, x * d2 / b] } else { [E::ZERO; 2] }
+    }
+}
+
+/// LipSwish and its derivatives with the exponential of the caller's choice; an exponential that overflows to a large
+/// number or infinity is right here.
+#[inline(always)]
+pub fn lipswish<E: Element>(x: E, b: E, exp: impl Fn(E) -> E) -> [E; 3] {
+    let scale = E::from_f64(1.0 / LIPSWISH_SCALE);
+    let t = b * x;
+    let s = E::ONE / (E::ONE + exp(-t));
+    let q = E::ONE - s;
+    let tq = t * q;
+    [x * s * scale, s * (E::ONE + tq) * scale, b * s * q * (E::from_f64(2.0) + tq - t * s) * scale]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finite_everywhere_and_lipschitz() {
+        let b = 0.974_076_984_180_107_f64;
+        for f in Activation::ALL {
+            for x in [0.0, -0.0, 1e-8, -1e-8, 0.3, -0.3, 1.0, -1.0, 2.5, 80.0, -80.0, 1e4, -1e4, 1e30, -1e30] {
+                for (d, v) in f.derivatives(x, b).into_iter().enumerate() {
+                    assert!(v.is_finite(), "{f:?} derivative {d} at {x} is {v}");
+                }
+                for (d, v) in f.derivatives(x as f32, b as f32).into_iter().enumerate() {
+                    assert!(v.is_finite(), "{f:?} f32 derivative {d} at {x} is {v}");
+                }
+                assert!(f.derivatives(x, b)[1].abs() <= 1.0, "{f:?} is steeper than 1 at {x}");
+            }
+        }
+    }
+
+    #[test]
+    fn central_differences() {
+        let (b, h) = (1.3_f64, 1e-5);
+        for f in Activation::ALL {
+            for x in [-2.7, -0.8, -0.31, 0.12, 0.77, 1.9] {
+                let [_, d1, d2] = f.derivatives(x, b);
+                let (up, down) = (f.derivatives(x + h, b), f.derivatives(x - h, b));
+                assert!(((up[0] - down[0]) / (2.0 * h) - d1).abs() < 1e-9, "{f:?} φ' at {x}");
+                assert!(((up[1] - down[1]) / (2.0 * h) - d2).abs() < 1e-8, "{f:?} φ'' at {x}");
+                let (bu, bd) = (f.derivatives(x, b + h), f.derivatives(x, b - h));
+                let [p0, p1] = f.parameter_derivatives(x, b, f.derivatives(x, b));
+                assert!(((bu[0] - bd[0]) / (2.0 * h) - p0).abs() < 1e-9, "{f:?} ∂φ/∂b at {x}");
+                assert!(((bu[1] - bd[1]) / (2.0 * h) - p1).abs() < 1e-8, "{f:?} ∂φ'/∂b at {x}");
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The fused operations of [`Backend`] as compositions of the required ones: its default bodies, and what an override
+//! must agree with.
+
+use crate::{
+    Activation, ActivationReverse, AdamStep, Backend, Binary, LIPSWISH_SCALE, Over, Reduce, SeriesState, TermWeight,
+    Unary,
+};
+
+/// Small expressions over tensors; every operand is a handle.
+struct Expr<'a, B: Backend>(&'a B);
+
+impl<B: Backend> Expr<'_, B> {
+    fn mul(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
+        self.0.binary(Binary::Mul, a.clone(), b)
+    }
+    fn add(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
+        self.0.binary(Binary::Add, a.clone(), b)
+    }
+    fn sub(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
+        self.0.binary(Binary::Sub, a.clone(), b)
+    }
+    fn unary(&self, op: Unary, x: &B::Tensor) -> B::Tensor {
+        self.0.unary(op, x.clone())
+    }
+    fn affine(&self, x: &B::Tensor, scale: f64, shift: f64) -> B::Tensor {
+        self.0.affine(x.clone(), scale, shift)
+    }
+    /// 1 where x < `bound`.
+    fn below(&self, x: &B::Tensor, bound: f64) -> B::Tensor {
+        self.0.binary(Binary::Less, x.clone(), &self.0.full(bound, [1].into()))
+    }
+    /// 1 where x > `bound`.
+    fn above(&self, x: &B::Tensor, bound: f64) -> B::Tensor {
+        self.below(&self.affine(x, -1.0, 0.0), -bound)
+    }
+    fn zeros(&self, x: &B::Tensor) -> B::Tensor {
+        self.0.full(0.0, self.0.shape(x))
+    }
+    fn ones(&self, x: &B::Tensor) -> B::Tensor {
+        self.0.full(1.0, self.0.shape(x))
+    }
+    /// 1/(1 + e^{−x}).
+    fn sigmoid(&self, x: &B::Tensor) -> B::Tensor {
+        let e = self.unary(Unary::Exp, &self.affine(x, -1.0, 0.0));
+        self.unary(Unary::Reciprocal, &self.affine(&e, 1.0, 1.0))
+    }
+}
+
+/// [`Backend::activation`] without fusion.
+pub fn activation<B: Backend>(
+    backend: &B,
+    f: Activation,
+    parameter: Option<&B::Tensor>,
+    x: &B::Tensor,
+    order: usize,
+) -> Vec<B::Tensor> {
+    assert!(order <= 2, "activation: derivatives up to order 2 exist, not {order}");
+    let e = Expr(backend);
+    let [y, d1, d2] = match f {
+        Activation::LipSwish => lipswish(&e, parameter.expect("activation: LipSwish needs its parameter b"), x),
+        Activation::Elu => {
+            let negative = e.below(x, 0.0);
+            // the exponential of positive numbers is never used, but must not overflow into a product
+            let low = backend.binary(Binary::Min, x.clone(), &backend.full(0.0, [1].into()));
+            let exp = e.unary(Unary::Exp, &low);
+            [
+                backend.select(&e.above(x, 0.0), x, &e.unary(Unary::ExpM1, &low)),
+                backend.select(&negative, &exp, &e.ones(x)),
+                backend.select(&negative, &exp, &e.zeros(x)),
+            ]
+        }
+        Activation::Softplus => {
+            let decay = e.unary(Unary::Exp, &e.affine(&e.unary(Unary::Abs, x), -1.0, 0.0));
+            let positive = backend.binary(Binary::Max, x.clone(), &backend.full(0.0, [1].into()));
+            let s = e.sigmoid(x);
+            let t = e.sigmoid(&e.affine(x, -1.0, 0.0));
+            [e.add(&positive, &e.unary(Unary::Ln1p, &decay)), s.clone(), e.mul(&s, &t)]
+        }
+        Activation::Tanh => {
+            let t = e.unary(Unary::Tanh, x);
+            let d = e.affine(&e.unary(Unary::Square, &t), -1.0, 1.0);
+            [t.clone(), d.clone(), e.affine(&e.mul(&t, &d), -2.0, 0.0)]
+        }
+        Activation::Relu => {
+            let on = e.above(x, 0.0);
+            [backend.select(&on, x, &e.zeros(x)), on, e.zeros(x)]
+        }
+        Activation::LipschitzCube => {
+            let inside = e.below(&e.unary(Unary::Abs, x), 1.0);
+            let square = e.unary(Unary::Square, x);
+            let outer = backend.select(&e.above(x, 0.0), &e.affine(x, 1.0, -2.0 / 3.0), &e.affine(x, 1.0, 2.0 / 3.0));
+            [
+                backend.select(&inside, &e.affine(&e.mul(&square, x), 1.0 / 3.0, 0.0), &outer),
+                backend.select(&inside, &square, &e.ones(x)),
+                backend.select(&inside, &e.affine(x, 2.0, 0.0), &e.zeros(x)),
+            ]
+        }
+        Activation::Sin => {
+            let two_pi = std::f64::consts::TAU;
+            let t = e.affine(x, two_pi, 0.0);
+            let s = e.unary(Unary::Sin, &t);
+            [e.affine(&s, 1.0 / two_pi, 0.0), e.unary(Unary::Cos, &t), e.affine(&s, -two_pi, 0.0)]
+        }
+    };
+    [y, d1, d2].into_iter().take(order + 1).collect()
+}
+
+fn lipswish<B: Backend>(e: &Expr<'_, B>, b: &B::Tensor, x: &B::Tensor) -> [B::Tensor; 3] {
+    let t = e.mul(x, b);
+    let s = e.sigmoid(&t);
+    let q = e.affine(&s, -1.0, 1.0);
+    let tq = e.mul(&t, &q);
+    let scale = 1.0 / LIPSWISH_SCALE;
+    let y = e.affine(&e.mul(x, &s), scale, 0.0);
+    let d1 = e.affine(&e.mul(&e.affine(&tq, 1.0, 1.0), &s), scale, 0.0);
+    let bracket = e.sub(&e.affine(&tq, 1.0, 2.0), &e.mul(&t, &s));
+    let d2 = e.affine(&e.mul(&e.mul(&e.mul(&s, &q), &bracket), b), scale, 0.0);
+    [y, d1, d2]
+}
+
+/// [`Backend::activation_reverse`] without fusion.
+pub fn activation_reverse<B: Backend>(
+    backend: &B,
+    f: Activation,
+    parameter: Option<&B::Tensor>,
+    x: &B::Tensor,
+    derivatives: &[B::Tensor],
+    tangents: &[B::Tensor],
+    gy: B::Tensor,
+    gdy: Vec<B::Tensor>,
+) -> ActivationReverse<B::Tensor> {
+    assert_eq!(tangents.len(), gdy.len(), "activation_reverse: as many tangents as cotangents");
+    let e = Expr(backend);
+    let [y, d1, d2] = derivatives else { panic!("activation_reverse: needs the derivatives 0, 1 and 2") };
+    // Σ dx·gdy, shared by gx and by the parameter's gradient
+    let crossed = tangents.iter().zip(&gdy).map(|(dx, gdy)| e.mul(dx, gdy)).reduce(|a, b| e.add(&a, &b));
+    let gradient = parameter.filter(|_| f.has_parameter()).map(|b| {
+        let mut terms = e.mul(&gy, &e.sub(&e.mul(x, d1), y));
+        if let Some(crossed) = &crossed {
+            terms = e.add(&terms, &e.mul(&e.mul(crossed, x), d2));
+        }
+        backend.binary(Binary::Div, backend.reduce(Reduce::Sum, Over::All, &terms), b)
+    });
+    let mut gx = backend.binary(Binary::Mul, gy, d1);
+    if let Some(crossed) = &crossed {
+        gx = e.add(&gx, &e.mul(crossed, d2));
+    }
+    let gdx = gdy.into_iter().map(|g| backend.binary(Binary::Mul, g, d1)).collect();
+    ActivationReverse { gx, gdx, parameter: gradient }
+}
+
+/// [`Backend::series_term`] without fusion.
+pub fn series_term<B: Backend>(
+    backend: &B,
+    k: usize,
+    weight: TermWeight<'_, B::Tensor>,
+    probe: &B::Tensor,
+    negligible: f64,
+    state: SeriesState<B::Tensor>,
+) -> SeriesState<B::Tensor> {
+    let sign = if k % 2 == 1 { 1.0 } else { -1.0 };
+    let k = k as f64;
+    let weigh = |x: B::Tensor| match weight {
+        TermWeight::Batch(c) => backend.affine(x, c, 0.0),
+        TermWeight::PerRow(c) => backend.binary(Binary::Mul, x, c),
+    };
+    let shape = backend.shape(&state.power);
+    let flat = |x: &B::Tensor| backend.reshape(x, [shape.rows(), shape.row_elements()].into());
+    let (power, probe) = (flat(&state.power), flat(probe));
+    let value = backend.axpy(sign / k, &weigh(backend.dot_rows(&power, &probe)), state.value);
+    let neumann = state.neumann.map(|u| backend.reshape(&backend.axpy(-sign, &weigh(power.clone()), flat(&u)), shape));
+    let product = backend.binary(Binary::Mul, backend.dot_rows(&power, &power), &backend.dot_rows(&probe, &probe));
+    let bound = backend.affine(weigh(backend.unary(Unary::Sqrt, product)), 1.0 / k, 0.0);
+    let stop = backend.binary(Binary::Less, bound, &backend.full(negligible, [1].into()));
+    let power = backend.select(&stop, &backend.full(0.0, backend.shape(&power)), &power);
+    SeriesState { power: backend.reshape(&power, shape), neumann, value }
+}
+
+/// [`Backend::power_iteration`] without fusion.
+pub fn power_iteration<B: Backend>(
+    backend: &B,
+    w: &B::Tensor,
+    u: B::Tensor,
+    v: B::Tensor,
+    count: usize,
+) -> [B::Tensor; 3] {
+    let shape = backend.shape(w);
+    let (o, i) = (shape[0], shape[1]);
+    let mut u = backend.reshape(&u, [o, 1].into());
+    let mut v = backend.reshape(&v, [i, 1].into());
+    let unit = |x: B::Tensor, old: &B::Tensor| {
+        let norm = backend.unary(Unary::Sqrt, backend.dot(&x, &x));
+        let scaled = backend.binary(Binary::Div, x, &norm);
+        // zero or NaN: keep the old direction
+        let usable = backend.binary(Binary::Less, backend.full(0.0, [1].into()), &norm);
+        backend.select(&usable, &scaled, old)
+    };
+    for _ in 0..count {
+        v = unit(backend.matmul(w, true, &u, false), &v);
+        u = unit(backend.matmul(w, false, &v, false), &u);
+    }
+    let sigma = backend.dot(&u, &backend.matmul(w, false, &v, false));
+    [backend.reshape(&u, [o].into()), backend.reshape(&v, [i].into()), sigma]
+}
+
+/// [`Backend::adam_step`] without fusion.
+pub fn adam_step<B: Backend>(
+    backend: &B,
+    rule: &AdamStep,
+    scale: &B::Tensor,
+    gate: &B::Tensor,
+    decayed: &B::Tensor,
+    parameters: B::Tensor,
+    [first, second]: [B::Tensor; 2],
+    gradient: &B::Tensor,
+) -> (B::Tensor, [B::Tensor; 2]) {
+    let (c1, c2) = rule.bias_corrections();
+    let g = backend.binary(Binary::Mul, gradient.clone(), scale);
+    let m = backend.axpy(1.0 - rule.beta1, &g, backend.affine(first.clone(), rule.beta1, 0.0));
+    let square = backend.unary(Unary::Square, g);
+    let v = backend.axpy(1.0 - rule.beta2, &square, backend.affine(second.clone(), rule.beta2, 0.0));
+    let root = backend.affine(backend.unary(Unary::Sqrt, backend.affine(v.clone(), 1.0 / c2, 0.0)), 1.0, rule.epsilon);
+    let update = backend.binary(Binary::Div, backend.affine(m.clone(), 1.0 / c1, 0.0), &root);
+    let decay = backend.binary(Binary::Mul, parameters.clone(), decayed);
+    let p = backend.axpy(-rule.learning_rate * rule.weight_decay, &decay, parameters.clone());
+    let p = backend.axpy(-rule.learning_rate, &update, p);
+    let pick = |new: &B::Tensor, old: &B::Tensor| backend.select(gate, new, old);
+    (pick(&p, &parameters), [pick(&m, &first), pick(&v, &second)])
+}

@@ -1,0 +1,29 @@
+//! The backend interface of resflow.
+//!
+//! [`Backend`] is the set of operations that a device offers; everything that makes a residual flow (layers, estimators,
+//! inversion, training) is generic code above it. Randomness is a pure function of a [`Key`], so the same key gives the
+//! same numbers on every backend, precision and number of threads.
+//!
+//! To write a backend, implement the required methods and run the properties of `resflow-conformance` on it.
+#![forbid(unsafe_code)]
+
+mod activation;
+mod backend;
+pub mod composed;
+mod element;
+mod error;
+mod key;
+mod noise;
+mod op;
+mod shape;
+mod shard;
+
+pub use activation::{Activation, LIPSWISH_SCALE, lipswish};
+pub use backend::{ActivationReverse, Backend};
+pub use element::Element;
+pub use error::BackendError;
+pub use key::{Generator, Key, philox4x32_10};
+pub use noise::Noise;
+pub use op::{AdamStep, Binary, Over, Padding, Reduce, SeriesState, TermWeight, Unary};
+pub use shape::{MAX_RANK, Shape};
+pub use shard::ShardPlan;
