@@ -1,0 +1,1 @@
+//! The properties that every backend has.

@@ -1,0 +1,4 @@
+//! Residual flows.
+#![forbid(unsafe_code)]
+pub mod data;
+pub use resflow_backend as backend;
