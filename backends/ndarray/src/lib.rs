@@ -1,1 +1,354 @@
-//! The CPU backend of resflow.
+//! The CPU backend of resflow, on ndarray: the reference that other backends are compared with.
+//!
+//! Tensors are row-major; a slice of rows shares memory. The batch is cut into shards that fit the second-level cache and
+//! shards run on all cores ([`NdArray::with_threads`]); neither the cut nor any order of summation depends on the number
+//! of threads, so the results do not either.
+//!
+//! Matrix products come from the crate `gemm` (feature `gemm`, the default) or from `matrixmultiply`; elementwise loops
+//! are compiled for AVX-512, AVX2 and the baseline and chosen at run time. `unsafe` occurs where those are called.
+#![deny(unsafe_code)]
+
+mod conv;
+mod elementwise;
+mod fused;
+mod layout;
+mod lu;
+mod matmul;
+mod pool;
+mod reduce;
+mod simd;
+mod tensor;
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use pool::{Buffer, Pool};
+use rayon::iter::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
+use resflow_backend::{
+    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, Key, Noise, Over, Padding, Reduce,
+    SeriesState, Shape, TermWeight, Unary,
+};
+use simd::Level;
+pub use tensor::Tensor;
+
+/// The element types of this backend.
+pub trait CpuElement: Element + ndarray::LinalgScalar {
+    /// The exponential for loops that must vectorise; may be clamped far outside the range where σ(x) saturates.
+    fn fast_exp(self) -> Self;
+}
+
+impl CpuElement for f32 {
+    #[inline(always)]
+    fn fast_exp(self) -> Self {
+        simd::exp_f32(self)
+    }
+}
+
+impl CpuElement for f64 {
+    #[inline(always)]
+    fn fast_exp(self) -> Self {
+        self.exp()
+    }
+}
+
+/// A handle to the CPU: its threads and the memory it recycles.
+///
+/// ```
+/// use resflow_backend::{Backend, Binary};
+/// use resflow_ndarray::NdArray;
+/// let cpu = NdArray::<f32>::new();
+/// let x = cpu.upload(&[1.0, 2.0], [1, 2].into());
+/// let y = cpu.binary(Binary::Add, x.clone(), &x);
+/// assert_eq!(cpu.download(&y)?, [2.0, 4.0]);
+/// # Ok::<(), resflow_backend::BackendError>(())
+/// ```
+#[derive(Clone)]
+pub struct NdArray<E> {
+    inner: Arc<Inner<E>>,
+}
+
+struct Inner<E> {
+    level: Level,
+    threads: usize,
+    workers: Option<rayon::ThreadPool>,
+    pool: Pool<E>,
+}
+
+impl<E> fmt::Debug for NdArray<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NdArray")
+            .field("threads", &self.inner.threads)
+            .field("level", &self.inner.level)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<E: CpuElement> Default for NdArray<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<E: CpuElement> NdArray<E> {
+    /// All cores; one, should the system refuse threads.
+    pub fn new() -> Self {
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self::with_threads(threads).unwrap_or_else(|_| Self::inline())
+    }
+
+    /// A given number of threads. Results do not depend on it.
+    ///
+    /// # Errors
+    /// [`BackendError::Setup`] if the system refuses the threads.
+    pub fn with_threads(threads: NonZeroUsize) -> Result<Self, BackendError> {
+        if threads == NonZeroUsize::MIN {
+            return Ok(Self::inline());
+        }
+        let workers = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.get())
+            .thread_name(|i| format!("resflow-{i}"))
+            .build()
+            .map_err(|e| BackendError::Setup(format!("{threads} threads: {e}")))?;
+        Ok(Self::build(threads.get(), Some(workers)))
+    }
+
+    fn inline() -> Self {
+        Self::build(1, None)
+    }
+
+    fn build(threads: usize, workers: Option<rayon::ThreadPool>) -> Self {
+        Self { inner: Arc::new(Inner { level: Level::detect(), threads, workers, pool: Pool::new(threads) }) }
+    }
+
+    /// The number of threads.
+    pub fn threads(&self) -> usize {
+        self.inner.threads
+    }
+
+    /// Copies an ndarray, in logical order.
+    pub fn from_array<D: ndarray::Dimension>(&self, array: &ndarray::ArrayRef<E, D>) -> Tensor<E> {
+        self.filled(Shape::new(array.shape()), |out| out.iter_mut().zip(array.iter()).for_each(|(o, &a)| *o = a))
+    }
+
+    fn level(&self) -> Level {
+        self.inner.level
+    }
+
+    fn take(&self, len: usize) -> Buffer<E> {
+        self.inner.pool.take(len)
+    }
+
+    /// A tensor whose every element `write` sets.
+    #[inline(always)]
+    fn filled(&self, shape: Shape, write: impl FnOnce(&mut [E])) -> Tensor<E> {
+        let mut buffer = self.take(shape.elements());
+        write(buffer.as_mut_slice());
+        Tensor::new(buffer, shape)
+    }
+
+    fn copy(&self, x: &Tensor<E>) -> Tensor<E> {
+        self.filled(x.shape(), |out| out.copy_from_slice(x.as_slice()))
+    }
+}
+
+/// Activations that one core keeps in its second-level cache while a shard goes through the model, in bytes.
+const SHARD_BYTES: usize = 3 << 19;
+
+impl<E: CpuElement> Backend for NdArray<E> {
+    type Elem = E;
+    type Tensor = Tensor<E>;
+
+    fn name(&self) -> String {
+        format!("ndarray-{}", E::NAME)
+    }
+
+    fn shape(&self, x: &Tensor<E>) -> Shape {
+        x.shape()
+    }
+
+    fn upload(&self, data: &[E], shape: Shape) -> Tensor<E> {
+        assert_eq!(data.len(), shape.elements(), "upload: {} elements for {shape}", data.len());
+        self.filled(shape, |out| out.copy_from_slice(data))
+    }
+
+    fn download(&self, x: &Tensor<E>) -> Result<Vec<E>, BackendError> {
+        Ok(x.as_slice().to_vec())
+    }
+
+    fn synchronize(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn full(&self, value: f64, shape: Shape) -> Tensor<E> {
+        self.filled(shape, |out| out.fill(E::from_f64(value)))
+    }
+
+    fn noise(&self, key: Key, noise: Noise, first: u64, shape: Shape) -> Tensor<E> {
+        self.noise_op(key, noise, first, shape)
+    }
+
+    fn unary(&self, op: Unary, x: Tensor<E>) -> Tensor<E> {
+        self.unary_op(op, x)
+    }
+
+    fn binary(&self, op: Binary, a: Tensor<E>, b: &Tensor<E>) -> Tensor<E> {
+        self.binary_op(op, a, b)
+    }
+
+    fn affine(&self, x: Tensor<E>, scale: f64, shift: f64) -> Tensor<E> {
+        let (scale, shift) = (E::from_f64(scale), E::from_f64(shift));
+        self.map(x, |x| scale * x + shift)
+    }
+
+    fn axpy(&self, alpha: f64, x: &Tensor<E>, y: Tensor<E>) -> Tensor<E> {
+        self.axpy_op(alpha, x, y)
+    }
+
+    fn select(&self, mask: &Tensor<E>, on: &Tensor<E>, off: &Tensor<E>) -> Tensor<E> {
+        self.select_op(mask, on, off)
+    }
+
+    fn reduce(&self, op: Reduce, over: Over, x: &Tensor<E>) -> Tensor<E> {
+        self.reduce_op(op, over, x)
+    }
+
+    fn matmul(&self, a: &Tensor<E>, transpose_a: bool, b: &Tensor<E>, transpose_b: bool) -> Tensor<E> {
+        self.matmul_op(a, transpose_a, b, transpose_b)
+    }
+
+    fn conv2d(&self, x: &Tensor<E>, kernel: &Tensor<E>, padding: Padding) -> Tensor<E> {
+        self.conv2d_op(x, kernel, padding)
+    }
+
+    fn conv2d_input(&self, gy: &Tensor<E>, kernel: &Tensor<E>, padding: Padding, image: [usize; 2]) -> Tensor<E> {
+        self.conv2d_input_op(gy, kernel, padding, image)
+    }
+
+    fn conv2d_kernel(&self, x: &Tensor<E>, gy: &Tensor<E>, padding: Padding, kernel: [usize; 2]) -> Tensor<E> {
+        self.conv2d_kernel_op(x, gy, padding, kernel)
+    }
+
+    fn lu(&self, a: &Tensor<E>) -> (Tensor<E>, Tensor<E>) {
+        self.lu_op(a)
+    }
+
+    fn reshape(&self, x: &Tensor<E>, shape: Shape) -> Tensor<E> {
+        assert_eq!(x.shape().elements(), shape.elements(), "reshape: {} to {shape}", x.shape());
+        x.window(0, shape)
+    }
+
+    fn permute(&self, x: &Tensor<E>, axes: &[usize]) -> Tensor<E> {
+        self.permute_op(x, axes)
+    }
+
+    fn concat(&self, parts: &[&Tensor<E>], axis: usize) -> Tensor<E> {
+        self.concat_op(parts, axis)
+    }
+
+    fn narrow(&self, x: &Tensor<E>, axis: usize, start: usize, length: usize) -> Tensor<E> {
+        self.narrow_op(x, axis, start, length)
+    }
+
+    fn take_rows(&self, x: &Tensor<E>, indices: &[u32]) -> Tensor<E> {
+        self.take_rows_op(x, indices)
+    }
+
+    fn shard_rows(&self, bytes_per_row: usize) -> usize {
+        (SHARD_BYTES / bytes_per_row.max(1)).clamp(24, 96)
+    }
+
+    fn run<T: Send>(&self, tasks: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+        match &self.inner.workers {
+            Some(workers) if tasks > 1 => {
+                workers.install(|| (0..tasks).into_par_iter().with_max_len(1).map(task).collect())
+            }
+            _ => (0..tasks).map(task).collect(),
+        }
+    }
+
+    fn poll_interval(&self) -> usize {
+        1
+    }
+
+    fn known_zero(&self, x: &Tensor<E>) -> bool {
+        x.as_slice().iter().all(|&x| x == E::ZERO)
+    }
+
+    fn linear(&self, x: &Tensor<E>, wt: &Tensor<E>, bias: &Tensor<E>) -> Tensor<E> {
+        self.linear_op(x, wt, bias)
+    }
+
+    fn matmul_add(
+        &self,
+        sum: Tensor<E>,
+        a: &Tensor<E>,
+        transpose_a: bool,
+        b: &Tensor<E>,
+        transpose_b: bool,
+    ) -> Tensor<E> {
+        self.matmul_add_op(sum, a, transpose_a, b, transpose_b)
+    }
+
+    fn conv2d_kernel_add(&self, sum: Tensor<E>, x: &Tensor<E>, gy: &Tensor<E>, padding: Padding) -> Tensor<E> {
+        self.conv2d_kernel_add_op(sum, x, gy, padding)
+    }
+
+    fn activation(&self, f: Activation, parameter: Option<&Tensor<E>>, x: &Tensor<E>, order: usize) -> Vec<Tensor<E>> {
+        self.activation_op(f, parameter, x, order)
+    }
+
+    fn activation_reverse(
+        &self,
+        f: Activation,
+        parameter: Option<&Tensor<E>>,
+        x: &Tensor<E>,
+        derivatives: &[Tensor<E>],
+        tangents: &[Tensor<E>],
+        gy: Tensor<E>,
+        gdy: Vec<Tensor<E>>,
+    ) -> ActivationReverse<Tensor<E>> {
+        self.activation_reverse_op(f, parameter, x, derivatives, tangents, gy, gdy)
+    }
+
+    fn dot_rows(&self, a: &Tensor<E>, b: &Tensor<E>) -> Tensor<E> {
+        self.dot_rows_op(a, b)
+    }
+
+    fn dot(&self, a: &Tensor<E>, b: &Tensor<E>) -> Tensor<E> {
+        self.dot_op(a, b)
+    }
+
+    fn series_term(
+        &self,
+        k: usize,
+        weight: TermWeight<'_, Tensor<E>>,
+        probe: &Tensor<E>,
+        negligible: f64,
+        state: SeriesState<Tensor<E>>,
+    ) -> SeriesState<Tensor<E>> {
+        self.series_term_op(k, weight, probe, negligible, state)
+    }
+
+    fn power_iteration(&self, w: &Tensor<E>, u: Tensor<E>, v: Tensor<E>, count: usize) -> [Tensor<E>; 3] {
+        self.power_iteration_op(w, u, v, count)
+    }
+
+    fn adam_step(
+        &self,
+        rule: &AdamStep,
+        scale: &Tensor<E>,
+        gate: &Tensor<E>,
+        decayed: &Tensor<E>,
+        parameters: Tensor<E>,
+        moments: [Tensor<E>; 2],
+        gradient: &Tensor<E>,
+    ) -> (Tensor<E>, [Tensor<E>; 2]) {
+        self.adam_op(rule, scale, gate, decayed, parameters, moments, gradient)
+    }
+
+    fn all_finite(&self, x: &Tensor<E>) -> Tensor<E> {
+        let finite = x.as_slice().iter().all(|x| x.is_finite());
+        self.full(f64::from(u8::from(finite)), [1].into())
+    }
+}

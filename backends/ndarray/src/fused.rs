@@ -1,0 +1,402 @@
+//! The fused operations: one pass over memory each.
+
+use resflow_backend::{
+    Activation, ActivationReverse, AdamStep, Backend as _, Key, Noise, SeriesState, Shape, TermWeight, lipswish,
+};
+
+use crate::reduce::{dot, fold};
+use crate::simd::kernel;
+use crate::{CpuElement, NdArray, Tensor};
+
+const LANES: usize = 16;
+
+/// One activation at one point, with the exponential that vectorises where only that is needed.
+#[inline(always)]
+fn derivatives<E: CpuElement>(f: Activation, x: E, b: E) -> [E; 3] {
+    if f == Activation::LipSwish { lipswish(x, b, E::fast_exp) } else { f.derivatives(x, b) }
+}
+
+kernel! {
+    /// φ alone.
+    fn activate0<E>(f: Activation, b: E, x: &[E], y: &mut [E]) {
+        macro_rules! each { ($($name:ident)*) => { match f { $(Activation::$name => {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = derivatives(Activation::$name, x, b)[0];
+            }
+        })* } } }
+        each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin);
+    }
+}
+
+kernel! {
+    /// φ and φ'.
+    fn activate1<E>(f: Activation, b: E, x: &[E], y: &mut [E], d1: &mut [E]) {
+        let (y, d1) = (&mut y[..x.len()], &mut d1[..x.len()]);
+        macro_rules! each { ($($name:ident)*) => { match f { $(Activation::$name => {
+            for i in 0..x.len() {
+                [y[i], d1[i], _] = derivatives(Activation::$name, x[i], b);
+            }
+        })* } } }
+        each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin);
+    }
+}
+
+kernel! {
+    /// φ, φ' and φ''.
+    fn activate2<E>(f: Activation, b: E, x: &[E], y: &mut [E], d1: &mut [E], d2: &mut [E]) {
+        let (y, d1, d2) = (&mut y[..x.len()], &mut d1[..x.len()], &mut d2[..x.len()]);
+        macro_rules! each { ($($name:ident)*) => { match f { $(Activation::$name => {
+            for i in 0..x.len() {
+                [y[i], d1[i], d2[i]] = derivatives(Activation::$name, x[i], b);
+            }
+        })* } } }
+        each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin);
+    }
+}
+
+/// Slices of the inputs of the reverse pass.
+struct Primal<'a, E> {
+    x: &'a [E],
+    y: &'a [E],
+    d1: &'a [E],
+    d2: &'a [E],
+}
+
+kernel! {
+    /// One tangent; gy becomes gx, gdy becomes gdx; returns b times the parameter's gradient.
+    fn reverse1<E>(p: &Primal<'_, E>, dx: &[E], gy: &mut [E], gdy: &mut [E]) -> E {
+        let n = gy.len();
+        let (x, y, d1, d2, dx, gdy) = (&p.x[..n], &p.y[..n], &p.d1[..n], &p.d2[..n], &dx[..n], &mut gdy[..n]);
+        let mut sums = [E::ZERO; LANES];
+        let whole = n / LANES * LANES;
+        let mut at = |i: usize, lane: &mut E| {
+            let crossed = dx[i] * gdy[i] * d2[i];
+            *lane += gy[i] * (x[i] * d1[i] - y[i]) + crossed * x[i];
+            gy[i] = gy[i] * d1[i] + crossed;
+            gdy[i] *= d1[i];
+        };
+        for base in (0..whole).step_by(LANES) {
+            for l in 0..LANES {
+                at(base + l, &mut sums[l]);
+            }
+        }
+        for i in whole..n {
+            at(i, &mut sums[i - whole]);
+        }
+        fold(sums, |a, b| a + b)
+    }
+}
+
+kernel! {
+    /// Σ dx·gdy of one tangent is added to `crossed`; gdy becomes gdx.
+    fn cross<E>(d1: &[E], dx: &[E], gdy: &mut [E], crossed: &mut [E]) {
+        for (((c, g), &dx), &d1) in crossed.iter_mut().zip(gdy).zip(dx).zip(d1) {
+            *c += dx * *g;
+            *g *= d1;
+        }
+    }
+}
+
+kernel! {
+    /// Any number of tangents whose Σ dx·gdy is `crossed`; gy becomes gx.
+    fn reverse_crossed<E>(p: &Primal<'_, E>, crossed: &[E], gy: &mut [E]) -> E {
+        let n = gy.len();
+        let mut sums = [E::ZERO; LANES];
+        for i in 0..n {
+            let c = crossed[i] * p.d2[i];
+            sums[i % LANES] += gy[i] * (p.x[i] * p.d1[i] - p.y[i]) + c * p.x[i];
+            gy[i] = gy[i] * p.d1[i] + c;
+        }
+        fold(sums, |a, b| a + b)
+    }
+}
+
+kernel! {
+    /// The series term of every row; see `Backend::series_term`.
+    fn term<E>(
+        signed_over_k: E,
+        sign: E,
+        negligible: E,
+        width: usize,
+        weights: &[E],
+        probe: &[E],
+        power: &mut [E],
+        neumann: Option<&mut [E]>,
+        value: &mut [E],
+    ) {
+        let mut neumann = neumann;
+        for (row, value) in value.iter_mut().enumerate() {
+            let c = weights[if weights.len() == 1 { 0 } else { row }];
+            let range = row * width..(row + 1) * width;
+            let (w, v) = (&mut power[range.clone()], &probe[range.clone()]);
+            *value += signed_over_k * c * dot(w, v);
+            if let Some(u) = &mut neumann {
+                let weight = sign * c;
+                for (u, &w) in u[range].iter_mut().zip(w.iter()) {
+                    *u -= weight * w;
+                }
+            }
+            let bound = c * (dot(w, w) * dot(v, v)).sqrt() * signed_over_k.abs();
+            if bound < negligible {
+                w.fill(E::ZERO);
+            }
+        }
+    }
+}
+
+kernel! {
+    /// x divided by its norm, written to `out`; nothing if the norm is not positive.
+    fn normalise<E>(x: &[E], out: &mut [E]) {
+        let norm = dot(x, x).sqrt();
+        if norm > E::ZERO {
+            for (o, &x) in out.iter_mut().zip(x) {
+                *o = x / norm;
+            }
+        }
+    }
+}
+
+kernel! {
+    /// out = wᵀu for w of shape [o, i], row by row.
+    fn transposed_product<E>(w: &[E], u: &[E], out: &mut [E]) {
+        out.fill(E::ZERO);
+        for (row, &u) in w.chunks_exact(out.len()).zip(u) {
+            for (o, &w) in out.iter_mut().zip(row) {
+                *o += w * u;
+            }
+        }
+    }
+}
+
+kernel! {
+    /// out = wv for w of shape [o, i].
+    fn product<E>(w: &[E], v: &[E], out: &mut [E]) {
+        for (o, row) in out.iter_mut().zip(w.chunks_exact(v.len())) {
+            *o = dot(row, v);
+        }
+    }
+}
+
+/// The constants of one step of Adam.
+#[derive(Clone, Copy)]
+struct AdamConstants<E> {
+    scale: E,
+    beta1: E,
+    beta2: E,
+    inverse_c1: E,
+    inverse_c2: E,
+    epsilon: E,
+    rate: E,
+    decay: E,
+}
+
+kernel! {
+    fn adam<E>(k: AdamConstants<E>, decayed: &[E], g: &[E], p: &mut [E], m: &mut [E], v: &mut [E]) {
+        let n = p.len();
+        let (decayed, g, m, v) = (&decayed[..n], &g[..n], &mut m[..n], &mut v[..n]);
+        for i in 0..n {
+            let g = g[i] * k.scale;
+            m[i] = k.beta1 * m[i] + (E::ONE - k.beta1) * g;
+            v[i] = k.beta2 * v[i] + (E::ONE - k.beta2) * (g * g);
+            let update = m[i] * k.inverse_c1 / ((v[i] * k.inverse_c2).sqrt() + k.epsilon);
+            p[i] = p[i] - k.decay * decayed[i] * p[i] - k.rate * update;
+        }
+    }
+}
+
+kernel! {
+    fn draw<E>(noise: Noise, key: Key, first: u64, out: &mut [E]) {
+        match noise {
+            Noise::Rademacher => Noise::Rademacher.fill(key, first, out),
+            Noise::Uniform => Noise::Uniform.fill(key, first, out),
+            Noise::Normal => Noise::Normal.fill(key, first, out),
+        }
+    }
+}
+
+impl<E: CpuElement> NdArray<E> {
+    /// The tensor as the only handle to its memory, copied if it is not.
+    pub(crate) fn owned(&self, mut x: Tensor<E>) -> Tensor<E> {
+        if x.unique_slice().is_none() { self.copy(&x) } else { x }
+    }
+
+    pub(crate) fn noise_op(&self, key: Key, noise: Noise, first: u64, shape: Shape) -> Tensor<E> {
+        self.filled(shape, |out| draw(self.level(), noise, key, first, out))
+    }
+
+    pub(crate) fn activation_op(
+        &self,
+        f: Activation,
+        parameter: Option<&Tensor<E>>,
+        x: &Tensor<E>,
+        order: usize,
+    ) -> Vec<Tensor<E>> {
+        assert!(order <= 2, "activation: derivatives up to order 2 exist, not {order}");
+        let b = parameter_value(f, parameter);
+        let mut out: Vec<_> = (0..=order).map(|_| self.take(x.shape().elements())).collect();
+        let (x_slice, level) = (x.as_slice(), self.level());
+        match &mut out[..] {
+            [y] => activate0(level, f, b, x_slice, y.as_mut_slice()),
+            [y, d1] => activate1(level, f, b, x_slice, y.as_mut_slice(), d1.as_mut_slice()),
+            [y, d1, d2] => activate2(level, f, b, x_slice, y.as_mut_slice(), d1.as_mut_slice(), d2.as_mut_slice()),
+            _ => unreachable!("one to three results"),
+        }
+        out.into_iter().map(|buffer| Tensor::new(buffer, x.shape())).collect()
+    }
+
+    pub(crate) fn activation_reverse_op(
+        &self,
+        f: Activation,
+        parameter: Option<&Tensor<E>>,
+        x: &Tensor<E>,
+        derivatives: &[Tensor<E>],
+        tangents: &[Tensor<E>],
+        gy: Tensor<E>,
+        gdy: Vec<Tensor<E>>,
+    ) -> ActivationReverse<Tensor<E>> {
+        let [y, d1, d2] = derivatives else { panic!("activation_reverse: needs the derivatives 0, 1 and 2") };
+        assert_eq!(tangents.len(), gdy.len(), "activation_reverse: as many tangents as cotangents");
+        for t in derivatives.iter().chain(tangents).chain(&gdy).chain([&gy]) {
+            assert_eq!(t.shape(), x.shape(), "activation_reverse: the shapes differ: {} and {}", t.shape(), x.shape());
+        }
+        let level = self.level();
+        let primal = Primal { x: x.as_slice(), y: y.as_slice(), d1: d1.as_slice(), d2: d2.as_slice() };
+        let mut gx = self.owned(gy);
+        let mut gdx: Vec<_> = gdy.into_iter().map(|g| self.owned(g)).collect();
+        let out = gx.unique_slice().expect("owned");
+        let total = if let ([tangent], [gdx]) = (tangents, &mut gdx[..]) {
+            reverse1(level, &primal, tangent.as_slice(), out, gdx.unique_slice().expect("owned"))
+        } else {
+            let mut crossed = self.take(out.len());
+            crossed.as_mut_slice().fill(E::ZERO);
+            for (tangent, gdx) in tangents.iter().zip(&mut gdx) {
+                cross(level, primal.d1, tangent.as_slice(), gdx.unique_slice().expect("owned"), crossed.as_mut_slice());
+            }
+            reverse_crossed(level, &primal, crossed.as_slice(), out)
+        };
+        let parameter = parameter
+            .filter(|_| f.has_parameter())
+            .map(|b| self.filled([1].into(), |out| out[0] = total / b.as_slice()[0]));
+        ActivationReverse { gx, gdx, parameter }
+    }
+
+    pub(crate) fn series_term_op(
+        &self,
+        k: usize,
+        weight: TermWeight<'_, Tensor<E>>,
+        probe: &Tensor<E>,
+        negligible: f64,
+        state: SeriesState<Tensor<E>>,
+    ) -> SeriesState<Tensor<E>> {
+        let shape = state.power.shape();
+        assert_eq!(shape, probe.shape(), "series_term: the shapes differ: {shape} and {}", probe.shape());
+        let sign = if k % 2 == 1 { 1.0 } else { -1.0 };
+        let uniform;
+        let weights = match weight {
+            TermWeight::Batch(c) => {
+                uniform = [E::from_f64(c)];
+                &uniform[..]
+            }
+            TermWeight::PerRow(c) => c.as_slice(),
+        };
+        assert!(
+            weights.len() == 1 || weights.len() == shape.rows(),
+            "series_term: {} weights for {shape}",
+            weights.len()
+        );
+        let mut power = self.owned(state.power);
+        let mut value = self.owned(state.value);
+        let mut neumann = state.neumann.map(|u| self.owned(u));
+        term(
+            self.level(),
+            E::from_f64(sign / k as f64),
+            E::from_f64(sign),
+            E::from_f64(negligible),
+            shape.row_elements(),
+            weights,
+            probe.as_slice(),
+            power.unique_slice().expect("owned"),
+            neumann.as_mut().map(|u| u.unique_slice().expect("owned")),
+            value.unique_slice().expect("owned"),
+        );
+        SeriesState { power, neumann, value }
+    }
+
+    pub(crate) fn power_iteration_op(&self, w: &Tensor<E>, u: Tensor<E>, v: Tensor<E>, count: usize) -> [Tensor<E>; 3] {
+        let shape = w.shape();
+        let fits = shape.rank() == 2 && u.shape().elements() == shape[0] && v.shape().elements() == shape[1];
+        assert!(fits, "power_iteration: {shape} against u {} and v {}", u.shape(), v.shape());
+        let (mut u, mut v, w, level) = (self.owned(u), self.owned(v), w.as_slice(), self.level());
+        let (us, vs) = (u.unique_slice().expect("owned"), v.unique_slice().expect("owned"));
+        let (mut wv, mut wtu) = (self.take(us.len()), self.take(vs.len()));
+        if !w.is_empty() {
+            for _ in 0..count {
+                transposed_product(level, w, us, wtu.as_mut_slice());
+                normalise(level, wtu.as_slice(), vs);
+                product(level, w, vs, wv.as_mut_slice());
+                normalise(level, wv.as_slice(), us);
+            }
+        }
+        let sigma = if w.is_empty() {
+            E::ZERO
+        } else {
+            product(level, w, vs, wv.as_mut_slice());
+            level.run(|| dot(us, wv.as_slice()))
+        };
+        [u, v, self.full(sigma.to_f64(), [1].into())]
+    }
+
+    pub(crate) fn adam_op(
+        &self,
+        rule: &AdamStep,
+        scale: &Tensor<E>,
+        gate: &Tensor<E>,
+        decayed: &Tensor<E>,
+        parameters: Tensor<E>,
+        [first, second]: [Tensor<E>; 2],
+        gradient: &Tensor<E>,
+    ) -> (Tensor<E>, [Tensor<E>; 2]) {
+        for t in [decayed, &first, &second, gradient] {
+            assert_eq!(
+                t.shape(),
+                parameters.shape(),
+                "adam_step: the shapes differ: {} and {}",
+                t.shape(),
+                parameters.shape()
+            );
+        }
+        if gate.as_slice()[0] == E::ZERO {
+            return (parameters, [first, second]);
+        }
+        let (c1, c2) = rule.bias_corrections();
+        let constants = AdamConstants {
+            scale: scale.as_slice()[0],
+            beta1: E::from_f64(rule.beta1),
+            beta2: E::from_f64(rule.beta2),
+            inverse_c1: E::from_f64(1.0 / c1),
+            inverse_c2: E::from_f64(1.0 / c2),
+            epsilon: E::from_f64(rule.epsilon),
+            rate: E::from_f64(rule.learning_rate),
+            decay: E::from_f64(rule.learning_rate * rule.weight_decay),
+        };
+        let (mut p, mut m, mut v) = (self.owned(parameters), self.owned(first), self.owned(second));
+        adam(
+            self.level(),
+            constants,
+            decayed.as_slice(),
+            gradient.as_slice(),
+            p.unique_slice().expect("owned"),
+            m.unique_slice().expect("owned"),
+            v.unique_slice().expect("owned"),
+        );
+        (p, [m, v])
+    }
+}
+
+fn parameter_value<E: CpuElement>(f: Activation, parameter: Option<&Tensor<E>>) -> E {
+    match (f.has_parameter(), parameter) {
+        (false, _) => E::ONE,
+        (true, Some(b)) => b.as_slice()[0],
+        (true, None) => panic!("activation: {f:?} needs its parameter b"),
+    }
+}

@@ -1,0 +1,121 @@
+//! Reductions in an order that the shape fixes: sixteen interleaved partial results, then those in a tree.
+
+use resflow_backend::{Over, Reduce};
+
+use crate::{CpuElement, NdArray, Tensor};
+
+const LANES: usize = 16;
+
+/// Combines f(i) over `0..len` by interleaved lanes and a tree.
+#[inline(always)]
+pub(crate) fn tree<E: CpuElement>(len: usize, start: E, join: impl Fn(E, E) -> E, f: impl Fn(usize) -> E) -> E {
+    let mut lanes = [start; LANES];
+    let whole = len / LANES * LANES;
+    for base in (0..whole).step_by(LANES) {
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane = join(*lane, f(base + l));
+        }
+    }
+    for i in whole..len {
+        lanes[i - whole] = join(lanes[i - whole], f(i));
+    }
+    fold(lanes, join)
+}
+
+/// The tree over sixteen lanes.
+#[inline(always)]
+pub(crate) fn fold<E: CpuElement>(mut lanes: [E; LANES], join: impl Fn(E, E) -> E) -> E {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = join(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+pub(crate) fn sum<E: CpuElement>(x: &[E]) -> E {
+    tree(x.len(), E::ZERO, |a, b| a + b, |i| x[i])
+}
+
+#[inline(always)]
+pub(crate) fn dot<E: CpuElement>(x: &[E], y: &[E]) -> E {
+    let y = &y[..x.len()];
+    tree(x.len(), E::ZERO, |a, b| a + b, |i| x[i] * y[i])
+}
+
+#[inline(always)]
+fn max<E: CpuElement>(x: &[E]) -> E {
+    tree(x.len(), E::from_f64(f64::NEG_INFINITY), larger, |i| x[i])
+}
+
+#[inline(always)]
+fn larger<E: CpuElement>(a: E, b: E) -> E {
+    if b.is_nan() || b > a { b } else { a }
+}
+
+/// Long sums are made of pieces that add up in double precision, so that their rounding error does not grow.
+const PIECE: usize = 4096;
+
+impl<E: CpuElement> NdArray<E> {
+    pub(crate) fn reduce_op(&self, op: Reduce, over: Over, x: &Tensor<E>) -> Tensor<E> {
+        let (shape, data, level) = (x.shape(), x.as_slice(), self.level());
+        match over {
+            Over::All => {
+                let value = match op {
+                    Reduce::Sum => E::from_f64(data.chunks(PIECE).map(|x| level.run(|| sum(x)).to_f64()).sum()),
+                    Reduce::Max => level.run(|| max(data)),
+                };
+                self.filled([1].into(), |out| out[0] = value)
+            }
+            Over::Row => {
+                let width = shape.row_elements();
+                self.filled([shape.rows(), 1].into(), |out| {
+                    level.run(|| {
+                        for (i, o) in out.iter_mut().enumerate() {
+                            let row = &data[i * width..(i + 1) * width];
+                            *o = if op == Reduce::Sum { sum(row) } else { max(row) };
+                        }
+                    });
+                })
+            }
+            Over::Channel => {
+                let channels = shape.channels();
+                self.filled([channels].into(), |out| {
+                    out.fill(if op == Reduce::Sum { E::ZERO } else { E::from_f64(f64::NEG_INFINITY) });
+                    if channels == 0 {
+                        return;
+                    }
+                    level.run(|| {
+                        for row in data.chunks_exact(channels) {
+                            for (o, &x) in out.iter_mut().zip(row) {
+                                *o = if op == Reduce::Sum { *o + x } else { larger(*o, x) };
+                            }
+                        }
+                    });
+                })
+            }
+        }
+    }
+
+    pub(crate) fn dot_op(&self, a: &Tensor<E>, b: &Tensor<E>) -> Tensor<E> {
+        assert_eq!(a.shape(), b.shape(), "dot: the shapes differ: {} and {}", a.shape(), b.shape());
+        let (x, y, level) = (a.as_slice(), b.as_slice(), self.level());
+        let pieces = x.chunks(PIECE).zip(y.chunks(PIECE));
+        let value: f64 = pieces.map(|(x, y)| level.run(|| dot(x, y)).to_f64()).sum();
+        self.filled([1].into(), |out| out[0] = E::from_f64(value))
+    }
+
+    pub(crate) fn dot_rows_op(&self, a: &Tensor<E>, b: &Tensor<E>) -> Tensor<E> {
+        assert_eq!(a.shape(), b.shape(), "dot_rows: the shapes differ: {} and {}", a.shape(), b.shape());
+        let (x, y, width) = (a.as_slice(), b.as_slice(), a.shape().row_elements());
+        self.filled([a.shape().rows(), 1].into(), |out| {
+            self.level().run(|| {
+                for (i, o) in out.iter_mut().enumerate() {
+                    let row = i * width..(i + 1) * width;
+                    *o = dot(&x[row.clone()], &y[row]);
+                }
+            });
+        })
+    }
+}

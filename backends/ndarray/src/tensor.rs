@@ -1,0 +1,60 @@
+//! The tensor: a shared buffer, an offset and a shape, always row-major and without gaps.
+//!
+//! A slice of rows shares its parent's buffer. Invariant: `offset + shape.elements()` lies within the buffer.
+
+use std::sync::Arc;
+
+use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn};
+use resflow_backend::Shape;
+
+use crate::pool::Buffer;
+
+/// An array on the CPU; cloning copies no data.
+#[derive(Debug, Clone)]
+pub struct Tensor<E> {
+    buffer: Arc<Buffer<E>>,
+    offset: usize,
+    shape: Shape,
+}
+
+impl<E> Tensor<E> {
+    pub(crate) fn new(buffer: Buffer<E>, shape: Shape) -> Self {
+        debug_assert_eq!(buffer.as_slice().len(), shape.elements());
+        Self { buffer: Arc::new(buffer), offset: 0, shape }
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The elements, row-major.
+    pub fn as_slice(&self) -> &[E] {
+        &self.buffer.as_slice()[self.offset..self.offset + self.shape.elements()]
+    }
+
+    /// The elements for writing, if this is the only handle to all of the buffer.
+    pub(crate) fn unique_slice(&mut self) -> Option<&mut [E]> {
+        let elements = self.shape.elements();
+        let buffer = Arc::get_mut(&mut self.buffer)?.as_mut_slice();
+        (buffer.len() == elements).then_some(buffer)
+    }
+
+    /// `count` elements from `start` on, in another shape, sharing the buffer.
+    pub(crate) fn window(&self, start: usize, shape: Shape) -> Self {
+        debug_assert!(start + shape.elements() <= self.shape.elements());
+        Self { buffer: Arc::clone(&self.buffer), offset: self.offset + start, shape }
+    }
+
+    /// The tensor as an ndarray.
+    pub fn view(&self) -> ArrayViewD<'_, E> {
+        view(self.as_slice(), self.shape)
+    }
+}
+
+pub(crate) fn view<E>(data: &[E], shape: Shape) -> ArrayViewD<'_, E> {
+    ArrayViewD::from_shape(IxDyn(&shape), data).expect("the slice has the shape's elements")
+}
+
+pub(crate) fn view_mut<E>(data: &mut [E], shape: Shape) -> ArrayViewMutD<'_, E> {
+    ArrayViewMutD::from_shape(IxDyn(&shape), data).expect("the slice has the shape's elements")
+}
