@@ -1,1 +1,115 @@
-//! Data.
+//! Data: tables from CSV and NPY files, built-in densities, standardisation and the validation split.
+//!
+//! The readers ([`csv::read`], [`npy::read`]) are functions of a byte slice. They never panic, they hold at most a
+//! small multiple of the slice in memory whatever it says about itself, and they return only tables of finite
+//! numbers. What is wrong with a file comes back as a [`DataError`] that names the place. [`read`] and [`write`]
+//! choose the format by the file's name.
+//!
+//! A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
+//! A [`ToyDensity`] draws points from a two-dimensional density.
+//!
+//! ```
+//! use resflow::data::{Standardiser, csv};
+//! let table = csv::read(b"height,weight\n1.81,77\n1.62,58\n1.75,81\n")?;
+//! let standardiser = Standardiser::fit(&table)?;
+//! let standard = standardiser.apply(&table)?;
+//! assert!((0..3).map(|i| standard.row(i)[0]).sum::<f64>().abs() < 1e-12);
+//! # Ok::<(), resflow::data::DataError>(())
+//! ```
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use resflow_backend::Key;
+
+pub mod csv;
+mod error;
+pub mod npy;
+mod standardise;
+mod table;
+mod toy;
+
+pub use error::{DataError, Place};
+pub use standardise::Standardiser;
+pub use table::Table;
+pub use toy::ToyDensity;
+
+/// The file formats, told apart by the file's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Csv,
+    Npy,
+}
+
+impl Format {
+    fn of(path: &Path) -> Result<Self, DataError> {
+        let extension = path.extension().unwrap_or_default();
+        if extension.eq_ignore_ascii_case("csv") {
+            Ok(Self::Csv)
+        } else if extension.eq_ignore_ascii_case("npy") {
+            Ok(Self::Npy)
+        } else {
+            Err(DataError::Extension)
+        }
+    }
+}
+
+/// Reads a table from a file whose name ends in `.csv` or `.npy`.
+///
+/// # Errors
+///
+/// A [`DataError::File`] with the path and the cause: the file cannot be read, its name has another ending, or the
+/// format's reader refuses it.
+pub fn read(path: impl AsRef<Path>) -> Result<Table, DataError> {
+    let path = path.as_ref();
+    let attempt = || {
+        let format = Format::of(path)?;
+        let bytes = fs::read(path)?;
+        match format {
+            Format::Csv => csv::read(&bytes),
+            Format::Npy => npy::read(&bytes),
+        }
+    };
+    attempt().map_err(|source| DataError::File { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// Writes a table to a file whose name ends in `.csv` or `.npy` (then in double precision), replacing it.
+///
+/// # Errors
+///
+/// A [`DataError::File`] with the path and the cause: the file cannot be written, or its name has another ending.
+pub fn write(table: &Table, path: impl AsRef<Path>) -> Result<(), DataError> {
+    let path = path.as_ref();
+    let attempt = || {
+        let format = Format::of(path)?;
+        let mut out = BufWriter::new(File::create(path)?);
+        match format {
+            Format::Csv => csv::write(table, &mut out)?,
+            Format::Npy => npy::write(table, npy::Float::F8, &mut out)?,
+        }
+        Ok(out.flush()?)
+    };
+    attempt().map_err(|source| DataError::File { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// A permutation of 0, …, n − 1 that is a function of the key (Fisher and Yates), every one with the same
+/// probability but for at most n / 2⁶⁴ a draw.
+///
+/// ```
+/// use resflow::{backend::Key, data::permutation};
+/// let mut order = permutation(5, Key::new(1));
+/// assert_eq!(order, permutation(5, Key::new(1)));
+/// order.sort_unstable();
+/// assert_eq!(order, [0, 1, 2, 3, 4]);
+/// ```
+pub fn permutation(n: usize, key: Key) -> Vec<usize> {
+    use rand::Rng as _;
+    let mut generator = key.generator();
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        let j = (u128::from(generator.next_u64()) * (i as u128 + 1)) >> 64;
+        order.swap(i, j as usize);
+    }
+    order
+}

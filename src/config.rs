@@ -1,0 +1,195 @@
+//! The configuration of a flow: checked before anything is built, stored inside every model file.
+
+use resflow_backend::Activation;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ConfigError;
+use crate::estimator::{Auto, Estimator, Law, Probe, RussianRoulette, Sharing};
+use crate::lipschitz::Coefficient;
+
+/// The nonlinearity of g.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nonlinearity {
+    /// xσ(bx)/1.1 with learned b.
+    #[default]
+    LipSwish,
+    /// LipSwish of x and of −x side by side, over 1.004: twice the features.
+    ClipSwish,
+    /// See [`Activation::Elu`].
+    Elu,
+    /// See [`Activation::Softplus`].
+    Softplus,
+    /// See [`Activation::Tanh`].
+    Tanh,
+    /// See [`Activation::Relu`].
+    Relu,
+    /// See [`Activation::LipschitzCube`].
+    LipschitzCube,
+    /// See [`Activation::Sin`].
+    Sin,
+}
+
+impl Nonlinearity {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::LipSwish,
+        Self::ClipSwish,
+        Self::Elu,
+        Self::Softplus,
+        Self::Tanh,
+        Self::Relu,
+        Self::LipschitzCube,
+        Self::Sin,
+    ];
+
+    /// The elementwise function, or `None` for the concatenated one.
+    pub fn activation(self) -> Option<Activation> {
+        Some(match self {
+            Self::ClipSwish => return None,
+            Self::LipSwish => Activation::LipSwish,
+            Self::Elu => Activation::Elu,
+            Self::Softplus => Activation::Softplus,
+            Self::Tanh => Activation::Tanh,
+            Self::Relu => Activation::Relu,
+            Self::LipschitzCube => Activation::LipschitzCube,
+            Self::Sin => Activation::Sin,
+        })
+    }
+}
+
+/// The architecture of a flow over rows of numbers, and the estimators it is trained and evaluated with.
+///
+/// The chain is `[ActNorm,] (block [, ActNorm]) × blocks`; in each block
+/// g = (activation, linear) × (hidden + 1), through the hidden widths and back to the dimension.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowConfig {
+    /// d, the numbers in a row.
+    pub dimension: usize,
+    /// The number of residual blocks.
+    pub blocks: usize,
+    /// The hidden widths of g.
+    pub hidden: Vec<usize>,
+    /// The nonlinearity of g.
+    pub activation: Nonlinearity,
+    /// Whether g begins with an activation (of the input itself) or with a linear layer.
+    pub leading_activation: bool,
+    /// κ, the bound on each linear layer's norm; Lip(g) ≤ κ^(hidden + 1).
+    pub coefficient: f64,
+    /// Whether to normalise activations between blocks.
+    pub actnorm: bool,
+    /// The factor on the initial weights of each block's last layer; small makes a flow start near the identity.
+    pub initial_scale: f64,
+    /// The estimator of the log det's gradient in training.
+    pub training: Estimator,
+    /// The estimator of log p.
+    pub evaluation: Estimator,
+    /// How many independent estimates of each row's log p give its standard error.
+    pub replicates: usize,
+}
+
+impl Default for FlowConfig {
+    fn default() -> Self {
+        Self {
+            dimension: 2,
+            blocks: 8,
+            hidden: vec![64, 64, 64],
+            activation: Nonlinearity::default(),
+            leading_activation: true,
+            coefficient: 0.97,
+            actnorm: true,
+            initial_scale: 1.0,
+            training: Estimator::default(),
+            evaluation: Estimator::Auto(Auto {
+                otherwise: RussianRoulette {
+                    law: Law::ShiftedGeometric { p: 0.3 },
+                    exact_terms: 6,
+                    draws: 1,
+                    probes: 1,
+                    probe: Probe::Rademacher,
+                    sharing: Sharing::Sample,
+                },
+            }),
+            replicates: 8,
+        }
+    }
+}
+
+/// Limits that no honest configuration meets, so that a hostile one cannot exhaust the memory.
+const MOST_BLOCKS: usize = 10_000;
+const MOST_WIDTH: usize = 1 << 16;
+const MOST_LAYERS: usize = 64;
+const MOST_PARAMETERS: u64 = 1 << 32;
+
+impl FlowConfig {
+    /// The default architecture for rows of `dimension` numbers.
+    pub fn new(dimension: usize) -> Self {
+        Self { dimension, ..Self::default() }
+    }
+
+    /// # Errors
+    /// The first setting that is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let count = |name, value: usize, most: usize, expected| {
+            if (1..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(ConfigError::OutOfRange { name, value: value as f64, expected })
+            }
+        };
+        count("dimension", self.dimension, MOST_WIDTH, "1 to 65536")?;
+        count("blocks", self.blocks, MOST_BLOCKS, "1 to 10000")?;
+        count("hidden layers", self.hidden.len(), MOST_LAYERS, "1 to 64 widths")?;
+        for &width in &self.hidden {
+            count("hidden", width, MOST_WIDTH, "widths from 1 to 65536")?;
+        }
+        Coefficient::new(self.coefficient)?;
+        if !(self.initial_scale.is_finite() && self.initial_scale >= 0.0) {
+            return Err(ConfigError::OutOfRange {
+                name: "initial_scale",
+                value: self.initial_scale,
+                expected: "a finite number, 0 or above",
+            });
+        }
+        if !(2..=1000).contains(&self.replicates) {
+            return Err(ConfigError::OutOfRange {
+                name: "replicates",
+                value: self.replicates as f64,
+                expected: "2 to 1000",
+            });
+        }
+        self.training.check()?;
+        self.evaluation.check()?;
+        if self.parameters() > MOST_PARAMETERS {
+            return Err(ConfigError::Inconsistent(format!(
+                "{} parameters are more than this library handles",
+                self.parameters()
+            )));
+        }
+        Ok(())
+    }
+
+    /// (inputs, outputs) of the linear layers of one block.
+    pub fn linear_layers(&self) -> Vec<(usize, usize)> {
+        let doubled = |i: usize| if self.activation == Nonlinearity::ClipSwish { 2 * i } else { i };
+        let mut widths = vec![self.dimension];
+        widths.extend(&self.hidden);
+        widths.push(self.dimension);
+        let mut layers: Vec<_> = widths.windows(2).map(|w| (doubled(w[0]), w[1])).collect();
+        if !self.leading_activation {
+            layers[0].0 = self.dimension;
+        }
+        layers
+    }
+
+    /// The number of trained numbers.
+    pub fn parameters(&self) -> u64 {
+        let has_beta = matches!(self.activation, Nonlinearity::LipSwish | Nonlinearity::ClipSwish);
+        let layers = self.linear_layers();
+        let activations = layers.len() as u64 - u64::from(!self.leading_activation);
+        let block: u64 = layers.iter().map(|&(i, o)| (i as u64 + 1) * o as u64).sum();
+        let norms = if self.actnorm { 2 * self.dimension as u64 * (self.blocks as u64 + 1) } else { 0 };
+        self.blocks as u64 * (block + if has_beta { activations } else { 0 }) + norms
+    }
+}

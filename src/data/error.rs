@@ -1,0 +1,271 @@
+//! What can be wrong with data, and where.
+//!
+//! Every message says which file, which place in it, what is wrong there and what to do. Text that comes from the
+//! file is shortened and its control characters are escaped, so that no message is longer than a few lines.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::ToyDensity;
+
+/// Where a value stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a text file: the line on which the row starts and the cell's column, both counted from one.
+    Line {
+        /// The line, counted from one; blank lines and the header count.
+        line: u64,
+        /// The column, counted from one.
+        column: usize,
+        /// The column's name, where the file has a header.
+        name: Option<String>,
+    },
+    /// In an array: row and column counted from zero, as NumPy indexes them.
+    Index {
+        /// The row, counted from zero.
+        row: usize,
+        /// The column, counted from zero.
+        column: usize,
+        /// The column's name, where there is one.
+        name: Option<String>,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Line { line, column, name } => {
+                write!(f, "line {line}, column {column}")?;
+                name
+            }
+            Self::Index { row, column, name } => {
+                write!(f, "row {}, column {} (index [{row}, {column}])", row + 1, column + 1)?;
+                name
+            }
+        };
+        name.as_ref().map_or(Ok(()), |name| write!(f, " (`{}`)", Excerpt(name)))
+    }
+}
+
+/// At most 60 characters of a text from a file, control characters escaped.
+pub(crate) struct Excerpt<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut characters = self.0.chars();
+        for c in characters.by_ref().take(60) {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
+        }
+        if characters.next().is_some() { write!(f, "…") } else { Ok(()) }
+    }
+}
+
+/// At most eight entries of an array's shape, written as NumPy writes it.
+struct Dimensions<'a>(&'a [u64]);
+
+impl fmt::Display for Dimensions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "(")?;
+        for (i, d) in self.0.iter().take(8).enumerate() {
+            write!(f, "{}{d}", if i > 0 { ", " } else { "" })?;
+        }
+        write!(f, "{})", if self.0.len() > 8 { ", …" } else { "" })
+    }
+}
+
+/// `count` and a noun in the right number.
+struct Count(usize, &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+/// What is wrong with data.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// An error about one file.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<DataError>,
+    },
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The file's name does not say what it holds.
+    #[error("the file's name must end in .csv or .npy")]
+    Extension,
+
+    /// There is nothing in the file.
+    #[error("the file is empty: it needs at least one row of numbers")]
+    Empty,
+    /// A CSV file with a header and nothing else.
+    #[error("the file has a header ({}) but no rows: it needs at least one row of numbers", Count(*columns, "column"))]
+    HeaderOnly {
+        /// The number of columns that the header names.
+        columns: usize,
+    },
+    /// A text encoding other than UTF-8.
+    #[error("the file is in UTF-16: save it as UTF-8")]
+    Utf16,
+    /// A row is longer or shorter than the first.
+    #[error("line {line} has {}, but the rows before it have {expected}: every row needs one cell per column, separated by commas", Count(*found, "cell"))]
+    Ragged {
+        /// The line on which the row starts, counted from one.
+        line: u64,
+        /// Its cells.
+        found: usize,
+        /// The cells of the first row.
+        expected: usize,
+    },
+    /// A cell is not a number.
+    #[error(
+        "{place}: `{}` is not a number: cells hold numbers such as -1.5 or 2e-3, separated by commas, with a point for the decimals",
+        Excerpt(text)
+    )]
+    NotANumber {
+        /// Where.
+        place: Place,
+        /// The cell's text.
+        text: String,
+    },
+    /// A cell is empty.
+    #[error("{place}: the cell is empty: fill in the missing value, or leave the row out")]
+    Missing {
+        /// Where.
+        place: Place,
+    },
+    /// A value is NaN or infinite.
+    #[error("{place}: the value is {value}: every value must be finite, so replace it or leave the row out")]
+    NotFinite {
+        /// Where.
+        place: Place,
+        /// The value, NaN or infinite.
+        value: f64,
+    },
+    /// The first line has cells that are numbers and cells that are not.
+    #[error(
+        "{place}: `{}` is not a number, but other cells of the same line are: a header has no numbers, a row of data has nothing else",
+        Excerpt(text)
+    )]
+    MixedHeader {
+        /// The first cell that is not a number.
+        place: Place,
+        /// Its text.
+        text: String,
+    },
+    /// A column cannot have this name.
+    #[error("the name of column {column}, `{}`, {reason}", Excerpt(name))]
+    ColumnName {
+        /// The column, counted from one.
+        column: usize,
+        /// The name.
+        name: String,
+        /// Why not, and what to do.
+        reason: &'static str,
+    },
+
+    /// Not an NPY file, or one with a header that cannot be read.
+    #[error("not a readable NPY file: {problem}")]
+    NpyHeader {
+        /// What is wrong with the header.
+        problem: String,
+    },
+    /// An NPY array of something other than real numbers.
+    #[error(
+        "the array's type is {}: convert it to float32, float64 or integers of at most 64 bits, for example array.astype('f8')",
+        Excerpt(dtype)
+    )]
+    NpyType {
+        /// The type, as the header has it.
+        dtype: String,
+    },
+    /// An NPY array that is not a table.
+    #[error(
+        "the array's shape is {}: it must be (rows, columns) or (rows,), with at least one of each",
+        Dimensions(shape)
+    )]
+    NpyShape {
+        /// The shape.
+        shape: Vec<u64>,
+    },
+    /// An NPY header whose numbers multiply to more than any file holds.
+    #[error("the array's shape is too large for any file: the header is damaged")]
+    NpyOverflow,
+    /// An NPY file that is shorter or longer than its header says.
+    #[error("the header announces {expected} bytes of data, but {found} follow it: the file is {}", if found < expected { "cut short" } else { "damaged, or holds more than one array" })]
+    NpyLength {
+        /// The bytes that the header announces.
+        expected: u64,
+        /// The bytes that are there.
+        found: u64,
+    },
+    /// A value is too large for single precision.
+    #[error("{place}: {value} is too large for float32: write float64")]
+    TooLarge {
+        /// Where.
+        place: Place,
+        /// The value.
+        value: f64,
+    },
+
+    /// The number of values is no multiple of the number of columns, or there is no column.
+    #[error("{} do not make a table of {}", Count(*values, "value"), Count(*width, "column"))]
+    TableShape {
+        /// The number of values.
+        values: usize,
+        /// The number of columns.
+        width: usize,
+    },
+    /// The number of columns is not the expected one.
+    #[error("the data has {}, but {expected} {} expected", Count(*found, "column"), if *expected == 1 { "is" } else { "are" })]
+    Width {
+        /// The columns that there are.
+        found: usize,
+        /// The columns that there should be.
+        expected: usize,
+    },
+    /// Fewer rows than the operation needs.
+    #[error("the data has {}, but at least {needed} are needed {purpose}", Count(*rows, "row"))]
+    TooFewRows {
+        /// The rows that there are.
+        rows: usize,
+        /// The rows that are needed.
+        needed: usize,
+        /// What for.
+        purpose: &'static str,
+    },
+    /// A column with the same value in every row.
+    #[error("{label} is {value} in every row: a constant column has no density, so leave it out")]
+    Constant {
+        /// The column's number and name.
+        label: String,
+        /// The value.
+        value: f64,
+    },
+    /// A column whose standard deviation is not a usable number.
+    #[error(
+        "the standard deviation of {label} is {deviation:e}, outside the range of double precision: change the column's unit"
+    )]
+    Spread {
+        /// The column's number and name.
+        label: String,
+        /// The standard deviation, as computed.
+        deviation: f64,
+    },
+    /// A fraction that is not strictly between zero and one.
+    #[error("the validation fraction is {0}: it must lie strictly between 0 and 1")]
+    Fraction(f64),
+    /// A name that is no built-in density's.
+    #[error("there is no built-in density `{}`: the names are {}", Excerpt(name), ToyDensity::names())]
+    UnknownDensity {
+        /// The name that was asked for.
+        name: String,
+    },
+}

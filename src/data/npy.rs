@@ -1,0 +1,290 @@
+//! NPY: NumPy's array files, versions 1.0 to 3.0 (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>).
+//!
+//! One array of `f4`, `f8` or integers of at most 64 bits (beyond 2⁵³ they are rounded), of either byte order, in C
+//! or Fortran order; shape (rows, columns), or (rows,) for one column. The array must fill the file to its end.
+//!
+//! The header is a Python literal, which the crate npyz parses by recursion, into which it allocates what the file
+//! announces, and whose numbers it multiplies unchecked. So the header is checked first, and only plain ones
+//! get that far: it lies within the file, has at most 10,000 bytes (NumPy's own limit), no escape, no nesting
+//! deeper than four, no numbers but decimal integers, and their product fits 64 bits. The shape is compared with the
+//! bytes that are there before anything of its size is allocated.
+
+use std::io::Write;
+
+use npyz::{DType, Endianness, NpyFile, NpyHeader, Order, TypeChar, WriteOptions, WriterBuilder};
+
+use super::error::{DataError, Place};
+use super::table::Table;
+
+/// NumPy's `max_header_size`.
+const MAX_HEADER: usize = 10_000;
+/// Deeper than any header of an array of numbers (a tuple in a dictionary), less than what exhausts a stack.
+const MAX_DEPTH: usize = 4;
+
+/// The floating-point types that can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Float {
+    /// Single precision, `<f4`.
+    F4,
+    /// Double precision, `<f8`.
+    F8,
+}
+
+/// Reads a table, without column names.
+///
+/// # Errors
+///
+/// A damaged header, another type, a shape of no or more than two dimensions or without rows or columns, a file
+/// shorter or longer than its header says, and a NaN or infinite value, with its row and column.
+pub fn read(bytes: &[u8]) -> Result<Table, DataError> {
+    if bytes.is_empty() {
+        return Err(DataError::Empty);
+    }
+    check_header(bytes)?;
+    let mut data = bytes;
+    let header = NpyHeader::from_reader(&mut data).map_err(|e| unparsed(&e.to_string()))?;
+    let dtype = header.dtype();
+    let DType::Plain(scalar) = &dtype else { return Err(DataError::NpyType { dtype: dtype.descr() }) };
+    let (kind, size) = (scalar.type_char(), scalar.size_field());
+
+    let shape = header.shape().to_vec();
+    let (rows, width) = match shape[..] {
+        [rows] if rows > 0 => (rows, 1),
+        [rows, width] if rows > 0 && width > 0 => (rows, width),
+        _ => return Err(DataError::NpyShape { shape }),
+    };
+    let count = rows.checked_mul(width).ok_or(DataError::NpyOverflow)?;
+    let expected = count.checked_mul(size).ok_or(DataError::NpyOverflow)?;
+    let unsupported = || DataError::NpyType { dtype: scalar.to_string() };
+    if !matches!((kind, size), (TypeChar::Float, 4 | 8) | (TypeChar::Int | TypeChar::Uint, 1 | 2 | 4 | 8))
+        || (size > 1 && scalar.endianness() == Endianness::Irrelevant)
+    {
+        return Err(unsupported());
+    }
+    if expected != data.len() as u64 {
+        return Err(DataError::NpyLength { expected, found: data.len() as u64 });
+    }
+
+    let order = header.order();
+    let file = NpyFile::with_header(header, data);
+    let values = match (kind, size) {
+        (TypeChar::Float, 4) => decode(file, |v: f32| f64::from(v)),
+        (TypeChar::Float, _) => decode(file, |v: f64| v),
+        (TypeChar::Int, 1) => decode(file, |v: i8| f64::from(v)),
+        (TypeChar::Int, 2) => decode(file, |v: i16| f64::from(v)),
+        (TypeChar::Int, 4) => decode(file, |v: i32| f64::from(v)),
+        (TypeChar::Int, _) => decode(file, |v: i64| v as f64),
+        (TypeChar::Uint, 1) => decode(file, |v: u8| f64::from(v)),
+        (TypeChar::Uint, 2) => decode(file, |v: u16| f64::from(v)),
+        (TypeChar::Uint, 4) => decode(file, |v: u32| f64::from(v)),
+        (TypeChar::Uint, _) => decode(file, |v: u64| v as f64),
+        _ => return Err(unsupported()),
+    }?;
+    // both fit: their product is at most the number of bytes in memory
+    let (rows, width) = (rows as usize, width as usize);
+    let values = match order {
+        Order::C => values,
+        Order::Fortran => (0..values.len()).map(|i| values[(i % width) * rows + i / width]).collect(),
+    };
+    Table::new(None, width, values)
+}
+
+/// Writes a table's values as a little-endian array in C order; its column names have no place in the format.
+///
+/// # Errors
+///
+/// [`DataError::TooLarge`] if a value overflows single precision, before anything is written; [`DataError::Io`] if
+/// `out` cannot be written.
+pub fn write(table: &Table, float: Float, out: impl Write) -> Result<(), DataError> {
+    let shape = [table.rows() as u64, table.width() as u64];
+    let values = table.values().iter().copied();
+    match float {
+        Float::F4 => {
+            if let Some(i) = table.values().iter().position(|&v| !(v as f32).is_finite()) {
+                let (row, column) = (i / table.width(), i % table.width());
+                let name = table.columns().map(|names| names[column].clone());
+                return Err(DataError::TooLarge {
+                    place: Place::Index { row, column, name },
+                    value: table.values()[i],
+                });
+            }
+            let mut writer = WriteOptions::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
+            writer.extend(values.map(|v| v as f32))?;
+            Ok(writer.finish()?)
+        }
+        Float::F8 => {
+            let mut writer = WriteOptions::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
+            writer.extend(values)?;
+            Ok(writer.finish()?)
+        }
+    }
+}
+
+fn decode<T: npyz::Deserialize>(file: NpyFile<&[u8]>, widen: impl Fn(T) -> f64) -> Result<Vec<f64>, DataError> {
+    let reader = file.data::<T>().map_err(|e| unparsed(&e.to_string()))?;
+    Ok(reader.map(|value| value.map(&widen)).collect::<Result<_, _>>()?)
+}
+
+fn unreadable(problem: &str) -> DataError {
+    DataError::NpyHeader { problem: problem.to_owned() }
+}
+
+/// What npyz says, in one line: its syntax errors are drawings.
+fn unparsed(problem: &str) -> DataError {
+    if problem.starts_with("could not parse Python expression") {
+        unreadable("its header is not a Python dictionary")
+    } else {
+        unreadable(&format!("in its header, {}", super::error::Excerpt(problem)))
+    }
+}
+
+/// Refuses every header that the parser could not digest; see the module's header.
+fn check_header(bytes: &[u8]) -> Result<(), DataError> {
+    let text = header_text(bytes)?;
+    if text.len() > MAX_HEADER {
+        return Err(unreadable(&format!("its header has more than {MAX_HEADER} bytes")));
+    }
+    let plain = |&b: &u8| matches!(b, b' '..=b'~' | b'\n') && b != b'\\';
+    if !text.iter().all(plain) || text.windows(3).any(|w| w == b"'''" || w == b"\"\"\"") {
+        return Err(unreadable("its header is not plain text"));
+    }
+    let mut quote = None;
+    let mut depth = 0_usize;
+    let mut digits: Option<u64> = None;
+    let mut product = 1_u64;
+    // the line feed ends a number at the text's end
+    for &byte in text.iter().chain(b"\n") {
+        if quote.is_some() {
+            quote = quote.filter(|&q| q != byte);
+            continue;
+        }
+        if byte.is_ascii_digit() {
+            let value = digits.unwrap_or(0).checked_mul(10).and_then(|v| v.checked_add(u64::from(byte - b'0')));
+            digits = Some(value.ok_or(DataError::NpyOverflow)?);
+            continue;
+        }
+        if let Some(value) = digits.take() {
+            if byte.is_ascii_alphabetic() || byte == b'_' {
+                return Err(unreadable("a number in its header is not a decimal integer"));
+            }
+            product = product.checked_mul(value.max(1)).ok_or(DataError::NpyOverflow)?;
+        }
+        match byte {
+            b'\'' | b'"' => quote = Some(byte),
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            b'+' | b'-' | b'.' => return Err(unreadable("a number in its header is not a decimal integer")),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(unreadable("its header is nested too deeply"));
+        }
+    }
+    Ok(())
+}
+
+/// The header's text, between the preamble and the data.
+fn header_text(bytes: &[u8]) -> Result<&[u8], DataError> {
+    let rest = bytes.strip_prefix(b"\x93NUMPY").ok_or_else(|| unreadable("it does not begin with \\x93NUMPY"))?;
+    let (length, start) = match *rest {
+        [1, 0, a, b, ..] => (u32::from(u16::from_le_bytes([a, b])), 4),
+        [2 | 3, 0, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]), 6),
+        [1..=3, 0, ..] => return Err(unreadable("it ends within its header")),
+        [major, minor, ..] => return Err(unreadable(&format!("its version is {major}.{minor}, not 1.0, 2.0 or 3.0"))),
+        _ => return Err(unreadable("it ends within its header")),
+    };
+    let text = &rest[start..];
+    text.get(..length as usize).ok_or_else(|| unreadable("it ends within its header"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A version 1.0 file with this header dictionary and data.
+    fn file(dict: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend(u16::try_from(dict.len()).expect("a short header").to_le_bytes());
+        bytes.extend(dict.as_bytes());
+        bytes.extend(data);
+        bytes
+    }
+
+    fn array(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
+        let fortran = if fortran { "True" } else { "False" };
+        file(&format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}"), data)
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        read(bytes).expect_err("an error").to_string()
+    }
+
+    #[test]
+    fn orders_and_types() {
+        let c: Vec<u8> = [1_i16, 2, 3, 4, 5, 6].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let f: Vec<u8> = [1_i16, 4, 2, 5, 3, 6].iter().flat_map(|v| v.to_be_bytes()).collect();
+        let table = read(&array("<i2", false, "(2, 3)", &c)).expect("a table");
+        assert_eq!(table.row(1), [4.0, 5.0, 6.0]);
+        assert_eq!(read(&array(">i2", true, "(2, 3)", &f)).expect("a table"), table);
+        let column = read(&array("|u1", false, "(3,)", &[0, 128, 255])).expect("a table");
+        assert_eq!((column.width(), column.values()), (1, &[0.0, 128.0, 255.0][..]));
+        let column = read(&array("<u8", false, "(1,)", &u64::MAX.to_le_bytes())).expect("a table");
+        assert_eq!(column.values(), [18_446_744_073_709_551_616.0]);
+    }
+
+    #[test]
+    fn faults_are_named() {
+        assert!(matches!(read(b""), Err(DataError::Empty)));
+        assert!(message(b"1,2\n").contains("does not begin with"));
+        assert!(message(b"\x93NUMPY").contains("ends within its header"));
+        assert!(message(b"\x93NUMPY\x04\x00\x00\x00").contains("version is 4.0"));
+        assert!(message(b"\x93NUMPY\x03\x00\xff\xff\xff\xff{}").contains("ends within its header"));
+        for descr in ["<f2", "|b1", "<c8", "<U3", "|O", "<M8[s]", "|S8", "|f8", "<f3"] {
+            let text = message(&array(descr, false, "(1,)", &[0; 12]));
+            assert!(text.contains("type") || text.contains("not a readable"), "{descr}: {text}");
+        }
+        let record = "{'descr': [('a', '<f8'), ('b', '<f8')], 'fortran_order': False, 'shape': (1,)}";
+        assert!(message(&file(record, &[0; 16])).starts_with("the array's type is [('a', '<f8'), "));
+        assert!(message(&array("<f8", false, "()", &[0; 8])).starts_with("the array's shape is ()"));
+        assert!(message(&array("<f8", false, "(0, 3)", &[])).starts_with("the array's shape is (0, 3)"));
+        assert!(message(&array("<f8", false, "(3, 0)", &[])).starts_with("the array's shape is (3, 0)"));
+        assert!(message(&array("<f8", false, "(1, 1, 1)", &[0; 8])).starts_with("the array's shape is (1, 1, 1)"));
+        assert!(message(&array("<f8", false, "(2,)", &[0; 15])).contains("16 bytes of data, but 15"));
+        assert!(message(&array("<f8", false, "(2,)", &[0; 15])).contains("cut short"));
+        assert!(message(&array("<f8", false, "(2,)", &[0; 17])).contains("more than one array"));
+        let bad: Vec<u8> = [0.0, 1.0, f64::NAN, f64::INFINITY].iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
+        assert!(message(&array("<f8", false, "(2, 2)", &bad)).starts_with("row 2, column 1 (index [1, 0]): the value"));
+        assert!(message(&array("<f8", true, "(2, 2)", &bad)).starts_with("row 1, column 2 (index [0, 1]): the value"));
+    }
+
+    #[test]
+    fn hostile_headers_are_refused() {
+        let huge = "(4294967296, 4294967296, 4294967296)";
+        assert!(matches!(read(&array("<f8", false, huge, &[])), Err(DataError::NpyOverflow)));
+        assert!(matches!(read(&array("<f8", true, "(0, 9223372036854775808, 4)", &[])), Err(DataError::NpyOverflow)));
+        assert!(matches!(read(&array("<f8", false, "(99999999999999999999,)", &[])), Err(DataError::NpyOverflow)));
+        assert!(message(&array("<f8", false, "(1152921504606846976,)", &[0; 8])).contains("9223372036854775808 bytes"));
+        assert!(matches!(read(&array("<f8", false, "(4611686018427387904,)", &[])), Err(DataError::NpyOverflow)));
+        assert!(message(&array("<f8", false, "(0x10,)", &[])).contains("decimal integer"));
+        assert!(message(&array("<f8", false, "(-1,)", &[])).contains("decimal integer"));
+        assert!(message(&array("<f8", false, "(1_0,)", &[])).contains("decimal integer"));
+        assert!(message(&array("<f8\\x41", false, "(1,)", &[])).contains("plain text"));
+        assert!(message(&array("''", false, "(1,)", &[])).contains("plain text"));
+        assert!(message(&file(&"(".repeat(9_000), &[])).contains("nested too deeply"));
+        assert!(message(&file(&" ".repeat(10_001), &[])).contains("more than 10000 bytes"));
+        // counted inside a string, they would be a decoy
+        assert!(read(&array("<f8", false, "(1,)", &1_f64.to_le_bytes())).is_ok());
+        let decoy = "{'descr': '<f8', '99999999999999999999': '(((((((((', 'fortran_order': False, 'shape': (1,)}";
+        assert!(read(&file(decoy, &1_f64.to_le_bytes())).is_ok());
+    }
+
+    #[test]
+    fn single_precision_does_not_overflow() {
+        let table = Table::new(None, 2, vec![0.0, 1e39]).expect("a table");
+        let mut out = Vec::new();
+        let error = write(&table, Float::F4, &mut out).expect_err("too large").to_string();
+        assert!(error.starts_with("row 1, column 2 (index [0, 1]): 1"), "{error}");
+        assert!(out.is_empty());
+        assert!(write(&table, Float::F8, &mut out).is_ok());
+    }
+}

@@ -1,0 +1,87 @@
+//! Errors of the library, by what the caller can do about them.
+
+use resflow_backend::BackendError;
+
+/// A setting or an architecture that cannot be.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A number outside its range.
+    #[error("`{name}` is {value}, expected {expected}")]
+    OutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// What it was set to.
+        value: f64,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// Settings or shapes that do not belong together.
+    #[error("{0}")]
+    Inconsistent(String),
+    /// Text that is not a configuration.
+    #[error("not a valid configuration: {0}")]
+    Syntax(String),
+}
+
+/// What went wrong in a checkpoint.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The bytes are not such a file.
+    #[error("not a resflow file: {0}")]
+    Format(String),
+    /// A tensor is missing, superfluous or misshapen, or holds what it must not.
+    #[error("tensor `{name}`: {problem}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The configuration inside is not valid.
+    #[error("the configuration inside: {0}")]
+    Config(#[from] ConfigError),
+}
+
+/// Any error of this library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting or an architecture that cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Input whose shape or values do not fit the model.
+    #[error("{0}")]
+    Input(String),
+    /// A file or data set that cannot be read.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// A checkpoint that cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Training became non-finite; nothing was changed by that step.
+    #[error(
+        "training diverged at step {step}: {what} is not finite{}; the state before this step is kept, try a lower learning rate or a smaller coefficient",
+        layer.as_ref().map(|l| format!(" (first in {l})")).unwrap_or_default()
+    )]
+    Diverged {
+        /// The step, from 1.
+        step: u64,
+        /// The loss or the gradient.
+        what: &'static str,
+        /// The first tensor whose gradient is not finite.
+        layer: Option<String>,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}

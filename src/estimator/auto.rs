@@ -1,0 +1,91 @@
+//! The choice between the exact log det and roulette, by counted cost.
+//!
+//! Costs are multiply-adds of the layer shapes, never time, backend, precision or threads, so the choice is the same
+//! everywhere; it is written into the model. The exact log det has no variance, so it may cost up to twice as much in
+//! training; in evaluation it is compared with the 20 terms that the reference uses there.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Estimator, Exact, Law, Probe, RussianRoulette, Sharing};
+
+/// Terms of the series that an exact evaluation may cost.
+const EVALUATION_TERMS: f64 = 20.0;
+/// How much more than roulette an exact log det may cost in training.
+const TRAINING_FACTOR: f64 = 2.0;
+
+/// Exact where the counted cost allows, else roulette.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auto {
+    /// The estimator where exact is too expensive.
+    pub otherwise: RussianRoulette,
+}
+
+impl Default for Auto {
+    /// Geometric ½ with two exact terms, the toy setting of Chen et al.
+    fn default() -> Self {
+        Self {
+            otherwise: RussianRoulette {
+                law: Law::ShiftedGeometric { p: 0.5 },
+                exact_terms: 2,
+                draws: 1,
+                probes: 1,
+                probe: Probe::Rademacher,
+                sharing: Sharing::Batch,
+            },
+        }
+    }
+}
+
+/// What a log det costs, in passes through g of one row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CostModel {
+    /// d, the entries of a row.
+    pub dimension: usize,
+    /// Multiply-adds of one pass through g.
+    pub multiply_adds: u64,
+}
+
+impl CostModel {
+    /// LU, and the inverse where the gradient wants it, in passes.
+    fn lu(&self, training: bool) -> f64 {
+        let d = self.dimension as f64;
+        d.powi(3) * if training { 1.0 } else { 1.0 / 3.0 } / (self.multiply_adds.max(1) as f64)
+    }
+
+    /// Training: forward, m + terms·m products, m tangents, and the reverse pass of value and m tangents, twice each.
+    fn training(probes: f64, products: f64) -> f64 {
+        1.0 + products + probes + 2.0 * (1.0 + probes)
+    }
+}
+
+impl Auto {
+    /// The estimator of this cost model.
+    pub fn choose(&self, cost: &CostModel, training: bool) -> Estimator {
+        let d = cost.dimension as f64;
+        let exact = if training {
+            let probes = self.otherwise.probes as f64;
+            let roulette = CostModel::training(probes, probes * self.otherwise.expected_terms());
+            CostModel::training(d, d) + cost.lu(true) <= TRAINING_FACTOR * roulette
+        } else {
+            d + cost.lu(false) <= EVALUATION_TERMS
+        };
+        if exact { Estimator::Exact(Exact) } else { Estimator::RussianRoulette(self.otherwise.clone()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pitfall 16: small models are evaluated exactly, large ones are not.
+    #[test]
+    fn small_models_are_exact() {
+        let choose = |dimension, training| {
+            let cost = CostModel { dimension, multiply_adds: 2 * 64 * dimension as u64 + 2 * 64 * 64 };
+            matches!(Auto::default().choose(&cost, training), Estimator::Exact(_))
+        };
+        assert!(choose(2, true) && choose(2, false) && choose(15, false));
+        assert!(!choose(43, true) && !choose(43, false) && !choose(20, true));
+    }
+}

@@ -1,0 +1,70 @@
+//! The exact log det for small d: J as d stacked vector-Jacobian products, then LU of I + J.
+//!
+//! Its gradient is tr((I+J)⁻¹ ∂J) = Σ_i u_iᵀ ∂J e_i with u_i = (I+J)^{−T} e_i: the same surrogate as that of the Neumann
+//! series, with d probes that are the unit vectors.
+
+use resflow_backend::{Backend, Binary, Element as _};
+
+use super::{SeriesValue, Surrogate};
+use crate::layer::{PreparedLayer, Saved};
+
+/// ln|det(I + J)| of each row, and what its gradient needs.
+#[derive(Debug, Clone)]
+pub struct ExactLogDet<B: Backend> {
+    /// The value, `[n, 1]`.
+    pub value: SeriesValue<B>,
+    /// The unit vectors e_1, …, e_d as probes `[n, d]`.
+    pub probes: Vec<B::Tensor>,
+    /// u_i for each of them.
+    pub surrogates: Vec<Surrogate<B>>,
+}
+
+/// The Jacobian of g at each row of x `[n, d]`: `[n, d, d]`, entry (i, j) = ∂g_i/∂x_j.
+pub fn jacobian<B: Backend>(
+    backend: &B,
+    net: &dyn PreparedLayer<B>,
+    saved: &Saved<B>,
+    rows: usize,
+    d: usize,
+) -> B::Tensor {
+    let columns: Vec<B::Tensor> = (0..d)
+        .map(|i| {
+            let row = net.vjp(backend, saved, unit_vector(backend, rows, d, i));
+            backend.reshape(&row, [rows, 1, d].into())
+        })
+        .collect();
+    backend.concat(&columns.iter().collect::<Vec<_>>(), 1)
+}
+
+/// Log det and, if `gradient`, the surrogates.
+pub fn exact_log_det<B: Backend>(
+    backend: &B,
+    net: &dyn PreparedLayer<B>,
+    saved: &Saved<B>,
+    rows: usize,
+    d: usize,
+    gradient: bool,
+) -> ExactLogDet<B> {
+    let j = jacobian(backend, net, saved, rows, d);
+    let identity: Vec<B::Elem> = (0..d * d).map(|e| B::Elem::from_f64(f64::from(u8::from(e % (d + 1) == 0)))).collect();
+    let identity = backend.upload(&identity, [1, d, d].into());
+    let (value, inverse) = backend.lu(&backend.binary(Binary::Add, j, &identity));
+    let mut out = ExactLogDet { value: SeriesValue(value), probes: Vec::new(), surrogates: Vec::new() };
+    if gradient {
+        for i in 0..d {
+            // row i of the inverse is (I+J)^{−T} e_i
+            let u = backend.narrow(&inverse, 1, i, 1);
+            out.surrogates.push(Surrogate { u: backend.reshape(&u, [rows, d].into()) });
+            out.probes.push(unit_vector(backend, rows, d, i));
+        }
+    }
+    out
+}
+
+/// e_i in every row.
+fn unit_vector<B: Backend>(backend: &B, rows: usize, d: usize, i: usize) -> B::Tensor {
+    let mut one = vec![B::Elem::ZERO; d];
+    one[i] = B::Elem::ONE;
+    let one = backend.upload(&one, [d].into());
+    backend.binary(Binary::Add, backend.full(0.0, [rows, d].into()), &one)
+}

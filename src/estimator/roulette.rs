@@ -1,0 +1,199 @@
+//! Russian roulette (Kahn 1955; Chen et al. 2019, eq. 6) and the weights of its terms.
+//!
+//! c_k = 1 for k ≤ E, else #{i : N_i ≥ k−E} / (S · P(N ≥ k−E)) over S draws of N. Invariant: E\[c_k\] = 1 for every k.
+
+use rand::RngExt as _;
+use resflow_backend::Key;
+use serde::{Deserialize, Serialize};
+
+use super::{Law, Probe};
+use crate::error::ConfigError;
+
+/// Whether rows of a batch share one N.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// One N for each block and batch (Chen et al.).
+    #[default]
+    Batch,
+    /// An N for every row.
+    Sample,
+}
+
+/// The unbiased estimator: a random number of reweighted terms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RussianRoulette {
+    /// The law of N.
+    pub law: Law,
+    /// E, the number of terms that are always there.
+    pub exact_terms: usize,
+    /// S, the number of draws of N that are averaged.
+    #[serde(default = "one")]
+    pub draws: usize,
+    /// The number of trace probes that are averaged.
+    #[serde(default = "one")]
+    pub probes: usize,
+    /// The probes' distribution.
+    #[serde(default)]
+    pub probe: Probe,
+    /// Whether rows share N.
+    #[serde(default)]
+    pub sharing: Sharing,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl RussianRoulette {
+    /// With one draw and one Rademacher probe, N per batch.
+    ///
+    /// # Errors
+    /// A parameter of the law out of its range.
+    pub fn new(law: Law, exact_terms: usize) -> Result<Self, ConfigError> {
+        let it = Self { law, exact_terms, draws: 1, probes: 1, probe: Probe::default(), sharing: Sharing::default() };
+        it.check()?;
+        Ok(it)
+    }
+
+    /// The same with this many draws of N.
+    ///
+    /// # Errors
+    /// Not in 1 … 1000.
+    pub fn with_draws(self, draws: usize) -> Result<Self, ConfigError> {
+        let it = Self { draws, ..self };
+        it.check()?;
+        Ok(it)
+    }
+
+    /// The same with this many probes of a distribution.
+    ///
+    /// # Errors
+    /// Not in 1 … 1000.
+    pub fn with_probes(self, probes: usize, probe: Probe) -> Result<Self, ConfigError> {
+        let it = Self { probes, probe, ..self };
+        it.check()?;
+        Ok(it)
+    }
+
+    /// The same with N shared or not.
+    pub fn with_sharing(self, sharing: Sharing) -> Self {
+        Self { sharing, ..self }
+    }
+
+    /// # Errors
+    /// A parameter out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.law.check()?;
+        check_count("exact_terms", self.exact_terms, 0, 1000)?;
+        check_count("draws", self.draws, 1, 1000)?;
+        check_count("probes", self.probes, 1, 1000)
+    }
+
+    /// Draws S numbers N; a function of the key alone.
+    pub fn draw(&self, key: Key) -> Vec<u64> {
+        let mut generator = key.generator();
+        (0..self.draws).map(|_| self.law.quantile(generator.random::<f64>())).collect()
+    }
+
+    /// c_1, c_2, … up to c_{E + max N}.
+    pub fn coefficients(&self, draws: &[u64]) -> Vec<f64> {
+        let most = draws.iter().copied().max().unwrap_or(0);
+        let random = (1..=most).map(|m| {
+            let reached = draws.iter().filter(|&&n| n >= m).count() as f64;
+            reached / (draws.len() as f64 * self.law.survival(m))
+        });
+        std::iter::repeat_n(1.0, self.exact_terms).chain(random).collect()
+    }
+
+    /// E + E\[max N\] for one draw, the expected number of terms.
+    pub fn expected_terms(&self) -> f64 {
+        let s = self.draws as i32;
+        let longest: f64 =
+            (1..10_000_u64).map(|m| 1.0 - (1.0 - self.law.survival(m)).powi(s)).take_while(|p| *p > 1e-12).sum();
+        self.exact_terms as f64 + longest
+    }
+
+    /// Whether the variance is finite for every g with Lip(g) ≤ c, and a law that would make it so.
+    pub fn variance_warning(&self, c: f64) -> Option<VarianceWarning> {
+        // the gradient's second moment: Σ c^{2k} / P(N ≥ k−E) < ∞, strictly
+        let bounded = matches!(self.law, Law::ShiftedGeometric { p } if c * c < 1.0 - p);
+        (!bounded).then(|| VarianceWarning { law: self.law, bound: c, better: Law::ShiftedGeometric { p: 1.0 - c } })
+    }
+}
+
+/// The variance of a roulette estimator is not bounded for the network's Lipschitz bound. In practice tr(Jᵏ) falls faster
+/// than its bound, so such settings are allowed, but not without a word.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VarianceWarning {
+    /// The law in use.
+    pub law: Law,
+    /// The Lipschitz bound of the worst block.
+    pub bound: f64,
+    /// A law with bounded variance and the least work × variance at that bound.
+    pub better: Law,
+}
+
+impl std::fmt::Display for VarianceWarning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "unbounded-variance: with {} and Lip(g) up to {:.4} the variance of the gradient has no bound; {} has one",
+            self.law, self.bound, self.better
+        )
+    }
+}
+
+/// The biased estimator of i-ResNet: a fixed number of terms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Truncated {
+    /// K, the number of terms.
+    pub terms: usize,
+    /// The number of trace probes that are averaged.
+    #[serde(default = "one")]
+    pub probes: usize,
+    /// The probes' distribution.
+    #[serde(default)]
+    pub probe: Probe,
+}
+
+impl Truncated {
+    /// K terms with one Rademacher probe.
+    ///
+    /// # Errors
+    /// Not in 1 … 1000 terms.
+    pub fn new(terms: usize) -> Result<Self, ConfigError> {
+        let it = Self { terms, probes: 1, probe: Probe::default() };
+        it.check()?;
+        Ok(it)
+    }
+
+    /// # Errors
+    /// A parameter out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_count("terms", self.terms, 1, 1000)?;
+        check_count("probes", self.probes, 1, 1000)
+    }
+
+    /// c_k = 1 for k ≤ K.
+    pub fn coefficients(&self) -> Vec<f64> {
+        vec![1.0; self.terms]
+    }
+
+    /// The largest possible bias in absolute value, in nats: d·(−ln(1−c) − Σ_{k≤K} cᵏ/k).
+    pub fn bias_bound(&self, dimension: usize, c: f64) -> f64 {
+        let head: f64 = (1..=self.terms).map(|k| c.powi(k as i32) / k as f64).sum();
+        dimension as f64 * (-(-c).ln_1p() - head).max(0.0)
+    }
+}
+
+fn check_count(name: &'static str, value: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        let expected = if least == 0 { "a whole number up to 1000" } else { "a whole number from 1 to 1000" };
+        Err(ConfigError::OutOfRange { name, value: value as f64, expected })
+    }
+}

@@ -1,0 +1,119 @@
+//! The power series of log det(I + J), and the Neumann series of its gradient, from the same vectors.
+//!
+//! With w_k = (Jᵀ)ᵏ v and weights c_k (c_0 = 1):
+//!
+//! * value: Σ_{k≥1} (−1)^{k+1} c_k ⟨w_k, v⟩/k (Chen et al. 2019, eq. 6),
+//! * u = Σ_{k≥0} (−1)ᵏ c_k w_k, and ∂ log det/∂θ = E\[uᵀ (∂J/∂θ) v\] (eq. 8), with u and v constants.
+//!
+//! A row stops once c_k ‖w_k‖ ‖v‖/k is below the working precision: it is set to exact zero, since iterating on drives it
+//! into subnormal numbers, on which convolutions are some hundred times slower. Rows whose weights are zero from some k on
+//! stop there by the same rule.
+
+use resflow_backend::{Backend, Element as _, SeriesState, TermWeight};
+
+use crate::layer::{PreparedLayer, Saved};
+
+/// The value of a log det estimate for each row, `[n, 1]`, in nats.
+#[derive(Debug, Clone)]
+pub struct SeriesValue<B: Backend>(pub B::Tensor);
+
+/// The cotangent u of the surrogate uᵀJv: its gradient is that of the log det, its value is not the log det.
+#[derive(Debug, Clone)]
+pub struct Surrogate<B: Backend> {
+    /// u, of the probe's shape.
+    pub u: B::Tensor,
+}
+
+/// The weights c_1, c_2, … of the terms.
+#[derive(Debug, Clone)]
+pub enum Weights<B: Backend> {
+    /// The same for all rows.
+    Batch(Vec<f64>),
+    /// Each row its own: entry k−1 holds c_k of the first rows, `[r_k, 1]` with r_1 ≥ r_2 ≥ …; later rows have stopped.
+    /// Rows are sorted so that those with more terms come first.
+    Rows(Vec<B::Tensor>),
+}
+
+impl<B: Backend> Weights<B> {
+    /// Sorts rows by their number of terms, the longest first: the order to take rows in, and the weights in that order.
+    pub fn rows(backend: &B, coefficients: &[Vec<f64>]) -> (Vec<u32>, Self) {
+        let mut order: Vec<u32> = (0..coefficients.len() as u32).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(coefficients[i as usize].len()));
+        let terms = order.first().map_or(0, |&i| coefficients[i as usize].len());
+        let weights = (0..terms).map(|k| {
+            let column: Vec<B::Elem> =
+                order.iter().map_while(|&i| coefficients[i as usize].get(k)).map(|&c| B::Elem::from_f64(c)).collect();
+            backend.upload(&column, [column.len(), 1].into())
+        });
+        let weights = weights.collect();
+        (order, Self::Rows(weights))
+    }
+
+    /// The number of terms of the longest row.
+    pub fn terms(&self) -> usize {
+        match self {
+            Self::Batch(c) => c.len(),
+            Self::Rows(c) => c.len(),
+        }
+    }
+}
+
+/// The series for one probe v per row. `saved` is what the forward pass of g kept (at least `Keep::First`), in the order of
+/// the weights' rows. The surrogate is computed if `gradient`.
+pub fn series<B: Backend>(
+    backend: &B,
+    net: &dyn PreparedLayer<B>,
+    saved: &Saved<B>,
+    probe: &B::Tensor,
+    weights: &Weights<B>,
+    gradient: bool,
+) -> (SeriesValue<B>, Option<Surrogate<B>>) {
+    let rows = backend.shape(probe).rows();
+    let mut state = SeriesState {
+        power: probe.clone(),
+        neumann: gradient.then(|| probe.clone()),
+        value: backend.full(0.0, [rows, 1].into()),
+    };
+    let mut finished: Vec<SeriesState<B::Tensor>> = Vec::new();
+    let mut narrowed: Option<(Saved<B>, B::Tensor)> = None;
+    for k in 1..=weights.terms() {
+        let weight = match weights {
+            Weights::Batch(c) => TermWeight::Batch(c[k - 1]),
+            Weights::Rows(c) => {
+                let active = backend.shape(&c[k - 1]).rows();
+                if active < backend.shape(&state.power).rows() {
+                    finished.push(rows_of(backend, &state, active, None));
+                    state = rows_of(backend, &state, 0, Some(active));
+                    narrowed = Some((saved.first_rows(backend, active), backend.narrow(probe, 0, 0, active)));
+                }
+                TermWeight::PerRow(&c[k - 1])
+            }
+        };
+        let (saved, probe) = narrowed.as_ref().map_or((saved, probe), |(s, p)| (s, p));
+        state.power = net.vjp(backend, saved, state.power);
+        state = backend.series_term(k, weight, probe, B::Elem::EPSILON, state);
+        if backend.known_zero(&state.power) {
+            break;
+        }
+    }
+    // rows that finished later stand before those that finished earlier
+    finished.push(state);
+    let join = |part: fn(&SeriesState<B::Tensor>) -> Option<&B::Tensor>| {
+        let parts: Option<Vec<_>> = finished.iter().rev().map(part).collect();
+        parts.map(|parts| if let [only] = parts[..] { only.clone() } else { backend.concat(&parts, 0) })
+    };
+    let value = join(|s| Some(&s.value)).expect("every state has a value");
+    (SeriesValue(value), join(|s| s.neumann.as_ref()).map(|u| Surrogate { u }))
+}
+
+/// Rows `start..` of a state, or `start..start + length`.
+fn rows_of<B: Backend>(
+    backend: &B,
+    state: &SeriesState<B::Tensor>,
+    start: usize,
+    length: Option<usize>,
+) -> SeriesState<B::Tensor> {
+    let length = length.unwrap_or(backend.shape(&state.power).rows() - start);
+    let cut = |x: &B::Tensor| backend.narrow(x, 0, start, length);
+    SeriesState { power: cut(&state.power), neumann: state.neumann.as_ref().map(cut), value: cut(&state.value) }
+}

@@ -1,0 +1,368 @@
+//! Inversion of x + g(x) = y: the fixed point of x ↦ y − g(x), plain or by Anderson's acceleration.
+//!
+//! Banach: the plain step contracts by c = Lip(g). A posteriori, with r = y − x − g(x), ‖x − x*‖₂ ≤ ‖r‖₂/(1−c). The c in
+//! use is an estimate (power iteration), so the bound is one too, and is marked so. A row stops by itself, when
+//! max|r| ≤ accuracy · max(1, max|y|), and is frozen then: a sample's answer does not depend on its batch.
+//!
+//! Anderson(m) (Anderson 1965; type II of Fang and Saad 2009): x + r − Σ γ_j (ΔX_j + ΔR_j) with γ the least-squares
+//! solution of r ≈ Σ γ_j ΔR_j over the last m differences; the plain step wherever the residual grew.
+
+use resflow_backend::{Backend, BackendError, Binary, Element as _, Over, Reduce, Unary};
+
+use crate::error::ConfigError;
+
+/// The state that an inversion ended in, for one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// The residual is below the accuracy asked for.
+    Converged,
+    /// The residual stopped falling at the rounding of the arithmetic, above the accuracy asked for; the bound holds.
+    FloatFloor,
+    /// The limit of iterations came first.
+    NotConverged,
+    /// The row or g of it is infinite or NaN.
+    NonFinite,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Converged => "converged",
+            Self::FloatFloor => "at the float floor",
+            Self::NotConverged => "not converged",
+            Self::NonFinite => "non-finite",
+        })
+    }
+}
+
+/// The step of the iteration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// x ← y − g(x).
+    FixedPoint,
+    /// Anderson's acceleration over this many differences, 1 to 5.
+    Anderson(usize),
+}
+
+/// How to invert.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Inversion {
+    method: Method,
+    accuracy: f64,
+    limit: u32,
+}
+
+impl Inversion {
+    /// The default for a precision: accuracy 1e−6 in f32 and 1e−12 in f64, Anderson(2), at most 2000 iterations a block.
+    pub fn for_backend<B: Backend>() -> Self {
+        let accuracy = if B::Elem::EPSILON > 1e-10 { 1e-6 } else { 1e-12 };
+        Self { method: Method::Anderson(2), accuracy, limit: 2000 }
+    }
+
+    /// The same with another accuracy, relative to max(1, max|y|) of a row.
+    ///
+    /// # Errors
+    /// Not a positive number below 1.
+    pub fn with_accuracy(self, accuracy: f64) -> Result<Self, ConfigError> {
+        if accuracy > 0.0 && accuracy < 1.0 {
+            Ok(Self { accuracy, ..self })
+        } else {
+            Err(ConfigError::OutOfRange { name: "accuracy", value: accuracy, expected: "a number above 0 and below 1" })
+        }
+    }
+
+    /// The same with another method.
+    ///
+    /// # Errors
+    /// A history that is not 1 to 5.
+    pub fn with_method(self, method: Method) -> Result<Self, ConfigError> {
+        match method {
+            Method::Anderson(m) if !(1..=5).contains(&m) => {
+                Err(ConfigError::OutOfRange { name: "Anderson's history", value: m as f64, expected: "1 to 5" })
+            }
+            method => Ok(Self { method, ..self }),
+        }
+    }
+
+    /// The same with another limit of iterations for each block.
+    ///
+    /// # Errors
+    /// Zero.
+    pub fn with_limit(self, limit: u32) -> Result<Self, ConfigError> {
+        if limit > 0 {
+            Ok(Self { limit, ..self })
+        } else {
+            Err(ConfigError::OutOfRange { name: "iterations", value: 0.0, expected: "at least 1" })
+        }
+    }
+
+    /// The accuracy asked for.
+    pub fn accuracy(&self) -> f64 {
+        self.accuracy
+    }
+}
+
+/// How well one row was inverted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowReport {
+    /// max|y − F(x)| / max(1, max|y|), measured at the answer.
+    pub residual: f64,
+    /// A bound on ‖x − x*‖₂ that holds if the Lipschitz bound does.
+    pub error_bound: f64,
+    /// Evaluations of g.
+    pub iterations: u32,
+    /// How it ended.
+    pub status: Status,
+}
+
+/// The rows x with F(x) = y, and how well each is known.
+#[derive(Debug, Clone)]
+pub struct Solution<B: Backend> {
+    /// x.
+    pub value: B::Tensor,
+    /// A report for each row.
+    pub rows: Vec<RowReport>,
+    /// The factor by which an error in y may grow into an error in x.
+    pub stretch: f64,
+    /// Whether the Lipschitz bound is certified; power iteration only estimates it.
+    pub certified: bool,
+}
+
+impl<B: Backend> Solution<B> {
+    /// The solution of a link that is inverted by a formula.
+    pub fn closed_form(backend: &B, value: B::Tensor, stretch: f64) -> Self {
+        let exact = RowReport { residual: 0.0, error_bound: 0.0, iterations: 0, status: Status::Converged };
+        let rows = vec![exact; backend.shape(&value).rows()];
+        Self { value, rows, stretch, certified: true }
+    }
+}
+
+/// A stall of this many iterations without a smaller residual, near the rounding of the arithmetic, is its floor.
+const PATIENCE: f64 = 4.0;
+/// Residuals up to this many ε may be called the floor.
+const FLOOR: f64 = 256.0;
+
+/// Everything that the iteration knows of the rows still going, all with rows first.
+struct State<B: Backend> {
+    y: B::Tensor,
+    scale: B::Tensor,
+    x: B::Tensor,
+    best_x: B::Tensor,
+    best: B::Tensor,
+    best_norm: B::Tensor,
+    last: B::Tensor,
+    stall: B::Tensor,
+    iterations: B::Tensor,
+    active: B::Tensor,
+    // Anderson: the point and residual before, and the differences
+    previous: Option<(B::Tensor, B::Tensor)>,
+    history: Vec<(B::Tensor, B::Tensor)>,
+}
+
+impl<B: Backend> State<B> {
+    fn take(&self, b: &B, rows: &[u32]) -> Self {
+        let t = |x: &B::Tensor| b.take_rows(x, rows);
+        Self {
+            y: t(&self.y),
+            scale: t(&self.scale),
+            x: t(&self.x),
+            best_x: t(&self.best_x),
+            best: t(&self.best),
+            best_norm: t(&self.best_norm),
+            last: t(&self.last),
+            stall: t(&self.stall),
+            iterations: t(&self.iterations),
+            active: t(&self.active),
+            previous: self.previous.as_ref().map(|(x, r)| (t(x), t(r))),
+            history: self.history.iter().map(|(x, r)| (t(x), t(r))).collect(),
+        }
+    }
+}
+
+/// Solves x + g(x) = y for each row of y `[n, …]`, with Lip(g) ≤ `bound`.
+///
+/// # Errors
+/// Faults of the device.
+pub fn invert_residual<B: Backend>(
+    backend: &B,
+    g: impl Fn(&B::Tensor) -> B::Tensor,
+    y: &B::Tensor,
+    bound: f64,
+    how: &Inversion,
+) -> Result<Solution<B>, BackendError> {
+    let shape = backend.shape(y);
+    let n = shape.rows();
+    let flat = [n, shape.row_elements()].into();
+    let column = |value: f64| backend.full(value, [n, 1].into());
+    let y = backend.reshape(y, flat);
+    let largest = backend.reduce(Reduce::Max, Over::Row, &backend.unary(Unary::Abs, y.clone()));
+    let scale = backend.binary(Binary::Max, largest, &backend.full(1.0, [1].into()));
+    let mut state: State<B> = State {
+        x: y.clone(),
+        best_x: y.clone(),
+        y,
+        scale,
+        best: column(f64::INFINITY),
+        best_norm: column(f64::INFINITY),
+        last: column(f64::INFINITY),
+        stall: column(0.0),
+        iterations: column(0.0),
+        active: column(1.0),
+        previous: None,
+        history: Vec::new(),
+    };
+    let eval = |x: &B::Tensor| {
+        let rows = backend.shape(x).rows();
+        let y = g(&backend.reshape(x, shape.with_rows(rows)));
+        backend.reshape(&y, backend.shape(x))
+    };
+    // rows that are done, and the number each row had at the beginning
+    let mut finished: Vec<(Vec<u32>, State<B>)> = Vec::new();
+    let mut numbers: Vec<u32> = (0..n as u32).collect();
+    let mut iteration = 0;
+    while !numbers.is_empty() && iteration < how.limit {
+        for _ in 0..(backend.poll_interval() as u32).min(how.limit - iteration) {
+            state = advance(backend, &eval, state, how);
+            iteration += 1;
+        }
+        let active = backend.download(&state.active)?;
+        let (going, done): (Vec<u32>, Vec<u32>) =
+            (0..numbers.len() as u32).partition(|&i| active[i as usize] != B::Elem::ZERO);
+        // leaving finished rows out costs a copy: do it once a quarter is done
+        if !done.is_empty() && (going.is_empty() || done.len() * 4 >= numbers.len()) {
+            finished.push((done.iter().map(|&i| numbers[i as usize]).collect(), state.take(backend, &done)));
+            state = state.take(backend, &going);
+            numbers = going.iter().map(|&i| numbers[i as usize]).collect();
+        }
+    }
+    finished.push((numbers, state));
+    collect(backend, &finished, shape, bound, how)
+}
+
+/// One evaluation of g, the bookkeeping of every row and the step.
+fn advance<B: Backend>(b: &B, g: &impl Fn(&B::Tensor) -> B::Tensor, s: State<B>, how: &Inversion) -> State<B> {
+    let constant = |value: f64| b.full(value, [1].into());
+    let r = b.binary(Binary::Sub, b.binary(Binary::Sub, s.y.clone(), &s.x), &g(&s.x));
+    let size = b.reduce(Reduce::Max, Over::Row, &b.unary(Unary::Abs, r.clone()));
+    let size = b.binary(Binary::Div, size, &s.scale);
+    let norm = b.unary(Unary::Sqrt, b.dot_rows(&r, &r));
+
+    let better = b.binary(Binary::Mul, b.binary(Binary::Less, size.clone(), &s.best), &s.active);
+    let best = b.select(&better, &size, &s.best);
+    let best_norm = b.select(&better, &norm, &s.best_norm);
+    let best_x = b.select(&better, &s.x, &s.best_x);
+    let stall = b.select(&better, &b.full(0.0, b.shape(&s.stall)), &b.affine(s.stall, 1.0, 1.0));
+
+    let converged = b.binary(Binary::LessEqual, best.clone(), &constant(how.accuracy));
+    let stalled = b.binary(Binary::LessEqual, b.full(PATIENCE, b.shape(&stall)), &stall);
+    let near_floor = b.binary(Binary::LessEqual, best.clone(), &constant(FLOOR * B::Elem::EPSILON));
+    let floor = b.binary(Binary::Mul, stalled, &near_floor);
+    let broken = b.affine(b.unary(Unary::IsFinite, size.clone()), -1.0, 1.0);
+    let done = b.binary(Binary::Max, b.binary(Binary::Max, converged, &floor), &broken);
+    let iterations = b.axpy(1.0, &s.active, s.iterations);
+    let active = b.binary(Binary::Mul, s.active, &b.affine(done, -1.0, 1.0));
+
+    let plain = b.axpy(1.0, &r, s.x.clone());
+    let (step, previous, history) = match how.method {
+        Method::FixedPoint => (plain, None, Vec::new()),
+        Method::Anderson(m) => {
+            let mut history = s.history;
+            if let Some((x0, r0)) = &s.previous {
+                history.push((b.binary(Binary::Sub, s.x.clone(), x0), b.binary(Binary::Sub, r.clone(), r0)));
+                if history.len() > m {
+                    history.remove(0);
+                }
+            }
+            let mixed = anderson(b, &plain, &r, &history);
+            // the plain step where the residual grew or the least squares broke down
+            let grew = b.binary(Binary::Less, s.last, &size);
+            let ok = b.binary(Binary::Sub, b.unary(Unary::IsFinite, b.reduce(Reduce::Sum, Over::Row, &mixed)), &grew);
+            let ok = b.binary(Binary::Max, ok, &constant(0.0));
+            (b.select(&ok, &mixed, &plain), Some((s.x.clone(), r)), history)
+        }
+    };
+    let x = b.select(&active, &step, &s.x);
+    State {
+        y: s.y,
+        scale: s.scale,
+        x,
+        best_x,
+        best,
+        best_norm,
+        last: size,
+        stall,
+        iterations,
+        active,
+        previous,
+        history,
+    }
+}
+
+/// plain − Σ γ_j (ΔX_j + ΔR_j), per row.
+fn anderson<B: Backend>(b: &B, plain: &B::Tensor, r: &B::Tensor, history: &[(B::Tensor, B::Tensor)]) -> B::Tensor {
+    let m = history.len();
+    if m == 0 {
+        return plain.clone();
+    }
+    let rows = b.shape(r).rows();
+    let mut gram = vec![Vec::with_capacity(m); m];
+    for i in 0..m {
+        for j in 0..m {
+            let entry = if j < i { B::Tensor::clone(&gram[j][i]) } else { b.dot_rows(&history[i].1, &history[j].1) };
+            gram[i].push(entry);
+        }
+    }
+    // a ridge relative to each diagonal keeps the solve finite where differences are parallel
+    for (i, row) in gram.iter_mut().enumerate() {
+        row[i] = b.affine(row[i].clone(), 1.0 + 100.0 * B::Elem::EPSILON, B::Elem::TINY);
+    }
+    let entries: Vec<_> = gram.iter().flatten().collect();
+    let matrix = b.reshape(&b.concat(&entries, 1), [rows, m, m].into());
+    let inverse = b.reshape(&b.lu(&matrix).1, [rows, m * m].into());
+    let target: Vec<_> = history.iter().map(|(_, dr)| b.dot_rows(dr, r)).collect();
+    let mut x = plain.clone();
+    for (i, (dx, dr)) in history.iter().enumerate() {
+        let products = (0..m).map(|j| b.binary(Binary::Mul, b.narrow(&inverse, 1, i * m + j, 1), &target[j]));
+        let gamma = products.reduce(|a, c| b.axpy(1.0, &c, a)).expect("m > 0");
+        let direction = b.axpy(1.0, dx, dr.clone());
+        x = b.axpy(-1.0, &b.binary(Binary::Mul, direction, &gamma), x);
+    }
+    x
+}
+
+/// Puts the rows back in order and reads what the iteration knew of each.
+fn collect<B: Backend>(
+    b: &B,
+    finished: &[(Vec<u32>, State<B>)],
+    shape: resflow_backend::Shape,
+    bound: f64,
+    how: &Inversion,
+) -> Result<Solution<B>, BackendError> {
+    let order: Vec<u32> = finished.iter().flat_map(|(numbers, _)| numbers.iter().copied()).collect();
+    let mut back = vec![0; order.len()];
+    for (at, &number) in order.iter().enumerate() {
+        back[number as usize] = at as u32;
+    }
+    let join = |part: fn(&State<B>) -> &B::Tensor| {
+        let parts: Vec<_> = finished.iter().map(|(_, state)| part(state)).collect();
+        b.take_rows(&b.concat(&parts, 0), &back)
+    };
+    let value = b.reshape(&join(|s| &s.best_x), shape);
+    let report =
+        b.concat(&[&join(|s| &s.best), &join(|s| &s.best_norm), &join(|s| &s.iterations), &join(|s| &s.stall)], 1);
+    let rows = b.download(&report)?;
+    let rows = rows.chunks_exact(4).map(|r| {
+        let [residual, norm, iterations, stall] = [0, 1, 2, 3].map(|i| r[i].to_f64());
+        let status = if residual <= how.accuracy {
+            Status::Converged
+        } else if !residual.is_finite() {
+            Status::NonFinite
+        } else if stall >= PATIENCE && residual <= FLOOR * B::Elem::EPSILON {
+            Status::FloatFloor
+        } else {
+            Status::NotConverged
+        };
+        RowReport { residual, error_bound: norm / (1.0 - bound), iterations: iterations as u32, status }
+    });
+    Ok(Solution { value, rows: rows.collect(), stretch: 1.0 / (1.0 - bound), certified: false })
+}

@@ -1,0 +1,5 @@
+//! Lipschitz constraints: singular values by power iteration and the normalisation they drive.
+
+mod power;
+
+pub use power::{Coefficient, Refresh, SingularPair};

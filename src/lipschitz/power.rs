@@ -1,0 +1,135 @@
+//! Power iteration with state: v ← Wᵀu/‖Wᵀu‖, u ← Wv/‖Wv‖, σ = uᵀWv.
+//!
+//! Invariant: σ is a *lower* bound on the spectral norm; it approaches it as the iteration converges, so a bound that
+//! rests on it is an estimate and is marked as one. The stop is on the relative change of σ, never below 16 ε of the
+//! precision. In training a fixed number of iterations runs per step from the stored vectors. Loading, scoring and
+//! sampling do not iterate.
+
+use resflow_backend::{Backend, Binary, Element as _, Key, Noise};
+
+use crate::error::ConfigError;
+
+/// The bound κ ∈ (0, 1) on the norm of one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Coefficient(f64);
+
+impl Coefficient {
+    /// # Errors
+    /// Outside (0, 1): a layer with κ ≥ 1 does not make the block invertible.
+    pub fn new(kappa: f64) -> Result<Self, ConfigError> {
+        if kappa > 0.0 && kappa < 1.0 {
+            Ok(Self(kappa))
+        } else {
+            Err(ConfigError::OutOfRange { name: "coefficient", value: kappa, expected: "a number above 0 and below 1" })
+        }
+    }
+
+    /// κ.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+
+    /// 1/max(1, σ/κ) = κ/max(κ, σ), `[1]`.
+    pub fn factor<B: Backend>(self, backend: &B, sigma: &B::Tensor) -> B::Tensor {
+        let kappa = backend.full(self.0, [1].into());
+        let larger = backend.binary(Binary::Max, sigma.clone(), &kappa);
+        backend.binary(Binary::Div, kappa, &larger)
+    }
+
+    /// The weight of uvᵀ in the gradient: −κ/σ² · ⟨W̄_eff, W⟩ where σ > κ, else 0.
+    pub fn pull_back_weight<B: Backend>(self, backend: &B, sigma: &B::Tensor, inner: &B::Tensor) -> B::Tensor {
+        let kappa = backend.full(self.0, [1].into());
+        let active = backend.binary(Binary::Less, kappa, sigma);
+        let square = backend.binary(Binary::Mul, sigma.clone(), sigma);
+        let shrink = backend.affine(backend.binary(Binary::Div, inner.clone(), &square), -self.0, 0.0);
+        backend.select(&active, &shrink, &backend.full(0.0, [1].into()))
+    }
+}
+
+/// How a power iteration is renewed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Refresh {
+    /// A fixed number of iterations, without waiting for the device.
+    Iterations(usize),
+    /// Until σ changes by less than a relative tolerance per iteration, or the limit is reached.
+    Converge {
+        /// The relative change at which to stop.
+        tolerance: f64,
+        /// The largest number of iterations.
+        limit: usize,
+    },
+}
+
+impl Refresh {
+    /// Convergence to what the precision allows.
+    pub fn converge<B: Backend>() -> Self {
+        Self::Converge { tolerance: 16.0 * B::Elem::EPSILON, limit: 1000 }
+    }
+}
+
+/// Unit vectors u, v that approach the leading singular vectors of a matrix.
+#[derive(Debug, Clone)]
+pub struct SingularPair<B: Backend> {
+    /// The left vector, as many entries as outputs.
+    pub u: B::Tensor,
+    /// The right vector, as many entries as inputs.
+    pub v: B::Tensor,
+    extents: (usize, usize),
+}
+
+impl<B: Backend> SingularPair<B> {
+    /// From stored vectors.
+    pub fn new(backend: &B, u: B::Tensor, v: B::Tensor) -> Self {
+        let extents = (backend.shape(&u).elements(), backend.shape(&v).elements());
+        Self { u, v, extents }
+    }
+
+    /// Random directions.
+    pub fn random(backend: &B, outputs: usize, inputs: usize, key: Key) -> Self {
+        let unit = |tag: u64, n: usize| {
+            let x = backend.noise(key.split(tag), Noise::Normal, 0, [n].into());
+            let norm = backend.unary(resflow_backend::Unary::Sqrt, backend.dot(&x, &x));
+            backend.binary(Binary::Div, x, &norm)
+        };
+        Self { u: unit(0, outputs), v: unit(1, inputs), extents: (outputs, inputs) }
+    }
+
+    /// (outputs, inputs).
+    pub fn extents(&self) -> (usize, usize) {
+        self.extents
+    }
+
+    /// σ = uᵀWv, `[1]`, without iterating.
+    pub fn sigma(&self, backend: &B, weight: &B::Tensor) -> B::Tensor {
+        let [_, _, sigma] = backend.power_iteration(weight, self.u.clone(), self.v.clone(), 0);
+        sigma
+    }
+
+    /// The pair after more iterations on this weight.
+    pub fn refreshed(&self, backend: &B, weight: &B::Tensor, how: Refresh) -> Self {
+        let step = |u: B::Tensor, v: B::Tensor, count| backend.power_iteration(weight, u, v, count);
+        match how {
+            Refresh::Iterations(count) => {
+                let [u, v, _] = step(self.u.clone(), self.v.clone(), count);
+                Self { u, v, extents: self.extents }
+            }
+            Refresh::Converge { tolerance, limit } => {
+                let tolerance = tolerance.max(16.0 * B::Elem::EPSILON);
+                let (mut u, mut v, mut last) = (self.u.clone(), self.v.clone(), f64::NAN);
+                // several iterations between two looks, since a look waits for the device
+                const STRIDE: usize = 4;
+                for _ in 0..limit.div_ceil(STRIDE) {
+                    let [next_u, next_v, sigma] = step(u, v, STRIDE);
+                    (u, v) = (next_u, next_v);
+                    let Ok(sigma) = backend.download(&sigma) else { break };
+                    let sigma = sigma[0].to_f64();
+                    if (sigma - last).abs() <= tolerance * STRIDE as f64 * sigma.abs() {
+                        break;
+                    }
+                    last = sigma;
+                }
+                Self { u, v, extents: self.extents }
+            }
+        }
+    }
+}

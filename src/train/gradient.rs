@@ -1,0 +1,154 @@
+//! The gradient of a weighted negative log likelihood, −Σ wᵢ log p(xᵢ), over a batch.
+//!
+//! The batch is cut into shards; each goes forward through all links and back before its lane takes the next. Gradients
+//! gather in one accumulator a lane, lanes are added in order, and each link's sum is pulled back through its
+//! normalisation once. The result is a function of the batch, the configuration and the key: the number of threads does
+//! not enter.
+
+use resflow_backend::{Backend, Binary, Key, ShardPlan};
+
+use crate::bijection::{Draw, Memory, PreparedBijection};
+use crate::estimator::Estimator;
+use crate::layer::Slot;
+
+/// How many accumulators a gradient of this many numbers gets: eight, fewer where they would fill the memory.
+fn lanes(parameters: u64) -> usize {
+    match parameters {
+        0..=2_000_000 => 8,
+        2_000_001..=8_000_000 => 4,
+        8_000_001..=16_000_000 => 2,
+        _ => 1,
+    }
+}
+
+/// What a gradient is taken of, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Objective<'a, B: Backend> {
+    /// The batch in standardised units, `[n, …]`.
+    pub x: &'a B::Tensor,
+    /// wᵢ, `[n, 1]`; 1/n each makes the mean.
+    pub weights: &'a B::Tensor,
+    /// The estimator of the log dets.
+    pub estimator: &'a Estimator,
+    /// The key of this step.
+    pub key: Key,
+    /// What the forward pass keeps.
+    pub memory: Memory,
+    /// Activations that a row keeps alive, in bytes.
+    pub row_bytes: usize,
+    /// The number of trained numbers.
+    pub parameters: u64,
+    /// Whether the gradient in x is wanted.
+    pub input_gradient: bool,
+}
+
+/// A gradient and the value that it belongs to.
+#[derive(Debug, Clone)]
+pub struct Gradient<B: Backend> {
+    /// The gradients of all trained tensors one after the other in the order of a visit, `[P]`.
+    pub flat: B::Tensor,
+    /// Σ wᵢ (½‖zᵢ‖² − log det): the objective without the base density's constant ½ d ln 2π Σ wᵢ. The log dets in it are
+    /// values, not surrogates.
+    pub loss: B::Tensor,
+    /// The gradient in x, if asked for.
+    pub input: Option<B::Tensor>,
+    /// Vector-Jacobian products of the series, summed over links, of the longest shard.
+    pub terms: usize,
+}
+
+struct Lane<B: Backend> {
+    slots: Vec<Vec<Slot<B>>>,
+    loss: Option<B::Tensor>,
+    inputs: Vec<B::Tensor>,
+    terms: usize,
+}
+
+/// The gradient of −Σ wᵢ log p(xᵢ).
+pub fn gradient<B: Backend>(
+    backend: &B,
+    links: &[Box<dyn PreparedBijection<B>>],
+    objective: &Objective<'_, B>,
+) -> Gradient<B> {
+    let rows = backend.shape(objective.x).rows();
+    let plan = ShardPlan::new(rows, backend.shard_rows(objective.row_bytes), lanes(objective.parameters));
+    let mut lanes = backend.run(plan.lanes(), |l| {
+        let empty = |link: &Box<dyn PreparedBijection<B>>| std::iter::repeat_with(|| None).take(link.slots()).collect();
+        let mut lane = Lane { slots: links.iter().map(empty).collect(), loss: None, inputs: Vec::new(), terms: 0 };
+        for shard in plan.lane(l) {
+            run_shard(backend, links, objective, shard.start, shard.len(), &mut lane);
+        }
+        lane
+    });
+    let loss = lanes.iter_mut().filter_map(|l| l.loss.take()).reduce(|a, b| backend.axpy(1.0, &b, a));
+    // shard i is entry i div L of lane i mod L
+    let input = objective.input_gradient.then(|| {
+        let count = plan.lanes();
+        let parts: Vec<_> = (0..plan.shards()).map(|i| &lanes[i % count].inputs[i / count]).collect();
+        backend.concat(&parts, 0)
+    });
+    let per_link = backend.run(links.len(), |i| {
+        let mut sums: Vec<Slot<B>> = vec![None; links[i].slots()];
+        for lane in &lanes {
+            for (sum, slot) in sums.iter_mut().zip(&lane.slots[i]) {
+                if let Some(gradient) = slot {
+                    crate::layer::accumulate(backend, sum, gradient);
+                }
+            }
+        }
+        links[i].pull_back(backend, &mut sums);
+        flatten(backend, sums.iter().flatten())
+    });
+    Gradient {
+        flat: flatten(backend, per_link.iter().flatten()).unwrap_or_else(|| backend.full(0.0, [0].into())),
+        loss: loss.unwrap_or_else(|| backend.full(0.0, [1].into())),
+        input,
+        terms: lanes.iter().map(|l| l.terms).max().unwrap_or(0),
+    }
+}
+
+/// Tensors one after the other, `[total]`; `None` of nothing.
+pub(crate) fn flatten<'a, B: Backend>(backend: &B, tensors: impl Iterator<Item = &'a B::Tensor>) -> Option<B::Tensor> {
+    let flat: Vec<_> = tensors.map(|t| backend.reshape(t, [backend.shape(t).elements()].into())).collect();
+    (!flat.is_empty()).then(|| backend.concat(&flat.iter().collect::<Vec<_>>(), 0))
+}
+
+/// A shard forward through all links and back.
+fn run_shard<B: Backend>(
+    backend: &B,
+    links: &[Box<dyn PreparedBijection<B>>],
+    objective: &Objective<'_, B>,
+    start: usize,
+    rows: usize,
+    lane: &mut Lane<B>,
+) {
+    let weights = backend.narrow(objective.weights, 0, start, rows);
+    let mut z = backend.narrow(objective.x, 0, start, rows);
+    let mut log_det = backend.full(0.0, [rows, 1].into());
+    let mut tapes = Vec::with_capacity(links.len());
+    let mut terms = 0;
+    for (l, link) in links.iter().enumerate() {
+        let draw = Draw { estimator: objective.estimator, key: objective.key.split(l as u64), first_row: start as u64 };
+        let forward = link.train_forward(backend, &z, draw, objective.memory);
+        z = forward.y;
+        log_det = backend.axpy(1.0, &forward.log_det, log_det);
+        terms += forward.terms;
+        tapes.push(forward.tape);
+    }
+    let flat = backend.reshape(&z, [rows, backend.shape(&z).row_elements()].into());
+    let nll = backend.axpy(-1.0, &log_det, backend.affine(backend.dot_rows(&flat, &flat), 0.5, 0.0));
+    let loss = backend.dot(&weights, &nll);
+    lane.loss = Some(match lane.loss.take() {
+        None => loss,
+        Some(sum) => backend.axpy(1.0, &loss, sum),
+    });
+    lane.terms = lane.terms.max(terms);
+
+    let mut g = backend.reshape(&backend.binary(Binary::Mul, flat, &weights), backend.shape(&z));
+    let g_log_det = backend.affine(weights, -1.0, 0.0);
+    for ((link, tape), slots) in links.iter().zip(tapes).zip(&mut lane.slots).rev() {
+        g = link.train_backward(backend, tape, g, &g_log_det, slots);
+    }
+    if objective.input_gradient {
+        lane.inputs.push(g);
+    }
+}

@@ -1,0 +1,5 @@
+//! Bijections besides the residual block.
+
+mod actnorm;
+
+pub use actnorm::ActNorm;
