@@ -7,6 +7,7 @@ use resflow_backend::{Backend, Element as _, Key, Noise};
 
 use crate::bijection::{Bijection, Draw, LogDet, Memory, PreparedBijection};
 use crate::block::ResidualBlock;
+use crate::checkpoint::Provenance;
 use crate::config::FlowConfig;
 use crate::data::{Standardiser, Table};
 use crate::error::{ConfigError, Error};
@@ -28,6 +29,7 @@ pub struct Flow<B: Backend> {
     config: FlowConfig,
     standardiser: Standardiser,
     links: Vec<Box<dyn Bijection<B>>>,
+    provenance: Provenance,
 }
 
 impl<B: Backend> Clone for Flow<B> {
@@ -37,6 +39,7 @@ impl<B: Backend> Clone for Flow<B> {
             config: self.config.clone(),
             standardiser: self.standardiser.clone(),
             links: self.links.iter().map(|l| l.boxed_clone()).collect(),
+            provenance: self.provenance.clone(),
         }
     }
 }
@@ -112,7 +115,7 @@ impl<B: Backend> Flow<B> {
         config.check()?;
         links.iter().try_for_each(|link| link.check(&[config.dimension]))?;
         let standardiser = Standardiser::identity(config.dimension);
-        Ok(Self { backend, config, standardiser, links })
+        Ok(Self { backend, config, standardiser, links, provenance: Provenance::default() })
     }
 
     /// Multiplies the weights of each block's last layer.
@@ -167,6 +170,16 @@ impl<B: Backend> Flow<B> {
 
     pub(crate) fn links_mut(&mut self) -> &mut [Box<dyn Bijection<B>>] {
         &mut self.links
+    }
+
+    /// Where the model comes from.
+    pub fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    /// Says where the model comes from.
+    pub fn set_provenance(&mut self, provenance: Provenance) {
+        self.provenance = provenance;
     }
 
     /// The standardising map.

@@ -3,6 +3,7 @@
 
 pub mod bijection;
 pub mod block;
+pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod error;
@@ -15,6 +16,8 @@ pub mod log_prob;
 pub mod train;
 pub mod transform;
 
+pub use error::Error;
+pub use flow::Flow;
 pub use resflow_backend as backend;
 #[cfg(feature = "cpu")]
 pub use resflow_ndarray::NdArray;

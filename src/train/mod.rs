@@ -1,8 +1,61 @@
 //! Training: gradients, optimiser, schedules, averaging, validation and resumable state.
 //!
-//! [`gradient`] is the mathematics, [`Trainer`] one run: it draws batches, steps, validates, keeps the best averaged
-//! weights and can be stopped and resumed at any step, bit for bit on the CPU.
+//! [`gradient`] is the mathematics; a [`Trainer`] is one run: it draws batches, steps, validates the averaged weights,
+//! keeps the best and can be stopped and resumed at any step, bit for bit on the CPU.
+//!
+//! ```
+//! use resflow::backend::Key;
+//! use resflow::config::FlowConfig;
+//! use resflow::data::ToyDensity;
+//! use resflow::train::{Budget, Source, TrainConfig, Trainer};
+//! use resflow::{Flow, NdArray};
+//!
+//! let config = FlowConfig { blocks: 2, hidden: vec![16], ..FlowConfig::new(2) };
+//! let flow = Flow::new(NdArray::<f32>::new(), &config, Key::new(0))?;
+//! let source = Source::Density(ToyDensity::Moons);
+//! let mut trainer = Trainer::new(flow, source, &TrainConfig::default(), Budget::Steps(20), Key::new(1))?;
+//! trainer.run(|report, _| assert!(report.train_nll.is_finite()))?;
+//! let model = trainer.model();
+//! # assert!(model.log_prob(trainer.validation_rows(), Key::new(2))?.mean().is_finite());
+//! # Ok::<(), resflow::Error>(())
+//! ```
 
+mod config;
 mod gradient;
+mod source;
+mod state;
+mod trainer;
 
+use std::time::Duration;
+
+pub use config::TrainConfig;
 pub use gradient::{Gradient, Objective, gradient};
+use serde::{Deserialize, Serialize};
+pub use source::Source;
+pub use trainer::{StepReport, Trainer, Validation};
+
+use crate::error::ConfigError;
+
+/// What a run may take.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Budget {
+    /// A number of steps: the run is a function of configuration and key.
+    Steps(u64),
+    /// A time: the schedule is laid over it.
+    Time(Duration),
+}
+
+impl Budget {
+    /// # Errors
+    /// A budget of nothing.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        match *self {
+            Self::Steps(0) => Err(ConfigError::OutOfRange { name: "steps", value: 0.0, expected: "at least 1" }),
+            Self::Time(limit) if limit.is_zero() => {
+                Err(ConfigError::OutOfRange { name: "time limit", value: 0.0, expected: "more than 0 seconds" })
+            }
+            _ => Ok(()),
+        }
+    }
+}

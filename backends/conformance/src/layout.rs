@@ -33,15 +33,28 @@ pub fn reshape<B: Backend>(backend: &B) {
     });
 }
 
-/// `permute` with every order of axes that comes up.
+/// `permute` with orders drawn for all ranks, and all orders of four axes.
 pub fn permute<B: Backend>(backend: &B) {
+    let case = |draw: &mut Draw, x: &Array, axes: &[usize]| {
+        let got = backend.permute(&draw.tensor(backend, x), axes);
+        assert_equal("permute", &download(backend, &got), &x.permute(axes));
+    };
     check("permute", (shape(), seed()), |(shape, seed)| {
         let mut draw = Draw::new(seed);
         let x = draw.array::<B::Elem>(shape);
         let axes = draw.order(shape.rank());
-        let got = backend.permute(&draw.tensor(backend, &x), &axes);
-        assert_equal("permute", &download(backend, &got), &x.permute(&axes));
+        case(&mut draw, &x, &axes);
     });
+    let mut draw = Draw::new(6);
+    // equal extents as well: there no shape tells an order from its inverse
+    for x in [draw.array::<B::Elem>([2, 3, 4, 5]), draw.array::<B::Elem>([3, 3, 3, 3])] {
+        for code in 0..256 {
+            let axes = [code / 64, code / 16 % 4, code / 4 % 4, code % 4];
+            if (0..4).all(|axis| axes.contains(&axis)) {
+                case(&mut draw, &x, &axes);
+            }
+        }
+    }
 }
 
 /// `concat` along any axis, of parts that may be empty.

@@ -1,0 +1,370 @@
+//! Model files: safetensors with the configuration inside.
+//!
+//! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag) under its visiting name,
+//! the standardisation as `standardise.mean` and `standardise.deviation` (f64), and one metadata entry `resflow` with the
+//! configuration as JSON. Nothing in it is executed. Loading checks every name and shape, and every number to be finite,
+//! before anything is used; memory stays within a small multiple of the file. Writing is atomic: a temporary file beside
+//! the target, flushed to the disk and renamed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
+use std::path::Path;
+
+use resflow_backend::{Backend, Element};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::config::FlowConfig;
+use crate::data::Standardiser;
+use crate::error::{CheckpointError, Error};
+use crate::flow::Flow;
+
+/// The metadata entry that makes a safetensors file one of ours.
+const ENTRY: &str = "resflow";
+/// The format of this version.
+const FORMAT: u32 = 1;
+
+/// Where a model comes from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Provenance {
+    /// The data it was fitted to.
+    pub data: String,
+    /// The names of the data's columns.
+    pub columns: Option<Vec<String>>,
+    /// Steps of training behind the weights.
+    pub steps: u64,
+    /// The seed of the run.
+    pub seed: u64,
+    /// Negative log likelihood on the validation data, nats per row.
+    pub validation_nll: Option<f64>,
+}
+
+/// Stored numbers, in the precision that they were made in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Double precision.
+    F64(Vec<f64>),
+}
+
+impl Values {
+    /// From elements of either precision.
+    pub fn of<E: Element>(x: &[E]) -> Self {
+        if E::NAME == f32::NAME {
+            Self::F32(x.iter().map(|x| x.to_f64() as f32).collect())
+        } else {
+            Self::F64(x.iter().map(|x| x.to_f64()).collect())
+        }
+    }
+
+    /// As elements of another precision, rounded if need be.
+    pub fn to<E: Element>(&self) -> Vec<E> {
+        match self {
+            Self::F32(x) => x.iter().map(|&x| E::from_f64(f64::from(x))).collect(),
+            Self::F64(x) => x.iter().map(|&x| E::from_f64(x)).collect(),
+        }
+    }
+
+    fn all_finite(&self) -> bool {
+        match self {
+            Self::F32(x) => x.iter().all(|x| x.is_finite()),
+            Self::F64(x) => x.iter().all(|x| x.is_finite()),
+        }
+    }
+}
+
+/// Named tensors and a JSON document: the contents of a file.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// Shape and numbers by name.
+    pub tensors: BTreeMap<String, (Vec<usize>, Values)>,
+    /// What the metadata entry says.
+    pub document: serde_json::Value,
+}
+
+impl Archive {
+    /// Reads the bytes of a file.
+    ///
+    /// # Errors
+    /// Anything that is not a safetensors file of f32 and f64 tensors with our metadata.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let format = |e: &dyn std::fmt::Display| CheckpointError::Format(e.to_string());
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| format(&e))?;
+        let document = metadata.metadata().as_ref().and_then(|m| m.get(ENTRY)).ok_or_else(|| {
+            CheckpointError::Format("a safetensors file, but without the metadata entry `resflow`".into())
+        })?;
+        let document = serde_json::from_str(document).map_err(|e| format(&format_args!("metadata: {e}")))?;
+        let file = SafeTensors::deserialize(bytes).map_err(|e| format(&e))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            let data = view.data();
+            let values = match view.dtype() {
+                Dtype::F32 => {
+                    Values::F32(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+                }
+                Dtype::F64 => Values::F64(
+                    data.chunks_exact(8)
+                        .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+                        .collect(),
+                ),
+                other => {
+                    let problem = format!("is of type {other:?}, expected F32 or F64");
+                    return Err(CheckpointError::Tensor { name: name.to_owned(), problem });
+                }
+            };
+            tensors.insert(name.to_owned(), (view.shape().to_vec(), values));
+        }
+        Ok(Self { tensors, document })
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not such a file.
+    pub fn read(path: &Path) -> Result<Self, CheckpointError> {
+        Self::from_bytes(&std::fs::read(path).map_err(|source| io(path, source))?)
+    }
+
+    /// The bytes of a file; a function of the contents alone.
+    ///
+    /// # Errors
+    /// If safetensors refuses.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
+        let bytes: Vec<(&String, Dtype, &Vec<usize>, Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, (shape, values))| match values {
+                Values::F32(x) => (name, Dtype::F32, shape, x.iter().flat_map(|x| x.to_le_bytes()).collect()),
+                Values::F64(x) => (name, Dtype::F64, shape, x.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            })
+            .collect();
+        let mut views = Vec::with_capacity(bytes.len());
+        for (name, dtype, shape, data) in &bytes {
+            let view =
+                TensorView::new(*dtype, (*shape).clone(), data).map_err(|e| CheckpointError::Format(e.to_string()))?;
+            views.push((name.as_str(), view));
+        }
+        let metadata = HashMap::from([(ENTRY.to_owned(), self.document.to_string())]);
+        safetensors::serialize(views, Some(metadata)).map_err(|e| CheckpointError::Format(e.to_string()))
+    }
+
+    /// Writes a file atomically: whoever reads it finds the old contents or the new, whatever happens meanwhile.
+    ///
+    /// # Errors
+    /// If the file system refuses; the old file is untouched then.
+    pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
+        write_atomically(path, &self.to_bytes()?)
+    }
+
+    /// The numbers of a tensor of this shape.
+    ///
+    /// # Errors
+    /// If it is missing, of another shape, or not finite.
+    pub fn get<E: Element>(&self, name: &str, shape: &[usize]) -> Result<Vec<E>, CheckpointError> {
+        let error = |problem: String| CheckpointError::Tensor { name: name.to_owned(), problem };
+        let (found, values) = self.tensors.get(name).ok_or_else(|| error("is missing".into()))?;
+        if found != shape {
+            return Err(error(format!("has shape {found:?}, expected {shape:?}")));
+        }
+        let out = values.to::<E>();
+        if !values.all_finite() || !out.iter().all(|x| x.is_finite()) {
+            return Err(error("holds infinite or NaN numbers".into()));
+        }
+        Ok(out)
+    }
+}
+
+fn io(path: &Path, source: std::io::Error) -> CheckpointError {
+    CheckpointError::Io { path: path.display().to_string(), source }
+}
+
+/// Writes a file through a temporary one beside it.
+///
+/// # Errors
+/// If the file system refuses; the old file is untouched then.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let attempt = || {
+        let mut file = tempfile::Builder::new().prefix(".resflow-").suffix(".tmp").tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|e| e.error)?;
+        // the rename itself must reach the disk; not every platform can open a folder
+        if let Ok(folder) = std::fs::File::open(folder) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    };
+    attempt().map_err(|source| io(path, source))
+}
+
+/// The document of a model file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelDocument {
+    format: u32,
+    precision: String,
+    config: FlowConfig,
+    /// The estimators that `auto` chose, for the reader of the file.
+    chosen: BTreeMap<String, String>,
+    provenance: Provenance,
+}
+
+impl ModelDocument {
+    pub(crate) fn of<B: Backend>(flow: &Flow<B>) -> Self {
+        let chosen = [("training", true), ("evaluation", false)];
+        Self {
+            format: FORMAT,
+            precision: B::Elem::NAME.to_owned(),
+            config: flow.config().clone(),
+            chosen: chosen.map(|(name, training)| (name.to_owned(), flow.resolved(training).to_string())).into(),
+            provenance: flow.provenance().clone(),
+        }
+    }
+
+    /// Checks the document before anything is allocated by it.
+    fn check(&self, stored: u64) -> Result<(), CheckpointError> {
+        if self.format != FORMAT {
+            return Err(CheckpointError::Format(format!("format {}, this version reads {FORMAT}", self.format)));
+        }
+        self.config.check()?;
+        if self.config.parameters() > stored {
+            let problem = format!("{} parameters configured, {stored} numbers stored", self.config.parameters());
+            return Err(CheckpointError::Format(problem));
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Flow<B> {
+    /// Adds all stored tensors under a prefix.
+    pub(crate) fn store(&self, prefix: &str, archive: &mut Archive) -> Result<(), Error> {
+        let mut failed = None;
+        self.visit(&mut |name, tensor, _| match self.backend().download(tensor) {
+            Ok(values) => {
+                let shape = self.backend().shape(tensor).to_vec();
+                archive.tensors.insert(format!("{prefix}{name}"), (shape, Values::of(&values)));
+            }
+            Err(e) => failed = Some(e),
+        });
+        let s = self.standardiser();
+        for (name, values) in [("mean", s.mean()), ("deviation", s.deviation())] {
+            let entry = (vec![values.len()], Values::F64(values.to_vec()));
+            archive.tensors.insert(format!("{prefix}standardise.{name}"), entry);
+        }
+        failed.map_or(Ok(()), |e| Err(e.into()))
+    }
+
+    /// A flow from the tensors under a prefix; every tensor of the prefix must be used.
+    pub(crate) fn restore(
+        backend: B,
+        document: &ModelDocument,
+        prefix: &str,
+        archive: &Archive,
+    ) -> Result<Self, Error> {
+        let own = archive.tensors.iter().filter(|(name, _)| name.starts_with(prefix));
+        document.check(own.clone().map(|(_, (shape, _))| shape.iter().product::<usize>() as u64).sum())?;
+        let mut flow = Self::zeros(backend.clone(), &document.config)?;
+        let mut failed = None;
+        let mut used = 2;
+        flow.visit_mut(&mut |name, tensor, _| {
+            let shape = backend.shape(tensor);
+            used += 1;
+            match archive.get::<B::Elem>(&format!("{prefix}{name}"), &shape) {
+                Ok(values) => *tensor = backend.upload(&values, shape),
+                Err(e) => failed = failed.take().or(Some(e)),
+            }
+        });
+        if let Some(e) = failed {
+            return Err(e.into());
+        }
+        let d = [document.config.dimension];
+        let mean = archive.get::<f64>(&format!("{prefix}standardise.mean"), &d)?;
+        let deviation = archive.get::<f64>(&format!("{prefix}standardise.deviation"), &d)?;
+        flow.set_standardiser(Standardiser::new(mean, deviation)?)?;
+        if own.clone().count() != used {
+            let known = |name: &str| {
+                let mut found = name.starts_with(&format!("{prefix}standardise."));
+                flow.visit(&mut |n, _, _| found |= name == format!("{prefix}{n}"));
+                found
+            };
+            let extra = own.map(|(name, _)| name.clone()).find(|name| !known(name)).unwrap_or_default();
+            return Err(CheckpointError::Tensor {
+                name: extra,
+                problem: "does not belong to this architecture".into(),
+            }
+            .into());
+        }
+        flow.set_provenance(document.provenance.clone());
+        Ok(flow)
+    }
+
+    /// The contents of the flow's model file.
+    ///
+    /// # Errors
+    /// Faults of the device.
+    pub fn to_archive(&self) -> Result<Archive, Error> {
+        let document = serde_json::json!({ "model": document_value(&ModelDocument::of(self))? });
+        let mut archive = Archive { tensors: BTreeMap::new(), document };
+        self.store("", &mut archive)?;
+        Ok(archive)
+    }
+
+    /// The flow of a model file's contents.
+    ///
+    /// # Errors
+    /// Anything that does not belong together.
+    pub fn from_archive(backend: B, archive: &Archive) -> Result<Self, Error> {
+        Self::restore(backend, &model_document(archive)?, "", archive)
+    }
+
+    /// Writes the model, atomically.
+    ///
+    /// # Errors
+    /// Faults of the device or the file system.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        Ok(self.to_archive()?.write(path.as_ref())?)
+    }
+
+    /// Reads a model.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not a model.
+    pub fn load(backend: B, path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::from_archive(backend, &Archive::read(path.as_ref())?)
+    }
+}
+
+pub(crate) fn document_value<T: Serialize>(document: &T) -> Result<serde_json::Value, CheckpointError> {
+    serde_json::to_value(document).map_err(|e| CheckpointError::Format(e.to_string()))
+}
+
+/// The part of the metadata under a key.
+pub(crate) fn section<T: serde::de::DeserializeOwned>(archive: &Archive, key: &str) -> Result<T, CheckpointError> {
+    let missing =
+        || CheckpointError::Format(format!("the metadata has no section `{key}`: another kind of resflow file?"));
+    let value = archive.document.get(key).ok_or_else(missing)?;
+    T::deserialize(value).map_err(|e| CheckpointError::Format(format!("the metadata's section `{key}`: {e}")))
+}
+
+pub(crate) fn model_document(archive: &Archive) -> Result<ModelDocument, CheckpointError> {
+    section(archive, "model")
+}
+
+/// The configuration inside a model file.
+///
+/// # Errors
+/// If there is none.
+pub fn model_config(archive: &Archive) -> Result<FlowConfig, CheckpointError> {
+    Ok(model_document(archive)?.config)
+}
+
+/// The precision that a model was made in, `"f32"` or `"f64"`.
+///
+/// # Errors
+/// If there is none.
+pub fn model_precision(archive: &Archive) -> Result<String, CheckpointError> {
+    Ok(model_document(archive)?.precision)
+}

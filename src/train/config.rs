@@ -1,0 +1,126 @@
+//! The settings of a training run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bijection::Memory;
+use crate::error::ConfigError;
+
+/// How a run is optimised, validated and ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Rows of a batch.
+    pub batch: usize,
+    /// The number of steps, unless the run is given a time limit instead.
+    pub steps: u64,
+    /// The learning rate after the warm-up.
+    pub learning_rate: f64,
+    /// Steps over which the learning rate rises linearly from 0.
+    pub warmup: u64,
+    /// The learning rate at the end, as a fraction of the highest; the way there is half a cosine.
+    pub final_fraction: f64,
+    /// Adam's β₁ and β₂.
+    pub betas: [f64; 2],
+    /// Adam's ε.
+    pub epsilon: f64,
+    /// AdamW's decoupled weight decay, of the weights only; 0 is Adam.
+    pub weight_decay: f64,
+    /// The largest norm of the gradient; longer ones are scaled down. 0 leaves them alone.
+    pub clip: f64,
+    /// The decay of the weight average, in \[0, 1); 0 keeps the last weights.
+    pub average: f64,
+    /// Power iterations of each weight after a step.
+    pub power_iterations: usize,
+    /// What the forward pass keeps.
+    pub memory: Memory,
+    /// Rows of fresh validation data, for built-in densities.
+    pub validation_rows: usize,
+    /// The fraction of the rows set aside for validation, for files.
+    pub validation_fraction: f64,
+    /// Steps between validations; 0 chooses forty validations in a run of given steps.
+    pub validate_every: u64,
+    /// Validations without improvement after which the run ends; 0 never.
+    pub patience: u32,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            batch: 500,
+            steps: 2000,
+            learning_rate: 2e-3,
+            warmup: 100,
+            final_fraction: 0.01,
+            betas: [0.9, 0.99],
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            clip: 10.0,
+            average: 0.995,
+            power_iterations: 5,
+            memory: Memory::Keep,
+            validation_rows: 5000,
+            validation_fraction: 0.1,
+            validate_every: 0,
+            patience: 0,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// # Errors
+    /// The first setting that is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |name, value: f64, expected| Err(ConfigError::OutOfRange { name, value, expected });
+        let fraction = |x: f64| (0.0..1.0).contains(&x);
+        let non_negative = |x: f64| x.is_finite() && x >= 0.0;
+        if !(2..=1 << 24).contains(&self.batch) {
+            return wrong("batch", self.batch as f64, "2 to 16777216 rows");
+        }
+        if self.steps == 0 {
+            return wrong("steps", 0.0, "at least 1");
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return wrong("learning_rate", self.learning_rate, "a number above 0");
+        }
+        if !(0.0..=1.0).contains(&self.final_fraction) {
+            return wrong("final_fraction", self.final_fraction, "0 to 1");
+        }
+        if let Some(&beta) = self.betas.iter().find(|b| !fraction(**b)) {
+            return wrong("betas", beta, "numbers from 0 to below 1");
+        }
+        if !(self.epsilon > 0.0 && self.epsilon.is_finite()) {
+            return wrong("epsilon", self.epsilon, "a number above 0");
+        }
+        if !non_negative(self.weight_decay) {
+            return wrong("weight_decay", self.weight_decay, "0 or above");
+        }
+        if !non_negative(self.clip) {
+            return wrong("clip", self.clip, "0 (off) or above");
+        }
+        if !fraction(self.average) {
+            return wrong("average", self.average, "0 to below 1");
+        }
+        if !(1..=10_000).contains(&self.power_iterations) {
+            return wrong("power_iterations", self.power_iterations as f64, "1 to 10000");
+        }
+        if !(2..=1 << 24).contains(&self.validation_rows) {
+            return wrong("validation_rows", self.validation_rows as f64, "2 to 16777216");
+        }
+        if !(self.validation_fraction > 0.0 && fraction(self.validation_fraction)) {
+            return wrong("validation_fraction", self.validation_fraction, "above 0 and below 1");
+        }
+        Ok(())
+    }
+
+    /// The learning rate of step `step` (from 1) at a progress from 0 to 1: linear warm-up, then half a cosine.
+    pub fn rate(&self, step: u64, progress: f64) -> f64 {
+        let warm = if step < self.warmup { step as f64 / self.warmup as f64 } else { 1.0 };
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.clamp(0.0, 1.0)).cos());
+        self.learning_rate * warm * (self.final_fraction + (1.0 - self.final_fraction) * cosine)
+    }
+
+    /// Steps between validations.
+    pub fn validation_interval(&self) -> u64 {
+        if self.validate_every > 0 { self.validate_every } else { (self.steps / 40).max(10) }
+    }
+}

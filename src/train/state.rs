@@ -1,0 +1,147 @@
+//! The resumable state of a run, as a safetensors file.
+//!
+//! It holds the flow (with u, v and ActNorm's flag), both moments of Adam, the average, the best model and the numbers of
+//! the run. A run resumed from it makes the same steps as one that was never interrupted, bit for bit on the CPU.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use resflow_backend::{Backend, Key};
+use serde::{Deserialize, Serialize};
+
+use super::trainer::Best;
+use super::{Budget, Source, TrainConfig, Trainer, Validation};
+use crate::checkpoint::{Archive, ModelDocument, Values, document_value, section};
+use crate::error::{CheckpointError, Error};
+use crate::flow::Flow;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RunDocument {
+    config: TrainConfig,
+    budget: Budget,
+    /// As text: JSON numbers of other readers lose the low bits of large ones.
+    key: String,
+    data: String,
+    step: u64,
+    elapsed: f64,
+    initialised: bool,
+    best_nll: Option<f64>,
+    best: Option<ModelDocument>,
+    validation: Option<StoredValidation>,
+    without_improvement: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredValidation {
+    step: u64,
+    nll: Option<f64>,
+    standard_error: Option<f64>,
+    improved: bool,
+}
+
+impl<B: Backend> Trainer<B> {
+    /// The state of the run.
+    ///
+    /// # Errors
+    /// Faults of the device.
+    pub fn to_archive(&self) -> Result<Archive, Error> {
+        let run = RunDocument {
+            config: self.config.clone(),
+            budget: self.budget,
+            key: self.key.seed().to_string(),
+            data: self.fingerprint.clone(),
+            step: self.step,
+            elapsed: self.elapsed.as_secs_f64(),
+            initialised: self.initialised,
+            best_nll: self.best.as_ref().map(|b| b.nll),
+            best: self.best.as_ref().map(|b| ModelDocument::of(&b.flow)),
+            validation: self.last_validation.as_ref().map(|v| StoredValidation {
+                step: v.step,
+                nll: Some(v.nll).filter(|x| x.is_finite()),
+                standard_error: Some(v.standard_error).filter(|x| x.is_finite()),
+                improved: v.improved,
+            }),
+            without_improvement: self.without_improvement,
+        };
+        let model = document_value(&ModelDocument::of(&self.flow))?;
+        let document = serde_json::json!({ "run": document_value(&run)?, "model": model });
+        let mut archive = Archive { tensors: BTreeMap::new(), document };
+        self.flow.store("flow.", &mut archive)?;
+        if let Some(best) = &self.best {
+            best.flow.store("best.", &mut archive)?;
+        }
+        let backend = self.flow.backend();
+        for (name, tensor) in
+            [("moment.first", &self.moments[0]), ("moment.second", &self.moments[1]), ("average", &self.average)]
+        {
+            let values = backend.download(tensor)?;
+            archive.tensors.insert(name.to_owned(), (vec![values.len()], Values::of(&values)));
+        }
+        Ok(archive)
+    }
+
+    /// Goes on with a run where it was saved.
+    ///
+    /// # Errors
+    /// A state that does not belong together, or other data than the run had.
+    pub fn resume(backend: B, archive: &Archive, source: Source) -> Result<Self, Error> {
+        let run: RunDocument = section(archive, "run")?;
+        let model: ModelDocument = section(archive, "model")?;
+        run.config.check()?;
+        let format = |problem: &str| Error::Checkpoint(CheckpointError::Format(problem.into()));
+        if source.fingerprint() != run.data {
+            return Err(Error::Input(format!(
+                "the run was on other data ({}), this is {}",
+                run.data,
+                source.fingerprint()
+            )));
+        }
+        let key = Key::new(run.key.parse().map_err(|_| format("the run's key is not a number"))?);
+        let elapsed =
+            Duration::try_from_secs_f64(run.elapsed).map_err(|_| format("the run's time is not a duration"))?;
+        let flow = Flow::restore(backend.clone(), &model, "flow.", archive)?;
+        let provenance = flow.provenance().clone();
+        let best = match (run.best_nll, &run.best) {
+            (Some(nll), Some(document)) => {
+                Some(Best { nll, flow: Flow::restore(backend.clone(), document, "best.", archive)? })
+            }
+            (None, None) => None,
+            _ => return Err(format("a best model without its score, or the reverse")),
+        };
+        let standardiser = flow.standardiser().clone();
+        let mut trainer = Self::new(flow, source, &run.config, run.budget, key)?;
+        trainer.flow.set_standardiser(standardiser)?;
+        trainer.flow.set_provenance(provenance);
+        let shape = backend.shape(&trainer.average);
+        let load = |name: &str| -> Result<B::Tensor, Error> {
+            Ok(backend.upload(&archive.get::<B::Elem>(name, &shape)?, shape))
+        };
+        trainer.moments = [load("moment.first")?, load("moment.second")?];
+        trainer.average = load("average")?;
+        trainer.step = run.step;
+        trainer.elapsed = elapsed;
+        trainer.initialised = run.initialised;
+        trainer.best = best;
+        trainer.without_improvement = run.without_improvement;
+        trainer.last_validation = run.validation.map(|v| Validation {
+            step: v.step,
+            nll: v.nll.unwrap_or(f64::NAN),
+            standard_error: v.standard_error.unwrap_or(f64::NAN),
+            improved: v.improved,
+        });
+        trainer.derive();
+        Ok(trainer)
+    }
+
+    /// Gives a resumed run another budget, for example more steps.
+    ///
+    /// # Errors
+    /// A budget of nothing.
+    pub fn set_budget(&mut self, budget: Budget) -> Result<(), Error> {
+        budget.check()?;
+        self.budget = budget;
+        Ok(())
+    }
+}

@@ -1,0 +1,441 @@
+//! One run of training: the optimiser's state, the weight average, the best model so far.
+//!
+//! A step computes the gradient on the batch of its number, clips it, makes an Adam step that is gated by finiteness on the
+//! device, moves the average, renews the power iteration and reads one small report back. A step that is not finite changes
+//! nothing and ends the run with [`Error::Diverged`].
+
+use std::time::Duration;
+
+use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
+
+use super::gradient::{Gradient, Objective, flatten, gradient};
+use super::source::{Batches, Source};
+use super::{Budget, TrainConfig};
+use crate::bijection::{Bijection, PreparedBijection};
+use crate::checkpoint::Provenance;
+use crate::data::Table;
+use crate::error::Error;
+use crate::flow::Flow;
+use crate::lipschitz::Refresh;
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// The number of the step, from 1.
+    pub step: u64,
+    /// The mean of −log p over the batch, nats in the data's units; the value of the log det, not the surrogate.
+    pub train_nll: f64,
+    /// The norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Vector-Jacobian products of the log dets, summed over blocks.
+    pub terms: usize,
+}
+
+/// What a validation of the averaged weights found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Validation {
+    /// The step it follows.
+    pub step: u64,
+    /// The mean of −log p over the validation rows, nats in the data's units.
+    pub nll: f64,
+    /// Its standard error.
+    pub standard_error: f64,
+    /// Whether it is the best so far; its weights are kept then.
+    pub improved: bool,
+}
+
+/// The best averaged weights.
+#[derive(Debug, Clone)]
+pub(super) struct Best<B: Backend> {
+    pub(super) nll: f64,
+    pub(super) flow: Flow<B>,
+}
+
+/// A run of training.
+#[derive(Debug)]
+pub struct Trainer<B: Backend> {
+    pub(super) flow: Flow<B>,
+    pub(super) config: TrainConfig,
+    pub(super) budget: Budget,
+    pub(super) key: Key,
+    pub(super) fingerprint: String,
+    pub(super) step: u64,
+    pub(super) elapsed: Duration,
+    pub(super) moments: [B::Tensor; 2],
+    pub(super) average: B::Tensor,
+    pub(super) best: Option<Best<B>>,
+    pub(super) last_validation: Option<Validation>,
+    pub(super) without_improvement: u32,
+    pub(super) initialised: bool,
+    parameters: B::Tensor,
+    decayed: B::Tensor,
+    prepared: Vec<Box<dyn PreparedBijection<B>>>,
+    batches: Batches,
+    validation: Table,
+}
+
+impl<B: Backend> Trainer<B> {
+    /// A run from the first step. The standardisation of the training rows becomes part of the flow.
+    ///
+    /// # Errors
+    /// Settings out of range, or data that does not fit the flow.
+    pub fn new(
+        mut flow: Flow<B>,
+        source: Source,
+        config: &TrainConfig,
+        budget: Budget,
+        key: Key,
+    ) -> Result<Self, Error> {
+        config.check()?;
+        budget.check()?;
+        if source.width() != flow.dimension() {
+            return Err(Error::Input(format!(
+                "the data has {} columns, the flow is for {}",
+                source.width(),
+                flow.dimension()
+            )));
+        }
+        let fingerprint = source.fingerprint();
+        let columns = match &source {
+            Source::Table(table) => table.columns().map(<[String]>::to_vec),
+            Source::Density(_) => None,
+        };
+        flow.set_provenance(Provenance {
+            data: fingerprint.clone(),
+            columns,
+            seed: key.seed(),
+            ..Provenance::default()
+        });
+        let (batches, validation, standardiser) =
+            Batches::new(source, config.validation_rows, config.validation_fraction, key)?;
+        flow.set_standardiser(standardiser)?;
+        let backend = flow.backend().clone();
+        let parameters = flat_parameters(&flow);
+        let zeros = || backend.full(0.0, backend.shape(&parameters));
+        let moments = [zeros(), zeros()];
+        let prepared = flow.links().iter().map(|l| l.prepare(&backend)).collect();
+        Ok(Self {
+            decayed: decay_mask(&flow),
+            average: parameters.clone(),
+            parameters,
+            prepared,
+            flow,
+            config: config.clone(),
+            budget,
+            key,
+            fingerprint,
+            step: 0,
+            elapsed: Duration::ZERO,
+            moments,
+            best: None,
+            last_validation: None,
+            without_improvement: 0,
+            initialised: false,
+            batches,
+            validation,
+        })
+    }
+
+    /// The flow as the last step left it. [`model`](Self::model) is what to use.
+    pub fn flow(&self) -> &Flow<B> {
+        &self.flow
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The steps or the time that the run may take.
+    pub fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    /// The validation rows, in the data's units.
+    pub fn validation_rows(&self) -> &Table {
+        &self.validation
+    }
+
+    /// The number of steps made.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// The time spent in steps and validations, over all resumptions.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// The latest validation.
+    pub fn last_validation(&self) -> Option<&Validation> {
+        self.last_validation.as_ref()
+    }
+
+    /// The best validation's −log p.
+    pub fn best_nll(&self) -> Option<f64> {
+        self.best.as_ref().map(|b| b.nll)
+    }
+
+    /// How far the run is, from 0 to 1.
+    pub fn progress(&self) -> f64 {
+        match self.budget {
+            Budget::Steps(steps) => self.step as f64 / steps as f64,
+            Budget::Time(limit) => (self.elapsed.as_secs_f64() / limit.as_secs_f64()).min(1.0),
+        }
+    }
+
+    /// Whether the budget is spent, or validation has not improved for as long as the settings allow.
+    pub fn finished(&self) -> bool {
+        let spent = match self.budget {
+            Budget::Steps(steps) => self.step >= steps,
+            Budget::Time(limit) => self.elapsed >= limit,
+        };
+        spent || (self.config.patience > 0 && self.without_improvement >= self.config.patience)
+    }
+
+    /// Whether the settings ask for a validation now.
+    pub fn validation_due(&self) -> bool {
+        let validated = self.last_validation.as_ref().is_some_and(|v| v.step == self.step);
+        !validated && (self.finished() || self.step.is_multiple_of(self.config.validation_interval()))
+    }
+
+    /// Steps and validates until the run is finished; the last validation is always made.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn run(&mut self, mut observe: impl FnMut(&StepReport, Option<&Validation>)) -> Result<(), Error> {
+        while !self.finished() {
+            let report = self.step()?;
+            let validation = if self.validation_due() { Some(self.validate()?) } else { None };
+            observe(&report, validation.as_ref());
+        }
+        Ok(())
+    }
+
+    /// One step.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss or the gradient is not finite: the state is that before the step. Faults of the
+    /// device.
+    pub fn step(&mut self) -> Result<StepReport, Error> {
+        let start = std::time::Instant::now();
+        let backend = self.flow.backend().clone();
+        let (rows, d) = (self.config.batch, self.flow.dimension());
+        let x = backend.upload(&self.batches.batch::<B::Elem>(self.step, rows), [rows, d].into());
+        if !self.initialised {
+            self.initialise(&x)?;
+        }
+        let step = self.step + 1;
+        let rate = self.config.rate(step, self.progress());
+        let weights = backend.full(1.0 / rows as f64, [rows, 1].into());
+        let objective = Objective {
+            x: &x,
+            weights: &weights,
+            estimator: &self.flow.config().training,
+            key: self.key.named("training").split(self.step),
+            memory: self.config.memory,
+            row_bytes: self.flow.row_bytes(),
+            parameters: backend.shape(&self.parameters).elements() as u64,
+            input_gradient: false,
+        };
+        let gradient = gradient(&backend, &self.prepared, &objective);
+        let [loss, norm] = self.apply(&gradient, step, rate)?;
+
+        self.step = step;
+        self.flow.set_provenance(Provenance { steps: step, ..self.flow.provenance().clone() });
+        self.elapsed += start.elapsed();
+        let constant = 0.5 * d as f64 * (2.0 * std::f64::consts::PI).ln() - self.flow.standardiser().log_det();
+        Ok(StepReport {
+            step,
+            train_nll: loss + constant,
+            gradient_norm: norm,
+            learning_rate: rate,
+            terms: gradient.terms,
+        })
+    }
+
+    /// Clips, steps, averages, renews; returns loss and gradient norm.
+    fn apply(&mut self, gradient: &Gradient<B>, step: u64, rate: f64) -> Result<[f64; 2], Error> {
+        let b = self.flow.backend().clone();
+        let one = b.full(1.0, [1].into());
+        let norm = b.unary(Unary::Sqrt, b.dot(&gradient.flat, &gradient.flat));
+        let gate = b.all_finite(&b.concat(&[&gradient.loss, &norm], 0));
+        let scale = if self.config.clip > 0.0 {
+            let limit = b.full(self.config.clip, [1].into());
+            b.binary(Binary::Min, b.binary(Binary::Div, limit, &norm), &one)
+        } else {
+            one.clone()
+        };
+        // a norm of zero makes no direction longer
+        let scale = b.select(&b.unary(Unary::IsFinite, scale.clone()), &scale, &one);
+        let rule = AdamStep {
+            learning_rate: rate,
+            beta1: self.config.betas[0],
+            beta2: self.config.betas[1],
+            epsilon: self.config.epsilon,
+            weight_decay: self.config.weight_decay,
+            step,
+        };
+        let moments = self.moments.clone();
+        let (parameters, moments) =
+            b.adam_step(&rule, &scale, &gate, &self.decayed, self.parameters.clone(), moments, &gradient.flat);
+        // the one read of the step
+        let report = b.download(&b.concat(&[&gradient.loss, &norm, &gate], 0))?;
+        let [loss, norm, finite] = [0, 1, 2].map(|i| report[i].to_f64());
+        if finite == 0.0 {
+            let what = if loss.is_finite() { "the gradient" } else { "the loss" };
+            return Err(Error::Diverged { step, what, layer: self.first_infinite(gradient) });
+        }
+        self.parameters = parameters;
+        self.moments = moments;
+        // the average starts short, so that a short run does not remember its beginning
+        let decay = self.config.average.min(step as f64 / (step as f64 + 10.0));
+        self.average = b.axpy(1.0 - decay, &self.parameters, b.affine(self.average.clone(), decay, 0.0));
+        self.renew();
+        Ok([loss, norm])
+    }
+
+    /// Puts the parameters into the flow, renews the power iterations and prepares the links, all links at once.
+    fn renew(&mut self) {
+        let b = self.flow.backend().clone();
+        let links = self.flow.links();
+        let mut starts = Vec::with_capacity(links.len());
+        let mut at = 0;
+        for link in links {
+            starts.push(at);
+            link.visit("", &mut |_, t, role| at += if role.is_trained() { b.shape(t).elements() } else { 0 });
+        }
+        let how = Refresh::Iterations(self.config.power_iterations);
+        let renewed = b.run(links.len(), |i| {
+            let mut link = links[i].boxed_clone();
+            assign(&b, &mut *link, &self.parameters, starts[i]);
+            link.refresh(&b, how);
+            let prepared = link.prepare(&b);
+            (link, prepared)
+        });
+        let (links, prepared) = renewed.into_iter().unzip();
+        self.flow.replace_links(links);
+        self.prepared = prepared;
+    }
+
+    /// Walks the first batch through the links, initialising each.
+    fn initialise(&mut self, x: &B::Tensor) -> Result<(), Error> {
+        let b = self.flow.backend().clone();
+        let rows = b.shape(x).rows();
+        let plan = resflow_backend::ShardPlan::new(rows, b.shard_rows(self.flow.row_bytes()), 8);
+        let mut shards: Vec<_> =
+            (0..plan.shards()).map(|i| b.narrow(x, 0, plan.rows(i).start, plan.rows(i).len())).collect();
+        for link in self.flow.links_mut() {
+            link.initialise(&b, &shards)?;
+            let prepared = link.prepare(&b);
+            shards = b.run(shards.len(), |i| prepared.forward(&b, &shards[i], None).0);
+        }
+        self.initialised = true;
+        self.parameters = flat_parameters(&self.flow);
+        self.average = self.parameters.clone();
+        self.prepared = self.flow.links().iter().map(|l| l.prepare(&b)).collect();
+        Ok(())
+    }
+
+    /// The first trained tensor whose gradient is not finite.
+    fn first_infinite(&self, gradient: &Gradient<B>) -> Option<String> {
+        let values = self.flow.backend().download(&gradient.flat).ok()?;
+        let (mut at, mut found) = (0, None);
+        self.flow.visit(&mut |name, tensor, role| {
+            if role.is_trained() {
+                let n = self.flow.backend().shape(tensor).elements();
+                if found.is_none() && values[at..at + n].iter().any(|g| !g.is_finite()) {
+                    found = Some(name.to_owned());
+                }
+                at += n;
+            }
+        });
+        found
+    }
+
+    /// The flow with the averaged weights, its power iterations converged on them.
+    pub fn averaged(&self) -> Flow<B> {
+        let mut flow = self.flow.clone();
+        if self.config.average > 0.0 {
+            let b = flow.backend().clone();
+            let mut at = 0;
+            for link in flow.links_mut() {
+                at = assign(&b, &mut **link, &self.average, at);
+            }
+            flow.refresh(Refresh::converge::<B>());
+        }
+        flow
+    }
+
+    /// Evaluates the averaged weights on the validation rows and keeps them if they are the best.
+    ///
+    /// # Errors
+    /// Faults of the device.
+    pub fn validate(&mut self) -> Result<Validation, Error> {
+        let start = std::time::Instant::now();
+        let mut flow = self.averaged();
+        let result = flow.log_prob(&self.validation, self.key.named("validation"))?;
+        let nll = -result.mean();
+        let improved = nll.is_finite() && self.best.as_ref().is_none_or(|best| nll < best.nll);
+        if improved {
+            flow.set_provenance(Provenance { validation_nll: Some(nll), ..flow.provenance().clone() });
+            self.best = Some(Best { nll, flow });
+            self.without_improvement = 0;
+        } else {
+            self.without_improvement += 1;
+        }
+        let validation = Validation { step: self.step, nll, standard_error: result.mean_standard_error(), improved };
+        self.last_validation = Some(validation.clone());
+        self.elapsed += start.elapsed();
+        Ok(validation)
+    }
+
+    /// The best validated averaged weights; before any validation, the average as it is.
+    pub fn model(&self) -> Flow<B> {
+        self.best.as_ref().map_or_else(|| self.averaged(), |best| best.flow.clone())
+    }
+
+    /// After the flow's tensors were replaced: everything that is derived from them.
+    pub(super) fn derive(&mut self) {
+        let b = self.flow.backend().clone();
+        self.parameters = flat_parameters(&self.flow);
+        self.prepared = self.flow.links().iter().map(|l| l.prepare(&b)).collect();
+    }
+}
+
+/// All trained tensors one after the other.
+fn flat_parameters<B: Backend>(flow: &Flow<B>) -> B::Tensor {
+    let mut tensors = Vec::new();
+    flow.visit(&mut |_, tensor, role| {
+        if role.is_trained() {
+            tensors.push(tensor.clone());
+        }
+    });
+    flatten(flow.backend(), tensors.iter()).unwrap_or_else(|| flow.backend().full(0.0, [0].into()))
+}
+
+/// Ones where weight decay applies.
+fn decay_mask<B: Backend>(flow: &Flow<B>) -> B::Tensor {
+    let mut mask = Vec::new();
+    flow.visit(&mut |_, tensor, role| {
+        if role.is_trained() {
+            let value = B::Elem::from_f64(f64::from(u8::from(role == crate::layer::Role::Weight)));
+            mask.extend(std::iter::repeat_n(value, flow.backend().shape(tensor).elements()));
+        }
+    });
+    flow.backend().upload(&mask, [mask.len()].into())
+}
+
+/// Sets a link's trained tensors from the flat ones, from `at` on; returns where they end.
+fn assign<B: Backend>(b: &B, link: &mut dyn Bijection<B>, flat: &B::Tensor, mut at: usize) -> usize {
+    link.visit_mut("", &mut |_, tensor, role| {
+        if role.is_trained() {
+            let shape = b.shape(tensor);
+            *tensor = b.reshape(&b.narrow(flat, 0, at, shape.elements()), shape);
+            at += shape.elements();
+        }
+    });
+    at
+}
