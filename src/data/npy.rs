@@ -3,8 +3,8 @@
 //! One array of `f4`, `f8` or integers of at most 64 bits (beyond 2⁵³ they are rounded), of either byte order, in C
 //! or Fortran order; shape (rows, columns), or (rows,) for one column. The array must fill the file to its end.
 //!
-//! The header is a Python literal, which the crate npyz parses by recursion, into which it allocates what the file
-//! announces, and whose numbers it multiplies unchecked. So the header is checked first, and only plain ones
+//! The header is a Python literal. The crate npyz allocates as much for it as the file announces, parses it in time
+//! exponential in its nesting, and multiplies its numbers unchecked. So the header is checked first, and only plain ones
 //! get that far: it lies within the file, has at most 10,000 bytes (NumPy's own limit), no escape, no nesting
 //! deeper than four, no numbers but decimal integers, and their product fits 64 bits. The shape is compared with the
 //! bytes that are there before anything of its size is allocated.
@@ -18,7 +18,7 @@ use super::table::Table;
 
 /// NumPy's `max_header_size`.
 const MAX_HEADER: usize = 10_000;
-/// Deeper than any header of an array of numbers (a tuple in a dictionary), less than what exhausts a stack.
+/// Deeper than any header of an array of numbers (a tuple in a dictionary); the parser's time doubles with each level.
 const MAX_DEPTH: usize = 4;
 
 /// The floating-point types that can be written.

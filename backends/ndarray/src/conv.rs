@@ -101,7 +101,7 @@ impl<E: CpuElement> NdArray<E> {
         let (patch, pixels) = (g.patch(), g.pixels());
         let k = turned(kernel.as_slice(), patch);
         self.filled([n, g.output[0], g.output[1], g.c_out].into(), |out| {
-            if out.is_empty() || patch == 0 {
+            if out.is_empty() || x.as_slice().is_empty() || patch == 0 {
                 return out.fill(E::ZERO);
             }
             if g.pointwise() {
@@ -187,7 +187,7 @@ impl<E: CpuElement> NdArray<E> {
         let (patch, pixels) = (g.patch(), g.pixels());
         let mut sum = self.owned(sum);
         let out = sum.unique_slice().expect("owned");
-        if out.is_empty() || gy.as_slice().is_empty() {
+        if out.is_empty() || x.as_slice().is_empty() || gy.as_slice().is_empty() {
             return sum;
         }
         if g.pointwise() {

@@ -183,6 +183,9 @@ struct AdamConstants<E> {
     scale: E,
     beta1: E,
     beta2: E,
+    // formed in double precision: 1 − β cancels
+    rest1: E,
+    rest2: E,
     inverse_c1: E,
     inverse_c2: E,
     epsilon: E,
@@ -196,8 +199,8 @@ kernel! {
         let (decayed, g, m, v) = (&decayed[..n], &g[..n], &mut m[..n], &mut v[..n]);
         for i in 0..n {
             let g = g[i] * k.scale;
-            m[i] = k.beta1 * m[i] + (E::ONE - k.beta1) * g;
-            v[i] = k.beta2 * v[i] + (E::ONE - k.beta2) * (g * g);
+            m[i] = k.beta1 * m[i] + k.rest1 * g;
+            v[i] = k.beta2 * v[i] + k.rest2 * (g * g);
             let update = m[i] * k.inverse_c1 / ((v[i] * k.inverse_c2).sqrt() + k.epsilon);
             p[i] = p[i] - k.decay * decayed[i] * p[i] - k.rate * update;
         }
@@ -373,6 +376,8 @@ impl<E: CpuElement> NdArray<E> {
             scale: scale.as_slice()[0],
             beta1: E::from_f64(rule.beta1),
             beta2: E::from_f64(rule.beta2),
+            rest1: E::from_f64(1.0 - rule.beta1),
+            rest2: E::from_f64(1.0 - rule.beta2),
             inverse_c1: E::from_f64(1.0 / c1),
             inverse_c2: E::from_f64(1.0 / c2),
             epsilon: E::from_f64(rule.epsilon),

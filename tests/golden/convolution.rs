@@ -1,0 +1,47 @@
+//! σ of a zero-padded convolution: power iteration by the convolution and its adjoint, and by the library's power iteration on
+//! the full matrix that the convolution of unit images spells out, against the SVD of that matrix.
+
+use resflow::backend::{Backend, Binary, Element as _, Key, Noise, Padding, Unary};
+use resflow::lipschitz::{Refresh, SingularPair};
+
+use crate::fixture::{Comparison, Fixture};
+
+/// Compares the four convolutions of the file.
+pub(crate) fn compare<B: Backend>(backend: &B) {
+    let file = Fixture::open("conv_spectral_norm");
+    let mut comparison = Comparison::new::<B>("conv_spectral_norm");
+    for number in 0..4 {
+        let kernel = backend.permute(&file.tensor(backend, &format!("{number}.kernel")), &[0, 2, 3, 1]);
+        let [outputs, kh, kw, inputs] = backend.shape(&kernel)[..] else { panic!("a kernel has four axes") };
+        let padding = Padding::same([kh, kw]);
+        let [h, w] = file.values(&format!("{number}.spatial")) else { panic!("height and width") };
+        let image = [*h as usize, *w as usize];
+        let pixels = image[0] * image[1];
+        let sigma = file.values(&format!("{number}.sigma"));
+
+        let norm = |x: &B::Tensor| backend.unary(Unary::Sqrt, backend.dot(x, x));
+        let unit = |x: B::Tensor| {
+            let norm = norm(&x);
+            backend.binary(Binary::Div, x, &norm)
+        };
+        let mut v = unit(backend.noise(Key::new(number), Noise::Normal, 0, [1, image[0], image[1], inputs].into()));
+        for _ in 0..1000 {
+            let u = unit(backend.conv2d(&v, &kernel, padding));
+            v = unit(backend.conv2d_input(&u, &kernel, padding, image));
+        }
+        let by_convolution = norm(&backend.conv2d(&v, &kernel, padding));
+        comparison.tensor(backend, &format!("{number}.sigma by convolutions"), &by_convolution, sigma);
+
+        let n = pixels * inputs;
+        let ones: Vec<B::Elem> = (0..n * n).map(|e| B::Elem::from_f64(f64::from(u8::from(e % (n + 1) == 0)))).collect();
+        let units = backend.upload(&ones, [n, image[0], image[1], inputs].into());
+        let columns = backend.reshape(&backend.conv2d(&units, &kernel, padding), [n, pixels * outputs].into());
+        let matrix = backend.permute(&columns, &[1, 0]);
+        let pair = SingularPair::random(backend, pixels * outputs, n, Key::new(number));
+        let pair = pair.refreshed(backend, &matrix, Refresh::converge::<B>());
+        let by_matrix = pair.sigma(backend, &matrix);
+        comparison.tensor(backend, &format!("{number}.sigma by the full matrix"), &by_matrix, sigma);
+    }
+    comparison.finish();
+    file.assert_all_read();
+}

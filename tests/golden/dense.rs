@@ -1,0 +1,178 @@
+//! Dense flows: z, log det, log p and the loss, every gradient, normalised weights and singular values, through the public
+//! API with exact log dets; then the estimators on the first block.
+//!
+//! The gradient is compared twice: as a flow computes it, and cut into many shards with g computed again.
+
+use std::f64::consts::TAU;
+
+use resflow::backend::{Backend, Key};
+use resflow::bijection::{Bijection, Memory};
+use resflow::block::ResidualBlock;
+use resflow::config::FlowConfig;
+use resflow::data::Table;
+use resflow::estimator::{Estimator, Exact};
+use resflow::flow::Flow;
+use resflow::invert::Inversion;
+use resflow::layer::{ActivationLayer, Layer, LipschitzLinear, Sequence};
+use resflow::lipschitz::{Coefficient, Refresh, SingularPair};
+use resflow::train::{Gradient, Objective, gradient};
+use resflow::transform::ActNorm;
+
+use crate::estimators;
+use crate::fixture::{Comparison, Fixture, host};
+
+/// Compares everything in a file.
+pub(crate) fn compare<B: Backend>(backend: &B, name: &str) {
+    let file = Fixture::open(name);
+    let mut comparison = Comparison::new::<B>(name);
+    let flow = flow(backend, &file);
+    values(&mut comparison, &flow, &file);
+    gradients(&mut comparison, &flow, &file);
+    norms(&mut comparison, &flow, &file);
+    let first = (0..).find(|&link| is_block(&file, link)).expect("a block");
+    estimators::compare(&mut comparison, backend, &net(backend, &file, first), &file);
+    comparison.finish();
+    file.assert_all_read();
+}
+
+fn is_block(file: &Fixture, link: usize) -> bool {
+    file.has(&format!("param.chain.{link}.nnet.0.beta"))
+}
+
+fn layer_path(link: usize, layer: usize) -> String {
+    format!("chain.{link}.nnet.{layer}")
+}
+
+fn linear<B: Backend>(backend: &B, file: &Fixture, path: &str) -> LipschitzLinear<B> {
+    let parameter = |name: &str| file.tensor(backend, &format!("param.{path}.{name}"));
+    let vector = |name: &str| file.tensor(backend, &format!("buffer.{path}.{name}"));
+    let pair = SingularPair::new(backend, vector("u"), vector("v"));
+    let coefficient = Coefficient::new(file.note("coeff")).expect("between 0 and 1");
+    LipschitzLinear::from_parts(backend, parameter("weight"), parameter("bias"), pair, coefficient)
+        .expect("shapes that fit")
+}
+
+/// g of the block at a place in the chain.
+fn net<B: Backend>(backend: &B, file: &Fixture, link: usize) -> Sequence<B> {
+    let widths: Vec<usize> = file.note("dims");
+    let layers = (0..2 * (widths.len() - 1)).map(|layer| -> Box<dyn Layer<B>> {
+        let path = layer_path(link, layer);
+        if layer % 2 == 0 {
+            Box::new(ActivationLayer::lipswish(file.tensor(backend, &format!("param.{path}.beta"))))
+        } else {
+            Box::new(linear(backend, file, &path))
+        }
+    });
+    Sequence::new(layers.collect())
+}
+
+fn flow<B: Backend>(backend: &B, file: &Fixture) -> Flow<B> {
+    let widths: Vec<usize> = file.note("dims");
+    let [dimension, hidden @ .., _] = &widths[..] else { panic!("widths of at least two layers") };
+    let (blocks, actnorm): (usize, bool) = (file.note("n_blocks"), file.note("actnorm"));
+    let links = (0..if actnorm { 2 * blocks + 1 } else { blocks }).map(|link| -> Box<dyn Bijection<B>> {
+        if is_block(file, link) {
+            let net = net(backend, file, link);
+            Box::new(ResidualBlock::new(Box::new(net), &[*dimension]).expect("a contraction"))
+        } else {
+            let part = |name: &str| file.tensor(backend, &format!("param.chain.{link}.{name}"));
+            Box::new(ActNorm::from_parts(backend, part("weight"), part("bias")).expect("shapes that fit"))
+        }
+    });
+    let config = FlowConfig {
+        dimension: *dimension,
+        blocks,
+        hidden: hidden.to_vec(),
+        coefficient: file.note("coeff"),
+        actnorm,
+        training: Estimator::Exact(Exact),
+        evaluation: Estimator::Exact(Exact),
+        ..FlowConfig::default()
+    };
+    Flow::from_links(backend.clone(), config, links.collect()).expect("links that fit")
+}
+
+/// z, log det and log p; and x again from z.
+fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
+    let prepared = flow.prepare();
+    let table = |key: &str| Table::new(None, flow.dimension(), file.values(key).to_vec()).expect("a table");
+    let encoded = prepared.encode(&table("x"), Key::new(0)).expect("encodes");
+    comparison.close("z", encoded.rows.values(), file.values("z"));
+    comparison.close("logdet", &encoded.log_det, file.values("logdet"));
+    assert!(encoded.standard_error.iter().all(|&e| e == 0.0), "an exact log det has no error");
+    let log_prob = prepared.log_prob(&table("x"), Key::new(0)).expect("evaluates");
+    comparison.close("logp", &log_prob.values, file.values("logp"));
+    let decoded = prepared.decode(&table("z"), &Inversion::for_backend::<B>()).expect("decodes");
+    comparison.close("x of z", decoded.rows.values(), file.values("x"));
+}
+
+fn gradients<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
+    let backend = flow.backend();
+    let x = file.tensor(backend, "x");
+    let whole = flow.gradient(&x, None, Key::new(0)).expect("a gradient");
+    compare_gradient(comparison, "", flow, file, &whole);
+
+    let rows = backend.shape(&x).rows();
+    let links: Vec<_> = flow.links().iter().map(|link| link.prepare(backend)).collect();
+    let objective = Objective {
+        x: &x,
+        weights: &backend.full(1.0 / rows as f64, [rows, 1].into()),
+        estimator: &Estimator::Exact(Exact),
+        key: Key::new(0),
+        memory: Memory::Recompute,
+        // as if a row filled the cache: shards as small as they get
+        row_bytes: 1 << 30,
+        parameters: flow.parameters(),
+        input_gradient: true,
+    };
+    compare_gradient(comparison, "recomputed ", flow, file, &gradient(backend, &links, &objective));
+}
+
+fn compare_gradient<B: Backend>(
+    comparison: &mut Comparison,
+    how: &str,
+    flow: &Flow<B>,
+    file: &Fixture,
+    gradient: &Gradient<B>,
+) {
+    let backend = flow.backend();
+    let constant = 0.5 * flow.dimension() as f64 * TAU.ln();
+    comparison.close(&format!("{how}loss"), &[host(backend, &gradient.loss)[0] + constant], file.values("loss"));
+    let input = gradient.input.as_ref().expect("asked for");
+    comparison.tensor(backend, &format!("{how}grad_x"), input, file.values("grad_x"));
+    let flat = host(backend, &gradient.flat);
+    let mut rest = &flat[..];
+    flow.visit(&mut |name, tensor, role| {
+        if role.is_trained() {
+            let (own, others) = rest.split_at(backend.shape(tensor).elements());
+            let name = name.replace("links.", "chain.").replace(".net.", ".nnet.").replace("log_scale", "weight");
+            comparison.close(&format!("{how}grad.{name}"), own, file.values(&format!("grad.{name}")));
+            rest = others;
+        }
+    });
+    assert!(rest.is_empty(), "the gradient has numbers that belong to no parameter");
+}
+
+/// σ of the stored vectors, the weights normalised by it, and the exact σ from the stored and from random vectors.
+fn norms<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
+    let backend = flow.backend();
+    let spectra = flow.spectra().expect("the device works");
+    let widths: Vec<usize> = file.note("dims");
+    for (link, spectra) in spectra.iter().enumerate().filter(|&(link, _)| is_block(file, link)) {
+        for (layer, spectrum) in (1..2 * (widths.len() - 1)).step_by(2).zip(spectra) {
+            let path = layer_path(link, layer);
+            let linear = linear(backend, file, &path);
+            let scale = file.values(&format!("buffer.{path}.scale"));
+            comparison.close(&format!("σ of {}", spectrum.name), &[spectrum.sigma], scale);
+            let weight = linear.normalised_weight(backend);
+            let name = format!("weight_normalised.{path}");
+            comparison.tensor(backend, &name, &weight, file.values(&name));
+            let name = format!("sigma_exact.{path}");
+            let (outputs, inputs) = linear.pair().extents();
+            for pair in [linear.pair().clone(), SingularPair::random(backend, outputs, inputs, Key::new(1))] {
+                let converged = pair.refreshed(backend, linear.weight(), Refresh::converge::<B>());
+                comparison.tensor(backend, &name, &converged.sigma(backend, linear.weight()), file.values(&name));
+            }
+        }
+    }
+}
