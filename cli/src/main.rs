@@ -1,2 +1,1 @@
-//! The command line of resflow.
 fn main() {}

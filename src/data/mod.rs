@@ -2,7 +2,7 @@
 //!
 //! The readers ([`csv::read`], [`npy::read`]) are functions of a byte slice. They never panic, they hold at most a
 //! small multiple of the slice in memory whatever it says about itself, and they return only tables of finite
-//! numbers. What is wrong with a file comes back as a [`DataError`] that names the place. [`read`] and [`write`]
+//! numbers. What is wrong with a file comes back as a [`DataError`] that names the place. [`read`] and [`write()`]
 //! choose the format by the file's name.
 //!
 //! A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.

@@ -29,7 +29,7 @@ pub(crate) fn compare<B: Backend>(backend: &B, name: &str) {
     values(&mut comparison, &flow, &file);
     gradients(&mut comparison, &flow, &file);
     norms(&mut comparison, &flow, &file);
-    let first = (0..).find(|&link| is_block(&file, link)).expect("a block");
+    let first = usize::from(!is_block(&file, 0));
     estimators::compare(&mut comparison, backend, &net(backend, &file, first), &file);
     comparison.finish();
     file.assert_all_read();

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use resflow::backend::{Backend, Element as _};
+use resflow::backend::{Backend, Element};
 use safetensors::{Dtype, SafeTensors};
 
 /// A file of reference numbers. It remembers which of them were asked for.
@@ -70,7 +70,7 @@ impl Fixture {
 
 /// A tensor on the host, in double precision.
 pub(crate) fn host<B: Backend>(backend: &B, x: &B::Tensor) -> Vec<f64> {
-    backend.download(x).expect("the device works").into_iter().map(|x| x.to_f64()).collect()
+    backend.download(x).expect("the device works").into_iter().map(Element::to_f64).collect()
 }
 
 /// Compares and collects what differs.
@@ -88,6 +88,11 @@ impl Comparison {
         let tolerance = if B::Elem::EPSILON < 1e-10 { 1e-9 } else { 1e-4 };
         let context = format!("{context}, {}", B::Elem::NAME);
         Self { context, tolerance, compared: 0, worst: (0.0, String::new()), differing: Vec::new() }
+    }
+
+    /// The tolerance.
+    pub(crate) fn tolerance(&self) -> f64 {
+        self.tolerance
     }
 
     /// By max|Δ| / max|reference|; absolutely where the reference is all zeros.

@@ -4,11 +4,9 @@ use resflow_backend::{
     Activation, ActivationReverse, AdamStep, Backend as _, Key, Noise, SeriesState, Shape, TermWeight, lipswish,
 };
 
-use crate::reduce::{dot, fold};
+use crate::reduce::{LANES, dot, fold, lane};
 use crate::simd::kernel;
 use crate::{CpuElement, NdArray, Tensor};
-
-const LANES: usize = 16;
 
 /// One activation at one point, with the exponential that vectorises where only that is needed.
 #[inline(always)]
@@ -65,23 +63,27 @@ struct Primal<'a, E> {
 kernel! {
     /// One tangent; gy becomes gx, gdy becomes gdx; returns b times the parameter's gradient.
     fn reverse1<E>(p: &Primal<'_, E>, dx: &[E], gy: &mut [E], gdy: &mut [E]) -> E {
-        let n = gy.len();
-        let (x, y, d1, d2, dx, gdy) = (&p.x[..n], &p.y[..n], &p.d1[..n], &p.d2[..n], &dx[..n], &mut gdy[..n]);
         let mut sums = [E::ZERO; LANES];
-        let whole = n / LANES * LANES;
-        let mut at = |i: usize, lane: &mut E| {
-            let crossed = dx[i] * gdy[i] * d2[i];
-            *lane += gy[i] * (x[i] * d1[i] - y[i]) + crossed * x[i];
-            gy[i] = gy[i] * d1[i] + crossed;
-            gdy[i] *= d1[i];
-        };
+        let whole = gy.len() / LANES * LANES;
+        // whole lanes as arrays: loads and stores that cannot alias, so one vector each
         for base in (0..whole).step_by(LANES) {
+            let (x, y, d1, d2) = (lane(p.x, base), lane(p.y, base), lane(p.d1, base), lane(p.d2, base));
+            let (dx, g, gd) = (lane(dx, base), lane(gy, base), lane(gdy, base));
+            let (mut gx, mut gdx) = (g, gd);
             for l in 0..LANES {
-                at(base + l, &mut sums[l]);
+                let crossed = dx[l] * gd[l] * d2[l];
+                sums[l] += g[l] * (x[l] * d1[l] - y[l]) + crossed * x[l];
+                gx[l] = g[l] * d1[l] + crossed;
+                gdx[l] = gd[l] * d1[l];
             }
+            gy[base..base + LANES].copy_from_slice(&gx);
+            gdy[base..base + LANES].copy_from_slice(&gdx);
         }
-        for i in whole..n {
-            at(i, &mut sums[i - whole]);
+        for i in whole..gy.len() {
+            let crossed = dx[i] * gdy[i] * p.d2[i];
+            sums[i - whole] += gy[i] * (p.x[i] * p.d1[i] - p.y[i]) + crossed * p.x[i];
+            gy[i] = gy[i] * p.d1[i] + crossed;
+            gdy[i] *= p.d1[i];
         }
         fold(sums, |a, b| a + b)
     }
@@ -244,7 +246,7 @@ impl<E: CpuElement> NdArray<E> {
             [y, d1, d2] => activate2(level, f, b, x_slice, y.as_mut_slice(), d1.as_mut_slice(), d2.as_mut_slice()),
             _ => unreachable!("one to three results"),
         }
-        out.into_iter().map(|buffer| Tensor::new(buffer, x.shape())).collect()
+        out.into_iter().map(|out| out.with_shape(x.shape())).collect()
     }
 
     pub(crate) fn activation_reverse_op(
@@ -266,14 +268,14 @@ impl<E: CpuElement> NdArray<E> {
         let primal = Primal { x: x.as_slice(), y: y.as_slice(), d1: d1.as_slice(), d2: d2.as_slice() };
         let mut gx = self.owned(gy);
         let mut gdx: Vec<_> = gdy.into_iter().map(|g| self.owned(g)).collect();
-        let out = gx.unique_slice().expect("owned");
+        let out = gx.as_mut_slice();
         let total = if let ([tangent], [gdx]) = (tangents, &mut gdx[..]) {
-            reverse1(level, &primal, tangent.as_slice(), out, gdx.unique_slice().expect("owned"))
+            reverse1(level, &primal, tangent.as_slice(), out, gdx.as_mut_slice())
         } else {
             let mut crossed = self.take(out.len());
             crossed.as_mut_slice().fill(E::ZERO);
             for (tangent, gdx) in tangents.iter().zip(&mut gdx) {
-                cross(level, primal.d1, tangent.as_slice(), gdx.unique_slice().expect("owned"), crossed.as_mut_slice());
+                cross(level, primal.d1, tangent.as_slice(), gdx.as_mut_slice(), crossed.as_mut_slice());
             }
             reverse_crossed(level, &primal, crossed.as_slice(), out)
         };
@@ -318,9 +320,9 @@ impl<E: CpuElement> NdArray<E> {
             shape.row_elements(),
             weights,
             probe.as_slice(),
-            power.unique_slice().expect("owned"),
-            neumann.as_mut().map(|u| u.unique_slice().expect("owned")),
-            value.unique_slice().expect("owned"),
+            power.as_mut_slice(),
+            neumann.as_mut().map(|u| u.as_mut_slice()),
+            value.as_mut_slice(),
         );
         SeriesState { power, neumann, value }
     }
@@ -330,7 +332,7 @@ impl<E: CpuElement> NdArray<E> {
         let fits = shape.rank() == 2 && u.shape().elements() == shape[0] && v.shape().elements() == shape[1];
         assert!(fits, "power_iteration: {shape} against u {} and v {}", u.shape(), v.shape());
         let (mut u, mut v, w, level) = (self.owned(u), self.owned(v), w.as_slice(), self.level());
-        let (us, vs) = (u.unique_slice().expect("owned"), v.unique_slice().expect("owned"));
+        let (us, vs) = (u.as_mut_slice(), v.as_mut_slice());
         let (mut wv, mut wtu) = (self.take(us.len()), self.take(vs.len()));
         if !w.is_empty() {
             for _ in 0..count {
@@ -390,9 +392,9 @@ impl<E: CpuElement> NdArray<E> {
             constants,
             decayed.as_slice(),
             gradient.as_slice(),
-            p.unique_slice().expect("owned"),
-            m.unique_slice().expect("owned"),
-            v.unique_slice().expect("owned"),
+            p.as_mut_slice(),
+            m.as_mut_slice(),
+            v.as_mut_slice(),
         );
         (p, [m, v])
     }

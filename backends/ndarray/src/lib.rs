@@ -23,7 +23,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use pool::{Buffer, Pool};
+use pool::Pool;
 use rayon::iter::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
 use resflow_backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, Key, Noise, Over, Padding, Reduce,
@@ -135,16 +135,17 @@ impl<E: CpuElement> NdArray<E> {
         self.inner.level
     }
 
-    fn take(&self, len: usize) -> Buffer<E> {
-        self.inner.pool.take(len)
+    /// Fresh memory with unspecified values.
+    fn take(&self, len: usize) -> Tensor<E> {
+        Tensor::new(self.inner.pool.take(len))
     }
 
     /// A tensor whose every element `write` sets.
     #[inline(always)]
     fn filled(&self, shape: Shape, write: impl FnOnce(&mut [E])) -> Tensor<E> {
-        let mut buffer = self.take(shape.elements());
-        write(buffer.as_mut_slice());
-        Tensor::new(buffer, shape)
+        let mut out = self.take(shape.elements()).with_shape(shape);
+        write(out.as_mut_slice());
+        out
     }
 
     fn copy(&self, x: &Tensor<E>) -> Tensor<E> {

@@ -23,7 +23,7 @@ impl<E: CpuElement> NdArray<E> {
                 inverse.iter_mut().zip(&work).for_each(|(i, &w)| *i = E::from_f64(w));
             }
         });
-        (determinants, Tensor::new(inverses, shape))
+        (determinants, inverses.with_shape(shape))
     }
 }
 

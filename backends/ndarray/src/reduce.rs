@@ -4,7 +4,16 @@ use resflow_backend::{Over, Reduce};
 
 use crate::{CpuElement, NdArray, Tensor};
 
-const LANES: usize = 16;
+/// Partial results of a reduction: one vector of the widest instruction set.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen elements from `base` on.
+#[inline(always)]
+pub(crate) fn lane<E: CpuElement>(x: &[E], base: usize) -> [E; LANES] {
+    let mut out = [E::ZERO; LANES];
+    out.copy_from_slice(&x[base..base + LANES]);
+    out
+}
 
 /// Combines f(i) over `0..len` by interleaved lanes and a tree.
 #[inline(always)]
@@ -35,13 +44,39 @@ pub(crate) fn fold<E: CpuElement>(mut lanes: [E; LANES], join: impl Fn(E, E) -> 
 
 #[inline(always)]
 pub(crate) fn sum<E: CpuElement>(x: &[E]) -> E {
+    if x.len() < LANES {
+        let mut sum = E::ZERO;
+        for &x in x {
+            sum += x;
+        }
+        return sum;
+    }
     tree(x.len(), E::ZERO, |a, b| a + b, |i| x[i])
 }
 
 #[inline(always)]
 pub(crate) fn dot<E: CpuElement>(x: &[E], y: &[E]) -> E {
     let y = &y[..x.len()];
-    tree(x.len(), E::ZERO, |a, b| a + b, |i| x[i] * y[i])
+    if x.len() < LANES {
+        // rows of low dimension: the tree would be all overhead
+        let mut sum = E::ZERO;
+        for (&x, &y) in x.iter().zip(y) {
+            sum += x * y;
+        }
+        return sum;
+    }
+    let mut sums = [E::ZERO; LANES];
+    let whole = x.len() / LANES * LANES;
+    for base in (0..whole).step_by(LANES) {
+        let (x, y) = (lane(x, base), lane(y, base));
+        for l in 0..LANES {
+            sums[l] += x[l] * y[l];
+        }
+    }
+    for i in whole..x.len() {
+        sums[i - whole] += x[i] * y[i];
+    }
+    fold(sums, |a, b| a + b)
 }
 
 #[inline(always)]

@@ -12,15 +12,40 @@ use crate::pool::Buffer;
 /// An array on the CPU; cloning copies no data.
 #[derive(Debug, Clone)]
 pub struct Tensor<E> {
-    buffer: Arc<Buffer<E>>,
+    // always there but while being dropped
+    buffer: Option<Arc<Buffer<E>>>,
     offset: usize,
     shape: Shape,
 }
 
+impl<E> Drop for Tensor<E> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            Buffer::release(buffer);
+        }
+    }
+}
+
 impl<E> Tensor<E> {
-    pub(crate) fn new(buffer: Buffer<E>, shape: Shape) -> Self {
-        debug_assert_eq!(buffer.as_slice().len(), shape.elements());
-        Self { buffer: Arc::new(buffer), offset: 0, shape }
+    pub(crate) fn new(buffer: Arc<Buffer<E>>) -> Self {
+        let shape = [buffer.data.len()].into();
+        Self { buffer: Some(buffer), offset: 0, shape }
+    }
+
+    /// The same elements in another shape.
+    pub(crate) fn with_shape(mut self, shape: Shape) -> Self {
+        debug_assert_eq!(self.shape.elements(), shape.elements());
+        self.shape = shape;
+        self
+    }
+
+    /// The elements of fresh memory, for writing.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [E] {
+        self.unique_slice().expect("fresh memory has one handle")
+    }
+
+    fn memory(&self) -> &[E] {
+        self.buffer.as_ref().map_or(&[], |b| &b.data)
     }
 
     pub(crate) fn shape(&self) -> Shape {
@@ -29,20 +54,20 @@ impl<E> Tensor<E> {
 
     /// The elements, row-major.
     pub fn as_slice(&self) -> &[E] {
-        &self.buffer.as_slice()[self.offset..self.offset + self.shape.elements()]
+        &self.memory()[self.offset..self.offset + self.shape.elements()]
     }
 
     /// The elements for writing, if this is the only handle to all of the buffer.
     pub(crate) fn unique_slice(&mut self) -> Option<&mut [E]> {
         let elements = self.shape.elements();
-        let buffer = Arc::get_mut(&mut self.buffer)?.as_mut_slice();
-        (buffer.len() == elements).then_some(buffer)
+        let memory = &mut Arc::get_mut(self.buffer.as_mut()?)?.data;
+        (memory.len() == elements).then_some(memory)
     }
 
     /// `count` elements from `start` on, in another shape, sharing the buffer.
     pub(crate) fn window(&self, start: usize, shape: Shape) -> Self {
         debug_assert!(start + shape.elements() <= self.shape.elements());
-        Self { buffer: Arc::clone(&self.buffer), offset: self.offset + start, shape }
+        Self { buffer: self.buffer.clone(), offset: self.offset + start, shape }
     }
 
     /// The tensor as an ndarray.
