@@ -187,7 +187,12 @@ fn io(path: &Path, source: std::io::Error) -> CheckpointError {
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let attempt = || {
-        let mut file = tempfile::Builder::new().prefix(".resflow-").suffix(".tmp").tempfile_in(folder)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".resflow-").suffix(".tmp");
+        // readable as the umask says, like any other file: temporary ones are private
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|e| e.error)?;

@@ -16,6 +16,7 @@ mod exact;
 mod law;
 mod roulette;
 mod series;
+mod spec;
 
 pub use auto::{Auto, CostModel};
 pub use exact::{ExactLogDet, exact_log_det, jacobian};
@@ -28,8 +29,25 @@ use crate::error::ConfigError;
 
 /// Log det by the full Jacobian and LU: deterministic, error 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "Empty", into = "Empty")]
 pub struct Exact;
+
+/// The serialised form of [`Exact`]: TOML has no word for a unit.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Empty {}
+
+impl From<Empty> for Exact {
+    fn from(_: Empty) -> Self {
+        Self
+    }
+}
+
+impl From<Exact> for Empty {
+    fn from(_: Exact) -> Self {
+        Self {}
+    }
+}
 
 /// The distribution of trace probes; all have E[v vᵀ] = I.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -52,7 +70,7 @@ impl Probe {
 }
 
 /// One of the estimators, as a setting.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Estimator {
     /// See [`Exact`].

@@ -46,16 +46,16 @@ pub struct TrainConfig {
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
-            batch: 500,
-            steps: 2000,
-            learning_rate: 2e-3,
+            batch: 256,
+            steps: 6000,
+            learning_rate: 1e-2,
             warmup: 100,
             final_fraction: 0.01,
             betas: [0.9, 0.99],
             epsilon: 1e-8,
             weight_decay: 0.0,
             clip: 10.0,
-            average: 0.995,
+            average: 0.998,
             power_iterations: 5,
             memory: Memory::Keep,
             validation_rows: 5000,

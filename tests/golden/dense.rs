@@ -1,11 +1,12 @@
 //! Dense flows: z, log det, log p and the loss, every gradient, normalised weights and singular values, through the public
 //! API with exact log dets; then the estimators on the first block.
 //!
-//! The gradient is compared twice: as a flow computes it, and cut into many shards with g computed again.
+//! The gradient is compared as a flow computes it, cut into shards with g computed again, and for a loss that weighs each row
+//! differently, whose gradient in x follows from the reference's row by row.
 
 use std::f64::consts::TAU;
 
-use resflow::backend::{Backend, Key};
+use resflow::backend::{Backend, Element as _, Key};
 use resflow::bijection::{Bijection, Memory};
 use resflow::block::ResidualBlock;
 use resflow::config::FlowConfig;
@@ -114,18 +115,37 @@ fn gradients<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fix
 
     let rows = backend.shape(&x).rows();
     let links: Vec<_> = flow.links().iter().map(|link| link.prepare(backend)).collect();
-    let objective = Objective {
-        x: &x,
-        weights: &backend.full(1.0 / rows as f64, [rows, 1].into()),
-        estimator: &Estimator::Exact(Exact),
-        key: Key::new(0),
-        memory: Memory::Recompute,
-        // as if a row filled the cache: shards as small as they get
-        row_bytes: 1 << 30,
-        parameters: flow.parameters(),
-        input_gradient: true,
+    let in_shards = |weights: &B::Tensor| {
+        let objective = Objective {
+            x: &x,
+            weights,
+            estimator: &Estimator::Exact(Exact),
+            key: Key::new(0),
+            memory: Memory::Recompute,
+            // as if a row filled the cache: shards as small as they get
+            row_bytes: 1 << 30,
+            parameters: flow.parameters(),
+            input_gradient: true,
+        };
+        gradient(backend, &links, &objective)
     };
-    compare_gradient(comparison, "recomputed ", flow, file, &gradient(backend, &links, &objective));
+    let mean = 1.0 / rows as f64;
+    compare_gradient(comparison, "recomputed ", flow, file, &in_shards(&backend.full(mean, [rows, 1].into())));
+
+    let ratios: Vec<f64> = (0..rows).map(|r| 0.25 + 0.125 * (r % 7) as f64).collect();
+    let weights: Vec<_> = ratios.iter().map(|r| B::Elem::from_f64(r * mean)).collect();
+    let weighted = in_shards(&backend.upload(&weights, [rows, 1].into()));
+    let log_prob = file.values("logp").iter().zip(&ratios);
+    let loss: f64 = log_prob.map(|(p, r)| -(p + constant(flow)) * r * mean).sum();
+    comparison.tensor(backend, "weighted loss", &weighted.loss, &[loss]);
+    let expected = file.values("grad_x").chunks_exact(flow.dimension()).zip(&ratios);
+    let expected: Vec<f64> = expected.flat_map(|(row, ratio)| row.iter().map(move |g| g * ratio)).collect();
+    comparison.tensor(backend, "weighted grad_x", &weighted.input.expect("asked for"), &expected);
+}
+
+/// What the loss of a gradient leaves out of −log p: ½ d ln 2π.
+fn constant<B: Backend>(flow: &Flow<B>) -> f64 {
+    0.5 * flow.dimension() as f64 * TAU.ln()
 }
 
 fn compare_gradient<B: Backend>(
@@ -136,8 +156,8 @@ fn compare_gradient<B: Backend>(
     gradient: &Gradient<B>,
 ) {
     let backend = flow.backend();
-    let constant = 0.5 * flow.dimension() as f64 * TAU.ln();
-    comparison.close(&format!("{how}loss"), &[host(backend, &gradient.loss)[0] + constant], file.values("loss"));
+    let loss = host(backend, &gradient.loss)[0] + constant(flow);
+    comparison.close(&format!("{how}loss"), &[loss], file.values("loss"));
     let input = gradient.input.as_ref().expect("asked for");
     comparison.tensor(backend, &format!("{how}grad_x"), input, file.values("grad_x"));
     let flat = host(backend, &gradient.flat);

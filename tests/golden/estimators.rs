@@ -1,7 +1,7 @@
 //! The estimators on one block's g, with the reference's probe v and coefficients c_k.
 //!
 //! * g, and log det(I + J) by LU; the series with exact traces, cut after K terms, from the Jacobian and from unit vectors as
-//!   probes, the latter also with another K in each row;
+//!   probes, the latter also with other lengths and weights in each row;
 //! * the series' value and u, with weights of the batch and of each row; u by the surrogate uᵀJv, its gradient in x and in
 //!   every parameter;
 //! * the gradient of the series itself (probe and coefficients constant), which no estimator of the library uses but its
@@ -139,10 +139,16 @@ impl<B: Backend> Net<'_, B> {
                 &sums,
             );
         }
-        // rows of different lengths, in an order that the weights choose
-        let lengths: Vec<usize> = (0..rows).map(|r| 1 + 7 * r % terms).collect();
-        let (order, weights) = Weights::rows(backend, &lengths.iter().map(|&k| vec![1.0; k]).collect::<Vec<_>>());
-        let sums: Vec<f64> = order.iter().map(|&r| reference[r as usize * terms + lengths[r as usize] - 1]).collect();
+        // rows of different lengths and weights, in an order that the weights choose
+        let coefficients: Vec<Vec<f64>> =
+            (0..rows).map(|r| (1..=1 + 7 * r % terms).map(|k| 1.0 + 0.25 * ((r + k) % 4) as f64).collect()).collect();
+        let (order, weights) = Weights::rows(backend, &coefficients);
+        let sums = order.iter().map(|&r| {
+            let sums = &reference[r as usize * terms..];
+            let term = |k: usize| sums[k] - if k == 0 { 0.0 } else { sums[k - 1] };
+            coefficients[r as usize].iter().enumerate().map(|(k, c)| c * term(k)).sum()
+        });
+        let sums: Vec<f64> = sums.collect();
         let sorted = self.saved.take_rows(backend, &order);
         comparison.close("est.partial_sums, ragged", &trace(&sorted, &weights), &sums);
     }

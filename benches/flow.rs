@@ -1,0 +1,49 @@
+//! Training steps, log p and inversion of the workloads, on every backend that is built in.
+//!
+//! Ids are `<operation>/<backend>/<workload>`; every measurement ends with the results on the host.
+
+mod common;
+
+use common::{BATCH, WORKLOADS};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use resflow::NdArray;
+use resflow::backend::{Backend, Key};
+use resflow::invert::Inversion;
+
+fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
+    let name = backend.name();
+    for workload in WORKLOADS {
+        let mut trainer = workload.trainer(backend.clone()).expect("the workload is valid");
+        trainer.step().expect("the first step initialises");
+
+        let mut group = c.benchmark_group(format!("train_step/{name}"));
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(workload.name, |b| b.iter(|| trainer.step().expect("a finite step")));
+        group.finish();
+
+        let prepared = trainer.flow().prepare();
+        let rows = workload.rows(BATCH).expect("finite rows");
+        let mut group = c.benchmark_group(format!("log_prob/{name}"));
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(workload.name, |b| b.iter(|| prepared.log_prob(&rows, Key::new(7)).expect("rows that fit")));
+        group.finish();
+
+        let z = prepared.encode(&rows, Key::new(7)).expect("rows that fit").rows;
+        let how = Inversion::for_backend::<B>();
+        let mut group = c.benchmark_group(format!("inverse/{name}"));
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(workload.name, |b| b.iter(|| prepared.decode(&z, &how).expect("rows that fit")));
+        group.finish();
+    }
+}
+
+fn ndarray(c: &mut Criterion) {
+    workloads(c, &NdArray::<f32>::new());
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = ndarray
+}
+criterion_main!(benches);

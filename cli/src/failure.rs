@@ -1,0 +1,54 @@
+//! What goes wrong, and the exit code that says whose turn it is.
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Error;
+
+/// The command or its configuration is wrong: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// The user stopped the run: exit code 130, the shell's word for it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Interrupted(String);
+
+/// An error of the one who typed the command.
+pub(crate) fn usage(problem: impl Display) -> Error {
+    Usage(problem.to_string()).into()
+}
+
+/// The end of a run that was stopped from outside.
+pub(crate) fn interrupted(message: impl Display) -> Error {
+    Interrupted(message.to_string()).into()
+}
+
+/// A line on standard error. That it cannot be written is no reason to fail.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A warning on standard error.
+pub(crate) fn warn(warning: impl Display) {
+    say(format_args!("warning: {warning}"));
+}
+
+/// Says what failed and chooses the exit code.
+pub(crate) fn report(error: &Error) -> ExitCode {
+    // a reader that has seen enough, such as `head`, is no failure
+    let closed = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        return ExitCode::SUCCESS;
+    }
+    if error.is::<Interrupted>() {
+        say(error);
+        return ExitCode::from(130);
+    }
+    say(format_args!("error: {error:#}"));
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}

@@ -1,0 +1,91 @@
+//! metrics.jsonl: one object a logged step.
+//!
+//! A resumed run drops the lines beyond its checkpoint and writes them again, so that its file is that of an
+//! uninterrupted run but for `seconds`. Lines reach the disk before the checkpoint that follows them.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::output::write_file;
+
+/// A logged step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) step: u64,
+    /// Since the beginning of the run, over all resumptions.
+    pub(crate) seconds: f64,
+    /// Nats per row on the batch.
+    pub(crate) train_nll: f64,
+    /// Nats per row of the averaged weights on the validation rows; null where they were not evaluated.
+    pub(crate) val_nll: Option<f64>,
+    pub(crate) val_se: Option<f64>,
+    pub(crate) lr: f64,
+    /// Before clipping.
+    pub(crate) grad_norm: f64,
+    /// Vector-Jacobian products of the log dets, summed over blocks.
+    pub(crate) terms: usize,
+    /// The largest product of the normalised weights' σ of a block.
+    pub(crate) lipschitz: f64,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    file: File,
+    path: PathBuf,
+}
+
+impl Metrics {
+    /// A file without lines.
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        write_file(path, b"")?;
+        Self::open(path)
+    }
+
+    /// The file of a run that goes on after `step`, and the lines that stay.
+    pub(crate) fn resume(path: &Path, step: u64) -> Result<(Self, Vec<Entry>)> {
+        let text = match std::fs::read(path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+        };
+        let mut kept = String::new();
+        let mut entries = Vec::new();
+        for line in text.lines() {
+            // a line that was cut off by the end of its process does not parse
+            match serde_json::from_str::<Entry>(line) {
+                Ok(entry) if entry.step <= step => {
+                    kept.push_str(line);
+                    kept.push('\n');
+                    entries.push(entry);
+                }
+                _ => {}
+            }
+        }
+        if kept != text || text.is_empty() {
+            write_file(path, kept.as_bytes())?;
+        }
+        Ok((Self::open(path)?, entries))
+    }
+
+    fn open(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().append(true).open(path).with_context(|| path.display().to_string())?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Appends a line.
+    pub(crate) fn log(&mut self, entry: &Entry) -> Result<()> {
+        let mut line = serde_json::to_string(entry)?;
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).with_context(|| self.path.display().to_string())
+    }
+
+    /// Waits until all lines are on the disk.
+    pub(crate) fn synchronise(&self) -> Result<()> {
+        self.file.sync_data().with_context(|| self.path.display().to_string())
+    }
+}

@@ -1,0 +1,112 @@
+//! Loading models, and the arithmetic that they run in.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use resflow::Flow;
+use resflow::backend::Backend;
+use resflow::checkpoint::{Archive, model_precision};
+use resflow::error::CheckpointError;
+
+use crate::arguments::{Model, Precision};
+use crate::failure::usage;
+
+/// Runs an expression with a CPU backend of some precision and number of threads.
+macro_rules! with_backend {
+    ($precision:expr, $threads:expr, |$backend:ident| $body:expr) => {
+        match $precision {
+            $crate::arguments::Precision::F32 => {
+                let $backend = match $threads {
+                    Some(threads) => resflow::NdArray::<f32>::with_threads(threads)?,
+                    None => resflow::NdArray::<f32>::new(),
+                };
+                $body
+            }
+            $crate::arguments::Precision::F64 => {
+                let $backend = match $threads {
+                    Some(threads) => resflow::NdArray::<f64>::with_threads(threads)?,
+                    None => resflow::NdArray::<f64>::new(),
+                };
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_backend;
+
+/// The contents of a model's file.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    archive: Archive,
+    path: PathBuf,
+    /// The precision that the model was made in.
+    pub(crate) native: Precision,
+    /// The precision to compute in.
+    pub(crate) precision: Precision,
+}
+
+impl Stored {
+    /// Reads a model, the best model of a checkpoint, or that of a run's directory.
+    pub(crate) fn open(model: &Model) -> Result<Self> {
+        let path = if model.path.is_dir() { model.path.join("model.safetensors") } else { model.path.clone() };
+        if matches!(path.try_exists(), Ok(false)) {
+            return Err(usage(format_args!("{}: file not found", path.display())));
+        }
+        let archive = read_archive(&path)?;
+        let archive = if archive.document.get("run").is_some() { model_of_checkpoint(archive) } else { archive };
+        let native = precision_of(&archive).with_context(|| path.display().to_string())?;
+        let precision = model.arithmetic.precision.unwrap_or(native);
+        Ok(Self { archive, path, native, precision })
+    }
+
+    /// The flow on a device.
+    pub(crate) fn flow<B: Backend>(&self, backend: B) -> Result<Flow<B>> {
+        Flow::from_archive(backend, &self.archive).with_context(|| self.path.display().to_string())
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+/// Reads a file of ours; every error names it.
+pub(crate) fn read_archive(path: &std::path::Path) -> Result<Archive> {
+    match Archive::read(path) {
+        Err(e @ CheckpointError::Io { .. }) => Err(e.into()),
+        other => other.with_context(|| path.display().to_string()),
+    }
+}
+
+/// The precision of the numbers in a file.
+pub(crate) fn precision_of(archive: &Archive) -> Result<Precision> {
+    match model_precision(archive)?.as_str() {
+        "f32" => Ok(Precision::F32),
+        "f64" => Ok(Precision::F64),
+        other => anyhow::bail!("made in an unknown precision, `{other}`"),
+    }
+}
+
+/// The best model in a checkpoint, or its present weights before the first validation.
+fn model_of_checkpoint(mut archive: Archive) -> Archive {
+    let best = archive.document.pointer("/run/best").filter(|v| !v.is_null()).cloned();
+    let prefix = if best.is_some() { "best." } else { "flow." };
+    if let Some(best) = best {
+        archive.document["model"] = best;
+    }
+    let tensors = std::mem::take(&mut archive.tensors);
+    archive.tensors =
+        tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t))).collect();
+    archive
+}
+
+/// The names of a model's columns.
+pub(crate) fn column_names<B: Backend>(flow: &Flow<B>) -> Vec<String> {
+    flow.provenance().columns.clone().filter(|names| names.len() == flow.dimension()).unwrap_or_else(|| {
+        if flow.dimension() == 2 {
+            vec!["x".to_owned(), "y".to_owned()]
+        } else {
+            (1..=flow.dimension()).map(|i| format!("x{i}")).collect()
+        }
+    })
+}

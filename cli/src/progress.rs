@@ -1,0 +1,99 @@
+//! What a run shows on standard error: a bar on a terminal, now and then a line elsewhere.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::failure::say;
+
+/// Where a run is.
+#[derive(Debug)]
+pub(crate) struct Position {
+    pub(crate) step: u64,
+    /// The last step, if it is known.
+    pub(crate) steps: Option<u64>,
+    /// From 0 to 1.
+    pub(crate) fraction: f64,
+    pub(crate) nll: f64,
+    pub(crate) validation: Option<f64>,
+    pub(crate) rate: f64,
+    pub(crate) learning_rate: f64,
+    /// The time that is left, as far as one can tell.
+    pub(crate) left: Option<Duration>,
+}
+
+impl Position {
+    fn text(&self) -> String {
+        let steps = self.steps.map_or(String::new(), |n| format!("/{n}"));
+        let validation = self.validation.map_or("-".to_owned(), |v| format!("{v:.4}"));
+        let left = self.left.map_or("-".to_owned(), clock);
+        format!(
+            "step {}{steps}  nll {:.4}  val {validation}  lr {:.1e}  {:.1} steps/s  eta {left}",
+            self.step, self.nll, self.learning_rate, self.rate
+        )
+    }
+}
+
+/// m:ss or h:mm:ss.
+pub(crate) fn clock(time: Duration) -> String {
+    let s = time.as_secs_f64().round() as u64;
+    let (h, m, s) = (s / 3600, s / 60 % 60, s % 60);
+    if h > 0 { format!("{h}:{m:02}:{s:02}") } else { format!("{m}:{s:02}") }
+}
+
+/// The units of the bar.
+const LENGTH: u64 = 1000;
+/// Time between lines where there is no terminal.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// The display of a run.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    Bar(ProgressBar),
+    Lines { last: Option<Instant> },
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self::Lines { last: None };
+        }
+        let bar = ProgressBar::new(LENGTH);
+        if let Ok(style) = ProgressStyle::with_template("{bar:24.cyan/blue} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Self::Bar(bar)
+    }
+
+    /// Shows where the run is.
+    pub(crate) fn show(&mut self, position: &Position) {
+        match self {
+            Self::Bar(bar) => {
+                bar.set_position((position.fraction.clamp(0.0, 1.0) * LENGTH as f64) as u64);
+                bar.set_message(position.text());
+            }
+            Self::Lines { last } => {
+                if last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+                    *last = Some(Instant::now());
+                    say(position.text());
+                }
+            }
+        }
+    }
+
+    /// Says what is being done now.
+    pub(crate) fn stage(&self, what: &str) {
+        match self {
+            Self::Bar(bar) => bar.set_message(what.to_owned()),
+            Self::Lines { .. } => say(what),
+        }
+    }
+
+    /// Leaves the display.
+    pub(crate) fn end(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Samples per second of training, log p and inversion, one JSON line per workload, beside which
+//! `benches/peer/normflows_bench.py` prints the same of PyTorch.
+//!
+//! `cargo run --release --example throughput -- --threads 1 [--only toy|tabular]`
+
+#[path = "../benches/common/mod.rs"]
+mod common;
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use common::{BATCH, WORKLOADS, Workload};
+use resflow::backend::Key;
+use resflow::invert::{Inversion, Method};
+use resflow::{Error, NdArray};
+
+fn main() -> Result<(), Error> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|i| arguments.get(i + 1));
+    let threads = value("--threads").and_then(|v| v.parse().ok()).unwrap_or(NonZeroUsize::MIN);
+    let only = value("--only");
+    for workload in WORKLOADS.iter().filter(|w| only.is_none_or(|o| o == w.name)) {
+        println!("{}", measure(workload, threads)?);
+    }
+    Ok(())
+}
+
+/// The median over repetitions, in seconds.
+fn median(repetitions: usize, mut work: impl FnMut() -> Result<(), Error>) -> Result<f64, Error> {
+    let mut times = Vec::with_capacity(repetitions);
+    for _ in 0..repetitions {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[repetitions / 2])
+}
+
+fn measure(workload: &Workload, threads: NonZeroUsize) -> Result<serde_json::Value, Error> {
+    let backend = NdArray::<f32>::with_threads(threads)?;
+    let mut trainer = workload.trainer(backend)?;
+    // as the peer: twenty steps, the first two not counted
+    let mut terms = 0;
+    for _ in 0..2 {
+        trainer.step()?;
+    }
+    let steps = 60;
+    let train = median(steps, || {
+        terms += trainer.step()?.terms;
+        Ok(())
+    })?;
+    let flow = trainer.flow();
+    let prepared = flow.prepare();
+    let rows = workload.rows(BATCH)?;
+    let evaluated = prepared.log_prob(&rows, Key::new(7))?;
+    let evaluate = median(9, || prepared.log_prob(&rows, Key::new(7)).map(drop))?;
+    let errors = evaluated.standard_error.iter().map(|e| e * e).sum::<f64>() / BATCH as f64;
+    let z = prepared.encode(&rows, Key::new(7))?.rows;
+    let scale = flow.standardiser().deviation().iter().copied().fold(0.0, f64::max);
+    let mut inverse = Vec::new();
+    for (name, method) in [("fixed_point", Method::FixedPoint), ("anderson_2", Method::Anderson(2))] {
+        let how = Inversion::for_backend::<NdArray<f32>>().with_method(method)?;
+        let decoded = prepared.decode(&z, &how)?;
+        let seconds = median(9, || prepared.decode(&z, &how).map(drop))?;
+        let back = decoded.rows.values().iter().zip(rows.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let evaluations = decoded.reports.iter().map(|r| f64::from(r.iterations)).sum::<f64>() / (BATCH * workload.blocks) as f64;
+        inverse.push(serde_json::json!({
+            "method": name,
+            "invert_per_s": (BATCH as f64 / seconds).round(),
+            "round_trip_error": back / scale,
+            "evaluations_per_block": evaluations,
+        }));
+    }
+    Ok(serde_json::json!({
+        "workload": workload.name,
+        "threads": threads.get(),
+        "train_step_s": train,
+        "train_samples_per_s": (BATCH as f64 / train).round(),
+        "terms_per_block": terms as f64 / (steps * workload.blocks) as f64,
+        "log_prob_per_s": (BATCH as f64 / evaluate).round(),
+        "log_prob_standard_error": errors.sqrt(),
+        "estimator": evaluated.estimator,
+        "inverse": inverse,
+        "parameters": flow.parameters(),
+    }))
+}

@@ -1,0 +1,232 @@
+//! Shared by the property tests: random networks and flows in double precision, and a little linear algebra on the host.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::num::NonZeroUsize;
+
+use nalgebra::DMatrix;
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use resflow::NdArray;
+use resflow::backend::{Backend, Key, Noise, Shape};
+use resflow::block::ResidualBlock;
+use resflow::config::{FlowConfig, Nonlinearity};
+use resflow::data::Table;
+use resflow::estimator::{Estimator, Exact};
+use resflow::flow::Flow;
+use resflow::layer::{ActivationLayer, ConcatenatedLipSwish, Layer, LipschitzLinear, Sequence};
+use resflow::lipschitz::{Coefficient, Refresh, SingularPair};
+
+/// The backend of most tests: double precision, one thread.
+pub(crate) type Cpu = NdArray<f64>;
+pub(crate) type Tensor = <Cpu as Backend>::Tensor;
+
+pub(crate) fn cpu() -> Cpu {
+    NdArray::with_threads(NonZeroUsize::MIN).expect("one thread")
+}
+
+/// So many cases, with failures written beside the test's source.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        max_shrink_iters: 200,
+        ..ProptestConfig::default()
+    }
+}
+
+pub(crate) fn normal(b: &Cpu, key: Key, shape: impl Into<Shape>) -> Tensor {
+    b.noise(key, Noise::Normal, 0, shape.into())
+}
+
+pub(crate) fn down(b: &Cpu, x: &Tensor) -> Vec<f64> {
+    b.download(x).expect("no device fault")
+}
+
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+pub(crate) fn norm(a: &[f64]) -> f64 {
+    dot(a, a).sqrt()
+}
+
+/// ⟨a, b⟩ over everything.
+pub(crate) fn inner(b: &Cpu, x: &Tensor, y: &Tensor) -> f64 {
+    dot(&down(b, x), &down(b, y))
+}
+
+/// The largest singular value, by nalgebra.
+pub(crate) fn spectral_norm(rows: usize, columns: usize, w: &[f64]) -> f64 {
+    DMatrix::from_row_slice(rows, columns, w).singular_values().iter().fold(0.0, |a, &s| a.max(s))
+}
+
+/// ln det of a row-major d × d matrix by nalgebra, which must be positive.
+pub(crate) fn log_det(d: usize, a: &[f64]) -> f64 {
+    let determinant = DMatrix::from_row_slice(d, d, a).determinant();
+    assert!(determinant > 0.0, "det(I + J) = {determinant}");
+    determinant.ln()
+}
+
+/// A random g: the widths from input to output, and for each linear layer σ/κ of its raw weight.
+#[derive(Debug, Clone)]
+pub(crate) struct Net {
+    pub(crate) seed: u64,
+    pub(crate) widths: Vec<usize>,
+    pub(crate) activation: Nonlinearity,
+    pub(crate) leading: bool,
+    pub(crate) kappa: f64,
+    pub(crate) stretch: Vec<f64>,
+    /// Power iterations behind u, v; `None` for convergence.
+    pub(crate) iterations: Option<usize>,
+}
+
+impl Net {
+    pub(crate) fn key(&self) -> Key {
+        Key::new(self.seed)
+    }
+
+    pub(crate) fn layers(&self, b: &Cpu) -> Vec<Box<dyn Layer<Cpu>>> {
+        let mut layers: Vec<Box<dyn Layer<Cpu>>> = Vec::new();
+        for (i, w) in self.widths.windows(2).enumerate() {
+            let key = self.key().named("net").split(i as u64);
+            let act = i > 0 || self.leading;
+            if act {
+                layers.push(activation(b, self.activation, key.named("beta")));
+            }
+            let inputs = if act && self.activation == Nonlinearity::ClipSwish { 2 * w[0] } else { w[0] };
+            layers.push(Box::new(linear(b, inputs, w[1], self.kappa, self.stretch[i], self.iterations, key)));
+        }
+        layers
+    }
+
+    pub(crate) fn sequence(&self, b: &Cpu) -> Sequence<Cpu> {
+        Sequence::new(self.layers(b))
+    }
+
+    pub(crate) fn block(&self, b: &Cpu) -> ResidualBlock<Cpu> {
+        ResidualBlock::new(Box::new(self.sequence(b)), &[self.widths[0]]).expect("a contraction")
+    }
+
+    pub(crate) fn dimension(&self) -> usize {
+        self.widths[0]
+    }
+}
+
+/// A linear layer whose raw weight has σ = stretch · κ, and a bias of about 0.5.
+pub(crate) fn linear(
+    b: &Cpu,
+    inputs: usize,
+    outputs: usize,
+    kappa: f64,
+    stretch: f64,
+    iterations: Option<usize>,
+    key: Key,
+) -> LipschitzLinear<Cpu> {
+    let raw = normal(b, key.named("w"), [outputs, inputs]);
+    let sigma = spectral_norm(outputs, inputs, &down(b, &raw));
+    let weight = b.affine(raw, stretch * kappa / sigma, 0.0);
+    let bias = b.affine(normal(b, key.named("b"), [outputs]), 0.5, 0.0);
+    let how = iterations.map_or_else(Refresh::converge::<Cpu>, Refresh::Iterations);
+    let pair = SingularPair::random(b, outputs, inputs, key.named("uv")).refreshed(b, &weight, how);
+    let coefficient = Coefficient::new(kappa).expect("a coefficient");
+    LipschitzLinear::from_parts(b, weight, bias, pair, coefficient).expect("shapes that fit")
+}
+
+/// An activation with a random β in (−1, 2) where it has one.
+pub(crate) fn activation(b: &Cpu, which: Nonlinearity, key: Key) -> Box<dyn Layer<Cpu>> {
+    let beta = b.affine(b.noise(key, Noise::Uniform, 0, [1].into()), 3.0, -1.0);
+    match which.activation() {
+        None => {
+            let mut layer = ConcatenatedLipSwish::new(b);
+            layer.visit_mut("", &mut |_, t, _| *t = beta.clone());
+            Box::new(layer)
+        }
+        Some(f) if f.has_parameter() => Box::new(ActivationLayer::lipswish(beta)),
+        Some(f) => Box::new(ActivationLayer::new(b, f)),
+    }
+}
+
+/// Activations with a continuous second derivative, for Taylor tests.
+pub(crate) const SMOOTH: [Nonlinearity; 5] =
+    [Nonlinearity::LipSwish, Nonlinearity::ClipSwish, Nonlinearity::Softplus, Nonlinearity::Tanh, Nonlinearity::Sin];
+
+/// σ/κ well below and well above 1, where the normalisation is off and on.
+pub(crate) fn stretch() -> impl Strategy<Value = f64> {
+    prop_oneof![0.2..0.8, 1.25..4.0]
+}
+
+/// Networks from d to d (`square`) or to another width, through one or two hidden layers.
+pub(crate) fn nets(
+    dimension: std::ops::RangeInclusive<usize>,
+    activations: &'static [Nonlinearity],
+    square: bool,
+) -> impl Strategy<Value = Net> {
+    let shape = (dimension, proptest::collection::vec(1_usize..10, 1..3), 1_usize..6);
+    let rest = (any::<u64>(), proptest::sample::select(activations), any::<bool>(), 0.5..0.95);
+    let weights = (proptest::collection::vec(stretch(), 3), proptest::option::of(1_usize..4));
+    (shape, rest, weights).prop_map(move |(shape, rest, weights)| {
+        let (d, hidden, out) = shape;
+        let (seed, activation, leading, kappa) = rest;
+        let (stretch, iterations) = weights;
+        let mut widths = vec![d];
+        widths.extend(hidden);
+        widths.push(if square { d } else { out });
+        Net { seed, widths, activation, leading, kappa, stretch, iterations }
+    })
+}
+
+/// A small flow, exact in training and evaluation.
+pub(crate) fn exact_config(dimension: usize, blocks: usize, hidden: &[usize]) -> FlowConfig {
+    FlowConfig {
+        blocks,
+        hidden: hidden.to_vec(),
+        coefficient: 0.9,
+        training: Estimator::Exact(Exact),
+        evaluation: Estimator::Exact(Exact),
+        ..FlowConfig::new(dimension)
+    }
+}
+
+/// A flow with every trained tensor moved by noise, so that nothing is at a special value; ActNorm is counted as
+/// initialised. σ stays as the power iteration finds it.
+pub(crate) fn random_flow<B: Backend>(b: &B, config: &FlowConfig, key: Key, spread: f64) -> Flow<B> {
+    let mut flow = Flow::new(b.clone(), config, key).expect("a configuration");
+    let mut number = 0;
+    flow.visit_mut(&mut |name, t, role| {
+        number += 1;
+        if name.ends_with("initialised") {
+            *t = b.full(1.0, [1].into());
+        } else if role.is_trained() {
+            let noise = b.noise(key.named("spread").split(number), Noise::Normal, 0, b.shape(t));
+            *t = b.axpy(spread, &noise, t.clone());
+        }
+    });
+    flow.refresh(Refresh::converge::<B>());
+    flow
+}
+
+pub(crate) fn table(width: usize, values: Vec<f64>) -> Table {
+    Table::new(None, width, values).expect("finite values")
+}
+
+/// Rows of standard normals.
+pub(crate) fn rows(n: usize, d: usize, key: Key) -> Table {
+    let mut values = vec![0.0; n * d];
+    Noise::Normal.fill(key, 0, &mut values);
+    table(d, values)
+}
+
+/// The (two-sided) quantile of a standard normal at which `tests` z-scores together exceed it with probability `rate`.
+pub(crate) fn bonferroni(rate: f64, tests: usize) -> f64 {
+    use statrs::distribution::{ContinuousCDF as _, Normal};
+    Normal::standard().inverse_cdf(1.0 - rate / (2.0 * tests as f64))
+}
+
+/// Mean and its standard error.
+pub(crate) fn mean_and_error(samples: &[f64]) -> (f64, f64) {
+    let n = samples.len() as f64;
+    let mean = samples.iter().sum::<f64>() / n;
+    let variance = samples.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (mean, (variance / n).sqrt())
+}
