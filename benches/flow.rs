@@ -25,7 +25,9 @@ fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
         let rows = workload.rows(BATCH).expect("finite rows");
         let mut group = c.benchmark_group(format!("log_prob/{name}"));
         group.throughput(Throughput::Elements(BATCH as u64));
-        group.bench_function(workload.name, |b| b.iter(|| prepared.log_prob(&rows, Key::new(7)).expect("rows that fit")));
+        group.bench_function(workload.name, |b| {
+            b.iter(|| prepared.log_prob(&rows, Key::new(7)).expect("rows that fit"))
+        });
         group.finish();
 
         let z = prepared.encode(&rows, Key::new(7)).expect("rows that fit").rows;

@@ -64,7 +64,8 @@ fn measure(workload: &Workload, threads: NonZeroUsize) -> Result<serde_json::Val
         let decoded = prepared.decode(&z, &how)?;
         let seconds = median(9, || prepared.decode(&z, &how).map(drop))?;
         let back = decoded.rows.values().iter().zip(rows.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        let evaluations = decoded.reports.iter().map(|r| f64::from(r.iterations)).sum::<f64>() / (BATCH * workload.blocks) as f64;
+        let evaluations =
+            decoded.reports.iter().map(|r| f64::from(r.iterations)).sum::<f64>() / (BATCH * workload.blocks) as f64;
         inverse.push(serde_json::json!({
             "method": name,
             "invert_per_s": (BATCH as f64 / seconds).round(),

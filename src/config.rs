@@ -136,7 +136,9 @@ impl FlowConfig {
         let roulette = |p, exact_terms, sharing| {
             let law = Law::ShiftedGeometric { p };
             let probe = Probe::Rademacher;
-            Estimator::Auto(Auto { otherwise: RussianRoulette { law, exact_terms, draws: 1, probes: 1, probe, sharing } })
+            Estimator::Auto(Auto {
+                otherwise: RussianRoulette { law, exact_terms, draws: 1, probes: 1, probe, sharing },
+            })
         };
         Self {
             coefficient: 0.95,

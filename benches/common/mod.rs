@@ -9,25 +9,25 @@ use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use resflow::{Error, Flow};
 
 /// Rows of a batch.
-pub const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 
 /// One workload.
 #[derive(Debug, Clone, Copy)]
-pub struct Workload {
-    pub name: &'static str,
-    pub dimension: usize,
-    pub hidden: &'static [usize],
-    pub blocks: usize,
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) dimension: usize,
+    pub(crate) hidden: &'static [usize],
+    pub(crate) blocks: usize,
 }
 
-pub const WORKLOADS: [Workload; 2] = [
+pub(crate) const WORKLOADS: [Workload; 2] = [
     Workload { name: "toy", dimension: 2, hidden: &[64, 64, 64], blocks: 8 },
     Workload { name: "tabular", dimension: 43, hidden: &[128, 128], blocks: 10 },
 ];
 
 impl Workload {
     /// The configuration of the flow.
-    pub fn config(&self) -> Result<FlowConfig, Error> {
+    pub(crate) fn config(&self) -> Result<FlowConfig, Error> {
         Ok(FlowConfig {
             blocks: self.blocks,
             hidden: self.hidden.to_vec(),
@@ -38,14 +38,14 @@ impl Workload {
     }
 
     /// Standard normal rows.
-    pub fn rows(&self, rows: usize) -> Result<Table, Error> {
+    pub(crate) fn rows(&self, rows: usize) -> Result<Table, Error> {
         let mut values = vec![0.0; rows * self.dimension];
         Noise::Normal.fill(Key::new(3), 0, &mut values);
         Ok(Table::new(None, self.dimension, values)?)
     }
 
     /// A run on those rows, with Adam at 1e−3 and five power iterations a step, as the peer.
-    pub fn trainer<B: Backend>(&self, backend: B) -> Result<Trainer<B>, Error> {
+    pub(crate) fn trainer<B: Backend>(&self, backend: B) -> Result<Trainer<B>, Error> {
         let flow = Flow::new(backend, &self.config()?, Key::new(0))?;
         let train = TrainConfig {
             batch: BATCH,

@@ -109,8 +109,7 @@ impl FromStr for Estimator {
                     draws: settings.number("draws", 1)?,
                     probes: settings.number("probes", 1)?,
                     probe: settings.probe()?,
-                    sharing: settings
-                        .choice("sharing", &[("batch", Sharing::Batch), ("sample", Sharing::Sample)])?,
+                    sharing: settings.choice("sharing", &[("batch", Sharing::Batch), ("sample", Sharing::Sample)])?,
                 })
             }
             other => return Err(syntax(format_args!("there is no estimator `{other}`"))),
@@ -171,7 +170,8 @@ mod tests {
 
     #[test]
     fn texts_and_tables_are_read() {
-        let table = r#"{"russian-roulette":{"law":{"shifted-geometric":{"p":0.25}},"exact_terms":3,"sharing":"sample"}}"#;
+        let table =
+            r#"{"russian-roulette":{"law":{"shifted-geometric":{"p":0.25}},"exact_terms":3,"sharing":"sample"}}"#;
         let text = "roulette: p = 0.25, exact = 3, sharing = sample";
         let expected = serde_json::from_str::<Estimator>(table).expect("a table");
         assert_eq!(text.parse::<Estimator>().expect("a text"), expected);

@@ -58,7 +58,9 @@ impl<E: CpuElement> NdArray<E> {
         } else if other.rank() == shape.rank() && other.rows() == shape.rows() && other.row_elements() == 1 {
             level.run(|| {
                 for (row, &y) in out.chunks_exact_mut(shape.row_elements()).zip(b) {
-                    row.iter_mut().for_each(|x| *x = f(*x, y));
+                    for x in row {
+                        *x = f(*x, y);
+                    }
                 }
             });
         } else {
@@ -96,11 +98,26 @@ impl<E: CpuElement> NdArray<E> {
             return if mask.as_slice()[0] == E::ZERO { off.clone() } else { on.clone() };
         }
         let (on, off) = (on.as_slice(), off.as_slice());
+        let pick = |m: E, i: usize| if m == E::ZERO { off[i] } else { on[i] };
         self.filled(shape, |out| {
-            let broadcast = mask.view();
-            let broadcast = broadcast.broadcast(ndarray::IxDyn(&shape)).expect("checked above");
-            for (i, (o, &m)) in out.iter_mut().zip(&broadcast).enumerate() {
-                *o = if m == E::ZERO { off[i] } else { on[i] };
+            let (rows, width) = (shape.rows(), shape.row_elements());
+            if mask.shape() == shape {
+                let mask = mask.as_slice();
+                self.level().run(|| out.iter_mut().enumerate().for_each(|(i, o)| *o = pick(mask[i], i)));
+            } else if mask.shape().rank() == shape.rank()
+                && mask.shape().rows() == rows
+                && mask.shape().row_elements() == 1
+            {
+                for (i, (&m, out)) in mask.as_slice().iter().zip(out.chunks_exact_mut(width.max(1))).enumerate() {
+                    let source = if m == E::ZERO { off } else { on };
+                    out.copy_from_slice(&source[i * width..(i + 1) * width]);
+                }
+            } else {
+                let broadcast = mask.view();
+                let broadcast = broadcast.broadcast(ndarray::IxDyn(&shape)).expect("checked above");
+                for (i, (o, &m)) in out.iter_mut().zip(&broadcast).enumerate() {
+                    *o = pick(m, i);
+                }
             }
         })
     }

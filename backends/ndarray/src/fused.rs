@@ -113,6 +113,36 @@ kernel! {
     }
 }
 
+/// ⟨w, v⟩, ⟨w, w⟩ and ⟨v, v⟩ in one pass.
+#[inline(always)]
+fn inner_products<E: CpuElement>(w: &[E], v: &[E]) -> [E; 3] {
+    if w.len() < LANES {
+        let (mut wv, mut ww, mut vv) = (E::ZERO, E::ZERO, E::ZERO);
+        for (&w, &v) in w.iter().zip(v) {
+            wv += w * v;
+            ww += w * w;
+            vv += v * v;
+        }
+        return [wv, ww, vv];
+    }
+    let (mut wv, mut ww, mut vv) = ([E::ZERO; LANES], [E::ZERO; LANES], [E::ZERO; LANES]);
+    let mut base = 0;
+    while base < w.len() {
+        // the last lane is filled up with zeros
+        let n = LANES.min(w.len() - base);
+        let (mut a, mut b) = ([E::ZERO; LANES], [E::ZERO; LANES]);
+        a[..n].copy_from_slice(&w[base..base + n]);
+        b[..n].copy_from_slice(&v[base..base + n]);
+        for l in 0..LANES {
+            wv[l] += a[l] * b[l];
+            ww[l] += a[l] * a[l];
+            vv[l] += b[l] * b[l];
+        }
+        base += LANES;
+    }
+    [fold(wv, |a, b| a + b), fold(ww, |a, b| a + b), fold(vv, |a, b| a + b)]
+}
+
 kernel! {
     /// The series term of every row; see `Backend::series_term`.
     fn term<E>(
@@ -131,14 +161,15 @@ kernel! {
             let c = weights[if weights.len() == 1 { 0 } else { row }];
             let range = row * width..(row + 1) * width;
             let (w, v) = (&mut power[range.clone()], &probe[range.clone()]);
-            *value += signed_over_k * c * dot(w, v);
+            let [wv, ww, vv] = inner_products(w, v);
+            *value += signed_over_k * c * wv;
             if let Some(u) = &mut neumann {
                 let weight = sign * c;
                 for (u, &w) in u[range].iter_mut().zip(w.iter()) {
                     *u -= weight * w;
                 }
             }
-            let bound = c * (dot(w, w) * dot(v, v)).sqrt() * signed_over_k.abs();
+            let bound = c * (ww * vv).sqrt() * signed_over_k.abs();
             if bound < negligible {
                 w.fill(E::ZERO);
             }

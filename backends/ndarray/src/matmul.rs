@@ -97,7 +97,7 @@ kernel! {
 }
 
 impl<E: CpuElement> NdArray<E> {
-    pub(crate) fn product_shape(&self, a: &Tensor<E>, ta: bool, b: &Tensor<E>, tb: bool, what: &str) -> Shape {
+    fn product_shape(a: &Tensor<E>, ta: bool, b: &Tensor<E>, tb: bool, what: &str) -> Shape {
         let (sa, sb) = (a.shape(), b.shape());
         assert!(sa.rank() == 2 && sb.rank() == 2, "{what}: needs two axes each, got {sa} and {sb}");
         let (m, k) = if ta { (sa[1], sa[0]) } else { (sa[0], sa[1]) };
@@ -169,12 +169,12 @@ impl<E: CpuElement> NdArray<E> {
     }
 
     pub(crate) fn matmul_op(&self, a: &Tensor<E>, ta: bool, b: &Tensor<E>, tb: bool) -> Tensor<E> {
-        let shape = self.product_shape(a, ta, b, tb, "matmul");
+        let shape = Self::product_shape(a, ta, b, tb, "matmul");
         self.filled(shape, |out| self.product(a, ta, b, tb, false, out))
     }
 
     pub(crate) fn matmul_add_op(&self, sum: Tensor<E>, a: &Tensor<E>, ta: bool, b: &Tensor<E>, tb: bool) -> Tensor<E> {
-        let shape = self.product_shape(a, ta, b, tb, "matmul_add");
+        let shape = Self::product_shape(a, ta, b, tb, "matmul_add");
         assert_eq!(sum.shape(), shape, "matmul_add: the sum is {}, the product {shape}", sum.shape());
         let mut sum = self.owned(sum);
         self.product(a, ta, b, tb, true, sum.as_mut_slice());
@@ -182,7 +182,7 @@ impl<E: CpuElement> NdArray<E> {
     }
 
     pub(crate) fn linear_op(&self, x: &Tensor<E>, wt: &Tensor<E>, bias: &Tensor<E>) -> Tensor<E> {
-        let shape = self.product_shape(x, false, wt, false, "linear");
+        let shape = Self::product_shape(x, false, wt, false, "linear");
         let bias = bias.as_slice();
         assert_eq!(bias.len(), shape[1], "linear: {} biases for {shape}", bias.len());
         self.filled(shape, |out| {
