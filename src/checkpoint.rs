@@ -67,6 +67,13 @@ impl Values {
         }
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(x) => x.len(),
+            Self::F64(x) => x.len(),
+        }
+    }
+
     fn all_finite(&self) -> bool {
         match self {
             Self::F32(x) => x.iter().all(|x| x.is_finite()),
@@ -169,6 +176,9 @@ impl Archive {
             return Err(error(format!("has shape {found:?}, expected {shape:?}")));
         }
         let out = values.to::<E>();
+        if out.len() != shape.iter().product::<usize>() {
+            return Err(error(format!("has {} numbers for shape {shape:?}", out.len())));
+        }
         if !values.all_finite() || !out.iter().all(|x| x.is_finite()) {
             return Err(error("holds infinite or NaN numbers".into()));
         }
@@ -203,6 +213,11 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError
         Ok(())
     };
     attempt().map_err(|source| io(path, source))
+}
+
+/// Whether a visiting name is that of u or v.
+fn is_singular_vector(name: &str) -> bool {
+    name.ends_with(".u") || name.ends_with(".v")
 }
 
 /// The document of a model file.
@@ -270,7 +285,7 @@ impl<B: Backend> Flow<B> {
         archive: &Archive,
     ) -> Result<Self, Error> {
         let own = archive.tensors.iter().filter(|(name, _)| name.starts_with(prefix));
-        document.check(own.clone().map(|(_, (shape, _))| shape.iter().product::<usize>() as u64).sum())?;
+        document.check(own.clone().map(|(_, (_, values))| values.len() as u64).sum())?;
         let mut flow = Self::zeros(backend.clone(), &document.config)?;
         let mut failed = None;
         let mut used = 2;
@@ -278,7 +293,14 @@ impl<B: Backend> Flow<B> {
             let shape = backend.shape(tensor);
             used += 1;
             match archive.get::<B::Elem>(&format!("{prefix}{name}"), &shape) {
-                Ok(values) => *tensor = backend.upload(&values, shape),
+                Ok(values) => {
+                    let square: f64 = values.iter().map(|v| v.to_f64() * v.to_f64()).sum();
+                    if is_singular_vector(name) && (square - 1.0).abs() > 1e-3 {
+                        let problem = "is no unit vector, so σ = uᵀWv would bound nothing".into();
+                        failed = failed.take().or(Some(CheckpointError::Tensor { name: name.to_owned(), problem }));
+                    }
+                    *tensor = backend.upload(&values, shape);
+                }
                 Err(e) => failed = failed.take().or(Some(e)),
             }
         });

@@ -389,6 +389,11 @@ pub struct PreparedFlow<B: Backend> {
     row_bytes: usize,
 }
 
+/// The larger; NaN if either is NaN.
+fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a > b { a } else { b }
+}
+
 /// What one shard of an evaluation returns: z and the parts of log p that the host adds up.
 pub(crate) struct Evaluated<B: Backend> {
     pub(crate) z: B::Tensor,
@@ -472,7 +477,7 @@ impl<B: Backend> PreparedFlow<B> {
             values.extend(v);
             reports.extend(r);
         }
-        let residual = reports.iter().map(|r| r.residual).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
+        let residual = reports.iter().map(|r| r.residual).fold(0.0, larger);
         Ok(Decoded { rows: self.standardiser.invert_computed(values), reports, residual })
     }
 
@@ -496,9 +501,7 @@ impl<B: Backend> PreparedFlow<B> {
         let d = self.standardiser.width();
         for (i, report) in reports.iter_mut().enumerate() {
             let row = i * d..(i + 1) * d;
-            let largest = |f: &dyn Fn(usize) -> f64| {
-                row.clone().map(f).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) })
-            };
+            let largest = |f: &dyn Fn(usize) -> f64| row.clone().map(f).fold(0.0, larger);
             let scale = largest(&|e| z[e].to_f64().abs()).max(1.0);
             report.residual = largest(&|e| (again[e].to_f64() - z[e].to_f64()).abs()) / scale;
             if !report.residual.is_finite() {

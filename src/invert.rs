@@ -7,7 +7,9 @@
 //! Anderson(m) (Anderson 1965; type II of Fang and Saad 2009): x + r − Σ γ_j (ΔX_j + ΔR_j) with γ the least-squares
 //! solution of r ≈ Σ γ_j ΔR_j over the last m differences; the plain step wherever the residual grew.
 
-use resflow_backend::{Backend, BackendError, Binary, Element as _, Over, Reduce, Unary};
+use resflow_backend::{
+    Backend, BackendError, Binary, Element as _, FixedPointColumn, FixedPointRule, FixedPointState, Over, Reduce, Unary,
+};
 
 use crate::error::ConfigError;
 
@@ -145,34 +147,32 @@ const FLOOR: f64 = 256.0;
 /// Everything that the iteration knows of the rows still going, all with rows first.
 struct State<B: Backend> {
     y: B::Tensor,
-    scale: B::Tensor,
-    x: B::Tensor,
-    best_x: B::Tensor,
-    best: B::Tensor,
-    best_norm: B::Tensor,
-    last: B::Tensor,
-    stall: B::Tensor,
-    iterations: B::Tensor,
-    active: B::Tensor,
+    point: FixedPointState<B::Tensor>,
     // Anderson: the point and residual before, and the differences
     previous: Option<(B::Tensor, B::Tensor)>,
     history: Vec<(B::Tensor, B::Tensor)>,
 }
 
 impl<B: Backend> State<B> {
+    /// At x = y, nothing known.
+    fn new(backend: &B, y: B::Tensor) -> Self {
+        let mut fresh = [B::Elem::ZERO; FixedPointColumn::COUNT];
+        for column in [FixedPointColumn::Residual, FixedPointColumn::Norm, FixedPointColumn::Latest] {
+            fresh[column as usize] = B::Elem::from_f64(f64::INFINITY);
+        }
+        fresh[FixedPointColumn::Active as usize] = B::Elem::ONE;
+        let one = backend.upload(&fresh, [1, fresh.len()].into());
+        let rows = backend.take_rows(&one, &vec![0; backend.shape(&y).rows()]);
+        let point = FixedPointState { x: y.clone(), best: y.clone(), rows };
+        Self { y, point, previous: None, history: Vec::new() }
+    }
+
     fn take(&self, b: &B, rows: &[u32]) -> Self {
         let t = |x: &B::Tensor| b.take_rows(x, rows);
+        let point = &self.point;
         Self {
             y: t(&self.y),
-            scale: t(&self.scale),
-            x: t(&self.x),
-            best_x: t(&self.best_x),
-            best: t(&self.best),
-            best_norm: t(&self.best_norm),
-            last: t(&self.last),
-            stall: t(&self.stall),
-            iterations: t(&self.iterations),
-            active: t(&self.active),
+            point: FixedPointState { x: t(&point.x), best: t(&point.best), rows: t(&point.rows) },
             previous: self.previous.as_ref().map(|(x, r)| (t(x), t(r))),
             history: self.history.iter().map(|(x, r)| (t(x), t(r))).collect(),
         }
@@ -192,25 +192,7 @@ pub fn invert_residual<B: Backend>(
 ) -> Result<Solution<B>, BackendError> {
     let shape = backend.shape(y);
     let n = shape.rows();
-    let flat = [n, shape.row_elements()].into();
-    let column = |value: f64| backend.full(value, [n, 1].into());
-    let y = backend.reshape(y, flat);
-    let largest = backend.reduce(Reduce::Max, Over::Row, &backend.unary(Unary::Abs, y.clone()));
-    let scale = backend.binary(Binary::Max, largest, &backend.full(1.0, [1].into()));
-    let mut state: State<B> = State {
-        x: y.clone(),
-        best_x: y.clone(),
-        y,
-        scale,
-        best: column(f64::INFINITY),
-        best_norm: column(f64::INFINITY),
-        last: column(f64::INFINITY),
-        stall: column(0.0),
-        iterations: column(0.0),
-        active: column(1.0),
-        previous: None,
-        history: Vec::new(),
-    };
+    let mut state = State::new(backend, backend.reshape(y, [n, shape.row_elements()].into()));
     let eval = |x: &B::Tensor| {
         let rows = backend.shape(x).rows();
         let y = g(&backend.reshape(x, shape.with_rows(rows)));
@@ -225,7 +207,7 @@ pub fn invert_residual<B: Backend>(
             state = advance(backend, &eval, state, how);
             iteration += 1;
         }
-        let active = backend.download(&state.active)?;
+        let active = backend.download(&backend.narrow(&state.point.rows, 1, FixedPointColumn::Active as usize, 1))?;
         let (going, done): (Vec<u32>, Vec<u32>) =
             (0..numbers.len() as u32).partition(|&i| active[i as usize] != B::Elem::ZERO);
         // leaving finished rows out costs a copy: do it once a quarter is done
@@ -241,61 +223,32 @@ pub fn invert_residual<B: Backend>(
 
 /// One evaluation of g, the bookkeeping of every row and the step.
 fn advance<B: Backend>(b: &B, g: &impl Fn(&B::Tensor) -> B::Tensor, s: State<B>, how: &Inversion) -> State<B> {
-    let constant = |value: f64| b.full(value, [1].into());
-    let r = b.binary(Binary::Sub, b.binary(Binary::Sub, s.y.clone(), &s.x), &g(&s.x));
-    let size = b.reduce(Reduce::Max, Over::Row, &b.unary(Unary::Abs, r.clone()));
-    let size = b.binary(Binary::Div, size, &s.scale);
-    let norm = b.unary(Unary::Sqrt, b.dot_rows(&r, &r));
-
-    let better = b.binary(Binary::Mul, b.binary(Binary::Less, size.clone(), &s.best), &s.active);
-    let best = b.select(&better, &size, &s.best);
-    let best_norm = b.select(&better, &norm, &s.best_norm);
-    let best_x = b.select(&better, &s.x, &s.best_x);
-    let stall = b.select(&better, &b.full(0.0, b.shape(&s.stall)), &b.affine(s.stall, 1.0, 1.0));
-
-    let converged = b.binary(Binary::LessEqual, best.clone(), &constant(how.accuracy));
-    let stalled = b.binary(Binary::LessEqual, b.full(PATIENCE, b.shape(&stall)), &stall);
-    let near_floor = b.binary(Binary::LessEqual, best.clone(), &constant(FLOOR * B::Elem::EPSILON));
-    let floor = b.binary(Binary::Mul, stalled, &near_floor);
-    let broken = b.affine(b.unary(Unary::IsFinite, size.clone()), -1.0, 1.0);
-    let done = b.binary(Binary::Max, b.binary(Binary::Max, converged, &floor), &broken);
-    let iterations = b.axpy(1.0, &s.active, s.iterations);
-    let active = b.binary(Binary::Mul, s.active, &b.affine(done, -1.0, 1.0));
-
-    let plain = b.axpy(1.0, &r, s.x.clone());
-    let (step, previous, history) = match how.method {
-        Method::FixedPoint => (plain, None, Vec::new()),
-        Method::Anderson(m) => {
-            let mut history = s.history;
-            if let Some((x0, r0)) = &s.previous {
-                history.push((b.binary(Binary::Sub, s.x.clone(), x0), b.binary(Binary::Sub, r.clone(), r0)));
-                if history.len() > m {
-                    history.remove(0);
-                }
-            }
-            let mixed = anderson(b, &plain, &r, &history);
-            // the plain step where the residual grew or the least squares broke down
-            let grew = b.binary(Binary::Less, s.last, &size);
-            let ok = b.binary(Binary::Sub, b.unary(Unary::IsFinite, b.reduce(Reduce::Sum, Over::Row, &mixed)), &grew);
-            let ok = b.binary(Binary::Max, ok, &constant(0.0));
-            (b.select(&ok, &mixed, &plain), Some((s.x.clone(), r)), history)
-        }
+    let rule = FixedPointRule { accuracy: how.accuracy, floor: FLOOR * B::Elem::EPSILON, patience: PATIENCE };
+    let gx = g(&s.point.x);
+    let Method::Anderson(m) = how.method else {
+        let point = b.fixed_point_step(&rule, &s.y, &gx, s.point);
+        return State { point, ..s };
     };
-    let x = b.select(&active, &step, &s.x);
-    State {
-        y: s.y,
-        scale: s.scale,
-        x,
-        best_x,
-        best,
-        best_norm,
-        last: size,
-        stall,
-        iterations,
-        active,
-        previous,
-        history,
+    let column = |rows: &B::Tensor, c: FixedPointColumn| b.narrow(rows, 1, c as usize, 1);
+    let x = s.point.x.clone();
+    let before = column(&s.point.rows, FixedPointColumn::Latest);
+    let r = b.binary(Binary::Sub, b.binary(Binary::Sub, s.y.clone(), &x), &gx);
+    let mut point = b.fixed_point_step(&rule, &s.y, &gx, s.point);
+    let mut history = s.history;
+    if let Some((x0, r0)) = &s.previous {
+        history.push((b.binary(Binary::Sub, x.clone(), x0), b.binary(Binary::Sub, r.clone(), r0)));
+        if history.len() > m {
+            history.remove(0);
+        }
     }
+    let mixed = anderson(b, &point.x, &r, &history);
+    // the plain step where the row is done, the residual grew or the least squares broke down
+    let grew = b.binary(Binary::Less, before, &column(&point.rows, FixedPointColumn::Latest));
+    let finite = b.unary(Unary::IsFinite, b.reduce(Reduce::Sum, Over::Row, &mixed));
+    let usable = b.binary(Binary::Mul, finite, &column(&point.rows, FixedPointColumn::Active));
+    let usable = b.binary(Binary::Less, grew, &usable);
+    point.x = b.select(&usable, &mixed, &point.x);
+    State { y: s.y, point, previous: Some((x, r)), history }
 }
 
 /// plain − Σ γ_j (ΔX_j + ΔR_j), per row.
@@ -345,14 +298,14 @@ fn collect<B: Backend>(
     }
     let join = |part: fn(&State<B>) -> &B::Tensor| {
         let parts: Vec<_> = finished.iter().map(|(_, state)| part(state)).collect();
-        b.take_rows(&b.concat(&parts, 0), &back)
+        if let [only] = parts[..] { only.clone() } else { b.take_rows(&b.concat(&parts, 0), &back) }
     };
-    let value = b.reshape(&join(|s| &s.best_x), shape);
-    let report =
-        b.concat(&[&join(|s| &s.best), &join(|s| &s.best_norm), &join(|s| &s.iterations), &join(|s| &s.stall)], 1);
-    let rows = b.download(&report)?;
-    let rows = rows.chunks_exact(4).map(|r| {
-        let [residual, norm, iterations, stall] = [0, 1, 2, 3].map(|i| r[i].to_f64());
+    let value = b.reshape(&join(|s| &s.point.best), shape);
+    let rows = b.download(&join(|s| &s.point.rows))?;
+    let rows = rows.chunks_exact(FixedPointColumn::COUNT).map(|row| {
+        let column = |c: FixedPointColumn| row[c as usize].to_f64();
+        let (residual, stall) = (column(FixedPointColumn::Residual), column(FixedPointColumn::Stall));
+        let (norm, iterations) = (column(FixedPointColumn::Norm), column(FixedPointColumn::Steps));
         let status = if residual <= how.accuracy {
             Status::Converged
         } else if !residual.is_finite() {

@@ -47,18 +47,21 @@ impl LogProb {
     /// The interval around row `i` that covers its log p with this confidence: Student's t over the replicates.
     ///
     /// # Errors
-    /// A confidence outside (0, 1).
+    /// A confidence outside (0, 1), or no such row.
     pub fn interval(&self, i: usize, confidence: f64) -> Result<(f64, f64), Error> {
         if !(confidence > 0.0 && confidence < 1.0) {
             return Err(Error::Input(format!("a confidence is above 0 and below 1, not {confidence}")));
         }
+        let (Some(&value), Some(&error)) = (self.values.get(i), self.standard_error.get(i)) else {
+            return Err(Error::Input(format!("row {i} of {} (counted from 0)", self.values.len())));
+        };
         let half = if self.replicates < 2 {
             0.0
         } else {
             let t = StudentsT::new(0.0, 1.0, (self.replicates - 1) as f64).map_err(|e| Error::Input(e.to_string()))?;
-            t.inverse_cdf(f64::midpoint(1.0, confidence)) * self.standard_error[i]
+            t.inverse_cdf(f64::midpoint(1.0, confidence)) * error
         };
-        Ok((self.values[i] - half, self.values[i] + half))
+        Ok((value - half, value + half))
     }
 }
 

@@ -58,10 +58,10 @@ impl Precision {
 #[derive(Debug, Args)]
 pub(crate) struct Arithmetic {
     /// The precision of the arithmetic [default: f32 for fit, else the model's]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, display_order = 100)]
     pub(crate) precision: Option<Precision>,
     /// The number of threads; results do not depend on it [default: all cores]
-    #[arg(long, value_parser = threads)]
+    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true, display_order = 100)]
     pub(crate) threads: Option<NonZeroUsize>,
 }
 
@@ -103,14 +103,14 @@ pub(crate) struct Fit {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The seed of weights, batches and estimates [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
     /// The number of steps [default: the configuration's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
     pub(crate) steps: Option<u64>,
     /// Finish within this time, pictures included, over all resumptions; without --steps the learning-rate schedule is
     /// laid over it
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) time_limit: Option<Duration>,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,
@@ -156,13 +156,23 @@ pub(crate) struct Score {
     #[arg(long, value_name = "SPEC")]
     pub(crate) estimator: Option<Estimator>,
     /// Independent estimates of each row, 2 to 1000 [default: the model's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(2..=1000),
+        allow_negative_numbers = true,
+    )]
     pub(crate) replicates: Option<u32>,
     /// Fresh points to draw where DATA is a density [default: 10000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=100_000_000),
+        allow_negative_numbers = true
+    )]
     pub(crate) rows: Option<u32>,
     /// The seed of estimates and fresh points
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
 
@@ -179,13 +189,19 @@ pub(crate) struct Sample {
     #[command(flatten)]
     pub(crate) model: Model,
     /// The number of rows
-    #[arg(short, long = "rows", value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(
+        short,
+        long = "rows",
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000_000),
+        allow_negative_numbers = true,
+    )]
     pub(crate) n: u64,
     /// A .csv, .npy or .png file
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     /// The seed
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
 
@@ -207,7 +223,7 @@ pub(crate) struct Encode {
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     /// The seed of estimates
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
 
@@ -229,7 +245,7 @@ pub(crate) struct Decode {
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     /// The seed of estimates
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
 

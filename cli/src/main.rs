@@ -18,6 +18,7 @@ mod pace;
 mod picture;
 mod progress;
 mod rows;
+mod run;
 mod run_directory;
 mod sample;
 mod score;

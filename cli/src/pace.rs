@@ -38,7 +38,7 @@ impl Pace {
     /// Sets time aside for the last validation, for the pictures and for writing, each with a margin: a trained flow
     /// takes longer to invert than a fresh one, and the machine may be busy.
     pub(crate) fn reserve(&mut self, validation: Duration, pictures: Duration, writing: Duration) {
-        self.reserve = validation.mul_f64(1.5) + pictures.mul_f64(2.0) + writing * 3 + Duration::from_millis(200);
+        self.reserve = validation.mul_f64(1.3) + pictures.mul_f64(1.3) + writing * 3 + Duration::from_millis(200);
     }
 
     /// What is left for training, if there is a limit.

@@ -57,7 +57,8 @@ pub(crate) fn draw<B: Backend>(
     let density = density(flow, &axes, key)?;
     let mut samples = Vec::new();
     while samples.len() < POINTS && (samples.is_empty() || deadline.is_none_or(|d| Instant::now() < d)) {
-        let piece = flow.sample(PIECE, key.named("picture").split(samples.len() as u64), &Inversion::for_backend::<B>())?;
+        let piece =
+            flow.sample(PIECE, key.named("picture").split(samples.len() as u64), &Inversion::for_backend::<B>())?;
         samples.extend(piece.rows.values().chunks_exact(2).map(|row| [row[0], row[1]]));
     }
     let panels = [scatter("data", data, &axes), density, scatter("samples", &samples, &axes)];
@@ -70,10 +71,10 @@ pub(crate) fn draw<B: Backend>(
 /// Dots at points.
 pub(crate) fn scatter(title: &str, points: &[[f64; 2]], axes: &Axes) -> RgbImage {
     let mut canvas = Canvas::new();
-    let [dark, _] = [colorous::VIRIDIS.eval_continuous(0.15), colorous::VIRIDIS.eval_continuous(1.0)];
-    let opacity = (3000.0 / points.len().max(1) as f64).clamp(0.25, 0.9);
+    let ink = colorous::VIRIDIS.eval_continuous(0.15).as_array();
+    let opacity = (5000.0 / points.len().max(1) as f64).clamp(0.25, 0.9);
     for &point in points {
-        canvas.dot(axes.place(point), dark.as_array(), opacity);
+        canvas.dot(axes.place(point), ink, opacity);
     }
     canvas.finish(title, axes)
 }

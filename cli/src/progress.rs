@@ -26,10 +26,10 @@ pub(crate) struct Position {
 impl Position {
     fn text(&self) -> String {
         let steps = self.steps.map_or(String::new(), |n| format!("/{n}"));
-        let validation = self.validation.map_or("-".to_owned(), |v| format!("{v:.4}"));
+        let validation = self.validation.map_or("-".to_owned(), |v| format!("{v:.3}"));
         let left = self.left.map_or("-".to_owned(), clock);
         format!(
-            "step {}{steps}  nll {:.4}  val {validation}  lr {:.1e}  {:.1} steps/s  eta {left}",
+            "{}{steps}  nll {:.3}  val {validation}  lr {:.1e}  {:.1}/s  eta {left}",
             self.step, self.nll, self.learning_rate, self.rate
         )
     }
@@ -60,7 +60,7 @@ impl Progress {
             return Self::Lines { last: None };
         }
         let bar = ProgressBar::new(LENGTH);
-        if let Ok(style) = ProgressStyle::with_template("{bar:24.cyan/blue} {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:16.cyan/blue} {wide_msg}") {
             bar.set_style(style);
         }
         Self::Bar(bar)
@@ -76,7 +76,7 @@ impl Progress {
             Self::Lines { last } => {
                 if last.is_none_or(|last| last.elapsed() >= INTERVAL) {
                     *last = Some(Instant::now());
-                    say(position.text());
+                    say(format_args!("step {}", position.text()));
                 }
             }
         }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use resflow::backend::{Backend, Key};
 use resflow::config::FlowConfig;
 use resflow::data::{Table, csv};
-use resflow::estimator::{Auto, Estimator};
+use resflow::estimator::{Auto, Estimator, Sharing};
 use resflow::log_prob::LogProb;
 
 use crate::arguments::{Precision, Score};
@@ -67,6 +67,10 @@ fn chosen(asked: Option<&Estimator>, own: &Estimator) -> Estimator {
         }
         (Some(Estimator::Auto(_)), Estimator::Auto(_)) | (None, _) => own.clone(),
         (Some(Estimator::Auto(_)), _) => FlowConfig::default().evaluation,
+        // in evaluation every row has its own N, whatever training does
+        (Some(Estimator::RussianRoulette(roulette)), _) => {
+            Estimator::RussianRoulette(roulette.clone().with_sharing(Sharing::Sample))
+        }
         (Some(other), _) => other.clone(),
     }
 }
@@ -83,7 +87,11 @@ fn report(arguments: &Score, precision: Precision, scores: &LogProb, seconds: f6
         } else {
             format!("; the mean of the others is {:.6}", finite.iter().sum::<f64>() / finite.len() as f64)
         };
-        warn(format_args!("log p of {} of {rows} rows is not finite: row {}{more}{rest}", lost.len(), shown.join(", ")));
+        warn(format_args!(
+            "log p of {} of {rows} rows is not finite: row {}{more}{rest}",
+            lost.len(),
+            shown.join(", ")
+        ));
     }
     let (mean, error) = (scores.mean(), scores.mean_standard_error());
     if arguments.json {

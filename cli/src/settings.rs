@@ -103,7 +103,7 @@ fn first_difference(path: &str, a: &toml::Table, b: &toml::Table) -> Option<Stri
 
 /// Line and column of a byte, counted from one, the column in characters.
 fn place(text: &str, byte: usize) -> (usize, usize) {
-    let before = &text[..text.floor_char_boundary(byte.min(text.len()))];
+    let before = text.get(..byte).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |i| i + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }

@@ -4,13 +4,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
 
+/// The smallest probability of stopping.
+pub(super) const LEAST_STOP: f64 = 0.001;
+
+/// No quantile of a lawful Poisson is larger, and P(N ≥ m) is 0 in double precision.
+const MOST: u64 = 10_000;
+
 /// The distribution of N.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Law {
     /// Support {1, 2, …}: P(N ≥ m) = (1−p)^{m−1}.
     ShiftedGeometric {
-        /// The probability of stopping, in (0, 1).
+        /// The probability of stopping, from 0.001 to below 1.
         p: f64,
     },
     /// Support {0, 1, …}: P(N ≥ m) = 1 − e^{−λ} Σ_{i<m} λⁱ/i!.
@@ -25,8 +31,9 @@ impl Law {
     /// A parameter out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         match *self {
-            Self::ShiftedGeometric { p } if !(p > 0.0 && p < 1.0) => {
-                Err(ConfigError::OutOfRange { name: "p", value: p, expected: "a probability above 0 and below 1" })
+            // below, one draw of N could ask for more terms than the memory holds weights
+            Self::ShiftedGeometric { p } if !(LEAST_STOP..1.0).contains(&p) => {
+                Err(ConfigError::OutOfRange { name: "p", value: p, expected: "a probability from 0.001 to below 1" })
             }
             // far beyond 100 the tail needs more terms than any series is worth
             Self::Poisson { rate } if !(rate > 0.0 && rate <= 100.0) => {
@@ -61,7 +68,7 @@ impl Law {
             _ => 0,
         };
         // a uniform number is a multiple of 2⁻⁵³ or 0: the tail beyond is never reached
-        while m < 10_000 && self.survival(m + 1) > u.max(f64::EPSILON / 4.0) {
+        while m < MOST && self.survival(m + 1) > u.max(f64::EPSILON / 4.0) {
             m += 1;
         }
         m
@@ -81,6 +88,9 @@ impl std::fmt::Display for Law {
 fn poisson_survival(rate: f64, m: u64) -> f64 {
     if m == 0 {
         return 1.0;
+    }
+    if m > MOST {
+        return 0.0;
     }
     if (m as f64) <= rate {
         // the lower sum is the smaller one

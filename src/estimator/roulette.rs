@@ -119,7 +119,8 @@ impl RussianRoulette {
     pub fn variance_warning(&self, c: f64) -> Option<VarianceWarning> {
         // the gradient's second moment: Σ c^{2k} / P(N ≥ k−E) < ∞, strictly
         let bounded = matches!(self.law, Law::ShiftedGeometric { p } if c * c < 1.0 - p);
-        (!bounded).then(|| VarianceWarning { law: self.law, bound: c, better: Law::ShiftedGeometric { p: 1.0 - c } })
+        let better = Law::ShiftedGeometric { p: (1.0 - c).max(super::law::LEAST_STOP) };
+        (!bounded).then_some(VarianceWarning { law: self.law, bound: c, better })
     }
 }
 
@@ -131,7 +132,7 @@ pub struct VarianceWarning {
     pub law: Law,
     /// The Lipschitz bound of the worst block.
     pub bound: f64,
-    /// A law with bounded variance and the least work × variance at that bound.
+    /// The law with the least work × variance at that bound; its variance is bounded for bounds up to 0.9995.
     pub better: Law,
 }
 
@@ -182,8 +183,11 @@ impl Truncated {
         vec![1.0; self.terms]
     }
 
-    /// The largest possible bias in absolute value, in nats: d·(−ln(1−c) − Σ_{k≤K} cᵏ/k).
+    /// The largest possible bias in absolute value, in nats: d·(−ln(1−c) − Σ_{k≤K} cᵏ/k); infinite unless c < 1.
     pub fn bias_bound(&self, dimension: usize, c: f64) -> f64 {
+        if c.is_nan() || c >= 1.0 {
+            return f64::INFINITY;
+        }
         let head: f64 = (1..=self.terms).map(|k| c.powi(k as i32) / k as f64).sum();
         dimension as f64 * (-(-c).ln_1p() - head).max(0.0)
     }

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use crate::composed;
 use crate::{
-    Activation, AdamStep, BackendError, Binary, Element, Key, Noise, Over, Padding, Reduce, SeriesState, Shape,
-    TermWeight, Unary,
+    Activation, AdamStep, BackendError, Binary, Element, FixedPointRule, FixedPointState, Key, Noise, Over, Padding,
+    Reduce, SeriesState, Shape, TermWeight, Unary,
 };
 
 /// Both results of [`Backend::activation_reverse`], and the parameter's gradient.
@@ -242,6 +242,19 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         state: SeriesState<Self::Tensor>,
     ) -> SeriesState<Self::Tensor> {
         composed::series_term(self, k, weight, probe, negligible, state)
+    }
+
+    /// One step of x ← y − g(x) in every row that is still active, with its bookkeeping: `g` is g(x), all `[n, d]`. The
+    /// row's residual is measured at x, the best x is kept, and x moves unless the row is done by the rule; a residual that
+    /// is not finite ends a row too.
+    fn fixed_point_step(
+        &self,
+        rule: &FixedPointRule,
+        y: &Self::Tensor,
+        g: &Self::Tensor,
+        state: FixedPointState<Self::Tensor>,
+    ) -> FixedPointState<Self::Tensor> {
+        composed::fixed_point_step(self, rule, y, g, state)
     }
 
     /// `count` power iterations on a matrix w `[o, i]` from u `[o]` and v `[i]`: v ← wᵀu/‖wᵀu‖, u ← wv/‖wv‖. A product

@@ -2,8 +2,8 @@
 //! must agree with.
 
 use crate::{
-    Activation, ActivationReverse, AdamStep, Backend, Binary, LIPSWISH_SCALE, Over, Reduce, SeriesState, TermWeight,
-    Unary,
+    Activation, ActivationReverse, AdamStep, Backend, Binary, FixedPointColumn, FixedPointRule, FixedPointState,
+    LIPSWISH_SCALE, Over, Reduce, SeriesState, TermWeight, Unary,
 };
 
 /// Small expressions over tensors; every operand is a handle.
@@ -174,6 +174,46 @@ pub fn series_term<B: Backend>(
     let stop = backend.binary(Binary::Less, bound, &backend.full(negligible, [1].into()));
     let power = backend.select(&stop, &backend.full(0.0, backend.shape(&power)), &power);
     SeriesState { power: backend.reshape(&power, shape), neumann, value }
+}
+
+/// [`Backend::fixed_point_step`] without fusion.
+pub fn fixed_point_step<B: Backend>(
+    backend: &B,
+    rule: &FixedPointRule,
+    y: &B::Tensor,
+    g: &B::Tensor,
+    state: FixedPointState<B::Tensor>,
+) -> FixedPointState<B::Tensor> {
+    let e = Expr(backend);
+    let column = |c: FixedPointColumn| backend.narrow(&state.rows, 1, c as usize, 1);
+    let constant = |value: f64| backend.full(value, [1].into());
+    let at_most = |x: &B::Tensor, bound: f64| backend.binary(Binary::LessEqual, x.clone(), &constant(bound));
+    let largest = |x: &B::Tensor| backend.reduce(Reduce::Max, Over::Row, &e.unary(Unary::Abs, x));
+
+    let r = e.sub(&e.sub(y, &state.x), g);
+    let scale = backend.binary(Binary::Max, largest(y), &constant(1.0));
+    let size = backend.binary(Binary::Div, largest(&r), &scale);
+    let norm = backend.unary(Unary::Sqrt, backend.dot_rows(&r, &r));
+
+    let (residual, active) = (column(FixedPointColumn::Residual), column(FixedPointColumn::Active));
+    let better = e.mul(&backend.binary(Binary::Less, size.clone(), &residual), &active);
+    let residual = backend.select(&better, &size, &residual);
+    let norm = backend.select(&better, &norm, &column(FixedPointColumn::Norm));
+    let best = backend.select(&better, &state.x, &state.best);
+    let latest = backend.select(&active, &size, &column(FixedPointColumn::Latest));
+    let stall = column(FixedPointColumn::Stall);
+    let stall = backend.select(&better, &e.zeros(&stall), &e.add(&stall, &active));
+    let steps = e.add(&column(FixedPointColumn::Steps), &active);
+
+    let patient = backend.binary(Binary::LessEqual, backend.full(rule.patience, backend.shape(&stall)), &stall);
+    let floor = e.mul(&patient, &at_most(&residual, rule.floor));
+    let broken = e.affine(&e.unary(Unary::IsFinite, &size), -1.0, 1.0);
+    let done = backend.binary(Binary::Max, at_most(&residual, rule.accuracy), &floor);
+    let done = backend.binary(Binary::Max, done, &broken);
+    let active = e.mul(&active, &e.affine(&done, -1.0, 1.0));
+    let x = backend.select(&active, &e.add(&state.x, &r), &state.x);
+    let rows = backend.concat(&[&residual, &norm, &latest, &stall, &steps, &active], 1);
+    FixedPointState { x, best, rows }
 }
 
 /// [`Backend::power_iteration`] without fusion.

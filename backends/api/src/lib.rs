@@ -24,6 +24,9 @@ pub use element::Element;
 pub use error::BackendError;
 pub use key::{Generator, Key, philox4x32_10};
 pub use noise::Noise;
-pub use op::{AdamStep, Binary, Over, Padding, Reduce, SeriesState, TermWeight, Unary};
+pub use op::{
+    AdamStep, Binary, FixedPointColumn, FixedPointRule, FixedPointState, Over, Padding, Reduce, SeriesState,
+    TermWeight, Unary,
+};
 pub use shape::{MAX_RANK, Shape};
 pub use shard::ShardPlan;

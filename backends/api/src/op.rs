@@ -221,3 +221,47 @@ pub struct SeriesState<T> {
     /// Σ_{j≤k} (−1)^{j+1} c_j ⟨(Jᵀ)ʲ v, v⟩/j, `[n, 1]`.
     pub value: T,
 }
+
+/// When a row of a fixed-point iteration x ← y − g(x) is done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FixedPointRule {
+    /// Converged once max|r| ≤ accuracy · max(1, max|y|), with r = y − x − g(x).
+    pub accuracy: f64,
+    /// At the floor of the arithmetic once the residual has not fallen for `patience` steps and is at most this.
+    pub floor: f64,
+    /// See `floor`.
+    pub patience: f64,
+}
+
+/// The rows of a fixed-point iteration.
+#[derive(Debug, Clone)]
+pub struct FixedPointState<T> {
+    /// The point, `[n, d]`.
+    pub x: T,
+    /// The point with the smallest residual so far, `[n, d]`.
+    pub best: T,
+    /// `[n, 6]`, see [`FixedPointColumn`].
+    pub rows: T,
+}
+
+/// What [`FixedPointState::rows`] knows of each row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FixedPointColumn {
+    /// The smallest relative residual max|r| / max(1, max|y|).
+    Residual = 0,
+    /// ‖r‖₂ there.
+    Norm = 1,
+    /// The latest relative residual.
+    Latest = 2,
+    /// Steps since the smallest one.
+    Stall = 3,
+    /// Steps made.
+    Steps = 4,
+    /// 1 while the row goes on, else 0.
+    Active = 5,
+}
+
+impl FixedPointColumn {
+    /// The number of columns.
+    pub const COUNT: usize = 6;
+}

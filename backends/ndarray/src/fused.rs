@@ -1,7 +1,8 @@
 //! The fused operations: one pass over memory each.
 
 use resflow_backend::{
-    Activation, ActivationReverse, AdamStep, Backend as _, Key, Noise, SeriesState, Shape, TermWeight, lipswish,
+    Activation, ActivationReverse, AdamStep, Backend as _, FixedPointColumn, FixedPointRule, FixedPointState, Key,
+    Noise, SeriesState, Shape, TermWeight, lipswish,
 };
 
 use crate::reduce::{LANES, dot, fold, lane};
@@ -172,6 +173,66 @@ kernel! {
             let bound = c * (ww * vv).sqrt() * signed_over_k.abs();
             if bound < negligible {
                 w.fill(E::ZERO);
+            }
+        }
+    }
+}
+
+/// The numbers of a [`FixedPointRule`].
+#[derive(Clone, Copy)]
+struct Rule<E> {
+    accuracy: E,
+    floor: E,
+    patience: E,
+}
+
+kernel! {
+    /// One step of every active row; see `Backend::fixed_point_step`.
+    fn iterate<E>(rule: Rule<E>, width: usize, y: &[E], g: &[E], x: &mut [E], best: &mut [E], rows: &mut [E]) {
+        for (i, row) in rows.chunks_exact_mut(FixedPointColumn::COUNT).enumerate() {
+            let [residual, norm, latest, stall, steps, active] = row else { continue };
+            if *active == E::ZERO {
+                continue;
+            }
+            let range = i * width..(i + 1) * width;
+            let (y, g) = (&y[range.clone()], &g[range.clone()]);
+            let (x, best) = (&mut x[range.clone()], &mut best[range]);
+            // lanes of |r|, |y| and r²; comparisons that are false for NaN leave the NaN to r²
+            let (mut largest, mut scale, mut square) = ([E::ZERO; LANES], [E::ONE; LANES], [E::ZERO; LANES]);
+            let mut base = 0;
+            while base < width {
+                let n = LANES.min(width - base);
+                let (mut a, mut b) = ([E::ZERO; LANES], [E::ZERO; LANES]);
+                for l in 0..n {
+                    a[l] = y[base + l] - x[base + l] - g[base + l];
+                    b[l] = y[base + l].abs();
+                }
+                for l in 0..LANES {
+                    square[l] += a[l] * a[l];
+                    largest[l] = if a[l].abs() > largest[l] { a[l].abs() } else { largest[l] };
+                    scale[l] = if b[l] > scale[l] { b[l] } else { scale[l] };
+                }
+                base += LANES;
+            }
+            let larger = |a: E, b: E| if b > a { b } else { a };
+            let square = fold(square, |a, b| a + b);
+            let size = if square.is_nan() { square } else { fold(largest, larger) / fold(scale, larger) };
+            if size < *residual {
+                (*residual, *norm, *stall) = (size, square.sqrt(), E::ZERO);
+                best.copy_from_slice(x);
+            } else {
+                *stall += E::ONE;
+            }
+            *latest = size;
+            *steps += E::ONE;
+            let floor = rule.patience <= *stall && *residual <= rule.floor;
+            if *residual <= rule.accuracy || floor || !size.is_finite() {
+                *active = E::ZERO;
+                continue;
+            }
+            for ((x, &y), &g) in x.iter_mut().zip(y).zip(g) {
+                let r = y - *x - g;
+                *x += r;
             }
         }
     }
@@ -356,6 +417,36 @@ impl<E: CpuElement> NdArray<E> {
             value.as_mut_slice(),
         );
         SeriesState { power, neumann, value }
+    }
+
+    pub(crate) fn fixed_point_step_op(
+        &self,
+        rule: &FixedPointRule,
+        y: &Tensor<E>,
+        g: &Tensor<E>,
+        state: FixedPointState<Tensor<E>>,
+    ) -> FixedPointState<Tensor<E>> {
+        let shape = y.shape();
+        for t in [g, &state.x, &state.best] {
+            assert_eq!(t.shape(), shape, "fixed_point_step: the shapes differ: {} and {shape}", t.shape());
+        }
+        let columns = [shape.rows(), FixedPointColumn::COUNT].into();
+        assert_eq!(state.rows.shape(), columns, "fixed_point_step: the rows are {}, not {columns}", state.rows.shape());
+        let [accuracy, floor, patience] = [rule.accuracy, rule.floor, rule.patience].map(E::from_f64);
+        let (mut x, mut best, mut rows) = (self.owned(state.x), self.owned(state.best), self.owned(state.rows));
+        let rule = Rule { accuracy, floor, patience };
+        let width = shape.row_elements();
+        iterate(
+            self.level(),
+            rule,
+            width,
+            y.as_slice(),
+            g.as_slice(),
+            x.as_mut_slice(),
+            best.as_mut_slice(),
+            rows.as_mut_slice(),
+        );
+        FixedPointState { x, best, rows }
     }
 
     pub(crate) fn power_iteration_op(&self, w: &Tensor<E>, u: Tensor<E>, v: Tensor<E>, count: usize) -> [Tensor<E>; 3] {

@@ -9,6 +9,8 @@
 #![deny(unsafe_code)]
 
 mod conv;
+#[cfg(target_arch = "x86_64")]
+mod direct;
 mod elementwise;
 mod fused;
 mod layout;
@@ -23,11 +25,12 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use matmul::{Operands, Start};
 use pool::Pool;
 use rayon::iter::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
 use resflow_backend::{
-    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, Key, Noise, Over, Padding, Reduce,
-    SeriesState, Shape, TermWeight, Unary,
+    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, FixedPointRule, FixedPointState,
+    Key, Noise, Over, Padding, Reduce, SeriesState, Shape, TermWeight, Unary,
 };
 use simd::Level;
 pub use tensor::Tensor;
@@ -36,12 +39,30 @@ pub use tensor::Tensor;
 pub trait CpuElement: Element + ndarray::LinalgScalar {
     /// The exponential for loops that must vectorise; may be clamped far outside the range where σ(x) saturates.
     fn fast_exp(self) -> Self;
+
+    /// Does a small product without packing where that is faster; false if it is left to others.
+    #[doc(hidden)]
+    #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
+    fn direct(level: Level, operands: &Operands<'_, Self>, start: Start<'_, Self>, out: &mut [Self]) -> bool {
+        let _ = (level, operands, start, out);
+        false
+    }
 }
 
 impl CpuElement for f32 {
     #[inline(always)]
     fn fast_exp(self) -> Self {
         simd::exp_f32(self)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(private_interfaces)]
+    fn direct(level: Level, operands: &Operands<'_, Self>, start: Start<'_, Self>, out: &mut [Self]) -> bool {
+        let suits = level == Level::Avx512 && direct::suits(operands);
+        if suits {
+            direct::product(operands, start, out);
+        }
+        suits
     }
 }
 
@@ -329,6 +350,16 @@ impl<E: CpuElement> Backend for NdArray<E> {
         state: SeriesState<Tensor<E>>,
     ) -> SeriesState<Tensor<E>> {
         self.series_term_op(k, weight, probe, negligible, state)
+    }
+
+    fn fixed_point_step(
+        &self,
+        rule: &FixedPointRule,
+        y: &Tensor<E>,
+        g: &Tensor<E>,
+        state: FixedPointState<Tensor<E>>,
+    ) -> FixedPointState<Tensor<E>> {
+        self.fixed_point_step_op(rule, y, g, state)
     }
 
     fn power_iteration(&self, w: &Tensor<E>, u: Tensor<E>, v: Tensor<E>, count: usize) -> [Tensor<E>; 3] {

@@ -1,6 +1,6 @@
 //! Matrix products.
 //!
-//! [`product`] is the one door: thin products (an extent of at most four, as data of low dimension makes them) by plain
+//! `product` is the one door: small f32 products on AVX-512 without packing (`direct`), thin products (an extent of at most four, as data of low dimension makes them) by plain
 //! loops, all others by the crate `gemm` (the feature `gemm`, AVX-512 where present) or by `matrixmultiply` through
 //! ndarray. Measurements of both are in docs/performance.md.
 
@@ -14,15 +14,26 @@ use crate::{CpuElement, NdArray, Tensor};
 /// An extent up to which a product counts as thin.
 const THIN: usize = 4;
 
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a, E> {
+    /// Nothing.
+    Zero,
+    /// What the output holds.
+    Output,
+    /// A bias for each column.
+    Bias(&'a [E]),
+}
+
 /// Row-major operands of `m × k` times `k × n`, each optionally stored transposed.
-struct Operands<'a, E> {
-    a: &'a [E],
-    transpose_a: bool,
-    b: &'a [E],
-    transpose_b: bool,
-    m: usize,
-    k: usize,
-    n: usize,
+pub(crate) struct Operands<'a, E> {
+    pub(crate) a: &'a [E],
+    pub(crate) transpose_a: bool,
+    pub(crate) b: &'a [E],
+    pub(crate) transpose_b: bool,
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    pub(crate) n: usize,
 }
 
 kernel! {
@@ -106,25 +117,29 @@ impl<E: CpuElement> NdArray<E> {
         [m, n].into()
     }
 
-    /// out = a·b, or out += a·b.
-    pub(crate) fn product(&self, a: &Tensor<E>, ta: bool, b: &Tensor<E>, tb: bool, accumulate: bool, out: &mut [E]) {
+    /// out = start + a·b.
+    fn product(&self, a: &Tensor<E>, ta: bool, b: &Tensor<E>, tb: bool, start: Start<'_, E>, out: &mut [E]) {
         let (sa, sb) = (a.shape(), b.shape());
         let (m, k) = if ta { (sa[1], sa[0]) } else { (sa[0], sa[1]) };
         let n = if tb { sb[0] } else { sb[1] };
         if m == 0 || n == 0 {
             return;
         }
+        let o = Operands { a: a.as_slice(), transpose_a: ta, b: b.as_slice(), transpose_b: tb, m, k, n };
+        if n > THIN && E::direct(self.level(), &o, start, out) {
+            return;
+        }
+        if let Start::Bias(bias) = start {
+            out.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(bias));
+        }
+        let accumulate = !matches!(start, Start::Zero);
         if k == 0 {
             if !accumulate {
                 out.fill(E::ZERO);
             }
-            return;
+        } else if !self.thin(&o, accumulate, out) {
+            dense((m, n, k), &strided(o.a, ta, m, k), &strided(o.b, tb, k, n), accumulate, out);
         }
-        let o = Operands { a: a.as_slice(), transpose_a: ta, b: b.as_slice(), transpose_b: tb, m, k, n };
-        if self.thin(&o, accumulate, out) {
-            return;
-        }
-        dense((m, n, k), &strided(o.a, ta, m, k), &strided(o.b, tb, k, n), accumulate, out);
     }
 
     /// Does the product if it is a thin one.
@@ -170,14 +185,14 @@ impl<E: CpuElement> NdArray<E> {
 
     pub(crate) fn matmul_op(&self, a: &Tensor<E>, ta: bool, b: &Tensor<E>, tb: bool) -> Tensor<E> {
         let shape = Self::product_shape(a, ta, b, tb, "matmul");
-        self.filled(shape, |out| self.product(a, ta, b, tb, false, out))
+        self.filled(shape, |out| self.product(a, ta, b, tb, Start::Zero, out))
     }
 
     pub(crate) fn matmul_add_op(&self, sum: Tensor<E>, a: &Tensor<E>, ta: bool, b: &Tensor<E>, tb: bool) -> Tensor<E> {
         let shape = Self::product_shape(a, ta, b, tb, "matmul_add");
         assert_eq!(sum.shape(), shape, "matmul_add: the sum is {}, the product {shape}", sum.shape());
         let mut sum = self.owned(sum);
-        self.product(a, ta, b, tb, true, sum.as_mut_slice());
+        self.product(a, ta, b, tb, Start::Output, sum.as_mut_slice());
         sum
     }
 
@@ -185,12 +200,7 @@ impl<E: CpuElement> NdArray<E> {
         let shape = Self::product_shape(x, false, wt, false, "linear");
         let bias = bias.as_slice();
         assert_eq!(bias.len(), shape[1], "linear: {} biases for {shape}", bias.len());
-        self.filled(shape, |out| {
-            if !bias.is_empty() {
-                out.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
-            }
-            self.product(x, false, wt, false, true, out);
-        })
+        self.filled(shape, |out| self.product(x, false, wt, false, Start::Bias(bias), out))
     }
 }
 
@@ -283,6 +293,43 @@ pub(crate) fn with_gemm<E: CpuElement>(
 mod tests {
     use super::*;
     use resflow_backend::{Backend as _, Key, Noise};
+
+    /// The kernel without packing over all remainders of its tile, with every start.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn direct_products() {
+        if !is_x86_feature_detected!("avx512f") {
+            return;
+        }
+        let cpu = NdArray::<f32>::inline();
+        for (m, n, k) in (1..14).flat_map(|m| [1, 5, 16, 17, 43, 64, 67, 130].map(|n| (m, n, m * n % 7))) {
+            let a = cpu.noise(Key::new(1), Noise::Normal, 0, [m, k].into());
+            let b = cpu.noise(Key::new(2), Noise::Normal, 0, [k, n].into());
+            let bias = cpu.noise(Key::new(3), Noise::Normal, 0, [n].into());
+            let mut turned = a.as_slice().to_vec();
+            transpose(a.as_slice(), m, k, &mut turned);
+            for (start, offset) in [(Start::Zero, 0.0), (Start::Output, 1.0), (Start::Bias(bias.as_slice()), 0.0)] {
+                for transpose_a in [false, true] {
+                    let a_data = if transpose_a { &turned[..] } else { a.as_slice() };
+                    let o = Operands { a: a_data, transpose_a, b: b.as_slice(), transpose_b: false, m, k, n };
+                    let mut out = vec![1.0_f32; m * n];
+                    crate::direct::product(&o, start, &mut out);
+                    for i in 0..m {
+                        for j in 0..n {
+                            let dot: f32 = (0..k).map(|p| a.as_slice()[i * k + p] * b.as_slice()[p * n + j]).sum();
+                            let bias = if let Start::Bias(bias) = start { bias[j] } else { offset };
+                            let found = out[i * n + j];
+                            assert!(
+                                (found - dot - bias).abs() < 1e-5,
+                                "{m} {n} {k} {transpose_a}: {found} {}",
+                                dot + bias
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
 
     type Product = fn((usize, usize, usize), &Strided<'_, f64>, &Strided<'_, f64>, bool, &mut [f64]);
 

@@ -1,0 +1,154 @@
+//! Small f32 products on AVX-512 without packing: out = a·b (+ out or + bias), b row-major.
+//!
+//! The weights of a residual flow and a shard of rows fit the cache, so copying operands into panels, as a general matrix
+//! product does, is a loss here (docs/performance.md has the figures). A tile of 6 rows by 64 columns stays in 24 registers;
+//! a is read element by element, so that it may be stored transposed. The last vector of a row is masked.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
+    _mm512_setzero_ps,
+};
+
+use crate::matmul::{Operands, Start};
+
+/// Rows of a tile.
+const ROWS: usize = 6;
+/// Columns of a vector.
+const WIDTH: usize = 16;
+/// Vectors of a tile.
+const VECTORS: usize = 4;
+/// The largest b, in elements, that is worth reading in place: half of a usual second-level cache.
+const LARGEST: usize = 1 << 18;
+
+/// Whether [`product`] is the better way for these extents.
+pub(crate) fn suits(o: &Operands<'_, f32>) -> bool {
+    !o.transpose_b && o.k * o.n <= LARGEST
+}
+
+/// The product; the caller has found AVX-512F.
+pub(crate) fn product(o: &Operands<'_, f32>, start: Start<'_, f32>, out: &mut [f32]) {
+    assert!(!o.transpose_b, "direct: b must not be transposed");
+    assert!(
+        o.a.len() == o.m * o.k && o.b.len() == o.k * o.n && out.len() == o.m * o.n,
+        "direct: an operand does not fit {} × {} × {}",
+        o.m,
+        o.k,
+        o.n
+    );
+    if let Start::Bias(bias) = start {
+        assert_eq!(bias.len(), o.n, "direct: the bias does not fit");
+    }
+    assert!(is_x86_feature_detected!("avx512f"), "direct: needs AVX-512F");
+    // SAFETY: AVX-512F was found, and the lengths cover all of the extents.
+    unsafe { run(o, start, out) }
+}
+
+/// # Safety
+/// The operands' lengths are m·k, k·n and m·n, the bias's n.
+#[target_feature(enable = "avx512f")]
+unsafe fn run(o: &Operands<'_, f32>, start: Start<'_, f32>, out: &mut [f32]) {
+    let mut column = 0;
+    while column < o.n {
+        let columns = (o.n - column).min(VECTORS * WIDTH);
+        let mut row = 0;
+        while row < o.m {
+            let rows = (o.m - row).min(ROWS);
+            // SAFETY: rows and columns stay within m and n.
+            unsafe {
+                match columns.div_ceil(WIDTH) {
+                    1 => by_rows::<1>(o, start, out, row, rows, column, columns),
+                    2 => by_rows::<2>(o, start, out, row, rows, column, columns),
+                    3 => by_rows::<3>(o, start, out, row, rows, column, columns),
+                    _ => by_rows::<4>(o, start, out, row, rows, column, columns),
+                }
+            }
+            row += rows;
+        }
+        column += columns;
+    }
+}
+
+/// # Safety
+/// As [`tile`].
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn by_rows<const V: usize>(
+    o: &Operands<'_, f32>,
+    start: Start<'_, f32>,
+    out: &mut [f32],
+    row: usize,
+    rows: usize,
+    column: usize,
+    columns: usize,
+) {
+    // SAFETY: passed on.
+    unsafe {
+        match rows {
+            1 => tile::<1, V>(o, start, out, row, column, columns),
+            2 => tile::<2, V>(o, start, out, row, column, columns),
+            3 => tile::<3, V>(o, start, out, row, column, columns),
+            4 => tile::<4, V>(o, start, out, row, column, columns),
+            5 => tile::<5, V>(o, start, out, row, column, columns),
+            _ => tile::<6, V>(o, start, out, row, column, columns),
+        }
+    }
+}
+
+/// Rows `row..row + R` and columns `column..column + columns` of the product.
+///
+/// # Safety
+/// The rows lie within m, the columns within n, `columns` is in 16·(V − 1) + 1 … 16·V, and the operands' lengths are m·k,
+/// k·n and m·n, the bias's n.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn tile<const R: usize, const V: usize>(
+    o: &Operands<'_, f32>,
+    start: Start<'_, f32>,
+    out: &mut [f32],
+    row: usize,
+    column: usize,
+    columns: usize,
+) {
+    let last: __mmask16 = u16::MAX >> (V * WIDTH - columns);
+    let mask = |v: usize| if v + 1 == V { last } else { u16::MAX };
+    let (a_row, a_column) = if o.transpose_a { (1, o.m) } else { (o.k, 1) };
+    let mut sums = [[_mm512_setzero_ps(); V]; R];
+    // SAFETY: by the caller's promise all offsets lie within the operands; masked lanes are not touched.
+    unsafe {
+        if let Start::Bias(bias) = start {
+            for v in 0..V {
+                let bias = _mm512_maskz_loadu_ps(mask(v), bias.as_ptr().add(column + v * WIDTH));
+                for sum in &mut sums {
+                    sum[v] = bias;
+                }
+            }
+        }
+        let a = o.a.as_ptr().add(row * a_row);
+        let b = o.b.as_ptr().add(column);
+        for p in 0..o.k {
+            let line = b.add(p * o.n);
+            let mut vectors: [__m512; V] = [_mm512_setzero_ps(); V];
+            for (v, vector) in vectors.iter_mut().enumerate() {
+                *vector = _mm512_maskz_loadu_ps(mask(v), line.add(v * WIDTH));
+            }
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let a = _mm512_set1_ps(*a.add(r * a_row + p * a_column));
+                for v in 0..V {
+                    sum[v] = _mm512_fmadd_ps(a, vectors[v], sum[v]);
+                }
+            }
+        }
+        for (r, sum) in sums.iter().enumerate() {
+            let line = out.as_mut_ptr().add((row + r) * o.n + column);
+            for (v, &sum) in sum.iter().enumerate() {
+                let to = line.add(v * WIDTH);
+                let sum = match start {
+                    Start::Output => _mm512_add_ps(_mm512_maskz_loadu_ps(mask(v), to), sum),
+                    Start::Zero | Start::Bias(_) => sum,
+                };
+                _mm512_mask_storeu_ps(to, mask(v), sum);
+            }
+        }
+    }
+}

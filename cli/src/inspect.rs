@@ -1,0 +1,158 @@
+//! `resflow inspect`: what a model is made of.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use resflow::Flow;
+use resflow::backend::Backend;
+use resflow::layer::Spectrum;
+use serde::Serialize;
+
+use crate::arguments::Inspect;
+use crate::model::{Stored, column_names, with_backend};
+use crate::output::print;
+
+/// One link of the chain.
+#[derive(Debug, Serialize)]
+struct Link {
+    index: usize,
+    description: String,
+    /// The product of the normalised weights' σ, by power iteration.
+    lipschitz: Option<f64>,
+    weights: Vec<Weight>,
+}
+
+#[derive(Debug, Serialize)]
+struct Weight {
+    name: String,
+    /// σ as stored.
+    sigma: f64,
+    /// σ after normalisation.
+    effective_sigma: f64,
+    /// κ.
+    coefficient: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Estimators {
+    training: Choice,
+    evaluation: Choice,
+    replicates: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Choice {
+    configured: String,
+    /// What `auto` comes to.
+    used: String,
+}
+
+pub(crate) fn run(arguments: &Inspect) -> Result<()> {
+    let stored = Stored::open(&arguments.model)?;
+    with_backend!(stored.precision, arguments.model.arithmetic.threads, |backend| {
+        let flow = stored.flow(backend)?;
+        let links = links(&flow)?;
+        print(&if arguments.json { json(&stored, &flow, &links)? } else { text(&stored, &flow, &links) })
+    })
+}
+
+fn links<B: Backend>(flow: &Flow<B>) -> Result<Vec<Link>> {
+    let spectra = flow.spectra()?;
+    let pairs = flow.links().iter().zip(spectra).enumerate();
+    Ok(pairs
+        .map(|(index, (link, spectra))| Link {
+            index,
+            description: link.describe(flow.backend()),
+            lipschitz: (!spectra.is_empty()).then(|| spectra.iter().map(Spectrum::effective).product()),
+            weights: spectra
+                .into_iter()
+                .map(|s| Weight {
+                    effective_sigma: s.effective(),
+                    name: s.name,
+                    sigma: s.sigma,
+                    coefficient: s.coefficient,
+                })
+                .collect(),
+        })
+        .collect())
+}
+
+fn estimators<B: Backend>(flow: &Flow<B>) -> Estimators {
+    let choice = |configured: &resflow::estimator::Estimator, training| Choice {
+        configured: configured.to_string(),
+        used: flow.resolved(training).to_string(),
+    };
+    Estimators {
+        training: choice(&flow.config().training, true),
+        evaluation: choice(&flow.config().evaluation, false),
+        replicates: flow.config().replicates,
+    }
+}
+
+/// The largest Lipschitz bound of a block.
+fn largest(links: &[Link]) -> f64 {
+    links.iter().filter_map(|l| l.lipschitz).fold(0.0, f64::max)
+}
+
+fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<String> {
+    let object = serde_json::json!({
+        "model": stored.path().display().to_string(),
+        "precision": stored.native.name(),
+        "dimension": flow.dimension(),
+        "columns": column_names(flow),
+        "parameters": flow.parameters(),
+        "blocks": flow.config().blocks,
+        "links": links,
+        "lipschitz": largest(links),
+        "estimators": estimators(flow),
+        "standardisation": {
+            "mean": flow.standardiser().mean(),
+            "deviation": flow.standardiser().deviation(),
+        },
+        "provenance": flow.provenance(),
+        "config": flow.config(),
+    });
+    Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
+}
+
+fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
+    let mut out = String::new();
+    let provenance = flow.provenance();
+    let estimators = estimators(flow);
+    let validation = provenance.validation_nll.map_or("not validated".to_owned(), |v| format!("{v:.4} nats"));
+    let mut line = |name: &str, value: &dyn std::fmt::Display| {
+        // writing to a String cannot fail
+        let _ = writeln!(out, "{name:<16}{value}");
+    };
+    line("model", &stored.path().display());
+    line("fitted to", &provenance.data);
+    line("training", &format_args!("{} steps, seed {}", provenance.steps, provenance.seed));
+    line("validation nll", &validation);
+    line("precision", &stored.native.name());
+    line("parameters", &flow.parameters());
+    for (name, choice) in [("estimator, fit", &estimators.training), ("estimator, eval", &estimators.evaluation)] {
+        if choice.configured == choice.used {
+            line(name, &choice.used);
+        } else {
+            line(name, &format_args!("{}, by {}", choice.used, choice.configured));
+        }
+    }
+    line("replicates", &format_args!("{}, where the estimator is random", estimators.replicates));
+    line("Lipschitz bound", &format_args!("{:.4} of the worst block, estimated by power iteration", largest(links)));
+    let columns = column_names(flow).into_iter().zip(flow.standardiser().mean()).zip(flow.standardiser().deviation());
+    for ((name, mean), deviation) in columns {
+        line("column", &format_args!("{name}: mean {mean:.6}, deviation {deviation:.6}"));
+    }
+    for link in links {
+        let bound = link.lipschitz.map_or(String::new(), |l| format!("  Lip ≤ {l:.4}"));
+        let _ = writeln!(out, "\n{:>3}  {}{bound}", link.index, link.description);
+        for weight in &link.weights {
+            let _ = writeln!(
+                out,
+                "     {:<32} σ {:<10.4} normalised {:.4} (κ {})",
+                weight.name, weight.sigma, weight.effective_sigma, weight.coefficient
+            );
+        }
+    }
+    out
+}
