@@ -59,8 +59,16 @@ fn measure(workload: &Workload, threads: NonZeroUsize) -> Result<serde_json::Val
     let z = prepared.encode(&rows, Key::new(7))?.rows;
     let scale = flow.standardiser().deviation().iter().copied().fold(0.0, f64::max);
     let mut inverse = Vec::new();
-    for (name, method) in [("fixed_point", Method::FixedPoint), ("anderson_2", Method::Anderson(2))] {
-        let how = Inversion::for_backend::<NdArray<f32>>().with_method(method)?;
+    let usual = Inversion::for_backend::<NdArray<f32>>();
+    let plain = usual.with_method(Method::FixedPoint)?;
+    // the peer stops near 3e−3 and measures nothing: the same work is a looser accuracy without the final check
+    let variants = [
+        ("anderson_2", usual),
+        ("fixed_point", plain),
+        ("fixed_point, unchecked, accuracy 1e-4", plain.with_accuracy(1e-4)?.with_check(false)),
+        ("fixed_point, unchecked, accuracy 1e-3", plain.with_accuracy(1e-3)?.with_check(false)),
+    ];
+    for (name, how) in variants {
         let decoded = prepared.decode(&z, &how)?;
         let seconds = median(9, || prepared.decode(&z, &how).map(drop))?;
         let back = decoded.rows.values().iter().zip(rows.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);

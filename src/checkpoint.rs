@@ -217,7 +217,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError
 
 /// Whether a visiting name is that of u or v.
 fn is_singular_vector(name: &str) -> bool {
-    name.ends_with(".u") || name.ends_with(".v")
+    matches!(name.rsplit_once('.'), Some((_, "u" | "v")))
 }
 
 /// The document of a model file.

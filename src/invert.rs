@@ -1,7 +1,8 @@
 //! Inversion of x + g(x) = y: the fixed point of x ↦ y − g(x), plain or by Anderson's acceleration.
 //!
-//! Banach: the plain step contracts by c = Lip(g). A posteriori, with r = y − x − g(x), ‖x − x*‖₂ ≤ ‖r‖₂/(1−c). The c in
-//! use is an estimate (power iteration), so the bound is one too, and is marked so. A row stops by itself, when
+//! Banach: the plain step contracts by c = Lip(g). A posteriori, with r = y − x − g(x), ‖x − x*‖₂ ≤ ‖r‖₂/(1−c); the answer
+//! is the step y − g(x) from the x with the smallest residual, which costs nothing more and is within c‖r‖₂/(1−c). The c
+//! in use is an estimate (power iteration), so the bound is one too, and is marked so. A row stops by itself, when
 //! max|r| ≤ accuracy · max(1, max|y|), and is frozen then: a sample's answer does not depend on its batch.
 //!
 //! Anderson(m) (Anderson 1965; type II of Fang and Saad 2009): x + r − Σ γ_j (ΔX_j + ΔR_j) with γ the least-squares
@@ -52,13 +53,14 @@ pub struct Inversion {
     method: Method,
     accuracy: f64,
     limit: u32,
+    check: bool,
 }
 
 impl Inversion {
     /// The default for a precision: accuracy 1e−6 in f32 and 1e−12 in f64, Anderson(2), at most 2000 iterations a block.
     pub fn for_backend<B: Backend>() -> Self {
         let accuracy = if B::Elem::EPSILON > 1e-10 { 1e-6 } else { 1e-12 };
-        Self { method: Method::Anderson(2), accuracy, limit: 2000 }
+        Self { method: Method::Anderson(2), accuracy, limit: 2000, check: true }
     }
 
     /// The same with another accuracy, relative to max(1, max|y|) of a row.
@@ -98,6 +100,16 @@ impl Inversion {
         }
     }
 
+    /// The same with or without a forward pass through the whole flow at the end, which measures the residual of the answer.
+    pub fn with_check(self, check: bool) -> Self {
+        Self { check, ..self }
+    }
+
+    /// Whether the answer is checked by a forward pass.
+    pub fn checks(&self) -> bool {
+        self.check
+    }
+
     /// The accuracy asked for.
     pub fn accuracy(&self) -> f64 {
         self.accuracy
@@ -107,7 +119,8 @@ impl Inversion {
 /// How well one row was inverted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowReport {
-    /// max|y − F(x)| / max(1, max|y|), measured at the answer.
+    /// max|y − F(x)| / max(1, max|y|): of a block, measured one step before the answer; of a whole flow, see
+    /// [`Decoded`](crate::flow::Decoded).
     pub residual: f64,
     /// A bound on ‖x − x*‖₂ that holds if the Lipschitz bound does.
     pub error_bound: f64,
@@ -315,7 +328,7 @@ fn collect<B: Backend>(
         } else {
             Status::NotConverged
         };
-        RowReport { residual, error_bound: norm / (1.0 - bound), iterations: iterations as u32, status }
+        RowReport { residual, error_bound: bound * norm / (1.0 - bound), iterations: iterations as u32, status }
     });
     Ok(Solution { value, rows: rows.collect(), stretch: 1.0 / (1.0 - bound), certified: false })
 }

@@ -245,7 +245,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     }
 
     /// One step of x ← y − g(x) in every row that is still active, with its bookkeeping: `g` is g(x), all `[n, d]`. The
-    /// row's residual is measured at x, the best x is kept, and x moves unless the row is done by the rule; a residual that
+    /// row's residual is measured at x, the step from the best x is kept, and x moves unless the row is done by the rule; a residual that
     /// is not finite ends a row too.
     fn fixed_point_step(
         &self,

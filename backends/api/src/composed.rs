@@ -190,7 +190,8 @@ pub fn fixed_point_step<B: Backend>(
     let at_most = |x: &B::Tensor, bound: f64| backend.binary(Binary::LessEqual, x.clone(), &constant(bound));
     let largest = |x: &B::Tensor| backend.reduce(Reduce::Max, Over::Row, &e.unary(Unary::Abs, x));
 
-    let r = e.sub(&e.sub(y, &state.x), g);
+    let next = e.sub(y, g);
+    let r = e.sub(&next, &state.x);
     let scale = backend.binary(Binary::Max, largest(y), &constant(1.0));
     let size = backend.binary(Binary::Div, largest(&r), &scale);
     let norm = backend.unary(Unary::Sqrt, backend.dot_rows(&r, &r));
@@ -199,7 +200,7 @@ pub fn fixed_point_step<B: Backend>(
     let better = e.mul(&backend.binary(Binary::Less, size.clone(), &residual), &active);
     let residual = backend.select(&better, &size, &residual);
     let norm = backend.select(&better, &norm, &column(FixedPointColumn::Norm));
-    let best = backend.select(&better, &state.x, &state.best);
+    let best = backend.select(&better, &next, &state.best);
     let latest = backend.select(&active, &size, &column(FixedPointColumn::Latest));
     let stall = column(FixedPointColumn::Stall);
     let stall = backend.select(&better, &e.zeros(&stall), &e.add(&stall, &active));
@@ -211,7 +212,7 @@ pub fn fixed_point_step<B: Backend>(
     let done = backend.binary(Binary::Max, at_most(&residual, rule.accuracy), &floor);
     let done = backend.binary(Binary::Max, done, &broken);
     let active = e.mul(&active, &e.affine(&done, -1.0, 1.0));
-    let x = backend.select(&active, &e.add(&state.x, &r), &state.x);
+    let x = backend.select(&active, &next, &state.x);
     let rows = backend.concat(&[&residual, &norm, &latest, &stall, &steps, &active], 1);
     FixedPointState { x, best, rows }
 }

@@ -238,7 +238,7 @@ pub struct FixedPointRule {
 pub struct FixedPointState<T> {
     /// The point, `[n, d]`.
     pub x: T,
-    /// The point with the smallest residual so far, `[n, d]`.
+    /// y − g(x) of the point x with the smallest residual so far, `[n, d]`: one contraction closer than that point.
     pub best: T,
     /// `[n, 6]`, see [`FixedPointColumn`].
     pub rows: T,

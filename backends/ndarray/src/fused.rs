@@ -204,7 +204,7 @@ kernel! {
                 let n = LANES.min(width - base);
                 let (mut a, mut b) = ([E::ZERO; LANES], [E::ZERO; LANES]);
                 for l in 0..n {
-                    a[l] = y[base + l] - x[base + l] - g[base + l];
+                    a[l] = y[base + l] - g[base + l] - x[base + l];
                     b[l] = y[base + l].abs();
                 }
                 for l in 0..LANES {
@@ -219,7 +219,9 @@ kernel! {
             let size = if square.is_nan() { square } else { fold(largest, larger) / fold(scale, larger) };
             if size < *residual {
                 (*residual, *norm, *stall) = (size, square.sqrt(), E::ZERO);
-                best.copy_from_slice(x);
+                for ((best, &y), &g) in best.iter_mut().zip(y).zip(g) {
+                    *best = y - g;
+                }
             } else {
                 *stall += E::ONE;
             }
@@ -231,8 +233,7 @@ kernel! {
                 continue;
             }
             for ((x, &y), &g) in x.iter_mut().zip(y).zip(g) {
-                let r = y - *x - g;
-                *x += r;
+                *x = y - g;
             }
         }
     }
