@@ -264,7 +264,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
             cotangents: probed.cotangents,
         };
         if memory == Memory::Keep {
-            tape.tangents = tape.probes.iter().map(|v| self.net.jvp(backend, &saved, v).1).collect();
+            tape.tangents = tape.probes.iter().map(|v| self.net.keep_tangent(backend, &saved, v)).collect();
             tape.saved = Some(saved);
         }
         TrainForward { y, log_det: probed.log_det, tape, terms: probed.terms }
@@ -280,7 +280,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
     ) -> B::Tensor {
         let saved = tape.saved.take().unwrap_or_else(|| {
             let (_, saved) = self.net.forward(backend, &tape.rows, Keep::Second);
-            tape.tangents = tape.probes.iter().map(|v| self.net.jvp(backend, &saved, v).1).collect();
+            tape.tangents = tape.probes.iter().map(|v| self.net.keep_tangent(backend, &saved, v)).collect();
             saved
         });
         let shape = backend.shape(&tape.rows);

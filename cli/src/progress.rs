@@ -17,6 +17,7 @@ pub(crate) struct Position {
     pub(crate) fraction: f64,
     pub(crate) nll: f64,
     pub(crate) validation: Option<f64>,
+    /// Steps a second.
     pub(crate) rate: f64,
     pub(crate) learning_rate: f64,
     /// The time that is left, as far as one can tell.

@@ -138,11 +138,11 @@ impl<'a, B: Backend> Run<'a, B> {
             if INTERRUPTED.load(Ordering::SeqCst) {
                 self.keeper.save(&self.trainer, &self.metrics)?;
                 self.progress.end();
+                let again =
+                    format!("resflow fit {} --out {} --resume", self.arguments.data, self.directory.root().display());
+                let step = report.step;
                 return Err(interrupted(format_args!(
-                    "interrupted after step {}; the checkpoint is written. To go on:\n  resflow fit {} --out {} --resume",
-                    report.step,
-                    self.arguments.data,
-                    self.directory.root().display()
+                    "interrupted after step {step}, checkpoint written; go on with\n  {again}"
                 )));
             }
             self.adjust()?;

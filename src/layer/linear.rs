@@ -185,6 +185,10 @@ impl<B: Backend> PreparedLayer<B> for PreparedLinear<B> {
         (backend.matmul(dx, false, &self.transposed, false), Saved::tensors(vec![dx.clone()]))
     }
 
+    fn keep_tangent(&self, _backend: &B, _saved: &Saved<B>, dx: &B::Tensor) -> Saved<B> {
+        Saved::tensors(vec![dx.clone()])
+    }
+
     fn vjp(&self, backend: &B, _saved: &Saved<B>, gy: B::Tensor) -> B::Tensor {
         backend.matmul(&gy, false, &self.effective, false)
     }

@@ -175,6 +175,11 @@ pub trait PreparedLayer<B: Backend>: Debug + Send + Sync {
     /// J dx, keeping what `tangent_vjp` will ask for.
     fn jvp(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>);
 
+    /// What [`jvp`](Self::jvp) keeps, where its result is not wanted.
+    fn keep_tangent(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> Saved<B> {
+        self.jvp(backend, saved, dx).1
+    }
+
     /// Jᵀ gy.
     fn vjp(&self, backend: &B, saved: &Saved<B>, gy: B::Tensor) -> B::Tensor;
 

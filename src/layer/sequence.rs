@@ -106,6 +106,20 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         (tangent, Saved { tensors: Vec::new(), parts })
     }
 
+    fn keep_tangent(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> Saved<B> {
+        let mut tangent = dx.clone();
+        let mut parts = Vec::with_capacity(self.layers.len());
+        let pairs = self.layers.iter().zip(&saved.parts);
+        let (last, others) = (pairs.clone().next_back(), pairs.take(self.layers.len().saturating_sub(1)));
+        for (layer, saved) in others {
+            let (next, kept) = layer.jvp(backend, saved, &tangent);
+            tangent = next;
+            parts.push(kept);
+        }
+        parts.extend(last.map(|(layer, saved)| layer.keep_tangent(backend, saved, &tangent)));
+        Saved { tensors: Vec::new(), parts }
+    }
+
     fn vjp(&self, backend: &B, saved: &Saved<B>, gy: B::Tensor) -> B::Tensor {
         self.layers.iter().zip(&saved.parts).rev().fold(gy, |g, (layer, saved)| layer.vjp(backend, saved, g))
     }

@@ -127,19 +127,19 @@ fn inner_products<E: CpuElement>(w: &[E], v: &[E]) -> [E; 3] {
         return [wv, ww, vv];
     }
     let (mut wv, mut ww, mut vv) = ([E::ZERO; LANES], [E::ZERO; LANES], [E::ZERO; LANES]);
-    let mut base = 0;
-    while base < w.len() {
-        // the last lane is filled up with zeros
-        let n = LANES.min(w.len() - base);
-        let (mut a, mut b) = ([E::ZERO; LANES], [E::ZERO; LANES]);
-        a[..n].copy_from_slice(&w[base..base + n]);
-        b[..n].copy_from_slice(&v[base..base + n]);
+    let whole = w.len() / LANES * LANES;
+    for base in (0..whole).step_by(LANES) {
+        let (a, b) = (lane(w, base), lane(v, base));
         for l in 0..LANES {
             wv[l] += a[l] * b[l];
             ww[l] += a[l] * a[l];
             vv[l] += b[l] * b[l];
         }
-        base += LANES;
+    }
+    for (l, (&a, &b)) in w[whole..].iter().zip(&v[whole..]).enumerate() {
+        wv[l] += a * b;
+        ww[l] += a * a;
+        vv[l] += b * b;
     }
     [fold(wv, |a, b| a + b), fold(ww, |a, b| a + b), fold(vv, |a, b| a + b)]
 }

@@ -3,6 +3,7 @@
 use ndarray::IxDyn;
 use resflow_backend::Shape;
 
+use crate::matmul::transpose;
 use crate::tensor::view_mut;
 use crate::{CpuElement, NdArray, Tensor};
 
@@ -14,6 +15,9 @@ impl<E: CpuElement> NdArray<E> {
         assert!(sorted.iter().copied().eq(0..shape.rank()), "permute: {axes:?} is not an order of the axes of {shape}");
         let extents: Vec<usize> = axes.iter().map(|&a| shape[a]).collect();
         let target = Shape::new(&extents);
+        if axes == [1, 0] {
+            return self.filled(target, |out| transpose(x.as_slice(), shape[0], shape[1], out));
+        }
         self.filled(target, |out| {
             view_mut(out, target).assign(&x.view().permuted_axes(IxDyn(axes)));
         })
