@@ -10,6 +10,7 @@ use resflow::estimator::Estimator;
 /// Fit, score and sample residual flows: invertible networks with exact likelihoods.
 #[derive(Debug, Parser)]
 #[command(
+    name = "resflow",
     version,
     max_term_width = 100,
     after_help = "\
@@ -234,8 +235,8 @@ pub(crate) struct Encode {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  resflow encode run measurements.csv --out z.csv
-  resflow decode run z.csv --out again.csv --precision f64")]
+  resflow decode run z.csv --out again.csv
+  resflow decode run latent.npy --out x.csv --precision f64")]
 pub(crate) struct Decode {
     #[command(flatten)]
     pub(crate) model: Model,

@@ -49,6 +49,15 @@ pub(crate) fn report(error: &Error) -> ExitCode {
         say(error);
         return ExitCode::from(130);
     }
-    say(format_args!("error: {error:#}"));
+    // many errors of the library say their cause themselves
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.ends_with(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    say(format_args!("error: {message}"));
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
 }

@@ -23,13 +23,16 @@ pub(crate) struct Keeper<'a> {
     directory: &'a RunDirectory,
     /// Whether there is a better model than the one in the file.
     pub(crate) improved: bool,
+    /// The step of the state in the checkpoint.
+    pub(crate) saved: u64,
     last: Instant,
     cost: Duration,
 }
 
 impl<'a> Keeper<'a> {
-    pub(crate) fn new(directory: &'a RunDirectory) -> Self {
-        Self { directory, improved: false, last: Instant::now(), cost: Duration::ZERO }
+    /// The writer of a run whose checkpoint is that of a step.
+    pub(crate) fn new(directory: &'a RunDirectory, saved: u64) -> Self {
+        Self { directory, improved: false, saved, last: Instant::now(), cost: Duration::ZERO }
     }
 
     /// What the last writing cost.
@@ -66,6 +69,7 @@ impl<'a> Keeper<'a> {
             self.improved = false;
         }
         trainer.to_archive()?.write(&self.directory.checkpoint())?;
+        self.saved = trainer.steps_done();
         Ok(())
     }
 }

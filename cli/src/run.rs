@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Key};
 use resflow::train::{Budget, StepReport, Trainer, Validation};
 
@@ -58,14 +58,15 @@ impl<'a, B: Backend> Run<'a, B> {
         pace: Pace,
         pictured: Option<Vec<[f64; 2]>>,
     ) -> Self {
+        let first = trainer.steps_done();
         Self {
             milestone: (trainer.progress() * VALIDATIONS) as u64,
-            first: trainer.steps_done(),
+            first,
             trainer,
             arguments,
             directory,
             metrics,
-            keeper: Keeper::new(directory),
+            keeper: Keeper::new(directory, first),
             pace,
             progress: Progress::new(),
             pictured,
@@ -112,14 +113,11 @@ impl<'a, B: Backend> Run<'a, B> {
             return Ok(());
         }
         loop {
-            let report = match self.trainer.step() {
-                Ok(report) => report,
-                Err(error) => {
-                    // the state is that before the step: worth keeping
-                    self.keeper.save(&self.trainer, &self.metrics)?;
-                    return Err(error.into());
-                }
-            };
+            // what is on the disk stays: weights that are about to turn non-finite are not worth keeping
+            let report = self.trainer.step().with_context(|| {
+                let checkpoint = self.directory.checkpoint();
+                format!("stopped; {} is the state after step {}", checkpoint.display(), self.keeper.saved)
+            })?;
             if self.trainer.steps_done() == self.first + 1 {
                 self.measure()?;
             }
@@ -129,7 +127,8 @@ impl<'a, B: Backend> Run<'a, B> {
                 self.log(&report, validation.as_ref())?;
             }
             self.show(&report);
-            if self.keeper.due(validation.is_some()) {
+            let sound = validation.as_ref().is_none_or(|v| v.nll.is_finite());
+            if sound && self.keeper.due(validation.is_some()) {
                 self.keeper.save(&self.trainer, &self.metrics)?;
             }
             if last {

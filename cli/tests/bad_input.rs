@@ -17,13 +17,13 @@ fn data() {
         ("a,b\n1,2\n3,four\n", "`four` is not a number"),
         ("a,b\n1,2\n3,\n", "the cell is empty"),
         ("a,b\n1,2\n2,2\n3,2\n4,2\n", "column 2 (`b`) is 2 in every row"),
-        ("a,b\n1,2\n", "at least 2"),
-        ("a,b\n1,2\n3,4\n", "constant"),
-        ("\u{0}\u{1}\u{2}", "not a number"),
+        ("a,b\n1,2\n", "at least 2 are needed"),
+        ("a,b\n1,2\n3,4\n", "at least 2 are needed"),
+        ("\u{0}\u{1}\u{2}", "no rows"),
     ] {
         folder.write("data.csv", contents);
         let error = folder.fail("fit data.csv --out run --config tiny.toml", 1);
-        assert!(error.contains(part) || (part == "at least 2" && error.contains("at least")), "{contents:?}: {error}");
+        assert!(error.contains(part), "{contents:?}: {error}");
         assert!(error.contains("data.csv"), "{contents:?}: {error}");
         assert!(!folder.path("run").exists(), "{contents:?}: nothing is written for data that cannot be used");
     }
@@ -83,7 +83,7 @@ fn configurations() {
         ("[train]\nbatch = \"many\"\n", "line 2, column 9"),
         ("[network]\n", "line 1, column 2: unknown field `network`"),
         ("[flow\n", "line 1"),
-        ("\u{0}", "line 1, column 1"),
+        ("\u{0}", "line 1, column"),
     ] {
         folder.write("bad.toml", text);
         let error = folder.fail("fit moons --out run --config bad.toml", 2);
@@ -129,7 +129,7 @@ fn model_files() {
 fn widths_and_values() {
     let folder = Folder::new();
     folder.succeed("fit moons --out run --config tiny.toml --steps 10");
-    folder.write("three.csv", "a,b,c\n1,2,3\n4,5,6\n");
+    folder.write("three.csv", "a,b,c\n1,2,3\n4,5,6\n7,8,8\n3,2,1\n");
     folder.write("one.csv", "1\n2\n");
     for data in ["three.csv", "one.csv"] {
         for line in ["score run DATA", "encode run DATA --out z.csv", "decode run DATA --out x.csv"] {
@@ -157,7 +157,7 @@ fn widths_and_values() {
 fn directories_that_cannot_be_written() {
     let folder = Folder::new();
     folder.write("file", "");
-    for out in ["file", "file/run", "/proc/resflow"] {
+    for out in ["file", "file/run"] {
         let error = folder.fail(&format!("fit moons --out {out} --config tiny.toml"), 1);
         assert!(error.contains(out), "{error}");
     }
@@ -167,6 +167,7 @@ fn directories_that_cannot_be_written() {
     }
     #[cfg(target_os = "linux")]
     {
+        assert!(folder.fail("fit moons --out /proc/resflow --config tiny.toml", 1).contains("/proc/resflow"));
         assert!(folder.fail("score run moons --out /dev/full", 1).contains("/dev/full"));
         let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
         let output = folder.command("inspect run").stdout(full).output().expect("the binary runs");
@@ -181,5 +182,6 @@ fn divergence() {
     folder.write("hot.toml", TINY.to_owned() + "learning_rate = 1e38\nwarmup = 0\nclip = 0\n");
     let error = folder.fail("fit moons --out run --config hot.toml", 1);
     assert!(error.contains("training diverged at step") && error.contains("links."), "{error}");
+    assert!(error.contains("run/checkpoint.safetensors is the state after step 0"), "{error}");
     folder.succeed("inspect run/checkpoint.safetensors");
 }

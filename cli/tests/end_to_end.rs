@@ -149,7 +149,7 @@ fn a_time_limit_holds() {
     let start = Instant::now();
     let summary = folder.succeed("fit rings --out run --config tiny.toml --time-limit 4");
     // the other tests share the machine
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     assert!(summary.contains("picture.png"), "{summary}");
     let lines = metrics(&folder.path("run"));
     let last = lines.last().expect("metrics");
@@ -162,7 +162,7 @@ fn a_time_limit_holds() {
     assert!(folder.succeed("fit rings --out a --config tiny.toml --steps 20 --time-limit 60").contains(" 20 steps"));
     let start = Instant::now();
     folder.succeed("fit rings --out b --config tiny.toml --steps 100000000 --time-limit 2");
-    assert!(start.elapsed() < Duration::from_secs(4));
+    assert!(start.elapsed() < Duration::from_secs(6));
 }
 
 #[test]

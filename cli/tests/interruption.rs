@@ -40,14 +40,14 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 #[test]
 fn ten_kills_change_nothing() {
     let folder = Folder::new();
-    let config = "[flow]\nblocks = 2\nhidden = [16]\n[train]\nbatch = 64\nsteps = 1500\nvalidation_rows = 200\n\
+    let config = "[flow]\nblocks = 2\nhidden = [16]\n[train]\nbatch = 64\nsteps = 3000\nvalidation_rows = 200\n\
                   validate_every = 20\n";
     folder.write("kill.toml", config);
     let begin = Instant::now();
     folder.succeed("fit 8gaussians --out whole --config kill.toml");
     let whole = begin.elapsed();
 
-    let (mut kills, mut runs, mut state) = (0, 0, 0x9e37_79b9_7f4a_7c15_u64);
+    let (mut kills, mut runs, mut resumed, mut state) = (0, 0, 0, 0x9e37_79b9_7f4a_7c15_u64);
     while kills < 10 {
         let run = format!("run{runs}");
         let resume = if folder.path(&run).join("checkpoint.safetensors").exists() { "--resume" } else { "" };
@@ -66,7 +66,10 @@ fn ten_kills_change_nothing() {
         child.kill().expect("a child to kill");
         child.wait().expect("a child");
         kills += 1;
+        let checkpoint = folder.path(&run).join("checkpoint.safetensors");
+        resumed += usize::from(Archive::read(&checkpoint).is_ok_and(|a| a.document["run"]["step"] != 0));
     }
+    assert!(resumed > 0, "no kill came after the first steps");
     let run = format!("run{runs}");
     let resume = if folder.path(&run).join("checkpoint.safetensors").exists() { "--resume" } else { "" };
     folder.succeed(&format!("fit 8gaussians --out {run} --config kill.toml {resume}"));

@@ -28,6 +28,7 @@ pub mod determinant;
 pub mod device;
 mod draw;
 pub mod elementwise;
+pub mod fixed_point;
 pub mod handle;
 pub mod layout;
 pub mod mismatch;
@@ -61,6 +62,7 @@ macro_rules! conformance_tests {
                 noise: noise noise_slices noise_keys;
                 activation: activation activation_special_values activation_reverse;
                 series: series_term series_stops;
+                fixed_point: fixed_point_step fixed_point_ends;
                 power: power_iteration power_iteration_zero power_iteration_converges;
                 adam: adam_step adam_step_gate;
                 handle: consumed_operands_are_values aliased_operands borrowed_operands_are_kept;

@@ -1,0 +1,105 @@
+//! One step of a fixed-point iteration against its composition, and the rules by which rows end.
+//!
+//! A row that has ended must not change any more: the answer for a sample would depend on its batch.
+
+use resflow_backend::{Backend, Element, FixedPointColumn, FixedPointRule, FixedPointState, composed};
+
+use crate::draw::{Draw, check, download, seed, upload};
+use crate::reference::Array;
+use crate::tolerance::{assert_equal, assert_within, sum};
+
+const COLUMNS: usize = FixedPointColumn::COUNT;
+
+/// The arrays of one step.
+#[derive(Debug)]
+struct Step {
+    y: Array,
+    g: Array,
+    x: Array,
+    best: Array,
+    rows: Array,
+}
+
+impl Step {
+    /// Rows in every state: fresh, with a better residual behind them, patient, ended, solved exactly, not finite.
+    fn new<E: Element>(draw: &mut Draw, n: usize, d: usize) -> Self {
+        let [y, mut g, x, best] = [0; 4].map(|_| draw.array::<E>([n, d]));
+        let mut rows = draw.uniform::<E>([n, COLUMNS], 0.0, 3.0);
+        for i in 0..n {
+            let row = &mut rows.data[i * COLUMNS..(i + 1) * COLUMNS];
+            row[FixedPointColumn::Residual as usize] = [f64::INFINITY, 1e-3, 1e3][i % 3];
+            row[FixedPointColumn::Stall as usize] = (i % 6) as f64;
+            row[FixedPointColumn::Steps as usize] = i as f64;
+            row[FixedPointColumn::Active as usize] = if i % 4 == 3 { 0.0 } else { 1.0 };
+            for e in i * d..(i + 1) * d {
+                match i % 7 {
+                    4 => g.data[e] = E::from_f64(y.data[e] - x.data[e]).to_f64(),
+                    5 if e == i * d => g.data[e] = f64::NAN,
+                    _ => {}
+                }
+            }
+        }
+        Self { y, g, x, best, rows: rows.rounded::<E>() }
+    }
+
+    fn state<B: Backend>(&self, backend: &B) -> FixedPointState<B::Tensor> {
+        FixedPointState {
+            x: upload(backend, &self.x),
+            best: upload(backend, &self.best),
+            rows: upload(backend, &self.rows),
+        }
+    }
+}
+
+/// No row in the middle of these thresholds: random residuals are far above, exact solutions below.
+const RULE: FixedPointRule = FixedPointRule { accuracy: 1e-5, floor: 2e-3, patience: 4.0 };
+
+/// The override computes what the composition does.
+pub fn fixed_point_step<B: Backend>(backend: &B) {
+    check("fixed_point_step", (seed(), 0_usize..30, 1_usize..40), |(seed, n, d)| {
+        let step = Step::new::<B::Elem>(&mut Draw::new(seed), n, d);
+        let (y, g) = (upload(backend, &step.y), upload(backend, &step.g));
+        let got = backend.fixed_point_step(&RULE, &y, &g, step.state(backend));
+        let want = composed::fixed_point_step(backend, &RULE, &y, &g, step.state(backend));
+        assert_equal("fixed_point_step: x", &download(backend, &got.x), &download(backend, &want.x));
+        assert_equal("fixed_point_step: best", &download(backend, &got.best), &download(backend, &want.best));
+        let (got, want) = (download(backend, &got.rows), download(backend, &want.rows));
+        let units = 2.0 * sum(d) + 8.0;
+        let size = |i: usize| if want.data[i].is_finite() { want.data[i].abs() } else { 0.0 };
+        assert_within::<B::Elem>("fixed_point_step: rows", &got, &want, |i| units * B::Elem::EPSILON * size(i));
+    });
+}
+
+/// Ended rows stay as they are; solved, patient and broken rows end; the others move to y − g.
+pub fn fixed_point_ends<B: Backend>(backend: &B) {
+    check("fixed_point_ends", (seed(), 1_usize..30, 1_usize..20), |(seed, n, d)| {
+        let step = Step::new::<B::Elem>(&mut Draw::new(seed), n, d);
+        let (y, g) = (upload(backend, &step.y), upload(backend, &step.g));
+        let got = backend.fixed_point_step(&RULE, &y, &g, step.state(backend));
+        let (x, best, rows) = (download(backend, &got.x), download(backend, &got.best), download(backend, &got.rows));
+        for i in 0..n {
+            let (own, range) = (i * COLUMNS..(i + 1) * COLUMNS, i * d..(i + 1) * d);
+            let (before, after) = (&step.rows.data[own.clone()], &rows.data[own]);
+            let active = |row: &[f64]| row[FixedPointColumn::Active as usize] != 0.0;
+            if !active(before) {
+                assert_eq!(after, before, "an ended row changed");
+                assert_eq!(&x.data[range.clone()], &step.x.data[range.clone()]);
+                assert_eq!(&best.data[range.clone()], &step.best.data[range]);
+                continue;
+            }
+            assert_eq!(after[FixedPointColumn::Steps as usize], i as f64 + 1.0);
+            let solved = range.clone().all(|e| (step.y.data[e] - step.g.data[e] - step.x.data[e]).abs() < 1e-6);
+            if i % 7 == 5 || (i % 7 == 4 && solved) {
+                assert!(!active(after), "a broken or solved row goes on");
+            } else if i % 3 == 1 && i % 6 >= 4 && i % 7 != 4 {
+                assert!(!active(after), "a row at its floor goes on");
+            } else if i % 3 != 1 && i % 7 != 4 {
+                assert!(active(after), "a row ended early");
+                for e in range {
+                    let next = B::Elem::from_f64(step.y.data[e]) - B::Elem::from_f64(step.g.data[e]);
+                    assert_eq!(x.data[e], next.to_f64());
+                }
+            }
+        }
+    });
+}
