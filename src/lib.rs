@@ -1,4 +1,72 @@
-//! Residual flows.
+//! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995; Chen,
+//! Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
+//!
+//! # The model
+//! A [`Flow`] maps data x to z through links F = F_L ∘ … ∘ F₁ and gives z a standard normal density:
+//!
+//! ```text
+//! log p(x) = log N(F(x); 0, I) + Σ_l log|det ∂F_l|                     nats, in the data's own units
+//! F_l(x) = x + g_l(x),  Lip(g_l) ≤ c < 1,  J = ∂g_l/∂x                 a residual block
+//! log det(I + J) = Σ_{k≥1} (−1)^{k+1} tr(Jᵏ)/k                         its log det, positive determinant
+//! ```
+//!
+//! * The Lipschitz bound comes from normalised weights, W / max(1, σ/κ): [`lipschitz`], [`layer`].
+//! * The log det is exact for small d and otherwise an unbiased, randomly truncated series (Russian roulette) with an error
+//!   bar: [`estimator`], [`log_prob`].
+//! * Its gradient is the Neumann series uᵀ ∂J v, in memory that does not depend on the number of terms: [`estimator`],
+//!   [`train`].
+//! * The inverse is a fixed point, with a residual, an error bound and a status for every sample: [`invert`].
+//!
+//! Values, surrogates and estimates are different types: what is called a log likelihood here is one.
+//!
+//! # A first model
+//! ```
+//! use resflow::backend::Key;
+//! use resflow::config::FlowConfig;
+//! use resflow::data::ToyDensity;
+//! use resflow::train::{Budget, Source, TrainConfig, Trainer};
+//! use resflow::{Flow, NdArray};
+//!
+//! // the device, the architecture, and a key for every random number
+//! let config = FlowConfig { blocks: 4, ..FlowConfig::new(2) };
+//! let flow = Flow::new(NdArray::<f32>::new(), &config, Key::new(0))?;
+//!
+//! // fit; validation data are never trained on, the best validated average of the weights is the model
+//! let source = Source::Density(ToyDensity::EightGaussians);
+//! let mut trainer = Trainer::new(flow, source, &TrainConfig::default(), Budget::Steps(30), Key::new(1))?;
+//! trainer.run(|step, _validation| println!("{}: {:.3} nats", step.step, step.train_nll))?;
+//! let model = trainer.model();
+//!
+//! // score, with standard errors; sample, with the status of every row
+//! let score = model.log_prob(trainer.validation_rows(), Key::new(2))?;
+//! println!("log p = {:.3} ± {:.3}", score.mean(), score.mean_standard_error());
+//! let samples = model.sample(1000, Key::new(3))?;
+//! assert!(samples.residual < 1e-4);
+//!
+//! // keep
+//! let folder = tempfile::tempdir()?;
+//! model.save(folder.path().join("model.safetensors"))?;
+//! let again = Flow::load(NdArray::<f64>::new(), folder.path().join("model.safetensors"))?;
+//! # assert_eq!(again.parameters(), model.parameters());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where things are
+//! | module | holds |
+//! |---|---|
+//! | [`flow`], [`log_prob`] | the flow, its evaluation, encoding, decoding and sampling |
+//! | [`config`], [`checkpoint`] | the checked configuration and the files |
+//! | [`train`] | gradients, optimiser, schedules, averaging, validation, resumable runs |
+//! | [`bijection`], [`block`], [`transform`] | links: the residual block, ActNorm |
+//! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
+//! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
+//! | [`invert`] | fixed points, plain and accelerated |
+//! | [`data`] | tables from CSV and NPY, built-in densities, standardisation |
+//! | [`backend`] | the interface of devices, for writing one |
+//!
+//! # Randomness
+//! Every random number is a function of a [`Key`](backend::Key) and an address. The same key gives the same numbers on every
+//! backend, in every precision and on any number of threads; there is no global state.
 #![forbid(unsafe_code)]
 
 pub mod bijection;
@@ -21,3 +89,8 @@ pub use flow::Flow;
 pub use resflow_backend as backend;
 #[cfg(feature = "cpu")]
 pub use resflow_ndarray::NdArray;
+
+/// Compiles the README's examples.
+#[cfg(all(doctest, feature = "cpu"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

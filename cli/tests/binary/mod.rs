@@ -1,6 +1,7 @@
 //! Running the binary in a directory of its own.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -106,7 +107,7 @@ pub(crate) fn csv(rows: usize) -> String {
     };
     for _ in 0..rows {
         let (a, b, c) = (uniform(), uniform(), uniform());
-        out += &format!("{},{},{}\n", 100.0 * a + 7.0, a * a + 0.1 * b, 1e-3 * (c + a));
+        let _ = writeln!(out, "{},{},{}", 100.0 * a + 7.0, a * a + 0.1 * b, 1e-3 * (c + a));
     }
     out
 }
