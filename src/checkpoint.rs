@@ -6,7 +6,7 @@
 //! before anything is used; memory stays within a small multiple of the file. Writing is atomic: a temporary file beside
 //! the target, flushed to the disk and renamed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -244,14 +244,20 @@ impl ModelDocument {
         }
     }
 
-    /// Checks the document before anything is allocated by it.
-    fn check(&self, stored: u64) -> Result<(), CheckpointError> {
+    /// Checks the document before anything is allocated by it: what it configures must be there, in tensors and numbers.
+    fn check(&self, tensors: u64, stored: u64) -> Result<(), CheckpointError> {
         if self.format != FORMAT {
             return Err(CheckpointError::Format(format!("format {}, this version reads {FORMAT}", self.format)));
         }
         self.config.check()?;
         if self.config.parameters() > stored {
             let problem = format!("{} parameters configured, {stored} numbers stored", self.config.parameters());
+            return Err(CheckpointError::Format(problem));
+        }
+        // weight, bias, u and v
+        let layers = self.config.blocks as u64 * self.config.linear_layers().len() as u64;
+        if 4 * layers > tensors {
+            let problem = format!("{layers} linear layers configured, {tensors} tensors stored");
             return Err(CheckpointError::Format(problem));
         }
         Ok(())
@@ -285,7 +291,8 @@ impl<B: Backend> Flow<B> {
         archive: &Archive,
     ) -> Result<Self, Error> {
         let own = archive.tensors.iter().filter(|(name, _)| name.starts_with(prefix));
-        document.check(own.clone().map(|(_, (_, values))| values.len() as u64).sum())?;
+        let stored = own.clone().map(|(_, (_, values))| values.len() as u64).sum();
+        document.check(own.clone().count() as u64, stored)?;
         let mut flow = Self::zeros(backend.clone(), &document.config)?;
         let mut failed = None;
         let mut used = 2;
@@ -312,17 +319,11 @@ impl<B: Backend> Flow<B> {
         let deviation = archive.get::<f64>(&format!("{prefix}standardise.deviation"), &d)?;
         flow.set_standardiser(Standardiser::new(mean, deviation)?)?;
         if own.clone().count() != used {
-            let known = |name: &str| {
-                let mut found = name.starts_with(&format!("{prefix}standardise."));
-                flow.visit(&mut |n, _, _| found |= name == format!("{prefix}{n}"));
-                found
-            };
-            let extra = own.map(|(name, _)| name.clone()).find(|name| !known(name)).unwrap_or_default();
-            return Err(CheckpointError::Tensor {
-                name: extra,
-                problem: "does not belong to this architecture".into(),
-            }
-            .into());
+            let mut known = BTreeSet::from(["mean", "deviation"].map(|n| format!("{prefix}standardise.{n}")));
+            flow.visit(&mut |name, _, _| drop(known.insert(format!("{prefix}{name}"))));
+            let name = own.map(|(name, _)| name.clone()).find(|name| !known.contains(name)).unwrap_or_default();
+            let problem = "does not belong to this architecture".into();
+            return Err(CheckpointError::Tensor { name, problem }.into());
         }
         flow.set_provenance(document.provenance.clone());
         Ok(flow)

@@ -2,6 +2,8 @@
 
 use resflow_backend::BackendError;
 
+use crate::data::{Excerpt, Message};
+
 /// A setting or an architecture that cannot be.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -37,10 +39,10 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// The bytes are not such a file.
-    #[error("not a resflow file: {0}")]
+    #[error("not a resflow file: {}", Message(.0))]
     Format(String),
     /// A tensor is missing, superfluous or misshapen, or holds what it must not.
-    #[error("tensor `{name}`: {problem}")]
+    #[error("tensor `{}`: {}", Excerpt(name), Message(problem))]
     Tensor {
         /// Its name.
         name: String,

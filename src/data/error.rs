@@ -53,12 +53,25 @@ pub(crate) struct Excerpt<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut characters = self.0.chars();
-        for c in characters.by_ref().take(60) {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
-        }
-        if characters.next().is_some() { write!(f, "…") } else { Ok(()) }
+        shorten(self.0, 60, f)
     }
+}
+
+/// At most 400 characters of a message that quotes a file, control characters escaped.
+pub(crate) struct Message<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        shorten(self.0, 400, f)
+    }
+}
+
+fn shorten(text: &str, most: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut characters = text.chars();
+    for c in characters.by_ref().take(most) {
+        if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
+    }
+    if characters.next().is_some() { write!(f, "…") } else { Ok(()) }
 }
 
 /// At most eight entries of an array's shape, written as NumPy writes it.

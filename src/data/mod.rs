@@ -31,6 +31,7 @@ mod table;
 mod toy;
 
 pub use error::{DataError, Place};
+pub(crate) use error::{Excerpt, Message};
 pub use standardise::Standardiser;
 pub use table::Table;
 pub use toy::ToyDensity;

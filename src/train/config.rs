@@ -66,6 +66,18 @@ impl Default for TrainConfig {
     }
 }
 
+/// No honest run makes more steps, and the number of steps times that of a batch's rows fits 64 bits.
+const MOST_STEPS: u64 = 1 << 39;
+
+/// Whether a run may have made or may make so many steps.
+pub(super) fn check_steps(name: &'static str, steps: u64, least: u64) -> Result<(), ConfigError> {
+    if (least..=MOST_STEPS).contains(&steps) {
+        return Ok(());
+    }
+    let expected = if least == 0 { "0 to 549755813888" } else { "1 to 549755813888" };
+    Err(ConfigError::OutOfRange { name, value: steps as f64, expected })
+}
+
 impl TrainConfig {
     /// # Errors
     /// The first setting that is out of its range.
@@ -76,9 +88,9 @@ impl TrainConfig {
         if !(2..=1 << 24).contains(&self.batch) {
             return wrong("batch", self.batch as f64, "2 to 16777216 rows");
         }
-        if self.steps == 0 {
-            return wrong("steps", 0.0, "at least 1");
-        }
+        check_steps("steps", self.steps, 1)?;
+        check_steps("warmup", self.warmup, 0)?;
+        check_steps("validate_every", self.validate_every, 0)?;
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
             return wrong("learning_rate", self.learning_rate, "a number above 0");
         }

@@ -36,6 +36,9 @@ pub use trainer::{StepReport, Trainer, Validation};
 
 use crate::error::ConfigError;
 
+/// A thousand years: durations near the largest overflow when one is added to them.
+const MOST_TIME: Duration = Duration::from_secs(1000 * 365 * 86_400);
+
 /// What a run may take.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -51,11 +54,13 @@ impl Budget {
     /// A budget of nothing.
     pub fn check(&self) -> Result<(), ConfigError> {
         match *self {
-            Self::Steps(0) => Err(ConfigError::OutOfRange { name: "steps", value: 0.0, expected: "at least 1" }),
-            Self::Time(limit) if limit.is_zero() => {
-                Err(ConfigError::OutOfRange { name: "time limit", value: 0.0, expected: "more than 0 seconds" })
-            }
-            _ => Ok(()),
+            Self::Steps(steps) => config::check_steps("steps", steps, 1),
+            Self::Time(limit) if limit.is_zero() || limit > MOST_TIME => Err(ConfigError::OutOfRange {
+                name: "time limit",
+                value: limit.as_secs_f64(),
+                expected: "more than 0 seconds and at most a thousand years",
+            }),
+            Self::Time(_) => Ok(()),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Where batches come from: a function of the key and the number of the step, so that a resumed run draws what an
 //! uninterrupted one does.
 
+use std::sync::LazyLock;
+
 use resflow_backend::{Element, Key};
 
 use crate::data::{DataError, Standardiser, Table, ToyDensity, permutation};
@@ -37,6 +39,10 @@ impl Source {
     }
 }
 
+/// Rows set aside for validation, in the data's units. Those of a density are drawn when they are first asked for: a run's
+/// state can be loaded, and refused, in memory of the order of its file, however many rows it wants.
+pub(crate) type ValidationRows = LazyLock<Table, Box<dyn FnOnce() -> Table + Send>>;
+
 /// Batches in standardised units.
 #[derive(Debug)]
 pub(crate) struct Batches {
@@ -57,17 +63,17 @@ impl Batches {
         validation_rows: usize,
         validation_fraction: f64,
         key: Key,
-    ) -> Result<(Self, Table, Standardiser), DataError> {
+    ) -> Result<(Self, ValidationRows, Standardiser), DataError> {
         Ok(match source {
             Source::Density(density) => {
-                let validation = density.sample(key.named("validation data"), validation_rows);
-                (Self { training: Training::Density(density), key }, validation, Standardiser::identity(2))
+                let validation = move || density.sample(key.named("validation data"), validation_rows);
+                (Self { training: Training::Density(density), key }, ValidationRows::new(Box::new(validation)), Standardiser::identity(2))
             }
             Source::Table(table) => {
                 let (training, validation) = table.split(validation_fraction, key.named("split"))?;
                 let standardiser = Standardiser::fit(&training)?;
                 let rows = standardiser.apply(&training)?;
-                (Self { training: Training::Table { rows, epoch: None }, key }, validation, standardiser)
+                (Self { training: Training::Table { rows, epoch: None }, key }, ValidationRows::new(Box::new(|| validation)), standardiser)
             }
         })
     }

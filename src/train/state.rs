@@ -10,8 +10,9 @@ use resflow_backend::{Backend, Key};
 use serde::{Deserialize, Serialize};
 
 use super::trainer::Best;
-use super::{Budget, Source, TrainConfig, Trainer, Validation};
+use super::{Budget, MOST_TIME, Source, TrainConfig, Trainer, Validation, config};
 use crate::checkpoint::{Archive, ModelDocument, Values, document_value, section};
+use crate::data::Excerpt;
 use crate::error::{CheckpointError, Error};
 use crate::flow::Flow;
 
@@ -90,17 +91,21 @@ impl<B: Backend> Trainer<B> {
         let run: RunDocument = section(archive, "run")?;
         let model: ModelDocument = section(archive, "model")?;
         run.config.check()?;
+        config::check_steps("step", run.step, 0)?;
         let format = |problem: &str| Error::Checkpoint(CheckpointError::Format(problem.into()));
         if source.fingerprint() != run.data {
             return Err(Error::Input(format!(
                 "the run was on other data ({}), this is {}",
-                run.data,
+                Excerpt(&run.data),
                 source.fingerprint()
             )));
         }
         let key = Key::new(run.key.parse().map_err(|_| format("the run's key is not a number"))?);
         let elapsed =
             Duration::try_from_secs_f64(run.elapsed).map_err(|_| format("the run's time is not a duration"))?;
+        if elapsed > MOST_TIME {
+            return Err(format("the run's time is longer than a thousand years"));
+        }
         let flow = Flow::restore(backend.clone(), &model, "flow.", archive)?;
         let provenance = flow.provenance().clone();
         let best = match (run.best_nll, &run.best) {
@@ -110,6 +115,9 @@ impl<B: Backend> Trainer<B> {
             (None, None) => None,
             _ => return Err(format("a best model without its score, or the reverse")),
         };
+        if best.as_ref().is_some_and(|best| best.flow.config() != flow.config()) {
+            return Err(format("the best model is of another configuration than the run"));
+        }
         let standardiser = flow.standardiser().clone();
         let mut trainer = Self::new(flow, source, &run.config, run.budget, key)?;
         trainer.flow.set_standardiser(standardiser)?;
@@ -119,6 +127,9 @@ impl<B: Backend> Trainer<B> {
             Ok(backend.upload(&archive.get::<B::Elem>(name, &shape)?, shape))
         };
         trainer.moments = [load("moment.first")?, load("moment.second")?];
+        if archive.get::<f64>("moment.second", &shape)?.iter().any(|&m| m < 0.0) {
+            return Err(format("a second moment is negative"));
+        }
         trainer.average = load("average")?;
         trainer.step = run.step;
         trainer.elapsed = elapsed;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
 use super::gradient::{Gradient, Objective, flatten, gradient};
-use super::source::{Batches, Source};
+use super::source::{Batches, Source, ValidationRows};
 use super::{Budget, TrainConfig};
 use crate::bijection::{Bijection, PreparedBijection};
 use crate::checkpoint::Provenance;
@@ -73,7 +73,7 @@ pub struct Trainer<B: Backend> {
     decayed: B::Tensor,
     prepared: Vec<Box<dyn PreparedBijection<B>>>,
     batches: Batches,
-    validation: Table,
+    validation: ValidationRows,
 }
 
 impl<B: Backend> Trainer<B> {
@@ -384,7 +384,7 @@ impl<B: Backend> Trainer<B> {
             self.best = Some(Best { nll, flow });
             self.without_improvement = 0;
         } else {
-            self.without_improvement += 1;
+            self.without_improvement = self.without_improvement.saturating_add(1);
         }
         let validation = Validation { step: self.step, nll, standard_error: result.mean_standard_error(), improved };
         self.last_validation = Some(validation.clone());

@@ -20,6 +20,8 @@ mod pool;
 mod reduce;
 mod simd;
 mod tensor;
+#[doc(hidden)]
+pub mod variants;
 
 use std::fmt;
 use std::num::NonZeroUsize;

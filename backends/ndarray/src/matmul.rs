@@ -211,7 +211,7 @@ pub(crate) struct Strided<'a, E> {
     pub(crate) column: isize,
 }
 
-fn strided<E>(data: &[E], transposed: bool, rows: usize, columns: usize) -> Strided<'_, E> {
+pub(crate) fn strided<E>(data: &[E], transposed: bool, rows: usize, columns: usize) -> Strided<'_, E> {
     debug_assert_eq!(data.len(), rows * columns);
     if transposed {
         Strided { data, row: 1, column: rows as isize }
@@ -235,7 +235,6 @@ pub(crate) use with_gemm as dense;
 pub(crate) use with_matrixmultiply as dense;
 
 /// out = a·b or out += a·b through `matrixmultiply`, as ndarray calls it.
-#[cfg_attr(all(feature = "gemm", not(test)), allow(dead_code))]
 pub(crate) fn with_matrixmultiply<E: CpuElement>(
     (m, n, k): (usize, usize, usize),
     a: &Strided<'_, E>,
