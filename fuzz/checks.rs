@@ -1,7 +1,19 @@
-//! What holds of every input, for the targets here and for the mutation loop in tests/fuzz_data.rs. Each check says
-//! whether the reader accepted the input.
+//! What holds of every input, for the targets here and for the mutation loops in tests/fuzz_data.rs and
+//! tests/fuzz_models.rs. Each check says whether the reader accepted the input.
 
-use resflow::data::{DataError, Table, csv, npy};
+use std::fmt::Display;
+use std::num::NonZeroUsize;
+
+use resflow::backend::{Backend as _, Key, Noise};
+use resflow::checkpoint::Archive;
+use resflow::config::FlowConfig;
+use resflow::data::{DataError, Table, ToyDensity, csv, npy};
+use resflow::estimator::{CostModel, Estimator, Truncated};
+use resflow::flow::Flow;
+use resflow::invert::Inversion;
+use resflow::train::{Source, TrainConfig, Trainer};
+use resflow::{Error, NdArray};
+use serde::{Deserialize, Serialize};
 
 /// The CSV reader never panics, makes no more values than there are bytes, explains itself in a few lines, and reads
 /// back what the writer makes of its table.
@@ -30,9 +42,188 @@ fn accepted(result: Result<Table, DataError>, bytes: &[u8]) -> Option<Table> {
             Some(table)
         }
         Err(error) => {
-            let message = error.to_string();
-            assert!(message.len() < 1000 && !message.contains(char::is_control), "{message}");
+            explained(&error);
             None
         }
     }
+}
+
+/// An error is a few lines of printable text, whatever the file holds.
+fn explained(error: &impl Display) {
+    let message = error.to_string();
+    assert!(!message.is_empty() && message.chars().count() < 1000, "{message}");
+    assert!(!message.contains(char::is_control), "{message:?}");
+}
+
+/// A configuration file, as the command line reads it.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    pub(crate) flow: FlowConfig,
+    pub(crate) train: TrainConfig,
+}
+
+/// The parsers of configurations and of estimators never panic, and what they accept and `check` lets pass is bounded and
+/// reads back as it was written.
+pub(crate) fn config(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let estimator = text.parse::<Estimator>().is_ok_and(|estimator| {
+        estimator.check().expect("checked by the parser");
+        let json = serde_json::to_string(&estimator).expect("serialises");
+        assert_eq!(serde_json::from_str::<Estimator>(&json).expect("reads back"), estimator);
+        !estimator.to_string().is_empty()
+    });
+    let settings = toml::from_str(text).is_ok_and(|settings| bounded(&settings));
+    estimator || settings
+}
+
+fn bounded(settings: &Settings) -> bool {
+    let Settings { flow, train } = settings;
+    if let Err(error) = flow.check().and(train.check()) {
+        explained(&error);
+        return false;
+    }
+    assert!(flow.parameters() <= 1 << 32);
+    let layers = flow.linear_layers();
+    assert!(layers.len() == flow.hidden.len() + 1 && layers.len() * flow.blocks <= 1_000_000);
+    let multiply_adds = layers.iter().map(|&(i, o)| i as u64 * o as u64).sum();
+    for (estimator, training) in [(&flow.training, true), (&flow.evaluation, false)] {
+        let estimator = estimator.resolve(&CostModel { dimension: flow.dimension, multiply_adds }, training);
+        estimator.check().expect("checked with the configuration");
+        if let Estimator::RussianRoulette(roulette) = &estimator {
+            assert!((0.0..20_000.0).contains(&roulette.expected_terms()));
+            // the longest draw that there is, and one by chance
+            for draws in [vec![roulette.law.quantile(0.0)], roulette.draw(Key::new(0))] {
+                let coefficients = roulette.coefficients(&draws);
+                assert!(coefficients.len() <= 11_000 && coefficients.iter().all(|c| c.is_finite() && *c >= 0.0));
+            }
+        }
+    }
+    for (step, progress) in [(1, 0.0), (train.warmup.max(1), 0.5), (train.steps, 1.0), (u64::MAX, f64::NAN)] {
+        let rate = train.rate(step, progress);
+        assert!(progress.is_nan() || (0.0..=train.learning_rate * (1.0 + 1e-12)).contains(&rate), "{rate}");
+    }
+    assert!(train.validation_interval() > 0);
+    let text = toml::to_string(settings).expect("serialises");
+    assert_eq!(&toml::from_str::<Settings>(&text).expect("reads back"), settings, "{text}");
+    let json = serde_json::to_string(flow).expect("serialises");
+    assert_eq!(&serde_json::from_str::<FlowConfig>(&json).expect("reads back"), flow, "{json}");
+    true
+}
+
+type Cpu = NdArray<f64>;
+
+/// What a file of ours holds, a model or a run's state; hostile metadata can make it both.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    model: Option<Flow<Cpu>>,
+    run: Option<Trainer<Cpu>>,
+}
+
+fn cpu() -> Cpu {
+    Cpu::with_threads(NonZeroUsize::MIN).expect("one thread")
+}
+
+fn explained_or<T>(result: Result<T, Error>) -> Option<T> {
+    result.map_err(|error| explained(&error)).ok()
+}
+
+/// Reads a file in every way that accepts it. Memory stays within a small multiple of the bytes.
+pub(crate) fn load(bytes: &[u8]) -> Option<Loaded> {
+    let archive = Archive::from_bytes(bytes).map_err(|error| explained(&error)).ok()?;
+    let data = archive.document.pointer("/run/data").and_then(|data| data.as_str()?.parse().ok());
+    let source = Source::Density(data.unwrap_or(ToyDensity::Moons));
+    let model = explained_or(Flow::from_archive(cpu(), &archive));
+    let run = explained_or(Trainer::resume(cpu(), &archive, source));
+    (model.is_some() || run.is_some()).then_some(Loaded { model, run })
+}
+
+/// Work, in passes of a row through a block, that a check is willing to wait for.
+const PATIENCE: f64 = 1e6;
+
+impl Loaded {
+    /// What was accepted computes, goes on training, and reads back as it was written, without a panic.
+    pub(crate) fn examine(self) {
+        for flow in self.model.iter().chain(self.run.as_ref().map(Trainer::flow)) {
+            evaluates(flow);
+        }
+        if let Some(flow) = self.model {
+            let bytes = flow.to_archive().and_then(|a| Ok(a.to_bytes()?)).expect("memory takes every model");
+            let again = Archive::from_bytes(&bytes).map_err(Error::from).and_then(|a| Flow::from_archive(cpu(), &a));
+            assert_eq!(again.expect("reads back").config(), flow.config());
+        }
+        if let Some(run) = self.run {
+            trains(run);
+        }
+    }
+}
+
+/// Passes through a block per row of a log det.
+fn cost(flow: &Flow<Cpu>, training: bool) -> f64 {
+    match flow.resolved(training) {
+        Estimator::Exact(_) | Estimator::Auto(_) => flow.dimension().pow(2) as f64,
+        Estimator::Truncated(t) => (t.terms * t.probes) as f64,
+        // the expectation is that of one batch: the longest of many rows is longer
+        Estimator::RussianRoulette(r) => 10.0 * (1.0 + r.expected_terms()) * r.probes as f64,
+    }
+}
+
+fn evaluates(flow: &Flow<Cpu>) {
+    let mut flow = flow.clone();
+    flow.visit(&mut |name, tensor, _| {
+        let values = flow.backend().download(tensor).expect("no device fault");
+        assert!(values.iter().all(|v| v.is_finite()), "{name}");
+    });
+    assert_eq!(flow.parameters(), flow.config().parameters());
+    assert!(flow.variance_warnings().len() <= 2);
+    flow.spectra().expect("no device fault");
+    let config = flow.config();
+    if cost(&flow, false) * (3 * config.blocks * config.replicates) as f64 > PATIENCE {
+        // as a user would who has the same doubts
+        let cheap = Estimator::Truncated(Truncated::new(1).expect("in range"));
+        flow.set_evaluation(cheap, 2).expect("in range");
+    }
+    let mut rows = vec![0.0; 3 * flow.dimension()];
+    Noise::Normal.fill(Key::new(1), 0, &mut rows);
+    let rows = Table::new(None, flow.dimension(), rows).expect("finite");
+    let prepared = flow.prepare();
+    // a standardisation may send rows to infinity, which is an error
+    let Ok(encoded) = prepared.encode(&rows, Key::new(2)) else { return };
+    assert!(encoded.rows.rows() == 3 && encoded.log_det.len() == 3 && encoded.standard_error.len() == 3);
+    if flow.config().blocks <= 10 {
+        let decoded = prepared.decode(&rows, &Inversion::for_backend::<Cpu>()).expect("rows that fit");
+        assert!(decoded.rows.rows() == 3 && decoded.reports.len() == 3);
+    }
+}
+
+/// A step of a resumed run and a validation either work or say that they diverged, and the state stays one that loads.
+fn trains(mut run: Trainer<Cpu>) {
+    let (config, flow) = (run.config(), run.flow());
+    let (blocks, power) = (flow.config().blocks as f64, config.power_iterations as f64);
+    let cheap = |rows: usize, passes: f64| (rows as f64 * passes + 10.0 * power) * blocks <= PATIENCE;
+    if cheap(config.batch, cost(flow, true)) {
+        assert!((0.0..=f64::MAX).contains(&run.progress()));
+        match run.step() {
+            Ok(report) => assert!(report.learning_rate >= 0.0 && report.step == run.steps_done()),
+            Err(error) => explained(&error),
+        }
+    }
+    let (config, flow) = (run.config(), run.flow());
+    if cheap(config.validation_rows, cost(flow, false) * flow.config().replicates as f64) {
+        match run.validate() {
+            Ok(validation) => assert!(!validation.improved || run.best_nll() == Some(validation.nll)),
+            Err(error) => explained(&error),
+        }
+    }
+    let archive = run.to_archive().expect("no device fault");
+    let bytes = archive.to_bytes().expect("memory takes every state");
+    assert!(Archive::from_bytes(&bytes).is_ok());
+}
+
+/// A model or a run's state, see [`load`] and [`Loaded::examine`].
+pub(crate) fn checkpoint(bytes: &[u8]) -> bool {
+    let loaded = load(bytes);
+    let accepted = loaded.is_some();
+    loaded.into_iter().for_each(Loaded::examine);
+    accepted
 }

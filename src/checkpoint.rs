@@ -320,7 +320,9 @@ impl<B: Backend> Flow<B> {
         flow.set_standardiser(Standardiser::new(mean, deviation)?)?;
         if own.clone().count() != used {
             let mut known = BTreeSet::from(["mean", "deviation"].map(|n| format!("{prefix}standardise.{n}")));
-            flow.visit(&mut |name, _, _| drop(known.insert(format!("{prefix}{name}"))));
+            flow.visit(&mut |name, _, _| {
+                known.insert(format!("{prefix}{name}"));
+            });
             let name = own.map(|(name, _)| name.clone()).find(|name| !known.contains(name)).unwrap_or_default();
             let problem = "does not belong to this architecture".into();
             return Err(CheckpointError::Tensor { name, problem }.into());

@@ -246,12 +246,12 @@ impl<B: Backend> Flow<B> {
     /// # Errors
     /// Faults of the device.
     pub fn spectra(&self) -> Result<Vec<Vec<Spectrum>>, Error> {
-        let one = |(i, link): (usize, &Box<dyn Bijection<B>>)| {
+        let one = |i: usize| {
             let mut spectra = Vec::new();
-            link.spectra(&self.backend, &format!("links.{i}"), &mut |s| spectra.push(s))?;
+            self.links[i].spectra(&self.backend, &format!("links.{i}"), &mut |s| spectra.push(s))?;
             Ok(spectra)
         };
-        self.links.iter().enumerate().map(one).collect()
+        (0..self.links.len()).map(one).collect()
     }
 
     /// The largest estimated Lipschitz bound of a block: the product of its normalised weights' σ.
@@ -407,8 +407,8 @@ impl<B: Backend> PreparedFlow<B> {
         &self.backend
     }
 
-    /// The estimator of log p, resolved.
-    pub fn estimator(&self) -> &Estimator {
+    /// The estimator of log p, `Auto` resolved.
+    pub fn resolved(&self) -> &Estimator {
         &self.resolved
     }
 

@@ -4,7 +4,7 @@
 //! and their own N, keyed by (row, replicate). A replicate's log p is the sum over all links, so the error is taken over
 //! replicates of the sum over blocks, correlations included. Parts are added on the host in double precision.
 
-use resflow_backend::{Backend, Element as _, Key};
+use resflow_backend::{Backend, Element, Key};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 use crate::data::Table;
@@ -87,7 +87,7 @@ pub(crate) fn evaluate<B: Backend>(flow: &PreparedFlow<B>, rows: &Table, key: Ke
         standard_error: Vec::with_capacity(rows.rows()),
         log_det: Vec::with_capacity(rows.rows()),
         replicates: 1,
-        estimator: flow.estimator().to_string(),
+        estimator: flow.resolved().to_string(),
     };
     for part in parts {
         let (shard_z, estimates, replicates) = part?;
@@ -134,6 +134,6 @@ fn shard<B: Backend>(
             }
         }
     }
-    let z = backend.download(&evaluated.z)?.into_iter().map(|z| z.to_f64()).collect();
+    let z = backend.download(&evaluated.z)?.into_iter().map(Element::to_f64).collect();
     Ok((z, sums, replicates))
 }

@@ -88,11 +88,9 @@ struct PreparedActivation<B: Backend> {
     b: Option<B::Tensor>,
 }
 
-// kept tensors: φ' for `First`; x, φ, φ', φ'' for `Second`
-impl<B: Backend> PreparedActivation<B> {
-    fn slope<'a>(&self, saved: &'a Saved<B>) -> &'a B::Tensor {
-        &saved.tensors[if saved.tensors.len() == 1 { 0 } else { 2 }]
-    }
+/// φ' among what an activation keeps: φ' alone for `First`; x, φ, φ', φ'' for `Second`.
+pub(super) fn slope<B: Backend>(saved: &Saved<B>) -> &B::Tensor {
+    &saved.tensors[if saved.tensors.len() == 1 { 0 } else { 2 }]
 }
 
 impl<B: Backend> PreparedLayer<B> for PreparedActivation<B> {
@@ -111,11 +109,11 @@ impl<B: Backend> PreparedLayer<B> for PreparedActivation<B> {
     }
 
     fn jvp(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>) {
-        (backend.binary(Binary::Mul, dx.clone(), self.slope(saved)), Saved::tensors(vec![dx.clone()]))
+        (backend.binary(Binary::Mul, dx.clone(), slope(saved)), Saved::tensors(vec![dx.clone()]))
     }
 
     fn vjp(&self, backend: &B, saved: &Saved<B>, gy: B::Tensor) -> B::Tensor {
-        backend.binary(Binary::Mul, gy, self.slope(saved))
+        backend.binary(Binary::Mul, gy, slope(saved))
     }
 
     fn tangent_vjp(

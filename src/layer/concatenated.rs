@@ -4,7 +4,7 @@
 
 use resflow_backend::{Activation, Backend, Binary};
 
-use super::activation::{INITIAL_BETA, pull_back_softplus, softplus};
+use super::activation::{INITIAL_BETA, pull_back_softplus, slope, softplus};
 use super::{Keep, Layer, PreparedLayer, Role, Saved, Slot, Visitor, VisitorMut, accumulate};
 use crate::error::ConfigError;
 
@@ -68,23 +68,18 @@ struct Prepared<B: Backend> {
 }
 
 // parts: what is kept of φ at x and of φ at −x, as the plain activation keeps it
-impl<B: Backend> Prepared<B> {
-    fn join(&self, backend: &B, positive: &B::Tensor, negative: &B::Tensor, sign: f64) -> B::Tensor {
-        let axis = backend.shape(positive).rank() - 1;
-        let negative = backend.affine(negative.clone(), sign / SCALE, 0.0);
-        backend.concat(&[&backend.affine(positive.clone(), 1.0 / SCALE, 0.0), &negative], axis)
-    }
+/// [positive, sign · negative] along the features, over the scale.
+fn join<B: Backend>(backend: &B, positive: &B::Tensor, negative: &B::Tensor, sign: f64) -> B::Tensor {
+    let axis = backend.shape(positive).rank() - 1;
+    let negative = backend.affine(negative.clone(), sign / SCALE, 0.0);
+    backend.concat(&[&backend.affine(positive.clone(), 1.0 / SCALE, 0.0), &negative], axis)
+}
 
-    /// The halves of a cotangent, each divided by the scale.
-    fn halves(&self, backend: &B, g: &B::Tensor) -> [B::Tensor; 2] {
-        let shape = backend.shape(g);
-        let (axis, width) = (shape.rank() - 1, shape.channels() / 2);
-        [0, width].map(|start| backend.affine(backend.narrow(g, axis, start, width), 1.0 / SCALE, 0.0))
-    }
-
-    fn slope<'a>(&self, part: &'a Saved<B>) -> &'a B::Tensor {
-        &part.tensors[if part.tensors.len() == 1 { 0 } else { 2 }]
-    }
+/// The halves of a cotangent, each divided by the scale.
+fn halves<B: Backend>(backend: &B, g: &B::Tensor) -> [B::Tensor; 2] {
+    let shape = backend.shape(g);
+    let (axis, width) = (shape.rank() - 1, shape.channels() / 2);
+    [0, width].map(|start| backend.affine(backend.narrow(g, axis, start, width), 1.0 / SCALE, 0.0))
 }
 
 impl<B: Backend> PreparedLayer<B> for Prepared<B> {
@@ -104,18 +99,18 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
                 }
             }));
         }
-        (self.join(backend, &values[0], &values[1], 1.0), Saved { tensors: Vec::new(), parts })
+        (join(backend, &values[0], &values[1], 1.0), Saved { tensors: Vec::new(), parts })
     }
 
     fn jvp(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>) {
-        let [p, n] = [0, 1].map(|i| backend.binary(Binary::Mul, dx.clone(), self.slope(&saved.parts[i])));
-        (self.join(backend, &p, &n, -1.0), Saved::tensors(vec![dx.clone()]))
+        let [p, n] = [0, 1].map(|i| backend.binary(Binary::Mul, dx.clone(), slope(&saved.parts[i])));
+        (join(backend, &p, &n, -1.0), Saved::tensors(vec![dx.clone()]))
     }
 
     fn vjp(&self, backend: &B, saved: &Saved<B>, gy: B::Tensor) -> B::Tensor {
-        let [p, n] = self.halves(backend, &gy);
-        let p = backend.binary(Binary::Mul, p, self.slope(&saved.parts[0]));
-        let n = backend.binary(Binary::Mul, n, self.slope(&saved.parts[1]));
+        let [p, n] = halves(backend, &gy);
+        let p = backend.binary(Binary::Mul, p, slope(&saved.parts[0]));
+        let n = backend.binary(Binary::Mul, n, slope(&saved.parts[1]));
         backend.axpy(-1.0, &n, p)
     }
 
@@ -128,8 +123,8 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
         gdy: Vec<B::Tensor>,
         slots: &mut [Slot<B>],
     ) -> (B::Tensor, Vec<B::Tensor>) {
-        let gy = self.halves(backend, &gy);
-        let gdy: Vec<_> = gdy.iter().map(|g| self.halves(backend, g)).collect();
+        let gy = halves(backend, &gy);
+        let gdy: Vec<_> = gdy.iter().map(|g| halves(backend, g)).collect();
         let mut sums: Option<(B::Tensor, Vec<B::Tensor>)> = None;
         for (half, (sign, gy)) in [1.0, -1.0].into_iter().zip(gy).enumerate() {
             let dx: Vec<_> = tangents.iter().map(|t| backend.affine(t.tensors[0].clone(), sign, 0.0)).collect();

@@ -46,6 +46,9 @@ impl Coefficient {
     }
 }
 
+/// Iterations between two looks at σ, since a look waits for the device.
+const STRIDE: usize = 4;
+
 /// How a power iteration is renewed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Refresh {
@@ -116,8 +119,6 @@ impl<B: Backend> SingularPair<B> {
             Refresh::Converge { tolerance, limit } => {
                 let tolerance = tolerance.max(16.0 * B::Elem::EPSILON);
                 let (mut u, mut v, mut last) = (self.u.clone(), self.v.clone(), f64::NAN);
-                // several iterations between two looks, since a look waits for the device
-                const STRIDE: usize = 4;
                 for _ in 0..limit.div_ceil(STRIDE) {
                     let [next_u, next_v, sigma] = step(u, v, STRIDE);
                     (u, v) = (next_u, next_v);

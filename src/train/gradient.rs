@@ -72,8 +72,12 @@ pub fn gradient<B: Backend>(
     let rows = backend.shape(objective.x).rows();
     let plan = ShardPlan::new(rows, backend.shard_rows(objective.row_bytes), lanes(objective.parameters));
     let mut lanes = backend.run(plan.lanes(), |l| {
-        let empty = |link: &Box<dyn PreparedBijection<B>>| std::iter::repeat_with(|| None).take(link.slots()).collect();
-        let mut lane = Lane { slots: links.iter().map(empty).collect(), loss: None, inputs: Vec::new(), terms: 0 };
+        let mut lane = Lane {
+            slots: links.iter().map(|link| vec![None; link.slots()]).collect(),
+            loss: None,
+            inputs: Vec::new(),
+            terms: 0,
+        };
         for shard in plan.lane(l) {
             run_shard(backend, links, objective, shard.start, shard.len(), &mut lane);
         }

@@ -67,13 +67,21 @@ impl Batches {
         Ok(match source {
             Source::Density(density) => {
                 let validation = move || density.sample(key.named("validation data"), validation_rows);
-                (Self { training: Training::Density(density), key }, ValidationRows::new(Box::new(validation)), Standardiser::identity(2))
+                (
+                    Self { training: Training::Density(density), key },
+                    ValidationRows::new(Box::new(validation)),
+                    Standardiser::identity(2),
+                )
             }
             Source::Table(table) => {
                 let (training, validation) = table.split(validation_fraction, key.named("split"))?;
                 let standardiser = Standardiser::fit(&training)?;
                 let rows = standardiser.apply(&training)?;
-                (Self { training: Training::Table { rows, epoch: None }, key }, ValidationRows::new(Box::new(|| validation)), standardiser)
+                (
+                    Self { training: Training::Table { rows, epoch: None }, key },
+                    ValidationRows::new(Box::new(|| validation)),
+                    standardiser,
+                )
             }
         })
     }

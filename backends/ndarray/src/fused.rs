@@ -414,7 +414,7 @@ impl<E: CpuElement> NdArray<E> {
             weights,
             probe.as_slice(),
             power.as_mut_slice(),
-            neumann.as_mut().map(|u| u.as_mut_slice()),
+            neumann.as_mut().map(Tensor::as_mut_slice),
             value.as_mut_slice(),
         );
         SeriesState { power, neumann, value }

@@ -1,0 +1,429 @@
+//! Configurations and checkpoints: mutations of the fuzz targets' seeds without a fuzzer, the memory that hostile files
+//! take, and where the seeds come from.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::path::Path;
+
+use rand::Rng as _;
+use resflow::NdArray;
+use resflow::backend::{Generator, Key};
+use resflow::checkpoint::{Archive, Values};
+use resflow::config::{FlowConfig, Nonlinearity};
+use resflow::data::{Standardiser, ToyDensity};
+use resflow::flow::Flow;
+use resflow::train::{Budget, Source, TrainConfig, Trainer};
+use serde_json::{Value, json};
+
+#[path = "../fuzz/checks.rs"]
+#[expect(dead_code, reason = "the other targets' checks")]
+mod checks;
+#[path = "../fuzz/frame.rs"]
+mod frame;
+#[path = "common/mutation.rs"]
+mod mutation;
+
+use mutation::{below, fuzz, mutate};
+
+thread_local! {
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting what each thread holds.
+struct Counting;
+
+fn count(bytes: isize) {
+    LIVE.set(LIVE.get() + bytes);
+    PEAK.set(PEAK.get().max(LIVE.get()));
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most that this thread holds during the work beyond what it held before, in bytes.
+fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = LIVE.get();
+    PEAK.set(before);
+    let out = work();
+    (out, (PEAK.get() - before) as usize)
+}
+
+/// Bytes of memory for a byte of a file: handles of tensors of one number, and the optimiser's copies.
+const MULTIPLE: usize = 60;
+
+/// Reading takes memory of the order of the file; what was accepted computes.
+fn checkpoint(bytes: &[u8]) -> bool {
+    let (loaded, held) = peak(|| checks::load(bytes));
+    assert!(held <= MULTIPLE * bytes.len() + 50_000, "{held} bytes of memory for {} of file", bytes.len());
+    let accepted = loaded.is_some();
+    loaded.into_iter().for_each(checks::Loaded::examine);
+    accepted
+}
+
+#[test]
+fn configuration_survives_mutations() {
+    let tokens: [&[u8]; 28] = [
+        b"[flow]\n",
+        b"[train]\n",
+        b"= ",
+        b"\n",
+        b"\"",
+        b"'''",
+        b"{ ",
+        b" }",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b".",
+        b"-1",
+        b"0",
+        b"1e999",
+        b"nan",
+        b"-inf",
+        b"0.5",
+        b"9223372036854775807",
+        b"18446744073709551615",
+        b"training = \"exact\"\n",
+        b"evaluation = { truncated = { terms = 3 } }\n",
+        b"hidden = [16, 16]\n",
+        b"roulette:law=poisson,rate=2",
+        b"p=0.001",
+        b"\\u0000",
+        b"\xff",
+    ];
+    fuzz("config", 60_000, checks::config, |input, seeds, g| mutate(input, seeds, &tokens, g));
+}
+
+/// Changes bytes anywhere, header or numbers inside the frame, or what the metadata says.
+fn mutate_checkpoint(input: &mut Vec<u8>, seeds: &[Vec<u8>], g: &mut Generator) {
+    const TOKENS: [&[u8]; 14] = [
+        b"0",
+        b"-1",
+        b"9999",
+        b"1e999",
+        b"null",
+        b"\\\"",
+        b"[[[[",
+        b"{",
+        b"\"F32\"",
+        b"\"BF16\"",
+        b"18446744073709551615",
+        b"\x00\x00\x00\x00\x00\x00\xf0\x7f",
+        b"\x00\x00\x00\x00\x00\x00\xf0\xff",
+        b"\xff\xff\xff\xff\xff\xff\xef\x7f",
+    ];
+    let opened = frame::open(input).map(|(header, numbers)| (header.to_vec(), numbers.to_vec()));
+    match (below(g, 8), opened) {
+        (0, Some((mut header, numbers))) => {
+            mutate(&mut header, seeds, &TOKENS, g);
+            *input = frame::close(&header, &numbers);
+        }
+        (1 | 2, Some((header, mut numbers))) => {
+            let length = numbers.len();
+            mutate(&mut numbers, seeds, &TOKENS, g);
+            numbers.resize(length, 0);
+            *input = frame::close(&header, &numbers);
+        }
+        (3..=6, Some(_)) => {
+            if let Ok(mut archive) = Archive::from_bytes(input) {
+                for _ in 0..=below(g, 1) {
+                    change_archive(&mut archive, g);
+                }
+                *input = archive.to_bytes().unwrap_or_default();
+            }
+        }
+        _ => mutate(input, seeds, &TOKENS, g),
+    }
+}
+
+/// Numbers that settings of all kinds can be set to.
+fn hostile_number(g: &mut Generator) -> Value {
+    let numbers = [
+        json!(0),
+        json!(1),
+        json!(2),
+        json!(3),
+        json!(-1),
+        json!(1000),
+        json!(10_000),
+        json!(65_536),
+        json!(1 << 24),
+        json!(1_u64 << 39),
+        json!(u64::MAX),
+        json!(0.5),
+        json!(1e-3),
+        json!(1e300),
+        json!(-1e-300),
+        Value::Null,
+    ];
+    numbers[below(g, numbers.len())].clone()
+}
+
+/// The values inside a document that hold no other ones.
+fn leaves<'a>(value: &'a mut Value, found: &mut Vec<&'a mut Value>) {
+    match value {
+        Value::Object(entries) => entries.values_mut().for_each(|v| leaves(v, found)),
+        Value::Array(entries) if !entries.is_empty() => entries.iter_mut().for_each(|v| leaves(v, found)),
+        leaf => found.push(leaf),
+    }
+}
+
+/// Changes one thing that a well-formed file says.
+fn change_archive(archive: &mut Archive, g: &mut Generator) {
+    if below(g, 4) > 0 {
+        let mut found = Vec::new();
+        leaves(&mut archive.document, &mut found);
+        if found.is_empty() {
+            return;
+        }
+        let at = below(g, found.len());
+        *found[at] = match below(g, 4) {
+            0 => json!(
+                ["exact", "auto", "truncated:terms=3,probes=2", "roulette:p=0.5", "relu", "clip-swish"][below(g, 6)]
+            ),
+            1 => json!([hostile_number(g), hostile_number(g)]),
+            2 => json!(below(g, 2) == 0),
+            _ => hostile_number(g),
+        };
+        return;
+    }
+    let names: Vec<String> = archive.tensors.keys().cloned().collect();
+    if names.is_empty() {
+        return;
+    }
+    let name = names[below(g, names.len())].clone();
+    let (shape, values) = archive.tensors.remove(&name).expect("a name of it");
+    match below(g, 4) {
+        0 => {}
+        1 => drop(archive.tensors.insert(format!("{name}x"), (shape, values))),
+        2 => drop(archive.tensors.insert(names[below(g, names.len())].clone(), (shape, values))),
+        _ => {
+            let mut numbers = values.to::<f64>();
+            let edges = [f64::NAN, f64::INFINITY, f64::MAX, f64::MIN_POSITIVE, 0.0, -1.0, 1e-310, 3.0];
+            for _ in 0..=below(g, 4) {
+                let at = below(g, numbers.len().max(1));
+                if let Some(number) = numbers.get_mut(at) {
+                    *number = edges[below(g, edges.len())];
+                }
+            }
+            archive.tensors.insert(name, (shape, Values::F64(numbers)));
+        }
+    }
+}
+
+#[test]
+fn checkpoint_survives_mutations() {
+    fuzz("checkpoint", 6000, checkpoint, mutate_checkpoint);
+}
+
+/// The archive of a good seed.
+fn seed(name: &str) -> Archive {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/checkpoint").join(name);
+    Archive::read(&path).expect("a good seed")
+}
+
+/// A file that wants more memory than it holds numbers is refused, or gets no more than is its due.
+#[test]
+fn hostile_configurations_take_little_memory() {
+    let settings = [
+        ("/model/config/blocks", json!(10_000), false),
+        ("/model/config/hidden", json!([65_536]), false),
+        ("/model/config/hidden", json!(vec![65_536; 64]), false),
+        ("/model/config/hidden", json!(vec![1; 64]), false),
+        ("/model/config/dimension", json!(65_536), false),
+        ("/model/config/replicates", json!(1000), true),
+        ("/model/config/evaluation", json!("truncated:terms=1000,probes=1000"), true),
+        ("/model/config/training", json!("roulette:p=0.001,draws=1000,probes=1000,exact=1000"), true),
+        ("/run/config/batch", json!(1 << 24), true),
+        ("/run/config/validation_rows", json!(1 << 24), true),
+        ("/run/config/power_iterations", json!(10_000), true),
+        ("/run/config/steps", json!(1_u64 << 39), true),
+        ("/run/config/steps", json!(u64::MAX), false),
+        ("/run/config/warmup", json!(u64::MAX), false),
+        ("/run/step", json!(u64::MAX), false),
+        ("/run/step", json!(1_u64 << 39), true),
+        ("/run/elapsed", json!(1e19), false),
+        ("/run/budget", json!({ "time": { "secs": u64::MAX, "nanos": 0 } }), false),
+        ("/run/without_improvement", json!(u32::MAX), true),
+        ("/run/best/config/blocks", json!(10_000), false),
+        ("/run/best/config/coefficient", json!(0.5), false),
+    ];
+    for (path, value, accepted) in settings {
+        let mut archive = seed("run.safetensors");
+        *archive.document.pointer_mut(path).expect(path) = value.clone();
+        assert_eq!(checkpoint(&archive.to_bytes().expect("stored")), accepted, "{path} = {value}");
+    }
+    // one long tensor under a name that belongs to nothing does not pay for many small ones
+    let mut archive = seed("model.safetensors");
+    archive.tensors.insert("x".into(), (vec![1 << 18], Values::F32(vec![0.0; 1 << 18])));
+    archive.document["model"]["config"]["hidden"] = json!(vec![1; 60]);
+    archive.document["model"]["config"]["blocks"] = json!(500);
+    assert!(!checkpoint(&archive.to_bytes().expect("stored")));
+    // resuming on a table draws nothing either, and the number of the step does not overflow that of the row
+    let source = Source::Table(ToyDensity::Moons.sample(Key::new(0), 100));
+    let flow = Flow::new(NdArray::<f64>::new(), &tiny(), Key::new(0)).expect("valid");
+    let settings = TrainConfig { batch: 64, ..TrainConfig::default() };
+    let trainer = Trainer::new(flow, source.clone(), &settings, Budget::Steps(1 << 39), Key::new(0)).expect("valid");
+    let mut archive = trainer.to_archive().expect("stored");
+    archive.document["run"]["step"] = json!((1_u64 << 39) - 1);
+    let mut resumed = Trainer::resume(NdArray::<f64>::new(), &archive, source).expect("the last step is missing");
+    resumed.step().expect("finite");
+    assert!(resumed.finished());
+}
+
+/// Names, settings and numbers of a file come back in errors as a few printable lines.
+#[test]
+fn errors_quote_files_in_printable_characters() {
+    for (path, text) in [("/run/data", "\u{1b}[31mno such data"), ("/model/format", "\u{7}"), ("/run/key", "\n")] {
+        let mut archive = seed("run.safetensors");
+        *archive.document.pointer_mut(path).expect(path) = json!(text.repeat(300));
+        // `load` checks the messages
+        assert!(checks::load(&archive.to_bytes().expect("stored")).is_none(), "{path}");
+    }
+    let mut archive = seed("model.safetensors");
+    let tensor = archive.tensors["links.1.net.1.bias"].clone();
+    archive.tensors.insert("links.\u{1b}]0;title\u{7}".repeat(300), tensor);
+    assert!(checks::load(&archive.to_bytes().expect("stored")).is_none());
+}
+
+fn tiny() -> FlowConfig {
+    FlowConfig { blocks: 1, hidden: vec![3], ..FlowConfig::new(2) }
+}
+
+/// Writes the seeds; they are committed, so this is for when the format changes.
+#[test]
+#[ignore = "writes into the repository"]
+fn write_seeds() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let config = |name: &str, text: &str| std::fs::write(folder.join("config").join(name), text).expect("writable");
+    let text = toml::to_string(&checks::Settings::default()).expect("serialises");
+    config("default.toml", &text);
+    config("unknown_key.toml", &text.replace("blocks", "block"));
+    config("negative.toml", &text.replace("batch = ", "batch = -"));
+    config("small.toml", "[flow]\nblocks = 2\nhidden = [8]\nactivation = \"clip-swish\"\n\n[train]\nbatch = 64\n");
+    config(
+        "estimators.toml",
+        concat!(
+            "[flow]\nreplicates = 4\ntraining = \"roulette:law=poisson,rate=2,exact=4,sharing=sample\"\n\n",
+            "[flow.evaluation.russian-roulette]\nexact_terms = 3\ndraws = 2\nlaw = { shifted-geometric = { p = 0.25 } }\n",
+        ),
+    );
+    config("truncated.toml", "flow.training = { truncated = { terms = 7, probe = \"gaussian\" } }\n");
+    config("empty.toml", "");
+    config("huge.toml", "[flow]\ndimension = 65536\nhidden = [65536, 65536]\nblocks = 10000\n");
+    config("nan.toml", "[flow]\ncoefficient = nan\n");
+    config("duplicate.toml", "[train]\nsteps = 5\nsteps = 6\n");
+    config("types.toml", "[flow]\nhidden = 64\n[train]\nbetas = [0.9]\n");
+    config("nested.toml", &format!("flow = {}", "[".repeat(200)));
+    for (name, text) in [
+        ("exact", "exact"),
+        ("auto", "auto"),
+        ("truncated", "truncated:terms=20,probes=2,probe=gaussian"),
+        ("roulette", "roulette:law=geometric,p=0.5,exact=2,draws=3,probes=2,probe=rademacher,sharing=batch"),
+        ("poisson", " roulette: law = poisson, rate = 2.5, exact = 0, sharing = sample"),
+        ("twice", "roulette:exact=1,exact=2"),
+        ("range", "roulette:p=1e-9"),
+        ("unknown", "exakt:terms=3"),
+    ] {
+        config(&format!("spec_{name}.txt"), text);
+    }
+
+    let write = |name: &str, bytes: &[u8]| {
+        assert!(bytes.len() < 16_000, "{name} has {} bytes", bytes.len());
+        std::fs::write(folder.join("checkpoint").join(name), bytes).expect("writable");
+    };
+    let store = |name: &str, archive: &Archive| write(name, &archive.to_bytes().expect("stored"));
+    let model = Flow::new(NdArray::<f64>::new(), &tiny(), Key::new(0)).expect("valid").to_archive().expect("stored");
+    store("model.safetensors", &model);
+    let estimated = FlowConfig {
+        dimension: 3,
+        blocks: 2,
+        hidden: vec![2, 2],
+        activation: Nonlinearity::ClipSwish,
+        leading_activation: false,
+        actnorm: false,
+        training: "truncated:terms=3".parse().expect("a text"),
+        evaluation: "roulette:law=poisson,rate=1,exact=1,sharing=sample".parse().expect("a text"),
+        replicates: 2,
+        ..tiny()
+    };
+    let mut flow = Flow::new(NdArray::<f32>::new(), &estimated, Key::new(0)).expect("valid");
+    let standardiser = Standardiser::new(vec![1.0, -2.0, 0.0], vec![0.5, 3.0, 1.0]).expect("positive");
+    flow.set_standardiser(standardiser).expect("three columns");
+    store("estimated.safetensors", &flow.to_archive().expect("stored"));
+    let run = |config: FlowConfig, steps: usize| {
+        let settings = TrainConfig { batch: 16, validation_rows: 20, warmup: 2, ..TrainConfig::default() };
+        let flow = Flow::new(NdArray::<f64>::new(), &config, Key::new(1)).expect("valid");
+        let source = Source::Density(ToyDensity::Moons);
+        let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(9), Key::new(2)).expect("valid");
+        for _ in 0..steps {
+            trainer.step().expect("finite");
+        }
+        if steps > 0 {
+            trainer.validate().expect("finite");
+        }
+        let mut archive = trainer.to_archive().expect("stored");
+        archive.document["run"]["elapsed"] = json!(1.5);
+        archive
+    };
+    store("begun.safetensors", &run(FlowConfig { activation: Nonlinearity::Tanh, ..tiny() }, 0));
+    let good = run(tiny(), 3);
+    store("run.safetensors", &good);
+
+    let bytes = model.to_bytes().expect("stored");
+    write("empty.safetensors", b"");
+    write("cut.safetensors", &bytes[..bytes.len() - 9]);
+    write("long_header.safetensors", &[&u64::MAX.to_le_bytes(), &bytes[8..]].concat());
+    write("pickle.safetensors", b"\x80\x04\x95pickle");
+    let spoil = |name: &str, from: &Archive, change: &dyn Fn(&mut Archive)| {
+        let mut archive = from.clone();
+        change(&mut archive);
+        store(name, &archive);
+    };
+    spoil("foreign.safetensors", &model, &|a| a.document = json!({}));
+    spoil("format.safetensors", &model, &|a| a.document["model"]["format"] = json!(99));
+    spoil("unknown_key.safetensors", &model, &|a| a.document["model"]["code"] = json!("import os"));
+    spoil("huge.safetensors", &model, &|a| a.document["model"]["config"]["blocks"] = json!(10_000));
+    spoil("missing.safetensors", &model, &|a| drop(a.tensors.remove("links.1.net.1.weight")));
+    spoil("extra.safetensors", &model, &|a| {
+        let tensor = a.tensors["links.1.net.1.bias"].clone();
+        a.tensors.insert("links.7.net.1.bias".into(), tensor);
+    });
+    spoil("nan.safetensors", &model, &|a| {
+        a.tensors.insert("links.1.net.1.bias".into(), (vec![3], Values::F64(vec![f64::NAN; 3])));
+    });
+    spoil("not_unit.safetensors", &model, &|a| {
+        a.tensors.insert("links.1.net.1.u".into(), (vec![3], Values::F64(vec![0.0; 3])));
+    });
+    spoil("no_spread.safetensors", &model, &|a| {
+        a.tensors.insert("standardise.deviation".into(), (vec![2], Values::F64(vec![1.0, 0.0])));
+    });
+    spoil("other_data.safetensors", &good, &|a| a.document["run"]["data"] = json!("12 rows of 2 columns"));
+    spoil("no_score.safetensors", &good, &|a| a.document["run"]["best_nll"] = Value::Null);
+    spoil("far_step.safetensors", &good, &|a| a.document["run"]["step"] = json!(u64::MAX));
+}
