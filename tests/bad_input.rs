@@ -151,7 +151,7 @@ fn configurations() {
             probes: 1,
             probe: Probe::Rademacher,
             sharing: Sharing::Batch,
-        })
+        });
     });
     assert!(flow().set_evaluation(Estimator::default(), 0).is_err());
     assert!(serde_json::from_str::<FlowConfig>(r#"{"dimensoin": 2}"#).is_err());

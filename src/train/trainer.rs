@@ -221,6 +221,12 @@ impl<B: Backend> Trainer<B> {
     /// device.
     pub fn step(&mut self) -> Result<StepReport, Error> {
         let start = std::time::Instant::now();
+        let report = self.advance()?;
+        self.elapsed += start.elapsed();
+        Ok(report)
+    }
+
+    fn advance(&mut self) -> Result<StepReport, Error> {
         let backend = self.flow.backend().clone();
         let (rows, d) = (self.config.batch, self.flow.dimension());
         let x = backend.upload(&self.batches.batch::<B::Elem>(self.step, rows), [rows, d].into());
@@ -245,7 +251,6 @@ impl<B: Backend> Trainer<B> {
 
         self.step = step;
         self.flow.set_provenance(Provenance { steps: step, ..self.flow.provenance().clone() });
-        self.elapsed += start.elapsed();
         let constant = 0.5 * d as f64 * (2.0 * std::f64::consts::PI).ln() - self.flow.standardiser().log_det();
         Ok(StepReport {
             step,

@@ -129,6 +129,9 @@ pub(crate) fn linear(
     let bias = b.affine(normal(b, key.named("b"), [outputs]), 0.5, 0.0);
     let how = iterations.map_or_else(Refresh::converge::<Cpu>, Refresh::Iterations);
     let pair = SingularPair::random(b, outputs, inputs, key.named("uv")).refreshed(b, &weight, how);
+    // u, v that have not converged may find σ at κ, where the normalisation has a kink: step aside
+    let found = down(b, &pair.sigma(b, &weight))[0] / kappa;
+    let weight = if (found - 1.0).abs() < 0.03 { b.affine(weight, 1.1, 0.0) } else { weight };
     let coefficient = Coefficient::new(kappa).expect("a coefficient");
     LipschitzLinear::from_parts(b, weight, bias, pair, coefficient).expect("shapes that fit")
 }

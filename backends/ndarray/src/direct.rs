@@ -5,6 +5,8 @@
 //! a is read element by element, so that it may be stored transposed. The last vector of a row is masked.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use std::arch::x86_64::{
     __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
     _mm512_setzero_ps,
@@ -18,8 +20,12 @@ const ROWS: usize = 6;
 const WIDTH: usize = 16;
 /// Vectors of a tile.
 const VECTORS: usize = 4;
-/// The largest b, in elements, that is worth reading in place: half of a usual second-level cache.
-const LARGEST: usize = 1 << 18;
+/// Terms summed before the next row of tiles: a panel of b, 64 columns by this, stays in a first-level cache of 48 KiB.
+const DEPTH: usize = 160;
+/// The same where rows of b are longer than the panel, which then meets only some of the cache's sets.
+const STRIDED_DEPTH: usize = 64;
+/// The largest b, in elements, that is worth reading in place; `gemm` is faster at 512 × 512.
+const LARGEST: usize = 1 << 16;
 
 /// Whether [`product`] is the better way for these extents.
 pub(crate) fn suits(o: &Operands<'_, f32>) -> bool {
@@ -48,68 +54,78 @@ pub(crate) fn product(o: &Operands<'_, f32>, start: Start<'_, f32>, out: &mut [f
 /// The operands' lengths are m·k, k·n and m·n, the bias's n.
 #[target_feature(enable = "avx512f")]
 unsafe fn run(o: &Operands<'_, f32>, start: Start<'_, f32>, out: &mut [f32]) {
+    let depth = if o.n > VECTORS * WIDTH { STRIDED_DEPTH } else { DEPTH };
     let mut column = 0;
     while column < o.n {
         let columns = (o.n - column).min(VECTORS * WIDTH);
-        let mut row = 0;
-        while row < o.m {
-            let rows = (o.m - row).min(ROWS);
-            // SAFETY: rows and columns stay within m and n.
-            unsafe {
-                match columns.div_ceil(WIDTH) {
-                    1 => by_rows::<1>(o, start, out, row, rows, column, columns),
-                    2 => by_rows::<2>(o, start, out, row, rows, column, columns),
-                    3 => by_rows::<3>(o, start, out, row, rows, column, columns),
-                    _ => by_rows::<4>(o, start, out, row, rows, column, columns),
+        let mut first = 0;
+        loop {
+            let inner = first..(first + depth).min(o.k);
+            let start = if first == 0 { start } else { Start::Output };
+            let mut row = 0;
+            while row < o.m {
+                let part = Part { row, rows: (o.m - row).min(ROWS), column, columns, inner: inner.clone() };
+                // SAFETY: the part lies within the product.
+                unsafe {
+                    match columns.div_ceil(WIDTH) {
+                        1 => by_rows::<1>(o, start, out, &part),
+                        2 => by_rows::<2>(o, start, out, &part),
+                        3 => by_rows::<3>(o, start, out, &part),
+                        _ => by_rows::<4>(o, start, out, &part),
+                    }
                 }
+                row += part.rows;
             }
-            row += rows;
+            first = inner.end;
+            if first >= o.k {
+                break;
+            }
         }
         column += columns;
     }
+}
+
+/// A part of the product: rows and columns of the output, and the terms of the sum.
+struct Part {
+    row: usize,
+    rows: usize,
+    column: usize,
+    columns: usize,
+    inner: Range<usize>,
 }
 
 /// # Safety
 /// As [`tile`].
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn by_rows<const V: usize>(
-    o: &Operands<'_, f32>,
-    start: Start<'_, f32>,
-    out: &mut [f32],
-    row: usize,
-    rows: usize,
-    column: usize,
-    columns: usize,
-) {
+unsafe fn by_rows<const V: usize>(o: &Operands<'_, f32>, start: Start<'_, f32>, out: &mut [f32], part: &Part) {
     // SAFETY: passed on.
     unsafe {
-        match rows {
-            1 => tile::<1, V>(o, start, out, row, column, columns),
-            2 => tile::<2, V>(o, start, out, row, column, columns),
-            3 => tile::<3, V>(o, start, out, row, column, columns),
-            4 => tile::<4, V>(o, start, out, row, column, columns),
-            5 => tile::<5, V>(o, start, out, row, column, columns),
-            _ => tile::<6, V>(o, start, out, row, column, columns),
+        match part.rows {
+            1 => tile::<1, V>(o, start, out, part),
+            2 => tile::<2, V>(o, start, out, part),
+            3 => tile::<3, V>(o, start, out, part),
+            4 => tile::<4, V>(o, start, out, part),
+            5 => tile::<5, V>(o, start, out, part),
+            _ => tile::<6, V>(o, start, out, part),
         }
     }
 }
 
-/// Rows `row..row + R` and columns `column..column + columns` of the product.
+/// One tile of the product; `part.rows` is R.
 ///
 /// # Safety
-/// The rows lie within m, the columns within n, `columns` is in 16·(V − 1) + 1 … 16·V, and the operands' lengths are m·k,
-/// k·n and m·n, the bias's n.
+/// The part lies within the product, its columns number 16·(V − 1) + 1 … 16·V, and the operands' lengths are m·k, k·n and
+/// m·n, the bias's n.
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn tile<const R: usize, const V: usize>(
     o: &Operands<'_, f32>,
     start: Start<'_, f32>,
     out: &mut [f32],
-    row: usize,
-    column: usize,
-    columns: usize,
+    part: &Part,
 ) {
+    let &Part { row, column, columns, .. } = part;
     let last: __mmask16 = u16::MAX >> (V * WIDTH - columns);
     let mask = |v: usize| if v + 1 == V { last } else { u16::MAX };
     let (a_row, a_column) = if o.transpose_a { (1, o.m) } else { (o.k, 1) };
@@ -126,7 +142,7 @@ unsafe fn tile<const R: usize, const V: usize>(
         }
         let a = o.a.as_ptr().add(row * a_row);
         let b = o.b.as_ptr().add(column);
-        for p in 0..o.k {
+        for p in part.inner.clone() {
             let line = b.add(p * o.n);
             let mut vectors: [__m512; V] = [_mm512_setzero_ps(); V];
             for (v, vector) in vectors.iter_mut().enumerate() {

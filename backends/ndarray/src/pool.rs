@@ -49,18 +49,20 @@ impl<E> Buffer<E> {
     }
 }
 
+// aligned: lists of different threads on one cache line would make them wait for one another after all
 #[derive(Debug)]
+#[repr(align(128))]
 struct FreeList<E>(Mutex<Kept<E>>);
 
 #[derive(Debug)]
 struct Kept<E> {
-    bins: Vec<Vec<(usize, Vec<Arc<Buffer<E>>>)>>,
+    bins: [Vec<(usize, Vec<Arc<Buffer<E>>>)>; BINS],
     bytes: usize,
 }
 
 impl<E> Default for FreeList<E> {
     fn default() -> Self {
-        Self(Mutex::new(Kept { bins: (0..BINS).map(|_| Vec::new()).collect(), bytes: 0 }))
+        Self(Mutex::new(Kept { bins: std::array::from_fn(|_| Vec::new()), bytes: 0 }))
     }
 }
 
