@@ -7,7 +7,7 @@
 mod common;
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use common::*;
 use resflow::backend::{Backend, Key, Noise};
@@ -18,7 +18,7 @@ use resflow::error::ConfigError;
 use resflow::estimator::{Estimator, Exact, Law, RussianRoulette, Sharing, Weights, exact_log_det, series};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status, invert_residual};
-use resflow::layer::{Keep, Layer, LipschitzLinear, PreparedLayer, Saved, Slot};
+use resflow::layer::{Keep, Layer, LipschitzLinear, Saved};
 use resflow::lipschitz::{Coefficient, Refresh, SingularPair};
 
 const EXACT: Estimator = Estimator::Exact(Exact);
@@ -330,47 +330,6 @@ fn pitfall_16_small_models_are_exact_by_default() {
     assert!([true, false].into_iter().all(|training| matches!(resolved(64, training), Estimator::RussianRoulette(_))));
 }
 
-/// Counts subnormal numbers, and rows that are not all zero, in what a layer pulls back.
-#[derive(Debug)]
-struct Spy<'a> {
-    inner: &'a dyn PreparedLayer<Cpu>,
-    subnormal: AtomicUsize,
-    calls: AtomicUsize,
-}
-
-impl PreparedLayer<Cpu> for Spy<'_> {
-    fn forward(&self, b: &Cpu, x: &Tensor, keep: Keep) -> (Tensor, Saved<Cpu>) {
-        self.inner.forward(b, x, keep)
-    }
-    fn jvp(&self, b: &Cpu, saved: &Saved<Cpu>, dx: &Tensor) -> (Tensor, Saved<Cpu>) {
-        self.inner.jvp(b, saved, dx)
-    }
-    fn vjp(&self, b: &Cpu, saved: &Saved<Cpu>, gy: Tensor) -> Tensor {
-        let out = self.inner.vjp(b, saved, gy.clone());
-        let subnormal = down(b, &gy).into_iter().chain(down(b, &out)).filter(|x| x.is_subnormal()).count();
-        self.subnormal.fetch_add(subnormal, Ordering::Relaxed);
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        out
-    }
-    fn tangent_vjp(
-        &self,
-        b: &Cpu,
-        saved: &Saved<Cpu>,
-        tangents: &[&Saved<Cpu>],
-        gy: Tensor,
-        gdy: Vec<Tensor>,
-        slots: &mut [Slot<Cpu>],
-    ) -> (Tensor, Vec<Tensor>) {
-        self.inner.tangent_vjp(b, saved, tangents, gy, gdy, slots)
-    }
-    fn slots(&self) -> usize {
-        self.inner.slots()
-    }
-    fn pull_back(&self, b: &Cpu, slots: &mut [Slot<Cpu>]) {
-        self.inner.pull_back(b, slots);
-    }
-}
-
 /// RF: once (Jᵀ)ᵏv has decayed, subnormal numbers make evaluation 20 times slower than training.
 #[test]
 fn pitfall_17_no_subnormal_numbers_in_the_series() {
@@ -385,7 +344,7 @@ fn pitfall_17_no_subnormal_numbers_in_the_series() {
     let mut v = vec![0.0; 32];
     Noise::Rademacher.fill(Key::new(18), 0, &mut v);
     let probe = b.upload(&v, [8, 4].into());
-    let spy = Spy { inner: &*prepared, subnormal: AtomicUsize::new(0), calls: AtomicUsize::new(0) };
+    let spy = Spy::new(&*prepared);
     let (value, _) = series(&b, &spy, &saved, &probe, &Weights::Batch(vec![1.0; 1000]), true);
     assert_eq!(spy.subnormal.load(Ordering::Relaxed), 0);
     let calls = spy.calls.load(Ordering::Relaxed);

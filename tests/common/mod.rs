@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nalgebra::DMatrix;
 use proptest::prelude::*;
@@ -13,7 +14,9 @@ use resflow::config::{FlowConfig, Nonlinearity};
 use resflow::data::Table;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
-use resflow::layer::{ActivationLayer, ConcatenatedLipSwish, Layer, LipschitzLinear, Sequence};
+use resflow::layer::{
+    ActivationLayer, ConcatenatedLipSwish, Keep, Layer, LipschitzLinear, PreparedLayer, Saved, Sequence, Slot,
+};
 use resflow::lipschitz::{Coefficient, Refresh, SingularPair};
 
 /// The backend of most tests: double precision, one thread.
@@ -232,4 +235,51 @@ pub(crate) fn mean_and_error(samples: &[f64]) -> (f64, f64) {
     let mean = samples.iter().sum::<f64>() / n;
     let variance = samples.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (n - 1.0);
     (mean, (variance / n).sqrt())
+}
+
+/// Counts the calls of a layer's vjp, and the subnormal numbers that go in or come out.
+#[derive(Debug)]
+pub(crate) struct Spy<'a> {
+    inner: &'a dyn PreparedLayer<Cpu>,
+    pub(crate) subnormal: AtomicUsize,
+    pub(crate) calls: AtomicUsize,
+}
+
+impl<'a> Spy<'a> {
+    pub(crate) fn new(inner: &'a dyn PreparedLayer<Cpu>) -> Self {
+        Self { inner, subnormal: AtomicUsize::new(0), calls: AtomicUsize::new(0) }
+    }
+}
+
+impl PreparedLayer<Cpu> for Spy<'_> {
+    fn forward(&self, b: &Cpu, x: &Tensor, keep: Keep) -> (Tensor, Saved<Cpu>) {
+        self.inner.forward(b, x, keep)
+    }
+    fn jvp(&self, b: &Cpu, saved: &Saved<Cpu>, dx: &Tensor) -> (Tensor, Saved<Cpu>) {
+        self.inner.jvp(b, saved, dx)
+    }
+    fn vjp(&self, b: &Cpu, saved: &Saved<Cpu>, gy: Tensor) -> Tensor {
+        let out = self.inner.vjp(b, saved, gy.clone());
+        let subnormal = down(b, &gy).into_iter().chain(down(b, &out)).filter(|x| x.is_subnormal()).count();
+        self.subnormal.fetch_add(subnormal, Ordering::Relaxed);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        out
+    }
+    fn tangent_vjp(
+        &self,
+        b: &Cpu,
+        saved: &Saved<Cpu>,
+        tangents: &[&Saved<Cpu>],
+        gy: Tensor,
+        gdy: Vec<Tensor>,
+        slots: &mut [Slot<Cpu>],
+    ) -> (Tensor, Vec<Tensor>) {
+        self.inner.tangent_vjp(b, saved, tangents, gy, gdy, slots)
+    }
+    fn slots(&self) -> usize {
+        self.inner.slots()
+    }
+    fn pull_back(&self, b: &Cpu, slots: &mut [Slot<Cpu>]) {
+        self.inner.pull_back(b, slots);
+    }
 }

@@ -86,7 +86,7 @@ where
 #[cfg(feature = "lapack")]
 fn with_lapack(d: usize, a: &mut [f64]) -> f64 {
     use ndarray::ArrayView2;
-    use ndarray_linalg::{FactorizeInto as _, Inverse as _};
+    use ndarray_linalg::{Determinant as _, FactorizeInto as _, Inverse as _};
     let matrix = ArrayView2::from_shape((d, d), &*a).expect("d·d elements").to_owned();
     // LAPACK refuses a matrix with an exactly zero pivot or a NaN
     let Ok(lu) = matrix.factorize_into() else {
@@ -94,7 +94,7 @@ fn with_lapack(d: usize, a: &mut [f64]) -> f64 {
         a.fill(f64::NAN);
         return if finite { f64::NEG_INFINITY } else { f64::NAN };
     };
-    let log_det = lu.a.diag().iter().map(|u| u.abs().ln()).sum();
+    let log_det = lu.sln_det().map_or(f64::NAN, |(_, log_det)| log_det);
     match lu.inv() {
         Ok(inverse) => a.iter_mut().zip(inverse.iter()).for_each(|(a, &i)| *a = i),
         Err(_) => a.fill(f64::NAN),
