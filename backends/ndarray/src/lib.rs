@@ -176,8 +176,9 @@ impl<E: CpuElement> NdArray<E> {
     }
 }
 
-/// Activations that one core keeps in its second-level cache while a shard goes through the model, in bytes.
-const SHARD_BYTES: usize = 3 << 19;
+/// Activations that one core keeps in its caches while a shard goes through the model, in bytes. Shards of some sixty rows
+/// are faster than ones that fit the second level: the products' tiles have fewer remainders (docs/performance.md).
+const SHARD_BYTES: usize = 5 << 20;
 
 impl<E: CpuElement> Backend for NdArray<E> {
     type Elem = E;
