@@ -26,7 +26,7 @@ fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
         let mut group = c.benchmark_group(format!("log_prob/{name}"));
         group.throughput(Throughput::Elements(BATCH as u64));
         group.bench_function(workload.name, |b| {
-            b.iter(|| prepared.log_prob(&rows, Key::new(7)).expect("rows that fit"))
+            b.iter(|| prepared.log_prob(&rows, Key::new(7)).expect("rows that fit"));
         });
         group.finish();
 

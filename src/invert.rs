@@ -223,8 +223,11 @@ pub fn invert_residual<B: Backend>(
         let active = backend.download(&backend.narrow(&state.point.rows, 1, FixedPointColumn::Active as usize, 1))?;
         let (going, done): (Vec<u32>, Vec<u32>) =
             (0..numbers.len() as u32).partition(|&i| active[i as usize] != B::Elem::ZERO);
+        if going.is_empty() {
+            break;
+        }
         // leaving finished rows out costs a copy: do it once a quarter is done
-        if !done.is_empty() && (going.is_empty() || done.len() * 4 >= numbers.len()) {
+        if done.len() * 4 >= numbers.len() {
             finished.push((done.iter().map(|&i| numbers[i as usize]).collect(), state.take(backend, &done)));
             state = state.take(backend, &going);
             numbers = going.iter().map(|&i| numbers[i as usize]).collect();

@@ -3,7 +3,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use resflow::NdArray;
 use resflow::backend::{Generator, Key};
@@ -333,12 +333,20 @@ fn tiny() -> FlowConfig {
     FlowConfig { blocks: 1, hidden: vec![3], ..FlowConfig::new(2) }
 }
 
-/// Writes the seeds; they are committed, so this is for when the format changes.
+/// Where seeds are written: `RESFLOW_WRITE_SEEDS=fuzz/seeds` renews the committed ones when the format changes; without it
+/// the writing is tried on a temporary folder.
+fn seeds_folder(temporary: &tempfile::TempDir, kind: &str) -> PathBuf {
+    let folder =
+        std::env::var_os("RESFLOW_WRITE_SEEDS").map_or_else(|| temporary.path().to_owned(), PathBuf::from).join(kind);
+    std::fs::create_dir_all(&folder).expect("writable");
+    folder
+}
+
 #[test]
-#[ignore = "writes into the repository"]
-fn write_seeds() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
-    let config = |name: &str, text: &str| std::fs::write(folder.join("config").join(name), text).expect("writable");
+fn write_config_seeds() {
+    let temporary = tempfile::tempdir().expect("a folder");
+    let folder = seeds_folder(&temporary, "config");
+    let config = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("writable");
     let text = toml::to_string(&checks::Settings::default()).expect("serialises");
     config("default.toml", &text);
     config("unknown_key.toml", &text.replace("blocks", "block"));
@@ -370,10 +378,15 @@ fn write_seeds() {
     ] {
         config(&format!("spec_{name}.txt"), text);
     }
+}
 
+#[test]
+fn write_checkpoint_seeds() {
+    let temporary = tempfile::tempdir().expect("a folder");
+    let folder = seeds_folder(&temporary, "checkpoint");
     let write = |name: &str, bytes: &[u8]| {
         assert!(bytes.len() < 16_000, "{name} has {} bytes", bytes.len());
-        std::fs::write(folder.join("checkpoint").join(name), bytes).expect("writable");
+        std::fs::write(folder.join(name), bytes).expect("writable");
     };
     let store = |name: &str, archive: &Archive| write(name, &archive.to_bytes().expect("stored"));
     let model = Flow::new(NdArray::<f64>::new(), &tiny(), Key::new(0)).expect("valid").to_archive().expect("stored");

@@ -187,19 +187,27 @@ fn pitfall_10_each_row_has_its_own_weight() {
     for training in [EXACT, estimated(d).training, Estimator::RussianRoulette(roulette(Law::Poisson { rate: 2.0 }, 2))]
     {
         let flow = random_flow(&b, &FlowConfig { training, ..estimated(d) }, Key::new(10), 0.2);
-        // enough rows for shards of several
+        // enough rows for shards of several; row i's gradient in x is wᵢ times what it is at weight 1, nobody else's
         let (n, x) = (40, normal(&b, Key::new(11), [40, d]));
         let gradient = |w: &[f64]| {
             let w = b.upload(w, [n, 1].into());
-            down(&b, &flow.gradient(&x, Some(&w), Key::new(12)).expect("shapes").flat)
+            let gradient = flow.gradient(&x, Some(&w), Key::new(12)).expect("shapes");
+            (down(&b, &gradient.flat), down(&b, &gradient.input.expect("asked for")))
         };
-        let weights: Vec<f64> = (0..n).map(|i| [2.0, -0.5, 7.0, 0.0][i % 4] + i as f64 * 0.1).collect();
-        let mut sum = vec![0.0; gradient(&weights).len()];
+        let weights: Vec<f64> = (0..n).map(|i| [2.0, -0.5, 7.0, 0.0][i % 4] + (i / 8) as f64 * 0.1).collect();
+        let (flat, input) = gradient(&weights);
+        let (_, unit) = gradient(&vec![1.0; n]);
+        for (e, (value, unit)) in input.iter().zip(&unit).enumerate() {
+            let expected = weights[e / d] * unit;
+            assert!((value - expected).abs() < 1e-11 * (1.0 + expected.abs()), "row {}: {value} {expected}", e / d);
+        }
+        // and the parameters' gradient is the weighted sum of the rows'
+        let mut sum = vec![0.0; flat.len()];
         for i in 0..n {
             let only: Vec<f64> = (0..n).map(|j| f64::from(u8::from(i == j))).collect();
-            sum.iter_mut().zip(gradient(&only)).for_each(|(s, g)| *s += weights[i] * g);
+            sum.iter_mut().zip(gradient(&only).0).for_each(|(s, g)| *s += weights[i] * g);
         }
-        for (value, expected) in gradient(&weights).iter().zip(sum) {
+        for (value, expected) in flat.iter().zip(sum) {
             assert!((value - expected).abs() < 1e-10 * (1.0 + expected.abs()), "{value} {expected}");
         }
     }

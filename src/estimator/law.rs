@@ -51,7 +51,7 @@ impl Law {
         }
     }
 
-    /// E[N].
+    /// E\[N\].
     pub fn mean(&self) -> f64 {
         match *self {
             Self::ShiftedGeometric { p } => 1.0 / p,
