@@ -5,7 +5,7 @@
 //! precision. In training a fixed number of iterations runs per step from the stored vectors. Loading, scoring and
 //! sampling do not iterate.
 
-use resflow_backend::{Backend, Binary, Element as _, Key, Noise};
+use resflow_backend::{Backend, Binary, Element as _, Key, Noise, Unary};
 
 use crate::error::ConfigError;
 
@@ -48,6 +48,8 @@ impl Coefficient {
 
 /// Iterations between two looks at σ, since a look waits for the device.
 const STRIDE: usize = 4;
+/// How much of a random direction is mixed in to see whether σ stood still too early.
+const SHAKE: f64 = 0.3;
 
 /// How a power iteration is renewed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,7 +60,7 @@ pub enum Refresh {
     Converge {
         /// The relative change at which to stop.
         tolerance: f64,
-        /// The largest number of iterations.
+        /// The largest number of iterations; as many again may check that σ is not one further down.
         limit: usize,
     },
 }
@@ -68,6 +70,12 @@ impl Refresh {
     pub fn converge<B: Backend>() -> Self {
         Self::Converge { tolerance: 16.0 * B::Elem::EPSILON, limit: 1000 }
     }
+}
+
+/// x/‖x‖.
+fn unit<B: Backend>(backend: &B, x: B::Tensor) -> B::Tensor {
+    let norm = backend.unary(Unary::Sqrt, backend.dot(&x, &x));
+    backend.binary(Binary::Div, x, &norm)
 }
 
 /// Unit vectors u, v that approach the leading singular vectors of a matrix.
@@ -89,12 +97,8 @@ impl<B: Backend> SingularPair<B> {
 
     /// Random directions.
     pub fn random(backend: &B, outputs: usize, inputs: usize, key: Key) -> Self {
-        let unit = |tag: u64, n: usize| {
-            let x = backend.noise(key.split(tag), Noise::Normal, 0, [n].into());
-            let norm = backend.unary(resflow_backend::Unary::Sqrt, backend.dot(&x, &x));
-            backend.binary(Binary::Div, x, &norm)
-        };
-        Self { u: unit(0, outputs), v: unit(1, inputs), extents: (outputs, inputs) }
+        let draw = |tag: u64, n: usize| unit(backend, backend.noise(key.split(tag), Noise::Normal, 0, [n].into()));
+        Self { u: draw(0, outputs), v: draw(1, inputs), extents: (outputs, inputs) }
     }
 
     /// (outputs, inputs).
@@ -110,27 +114,41 @@ impl<B: Backend> SingularPair<B> {
 
     /// The pair after more iterations on this weight.
     pub fn refreshed(&self, backend: &B, weight: &B::Tensor, how: Refresh) -> Self {
-        let step = |u: B::Tensor, v: B::Tensor, count| backend.power_iteration(weight, u, v, count);
         match how {
             Refresh::Iterations(count) => {
-                let [u, v, _] = step(self.u.clone(), self.v.clone(), count);
+                let [u, v, _] = backend.power_iteration(weight, self.u.clone(), self.v.clone(), count);
                 Self { u, v, extents: self.extents }
             }
             Refresh::Converge { tolerance, limit } => {
-                let tolerance = tolerance.max(16.0 * B::Elem::EPSILON);
-                let (mut u, mut v, mut last) = (self.u.clone(), self.v.clone(), f64::NAN);
-                for _ in 0..limit.div_ceil(STRIDE) {
-                    let [next_u, next_v, sigma] = step(u, v, STRIDE);
-                    (u, v) = (next_u, next_v);
-                    let Ok(sigma) = backend.download(&sigma) else { break };
-                    let sigma = sigma[0].to_f64();
-                    if (sigma - last).abs() <= tolerance * STRIDE as f64 * sigma.abs() {
-                        break;
-                    }
-                    last = sigma;
-                }
-                Self { u, v, extents: self.extents }
+                let (first, sigma) = self.converged(backend, weight, tolerance, limit);
+                // a start that is nearly orthogonal to the leading pair stands still at the next one: shake, and look again
+                let (second, again) = first.shaken(backend).converged(backend, weight, tolerance, limit);
+                if again > sigma { second } else { first }
             }
         }
+    }
+
+    /// Iterates until σ stands still; the pair and that σ.
+    fn converged(&self, backend: &B, weight: &B::Tensor, tolerance: f64, limit: usize) -> (Self, f64) {
+        let tolerance = tolerance.max(16.0 * B::Elem::EPSILON);
+        let (mut u, mut v, mut last) = (self.u.clone(), self.v.clone(), f64::NAN);
+        for _ in 0..limit.div_ceil(STRIDE) {
+            let [next_u, next_v, sigma] = backend.power_iteration(weight, u, v, STRIDE);
+            (u, v) = (next_u, next_v);
+            let Ok(sigma) = backend.download(&sigma) else { break };
+            let sigma = sigma[0].to_f64();
+            let still = (sigma - last).abs() <= tolerance * STRIDE as f64 * sigma.abs();
+            last = sigma;
+            if still {
+                break;
+            }
+        }
+        (Self { u, v, extents: self.extents }, last)
+    }
+
+    /// The pair with a fixed random direction mixed into u; v follows at the next iteration.
+    fn shaken(&self, backend: &B) -> Self {
+        let noise = unit(backend, backend.noise(Key::new(0), Noise::Normal, 0, backend.shape(&self.u)));
+        Self { u: unit(backend, backend.axpy(SHAKE, &noise, self.u.clone())), ..self.clone() }
     }
 }
