@@ -145,7 +145,7 @@ fn check_bijection(b: &Cpu, link: &dyn Bijection<Cpu>, d: usize, key: Key) {
 }
 
 proptest! {
-    #![proptest_config(cases(150))]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn every_bijection(net in nets(1..=6, &SMOOTH, true), shift in -2.0..2.0) {

@@ -186,7 +186,7 @@ fn contractions() -> impl Strategy<Value = Net> {
 }
 
 proptest! {
-    #![proptest_config(cases(60))]
+    #![proptest_config(cases(200))]
 
     #[test]
     fn the_mean_over_signs_and_n_is_exact(net in contractions(), law in laws(0.3), exact in 0_usize..4) {

@@ -44,7 +44,7 @@ fn slope(f: impl Fn(f64) -> f64) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(cases(100))]
+    #![proptest_config(cases(200))]
 
     #[test]
     fn the_gradient_is_that_of_the_weighted_likelihood(config in configs(&SMOOTH), seed: u64, n in 1_usize..24) {
