@@ -149,6 +149,13 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         usize::MAX
     }
 
+    /// The number of rows that should go through one link at a time if a row keeps `bytes_per_row` of intermediate values
+    /// alive inside it. All rows by default; a CPU answers with what fits its cache. A function of the argument alone.
+    fn tile_rows(&self, bytes_per_row: usize) -> usize {
+        let _ = bytes_per_row;
+        usize::MAX
+    }
+
     /// Runs independent tasks, possibly at the same time, and returns their results in order. One after the other by default.
     fn run<T: Send>(&self, tasks: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
         (0..tasks).map(task).collect()

@@ -38,6 +38,11 @@ impl ShardPlan {
         self.bounds[i]..self.bounds[i + 1]
     }
 
+    /// The rows of all shards, in order.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        (0..self.shards()).map(|i| self.rows(i))
+    }
+
     /// The shards of lane `lane`, in order: lane, lane + L, lane + 2L, …
     pub fn lane(&self, lane: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         (lane..self.shards()).step_by(self.lanes).map(|i| self.rows(i))

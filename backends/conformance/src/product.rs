@@ -46,6 +46,9 @@ fn large_products() -> impl Iterator<Item = Product> {
         [33, 1, 47],
         [500, 2, 128],
         [48, 48, 48],
+        [130, 65, 9],
+        [5, 260, 280],
+        [41, 170, 205],
     ];
     sizes.into_iter().flat_map(|size| {
         (0..4).map(move |bits| Product { size, flags: [bits & 1 == 1, bits & 2 == 2], seed: size[0] as u64 + bits })
@@ -151,10 +154,11 @@ impl Convolution {
     }
 }
 
-/// Kernels of even and odd size, padding beyond the kernel, images smaller than the kernel.
+/// Kernels of even and odd size, padding beyond the kernel, images smaller than the kernel, channels of any ratio.
 fn convolutions() -> impl Strategy<Value = Convolution> {
     let kernel = prop_oneof![2 => Just([1, 1]), 3 => Just([3, 3]), 5 => [1usize..=4, 1usize..=4]];
-    (extent(3), [extent(7), extent(7)], [extent(5), extent(5)], kernel, [0usize..3, 0usize..3], seed())
+    let channels = prop_oneof![3 => [extent(5), extent(5)], 1 => [extent(40), extent(3)], 1 => [extent(3), extent(40)]];
+    (extent(3), [extent(7), extent(7)], channels, kernel, [0usize..3, 0usize..3], seed())
         .prop_map(|(n, image, channels, kernel, pad, seed)| Convolution {
             seed,
             ..Convolution::new(n, image, channels, kernel, pad)
@@ -162,8 +166,9 @@ fn convolutions() -> impl Strategy<Value = Convolution> {
         .prop_filter("the kernel fits", |case| case.padding.output(case.image, case.kernel).is_some())
 }
 
-/// The sizes of real blocks: wide 1×1 and 3×3 kernels, images with odd extents, and a 7×7 kernel.
-fn large_convolutions() -> [Convolution; 6] {
+/// The sizes of real blocks: wide 1×1 and 3×3 kernels, images with odd extents, a 7×7 kernel, and kernels between few and
+/// many channels in either direction, on which backends may take the patches of either side.
+fn large_convolutions() -> [Convolution; 18] {
     [
         Convolution::new(2, [17, 19], [9, 11], [3, 3], [1, 1]),
         Convolution::new(3, [12, 13], [16, 33], [1, 1], [0, 0]),
@@ -171,6 +176,21 @@ fn large_convolutions() -> [Convolution; 6] {
         Convolution::new(1, [9, 30], [17, 3], [3, 5], [1, 2]),
         Convolution::new(5, [8, 8], [12, 12], [3, 3], [1, 1]),
         Convolution::new(2, [6, 7], [3, 4], [7, 7], [3, 3]),
+        Convolution::new(1, [28, 28], [16, 1], [3, 3], [1, 1]),
+        Convolution::new(3, [7, 9], [64, 3], [3, 3], [1, 1]),
+        Convolution::new(2, [7, 7], [67, 12], [3, 3], [1, 1]),
+        Convolution::new(2, [7, 7], [17, 130], [3, 3], [1, 1]),
+        // one pixel, and images smaller than the kernel
+        Convolution::new(4, [1, 1], [40, 2], [3, 3], [1, 1]),
+        Convolution::new(4, [1, 1], [2, 40], [3, 3], [1, 1]),
+        Convolution::new(1, [2, 1], [33, 5], [5, 4], [2, 3]),
+        // without padding, and with more of it than the kernel reaches
+        Convolution::new(2, [9, 8], [35, 2], [3, 2], [0, 0]),
+        Convolution::new(2, [5, 6], [35, 4], [4, 4], [0, 0]),
+        Convolution::new(2, [4, 5], [36, 2], [2, 3], [4, 5]),
+        Convolution::new(2, [4, 5], [2, 36], [1, 3], [3, 2]),
+        // kernels without a square
+        Convolution::new(1, [11, 10], [34, 3], [5, 2], [2, 1]),
     ]
 }
 

@@ -1,9 +1,8 @@
-//! Elementwise operations: fast paths over slices, ndarray's broadcasting for the rest.
+//! Elementwise operations over slices; what is broadcast goes by runs (`broadcast`).
 
-use ndarray::Zip;
 use resflow_backend::{Binary, Unary};
 
-use crate::tensor::{view, view_mut};
+use crate::broadcast::Broadcast;
 use crate::{CpuElement, NdArray, Tensor};
 
 impl<E: CpuElement> NdArray<E> {
@@ -50,24 +49,29 @@ impl<E: CpuElement> NdArray<E> {
         } else if b.len() == out.len() {
             level.run(|| out.iter_mut().zip(b).for_each(|(x, &y)| *x = f(*x, y)));
         } else if shape.ends_with(other.iter().as_slice().trim_ones()) {
+            // a bias for each channel: the common case, without the bookkeeping of runs
             level.run(|| {
                 for row in out.chunks_exact_mut(b.len()) {
                     row.iter_mut().zip(b).for_each(|(x, &y)| *x = f(*x, y));
                 }
             });
-        } else if other.rank() == shape.rank() && other.rows() == shape.rows() && other.row_elements() == 1 {
-            level.run(|| {
-                for (row, &y) in out.chunks_exact_mut(shape.row_elements()).zip(b) {
-                    for x in row {
-                        *x = f(*x, y);
-                    }
-                }
-            });
         } else {
-            let mut target = view_mut(out, shape);
-            let source = view(b, other);
-            let source = source.broadcast(target.raw_dim()).expect("checked by the caller");
-            Zip::from(&mut target).and(&source).for_each(|x, &y| *x = f(*x, y));
+            let runs = Broadcast::new(&other, &shape);
+            let run = runs.run();
+            if runs.constant() {
+                level.run(|| {
+                    runs.each(|at, from| {
+                        let y = b[from];
+                        out[at..at + run].iter_mut().for_each(|x| *x = f(*x, y));
+                    });
+                });
+            } else {
+                level.run(|| {
+                    runs.each(|at, from| {
+                        out[at..at + run].iter_mut().zip(&b[from..from + run]).for_each(|(x, &y)| *x = f(*x, y));
+                    });
+                });
+            }
         }
         a
     }
@@ -97,27 +101,31 @@ impl<E: CpuElement> NdArray<E> {
         if mask.shape().elements() == 1 {
             return if mask.as_slice()[0] == E::ZERO { off.clone() } else { on.clone() };
         }
-        let (on, off) = (on.as_slice(), off.as_slice());
-        let pick = |m: E, i: usize| if m == E::ZERO { off[i] } else { on[i] };
+        let (on, off, level) = (on.as_slice(), off.as_slice(), self.level());
         self.filled(shape, |out| {
-            let (rows, width) = (shape.rows(), shape.row_elements());
-            if mask.shape() == shape {
-                let mask = mask.as_slice();
-                self.level().run(|| out.iter_mut().enumerate().for_each(|(i, o)| *o = pick(mask[i], i)));
-            } else if mask.shape().rank() == shape.rank()
-                && mask.shape().rows() == rows
-                && mask.shape().row_elements() == 1
-            {
-                for (i, (&m, out)) in mask.as_slice().iter().zip(out.chunks_exact_mut(width.max(1))).enumerate() {
-                    let source = if m == E::ZERO { off } else { on };
-                    out.copy_from_slice(&source[i * width..(i + 1) * width]);
-                }
+            if out.is_empty() {
+                return;
+            }
+            let runs = Broadcast::new(&mask.shape(), &shape);
+            let (run, mask) = (runs.run(), mask.as_slice());
+            if runs.constant() {
+                level.run(|| {
+                    runs.each(|at, from| {
+                        let source = if mask[from] == E::ZERO { off } else { on };
+                        // a loop, because runs may be too short for a call
+                        out[at..at + run].iter_mut().zip(&source[at..at + run]).for_each(|(o, &x)| *o = x);
+                    });
+                });
             } else {
-                let broadcast = mask.view();
-                let broadcast = broadcast.broadcast(ndarray::IxDyn(&shape)).expect("checked above");
-                for (i, (o, &m)) in out.iter_mut().zip(&broadcast).enumerate() {
-                    *o = pick(m, i);
-                }
+                level.run(|| {
+                    runs.each(|at, from| {
+                        let range = at..at + run;
+                        let sources = on[range.clone()].iter().zip(&off[range.clone()]);
+                        for ((o, &m), (&on, &off)) in out[range].iter_mut().zip(&mask[from..from + run]).zip(sources) {
+                            *o = if m == E::ZERO { off } else { on };
+                        }
+                    });
+                });
             }
         })
     }

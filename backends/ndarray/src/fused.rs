@@ -103,11 +103,22 @@ kernel! {
 kernel! {
     /// Any number of tangents whose Σ dx·gdy is `crossed`; gy becomes gx.
     fn reverse_crossed<E>(p: &Primal<'_, E>, crossed: &[E], gy: &mut [E]) -> E {
-        let n = gy.len();
         let mut sums = [E::ZERO; LANES];
-        for i in 0..n {
+        let whole = gy.len() / LANES * LANES;
+        for base in (0..whole).step_by(LANES) {
+            let (x, y, d1, d2) = (lane(p.x, base), lane(p.y, base), lane(p.d1, base), lane(p.d2, base));
+            let (g, crossed) = (lane(gy, base), lane(crossed, base));
+            let mut gx = g;
+            for l in 0..LANES {
+                let c = crossed[l] * d2[l];
+                sums[l] += g[l] * (x[l] * d1[l] - y[l]) + c * x[l];
+                gx[l] = g[l] * d1[l] + c;
+            }
+            gy[base..base + LANES].copy_from_slice(&gx);
+        }
+        for i in whole..gy.len() {
             let c = crossed[i] * p.d2[i];
-            sums[i % LANES] += gy[i] * (p.x[i] * p.d1[i] - p.y[i]) + c * p.x[i];
+            sums[i - whole] += gy[i] * (p.x[i] * p.d1[i] - p.y[i]) + c * p.x[i];
             gy[i] = gy[i] * p.d1[i] + c;
         }
         fold(sums, |a, b| a + b)

@@ -8,6 +8,7 @@
 //! are compiled for AVX-512, AVX2 and the baseline and chosen at run time. `unsafe` occurs where those are called.
 #![deny(unsafe_code)]
 
+mod broadcast;
 mod conv;
 #[cfg(target_arch = "x86_64")]
 mod direct;
@@ -16,6 +17,7 @@ mod fused;
 mod layout;
 mod lu;
 mod matmul;
+mod patches;
 mod pool;
 mod reduce;
 mod simd;
@@ -42,6 +44,14 @@ pub trait CpuElement: Element + ndarray::LinalgScalar {
     /// The exponential for loops that must vectorise; may be clamped far outside the range where σ(x) saturates.
     fn fast_exp(self) -> Self;
 
+    /// Whether [`Self::direct`] does this product, its b being row-major.
+    #[doc(hidden)]
+    #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
+    fn suits_direct(level: Level, operands: &Operands<'_, Self>) -> bool {
+        let _ = (level, operands);
+        false
+    }
+
     /// Does a small product without packing where that is faster; false if it is left to others.
     #[doc(hidden)]
     #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
@@ -59,8 +69,14 @@ impl CpuElement for f32 {
 
     #[cfg(target_arch = "x86_64")]
     #[allow(private_interfaces)]
+    fn suits_direct(level: Level, operands: &Operands<'_, Self>) -> bool {
+        level == Level::Avx512 && direct::suits(operands)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(private_interfaces)]
     fn direct(level: Level, operands: &Operands<'_, Self>, start: Start<'_, Self>, out: &mut [Self]) -> bool {
-        let suits = level == Level::Avx512 && direct::suits(operands);
+        let suits = Self::suits_direct(level, operands);
         if suits {
             direct::product(operands, start, out);
         }
@@ -179,6 +195,9 @@ impl<E: CpuElement> NdArray<E> {
 /// Activations that one core keeps in its caches while a shard goes through the model, in bytes. Shards of some sixty rows
 /// are faster than ones that fit the second level: the products' tiles have fewer remainders (docs/performance.md).
 const SHARD_BYTES: usize = 5 << 20;
+/// Intermediate values of the rows that go through one link at a time, in bytes: of the wide insides of a convolutional
+/// block, which should stay in the second-level cache.
+const TILE_BYTES: usize = 2 << 20;
 
 impl<E: CpuElement> Backend for NdArray<E> {
     type Elem = E;
@@ -281,6 +300,10 @@ impl<E: CpuElement> Backend for NdArray<E> {
 
     fn shard_rows(&self, bytes_per_row: usize) -> usize {
         (SHARD_BYTES / bytes_per_row.max(1)).clamp(24, 96)
+    }
+
+    fn tile_rows(&self, bytes_per_row: usize) -> usize {
+        (TILE_BYTES / bytes_per_row.max(1)).max(1)
     }
 
     fn run<T: Send>(&self, tasks: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {

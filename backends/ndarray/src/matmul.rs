@@ -1,18 +1,23 @@
 //! Matrix products.
 //!
-//! `product` is the one door: small f32 products on AVX-512 without packing (`direct`), thin products (an extent of at most four, as data of low dimension makes them) by plain
-//! loops, all others by the crate `gemm` (the feature `gemm`, AVX-512 where present) or by `matrixmultiply` through
-//! ndarray. Measurements of both are in docs/performance.md.
+//! `multiply` is the one door: small f32 products on AVX-512 with little packing (`direct`), thin products (an extent of at
+//! most four, as data of low dimension makes them) by plain loops, all others by the crate `gemm` (the feature `gemm`,
+//! AVX-512 where present) or by `matrixmultiply` through ndarray. Operands are turned first where that makes rows of the
+//! result that fill vectors. Measurements are in docs/performance.md.
 
 use ndarray::ArrayViewMut2;
 use resflow_backend::Shape;
 
-use crate::reduce::dot;
+use crate::reduce::{LANES, dot};
 use crate::simd::kernel;
 use crate::{CpuElement, NdArray, Tensor};
 
 /// An extent up to which a product counts as thin.
 const THIN: usize = 4;
+/// Terms from which on a thin product's transpose pays for being turned.
+const FLIPPED: usize = 32;
+/// Rows from which on a transposed b of few columns is worth turning.
+const TURNED: usize = 48;
 
 /// What a product is added to.
 #[derive(Clone, Copy)]
@@ -122,11 +127,23 @@ impl<E: CpuElement> NdArray<E> {
         let (sa, sb) = (a.shape(), b.shape());
         let (m, k) = if ta { (sa[1], sa[0]) } else { (sa[0], sa[1]) };
         let n = if tb { sb[0] } else { sb[1] };
+        let o = Operands { a: a.as_slice(), transpose_a: ta, b: b.as_slice(), transpose_b: tb, m, k, n };
+        self.multiply(&o, start, out);
+    }
+
+    /// out = start + a·b.
+    pub(crate) fn multiply(&self, o: &Operands<'_, E>, start: Start<'_, E>, out: &mut [E]) {
+        let &Operands { m, k, n, .. } = o;
         if m == 0 || n == 0 {
             return;
         }
-        let o = Operands { a: a.as_slice(), transpose_a: ta, b: b.as_slice(), transpose_b: tb, m, k, n };
-        if n > THIN && E::direct(self.level(), &o, start, out) {
+        if k > 0 && self.flipped(o, start, out) {
+            return;
+        }
+        if n > THIN && E::direct(self.level(), o, start, out) {
+            return;
+        }
+        if self.turned(o, start, out) {
             return;
         }
         if let Start::Bias(bias) = start {
@@ -137,9 +154,44 @@ impl<E: CpuElement> NdArray<E> {
             if !accumulate {
                 out.fill(E::ZERO);
             }
-        } else if !self.thin(&o, accumulate, out) {
-            dense((m, n, k), &strided(o.a, ta, m, k), &strided(o.b, tb, k, n), accumulate, out);
+        } else if !self.thin(o, accumulate, out) {
+            let (a, b) = (strided(o.a, o.transpose_a, m, k), strided(o.b, o.transpose_b, k, n));
+            dense((m, n, k), &a, &b, accumulate, out);
         }
+    }
+
+    /// Does aᵀ·b, b thin, as the transpose of bᵀ·a, whose rows fill vectors: the gradient of the weights of few inputs.
+    fn flipped(&self, o: &Operands<'_, E>, start: Start<'_, E>, out: &mut [E]) -> bool {
+        let &Operands { m, k, n, .. } = o;
+        let lanes = |extent: usize| extent.next_multiple_of(LANES);
+        let thin = o.transpose_a && !o.transpose_b && k >= FLIPPED && 8 * m * lanes(n) > 9 * lanes(m) * n;
+        if !thin || matches!(start, Start::Bias(_)) {
+            return false;
+        }
+        let mut turned = self.take(m * n);
+        let turned = turned.as_mut_slice();
+        let o = Operands { a: o.b, transpose_a: true, b: o.a, transpose_b: false, m: n, k, n: m };
+        self.multiply(&o, Start::Zero, turned);
+        if matches!(start, Start::Output) {
+            transpose_with(turned, n, m, out, |o, x| *o += x);
+        } else {
+            transpose(turned, n, m, out);
+        }
+        true
+    }
+
+    /// Turns a transposed b where the product without packing then is the faster one.
+    fn turned(&self, o: &Operands<'_, E>, start: Start<'_, E>, out: &mut [E]) -> bool {
+        let &Operands { k, n, .. } = o;
+        if !o.transpose_b || o.m < TURNED || n <= THIN || n > LANES {
+            return false;
+        }
+        if !E::suits_direct(self.level(), &Operands { transpose_b: false, ..*o }) {
+            return false;
+        }
+        let mut turned = self.take(k * n);
+        transpose(o.b, n, k, turned.as_mut_slice());
+        E::direct(self.level(), &Operands { b: turned.as_slice(), transpose_b: false, ..*o }, start, out)
     }
 
     /// Does the product if it is a thin one.
@@ -222,9 +274,30 @@ pub(crate) fn strided<E>(data: &[E], transposed: bool, rows: usize, columns: usi
 
 /// `to` becomes the transpose of `from`, a matrix of `rows × columns`.
 pub(crate) fn transpose<E: Copy>(from: &[E], rows: usize, columns: usize, to: &mut [E]) {
-    for i in 0..rows {
+    transpose_with(from, rows, columns, to, |to, x| *to = x);
+}
+
+/// Rows and columns of a block that is transposed at once: one cache line of f32.
+const BLOCK: usize = 16;
+
+/// `f` of every element of `to` and of the transpose of `from`, a matrix of `rows × columns`.
+#[inline(always)]
+fn transpose_with<E: Copy>(from: &[E], rows: usize, columns: usize, to: &mut [E], f: impl Fn(&mut E, E)) {
+    for i0 in (0..rows).step_by(BLOCK) {
+        let height = BLOCK.min(rows - i0);
         for j in 0..columns {
-            to[j * rows + i] = from[i * columns + j];
+            let to = &mut to[j * rows + i0..][..height];
+            let from = &from[i0 * columns + j..];
+            if height == BLOCK {
+                let from = &from[..=(BLOCK - 1) * columns];
+                for i in 0..BLOCK {
+                    f(&mut to[i], from[i * columns]);
+                }
+            } else {
+                for (i, to) in to.iter_mut().enumerate() {
+                    f(to, from[i * columns]);
+                }
+            }
         }
     }
 }
@@ -301,7 +374,10 @@ mod tests {
             return;
         }
         let cpu = NdArray::<f32>::inline();
-        for (m, n, k) in (1..14).flat_map(|m| [1, 5, 16, 17, 43, 64, 67, 130].map(|n| (m, n, m * n % 7))) {
+        let small = (1..14).flat_map(|m| [1, 5, 16, 17, 43, 64, 67, 130].map(|n| (m, n, m * n % 7)));
+        // more terms than are summed at once, with panels read in place and copied
+        let large = [(25, 9, 650), (7, 20, 330), (5, 70, 130), (43, 203, 167)];
+        for (m, n, k) in small.chain(large) {
             let a = cpu.noise(Key::new(1), Noise::Normal, 0, [m, k].into());
             let b = cpu.noise(Key::new(2), Noise::Normal, 0, [k, n].into());
             let bias = cpu.noise(Key::new(3), Noise::Normal, 0, [n].into());
@@ -319,7 +395,7 @@ mod tests {
                             let bias = if let Start::Bias(bias) = start { bias[j] } else { offset };
                             let found = out[i * n + j];
                             assert!(
-                                (found - dot - bias).abs() < 1e-5,
+                                (found - dot - bias).abs() < 1e-5 * (1.0 + k as f32),
                                 "{m} {n} {k} {transpose_a}: {found} {}",
                                 dot + bias
                             );
