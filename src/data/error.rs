@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::ToyDensity;
+use super::image::ImageError;
 
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +76,7 @@ fn shorten(text: &str, most: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 /// At most eight entries of an array's shape, written as NumPy writes it.
-struct Dimensions<'a>(&'a [u64]);
+pub(super) struct Dimensions<'a>(pub(super) &'a [u64]);
 
 impl fmt::Display for Dimensions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,7 +89,7 @@ impl fmt::Display for Dimensions<'_> {
 }
 
 /// `count` and a noun in the right number.
-struct Count(usize, &'static str);
+pub(super) struct Count(pub(super) usize, pub(super) &'static str);
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,6 +115,10 @@ pub enum DataError {
     /// The file's name does not say what it holds.
     #[error("the file's name must end in .csv or .npy")]
     Extension,
+
+    /// What is wrong with images.
+    #[error(transparent)]
+    Image(#[from] ImageError),
 
     /// There is nothing in the file.
     #[error("the file is empty: it needs at least one row of numbers")]

@@ -6,7 +6,7 @@
 //! choose the format by the file's name.
 //!
 //! A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
-//! A [`ToyDensity`] draws points from a two-dimensional density.
+//! A [`ToyDensity`] draws points from a two-dimensional density. [`image`] has sets of images and their files.
 //!
 //! ```
 //! use resflow::data::{Standardiser, csv};
@@ -25,13 +25,16 @@ use resflow_backend::Key;
 
 pub mod csv;
 mod error;
+pub mod image;
 pub mod npy;
+mod samples;
 mod standardise;
 mod table;
 mod toy;
 
 pub use error::{DataError, Place};
 pub(crate) use error::{Excerpt, Message};
+pub use samples::Samples;
 pub use standardise::Standardiser;
 pub use table::Table;
 pub use toy::ToyDensity;

@@ -11,7 +11,7 @@
 
 use std::io::Write;
 
-use npyz::{DType, Endianness, NpyFile, NpyHeader, Order, TypeChar, WriteOptions, WriterBuilder};
+use npyz::{DType, Endianness, NpyFile, NpyHeader, Order, TypeChar, TypeStr, WriteOptions, WriterBuilder};
 
 use super::error::{DataError, Place};
 use super::table::Table;
@@ -40,46 +40,15 @@ pub fn read(bytes: &[u8]) -> Result<Table, DataError> {
     if bytes.is_empty() {
         return Err(DataError::Empty);
     }
-    check_header(bytes)?;
-    let mut data = bytes;
-    let header = NpyHeader::from_reader(&mut data).map_err(|e| unparsed(&e.to_string()))?;
-    let dtype = header.dtype();
-    let DType::Plain(scalar) = &dtype else { return Err(DataError::NpyType { dtype: dtype.descr() }) };
-    let (kind, size) = (scalar.type_char(), scalar.size_field());
-
-    let shape = header.shape().to_vec();
-    let (rows, width) = match shape[..] {
+    let array = Array::open(bytes)?;
+    let shape = array.shape();
+    let (rows, width) = match *shape {
         [rows] if rows > 0 => (rows, 1),
         [rows, width] if rows > 0 && width > 0 => (rows, width),
-        _ => return Err(DataError::NpyShape { shape }),
+        _ => return Err(DataError::NpyShape { shape: shape.to_vec() }),
     };
-    let count = rows.checked_mul(width).ok_or(DataError::NpyOverflow)?;
-    let expected = count.checked_mul(size).ok_or(DataError::NpyOverflow)?;
-    let unsupported = || DataError::NpyType { dtype: scalar.to_string() };
-    if !matches!((kind, size), (TypeChar::Float, 4 | 8) | (TypeChar::Int | TypeChar::Uint, 1 | 2 | 4 | 8))
-        || (size > 1 && scalar.endianness() == Endianness::Irrelevant)
-    {
-        return Err(unsupported());
-    }
-    if expected != data.len() as u64 {
-        return Err(DataError::NpyLength { expected, found: data.len() as u64 });
-    }
-
-    let order = header.order();
-    let file = NpyFile::with_header(header, data);
-    let values = match (kind, size) {
-        (TypeChar::Float, 4) => decode(file, |v: f32| f64::from(v)),
-        (TypeChar::Float, _) => decode(file, |v: f64| v),
-        (TypeChar::Int, 1) => decode(file, |v: i8| f64::from(v)),
-        (TypeChar::Int, 2) => decode(file, |v: i16| f64::from(v)),
-        (TypeChar::Int, 4) => decode(file, |v: i32| f64::from(v)),
-        (TypeChar::Int, _) => decode(file, |v: i64| v as f64),
-        (TypeChar::Uint, 1) => decode(file, |v: u8| f64::from(v)),
-        (TypeChar::Uint, 2) => decode(file, |v: u16| f64::from(v)),
-        (TypeChar::Uint, 4) => decode(file, |v: u32| f64::from(v)),
-        (TypeChar::Uint, _) => decode(file, |v: u64| v as f64),
-        _ => return Err(unsupported()),
-    }?;
+    let order = array.order();
+    let values = array.numbers()?;
     // both fit: their product is at most the number of bytes in memory
     let (rows, width) = (rows as usize, width as usize);
     let values = match order {
@@ -87,6 +56,82 @@ pub fn read(bytes: &[u8]) -> Result<Table, DataError> {
         Order::Fortran => (0..values.len()).map(|i| values[(i % width) * rows + i / width]).collect(),
     };
     Table::new(None, width, values)
+}
+
+/// An array behind a checked header, of any shape and scalar type; its data are not looked at until they are asked for.
+pub(super) struct Array<'a> {
+    header: NpyHeader,
+    scalar: TypeStr,
+    data: &'a [u8],
+}
+
+impl<'a> Array<'a> {
+    /// Reads the header alone, so a file's beginning is enough.
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, DataError> {
+        check_header(bytes)?;
+        let mut data = bytes;
+        let header = NpyHeader::from_reader(&mut data).map_err(|e| unparsed(&e.to_string()))?;
+        match header.dtype() {
+            DType::Plain(scalar) => Ok(Self { header, scalar, data }),
+            dtype => Err(DataError::NpyType { dtype: dtype.descr() }),
+        }
+    }
+
+    pub(super) fn shape(&self) -> &[u64] {
+        self.header.shape()
+    }
+
+    pub(super) fn order(&self) -> Order {
+        self.header.order()
+    }
+
+    /// The kind of the numbers and their size in bytes.
+    pub(super) fn scalar(&self) -> (TypeChar, u64) {
+        (self.scalar.type_char(), self.scalar.size_field())
+    }
+
+    /// The type as the header has it.
+    pub(super) fn dtype(&self) -> String {
+        self.scalar.to_string()
+    }
+
+    /// The data as they stand in the file, which ends where they end.
+    pub(super) fn data(&self) -> Result<&'a [u8], DataError> {
+        let count = self.shape().iter().try_fold(1_u64, |count, &d| count.checked_mul(d));
+        let expected = count.and_then(|count| count.checked_mul(self.scalar.size_field()));
+        let expected = expected.ok_or(DataError::NpyOverflow)?;
+        let found = self.data.len() as u64;
+        if expected == found { Ok(self.data) } else { Err(DataError::NpyLength { expected, found }) }
+    }
+
+    /// The numbers in the order of the file.
+    pub(super) fn numbers(self) -> Result<Vec<f64>, DataError> {
+        let data = self.data();
+        if matches!(data, Err(DataError::NpyOverflow)) {
+            return Err(DataError::NpyOverflow);
+        }
+        let (kind, size) = self.scalar();
+        let unsupported = DataError::NpyType { dtype: self.dtype() };
+        if !matches!((kind, size), (TypeChar::Float, 4 | 8) | (TypeChar::Int | TypeChar::Uint, 1 | 2 | 4 | 8))
+            || (size > 1 && self.scalar.endianness() == Endianness::Irrelevant)
+        {
+            return Err(unsupported);
+        }
+        let file = NpyFile::with_header(self.header, data?);
+        match (kind, size) {
+            (TypeChar::Float, 4) => decode(file, |v: f32| f64::from(v)),
+            (TypeChar::Float, _) => decode(file, |v: f64| v),
+            (TypeChar::Int, 1) => decode(file, |v: i8| f64::from(v)),
+            (TypeChar::Int, 2) => decode(file, |v: i16| f64::from(v)),
+            (TypeChar::Int, 4) => decode(file, |v: i32| f64::from(v)),
+            (TypeChar::Int, _) => decode(file, |v: i64| v as f64),
+            (TypeChar::Uint, 1) => decode(file, |v: u8| f64::from(v)),
+            (TypeChar::Uint, 2) => decode(file, |v: u16| f64::from(v)),
+            (TypeChar::Uint, 4) => decode(file, |v: u32| f64::from(v)),
+            (TypeChar::Uint, _) => decode(file, |v: u64| v as f64),
+            _ => Err(unsupported),
+        }
+    }
 }
 
 /// Writes a table's values as a little-endian array in C order; its column names have no place in the format.

@@ -1,0 +1,123 @@
+//! What holds of every file of images, for the targets here and for the mutation loops in tests/fuzz_images.rs. Each
+//! check says whether the reader accepted the input.
+
+use resflow::data::DataError;
+use resflow::data::image::{ImageSet, cifar, idx, npy, png};
+use resflow::data::npy::Float;
+
+/// The IDX readers never panic, make no more than deflate can of the bytes, explain themselves in a few lines, and read
+/// back what the writers make of their images.
+pub(crate) fn idx(bytes: &[u8]) -> bool {
+    let images = accepted(idx::read_images(bytes)).is_some_and(|set| {
+        whole(&set);
+        assert!(set.bytes().len() <= 1_100 * bytes.len() + 4_096);
+        let mut file = Vec::new();
+        idx::write_images(&set, &mut file).expect("memory takes every set");
+        assert_eq!(idx::read_images(&file).expect("the writer's file reads back"), set);
+        true
+    });
+    let labels = accepted(idx::read_labels(bytes)).is_some_and(|labels| {
+        let mut file = Vec::new();
+        idx::write_labels(&labels, &mut file).expect("memory takes all labels");
+        assert_eq!(idx::read_labels(&file).expect("the writer's file reads back"), labels);
+        true
+    });
+    assert!(!images || !labels);
+    images || labels
+}
+
+/// The CIFAR readers never panic, and every byte of a batch comes back at its place.
+pub(crate) fn cifar(bytes: &[u8]) -> bool {
+    let ten = accepted(cifar::read10(bytes)).is_some_and(|set| recorded(&set, bytes, 1));
+    let hundred = accepted(cifar::read100(bytes)).is_some_and(|set| recorded(&set, bytes, 2));
+    ten || hundred
+}
+
+fn recorded(set: &ImageSet, bytes: &[u8], head: usize) -> bool {
+    whole(set);
+    let labels = set.labels().expect("every record has a label");
+    assert_eq!(set.bytes().len() + head * labels.len(), bytes.len());
+    for (i, record) in bytes.chunks_exact(head + 3072).enumerate() {
+        let (labels_of, planes) = record.split_at(head);
+        assert_eq!(labels_of[head - 1], labels[i]);
+        let image = set.image(i).expect("an image for every record");
+        assert!(image.iter().enumerate().all(|(at, &v)| v == planes[at % 3 * 1024 + at / 3]));
+    }
+    true
+}
+
+/// The PNG reader never panics, makes no more than deflate can of the bytes (and a palette of that), and reads back what
+/// the encoder makes of its image. As it checks the chunks' sums, the input counts a second time with these put right.
+pub(crate) fn png(bytes: &[u8]) -> bool {
+    let raw = one_png(bytes);
+    one_png(&with_sums(bytes)) || raw
+}
+
+fn one_png(bytes: &[u8]) -> bool {
+    let Some(set) = accepted(png::read(bytes)) else { return false };
+    whole(&set);
+    // a bit of a palette makes three bytes
+    assert!(set.len() == 1 && set.bytes().len() <= 24 * 1_100 * bytes.len());
+    let file = png::encode(set.height(), set.width(), set.channels(), set.bytes()).expect("one image");
+    assert_eq!(png::read(&file).expect("the encoder's file reads back"), set);
+    true
+}
+
+/// The file with the right sum behind every chunk.
+fn with_sums(bytes: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    let mut at = 8;
+    while let Some(length) = out.get(at..at + 4) {
+        let length = length.iter().fold(0, |n, &b| n << 8 | usize::from(b));
+        let end = at + 8 + length;
+        let Some(chunk) = out.get(at + 4..end) else { break };
+        let sum = crc32(chunk).to_be_bytes();
+        let Some(place) = out.get_mut(end..end + 4) else { break };
+        place.copy_from_slice(&sum);
+        at = end + 4;
+    }
+    out
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| bit(crc)))
+}
+
+/// The NPY readers of images never panic, make no more values than there are bytes, and read back what the writers make of
+/// them.
+pub(crate) fn image_npy(bytes: &[u8]) -> bool {
+    let images = accepted(npy::read(bytes)).is_some_and(|set| {
+        whole(&set);
+        assert!(set.bytes().len() <= bytes.len());
+        let mut file = Vec::new();
+        npy::write_bytes(&set, &mut file).expect("memory takes every set");
+        assert_eq!(npy::read(&file).expect("the writer's file reads back"), set);
+        true
+    });
+    let stack = accepted(npy::read_stack(bytes)).is_some_and(|stack| {
+        assert!(stack.values().iter().all(|v| (0.0..=1.0).contains(v)) && stack.values().len() * 4 <= bytes.len());
+        let mut file = Vec::new();
+        npy::write_stack(&stack, Float::F8, &mut file).expect("memory takes every stack");
+        assert_eq!(npy::read_stack(&file).expect("the writer's file reads back"), stack);
+        true
+    });
+    images || stack
+}
+
+fn whole(set: &ImageSet) {
+    assert!(set.len() > 0);
+    assert_eq!(set.len() * set.height() * set.width() * set.channels(), set.bytes().len());
+    assert!(set.labels().is_none_or(|labels| labels.len() == set.len()));
+}
+
+/// What was read, or nothing if the error is a few lines of printable text.
+fn accepted<T>(result: Result<T, DataError>) -> Option<T> {
+    result
+        .map_err(|error| {
+            let message = error.to_string();
+            assert!(!message.is_empty() && message.chars().count() < 1000, "{message}");
+            assert!(!message.contains(char::is_control), "{message:?}");
+        })
+        .ok()
+}

@@ -1,0 +1,295 @@
+//! What can be wrong with images, and where.
+
+use std::fmt;
+
+use super::ImageSize;
+use crate::data::error::{Count, Dimensions, Excerpt, Message};
+
+/// At most four bytes in hexadecimal, as `xxd` shows them.
+struct Bytes<'a>(&'a [u8]);
+
+impl fmt::Display for Bytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().take(4).enumerate() {
+            write!(f, "{}{byte:02x}", if i > 0 { " " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with images.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// No image, no pixel or no channel.
+    #[error("the {what} is 0: at least one image of at least one pixel and one channel is needed")]
+    Zero {
+        /// The number that is zero.
+        what: &'static str,
+    },
+    /// Sizes that multiply to more than any memory holds.
+    #[error("images of {size} are too large")]
+    TooLarge {
+        /// The size.
+        size: ImageSize,
+    },
+    /// The number of values is no multiple of an image's size.
+    #[error("{values} values are not a whole number of images of {size}")]
+    Length {
+        /// The number of values.
+        values: usize,
+        /// The size of one image.
+        size: ImageSize,
+    },
+    /// Labels and images differ in number.
+    #[error("there are {} for {}: the labels belong to other images, or a file is damaged", Count(*labels, "label"), Count(*images, "image"))]
+    Labels {
+        /// The number of labels.
+        labels: usize,
+        /// The number of images.
+        images: usize,
+    },
+    /// There is no image of this number.
+    #[error("there is no image {index} (counted from 0) among {}", Count(*images, "image"))]
+    Index {
+        /// The number, counted from zero.
+        index: usize,
+        /// The number of images.
+        images: usize,
+    },
+    /// Fewer images than the operation needs.
+    #[error("there is 1 image, but at least 2 are needed to set some aside for validation")]
+    TooFew,
+    /// A continuous value that is not in [0, 1].
+    #[error(
+        "the value at [image {image}, channel {channel}, row {row}, column {column}] (counted from 0) is {value}: the values of continuous images lie between 0 and 1"
+    )]
+    Value {
+        /// The image, counted from zero.
+        image: usize,
+        /// The channel, counted from zero.
+        channel: usize,
+        /// The row of pixels, counted from zero.
+        row: usize,
+        /// The column of pixels, counted from zero.
+        column: usize,
+        /// The value.
+        value: f64,
+    },
+
+    /// The first bytes are not those of the format.
+    #[error(
+        "the file begins with {} instead of {expected}: it is not {what}", if found.is_empty() { "nothing".to_owned() } else { Bytes(found).to_string() }
+    )]
+    Magic {
+        /// At most four bytes of the file's beginning.
+        found: Vec<u8>,
+        /// The bytes of the format, in words.
+        expected: &'static str,
+        /// The format.
+        what: &'static str,
+    },
+    /// The file ends before its data begin.
+    #[error("the file ends within its {header} header")]
+    CutHeader {
+        /// The format.
+        header: &'static str,
+    },
+    /// The sizes in a header multiply to more than any file holds.
+    #[error("the header's sizes, {}, are too large for any file: the header is damaged", Dimensions(shape))]
+    Overflow {
+        /// The sizes.
+        shape: Vec<u64>,
+    },
+    /// More or less data than the header announces.
+    #[error(
+        "the header announces {expected} bytes of data, but {} follow it: the file is {}",
+        found.map_or_else(|| "more".to_owned(), |found| found.to_string()),
+        if found.is_some_and(|found| found < *expected) { "cut short" } else { "damaged, or holds something else too" }
+    )]
+    DataLength {
+        /// The bytes that the header announces.
+        expected: u64,
+        /// The bytes that there are, or `None` for compressed data that go on beyond what was announced.
+        found: Option<u64>,
+    },
+    /// A header that announces more than the compressed data can hold.
+    #[error(
+        "the header announces {expected} bytes of data, which {compressed} compressed bytes cannot hold: the file is cut short or damaged"
+    )]
+    Expansion {
+        /// The bytes that the header announces.
+        expected: u64,
+        /// The size of the compressed file.
+        compressed: u64,
+    },
+    /// A stream that gzip refuses.
+    #[error("the compressed data are damaged or cut short: {}", Message(problem))]
+    Gzip {
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// Not a whole number of records.
+    #[error(
+        "the file has {bytes} bytes, which is no whole number of records of {record} bytes: it is not CIFAR-{classes} in binary form, or cut short"
+    )]
+    CifarLength {
+        /// The file's size.
+        bytes: usize,
+        /// The size of a record.
+        record: usize,
+        /// The number of classes that gives the format its name.
+        classes: u8,
+    },
+    /// A label beyond the classes.
+    #[error(
+        "record {record} (counted from 0) has the label {label}, but there are {classes} classes: the file is damaged or another format"
+    )]
+    CifarLabel {
+        /// The record, counted from zero.
+        record: usize,
+        /// Its label.
+        label: u8,
+        /// The number of classes.
+        classes: u8,
+    },
+
+    /// A PNG file that cannot be decoded.
+    #[error("not a readable PNG file: {}", Message(problem))]
+    Png {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Sixteen bits a channel.
+    #[error("the image has 16 bits a channel: convert it to 8, for example with `magick in.png -depth 8 out.png`")]
+    Png16,
+    /// A pixel that is not opaque.
+    #[error("the pixel in row {row}, column {column} (counted from 0) is transparent: put the image on a background")]
+    Transparent {
+        /// The row of the first such pixel, counted from zero.
+        row: usize,
+        /// Its column, counted from zero.
+        column: usize,
+    },
+    /// A PNG file of more than one picture.
+    #[error("the file is an animation: save one picture a file")]
+    Animated,
+    /// A PNG file larger than this library reads.
+    #[error("the image has {height}x{width} pixels, more than {} MB: cut it or scale it down", most / 1_000_000)]
+    PngTooLarge {
+        /// The height in pixels.
+        height: u32,
+        /// The width in pixels.
+        width: u32,
+        /// The most bytes that are read.
+        most: usize,
+    },
+    /// A number of channels that PNG files do not have.
+    #[error("a PNG file has 1 or 3 channels, not {channels}")]
+    PngChannels {
+        /// The number of channels.
+        channels: usize,
+    },
+
+    /// An NPY array of something other than bytes.
+    #[error(
+        "the array's type is {}, but images are bytes: scale them to 0 to 255 and convert with array.astype('u1')",
+        Excerpt(dtype)
+    )]
+    NpyType {
+        /// The type, as the header has it.
+        dtype: String,
+    },
+    /// An NPY array of bytes that is not a set of images.
+    #[error(
+        "the array's shape is {}: images have (number, height, width, channels) or (number, height, width), with at least one of each",
+        Dimensions(shape)
+    )]
+    NpyShape {
+        /// The shape.
+        shape: Vec<u64>,
+    },
+    /// An NPY array of something other than floats.
+    #[error("the array's type is {}, but continuous images are float32 or float64 between 0 and 1", Excerpt(dtype))]
+    StackType {
+        /// The type, as the header has it.
+        dtype: String,
+    },
+    /// An NPY array of floats that is not a stack of images.
+    #[error(
+        "the array's shape is {}: continuous images have (number, channels, height, width), with at least one of each",
+        Dimensions(shape)
+    )]
+    StackShape {
+        /// The shape.
+        shape: Vec<u64>,
+    },
+
+    /// Neither images nor a folder of them.
+    #[error(
+        "the file holds no images: it is neither IDX (MNIST), nor CIFAR (a name that ends in .bin), nor PNG, nor an NPY array of bytes"
+    )]
+    NotImages,
+    /// A folder without images.
+    #[error(
+        "the folder holds no images: it needs files whose names end in train-images-idx3-ubyte (or .gz), or CIFAR's data_batch_1.bin to data_batch_5.bin or train.bin, or PNG files, in itself or in a folder train"
+    )]
+    NoImages,
+    /// A folder with a test set and no training set.
+    #[error(
+        "the folder holds test images ({}) but no training images: add them, or give the file itself to read it alone",
+        Excerpt(test)
+    )]
+    OnlyTest {
+        /// The name of the file or folder with the test images.
+        test: String,
+    },
+    /// Two files that could both be meant.
+    #[error("`{}` and `{}` are both {what}: keep one of them in the folder", Excerpt(first), Excerpt(second))]
+    TwoFiles {
+        /// What both are.
+        what: &'static str,
+        /// A file's name.
+        first: String,
+        /// The other's.
+        second: String,
+    },
+    /// Files of one folder that belong to different data sets.
+    #[error(
+        "`{}` and `{}` belong to different data sets: keep one of them in the folder, or give both the same prefix",
+        Excerpt(first),
+        Excerpt(second)
+    )]
+    TwoSets {
+        /// A file's name.
+        first: String,
+        /// The other's.
+        second: String,
+    },
+    /// CIFAR-10 without all its batches.
+    #[error("the folder lacks {missing} of the five batches of CIFAR-10: add them, or give one file to read it alone")]
+    Batches {
+        /// The names that are missing.
+        missing: String,
+    },
+    /// Files with images of different sizes.
+    #[error(
+        "`{}` has {first_size}, but `{}` has {second_size}: all images must have one size and number of channels",
+        Excerpt(first),
+        Excerpt(second)
+    )]
+    Mixed {
+        /// A file's name.
+        first: String,
+        /// The size of its images.
+        first_size: ImageSize,
+        /// The other's name.
+        second: String,
+        /// The size of its images.
+        second_size: ImageSize,
+    },
+    /// Labels under a path that should hold images.
+    #[error("the file holds labels: give the file of the images (train-images-idx3-ubyte)")]
+    OnlyLabels,
+}

@@ -1,0 +1,323 @@
+//! Sets of images in memory: bytes for learning, numbers in [0, 1] for what a model makes.
+//!
+//! An [`ImageSet`] holds bytes `[n, h, w, c]`, an [`ImageStack`] doubles `[n, c, h, w]`. Both have at least one image, and
+//! their sizes multiply to the number of their values.
+
+use std::fmt;
+
+use resflow_backend::Key;
+
+use super::ImageError;
+use crate::data::{DataError, permutation};
+
+/// The size of one image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ImageSize {
+    /// Rows of pixels.
+    pub height: usize,
+    /// Pixels in a row.
+    pub width: usize,
+    /// Values of a pixel.
+    pub channels: usize,
+}
+
+impl ImageSize {
+    /// The values of one image, h · w · c.
+    pub(super) fn values(self) -> Result<usize, ImageError> {
+        for (what, n) in [("height", self.height), ("width", self.width), ("number of channels", self.channels)] {
+            if n == 0 {
+                return Err(ImageError::Zero { what });
+            }
+        }
+        let pixels = self.height.checked_mul(self.width);
+        pixels.and_then(|p| p.checked_mul(self.channels)).ok_or(ImageError::TooLarge { size: self })
+    }
+
+    /// The number of images in so many values, which is at least one.
+    fn images(self, values: usize) -> Result<usize, ImageError> {
+        let each = self.values()?;
+        match (values / each, values % each) {
+            (_, 1..) => Err(ImageError::Length { values, size: self }),
+            (0, _) => Err(ImageError::Zero { what: "number of images" }),
+            (images, _) => Ok(images),
+        }
+    }
+}
+
+impl fmt::Display for ImageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { height, width, channels } = self;
+        write!(f, "{height}x{width} pixels with {channels} channel{}", if *channels == 1 { "" } else { "s" })
+    }
+}
+
+/// Images of one size with 8 bits a channel, `[n, h, w, c]`, and optionally a label for each.
+///
+/// ```
+/// use resflow::data::image::ImageSet;
+/// let set = ImageSet::new(1, 2, 3, vec![1, 2, 3, 4, 5, 6], None)?;
+/// assert_eq!((set.len(), set.image(0)), (1, Some(&[1, 2, 3, 4, 5, 6][..])));
+/// # Ok::<(), resflow::data::DataError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct ImageSet {
+    size: ImageSize,
+    bytes: Vec<u8>,
+    labels: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for ImageSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ImageSet({} of {}, labels: {})", self.len(), self.size, self.labels.is_some())
+    }
+}
+
+#[expect(clippy::len_without_is_empty, reason = "a set is never empty")]
+impl ImageSet {
+    /// Images from their bytes, image by image, row by row, pixel by pixel.
+    ///
+    /// # Errors
+    ///
+    /// A size of zero or too large for the machine, a number of bytes that is no multiple of an image's, no image, or
+    /// a number of labels that is not the number of images.
+    pub fn new(
+        height: usize,
+        width: usize,
+        channels: usize,
+        bytes: Vec<u8>,
+        labels: Option<Vec<u8>>,
+    ) -> Result<Self, DataError> {
+        let size = ImageSize { height, width, channels };
+        let images = size.images(bytes.len())?;
+        if let Some(labels) = labels.as_ref().map(Vec::len).filter(|&labels| labels != images) {
+            return Err(ImageError::Labels { labels, images }.into());
+        }
+        Ok(Self { size, bytes, labels })
+    }
+
+    /// The same images with labels.
+    ///
+    /// # Errors
+    ///
+    /// A number of labels that is not the number of images.
+    pub fn with_labels(self, labels: Vec<u8>) -> Result<Self, DataError> {
+        let ImageSize { height, width, channels } = self.size;
+        Self::new(height, width, channels, self.bytes, Some(labels))
+    }
+
+    /// The number of images, at least one.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.stride()
+    }
+
+    /// The size of every image.
+    pub fn size(&self) -> ImageSize {
+        self.size
+    }
+
+    /// Rows of pixels.
+    pub fn height(&self) -> usize {
+        self.size.height
+    }
+
+    /// Pixels in a row.
+    pub fn width(&self) -> usize {
+        self.size.width
+    }
+
+    /// Values of a pixel.
+    pub fn channels(&self) -> usize {
+        self.size.channels
+    }
+
+    /// All images, `[n, h, w, c]`.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// All images, `[n, h, w, c]`, without a copy.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Size, bytes and labels, without a copy.
+    pub(super) fn into_parts(self) -> (ImageSize, Vec<u8>, Option<Vec<u8>>) {
+        (self.size, self.bytes, self.labels)
+    }
+
+    /// Image `i`, `[h, w, c]`, if there is one.
+    pub fn image(&self, i: usize) -> Option<&[u8]> {
+        self.bytes.chunks_exact(self.stride()).nth(i)
+    }
+
+    /// The labels, one for each image, where there are any.
+    pub fn labels(&self) -> Option<&[u8]> {
+        self.labels.as_deref()
+    }
+
+    /// The given images, in the given order; an image may come more than once.
+    ///
+    /// # Errors
+    ///
+    /// An index that is no image's, or no index.
+    pub fn take(&self, indices: &[usize]) -> Result<Self, DataError> {
+        let images = self.len();
+        if let Some(&index) = indices.iter().find(|&&i| i >= images) {
+            return Err(ImageError::Index { index, images }.into());
+        }
+        let mut bytes = Vec::with_capacity(indices.len() * self.stride());
+        for &i in indices {
+            bytes.extend_from_slice(&self.bytes[i * self.stride()..(i + 1) * self.stride()]);
+        }
+        let labels = self.labels.as_ref().map(|labels| indices.iter().map(|&i| labels[i]).collect());
+        Self::new(self.size.height, self.size.width, self.size.channels, bytes, labels)
+    }
+
+    /// Sets images aside for validation: `(training, validation)`.
+    ///
+    /// The key's permutation shuffles the images; the first round(`fraction` · n) of them, at least one and at most
+    /// all but one, are the validation images, as in [`Table::split`](crate::data::Table::split). Every image is in
+    /// exactly one of the two sets.
+    ///
+    /// # Errors
+    ///
+    /// If `fraction` is not strictly between 0 and 1, or there are fewer than two images.
+    pub fn split(self, fraction: f64, key: Key) -> Result<(Self, Self), DataError> {
+        if !(fraction > 0.0 && fraction < 1.0) {
+            return Err(DataError::Fraction(fraction));
+        }
+        let images = self.len();
+        if images < 2 {
+            return Err(ImageError::TooFew.into());
+        }
+        let validation = ((images as f64 * fraction).round() as usize).clamp(1, images - 1);
+        let order = permutation(images, key);
+        Ok((self.take(&order[validation..])?, self.take(&order[..validation])?))
+    }
+
+    /// A short text that tells two sets apart, to refuse resuming on other images. Labels do not count.
+    ///
+    /// FNV-1a takes a multiplication after the other, so the bytes go in turn to eight of it; the eight results go
+    /// through another.
+    pub fn fingerprint(&self) -> String {
+        let mut lanes = [FNV_OFFSET; 8];
+        let (words, rest) = self.bytes.as_chunks::<8>();
+        for word in words {
+            for (lane, &byte) in lanes.iter_mut().zip(word) {
+                *lane = fnv(*lane, byte);
+            }
+        }
+        for (lane, &byte) in lanes.iter_mut().zip(rest) {
+            *lane = fnv(*lane, byte);
+        }
+        let hash = lanes.iter().flat_map(|lane| lane.to_le_bytes()).fold(FNV_OFFSET, fnv);
+        format!("{} images of {}, FNV-1a {hash:016x}", self.len(), self.size)
+    }
+
+    /// Bytes of one image.
+    fn stride(&self) -> usize {
+        self.size.height * self.size.width * self.size.channels
+    }
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn fnv(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+}
+
+/// Images of one size with continuous values between 0 and 1, one image a row in the order (C, H, W).
+#[derive(Clone, PartialEq)]
+pub struct ImageStack {
+    size: ImageSize,
+    values: Vec<f64>,
+}
+
+impl fmt::Debug for ImageStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ImageStack({} of {})", self.len(), self.size)
+    }
+}
+
+#[expect(clippy::len_without_is_empty, reason = "a stack is never empty")]
+impl ImageStack {
+    /// Images from their values `[n, c, h, w]`.
+    ///
+    /// # Errors
+    ///
+    /// A size of zero or too large for the machine, a number of values that is no multiple of an image's, no image, or
+    /// a value that is not in [0, 1], with its place.
+    pub fn new(height: usize, width: usize, channels: usize, values: Vec<f64>) -> Result<Self, DataError> {
+        let size = ImageSize { height, width, channels };
+        size.images(values.len())?;
+        if let Some(i) = values.iter().position(|v| !(0.0..=1.0).contains(v)) {
+            let (row, column) = (i / width % height, i % width);
+            let (image, channel) = (i / (width * height * channels), i / (width * height) % channels);
+            return Err(ImageError::Value { image, channel, row, column, value: values[i] }.into());
+        }
+        Ok(Self { size, values })
+    }
+
+    /// The number of images, at least one.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.dimension()
+    }
+
+    /// The size of every image.
+    pub fn size(&self) -> ImageSize {
+        self.size
+    }
+
+    /// Rows of pixels.
+    pub fn height(&self) -> usize {
+        self.size.height
+    }
+
+    /// Pixels in a row.
+    pub fn width(&self) -> usize {
+        self.size.width
+    }
+
+    /// Values of a pixel.
+    pub fn channels(&self) -> usize {
+        self.size.channels
+    }
+
+    /// The values of one image, c · h · w.
+    pub fn dimension(&self) -> usize {
+        self.size.height * self.size.width * self.size.channels
+    }
+
+    /// All images, `[n, c · h · w]`.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// All images, `[n, c · h · w]`, without a copy.
+    pub fn into_values(self) -> Vec<f64> {
+        self.values
+    }
+
+    /// Image `i`, `[c, h, w]`, if there is one.
+    pub fn row(&self, i: usize) -> Option<&[f64]> {
+        self.values.chunks_exact(self.dimension()).nth(i)
+    }
+}
+
+/// Mirrors an image `[h, w, c]` from left to right. What is beyond its last whole row stays.
+///
+/// ```
+/// let mut image = [1, 2, 3, 4, 5, 6];
+/// resflow::data::image::flip(&mut image, 3, 1);
+/// assert_eq!(image, [3, 2, 1, 6, 5, 4]);
+/// ```
+pub fn flip(image: &mut [u8], width: usize, channels: usize) {
+    let Some(row) = width.checked_mul(channels).filter(|&row| row > 0) else { return };
+    for row in image.chunks_exact_mut(row) {
+        for x in 0..width / 2 {
+            for c in 0..channels {
+                row.swap(x * channels + c, (width - 1 - x) * channels + c);
+            }
+        }
+    }
+}
