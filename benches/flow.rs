@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{BATCH, WORKLOADS};
+use common::WORKLOADS;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use resflow::NdArray;
 use resflow::backend::{Backend, Key};
@@ -13,27 +13,27 @@ use resflow::invert::Inversion;
 fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
     let name = backend.name();
     for workload in WORKLOADS {
-        let mut trainer = workload.trainer(backend.clone()).expect("the workload is valid");
+        let mut trainer = workload.trainer(backend.clone(), workload.training()).expect("the workload is valid");
         trainer.step().expect("the first step initialises");
 
         let mut group = c.benchmark_group(format!("train_step/{name}"));
-        group.throughput(Throughput::Elements(BATCH as u64));
+        group.throughput(Throughput::Elements(workload.batch as u64));
         group.bench_function(workload.name, |b| b.iter(|| trainer.step().expect("a finite step")));
         group.finish();
 
         let prepared = trainer.flow().prepare();
-        let rows = workload.rows(BATCH).expect("finite rows");
+        let data = workload.data(workload.batch).expect("finite rows");
         let mut group = c.benchmark_group(format!("log_prob/{name}"));
-        group.throughput(Throughput::Elements(BATCH as u64));
+        group.throughput(Throughput::Elements(workload.batch as u64));
         group.bench_function(workload.name, |b| {
-            b.iter(|| prepared.log_prob(&rows, Key::new(7)).expect("rows that fit"));
+            b.iter(|| prepared.log_prob(data.samples(), Key::new(7)).expect("rows that fit"));
         });
         group.finish();
 
-        let z = prepared.encode(&rows, Key::new(7)).expect("rows that fit").rows;
+        let z = prepared.encode(data.samples(), Key::new(7)).expect("rows that fit").rows;
         let how = Inversion::for_backend::<B>();
         let mut group = c.benchmark_group(format!("inverse/{name}"));
-        group.throughput(Throughput::Elements(BATCH as u64));
+        group.throughput(Throughput::Elements(workload.batch as u64));
         group.bench_function(workload.name, |b| b.iter(|| prepared.decode(&z, &how).expect("rows that fit")));
         group.finish();
     }

@@ -1,7 +1,7 @@
 //! Samples per second of training, log p and inversion, one JSON line per workload, beside which
 //! `benches/peer/normflows_bench.py` prints the same of PyTorch.
 //!
-//! `cargo run --release --example throughput -- --threads 1 [--only toy|tabular]`
+//! `cargo run --release --example throughput -- --threads 1 [--only toy|tabular|conv]`
 
 #[path = "../benches/common/mod.rs"]
 mod common;
@@ -9,7 +9,7 @@ mod common;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use common::{BATCH, WORKLOADS, Workload};
+use common::{Data, WORKLOADS, Workload};
 use resflow::backend::Key;
 use resflow::invert::{Inversion, Method};
 use resflow::{Error, NdArray};
@@ -39,24 +39,25 @@ fn median(repetitions: usize, mut work: impl FnMut() -> Result<(), Error>) -> Re
 
 fn measure(workload: &Workload, threads: NonZeroUsize) -> Result<serde_json::Value, Error> {
     let backend = NdArray::<f32>::with_threads(threads)?;
-    let mut trainer = workload.trainer(backend)?;
+    let mut trainer = workload.trainer(backend, workload.training())?;
     // as the peer: twenty steps, the first two not counted
     let mut terms = 0;
     for _ in 0..2 {
         trainer.step()?;
     }
-    let steps = 60;
+    let batch = workload.batch;
+    let steps = if batch > 100 { 60 } else { 20 };
     let train = median(steps, || {
         terms += trainer.step()?.terms;
         Ok(())
     })?;
     let flow = trainer.flow();
     let prepared = flow.prepare();
-    let rows = workload.rows(BATCH)?;
-    let evaluated = prepared.log_prob(&rows, Key::new(7))?;
-    let evaluate = median(9, || prepared.log_prob(&rows, Key::new(7)).map(drop))?;
-    let errors = evaluated.standard_error.iter().map(|e| e * e).sum::<f64>() / BATCH as f64;
-    let z = prepared.encode(&rows, Key::new(7))?.rows;
+    let data = workload.data(batch)?;
+    let evaluated = prepared.log_prob(data.samples(), Key::new(7))?;
+    let evaluate = median(9, || prepared.log_prob(data.samples(), Key::new(7)).map(drop))?;
+    let errors = evaluated.standard_error.iter().map(|e| e * e).sum::<f64>() / batch as f64;
+    let z = prepared.encode(data.samples(), Key::new(7))?.rows;
     let scale = flow.standardiser().deviation().iter().copied().fold(0.0, f64::max);
     let mut inverse = Vec::new();
     let usual = Inversion::for_backend::<NdArray<f32>>();
@@ -71,13 +72,20 @@ fn measure(workload: &Workload, threads: NonZeroUsize) -> Result<serde_json::Val
     for (name, how) in variants {
         let decoded = prepared.decode(&z, &how)?;
         let seconds = median(9, || prepared.decode(&z, &how).map(drop))?;
-        let back = decoded.rows.values().iter().zip(rows.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let back = match &data {
+            Data::Rows(rows) => {
+                let pairs = decoded.rows.values().iter().zip(rows.values());
+                pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / scale
+            }
+            // bytes have noise added: compare in latent space
+            Data::Images(_) => decoded.residual,
+        };
         let evaluations =
-            decoded.reports.iter().map(|r| f64::from(r.iterations)).sum::<f64>() / (BATCH * workload.blocks) as f64;
+            decoded.reports.iter().map(|r| f64::from(r.iterations)).sum::<f64>() / (batch * workload.blocks) as f64;
         inverse.push(serde_json::json!({
             "method": name,
-            "invert_per_s": (BATCH as f64 / seconds).round(),
-            "round_trip_error": back / scale,
+            "invert_per_s": (batch as f64 / seconds).round(),
+            "round_trip_error": back,
             "evaluations_per_block": evaluations,
         }));
     }
@@ -85,9 +93,9 @@ fn measure(workload: &Workload, threads: NonZeroUsize) -> Result<serde_json::Val
         "workload": workload.name,
         "threads": threads.get(),
         "train_step_s": train,
-        "train_samples_per_s": (BATCH as f64 / train).round(),
+        "train_samples_per_s": (batch as f64 / train).round(),
         "terms_per_block": terms as f64 / (steps * workload.blocks) as f64,
-        "log_prob_per_s": (BATCH as f64 / evaluate).round(),
+        "log_prob_per_s": (batch as f64 / evaluate).round(),
         "log_prob_standard_error": errors.sqrt(),
         "estimator": evaluated.estimator,
         "inverse": inverse,

@@ -6,10 +6,11 @@ use std::num::NonZeroUsize;
 
 use resflow::backend::{Backend as _, Key, Noise};
 use resflow::checkpoint::Archive;
-use resflow::config::FlowConfig;
+use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Stage};
+use resflow::data::image::ImageSet;
 use resflow::data::{DataError, Table, ToyDensity, csv, npy};
 use resflow::estimator::{CostModel, Estimator, Truncated};
-use resflow::flow::Flow;
+use resflow::flow::{Encoded, Flow, PreparedFlow};
 use resflow::invert::Inversion;
 use resflow::train::{Source, TrainConfig, Trainer};
 use resflow::{Error, NdArray};
@@ -74,7 +75,8 @@ pub(crate) fn config(bytes: &[u8]) -> bool {
         !estimator.to_string().is_empty()
     });
     let settings = toml::from_str(text).is_ok_and(|settings| bounded(&settings));
-    estimator || settings
+    let images = toml::from_str(text).is_ok_and(|images| bounded_images(&images));
+    estimator || settings || images
 }
 
 fn bounded(settings: &Settings) -> bool {
@@ -87,18 +89,8 @@ fn bounded(settings: &Settings) -> bool {
     let layers = flow.linear_layers();
     assert!(layers.len() == flow.hidden.len() + 1 && layers.len() * flow.blocks <= 1_000_000);
     let multiply_adds = layers.iter().map(|&(i, o)| i as u64 * o as u64).sum();
-    for (estimator, training) in [(&flow.training, true), (&flow.evaluation, false)] {
-        let estimator = estimator.resolve(&CostModel { dimension: flow.dimension, multiply_adds }, training);
-        estimator.check().expect("checked with the configuration");
-        if let Estimator::RussianRoulette(roulette) = &estimator {
-            assert!((0.0..20_000.0).contains(&roulette.expected_terms()));
-            // the longest draw that there is, and one by chance
-            for draws in [vec![roulette.law.quantile(0.0)], roulette.draw(Key::new(0))] {
-                let coefficients = roulette.coefficients(&draws);
-                assert!(coefficients.len() <= 11_000 && coefficients.iter().all(|c| c.is_finite() && *c >= 0.0));
-            }
-        }
-    }
+    let cost = CostModel { dimension: flow.dimension, multiply_adds };
+    estimators_are_bounded([&flow.training, &flow.evaluation], &cost);
     for (step, progress) in [(1, 0.0), (train.warmup.max(1), 0.5), (train.steps, 1.0), (u64::MAX, f64::NAN)] {
         let rate = train.rate(step, progress);
         assert!(progress.is_nan() || (0.0..=train.learning_rate * (1.0 + 1e-12)).contains(&rate), "{rate}");
@@ -111,7 +103,54 @@ fn bounded(settings: &Settings) -> bool {
     true
 }
 
+fn estimators_are_bounded([training, evaluation]: [&Estimator; 2], cost: &CostModel) {
+    for (estimator, training) in [(training, true), (evaluation, false)] {
+        let estimator = estimator.resolve(cost, training);
+        estimator.check().expect("checked with the configuration");
+        if let Estimator::RussianRoulette(roulette) = &estimator {
+            assert!((0.0..20_000.0).contains(&roulette.expected_terms()));
+            // the longest draw that there is, and one by chance
+            for draws in [vec![roulette.law.quantile(0.0)], roulette.draw(Key::new(0))] {
+                let coefficients = roulette.coefficients(&draws);
+                assert!(coefficients.len() <= 11_000 && coefficients.iter().all(|c| c.is_finite() && *c >= 0.0));
+            }
+        }
+    }
+}
+
+/// The configuration of an image flow, likewise; what it says of its size is what its chain spells out.
+fn bounded_images(flow: &ImageConfig) -> bool {
+    if let Err(error) = flow.check() {
+        explained(&error);
+        return false;
+    }
+    let config = ModelConfig::from(flow);
+    assert!(flow.parameters() <= 1 << 32 && flow.dimension() <= 1 << 26 && flow.constrained_layers() <= 10_000_000);
+    assert_eq!(config.row().iter().product::<usize>(), config.dimension());
+    estimators_are_bounded([&flow.training, &flow.evaluation], &CostModel { dimension: 1, multiply_adds: 1 });
+    // spelling out a long chain takes memory that nobody asked for here
+    if flow.constrained_layers() <= 10_000 {
+        let blocks = || flow.stages().into_iter().filter_map(|s| if let Stage::Block(b) = s { Some(b) } else { None });
+        assert_eq!(blocks().count(), config.blocks());
+        assert_eq!(blocks().map(|b| b.layers.len() as u64).sum::<u64>(), config.constrained_layers());
+        assert!(blocks().all(|b| b.row.iter().product::<usize>() <= flow.dimension()));
+    }
+    let text = toml::to_string(flow).expect("serialises");
+    assert_eq!(&toml::from_str::<ImageConfig>(&text).expect("reads back"), flow, "{text}");
+    let json = serde_json::to_string(&config).expect("serialises");
+    assert_eq!(serde_json::from_str::<ModelConfig>(&json).expect("reads back"), config, "{json}");
+    true
+}
+
 type Cpu = NdArray<f64>;
+
+/// The images that the runs among the seeds were on.
+pub(crate) fn images() -> ImageSet {
+    let mut noise = vec![0.0; 12 * 16];
+    Noise::Uniform.fill(Key::new(7), 0, &mut noise);
+    let bytes = noise.iter().map(|u: &f64| (u * 256.0) as u8).collect();
+    ImageSet::new(4, 4, 1, bytes, None).expect("twelve images")
+}
 
 /// What a file of ours holds, a model or a run's state; hostile metadata can make it both.
 #[derive(Debug)]
@@ -131,8 +170,10 @@ fn explained_or<T>(result: Result<T, Error>) -> Option<T> {
 /// Reads a file in every way that accepts it. Memory stays within a small multiple of the bytes.
 pub(crate) fn load(bytes: &[u8]) -> Option<Loaded> {
     let archive = Archive::from_bytes(bytes).map_err(|error| explained(&error)).ok()?;
-    let data = archive.document.pointer("/run/data").and_then(|data| data.as_str()?.parse().ok());
-    let source = Source::Density(data.unwrap_or(ToyDensity::Moons));
+    let data = archive.document.pointer("/run/data").and_then(|data| data.as_str()).unwrap_or_default();
+    let images = Source::Images(images());
+    let density = || Source::Density(data.parse().unwrap_or(ToyDensity::Moons));
+    let source = if data == images.fingerprint() { images } else { density() };
     let model = explained_or(Flow::from_archive(cpu(), &archive));
     let run = explained_or(Trainer::resume(cpu(), &archive, source));
     (model.is_some() || run.is_some()).then_some(Loaded { model, run })
@@ -178,30 +219,43 @@ fn evaluates(flow: &Flow<Cpu>) {
     assert!(flow.variance_warnings().len() <= 2);
     flow.spectra().expect("no device fault");
     let config = flow.config();
-    if cost(&flow, false) * (3 * config.blocks * config.replicates) as f64 > PATIENCE {
+    if cost(&flow, false) * (3 * config.blocks() * config.replicates()) as f64 > PATIENCE {
         // as a user would who has the same doubts
         let cheap = Estimator::Truncated(Truncated::new(1).expect("in range"));
         flow.set_evaluation(cheap, 2).expect("in range");
     }
-    let mut rows = vec![0.0; 3 * flow.dimension()];
-    Noise::Normal.fill(Key::new(1), 0, &mut rows);
-    let rows = Table::new(None, flow.dimension(), rows).expect("finite");
     let prepared = flow.prepare();
     // a standardisation may send rows to infinity, which is an error
-    let Ok(encoded) = prepared.encode(&rows, Key::new(2)) else { return };
+    let Some(encoded) = encodes(&flow, &prepared) else { return };
     assert!(encoded.rows.rows() == 3 && encoded.log_det.len() == 3 && encoded.standard_error.len() == 3);
-    if flow.config().blocks <= 10 {
+    if flow.config().blocks() <= 10 {
+        let mut rows = vec![0.0; 3 * flow.dimension()];
+        Noise::Normal.fill(Key::new(1), 0, &mut rows);
+        let rows = Table::new(None, flow.dimension(), rows).expect("finite");
         let decoded = prepared.decode(&rows, &Inversion::for_backend::<Cpu>()).expect("rows that fit");
         assert!(decoded.rows.rows() == 3 && decoded.reports.len() == 3);
     }
 }
 
+/// Three rows or images forth.
+fn encodes(flow: &Flow<Cpu>, prepared: &PreparedFlow<Cpu>) -> Option<Encoded> {
+    let d = flow.dimension();
+    if let [h, w, c] = flow.config().row()[..] {
+        let bytes = (0..3 * d).map(|e| (e * 37 % 256) as u8).collect();
+        let images = ImageSet::new(h, w, c, bytes, None).expect("three images");
+        return prepared.encode(&images, Key::new(2)).ok();
+    }
+    let mut rows = vec![0.0; 3 * d];
+    Noise::Normal.fill(Key::new(1), 0, &mut rows);
+    prepared.encode(&Table::new(None, d, rows).expect("finite"), Key::new(2)).ok()
+}
+
 /// A step of a resumed run and a validation either work or say that they diverged, and the state stays one that loads.
 fn trains(mut run: Trainer<Cpu>) {
     let (config, flow) = (run.config(), run.flow());
-    let (blocks, power) = (flow.config().blocks as f64, config.power_iterations as f64);
+    let (blocks, power) = (flow.config().blocks() as f64, config.power_iterations as f64);
     let cheap = |rows: usize, passes: f64| (rows as f64 * passes + 10.0 * power) * blocks <= PATIENCE;
-    if cheap(config.batch, cost(flow, true)) {
+    if cheap(run.step_rows(), cost(flow, true)) {
         assert!((0.0..=f64::MAX).contains(&run.progress()));
         match run.step() {
             Ok(report) => assert!(report.learning_rate >= 0.0 && report.step == run.steps_done()),
@@ -209,7 +263,7 @@ fn trains(mut run: Trainer<Cpu>) {
         }
     }
     let (config, flow) = (run.config(), run.flow());
-    if cheap(config.validation_rows, cost(flow, false) * flow.config().replicates as f64) {
+    if cheap(config.validation_rows, cost(flow, false) * flow.config().replicates() as f64) {
         match run.validate() {
             Ok(validation) => assert!(!validation.improved || run.best_nll() == Some(validation.nll)),
             Err(error) => explained(&error),

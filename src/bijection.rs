@@ -10,7 +10,7 @@ use resflow_backend::{Backend, BackendError, Key};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimator};
 use crate::invert::{Inversion, Solution};
-use crate::layer::{Saved, Slot, Spectrum, Visitor, VisitorMut};
+use crate::layer::{Layer, Saved, Slot, Spectrum, Visitor, VisitorMut};
 use crate::lipschitz::Refresh;
 
 /// What a log det is computed with, and from which randomness. Random numbers are addressed by (key, row of the batch), so
@@ -25,6 +25,13 @@ pub struct Draw<'a> {
     pub first_row: u64,
 }
 
+impl Draw<'_> {
+    /// The draw for the rows from this one on.
+    pub(crate) fn starting_at(self, row: usize) -> Self {
+        Self { first_row: self.first_row + row as u64, ..self }
+    }
+}
+
 /// The log det of some rows, each estimated one or more times.
 #[derive(Debug, Clone)]
 pub struct LogDet<B: Backend> {
@@ -34,11 +41,20 @@ pub struct LogDet<B: Backend> {
     pub exact: bool,
 }
 
+impl<B: Backend> LogDet<B> {
+    /// That of a map that keeps volumes.
+    pub fn zero(backend: &B, rows: usize) -> Self {
+        Self { value: backend.full(0.0, [rows, 1].into()), exact: true }
+    }
+}
+
 /// What a training step's forward pass keeps of a link.
 #[derive(Debug)]
 pub struct Tape<B: Backend> {
     /// Input or output rows, as the link needs.
     pub rows: B::Tensor,
+    /// The tapes of runs of rows, where the link took them one run after the other; then there is nothing else.
+    pub tiles: Vec<Tape<B>>,
     /// What g kept, unless it is to be computed again.
     pub saved: Option<Saved<B>>,
     /// The probes v.
@@ -47,6 +63,13 @@ pub struct Tape<B: Backend> {
     pub tangents: Vec<Saved<B>>,
     /// The cotangents u, divided by the number of probes that are averaged.
     pub cotangents: Vec<B::Tensor>,
+}
+
+impl<B: Backend> Tape<B> {
+    /// Rows alone.
+    pub fn rows(rows: B::Tensor) -> Self {
+        Self { rows, tiles: Vec::new(), saved: None, probes: Vec::new(), tangents: Vec::new(), cotangents: Vec::new() }
+    }
 }
 
 /// The forward pass of a training step through one link.
@@ -62,6 +85,14 @@ pub struct TrainForward<B: Backend> {
     pub terms: usize,
 }
 
+impl<B: Backend> TrainForward<B> {
+    /// That of a map that keeps volumes and has no parameters.
+    pub fn volume_preserving(backend: &B, y: B::Tensor, x: &B::Tensor) -> Self {
+        let log_det = LogDet::zero(backend, backend.shape(x).rows()).value;
+        Self { tape: Tape::rows(y.clone()), y, log_det, terms: 0 }
+    }
+}
+
 /// How much of the forward pass a training step keeps for its backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,6 +102,9 @@ pub enum Memory {
     Keep,
     /// One activation per link and the vectors u, v; g is computed again. Memory does not grow with the width of g.
     Recompute,
+    /// Every power of the series, which is differentiated itself instead of summed by Neumann's series: for comparison. Memory
+    /// grows with the number of terms.
+    Differentiate,
 }
 
 /// A link's parameters.
@@ -98,14 +132,34 @@ pub trait Bijection<B: Backend>: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Checks that rows of this shape can pass.
+    /// The shape that rows of this shape are mapped to.
     ///
     /// # Errors
-    /// If they cannot.
-    fn check(&self, row: &[usize]) -> Result<(), ConfigError>;
+    /// If they cannot pass.
+    fn output(&self, row: &[usize]) -> Result<Vec<usize>, ConfigError>;
+
+    /// How many of the last channels of y are finished: they leave the chain here and become part of z.
+    fn leaving(&self) -> usize {
+        0
+    }
+
+    /// Prepares the link for rows of another shape, from other images of the same channels; returns what it maps them to.
+    /// Singular vectors stay where the stored σ bounds the new size, and are found anew where it does not.
+    ///
+    /// # Errors
+    /// If the link is made for one shape.
+    fn resize(&mut self, backend: &B, row: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        let _ = backend;
+        self.output(row)
+    }
 
     /// The cost of the log det, for a link that estimates one.
     fn cost(&self) -> Option<CostModel> {
+        None
+    }
+
+    /// g, of a residual link.
+    fn residual(&self) -> Option<&dyn Layer<B>> {
         None
     }
 
@@ -119,6 +173,15 @@ pub trait Bijection<B: Backend>: Debug + Send + Sync {
     /// # Errors
     /// Faults of the device.
     fn spectra(&self, backend: &B, path: &str, report: &mut dyn FnMut(Spectrum)) -> Result<(), BackendError> {
+        let _ = (backend, path, report);
+        Ok(())
+    }
+
+    /// Reports the path of each singular vector and its length in the norm in which it should be a unit vector.
+    ///
+    /// # Errors
+    /// Faults of the device.
+    fn vector_lengths(&self, backend: &B, path: &str, report: &mut dyn FnMut(String, f64)) -> Result<(), BackendError> {
         let _ = (backend, path, report);
         Ok(())
     }
@@ -153,6 +216,17 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
         g_log_det: &B::Tensor,
         slots: &mut [Slot<B>],
     ) -> B::Tensor;
+
+    /// Whether the inverse crowds numbers together, so that a forward pass from its rounded output would measure rounding
+    /// rather than the inversion.
+    fn crowds(&self) -> bool {
+        false
+    }
+
+    /// See [`Bijection::leaving`].
+    fn leaving(&self) -> usize {
+        0
+    }
 
     /// The number of trained tensors.
     fn slots(&self) -> usize;

@@ -4,14 +4,19 @@
 //! x ↦ y − g(x). The backward pass seeds the pullback of (x, v) ↦ (g(x), Jv) with the incoming cotangent and with u
 //! weighted by each row's own weight, so that parameters and x get the gradient of both terms of the likelihood at once.
 
-use resflow_backend::{Backend, BackendError, Binary, Key};
+use resflow_backend::{Backend, BackendError, Binary, Key, ShardPlan};
 
 use crate::bijection::{Bijection, Draw, LogDet, Memory, PreparedBijection, Tape, TrainForward};
 use crate::error::{ConfigError, Error};
-use crate::estimator::{CostModel, Estimator, Probe, RussianRoulette, Sharing, Weights, exact_log_det, series};
+use crate::estimator::{
+    CostModel, Estimator, Probe, RussianRoulette, Sharing, Weights, differentiated, exact_log_det, series,
+};
 use crate::invert::{Inversion, Solution, invert_residual};
 use crate::layer::{Keep, Layer, PreparedLayer, Saved, Slot, Spectrum, Visitor, VisitorMut};
 use crate::lipschitz::Refresh;
+
+/// Tensors that the reverse pass holds of each activation: x, φ, φ', φ'', a tangent and a cotangent.
+const KEPT: usize = 6;
 
 /// x ↦ x + g(x).
 #[derive(Debug)]
@@ -64,6 +69,8 @@ impl<B: Backend> Bijection<B> for ResidualBlock<B> {
             row: self.row.clone(),
             bound: self.net.lipschitz_bound(),
             cost: self.cost_model(),
+            two_norm_factor: self.net.two_norm_factor(&self.row),
+            tile: self.tile(backend),
         })
     }
 
@@ -71,16 +78,29 @@ impl<B: Backend> Bijection<B> for ResidualBlock<B> {
         self.net.refresh(backend, how);
     }
 
-    fn check(&self, row: &[usize]) -> Result<(), ConfigError> {
+    fn output(&self, row: &[usize]) -> Result<Vec<usize>, ConfigError> {
         if row == self.row {
-            Ok(())
+            Ok(row.to_vec())
         } else {
             Err(ConfigError::Inconsistent(format!("a residual block of rows {:?} cannot take rows {row:?}", self.row)))
         }
     }
 
+    fn resize(&mut self, backend: &B, row: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        let output = self.net.resize(backend, row)?;
+        if output != row {
+            return Err(ConfigError::Inconsistent(format!("g maps rows of shape {row:?} to {output:?}")));
+        }
+        self.row = output;
+        Ok(row.to_vec())
+    }
+
     fn cost(&self) -> Option<CostModel> {
         Some(self.cost_model())
+    }
+
+    fn residual(&self) -> Option<&dyn Layer<B>> {
+        Some(&*self.net)
     }
 
     fn lipschitz_bound(&self) -> Option<f64> {
@@ -89,6 +109,10 @@ impl<B: Backend> Bijection<B> for ResidualBlock<B> {
 
     fn spectra(&self, backend: &B, path: &str, report: &mut dyn FnMut(Spectrum)) -> Result<(), BackendError> {
         self.net.spectra(backend, &format!("{path}.net"), report)
+    }
+
+    fn vector_lengths(&self, backend: &B, path: &str, report: &mut dyn FnMut(String, f64)) -> Result<(), BackendError> {
+        self.net.vector_lengths(backend, &format!("{path}.net"), report)
     }
 
     fn describe(&self, backend: &B) -> String {
@@ -101,6 +125,14 @@ impl<B: Backend> Bijection<B> for ResidualBlock<B> {
 }
 
 impl<B: Backend> ResidualBlock<B> {
+    /// How many images go through g at a time: inside g they are much wider than between blocks. Vectors all at once.
+    fn tile(&self, backend: &B) -> usize {
+        match self.row.len() {
+            3 => backend.tile_rows(KEPT * self.net.activations(&self.row) * size_of::<B::Elem>()),
+            _ => usize::MAX,
+        }
+    }
+
     fn cost_model(&self) -> CostModel {
         CostModel { dimension: self.row.iter().product(), multiply_adds: self.net.multiply_adds(&self.row) }
     }
@@ -112,7 +144,9 @@ pub struct PreparedBlock<B: Backend> {
     net: Box<dyn PreparedLayer<B>>,
     row: Vec<usize>,
     bound: f64,
+    two_norm_factor: f64,
     cost: CostModel,
+    tile: usize,
 }
 
 /// Surrogates of a log det: probes v and cotangents u whose mean of uᵀJv has its gradient.
@@ -130,8 +164,7 @@ impl<B: Backend> PreparedBlock<B> {
 
     /// The probe number `index` of a draw for `rows` rows.
     fn probe(&self, backend: &B, draw: &Draw<'_>, probe: Probe, index: usize, rows: usize) -> B::Tensor {
-        let mut shape = vec![rows];
-        shape.extend(&self.row);
+        let shape = [&[rows], &self.row[..]].concat();
         let first = draw.first_row * self.dimension() as u64;
         backend.noise(draw.key.named("probe").split(index as u64), probe.noise(), first, shape[..].into())
     }
@@ -142,17 +175,50 @@ impl<B: Backend> PreparedBlock<B> {
         (0..rows as u64).map(|r| roulette.coefficients(&roulette.draw(key.split(first_row + r)))).collect()
     }
 
+    /// Runs of rows that go through g one after the other, if there is more than one.
+    fn tiles(&self, rows: usize) -> Option<ShardPlan> {
+        (rows > self.tile).then(|| ShardPlan::new(rows, self.tile, 1))
+    }
+
+    /// The log det and the terms of its differentiated series for a training step.
+    fn differentiate(&self, backend: &B, saved: &Saved<B>, rows: usize, draw: &Draw<'_>) -> Option<Probed<B>> {
+        let (probe, count, coefficients) = match draw.estimator.resolve(&self.cost, true) {
+            Estimator::Exact(_) | Estimator::Auto(_) => return None,
+            Estimator::Truncated(t) => (t.probe, t.probes, vec![t.coefficients()]),
+            Estimator::RussianRoulette(r) if r.sharing == Sharing::Batch => {
+                (r.probe, r.probes, vec![r.coefficients(&r.draw(draw.key.named("law")))])
+            }
+            Estimator::RussianRoulette(r) => {
+                (r.probe, r.probes, Self::row_coefficients(&r, draw.key, draw.first_row, rows))
+            }
+        };
+        let mut out = Probed {
+            log_det: backend.full(0.0, [rows, 1].into()),
+            probes: Vec::new(),
+            cotangents: Vec::new(),
+            terms: coefficients.iter().map(Vec::len).max().unwrap_or(0),
+        };
+        let share = 1.0 / count as f64;
+        for index in 0..count {
+            let v = self.probe(backend, draw, probe, index, rows);
+            let d = differentiated(backend, &*self.net, saved, &v, &coefficients);
+            out.log_det = backend.axpy(share, &d.value, out.log_det);
+            out.probes.extend(d.tangents);
+            out.cotangents.extend(d.cotangents.into_iter().map(|u| backend.affine(u, share, 0.0)));
+        }
+        Some(out)
+    }
+
     /// The log det and its surrogates for a training step.
     fn surrogates(&self, backend: &B, saved: &Saved<B>, rows: usize, draw: &Draw<'_>) -> Probed<B> {
         let (probe, count, weights, order) = match draw.estimator.resolve(&self.cost, true) {
             Estimator::Exact(_) | Estimator::Auto(_) => {
-                let d = self.dimension();
-                let exact = exact_log_det(backend, &*self.net, saved, rows, d, true);
+                let exact = exact_log_det(backend, &*self.net, saved, rows, &self.row, true);
                 return Probed {
                     log_det: exact.value.0,
                     probes: exact.probes,
                     cotangents: exact.surrogates.into_iter().map(|s| s.u).collect(),
-                    terms: d,
+                    terms: self.dimension(),
                 };
             }
             Estimator::Truncated(t) => (t.probe, t.probes, Weights::Batch(t.coefficients()), None),
@@ -195,7 +261,7 @@ impl<B: Backend> PreparedBlock<B> {
     fn replicates(&self, backend: &B, saved: &Saved<B>, rows: usize, draw: &Draw<'_>, replicates: usize) -> LogDet<B> {
         let (probe, probes, roulette, truncated) = match draw.estimator.resolve(&self.cost, false) {
             Estimator::Exact(_) | Estimator::Auto(_) => {
-                let exact = exact_log_det(backend, &*self.net, saved, rows, self.dimension(), false);
+                let exact = exact_log_det(backend, &*self.net, saved, rows, &self.row, false);
                 return LogDet { value: exact.value.0, exact: true };
             }
             Estimator::Truncated(t) => (t.probe, t.probes, None, Some(t)),
@@ -227,6 +293,11 @@ impl<B: Backend> PreparedBlock<B> {
     }
 }
 
+/// Runs of rows as one.
+fn join<'a, B: Backend>(backend: &B, parts: impl Iterator<Item = &'a B::Tensor>) -> B::Tensor {
+    backend.concat(&parts.collect::<Vec<_>>(), 0)
+}
+
 /// The order that undoes an order.
 fn inverse_order(order: &[u32]) -> Vec<u32> {
     let mut back = vec![0; order.len()];
@@ -238,6 +309,21 @@ fn inverse_order(order: &[u32]) -> Vec<u32> {
 
 impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
     fn forward(&self, backend: &B, x: &B::Tensor, draw: Option<(Draw<'_>, usize)>) -> (B::Tensor, Option<LogDet<B>>) {
+        if let Some(plan) = self.tiles(backend.shape(x).rows()) {
+            let parts: Vec<_> = plan
+                .ranges()
+                .map(|r| {
+                    let draw = draw.map(|(draw, replicates)| (draw.starting_at(r.start), replicates));
+                    self.forward(backend, &backend.narrow(x, 0, r.start, r.len()), draw)
+                })
+                .collect();
+            let y = join(backend, parts.iter().map(|(y, _)| y));
+            let log_det = parts[0].1.as_ref().map(|first| LogDet {
+                exact: first.exact,
+                value: join(backend, parts.iter().filter_map(|(_, l)| l.as_ref().map(|l| &l.value))),
+            });
+            return (y, log_det);
+        }
         let keep = if draw.is_some() { Keep::First } else { Keep::Value };
         let (g, saved) = self.net.forward(backend, x, keep);
         let rows = backend.shape(x).rows();
@@ -246,24 +332,49 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
     }
 
     fn inverse(&self, backend: &B, y: &B::Tensor, how: &Inversion) -> Result<Solution<B>, Error> {
+        if let Some(plan) = self.tiles(backend.shape(y).rows()) {
+            let parts = plan.ranges().map(|r| self.inverse(backend, &backend.narrow(y, 0, r.start, r.len()), how));
+            let parts = parts.collect::<Result<Vec<_>, _>>()?;
+            return Ok(Solution {
+                value: join(backend, parts.iter().map(|p| &p.value)),
+                stretch: parts[0].stretch,
+                certified: parts.iter().all(|p| p.certified),
+                rows: parts.into_iter().flat_map(|p| p.rows).collect(),
+            });
+        }
         let g = |x: &B::Tensor| self.net.forward(backend, x, Keep::Value).0;
-        Ok(invert_residual(backend, g, y, self.bound, how)?)
+        let mut solution = invert_residual(backend, g, y, self.bound, how)?;
+        for row in &mut solution.rows {
+            row.error_bound *= self.two_norm_factor;
+        }
+        solution.stretch *= self.two_norm_factor;
+        Ok(solution)
     }
 
     fn train_forward(&self, backend: &B, x: &B::Tensor, draw: Draw<'_>, memory: Memory) -> TrainForward<B> {
         let rows = backend.shape(x).rows();
-        let keep = if memory == Memory::Keep { Keep::Second } else { Keep::First };
+        if let Some(plan) = self.tiles(rows) {
+            let parts: Vec<_> = plan
+                .ranges()
+                .map(|r| {
+                    let x = backend.narrow(x, 0, r.start, r.len());
+                    self.train_forward(backend, &x, draw.starting_at(r.start), memory)
+                })
+                .collect();
+            let y = join(backend, parts.iter().map(|p| &p.y));
+            let log_det = join(backend, parts.iter().map(|p| &p.log_det));
+            let terms = parts.iter().map(|p| p.terms).max().unwrap_or(0);
+            let tape = Tape { tiles: parts.into_iter().map(|p| p.tape).collect(), ..Tape::rows(x.clone()) };
+            return TrainForward { y, log_det, tape, terms };
+        }
+        let keep = if memory == Memory::Recompute { Keep::First } else { Keep::Second };
         let (g, saved) = self.net.forward(backend, x, keep);
-        let probed = self.surrogates(backend, &saved, rows, &draw);
+        let differentiated =
+            (memory == Memory::Differentiate).then(|| self.differentiate(backend, &saved, rows, &draw));
+        let probed = differentiated.flatten().unwrap_or_else(|| self.surrogates(backend, &saved, rows, &draw));
         let y = backend.axpy(1.0, x, g);
-        let mut tape = Tape {
-            rows: x.clone(),
-            saved: None,
-            probes: probed.probes,
-            tangents: Vec::new(),
-            cotangents: probed.cotangents,
-        };
-        if memory == Memory::Keep {
+        let mut tape = Tape { probes: probed.probes, cotangents: probed.cotangents, ..Tape::rows(x.clone()) };
+        if memory != Memory::Recompute {
             tape.tangents = tape.probes.iter().map(|v| self.net.keep_tangent(backend, &saved, v)).collect();
             tape.saved = Some(saved);
         }
@@ -278,6 +389,20 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
         g_log_det: &B::Tensor,
         slots: &mut [Slot<B>],
     ) -> B::Tensor {
+        if !tape.tiles.is_empty() {
+            let mut first = 0;
+            let parts: Vec<_> = std::mem::take(&mut tape.tiles)
+                .into_iter()
+                .map(|tile| {
+                    let rows = backend.shape(&tile.rows).rows();
+                    let cut = |g: &B::Tensor| backend.narrow(g, 0, first, rows);
+                    let g = self.train_backward(backend, tile, cut(&gy), &cut(g_log_det), slots);
+                    first += rows;
+                    g
+                })
+                .collect();
+            return join(backend, parts.iter());
+        }
         let saved = tape.saved.take().unwrap_or_else(|| {
             let (_, saved) = self.net.forward(backend, &tape.rows, Keep::Second);
             tape.tangents = tape.probes.iter().map(|v| self.net.keep_tangent(backend, &saved, v)).collect();
@@ -299,6 +424,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
     }
 
     fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) {
-        self.net.pull_back(backend, slots);
+        // a chain owns its orders: nothing is left over
+        let _ = self.net.pull_back(backend, slots);
     }
 }

@@ -14,7 +14,7 @@ use resflow_backend::{Backend, Element};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::config::FlowConfig;
+use crate::config::{ImageConfig, ModelConfig};
 use crate::data::Standardiser;
 use crate::error::{CheckpointError, Error};
 use crate::flow::Flow;
@@ -22,7 +22,7 @@ use crate::flow::Flow;
 /// The metadata entry that makes a safetensors file one of ours.
 const ENTRY: &str = "resflow";
 /// The format of this version.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Where a model comes from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -215,24 +215,24 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError
     attempt().map_err(|source| io(path, source))
 }
 
-/// Whether a visiting name is that of u or v.
-fn is_singular_vector(name: &str) -> bool {
-    matches!(name.rsplit_once('.'), Some((_, "u" | "v")))
-}
-
 /// The document of a model file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ModelDocument {
     format: u32,
     precision: String,
-    config: FlowConfig,
+    config: ModelConfig,
     /// The estimators that `auto` chose, for the reader of the file.
     chosen: BTreeMap<String, String>,
     provenance: Provenance,
 }
 
 impl ModelDocument {
+    /// Of a flow that is not there yet.
+    pub(crate) fn new(config: ModelConfig, precision: &str, provenance: Provenance) -> Self {
+        Self { format: FORMAT, precision: precision.to_owned(), config, chosen: BTreeMap::new(), provenance }
+    }
+
     pub(crate) fn of<B: Backend>(flow: &Flow<B>) -> Self {
         let chosen = [("training", true), ("evaluation", false)];
         Self {
@@ -250,14 +250,14 @@ impl ModelDocument {
             return Err(CheckpointError::Format(format!("format {}, this version reads {FORMAT}", self.format)));
         }
         self.config.check()?;
-        if self.config.parameters() > stored {
-            let problem = format!("{} parameters configured, {stored} numbers stored", self.config.parameters());
+        if self.config.stored() > stored {
+            let problem = format!("{} numbers configured, {stored} numbers stored", self.config.stored());
             return Err(CheckpointError::Format(problem));
         }
         // weight, bias, u and v
-        let layers = self.config.blocks as u64 * self.config.linear_layers().len() as u64;
+        let layers = self.config.constrained_layers();
         if 4 * layers > tensors {
-            let problem = format!("{layers} linear layers configured, {tensors} tensors stored");
+            let problem = format!("{layers} constrained layers configured, {tensors} tensors stored");
             return Err(CheckpointError::Format(problem));
         }
         Ok(())
@@ -294,27 +294,42 @@ impl<B: Backend> Flow<B> {
         let stored = own.clone().map(|(_, (_, values))| values.len() as u64).sum();
         document.check(own.clone().count() as u64, stored)?;
         let mut flow = Self::zeros(backend.clone(), &document.config)?;
+        let larger = flow.size_of_vectors(prefix, archive);
+        if let Some(config) = &larger {
+            config.check()?;
+            if config.parameters().saturating_add(config.singular_vectors()) > stored {
+                let problem = "singular vectors of an image size that the file does not hold".into();
+                return Err(CheckpointError::Format(problem).into());
+            }
+            flow = Self::zeros(backend.clone(), &config.into())?;
+        }
         let mut failed = None;
         let mut used = 2;
         flow.visit_mut(&mut |name, tensor, _| {
             let shape = backend.shape(tensor);
             used += 1;
             match archive.get::<B::Elem>(&format!("{prefix}{name}"), &shape) {
-                Ok(values) => {
-                    let square: f64 = values.iter().map(|v| v.to_f64() * v.to_f64()).sum();
-                    if is_singular_vector(name) && (square - 1.0).abs() > 1e-3 {
-                        let problem = "is no unit vector, so σ = uᵀWv would bound nothing".into();
-                        failed = failed.take().or(Some(CheckpointError::Tensor { name: name.to_owned(), problem }));
-                    }
-                    *tensor = backend.upload(&values, shape);
-                }
+                Ok(values) => *tensor = backend.upload(&values, shape),
                 Err(e) => failed = failed.take().or(Some(e)),
             }
         });
+        let report = &mut |name: String, length: f64| {
+            let unit = (length - 1.0).abs() <= 1e-3;
+            if failed.is_none() && !unit {
+                let problem = "is no unit vector, so σ = uᵀWv would bound nothing".into();
+                failed = Some(CheckpointError::Tensor { name, problem });
+            }
+        };
+        for (i, link) in flow.links().iter().enumerate() {
+            link.vector_lengths(&backend, &format!("links.{i}"), report)?;
+        }
         if let Some(e) = failed {
             return Err(e.into());
         }
-        let d = [document.config.dimension];
+        if let (Some(_), [height, width, _]) = (&larger, &document.config.row()[..]) {
+            flow = flow.resized(*height, *width)?;
+        }
+        let d = [document.config.dimension()];
         let mean = archive.get::<f64>(&format!("{prefix}standardise.mean"), &d)?;
         let deviation = archive.get::<f64>(&format!("{prefix}standardise.deviation"), &d)?;
         flow.set_standardiser(Standardiser::new(mean, deviation)?)?;
@@ -329,6 +344,30 @@ impl<B: Backend> Flow<B> {
         }
         flow.set_provenance(document.provenance.clone());
         Ok(flow)
+    }
+
+    /// The configuration at the image size that a file's singular vectors are for, if that is larger than the flow's: a flow
+    /// that was resized to smaller images keeps the vectors that bound it.
+    fn size_of_vectors(&self, prefix: &str, archive: &Archive) -> Option<ImageConfig> {
+        let config = self.config().images()?;
+        let mut size = None;
+        self.visit(&mut |name, tensor, _| {
+            let own = self.backend().shape(tensor);
+            if size.is_none() && own.rank() == 4 && name.rsplit_once('.').is_some_and(|(_, last)| last == "u") {
+                let found = archive.tensors.get(&format!("{prefix}{name}")).map(|(shape, _)| &shape[..]);
+                size = Some(match found {
+                    // all convolutions of a flow are resized together
+                    Some([1, h, w, c]) if *c == own[3] => [
+                        config.height.saturating_mul(*h) / own[1].max(1),
+                        config.width.saturating_mul(*w) / own[2].max(1),
+                    ],
+                    _ => [config.height, config.width],
+                });
+            }
+        });
+        let [height, width] = size.filter(|[h, w]| *h >= config.height && *w >= config.width)?;
+        let larger = height > config.height || width > config.width;
+        larger.then(|| ImageConfig { height, width, ..config.clone() })
     }
 
     /// The contents of the flow's model file.
@@ -387,7 +426,7 @@ pub(crate) fn model_document(archive: &Archive) -> Result<ModelDocument, Checkpo
 ///
 /// # Errors
 /// If there is none.
-pub fn model_config(archive: &Archive) -> Result<FlowConfig, CheckpointError> {
+pub fn model_config(archive: &Archive) -> Result<ModelConfig, CheckpointError> {
     Ok(model_document(archive)?.config)
 }
 

@@ -70,6 +70,9 @@ pub enum Error {
     /// A checkpoint that cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A foreign file that cannot be read or does not belong to the architecture.
+    #[error(transparent)]
+    Import(#[from] crate::import::ImportError),
     /// Training became non-finite; nothing was changed by that step.
     #[error(
         "training diverged at step {step}: {what} is not finite{}; the state before this step is kept, try a lower learning rate or a smaller coefficient",

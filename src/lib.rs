@@ -61,6 +61,7 @@
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
 //! | [`invert`] | fixed points, plain and accelerated |
+//! | [`import`] | files of the reference implementation |
 //! | [`data`] | tables from CSV and NPY, built-in densities, standardisation |
 //! | [`backend`] | the interface of devices, for writing one |
 //!
@@ -69,14 +70,17 @@
 //! backend, in every precision and on any number of threads; there is no global state.
 #![forbid(unsafe_code)]
 
+mod architecture;
 pub mod bijection;
 pub mod block;
+mod chain;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod error;
 pub mod estimator;
 pub mod flow;
+pub mod import;
 pub mod invert;
 pub mod layer;
 pub mod lipschitz;

@@ -3,13 +3,19 @@
 //! Where the log dets are estimated, each row gets M ≥ 2 replicates that share one forward pass and have their own probes
 //! and their own N, keyed by (row, replicate). A replicate's log p is the sum over all links, so the error is taken over
 //! replicates of the sum over blocks, correlations included. Parts are added on the host in double precision.
+//!
+//! "Until the standard error is below ε" draws further replicates for the rows that are above it. A rule that looks at the
+//! error to decide when to stop makes the reported error a little too small; the first M replicates bound that.
 
-use resflow_backend::{Backend, Element, Key};
+use std::ops::Range;
+
+use resflow_backend::{Backend, Element, Key, Shape};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
-use crate::data::Table;
+use crate::data::{Samples, Table};
 use crate::error::Error;
 use crate::flow::PreparedFlow;
+use crate::transform::dequantise;
 
 /// log p of some rows, in nats and in the data's units.
 #[derive(Debug, Clone)]
@@ -20,7 +26,7 @@ pub struct LogProb {
     pub standard_error: Vec<f64>,
     /// log|det ∂z/∂x| of each row, the part of the value besides the base density.
     pub log_det: Vec<f64>,
-    /// The number of replicates behind each value, 1 where exact.
+    /// The number of replicates behind each value, 1 where exact; more for some rows where a standard error was asked for.
     pub replicates: usize,
     /// The estimator, in words.
     pub estimator: String,
@@ -65,46 +71,183 @@ impl LogProb {
     }
 }
 
-/// z and log p of all rows.
-pub(crate) fn evaluate<B: Backend>(flow: &PreparedFlow<B>, rows: &Table, key: Key) -> Result<(Table, LogProb), Error> {
-    flow.check_width(rows)?;
-    let d = rows.width();
-    let standard = flow.standardiser().apply(rows)?;
-    let backend = flow.backend();
-    let plan = flow.plan(rows.rows());
-    let parts = backend.run(plan.shards(), |i| {
-        let range = plan.rows(i);
-        let values: Vec<B::Elem> =
-            standard.values()[range.start * d..range.end * d].iter().map(|&v| B::Elem::from_f64(v)).collect();
-        let x = backend.upload(&values, [range.len(), d].into());
-        shard(flow, &x, key, range.start as u64)
-    });
+/// When an evaluation has drawn enough.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Target {
+    /// The standard error that every row is to stay below.
+    pub(crate) standard_error: f64,
+    /// The most replicates of a row.
+    pub(crate) most: usize,
+}
+
+/// Samples in the form in which a device takes them.
+struct Source<'a> {
+    samples: Samples<'a>,
+    /// The table in standardised units.
+    standard: Option<Table>,
+    key: Key,
+    bits: u32,
+}
+
+impl Source<'_> {
+    /// Samples `which`, or `range` of all, on the device.
+    fn upload<B: Backend>(&self, flow: &PreparedFlow<B>, which: Option<&[usize]>, range: Range<usize>) -> B::Tensor {
+        match (self.samples, &self.standard) {
+            (Samples::Images(set), _) => {
+                let backend = flow.backend();
+                let shape = |n: usize| Shape::from([n, set.height(), set.width(), set.channels()]);
+                let stride = shape(1).elements();
+                let some = |from: usize, to: usize| {
+                    let bytes = &set.bytes()[from * stride..to * stride];
+                    let key = self.key.named("dequantise");
+                    dequantise(backend, bytes, shape(to - from), self.bits, key, from as u64)
+                };
+                match which {
+                    None => some(range.start, range.end),
+                    Some(which) => {
+                        let images: Vec<_> = which[range].iter().map(|&i| some(i, i + 1)).collect();
+                        backend.concat(&images.iter().collect::<Vec<_>>(), 0)
+                    }
+                }
+            }
+            (Samples::Rows(table), standard) => {
+                let table = standard.as_ref().unwrap_or(table);
+                match which {
+                    None => flow.upload(table, range),
+                    Some(which) => flow.upload(&table.select(&which[range.clone()]), 0..range.len()),
+                }
+            }
+        }
+    }
+}
+
+/// What has been found of each row: the mean of its replicates and their squared deviations from it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    spread: f64,
+}
+
+impl Moments {
+    fn of(estimates: &[f64]) -> Self {
+        let count = estimates.len() as f64;
+        let mean = estimates.iter().sum::<f64>() / count;
+        Self { count, mean, spread: estimates.iter().map(|e| (e - mean).powi(2)).sum() }
+    }
+
+    /// Both together (Chan, Golub and LeVeque 1979).
+    fn and(self, other: Self) -> Self {
+        if self.count == 0.0 {
+            return other;
+        }
+        let count = self.count + other.count;
+        let difference = other.mean - self.mean;
+        Self {
+            count,
+            mean: self.mean + difference * other.count / count,
+            spread: self.spread + other.spread + difference.powi(2) * self.count * other.count / count,
+        }
+    }
+
+    fn standard_error(self) -> f64 {
+        if self.count > 1.0 { (self.spread / (self.count - 1.0) / self.count).sqrt() } else { 0.0 }
+    }
+}
+
+/// log p of all samples, and z if wanted.
+pub(crate) fn evaluate<B: Backend>(
+    flow: &PreparedFlow<B>,
+    samples: Samples<'_>,
+    key: Key,
+    latent: bool,
+) -> Result<(Option<Table>, LogProb), Error> {
+    flow.check_samples(samples)?;
+    let standard = match samples {
+        Samples::Rows(rows) => Some(flow.standardiser().apply(rows)?),
+        Samples::Images(_) => None,
+    };
+    let source = Source { samples, standard, key, bits: flow.bits() };
+    let d = flow.standardiser().width();
+    let count = samples.count();
+    let mut z = Vec::with_capacity(if latent { count * d } else { 0 });
+    let mut square = Vec::with_capacity(count);
+    let mut moments = vec![Moments::default(); count];
+    let mut replicates = 1;
+    run(flow, &source, None, key, |row, estimates, _| {
+        square.push(row.iter().map(|z| z * z).sum::<f64>());
+        if latent {
+            z.extend_from_slice(row);
+        }
+        moments[square.len() - 1] = Moments::of(estimates);
+        replicates = estimates.len();
+    })?;
+    if let Some(target) = flow.target().filter(|_| replicates > 1) {
+        for round in 1.. {
+            let open: Vec<usize> = (0..count).filter(|&i| target.wants_more(moments[i], replicates)).collect();
+            if open.is_empty() {
+                break;
+            }
+            run(flow, &source, Some(&open), key.named("again").split(round), |_, estimates, at| {
+                let row = &mut moments[open[at]];
+                *row = row.and(Moments::of(estimates));
+            })?;
+        }
+    }
     let offset = flow.standardiser().log_det();
     let base = -0.5 * d as f64 * (2.0 * std::f64::consts::PI).ln();
-    let mut z = Vec::with_capacity(rows.values().len());
-    let mut out = LogProb {
-        values: Vec::with_capacity(rows.rows()),
-        standard_error: Vec::with_capacity(rows.rows()),
-        log_det: Vec::with_capacity(rows.rows()),
-        replicates: 1,
+    let log_det: Vec<f64> = moments.iter().map(|m| m.mean + offset).collect();
+    let out = LogProb {
+        values: log_det.iter().zip(&square).map(|(l, square)| base - 0.5 * square + l).collect(),
+        standard_error: moments.iter().map(|m| m.standard_error()).collect(),
+        log_det,
+        replicates,
         estimator: flow.resolved().to_string(),
     };
-    for part in parts {
-        let (shard_z, estimates, replicates) = part?;
-        out.replicates = replicates;
-        for (row, estimates) in shard_z.chunks_exact(d).zip(estimates.chunks_exact(replicates)) {
-            let square: f64 = row.iter().map(|z| z * z).sum();
-            let m = replicates as f64;
-            let mean = estimates.iter().sum::<f64>() / m;
-            let spread: f64 = estimates.iter().map(|e| (e - mean).powi(2)).sum();
-            out.standard_error.push(if replicates > 1 { (spread / (m - 1.0) / m).sqrt() } else { 0.0 });
-            out.log_det.push(mean + offset);
-            out.values.push(base - 0.5 * square + mean + offset);
-        }
-        z.extend(shard_z);
-    }
-    Ok((Table::of_computed(d, z), out))
+    Ok((latent.then(|| Table::of_computed(d, z)), out))
 }
+
+impl Target {
+    fn wants_more(&self, row: Moments, replicates: usize) -> bool {
+        // a row that is not finite never gets better
+        row.mean.is_finite()
+            && row.standard_error() > self.standard_error
+            && row.count as usize + replicates <= self.most
+    }
+}
+
+/// Evaluates all samples, or some; shows each one's z, its estimates of the log det and its place among them, in order.
+fn run<B: Backend>(
+    flow: &PreparedFlow<B>,
+    source: &Source<'_>,
+    which: Option<&[usize]>,
+    key: Key,
+    mut each: impl FnMut(&[f64], &[f64], usize),
+) -> Result<(), Error> {
+    let count = which.map_or(source.samples.count(), <[usize]>::len);
+    let d = flow.standardiser().width();
+    let backend = flow.backend();
+    let plan = flow.plan(count);
+    // some shards at a time: z of a million images is not kept
+    let mut at = 0;
+    for first in (0..plan.shards()).step_by(WAVE) {
+        let parts = backend.run(WAVE.min(plan.shards() - first), |i| {
+            let range = plan.rows(first + i);
+            shard(flow, &source.upload(flow, which, range.clone()), key, range.start as u64)
+        });
+        for part in parts {
+            let (z, estimates, replicates) = part?;
+            for (row, estimates) in z.chunks_exact(d).zip(estimates.chunks_exact(replicates)) {
+                each(row, estimates, at);
+                at += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Shards that are evaluated before their results are gathered.
+const WAVE: usize = 256;
 
 /// z of a shard, its log det estimates (row-major, one a replicate) and the number of replicates.
 fn shard<B: Backend>(

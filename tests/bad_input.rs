@@ -25,7 +25,7 @@ use resflow::transform::ActNorm;
 const NUMBERS: [f64; 8] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -0.0, 0.0, 1.0, 1e300];
 
 fn flow() -> Flow<Cpu> {
-    Flow::new(cpu(), &exact_config(2, 2, &[4]), Key::new(0)).expect("valid")
+    Flow::new(cpu(), exact_config(2, 2, &[4]), Key::new(0)).expect("valid")
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn layers_links_and_blocks() {
     assert!(ResidualBlock::new(double(), &[]).is_err());
     assert!(ActNorm::from_parts(&b, zeros(&[2]), zeros(&[3])).is_err());
     assert!(ActNorm::from_parts(&b, zeros(&[2, 1]), zeros(&[2, 1])).is_err());
-    assert!(ActNorm::new(&b, 2).check(&[3]).is_err());
+    assert!(ActNorm::new(&b, 2).output(&[3]).is_err());
     for shards in [vec![], vec![zeros(&[0, 2])], vec![zeros(&[1, 2])]] {
         let error = ActNorm::new(&b, 2).initialise(&b, &shards).expect_err("no variance");
         assert!(error.to_string().contains("ActNorm"), "{error}");
@@ -234,7 +234,7 @@ fn flows_and_their_rows() {
     assert!(decoded.reports.is_empty() && decoded.residual == 0.0);
     // rows beyond the range of the arithmetic: never a number that looks like a likelihood
     let far = table(2, vec![1e300, -1e300, 0.1, 0.2]);
-    let single = Flow::new(NdArray::<f32>::new(), &exact_config(2, 2, &[4]), Key::new(0)).expect("valid");
+    let single = Flow::new(NdArray::<f32>::new(), exact_config(2, 2, &[4]), Key::new(0)).expect("valid");
     for values in
         [f.log_prob(&far, Key::new(0)), single.log_prob(&far, Key::new(0))].map(|l| l.expect("a width").values)
     {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use resflow::NdArray;
 use resflow::backend::{Generator, Key};
 use resflow::checkpoint::{Archive, Values};
-use resflow::config::{FlowConfig, Nonlinearity};
+use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::{Standardiser, ToyDensity};
 use resflow::flow::Flow;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
@@ -85,7 +85,7 @@ fn checkpoint(bytes: &[u8]) -> bool {
 
 #[test]
 fn configuration_survives_mutations() {
-    let tokens: [&[u8]; 28] = [
+    let tokens: [&[u8]; 32] = [
         b"[flow]\n",
         b"[train]\n",
         b"= ",
@@ -110,6 +110,10 @@ fn configuration_survives_mutations() {
         b"training = \"exact\"\n",
         b"evaluation = { truncated = { terms = 3 } }\n",
         b"hidden = [16, 16]\n",
+        b"blocks = [2, 1]\n",
+        b"kernels = [3, 1, 3]\n",
+        b"norms = \"2f2\"\n",
+        b"squeeze_first = true\n",
         b"roulette:law=poisson,rate=2",
         b"p=0.001",
         b"\\u0000",
@@ -241,7 +245,8 @@ fn change_archive(archive: &mut Archive, g: &mut Generator) {
 #[test]
 fn checkpoint_survives_mutations() {
     let good: Vec<_> = mutation::seeds("checkpoint").into_iter().filter(|seed| checkpoint(seed)).collect();
-    assert_eq!(good.len(), 4, "begun, estimated, model and run are good, each other one is wrong in its own way");
+    let names = "begun, estimated, image, image_run, model and run";
+    assert_eq!(good.len(), 6, "{names} are good, each other one is wrong in its own way");
     fuzz("checkpoint", 20_000, checkpoint, |input, seeds, g| {
         if below(g, 4) > 0 {
             good[below(g, good.len())].clone_into(input);
@@ -256,19 +261,89 @@ fn seed(name: &str) -> Archive {
     Archive::read(&path).expect("a good seed")
 }
 
+/// A good run in which one setting was changed, of both models where it is the model's.
+fn hostile(name: &str, settings: &[(&str, Value, bool)]) {
+    for (path, value, accepted) in settings {
+        let mut archive = seed(name);
+        // no validation improves on this
+        archive.document["run"]["best_nll"] = json!(-1e300);
+        *archive.document.pointer_mut(path).expect(path) = value.clone();
+        if let Some(setting) = path.strip_prefix("/model/") {
+            *archive.document.pointer_mut(&format!("/run/best/{setting}")).expect(path) = value.clone();
+        }
+        assert_eq!(checkpoint(&archive.to_bytes().expect("stored")), *accepted, "{path} = {value}");
+    }
+}
+
+/// The same for images: every count of a configuration, and long lists and texts in it.
+#[test]
+fn hostile_image_configurations_take_little_memory() {
+    let settings = [
+        ("/model/config/images/blocks", json!([10_000]), false),
+        ("/model/config/images/blocks", json!([10_000, 10_000]), false),
+        ("/model/config/images/blocks", json!([1, 10_000]), false),
+        ("/model/config/images/blocks", json!(vec![10_000; 12]), false),
+        ("/model/config/images/blocks", json!(vec![1; 1000]), false),
+        ("/model/config/images/blocks", json!([]), false),
+        ("/model/config/images/filters", json!(65_536), false),
+        ("/model/config/images/height", json!(16_384), false),
+        ("/model/config/images/width", json!(16_384), false),
+        ("/model/config/images/height", json!(0), false),
+        ("/model/config/images/height", json!(u64::MAX), false),
+        ("/model/config/images/channels", json!(1024), false),
+        ("/model/config/images/bits", json!(9), false),
+        ("/model/config/images/bits", json!(5), true),
+        ("/model/config/images/logit_alpha", json!(0), false),
+        ("/model/config/images/logit_alpha", json!(1e-300), true),
+        ("/model/config/images/fully_connected", json!(10_000), false),
+        ("/model/config/images/fully_connected_width", json!(65_536), false),
+        ("/model/config/images/kernels", json!(vec![3; 64]), false),
+        ("/model/config/images/kernels", json!(vec![1; 64]), false),
+        ("/model/config/images/kernels", json!([31, 31]), false),
+        ("/model/config/images/kernels", json!([2, 2]), false),
+        ("/model/config/images/factor_out", json!(true), true),
+        ("/model/config/images/squeeze_first", json!(true), false),
+        ("/model/config/images/norms", json!("2".repeat(1 << 20)), false),
+        ("/model/config/images/norms", json!("f".repeat(1 << 20)), false),
+        ("/model/config/images/replicates", json!(1000), true),
+        ("/model/config/images/evaluation", json!("truncated:terms=1000,probes=1000"), true),
+        ("/run/config/accumulate", json!(1 << 16), true),
+        ("/run/config/batch", json!(1 << 23), true),
+        ("/run/config/batch", json!(1 << 24), false),
+        ("/run/config/validation_rows", json!(1 << 24), true),
+        ("/run/config/flips", json!(true), true),
+        ("/run/best/config/images/blocks", json!([10_000, 1]), false),
+    ];
+    hostile("image_run.safetensors", &settings);
+    // convolutions whose singular vectors are many times their kernels
+    let wide = ImageConfig { height: 64, width: 64, blocks: vec![1], fully_connected: 0, ..tiny_images() };
+    let flow = Flow::new(NdArray::<f32>::new(), &wide, Key::new(0)).expect("valid");
+    let mut archive = flow.to_archive().expect("stored");
+    assert!(checkpoint(&archive.to_bytes().expect("stored")));
+    archive.document["model"]["config"]["images"]["height"] = json!(16_384);
+    assert!(!checkpoint(&archive.to_bytes().expect("stored")));
+    // a long list in a file whose numbers would pay for it
+    let narrow =
+        ImageConfig { kernels: vec![1; 60], filters: 1, blocks: vec![40], fully_connected: 0, ..tiny_images() };
+    let flow = Flow::new(NdArray::<f64>::new(), &narrow, Key::new(0)).expect("valid");
+    assert!(checkpoint(&flow.to_archive().expect("stored").to_bytes().expect("stored")));
+}
+
 /// A file that wants more memory than it holds numbers is refused, or gets no more than is its due.
 #[test]
 fn hostile_configurations_take_little_memory() {
     let settings = [
-        ("/model/config/blocks", json!(10_000), false),
-        ("/model/config/hidden", json!([65_536]), false),
-        ("/model/config/hidden", json!(vec![65_536; 64]), false),
-        ("/model/config/hidden", json!(vec![1; 64]), false),
-        ("/model/config/dimension", json!(65_536), false),
-        ("/model/config/replicates", json!(1000), true),
-        ("/model/config/evaluation", json!("truncated:terms=1000,probes=1000"), true),
-        ("/model/config/training", json!("roulette:p=0.001,draws=1000,probes=1000,exact=1000"), true),
+        ("/model/config/rows/blocks", json!(10_000), false),
+        ("/model/config/rows/hidden", json!([65_536]), false),
+        ("/model/config/rows/hidden", json!(vec![65_536; 64]), false),
+        ("/model/config/rows/hidden", json!(vec![1; 64]), false),
+        ("/model/config/rows/dimension", json!(65_536), false),
+        ("/model/config/rows/replicates", json!(1000), true),
+        ("/model/config/rows/evaluation", json!("truncated:terms=1000,probes=1000"), true),
+        ("/model/config/rows/training", json!("roulette:p=0.001,draws=1000,probes=1000,exact=1000"), true),
         ("/run/config/batch", json!(1 << 24), true),
+        ("/run/config/accumulate", json!(1 << 16), true),
+        ("/run/config/accumulate", json!(1 << 20), false),
         ("/run/config/validation_rows", json!(1 << 24), true),
         ("/run/config/power_iterations", json!(10_000), true),
         ("/run/config/steps", json!(1_u64 << 39), true),
@@ -279,19 +354,10 @@ fn hostile_configurations_take_little_memory() {
         ("/run/elapsed", json!(1e19), false),
         ("/run/budget", json!({ "time": { "secs": u64::MAX, "nanos": 0 } }), false),
         ("/run/without_improvement", json!(u32::MAX), true),
-        ("/run/best/config/blocks", json!(10_000), false),
-        ("/run/best/config/coefficient", json!(0.5), false),
+        ("/run/best/config/rows/blocks", json!(10_000), false),
+        ("/run/best/config/rows/coefficient", json!(0.5), false),
     ];
-    for (path, value, accepted) in settings {
-        let mut archive = seed("run.safetensors");
-        // no validation improves on this
-        archive.document["run"]["best_nll"] = json!(-1e300);
-        *archive.document.pointer_mut(path).expect(path) = value.clone();
-        if let Some(setting) = path.strip_prefix("/model/") {
-            *archive.document.pointer_mut(&format!("/run/best/{setting}")).expect(path) = value.clone();
-        }
-        assert_eq!(checkpoint(&archive.to_bytes().expect("stored")), accepted, "{path} = {value}");
-    }
+    hostile("run.safetensors", &settings);
     // many small tensors are the dearest that a file can hold
     let narrow = FlowConfig { dimension: 1, hidden: vec![1; 60], blocks: 50, ..tiny() };
     let flow = Flow::new(NdArray::<f64>::new(), &narrow, Key::new(0)).expect("valid");
@@ -299,12 +365,12 @@ fn hostile_configurations_take_little_memory() {
     // one long tensor under a name that belongs to nothing does not pay for many small ones
     let mut archive = seed("model.safetensors");
     archive.tensors.insert("x".into(), (vec![1 << 18], Values::F32(vec![0.0; 1 << 18])));
-    archive.document["model"]["config"]["hidden"] = json!(vec![1; 60]);
-    archive.document["model"]["config"]["blocks"] = json!(500);
+    archive.document["model"]["config"]["rows"]["hidden"] = json!(vec![1; 60]);
+    archive.document["model"]["config"]["rows"]["blocks"] = json!(500);
     assert!(!checkpoint(&archive.to_bytes().expect("stored")));
     // resuming on a table draws nothing either, and the number of the step does not overflow that of the row
     let source = Source::Table(ToyDensity::Moons.sample(Key::new(0), 100));
-    let flow = Flow::new(NdArray::<f64>::new(), &tiny(), Key::new(0)).expect("valid");
+    let flow = Flow::new(NdArray::<f64>::new(), tiny(), Key::new(0)).expect("valid");
     let settings = TrainConfig { batch: 64, ..TrainConfig::default() };
     let trainer = Trainer::new(flow, source.clone(), &settings, Budget::Steps(1 << 39), Key::new(0)).expect("valid");
     let mut archive = trainer.to_archive().expect("stored");
@@ -331,6 +397,21 @@ fn errors_quote_files_in_printable_characters() {
 
 fn tiny() -> FlowConfig {
     FlowConfig { blocks: 1, hidden: vec![3], ..FlowConfig::new(2) }
+}
+
+fn tiny_images() -> ImageConfig {
+    ImageConfig {
+        height: 4,
+        width: 4,
+        channels: 1,
+        blocks: vec![1, 1],
+        filters: 2,
+        kernels: vec![3, 1],
+        fully_connected: 1,
+        fully_connected_width: 2,
+        evaluation: "truncated:terms=3".parse().expect("a text"),
+        ..ImageConfig::default()
+    }
 }
 
 /// Where seeds are written: `RESFLOW_WRITE_SEEDS=fuzz/seeds` renews the committed ones when the format changes; without it
@@ -365,6 +446,11 @@ fn write_config_seeds() {
     config("nan.toml", "[flow]\ncoefficient = nan\n");
     config("duplicate.toml", "[train]\nsteps = 5\nsteps = 6\n");
     config("types.toml", "[flow]\nhidden = 64\n[train]\nbetas = [0.9]\n");
+    config("image.toml", &toml::to_string(&tiny_images()).expect("serialises"));
+    config("image_published.toml", &toml::to_string(&ImageConfig::default()).expect("serialises"));
+    config("image_odd.toml", "height = 28\nwidth = 27\nblocks = [1, 1]\n");
+    config("image_norms.toml", "kernels = [3, 1, 3]\nnorms = \"122f\"\n");
+    config("image_huge.toml", "height = 16384\nwidth = 16384\nchannels = 1024\nblocks = [10000]\n");
     config("nested.toml", &format!("flow = {}", "[".repeat(200)));
     for (name, text) in [
         ("exact", "exact"),
@@ -389,7 +475,7 @@ fn write_checkpoint_seeds() {
         std::fs::write(folder.join(name), bytes).expect("writable");
     };
     let store = |name: &str, archive: &Archive| write(name, &archive.to_bytes().expect("stored"));
-    let model = Flow::new(NdArray::<f64>::new(), &tiny(), Key::new(0)).expect("valid").to_archive().expect("stored");
+    let model = Flow::new(NdArray::<f64>::new(), tiny(), Key::new(0)).expect("valid").to_archive().expect("stored");
     store("model.safetensors", &model);
     let estimated = FlowConfig {
         dimension: 3,
@@ -407,10 +493,16 @@ fn write_checkpoint_seeds() {
     let standardiser = Standardiser::new(vec![1.0, -2.0, 0.0], vec![0.5, 3.0, 1.0]).expect("positive");
     flow.set_standardiser(standardiser).expect("three columns");
     store("estimated.safetensors", &flow.to_archive().expect("stored"));
-    let run = |config: FlowConfig, steps: usize| {
-        let settings = TrainConfig { batch: 16, validation_rows: 20, warmup: 2, ..TrainConfig::default() };
-        let flow = Flow::new(NdArray::<f64>::new(), &config, Key::new(1)).expect("valid");
-        let source = Source::Density(ToyDensity::Moons);
+    let images = Flow::new(NdArray::<f32>::new(), tiny_images(), Key::new(0)).expect("valid");
+    store("image.safetensors", &images.to_archive().expect("stored"));
+    let run = |config: ModelConfig, steps: usize| {
+        let accumulate = if config.images().is_some() { 2 } else { 1 };
+        let settings = TrainConfig { batch: 16, accumulate, validation_rows: 20, warmup: 2, ..TrainConfig::default() };
+        let source = match &config {
+            ModelConfig::Rows(_) => Source::Density(ToyDensity::Moons),
+            ModelConfig::Images(_) => Source::Images(checks::images()),
+        };
+        let flow = Flow::new(NdArray::<f64>::new(), config, Key::new(1)).expect("valid");
         let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(9), Key::new(2)).expect("valid");
         for _ in 0..steps {
             trainer.step().expect("finite");
@@ -422,8 +514,10 @@ fn write_checkpoint_seeds() {
         archive.document["run"]["elapsed"] = json!(1.5);
         archive
     };
-    store("begun.safetensors", &run(FlowConfig { activation: Nonlinearity::Tanh, ..tiny() }, 0));
-    let good = run(tiny(), 3);
+    store("begun.safetensors", &run(FlowConfig { activation: Nonlinearity::Tanh, ..tiny() }.into(), 0));
+    let one_scale = ImageConfig { blocks: vec![1], filters: 1, fully_connected_width: 1, ..tiny_images() };
+    store("image_run.safetensors", &run(one_scale.into(), 2));
+    let good = run(tiny().into(), 3);
     store("run.safetensors", &good);
 
     let bytes = model.to_bytes().expect("stored");
@@ -439,7 +533,10 @@ fn write_checkpoint_seeds() {
     spoil("foreign.safetensors", &model, &|a| a.document = json!({}));
     spoil("format.safetensors", &model, &|a| a.document["model"]["format"] = json!(99));
     spoil("unknown_key.safetensors", &model, &|a| a.document["model"]["code"] = json!("import os"));
-    spoil("huge.safetensors", &model, &|a| a.document["model"]["config"]["blocks"] = json!(10_000));
+    spoil("huge.safetensors", &model, &|a| a.document["model"]["config"]["rows"]["blocks"] = json!(10_000));
+    let images = images.to_archive().expect("stored");
+    spoil("image_huge.safetensors", &images, &|a| a.document["model"]["config"]["images"]["height"] = json!(16_384));
+    spoil("image_as_rows.safetensors", &images, &|a| a.document["model"]["config"] = json!({ "rows": {} }));
     spoil("missing.safetensors", &model, &|a| drop(a.tensors.remove("links.1.net.1.weight")));
     spoil("extra.safetensors", &model, &|a| {
         let tensor = a.tensors["links.1.net.1.bias"].clone();

@@ -5,23 +5,17 @@
 
 mod common;
 
+use common::bijections::{check_bijection, draw};
 use common::*;
 use proptest::prelude::*;
 use resflow::backend::{Backend, Key};
-use resflow::bijection::{Bijection, Draw, Memory, PreparedBijection, TrainForward};
+use resflow::bijection::Bijection;
 use resflow::config::Nonlinearity;
-use resflow::estimator::{Estimator, Exact};
 use resflow::invert::{Inversion, Method, Status, invert_residual};
-use resflow::layer::{Keep, Layer, Role};
+use resflow::layer::{Keep, Layer};
 use resflow::transform::ActNorm;
 
 const ROWS: usize = 5;
-const EXACT: Estimator = Estimator::Exact(Exact);
-
-fn draw(key: Key) -> Draw<'static> {
-    Draw { estimator: &EXACT, key, first_row: 0 }
-}
-
 fn methods() -> impl Strategy<Value = Method> {
     prop_oneof![Just(Method::FixedPoint), (1_usize..=5).prop_map(Method::Anderson)]
 }
@@ -45,105 +39,6 @@ fn product_of_norms(b: &Cpu, net: &Net) -> f64 {
     product
 }
 
-/// Σ gy·y + Σ w·log det, the function whose gradient `train_backward` gives.
-fn objective(b: &Cpu, link: &dyn PreparedBijection<Cpu>, x: &Tensor, gy: &Tensor, weights: &Tensor) -> f64 {
-    let (y, log_det) = link.forward(b, x, Some((draw(Key::new(0)), 1)));
-    inner(b, &y, gy) + inner(b, &log_det.expect("asked for").value, weights)
-}
-
-/// Everything that every link promises.
-fn check_bijection(b: &Cpu, link: &dyn Bijection<Cpu>, d: usize, key: Key) {
-    let what = link.describe(b);
-    assert!(link.check(&[d]).is_ok() && link.check(&[d + 1]).is_err() && link.check(&[]).is_err(), "{what}");
-    let prepared = link.prepare(b);
-    let x = normal(b, key.named("x"), [ROWS, d]);
-    let (y, none) = prepared.forward(b, &x, None);
-    assert!(none.is_none() && b.shape(&y) == b.shape(&x), "{what}");
-    let (y2, log_det) = prepared.forward(b, &x, Some((draw(key), 1)));
-    let log_det = log_det.expect("asked for");
-    assert!(log_det.exact && b.shape(&log_det.value)[..] == [ROWS, 1], "{what}");
-    assert_eq!(down(b, &y), down(b, &y2), "{what}");
-
-    let back = prepared.inverse(b, &y, &Inversion::for_backend::<Cpu>()).expect("no device fault");
-    assert!(back.rows.iter().all(|r| r.status == Status::Converged) && back.rows.len() == ROWS, "{what}");
-    let error = down(b, &back.value).iter().zip(down(b, &x)).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
-    assert!(error < 1e-10, "{what}: the inverse is {error:e} away");
-
-    // columns of the Jacobian by central differences of the forward map
-    let h = 1e-5;
-    let column = |j: usize| {
-        let unit: Vec<f64> = (0..ROWS * d).map(|e| f64::from(u8::from(e % d == j))).collect();
-        let unit = b.upload(&unit, [ROWS, d].into());
-        let at = |h: f64| down(b, &prepared.forward(b, &b.axpy(h, &unit, x.clone()), None).0);
-        at(h).iter().zip(at(-h)).map(|(p, q)| (p - q) / (2.0 * h)).collect::<Vec<_>>()
-    };
-    let columns: Vec<_> = (0..d).map(column).collect();
-    for (r, value) in down(b, &log_det.value).into_iter().enumerate() {
-        let jacobian: Vec<f64> = (0..d * d).map(|e| columns[e % d][r * d + e / d]).collect();
-        let expected = self::log_det(d, &jacobian);
-        assert!((value - expected).abs() < 1e-7, "{what}: log det {value}, by differences {expected}");
-    }
-
-    // parameters: the same in both visits, each with a gradient; the training pass computes the same numbers
-    let (mut seen, mut slots) = (Vec::new(), 0);
-    link.visit("p", &mut |name, _, role| {
-        slots += usize::from(role.is_trained());
-        seen.push((name.to_owned(), role));
-    });
-    let mut again = Vec::new();
-    link.boxed_clone().visit_mut("p", &mut |name, _, role: Role| again.push((name.to_owned(), role)));
-    assert_eq!(seen, again, "{what}");
-    assert!(seen.iter().all(|(name, _)| name.starts_with("p.")) && prepared.slots() == slots, "{what}");
-    let trained: Vec<Role> = seen.iter().map(|s| s.1).filter(|r| r.is_trained()).collect();
-    let gy = normal(b, key.named("gy"), [ROWS, d]);
-    let weights = normal(b, key.named("weights"), [ROWS, 1]);
-    let backward = |memory| {
-        let TrainForward { y: trained, log_det: value, tape, .. } = prepared.train_forward(b, &x, draw(key), memory);
-        assert_eq!(down(b, &trained), down(b, &y), "{what}");
-        let difference = down(b, &value).into_iter().zip(down(b, &log_det.value)).map(|(p, q)| (p - q).abs());
-        assert!(difference.fold(0.0, f64::max) < 1e-13, "{what}");
-        let mut gradients = vec![None; slots];
-        let gx = prepared.train_backward(b, tape, gy.clone(), &weights, &mut gradients);
-        prepared.pull_back(b, &mut gradients);
-        let gradients: Vec<_> = gradients.iter().map(|g| down(b, g.as_ref().expect("filled"))).collect();
-        (down(b, &gx), gradients)
-    };
-    let (gx, gradients) = backward(Memory::Keep);
-    assert_eq!((&gx, &gradients), (&backward(Memory::Recompute).0, &backward(Memory::Recompute).1), "{what}");
-    let near = |derivative: f64, f: &dyn Fn(f64) -> f64, name: &str| {
-        let at = |h: f64| (f(h) - f(-h)) / (2.0 * h);
-        let expected = (4.0 * at(1e-4) - at(2e-4)) / 3.0;
-        let scale = 1.0 + expected.abs();
-        assert!(
-            (derivative - expected).abs() < 2e-8 * scale,
-            "{what}, {name}: {derivative}, by differences {expected}"
-        );
-    };
-    let direction = normal(b, key.named("direction"), [ROWS, d]);
-    let in_x = |h: f64| objective(b, &*prepared, &b.axpy(h, &direction, x.clone()), &gy, &weights);
-    near(dot(&gx, &down(b, &direction)), &in_x, "x");
-    for (slot, gradient) in gradients.iter().enumerate() {
-        // a normalised 1 × 1 weight is ±κ whatever it is
-        let scalar = gradient.len() == 1 && trained[slot] == Role::Weight;
-        assert!(scalar || norm(gradient) > 0.0, "{what}: slot {slot} has no gradient");
-        let mut directions = vec![0.0; gradient.len()];
-        resflow::backend::Noise::Normal.fill(key.named("move").split(slot as u64), 0, &mut directions);
-        let in_parameter = |h: f64| {
-            let (mut link, mut number) = (link.boxed_clone(), 0);
-            link.visit_mut("", &mut |_, t, role| {
-                if role.is_trained() {
-                    if number == slot {
-                        *t = b.axpy(h, &b.upload(&directions, b.shape(t)), t.clone());
-                    }
-                    number += 1;
-                }
-            });
-            objective(b, &*link.prepare(b), &x, &gy, &weights)
-        };
-        near(dot(gradient, &directions), &in_parameter, &format!("slot {slot}"));
-    }
-}
-
 proptest! {
     #![proptest_config(cases(300))]
 
@@ -156,7 +51,8 @@ proptest! {
         let actnorm = ActNorm::from_parts(&b, s, shift).expect("shapes that fit");
         let links: [&dyn Bijection<Cpu>; 2] = [&net.block(&b), &actnorm];
         for link in links {
-            check_bijection(&b, link, d, net.key());
+            assert!(link.output(&[d]).is_ok() && link.output(&[d + 1]).is_err() && link.output(&[]).is_err());
+            check_bijection(&b, link, &normal(&b, net.key().named("x"), [ROWS, d]), net.key());
         }
     }
 

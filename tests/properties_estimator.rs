@@ -151,7 +151,7 @@ impl Point {
         let prepared = net.sequence(&b).prepare(&b);
         let x = normal(&b, net.key().named("x"), [1, d]);
         let (_, saved) = prepared.forward(&b, &x, Keep::First);
-        let j = down(&b, &jacobian(&b, &*prepared, &saved, 1, d));
+        let j = down(&b, &jacobian(&b, &*prepared, &saved, 1, &[d]));
         let m = DMatrix::from_row_slice(d, d, &j) + DMatrix::identity(d, d);
         let (log_det, inverse) = (m.determinant().ln(), m.try_inverse().expect("invertible"));
         Self { b, net: prepared, saved, d, log_det, inverse }

@@ -258,7 +258,7 @@ fn intervals_of_rows_cover() {
         let flow = if d == 4 {
             strong(&b, replicates)
         } else {
-            random_flow(&b, &estimated(d, &[16, 16], replicates), Key::new(40 + d as u64), 0.2)
+            random_flow(&b, estimated(d, &[16, 16], replicates), Key::new(40 + d as u64), 0.2)
         };
         let x = rows(4, d, Key::new(41));
         let exact = exact_values(&flow, &x);
@@ -281,7 +281,7 @@ fn intervals_of_rows_cover() {
 fn intervals_of_means_cover() {
     const ROWS: usize = 100;
     let (b, d) = (cpu(), 4);
-    let flow = random_flow(&b, &estimated(d, &[12], 8), Key::new(50), 0.2);
+    let flow = random_flow(&b, estimated(d, &[12], 8), Key::new(50), 0.2);
     let many = exact_values(&flow, &rows(400_000, d, Key::new(51)));
     let (truth, error) = mean_and_error(&many);
     let prepared = flow.prepare();

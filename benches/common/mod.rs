@@ -1,60 +1,118 @@
 //! The workloads of `benches/peer/normflows_bench.py`, as this library runs them: the same widths, blocks, batch,
-//! coefficient and law (geometric ½, two exact terms, one probe, N per batch).
+//! coefficient and law (two exact terms, one probe, N per batch).
 
 use resflow::backend::{Backend, Key, Noise};
-use resflow::config::FlowConfig;
-use resflow::data::Table;
+use resflow::config::{FlowConfig, ImageConfig, ModelConfig};
+use resflow::data::image::ImageSet;
+use resflow::data::{Samples, Table};
 use resflow::estimator::{Estimator, Law, RussianRoulette};
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use resflow::{Error, Flow};
-
-/// Rows of a batch.
-pub(crate) const BATCH: usize = 500;
 
 /// One workload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
-    pub(crate) dimension: usize,
-    pub(crate) hidden: &'static [usize],
+    /// Rows of a batch.
+    pub(crate) batch: usize,
     pub(crate) blocks: usize,
+    model: Model,
 }
 
-pub(crate) const WORKLOADS: [Workload; 2] = [
-    Workload { name: "toy", dimension: 2, hidden: &[64, 64, 64], blocks: 8 },
-    Workload { name: "tabular", dimension: 43, hidden: &[128, 128], blocks: 10 },
+#[derive(Debug, Clone, Copy)]
+enum Model {
+    Rows { dimension: usize, hidden: &'static [usize] },
+    Images { size: usize, filters: usize },
+}
+
+pub(crate) const WORKLOADS: [Workload; 3] = [
+    Workload { name: "toy", batch: 500, blocks: 8, model: Model::Rows { dimension: 2, hidden: &[64, 64, 64] } },
+    Workload { name: "tabular", batch: 500, blocks: 10, model: Model::Rows { dimension: 43, hidden: &[128, 128] } },
+    Workload { name: "conv", batch: 32, blocks: 4, model: Model::Images { size: 28, filters: 128 } },
 ];
+
+/// What a workload is run on.
+#[derive(Debug, Clone)]
+pub(crate) enum Data {
+    Rows(Table),
+    Images(ImageSet),
+}
+
+impl Data {
+    pub(crate) fn samples(&self) -> Samples<'_> {
+        match self {
+            Self::Rows(table) => table.into(),
+            Self::Images(set) => set.into(),
+        }
+    }
+}
 
 impl Workload {
     /// The configuration of the flow.
-    pub(crate) fn config(&self) -> Result<FlowConfig, Error> {
-        Ok(FlowConfig {
-            blocks: self.blocks,
-            hidden: self.hidden.to_vec(),
-            coefficient: 0.9,
-            training: Estimator::RussianRoulette(RussianRoulette::new(Law::ShiftedGeometric { p: 0.5 }, 2)?),
-            ..FlowConfig::new(self.dimension)
+    pub(crate) fn config(&self) -> Result<ModelConfig, Error> {
+        let roulette = |law| RussianRoulette::new(law, 2).map(Estimator::RussianRoulette);
+        Ok(match self.model {
+            Model::Rows { dimension, hidden } => ModelConfig::Rows(FlowConfig {
+                blocks: self.blocks,
+                hidden: hidden.to_vec(),
+                coefficient: 0.9,
+                training: roulette(Law::ShiftedGeometric { p: 0.5 })?,
+                ..FlowConfig::new(dimension)
+            }),
+            Model::Images { size, filters } => ModelConfig::Images(ImageConfig {
+                height: size,
+                width: size,
+                blocks: vec![self.blocks],
+                filters,
+                first_activation: true,
+                fully_connected: 0,
+                training: roulette(Law::Poisson { rate: 2.0 })?,
+                ..ImageConfig::default()
+            }),
         })
     }
 
-    /// Standard normal rows.
-    pub(crate) fn rows(&self, rows: usize) -> Result<Table, Error> {
-        let mut values = vec![0.0; rows * self.dimension];
-        Noise::Normal.fill(Key::new(3), 0, &mut values);
-        Ok(Table::new(None, self.dimension, values)?)
+    /// Standard normal rows, or images of noise.
+    pub(crate) fn data(&self, count: usize) -> Result<Data, Error> {
+        Ok(match self.model {
+            Model::Rows { dimension, .. } => {
+                let mut values = vec![0.0; count * dimension];
+                Noise::Normal.fill(Key::new(3), 0, &mut values);
+                Data::Rows(Table::new(None, dimension, values)?)
+            }
+            Model::Images { size, .. } => {
+                let mut values = vec![0.0; count * size * size];
+                Noise::Uniform.fill::<f64>(Key::new(3), 0, &mut values);
+                let bytes = values.iter().map(|v| (v * 256.0) as u8).collect();
+                Data::Images(ImageSet::new(size, size, 1, bytes, None)?)
+            }
+        })
     }
 
-    /// A run on those rows, with Adam at 1e−3 and five power iterations a step, as the peer.
-    pub(crate) fn trainer<B: Backend>(&self, backend: B) -> Result<Trainer<B>, Error> {
-        let flow = Flow::new(backend, &self.config()?, Key::new(0))?;
+    /// A run on such data, with Adam at 1e−3 and five power iterations a step, as the peer.
+    pub(crate) fn trainer<B: Backend>(&self, backend: B, config: TrainConfig) -> Result<Trainer<B>, Error> {
+        let flow = Flow::new(backend, self.config()?, Key::new(0))?;
+        let source = match self.data(2 * self.batch)? {
+            Data::Rows(table) => Source::Table(table),
+            Data::Images(set) => Source::Images(set),
+        };
         let train = TrainConfig {
-            batch: BATCH,
+            batch: self.batch,
             learning_rate: 1e-3,
             warmup: 0,
             betas: [0.9, 0.999],
             power_iterations: 5,
-            ..TrainConfig::default()
+            ..config
         };
-        Trainer::new(flow, Source::Table(self.rows(2 * BATCH)?), &train, Budget::Steps(1_000_000), Key::new(1))
+        Trainer::new(flow, source, &train, Budget::Steps(1_000_000), Key::new(1))
+    }
+
+    /// The settings of training that suit the workload.
+    pub(crate) fn training(&self) -> TrainConfig {
+        let memory = match self.model {
+            Model::Rows { .. } => resflow::bijection::Memory::Keep,
+            Model::Images { .. } => resflow::bijection::Memory::Recompute,
+        };
+        TrainConfig { memory, ..TrainConfig::default() }
     }
 }

@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use resflow::config::Preset;
 use resflow::estimator::Estimator;
+
+use crate::presets;
+use crate::rows::Part;
 
 /// Fit, score and sample residual flows: invertible networks with exact likelihoods.
 #[derive(Debug, Parser)]
@@ -19,7 +23,8 @@ Begin with:
   resflow score board checkerboard           log p of fresh points, with its standard error
   resflow sample board -n 1000 --out new.csv draw from the model
 
-With your own data: a .csv file (with or without a header) or a .npy array, one row a point.
+With your own data: a .csv file (with or without a header) or a .npy array, one row a point; or images: a folder with
+MNIST's or CIFAR's files or with PNG files, an IDX file, or a .npy array of bytes [n, h, w, c].
 Exit codes: 0 done; 1 the work failed; 2 wrong command or configuration; 130 interrupted, checkpoint written."
 )]
 pub(crate) struct Arguments {
@@ -34,7 +39,9 @@ pub(crate) enum Command {
     Sample(Sample),
     Encode(Encode),
     Decode(Decode),
+    Reconstruct(Reconstruct),
     Inspect(Inspect),
+    Import(Import),
 }
 
 /// The precision of the arithmetic.
@@ -66,24 +73,17 @@ pub(crate) struct Arithmetic {
     pub(crate) threads: Option<NonZeroUsize>,
 }
 
-/// Learn a density from rows of numbers
-///
-/// DATA is a file (.csv or .npy, one row a point; columns are standardised, the model stays in the data's units) or a
-/// built-in density: 8gaussians, checkerboard, 2spirals, moons, circles, rings, pinwheel, swissroll.
-///
-/// Writes into DIR: model.safetensors (the best validated weights), checkpoint.safetensors (to resume from),
-/// metrics.jsonl (one object a logged step), config.toml (all settings), and for two columns density.png, samples.png,
-/// data.png and picture.png (the three side by side).
-#[derive(Debug, Args)]
-#[command(after_help = "\
+const FIT: &str = "\
 Examples:
   resflow fit checkerboard --out board
   resflow fit measurements.csv --out run --time-limit 600
   resflow fit measurements.csv --out run --config run.toml --steps 20000 --seed 3
   resflow fit measurements.csv --out run --resume                  go on after Ctrl-C or a crash
   resflow fit measurements.csv --out run --resume --steps 40000    train longer
+  resflow fit mnist/ --preset mnist-small --out digits             images: a folder with MNIST's files
 
-A configuration has the sections [flow] and [train]; `config.toml` of any run shows all settings:
+A configuration has the sections [flow] (rows) or [images], and [train]; `config.toml` of any run
+shows all settings:
   [flow]
   blocks = 10
   hidden = [128, 128]
@@ -91,16 +91,38 @@ A configuration has the sections [flow] and [train]; `config.toml` of any run sh
   [train]
   batch = 1000
   learning_rate = 1e-3
+For images it changes single settings of the preset, such as their size:
+  [images]
+  height = 16
+  width = 16
+  filters = 32
 
-A run given in steps is a function of data, configuration, seed and precision: interrupted and resumed, it ends with
-the same bits. Ctrl-C writes a checkpoint first; a second one stops at once.")]
+A run given in steps is a function of data, configuration, seed and precision: interrupted and
+resumed, it ends with the same bits. Ctrl-C writes a checkpoint first; a second one stops at once.";
+
+/// Learn a density from rows of numbers or from images
+///
+/// DATA is a file (.csv or .npy, one row a point; columns are standardised, the model stays in the data's units), images
+/// (a folder with MNIST's files, CIFAR's binary files or PNG files of one size; an IDX, CIFAR .bin or PNG file; a .npy
+/// array of bytes [n, h, w, c] or [n, h, w]) or a built-in density: 8gaussians, checkerboard, 2spirals, moons, circles,
+/// rings, pinwheel, swissroll. Test images that come with a data set are never looked at.
+///
+/// Writes into DIR: model.safetensors (the best validated weights), checkpoint.safetensors (to resume from),
+/// metrics.jsonl (one object a logged step), config.toml (all settings); for two columns density.png, samples.png,
+/// data.png and picture.png (the three side by side); for images samples.png (a grid, renewed while training) and
+/// curve.png (bits/dim over the steps).
+#[derive(Debug, Args)]
+#[command(after_help = presets::help(FIT))]
 pub(crate) struct Fit {
-    /// A .csv or .npy file, or the name of a built-in density
+    /// A .csv or .npy file, images, or the name of a built-in density
     pub(crate) data: String,
+    /// Architecture and training, for images; see below [default: mnist-small for 28x28x1, cifar10-small for 32x32x3]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<Preset>,
     /// The directory of the run
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Settings of flow and training, TOML
+    /// Settings of flow and training, TOML; what it leaves out is the default or the preset's
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The seed of weights, batches and estimates [default: 0]
@@ -123,10 +145,15 @@ pub(crate) struct Fit {
     pub(crate) overwrite: bool,
 }
 
-/// Log density of rows under a model, with standard errors
+/// Log density of rows or images under a model, with standard errors
 ///
-/// Prints the mean over the rows and its standard error, in nats and in the data's units. The error of a row is that of
-/// the log-determinant estimate, 0 where it is exact; the error of the mean is the spread of the rows.
+/// Prints the mean over the rows and its standard error, in nats and in the data's units; for images also in bits per
+/// dimension. The error of a row is that of the log-determinant estimate, 0 where it is exact; the error of the mean is
+/// the spread of the rows.
+///
+/// Images as bytes are dequantised with noise of the seed; a .npy array of floats [n, c, h, w] in [0, 1], or a table of
+/// rows in that order, is taken as it is. Images are evaluated 256 at a time: the noise
+/// and the probes of an image depend on the seed and its number, not on how many there are.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -135,6 +162,10 @@ Examples:
   resflow score run new.csv --json                        one object, for scripts
   resflow score run new.csv --estimator exact --precision f64
   resflow score run new.csv --estimator roulette:law=geometric,p=0.3,exact=6 --replicates 16
+  resflow score digits mnist/                             bits/dim of the test images
+  resflow score digits mnist/ --rows 1000 --out bits.csv  bits/dim and its error, of the first 1000 of them
+  resflow score digits mnist/ --standard-error 0.005      replicates until every image is known so well
+  resflow score digits x.npy --estimator roulette:law=poisson,rate=2,exact=20,probes=4
 
 Estimators:
   exact       every Jacobian in full: no estimation error, cost grows with the number of columns
@@ -145,9 +176,11 @@ Estimators:
 pub(crate) struct Score {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// A .csv or .npy file, or the name of a built-in density to draw fresh points from
+    /// A .csv or .npy file, images, or the name of a built-in density to draw fresh points from
     pub(crate) data: String,
-    /// Write log_prob and se of every row to this .csv file
+    #[command(flatten)]
+    pub(crate) part: Part,
+    /// Write log_prob and se of every row to this .csv file; of images bits_per_dim and bits_per_dim_se before them
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// Print one JSON object
@@ -164,7 +197,21 @@ pub(crate) struct Score {
         allow_negative_numbers = true,
     )]
     pub(crate) replicates: Option<u32>,
-    /// Fresh points to draw where DATA is a density [default: 10000]
+    /// Draw replicates of a row until its standard error is at most this: bits/dim of images, nats of rows
+    #[arg(long, value_name = "EPS", value_parser = positive, allow_negative_numbers = true)]
+    pub(crate) standard_error: Option<f64>,
+    /// The most replicates of a row on the way there
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(2..=1_000_000),
+        default_value_t = 1000,
+        requires = "standard_error",
+        allow_negative_numbers = true,
+    )]
+    pub(crate) most_replicates: u32,
+    /// Fresh points to draw where DATA is a density [default: 10000]; the first images to take where it is images
+    /// [default: all]
     #[arg(
         long,
         value_name = "N",
@@ -177,7 +224,10 @@ pub(crate) struct Score {
     pub(crate) seed: u64,
 }
 
-/// Draw rows from a model
+/// Draw rows or images from a model
+///
+/// Images are written as a grid (.png), as an array of doubles [n, c, h, w] or bytes [n, h, w, c] (.npy), or as rows in
+/// the order (c, h, w) (.csv).
 ///
 /// Inversion is iterative: rows that do not reach the accuracy (1e-6 in f32, 1e-12 in f64) are counted in a warning.
 #[derive(Debug, Args)]
@@ -185,7 +235,9 @@ pub(crate) struct Score {
 Examples:
   resflow sample run -n 1000 --out new.csv
   resflow sample run -n 100000 --out new.npy --seed 7
-  resflow sample board -n 20000 --out board.png           a picture, for two columns")]
+  resflow sample board -n 20000 --out board.png           a picture, for two columns
+  resflow sample digits -n 100 --out digits.png           a grid of images
+  resflow sample digits -n 1000 --out digits.npy --bytes  [n, h, w, c]")]
 pub(crate) struct Sample {
     #[command(flatten)]
     pub(crate) model: Model,
@@ -201,51 +253,101 @@ pub(crate) struct Sample {
     /// A .csv, .npy or .png file
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    /// Write images to .npy as bytes
+    #[arg(long)]
+    pub(crate) bytes: bool,
     /// The seed
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
 
-/// Map rows to latent space, where the model is a standard normal
+/// Map rows or images to latent space, where the model is a standard normal
 ///
-/// Writes the columns z1 … zd, log_det (log|det ∂z/∂x|, nats) and se, its standard error.
-/// log p(x) = log N(z; 0, I) + log_det.
+/// A .csv file gets the columns z1 … zd, log_det (log|det ∂z/∂x|, nats) and se, its standard error; a .npy file z alone,
+/// [n, d]. log p(x) = log N(z; 0, I) + log_det. Images are taken as by `resflow score`, with the same noise.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   resflow encode run measurements.csv --out z.csv
-  resflow decode run z.csv --out again.csv                 and back")]
+  resflow decode run z.csv --out again.csv                 and back
+  resflow encode digits x.npy --out z.npy --log-det log_det.csv")]
 pub(crate) struct Encode {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// A .csv or .npy file
+    /// A .csv or .npy file, or images
     pub(crate) data: PathBuf,
-    /// The .csv file to write
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
-    /// The seed of estimates
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) part: Part,
+    #[command(flatten)]
+    pub(crate) output: Coordinates,
+    /// The first images to take [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    pub(crate) rows: Option<u32>,
 }
 
 /// Map latent rows back to data
 ///
-/// Z has d columns, or is a file of `resflow encode`, whose columns log_det and se are ignored. Writes the data's
-/// columns, log_det (log|det ∂x/∂z| = −log|det ∂z/∂x|, nats) and se.
+/// Z has d columns, or is a file of `resflow encode`, whose columns log_det and se are ignored. A .csv file gets the
+/// data's columns, log_det (log|det ∂x/∂z| = −log|det ∂z/∂x|, nats) and se; a .npy file the data alone, [n, d], or
+/// [n, c, h, w] of images.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   resflow decode run z.csv --out again.csv
-  resflow decode run latent.npy --out x.csv --precision f64")]
+  resflow decode run latent.npy --out x.csv --precision f64
+  resflow decode digits z.npy --out x.npy")]
 pub(crate) struct Decode {
     #[command(flatten)]
     pub(crate) model: Model,
     /// A .csv or .npy file of latent rows
     pub(crate) z: PathBuf,
-    /// The .csv file to write
+    #[command(flatten)]
+    pub(crate) output: Coordinates,
+}
+
+/// Where coordinates and log dets go.
+#[derive(Debug, Args)]
+pub(crate) struct Coordinates {
+    /// The .csv or .npy file to write
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    /// Write log_det and se to this .csv file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_det: Option<PathBuf>,
     /// The seed of estimates
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) seed: u64,
+}
+
+/// Show images beside their round trip to latent space and back
+///
+/// Prints the largest and the mean difference of a pixel, where white is 1. Images as bytes are dequantised first.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  resflow reconstruct digits mnist/ --out round_trip.png
+  resflow reconstruct digits mnist/ -n 64 --split train --out round_trip.png --precision f64")]
+pub(crate) struct Reconstruct {
+    #[command(flatten)]
+    pub(crate) model: Model,
+    /// Images
+    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) part: Part,
+    /// The number of images, the first ones
+    #[arg(
+        short,
+        long = "rows",
+        value_name = "N",
+        default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..=256),
+        allow_negative_numbers = true
+    )]
+    pub(crate) n: u16,
+    /// The .png file to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// The seed of the noise
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) seed: u64,
 }
@@ -268,6 +370,39 @@ pub(crate) struct Inspect {
     pub(crate) json: bool,
 }
 
+/// Make a model of a state dict of the reference implementation
+///
+/// STATE is a safetensors file, or a checkpoint of torch (.pth, its zip format or the older one) of
+/// github.com/rtqichen/residual-flows. Nothing in it is executed. Tensors keep the precision that they were made in.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  resflow import state.safetensors --config arch.toml --out model.safetensors
+  resflow import checkpt-0100.pth --ema --config arch.toml --out model.safetensors
+
+A state dict does not say its architecture; the section [images] (or [flow], for rows) of the configuration does:
+  [images]
+  height = 28
+  width = 28
+  channels = 1
+  blocks = [16, 16, 16]
+  filters = 512
+  activation = \"lip-swish\"
+  logit_alpha = 1e-6")]
+pub(crate) struct Import {
+    /// A .safetensors or .pth file
+    pub(crate) state: PathBuf,
+    /// The architecture, TOML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The .safetensors file to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Take the averaged parameters (`ema`) of a checkpoint and converge the singular vectors on them
+    #[arg(long)]
+    pub(crate) ema: bool,
+}
+
 /// A model and the arithmetic that it runs in.
 #[derive(Debug, Args)]
 pub(crate) struct Model {
@@ -281,6 +416,11 @@ pub(crate) struct Model {
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let wrong = || "expected a whole number from 1 to 1024".to_owned();
     text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= 1024).ok_or_else(wrong)
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let wrong = || "expected a number above 0".to_owned();
+    text.parse().ok().filter(|&x: &f64| x > 0.0 && x.is_finite()).ok_or_else(wrong)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

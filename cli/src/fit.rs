@@ -5,18 +5,19 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
-use resflow::data::Table;
+use resflow::data::image::ImageSize;
 use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow};
 
 use crate::arguments::{Fit, Precision};
 use crate::failure::usage;
+use crate::illustration::Illustration;
 use crate::metrics::Metrics;
 use crate::model::{precision_of, read_archive, with_backend};
 use crate::output::write_file;
 use crate::pace::Pace;
-use crate::picture;
-use crate::rows::Rows;
+use crate::presets;
+use crate::rows::Dataset;
 use crate::run::{INTERRUPTED, Run};
 use crate::run_directory::RunDirectory;
 use crate::settings::Settings;
@@ -24,12 +25,21 @@ use crate::settings::Settings;
 pub(crate) fn run(arguments: &Fit) -> Result<()> {
     let start = Instant::now();
     let directory = RunDirectory::new(&arguments.out);
-    let rows = Rows::open(&arguments.data)?;
-    let pictured = pictured(&rows);
-    let source = match rows {
-        Rows::Density(density) => Source::Density(density),
-        Rows::File(table) => Source::Table(table),
+    let dataset = Dataset::open(&arguments.data)?;
+    let illustration = Illustration::of(&dataset);
+    let source = match dataset {
+        Dataset::Density(density) => Source::Density(density),
+        Dataset::Table(table) => Source::Table(table),
+        // the test images are for `score`
+        Dataset::Images(images) => Source::Images(images.training),
+        Dataset::Stack(_) => {
+            let data = &arguments.data;
+            return Err(usage(format_args!("{data}: images to learn are bytes, array.astype('u1') of 0 to 255")));
+        }
     };
+    if let (Some(preset), Source::Density(_) | Source::Table(_)) = (arguments.preset, &source) {
+        return Err(usage(format_args!("--preset {preset} is for images, {} holds rows", arguments.data)));
+    }
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
@@ -37,33 +47,40 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
     })
     .context("cannot listen for Ctrl-C")?;
     if arguments.resume {
-        resume(arguments, source, pictured, &directory, start)
+        resume(arguments, source, illustration, &directory, start)
     } else {
-        begin(arguments, source, pictured, &directory, start)
+        begin(arguments, source, illustration, &directory, start)
     }
 }
 
-/// The points of the data's picture, where there are two columns.
-fn pictured(rows: &Rows) -> Option<Vec<[f64; 2]>> {
-    let points = |table: &Table| (table.width() == 2).then(|| picture::points(table));
-    match rows {
-        Rows::Density(density) => points(&density.sample(Key::new(0).named("picture"), picture::POINTS)),
-        Rows::File(table) => points(table),
+/// The settings of a new run: defaults or preset, with those of the file in their place.
+fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
+    let row = source.row();
+    let [height, width, channels] = row[..] else {
+        let columns = row.iter().product();
+        return match &arguments.config {
+            Some(path) => Settings::beneath_file(columns).overlay(path, &row),
+            None => Ok(Settings::new(columns)),
+        };
+    };
+    let size = ImageSize { height, width, channels };
+    let preset = presets::choose(arguments.preset, size, arguments.config.is_some())?;
+    let mut settings = presets::settings(preset);
+    if let Some(path) = &arguments.config {
+        settings = settings.overlay(path, &row)?;
     }
+    presets::check(&settings, preset, size)?;
+    Ok(settings)
 }
 
 fn begin(
     arguments: &Fit,
     source: Source,
-    pictured: Option<Vec<[f64; 2]>>,
+    illustration: Illustration,
     directory: &RunDirectory,
     start: Instant,
 ) -> Result<()> {
-    let columns = source.width();
-    let mut settings = match &arguments.config {
-        Some(path) => Settings::read(path, columns)?,
-        None => Settings::new(columns),
-    };
+    let mut settings = settings_of(arguments, &source)?;
     settings.train.steps = arguments.steps.unwrap_or(settings.train.steps);
     let budget = match (arguments.steps, arguments.time_limit) {
         (None, Some(limit)) => Budget::Time(limit),
@@ -72,21 +89,21 @@ fn begin(
     let precision = arguments.arithmetic.precision.unwrap_or(Precision::F32);
     let key = Key::new(arguments.seed.unwrap_or(0));
     with_backend!(precision, arguments.arithmetic.threads, |backend| {
-        let flow = Flow::new(backend, &settings.flow, key.named("weights"))?;
+        let flow = Flow::new(backend, &settings.model, key.named("weights"))?;
         let trainer =
             Trainer::new(flow, source, &settings.train, budget, key).with_context(|| arguments.data.clone())?;
         directory.create(arguments.overwrite)?;
         write_settings(&settings, arguments, key.seed(), precision, directory)?;
         let metrics = Metrics::create(&directory.metrics())?;
         let pace = Pace::new(start, trainer.elapsed(), arguments.time_limit);
-        Run::new(trainer, arguments, directory, metrics, pace, pictured).finish()
+        Run::new(trainer, arguments, directory, metrics, pace, illustration).finish()
     })
 }
 
 fn resume(
     arguments: &Fit,
     source: Source,
-    pictured: Option<Vec<[f64; 2]>>,
+    illustration: Illustration,
     directory: &RunDirectory,
     start: Instant,
 ) -> Result<()> {
@@ -101,7 +118,7 @@ fn resume(
         return Err(usage(format_args!("--precision {wants}: the run in {} is in {has}", directory.root().display())));
     }
     with_backend!(precision, arguments.arithmetic.threads, |backend| {
-        let width = source.width();
+        let row = source.row();
         let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
             Error::Input(problem) => usage(format_args!("{}: {problem}", path.display())),
             other => anyhow::Error::from(other).context(path.display().to_string()),
@@ -114,16 +131,8 @@ fn resume(
                 directory.root().display()
             )));
         }
-        let mut settings = Settings { flow: trainer.flow().config().clone(), train: trainer.config().clone() };
-        if let Some(file) = &arguments.config
-            && let Some(difference) = settings.difference(&Settings::read(file, width)?)
-        {
-            return Err(usage(format_args!(
-                "--config {}: {difference} in the run in {}",
-                file.display(),
-                directory.root().display()
-            )));
-        }
+        let mut settings = Settings { model: trainer.flow().config().clone(), train: trainer.config().clone() };
+        check_asked(arguments, &settings, &row, directory)?;
         match (arguments.steps, arguments.time_limit, trainer.budget()) {
             (Some(steps), ..) => trainer.set_budget(Budget::Steps(steps))?,
             (None, Some(limit), Budget::Time(_)) => trainer.set_budget(Budget::Time(limit))?,
@@ -135,10 +144,31 @@ fn resume(
         }
         let (metrics, entries) = Metrics::resume(&directory.metrics(), trainer.steps_done())?;
         let pace = Pace::new(start, trainer.elapsed(), arguments.time_limit);
-        let mut run = Run::new(trainer, arguments, directory, metrics, pace, pictured);
+        let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration);
         run.remember(&entries);
         run.finish()
     })
+}
+
+/// Whether preset and file of a resumed run say what the run does.
+fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], directory: &RunDirectory) -> Result<()> {
+    let own = match arguments.preset {
+        Some(preset) => presets::settings(preset),
+        None if run.model.rows().is_some() => Settings::beneath_file(run.model.dimension()),
+        // whatever preset it was
+        None => run.clone(),
+    };
+    let (asked, what) = match (&arguments.config, arguments.preset) {
+        (Some(file), _) => (own.overlay(file, row)?, format!("--config {}", file.display())),
+        (None, Some(preset)) => (own, format!("--preset {preset}")),
+        (None, None) => return Ok(()),
+    };
+    match run.difference(&asked) {
+        Some(difference) => {
+            Err(usage(format_args!("{what}: {difference} in the run in {}", directory.root().display())))
+        }
+        None => Ok(()),
+    }
 }
 
 fn write_settings(

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::arguments::Inspect;
 use crate::model::{Stored, column_names, with_backend};
 use crate::output::print;
+use crate::rows::model_size;
 
 /// One link of the chain.
 #[derive(Debug, Serialize)]
@@ -83,9 +84,9 @@ fn estimators<B: Backend>(flow: &Flow<B>) -> Estimators {
         used: flow.resolved(training).to_string(),
     };
     Estimators {
-        training: choice(&flow.config().training, true),
-        evaluation: choice(&flow.config().evaluation, false),
-        replicates: flow.config().replicates,
+        training: choice(flow.config().training(), true),
+        evaluation: choice(flow.config().evaluation(), false),
+        replicates: flow.config().replicates(),
     }
 }
 
@@ -95,23 +96,33 @@ fn largest(links: &[Link]) -> f64 {
 }
 
 fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<String> {
-    let object = serde_json::json!({
+    let columns = flow.config().rows().map(|_| column_names(flow));
+    let validation = flow.provenance().validation_nll.and_then(|nll| flow.config().bits_per_dim(-nll));
+    let mut object = serde_json::json!({
         "model": stored.path().display().to_string(),
         "precision": stored.native.name(),
         "dimension": flow.dimension(),
-        "columns": column_names(flow),
+        "columns": columns,
         "parameters": flow.parameters(),
-        "blocks": flow.config().blocks,
+        "blocks": flow.config().blocks(),
         "links": links,
         "lipschitz": largest(links),
         "estimators": estimators(flow),
-        "standardisation": {
-            "mean": flow.standardiser().mean(),
-            "deviation": flow.standardiser().deviation(),
-        },
         "provenance": flow.provenance(),
         "config": flow.config(),
     });
+    if let Some(images) = flow.config().images() {
+        object["images"] = serde_json::json!({
+            "height": images.height,
+            "width": images.width,
+            "channels": images.channels,
+            "bits": images.bits,
+        });
+        object["validation_bits_per_dim"] = validation.into();
+    } else {
+        let (mean, deviation) = (flow.standardiser().mean(), flow.standardiser().deviation());
+        object["standardisation"] = serde_json::json!({ "mean": mean, "deviation": deviation });
+    }
     Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
 }
 
@@ -119,7 +130,10 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
     let mut out = String::new();
     let provenance = flow.provenance();
     let estimators = estimators(flow);
-    let validation = provenance.validation_nll.map_or("not validated".to_owned(), |v| format!("{v:.4} nats"));
+    let validation = provenance.validation_nll.map_or("not validated".to_owned(), |v| {
+        let bits = flow.config().bits_per_dim(-v).map_or(String::new(), |b| format!(", {b:.4} bits/dim"));
+        format!("{v:.4} nats{bits}")
+    });
     let mut line = |name: &str, value: &dyn std::fmt::Display| {
         // writing to a String cannot fail
         let _ = writeln!(out, "{name:<16}{value}");
@@ -128,6 +142,22 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
     line("fitted to", &provenance.data);
     line("training", &format_args!("{} steps, seed {}", provenance.steps, provenance.seed));
     line("validation nll", &validation);
+    if let Some(c) = flow.config().images() {
+        let blocks: Vec<_> = c.blocks.iter().map(ToString::to_string).collect();
+        let kernels: Vec<_> = c.kernels.iter().map(ToString::to_string).collect();
+        line("images", &format_args!("{} in {} bits", model_size(c), c.bits));
+        line(
+            "blocks",
+            &format_args!(
+                "{} of {} filters, kernels {}; {} fully connected of width {}",
+                blocks.join("-"),
+                c.filters,
+                kernels.join("-"),
+                c.fully_connected,
+                c.fully_connected_width
+            ),
+        );
+    }
     line("precision", &stored.native.name());
     line("parameters", &flow.parameters());
     for (name, choice) in [("estimator, fit", &estimators.training), ("estimator, eval", &estimators.evaluation)] {
@@ -139,7 +169,9 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
     }
     line("replicates", &format_args!("{}, where the estimator is random", estimators.replicates));
     line("Lipschitz bound", &format_args!("{:.4} of the worst block, estimated by power iteration", largest(links)));
-    let columns = column_names(flow).into_iter().zip(flow.standardiser().mean()).zip(flow.standardiser().deviation());
+    // 784 columns that are what they were are no news
+    let names = if flow.config().images().is_some() { Vec::new() } else { column_names(flow) };
+    let columns = names.into_iter().zip(flow.standardiser().mean()).zip(flow.standardiser().deviation());
     for ((name, mean), deviation) in columns {
         line("column", &format_args!("{name}: mean {mean:.6}, deviation {deviation:.6}"));
     }

@@ -7,8 +7,13 @@
 mod arguments;
 mod canvas;
 mod code;
+mod curve;
+mod evaluate;
 mod failure;
 mod fit;
+mod illustration;
+mod image_grid;
+mod import;
 mod inspect;
 mod keeper;
 mod metrics;
@@ -16,7 +21,9 @@ mod model;
 mod output;
 mod pace;
 mod picture;
+mod presets;
 mod progress;
+mod reconstruct;
 mod rows;
 mod run;
 mod run_directory;
@@ -37,7 +44,9 @@ fn main() -> ExitCode {
         Command::Sample(arguments) => sample::run(&arguments),
         Command::Encode(arguments) => code::encode(&arguments),
         Command::Decode(arguments) => code::decode(&arguments),
+        Command::Reconstruct(arguments) => reconstruct::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -30,6 +30,18 @@ pub(crate) struct Entry {
     pub(crate) terms: usize,
     /// The largest product of the normalised weights' σ of a block.
     pub(crate) lipschitz: f64,
+    /// The same of images, in bits per dimension.
+    #[serde(flatten)]
+    pub(crate) bits: Option<Bits>,
+}
+
+/// Negative log likelihoods of images, in bits per dimension.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Bits {
+    /// On the batch: the likelihood itself, not the surrogate whose gradient is taken.
+    pub(crate) train_bits_per_dim: f64,
+    pub(crate) val_bits_per_dim: Option<f64>,
+    pub(crate) val_bits_per_dim_se: Option<f64>,
 }
 
 /// The open file.

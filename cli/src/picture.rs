@@ -31,8 +31,8 @@ pub(crate) fn points(table: &Table) -> Vec<[f64; 2]> {
     (0..count).map(|i| table.row(i * n / count)).map(|row| [row[0], row[1]]).collect()
 }
 
-/// The time that one pass of [`draw`] takes for a flow, from a small part of it; and that of log p of one row.
-pub(crate) fn estimate<B: Backend>(flow: &PreparedFlow<B>, axes: &Axes) -> Result<(Duration, Duration)> {
+/// The time that one pass of [`draw`] takes for a flow, from a small part of it.
+pub(crate) fn estimate<B: Backend>(flow: &PreparedFlow<B>, axes: &Axes) -> Result<Duration> {
     let rows = Table::new(None, 2, cells(axes, 0..PROBE))?;
     let start = Instant::now();
     flow.log_prob(&rows, Key::new(0))?;
@@ -42,7 +42,7 @@ pub(crate) fn estimate<B: Backend>(flow: &PreparedFlow<B>, axes: &Axes) -> Resul
     let sample = start.elapsed().div_f64(PROBE as f64);
     // drawing and encoding four files besides
     let drawing = Duration::from_millis(300);
-    Ok((row.mul_f64((GRID * GRID) as f64) + sample.mul_f64(POINTS as f64) + drawing, row))
+    Ok(row.mul_f64((GRID * GRID) as f64) + sample.mul_f64(POINTS as f64) + drawing)
 }
 
 /// Draws density.png, samples.png, data.png and picture.png of a run. Samples stop at the deadline.

@@ -15,10 +15,15 @@ pub(crate) struct Position {
     pub(crate) steps: Option<u64>,
     /// From 0 to 1.
     pub(crate) fraction: f64,
-    pub(crate) nll: f64,
+    /// Epochs done, of images.
+    pub(crate) epoch: Option<f64>,
+    /// What is minimised.
+    pub(crate) objective: &'static str,
+    pub(crate) train: f64,
     pub(crate) validation: Option<f64>,
-    /// Steps a second.
+    /// Steps or images a second.
     pub(crate) rate: f64,
+    pub(crate) unit: &'static str,
     pub(crate) learning_rate: f64,
     /// The time that is left, as far as one can tell.
     pub(crate) left: Option<Duration>,
@@ -29,9 +34,11 @@ impl Position {
         let steps = self.steps.map_or(String::new(), |n| format!("/{n}"));
         let validation = self.validation.map_or("-".to_owned(), |v| format!("{v:.3}"));
         let left = self.left.map_or("-".to_owned(), clock);
+        let epoch = self.epoch.map_or(String::new(), |e| format!("  epoch {e:.2}"));
+        let digits = usize::from(self.rate < 100.0);
         format!(
-            "{}{steps}  nll {:.3}  val {validation}  lr {:.1e}  {:.1}/s  eta {left}",
-            self.step, self.nll, self.learning_rate, self.rate
+            "{}{steps}{epoch}  {} {:.3}  val {validation}  lr {:.1e}  {:.digits$}{}/s  eta {left}",
+            self.step, self.objective, self.train, self.learning_rate, self.rate, self.unit
         )
     }
 }
@@ -56,6 +63,14 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
+    /// A display that says nothing of what is done within seconds.
+    pub(crate) fn quiet() -> Self {
+        match Self::new() {
+            Self::Lines { .. } => Self::Lines { last: Some(Instant::now()) },
+            bar @ Self::Bar(_) => bar,
+        }
+    }
+
     pub(crate) fn new() -> Self {
         if !std::io::stderr().is_terminal() {
             return Self::Lines { last: None };
@@ -78,6 +93,22 @@ impl Progress {
                 if last.is_none_or(|last| last.elapsed() >= INTERVAL) {
                     *last = Some(Instant::now());
                     say(format_args!("step {}", position.text()));
+                }
+            }
+        }
+    }
+
+    /// Shows how many are done, and something about them.
+    pub(crate) fn count(&mut self, done: usize, all: usize, what: &str) {
+        match self {
+            Self::Bar(bar) => {
+                bar.set_position(done as u64 * LENGTH / all.max(1) as u64);
+                bar.set_message(format!("{done}/{all}  {what}"));
+            }
+            Self::Lines { last } => {
+                if last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+                    *last = Some(Instant::now());
+                    say(format_args!("{done}/{all}  {what}"));
                 }
             }
         }

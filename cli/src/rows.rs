@@ -1,38 +1,180 @@
-//! DATA: a file of rows, or the name of a built-in density.
+//! DATA: rows of numbers, images, or the name of a built-in density; and the part of it that a command looks at.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use resflow::data::{self, Table, ToyDensity};
+use clap::ValueEnum;
+use resflow::config::{ImageConfig, ModelConfig};
+use resflow::data::image::{self, ImageData, ImageError, ImageSet, ImageSize, ImageStack, npy};
+use resflow::data::{self, DataError, Samples, Table, ToyDensity};
 
-use crate::failure::usage;
+use crate::failure::{say, usage};
 
-/// Where rows come from.
+/// What DATA holds.
 #[derive(Debug)]
-pub(crate) enum Rows {
+pub(crate) enum Dataset {
     Density(ToyDensity),
-    File(Table),
+    Table(Table),
+    /// Bytes, with the test images apart.
+    Images(ImageData),
+    /// Values between 0 and 1.
+    Stack(ImageStack),
 }
 
-impl Rows {
+impl Dataset {
     /// A density's name goes before a file of the same name: `./moons` is the file.
     pub(crate) fn open(text: &str) -> Result<Self> {
         let unknown = match text.parse::<ToyDensity>() {
             Ok(density) => return Ok(Self::Density(density)),
             Err(e) => e,
         };
-        let path = Path::new(text);
-        match path.try_exists() {
+        match Path::new(text).try_exists() {
             Ok(false) => Err(usage(format_args!("{text}: file not found, and {unknown}"))),
-            _ => Ok(Self::File(read(path)?)),
+            _ => Self::open_file(Path::new(text)),
+        }
+    }
+
+    /// A table, or a file or folder of images.
+    pub(crate) fn open_file(path: &Path) -> Result<Self> {
+        if matches!(path.try_exists(), Ok(false)) {
+            return Err(usage(format_args!("{}: file not found", path.display())));
+        }
+        if !image::looks_like_images(path) {
+            return Ok(Self::Table(data::read(path)?));
+        }
+        match image::open(path) {
+            Ok(images) => Ok(Self::Images(images)),
+            // an array of numbers that are no bytes
+            Err(e) if is_npy_type(&e) => {
+                let named = |e| DataError::File { path: path.to_owned(), source: Box::new(e) };
+                let bytes = fs::read(path).map_err(|e| named(e.into()))?;
+                Ok(Self::Stack(npy::read_stack(&bytes).map_err(named)?))
+            }
+            Err(e) => Err(e.into()),
         }
     }
 }
 
-/// Reads a file of rows.
+fn is_npy_type(error: &DataError) -> bool {
+    match error {
+        DataError::File { source, .. } => is_npy_type(source),
+        DataError::Image(ImageError::NpyType { .. }) => true,
+        _ => false,
+    }
+}
+
+/// Reads a table.
 pub(crate) fn read(path: &Path) -> Result<Table> {
     match path.try_exists() {
         Ok(false) => Err(usage(format_args!("{}: file not found", path.display()))),
         _ => Ok(data::read(path)?),
     }
+}
+
+/// Which images of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Split {
+    /// The test images.
+    Test,
+    /// The images that `fit` trains on and validates with.
+    Train,
+    /// Both.
+    All,
+}
+
+/// The part of DATA that a command looks at.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Part {
+    /// Which images of a data set [default: test where there are any, else all]
+    #[arg(long, value_enum)]
+    pub(crate) split: Option<Split>,
+}
+
+/// What a model is evaluated on.
+#[derive(Debug)]
+pub(crate) enum Chosen {
+    Rows(Table),
+    Images(ImageSet),
+}
+
+impl Chosen {
+    pub(crate) fn samples(&self) -> Samples<'_> {
+        match self {
+            Self::Rows(table) => Samples::Rows(table),
+            Self::Images(set) => Samples::Images(set),
+        }
+    }
+}
+
+impl Part {
+    /// The samples of a file for a model, at most `most` of its images. Says on standard error which images they are.
+    pub(crate) fn of(self, dataset: Dataset, name: &str, model: &ModelConfig, most: Option<usize>) -> Result<Chosen> {
+        let image_size = match &dataset {
+            Dataset::Images(data) => Some(data.training.size()),
+            Dataset::Stack(stack) => Some(stack.size()),
+            Dataset::Table(_) | Dataset::Density(_) => None,
+        };
+        if let Some(found) = image_size {
+            check_size(found, name, model)?;
+        }
+        match dataset {
+            Dataset::Images(data) => self.images(data, name, most),
+            _ if self.split.is_some() => Err(usage(format_args!("--split: {name} is no data set of images"))),
+            Dataset::Stack(stack) => {
+                let (d, rows) = (stack.dimension(), stack.len().min(most.unwrap_or(usize::MAX)));
+                let mut values = stack.into_values();
+                values.truncate(rows * d);
+                Ok(Chosen::Rows(Table::new(None, d, values)?))
+            }
+            Dataset::Table(table) => match most {
+                Some(n) if model.images().is_some() => {
+                    Ok(Chosen::Rows(table.select(&(0..n.min(table.rows())).collect::<Vec<_>>())))
+                }
+                _ => Ok(Chosen::Rows(table)),
+            },
+            Dataset::Density(_) => Err(usage(format_args!("{name} is a density, a file is needed"))),
+        }
+    }
+
+    fn images(self, data: ImageData, name: &str, most: Option<usize>) -> Result<Chosen> {
+        let (set, what) = match (self.split, data.test) {
+            (None | Some(Split::Test), Some(test)) => (test, "test images"),
+            (Some(Split::Test), None) => return Err(usage(format_args!("--split test: {name} has no test images"))),
+            (Some(Split::Train), _) => (data.training, "training images"),
+            (Some(Split::All), Some(test)) => {
+                let ImageSize { height, width, channels } = test.size();
+                let mut bytes = data.training.into_bytes();
+                bytes.extend_from_slice(test.bytes());
+                (ImageSet::new(height, width, channels, bytes, None)?, "images, training and test")
+            }
+            (None | Some(Split::All), None) => (data.training, "images"),
+        };
+        let all = set.len();
+        let set = match most {
+            Some(n) if n < all => set.take(&(0..n).collect::<Vec<_>>())?,
+            _ => set,
+        };
+        let first = if set.len() < all { format!("the first {} of the ", set.len()) } else { "the ".to_owned() };
+        say(format_args!("taking {first}{all} {what} of {name}"));
+        Ok(Chosen::Images(set))
+    }
+}
+
+/// Whether images fit a model.
+pub(crate) fn check_size(found: ImageSize, name: &str, model: &ModelConfig) -> Result<()> {
+    let Some(config) = model.images() else {
+        let d = model.dimension();
+        return Err(usage(format_args!("{name}: images of {found}, the model is for rows of {d} numbers")));
+    };
+    let wanted = model_size(config);
+    if found == wanted {
+        return Ok(());
+    }
+    Err(usage(format_args!("{name}: images of {found}, the model is for {wanted}")))
+}
+
+/// The size of the images that a configuration is for.
+pub(crate) fn model_size(config: &ImageConfig) -> ImageSize {
+    ImageSize { height: config.height, width: config.width, channels: config.channels }
 }

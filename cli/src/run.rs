@@ -5,18 +5,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Key};
+use resflow::data::Samples;
+use resflow::flow::PreparedFlow;
 use resflow::train::{Budget, StepReport, Trainer, Validation};
 
 use crate::arguments::Fit;
-use crate::canvas::Axes;
 use crate::failure::{interrupted, warn};
+use crate::illustration::Illustration;
 use crate::keeper::Keeper;
-use crate::metrics::{Entry, Metrics};
+use crate::metrics::{Bits, Entry, Metrics};
 use crate::output::print;
 use crate::pace::Pace;
-use crate::picture;
 use crate::progress::{Position, Progress, clock};
-use crate::run_directory::{PICTURES, RunDirectory};
+use crate::run_directory::RunDirectory;
 
 /// A step is logged if its number is a multiple of this, or if it was validated.
 const LOG_EVERY: u64 = 10;
@@ -24,6 +25,12 @@ const LOG_EVERY: u64 = 10;
 const VALIDATIONS: f64 = 40.0;
 /// Validations between measurements of what the end of the run will take.
 const MEASURE_EVERY: u64 = 5;
+/// The most that validations of a run that is given a time may take of it, the last one apart.
+const VALIDATION_SHARE: f64 = 0.15;
+/// The most that pictures may take of the time before the end.
+const PICTURE_SHARE: f64 = 0.05;
+/// Rows that the cost of a validation is measured with.
+const PROBE: usize = 32;
 
 /// Whether the user wants the run to stop.
 pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -38,11 +45,18 @@ pub(crate) struct Run<'a, B: Backend> {
     keeper: Keeper<'a>,
     pace: Pace,
     progress: Progress,
-    pictured: Option<Vec<[f64; 2]>>,
+    illustration: Illustration,
+    /// Time spent on pictures, and what the next one would take.
+    drawn: Duration,
+    picture_cost: Option<Duration>,
+    /// Logged steps, of images.
+    entries: Vec<Entry>,
     /// The number of the last validation point of a run that is given a time.
     milestone: u64,
     validations: u64,
+    /// What a validation takes: the last one, or an estimate.
     validation_cost: Option<Duration>,
+    validated: Duration,
     best_error: Option<f64>,
     /// The steps that were done when this process began.
     first: u64,
@@ -56,7 +70,7 @@ impl<'a, B: Backend> Run<'a, B> {
         directory: &'a RunDirectory,
         metrics: Metrics,
         pace: Pace,
-        pictured: Option<Vec<[f64; 2]>>,
+        illustration: Illustration,
     ) -> Self {
         let first = trainer.steps_done();
         Self {
@@ -69,16 +83,21 @@ impl<'a, B: Backend> Run<'a, B> {
             keeper: Keeper::new(directory, first),
             pace,
             progress: Progress::new(),
-            pictured,
+            illustration,
+            drawn: Duration::ZERO,
+            picture_cost: None,
+            entries: Vec::new(),
             validations: 0,
             validation_cost: None,
+            validated: Duration::ZERO,
             best_error: None,
             began: Instant::now(),
         }
     }
 
-    /// Finds the standard error of the best validation so far among the logged ones.
+    /// Takes over what was logged before; finds the standard error of the best validation in it.
     pub(crate) fn remember(&mut self, entries: &[Entry]) {
+        self.entries = entries.iter().filter(|e| e.bits.is_some()).cloned().collect();
         let best = self.trainer.best_nll();
         self.best_error = entries.iter().find(|e| e.val_nll.is_some() && e.val_nll == best).and_then(|e| e.val_se);
     }
@@ -98,14 +117,48 @@ impl<'a, B: Backend> Run<'a, B> {
         self.progress.stage("writing the model");
         self.keeper.improved = true;
         self.keeper.save(&self.trainer, &self.metrics)?;
-        if let Some(data) = &self.pictured {
+        if !self.illustration.names().is_empty() {
             self.progress.stage("drawing the pictures");
-            let flow = self.trainer.model().prepare();
-            let key = Key::new(self.trainer.flow().provenance().seed);
-            picture::draw(&flow, data, key, self.pace.deadline(), self.directory)?;
+            self.draw()?;
         }
         self.progress.end();
         print(&self.summary())
+    }
+
+    fn draw(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let model = self.trainer.model();
+        let key = Key::new(self.trainer.flow().provenance().seed);
+        let deadline = self.pace.deadline();
+        let (entries, directory) = (&self.entries, self.directory);
+        let drawn = self.illustration.draw(&model.prepare(), model.config(), entries, key, deadline, directory);
+        self.picture_cost = Some(start.elapsed());
+        self.drawn += start.elapsed();
+        drawn
+    }
+
+    /// Draws the pictures of images between steps, if that costs next to nothing.
+    fn draw_on_the_way(&mut self) -> Result<()> {
+        if !matches!(self.illustration, Illustration::Images) {
+            return Ok(());
+        }
+        let cost = match self.picture_cost {
+            Some(cost) => cost,
+            None if self.began.elapsed() < Duration::from_secs(2) => return Ok(()),
+            None => {
+                let start = Instant::now();
+                let cost = self.illustration.estimate(&self.trainer.flow().prepare())?;
+                self.drawn += start.elapsed();
+                *self.picture_cost.insert(cost)
+            }
+        };
+        if (self.drawn + cost).as_secs_f64() <= PICTURE_SHARE * self.began.elapsed().as_secs_f64()
+            && let Err(error) = self.draw()
+        {
+            // training is worth more than a picture
+            warn(format_args!("{error:#}"));
+        }
+        Ok(())
     }
 
     fn train(&mut self) -> Result<()> {
@@ -133,6 +186,9 @@ impl<'a, B: Backend> Run<'a, B> {
             }
             if last {
                 return Ok(());
+            }
+            if validation.is_some() {
+                self.draw_on_the_way()?;
             }
             if INTERRUPTED.load(Ordering::SeqCst) {
                 self.keeper.save(&self.trainer, &self.metrics)?;
@@ -162,6 +218,12 @@ impl<'a, B: Backend> Run<'a, B> {
         if matches!(self.trainer.budget(), Budget::Steps(_)) || self.trainer.config().validate_every > 0 {
             return self.trainer.validation_due();
         }
+        // large models: rather few validations than no time for steps; the last one comes anyway
+        let cost = self.validation_cost.unwrap_or_default();
+        let share = VALIDATION_SHARE * self.began.elapsed().as_secs_f64();
+        if (self.validated + cost).as_secs_f64() > share || self.pace.left().is_some_and(|left| left < cost) {
+            return false;
+        }
         let milestone = (self.trainer.progress() * VALIDATIONS) as u64;
         milestone > std::mem::replace(&mut self.milestone, milestone)
     }
@@ -170,12 +232,14 @@ impl<'a, B: Backend> Run<'a, B> {
         let start = Instant::now();
         let validation = self.trainer.validate()?;
         self.validation_cost = Some(start.elapsed());
+        self.validated += start.elapsed();
         self.validations += 1;
         if validation.improved {
             self.keeper.improved = true;
             self.best_error = Some(validation.standard_error);
         }
-        if self.validations.is_multiple_of(MEASURE_EVERY) {
+        // images take long to validate and little to measure with
+        if self.validations.is_multiple_of(MEASURE_EVERY) || matches!(self.illustration, Illustration::Images) {
             self.measure()?;
         }
         Ok(validation)
@@ -186,31 +250,57 @@ impl<'a, B: Backend> Run<'a, B> {
         if self.pace.limit().is_none() {
             return Ok(());
         }
-        let mut pictures = Duration::ZERO;
-        let mut validation = self.validation_cost.unwrap_or_default();
-        if let Some(data) = &self.pictured {
-            let (cost, row) = picture::estimate(&self.trainer.flow().prepare(), &Axes::around(data))?;
-            pictures = cost;
-            let rows = self.trainer.validation_rows().rows() as f64;
-            validation = self.validation_cost.unwrap_or(row.mul_f64(rows));
-        }
+        let (validation, pictures) = if let Some(cost) = self.validation_cost {
+            (cost, self.illustration.estimate(&self.trainer.flow().prepare())?)
+        } else {
+            let start = Instant::now();
+            let flow = self.trainer.averaged().prepare();
+            let averaging = start.elapsed();
+            let cost = averaging + self.probe(&flow)?;
+            (*self.validation_cost.insert(cost), self.illustration.estimate(&flow)?)
+        };
         self.pace.reserve(validation, pictures, self.keeper.cost());
         Ok(())
     }
 
+    /// The time that log p of the validation rows takes, from some of them.
+    fn probe(&self, flow: &PreparedFlow<B>) -> Result<Duration> {
+        let samples = self.trainer.validation_rows();
+        let some: Vec<usize> = (0..samples.count().min(PROBE)).collect();
+        let start = Instant::now();
+        match samples {
+            Samples::Rows(table) => flow.log_prob(&table.select(&some), Key::new(0))?,
+            Samples::Images(set) => flow.log_prob(&set.take(&some)?, Key::new(0))?,
+        };
+        Ok(start.elapsed().mul_f64(samples.count() as f64 / some.len() as f64))
+    }
+
     fn log(&mut self, report: &StepReport, validation: Option<&Validation>) -> Result<()> {
         let finite = |x: f64| Some(x).filter(|x| x.is_finite());
-        self.metrics.log(&Entry {
+        let (nll, error) = (validation.map(|v| v.nll), validation.map(|v| v.standard_error));
+        let model = self.trainer.flow().config();
+        let bits = |nll: f64| model.bits_per_dim(-nll);
+        let entry = Entry {
             step: report.step,
             seconds: self.pace.elapsed().as_secs_f64(),
             train_nll: report.train_nll,
-            val_nll: validation.and_then(|v| finite(v.nll)),
-            val_se: validation.and_then(|v| finite(v.standard_error)),
+            val_nll: nll.and_then(finite),
+            val_se: error.and_then(finite),
             lr: report.learning_rate,
             grad_norm: report.gradient_norm,
             terms: report.terms,
             lipschitz: self.trainer.flow().lipschitz_estimate()?,
-        })
+            bits: bits(report.train_nll).map(|train_bits_per_dim| Bits {
+                train_bits_per_dim,
+                val_bits_per_dim: nll.and_then(bits).and_then(finite),
+                val_bits_per_dim_se: error.and_then(|e| model.bits_per_dim_error(e)).and_then(finite),
+            }),
+        };
+        self.metrics.log(&entry)?;
+        if entry.bits.is_some() {
+            self.entries.push(entry);
+        }
+        Ok(())
     }
 
     fn show(&mut self, report: &StepReport) {
@@ -223,13 +313,21 @@ impl<'a, B: Backend> Run<'a, B> {
             Budget::Time(limit) => (None, Some(limit.saturating_sub(self.trainer.elapsed()))),
         };
         let left = left.map(|left| self.pace.left().map_or(left, |limit| left.min(limit)));
+        let model = self.trainer.flow().config();
+        let images = model.images().is_some();
+        let rows = self.trainer.step_rows() as f64;
+        let epoch = |n: usize| report.step as f64 * rows / n as f64;
+        let objective = |nll: f64| model.bits_per_dim(-nll).unwrap_or(nll);
         self.progress.show(&Position {
             step: report.step,
             steps,
             fraction: self.trainer.progress(),
-            nll: report.train_nll,
-            validation: self.trainer.last_validation().map(|v| v.nll),
-            rate,
+            epoch: self.trainer.epoch_rows().filter(|_| images).map(epoch),
+            objective: if images { "bits/dim" } else { "nll" },
+            train: objective(report.train_nll),
+            validation: self.trainer.last_validation().map(|v| objective(v.nll)),
+            rate: if images { rate * rows } else { rate },
+            unit: if images { " images" } else { "" },
             learning_rate: report.learning_rate,
             left,
         });
@@ -243,17 +341,32 @@ impl<'a, B: Backend> Run<'a, B> {
             (Some(nll), None) => format!("{nll:.4}"),
             _ => "not finite in any validation".to_owned(),
         };
-        let pictures = if self.pictured.is_some() { PICTURES.join(", ") } else { String::new() };
+        let pictures = self.illustration.names().join(", ");
         let comma = if pictures.is_empty() { "" } else { ", " };
         let data = &self.arguments.data;
         let elapsed = self.pace.elapsed();
         let time = if elapsed.as_secs() < 100 { format!("{:.1} s", elapsed.as_secs_f64()) } else { clock(elapsed) };
+        let model = self.trainer.flow().config();
+        let bits = self.trainer.best_nll().and_then(|nll| model.bits_per_dim(-nll));
+        let validation = match (bits, self.best_error.and_then(|e| model.bits_per_dim_error(e))) {
+            (Some(bits), Some(error)) => format!("{bits:.4} ± {error:.4} bits/dim (nll {best} nats)"),
+            (Some(bits), None) => format!("{bits:.4} bits/dim (nll {best} nats)"),
+            _ => format!("nll {best} nats"),
+        };
+        let sample = if bits.is_some() {
+            format!(
+                "resflow sample {root} -n 100 --out grid.png\n  \
+                 resflow reconstruct {root} {data} --out round_trip.png"
+            )
+        } else {
+            format!("resflow sample {root} -n 1000 --out samples.csv")
+        };
         format!(
-            "validation nll {best} nats, {} steps, {time}\n\
+            "validation {validation}, {} steps, {time}\n\
              wrote {root}: model.safetensors, checkpoint.safetensors, metrics.jsonl, config.toml{comma}{pictures}\n\
              next:\n  \
              resflow score {root} {data}\n  \
-             resflow sample {root} -n 1000 --out samples.csv\n  \
+             {sample}\n  \
              resflow inspect {root}\n",
             self.trainer.steps_done()
         )

@@ -8,6 +8,8 @@ use crate::failure::usage;
 
 /// Pictures of a run over two columns.
 pub(crate) const PICTURES: [&str; 4] = ["density.png", "samples.png", "data.png", "picture.png"];
+/// Pictures of a run over images.
+pub(crate) const IMAGE_PICTURES: [&str; 2] = ["samples.png", "curve.png"];
 
 /// A directory with the files of one run.
 #[derive(Debug)]
@@ -58,7 +60,7 @@ impl RunDirectory {
             )));
         }
         std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
-        let pictures = PICTURES.map(|name| self.picture(name));
+        let pictures: Vec<_> = PICTURES.iter().chain(&IMAGE_PICTURES).map(|name| self.picture(name)).collect();
         for path in old.iter().chain(&[self.metrics(), self.config()]).chain(&pictures) {
             match std::fs::remove_file(path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

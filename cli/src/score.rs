@@ -1,19 +1,20 @@
-//! `resflow score`: log p of rows.
+//! `resflow score`: log p of rows; of images also bits per dimension.
 
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use resflow::backend::{Backend, Key};
-use resflow::config::FlowConfig;
-use resflow::data::{Table, csv};
+use resflow::config::{FlowConfig, ModelConfig};
+use resflow::data::csv;
 use resflow::estimator::{Auto, Estimator, Sharing};
 use resflow::log_prob::LogProb;
 
 use crate::arguments::{Precision, Score};
+use crate::evaluate;
 use crate::failure::{usage, warn};
 use crate::model::{Stored, with_backend};
 use crate::output::{extension, print, write_file};
-use crate::rows::Rows;
+use crate::rows::{Chosen, Dataset};
 
 /// Fresh points of a density, unless a number is given.
 const FRESH: u32 = 10_000;
@@ -25,38 +26,69 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
         return Err(usage(format_args!("--out {}: the file's name must end in .csv", out.display())));
     }
     let stored = Stored::open(&arguments.model)?;
-    let table = match (Rows::open(&arguments.data)?, arguments.rows) {
-        (Rows::Density(density), rows) => {
-            density.sample(Key::new(arguments.seed).named("test data"), rows.unwrap_or(FRESH) as usize)
-        }
-        (Rows::File(table), None) => table,
-        (Rows::File(_), Some(_)) => return Err(usage("--rows is for built-in densities; a file is scored whole")),
-    };
+    let dataset = Dataset::open(&arguments.data)?;
     with_backend!(stored.precision, arguments.model.arithmetic.threads, |backend| {
-        score(arguments, &stored, &table, backend)
+        score(arguments, &stored, dataset, backend)
     })
 }
 
-fn score<B: Backend>(arguments: &Score, stored: &Stored, table: &Table, backend: B) -> Result<()> {
+/// The rows or images to score.
+fn chosen_data(arguments: &Score, dataset: Dataset, model: &ModelConfig) -> Result<Chosen> {
+    match (dataset, arguments.rows) {
+        (Dataset::Density(density), rows) if arguments.part.split.is_none() => {
+            let key = Key::new(arguments.seed).named("test data");
+            Ok(Chosen::Rows(density.sample(key, rows.unwrap_or(FRESH) as usize)))
+        }
+        (Dataset::Table(_), Some(_)) if model.rows().is_some() => {
+            Err(usage("--rows is for built-in densities and images; a file is scored whole"))
+        }
+        (dataset, rows) => arguments.part.of(dataset, &arguments.data, model, rows.map(|n| n as usize)),
+    }
+}
+
+fn score<B: Backend>(arguments: &Score, stored: &Stored, dataset: Dataset, backend: B) -> Result<()> {
     let mut flow = stored.flow(backend)?;
-    let estimator = chosen(arguments.estimator.as_ref(), &flow.config().evaluation);
-    let replicates = arguments.replicates.map_or(flow.config().replicates, |r| r as usize);
+    let data = chosen_data(arguments, dataset, flow.config())?;
+    let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
+    let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
     flow.set_evaluation(estimator, replicates).map_err(usage)?;
     // training's warnings are for `fit`
     if let Estimator::RussianRoulette(roulette) = flow.resolved(false) {
         let bound = flow.links().iter().filter_map(|l| l.lipschitz_bound()).fold(0.0, f64::max);
         roulette.variance_warning(bound).into_iter().for_each(warn);
     }
+    let model = flow.config();
+    let mut prepared = flow.prepare();
+    if let Some(error) = arguments.standard_error {
+        // bits per dimension of one nat
+        let unit = model.bits_per_dim_error(1.0).unwrap_or(1.0);
+        prepared = prepared.within(error / unit, arguments.most_replicates as usize).map_err(usage)?;
+    }
     let start = Instant::now();
-    let scores = flow.log_prob(table, Key::new(arguments.seed).named("score")).context(arguments.data.clone())?;
+    let scores = evaluate::log_prob(&prepared, model, data.samples(), evaluate::key(arguments.seed))
+        .context(arguments.data.clone())?;
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &arguments.out {
-        let rows: Vec<f64> = scores.values.iter().zip(&scores.standard_error).flat_map(|(&v, &e)| [v, e]).collect();
-        let mut bytes = Vec::new();
-        csv::write_values(Some(&["log_prob".to_owned(), "se".to_owned()]), 2, &rows, &mut bytes)?;
-        write_file(path, &bytes)?;
+        write_file(path, &table(model, &scores)?)?;
     }
-    report(arguments, stored.precision, &scores, seconds)
+    report(arguments, stored.precision, model, &scores, seconds)
+}
+
+/// The values of all rows, as CSV.
+fn table(model: &ModelConfig, scores: &LogProb) -> Result<Vec<u8>> {
+    let names: &[&str] = match model {
+        ModelConfig::Images(_) => &["bits_per_dim", "bits_per_dim_se", "log_prob", "se"],
+        ModelConfig::Rows(_) => &["log_prob", "se"],
+    };
+    let mut rows = Vec::with_capacity(names.len() * scores.values.len());
+    for (&value, &error) in scores.values.iter().zip(&scores.standard_error) {
+        rows.extend(model.bits_per_dim(value).into_iter().chain(model.bits_per_dim_error(error)));
+        rows.extend([value, error]);
+    }
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    let mut bytes = Vec::new();
+    csv::write_values(Some(&names), names.len(), &rows, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// The estimator that was asked for; `auto` keeps the model's own alternative.
@@ -75,7 +107,71 @@ fn chosen(asked: Option<&Estimator>, own: &Estimator) -> Estimator {
     }
 }
 
-fn report(arguments: &Score, precision: Precision, scores: &LogProb, seconds: f64) -> Result<()> {
+fn report(arguments: &Score, precision: Precision, model: &ModelConfig, scores: &LogProb, seconds: f64) -> Result<()> {
+    let rows = scores.values.len();
+    let lost = warn_of_lost(scores);
+    let (mean, error) = (scores.mean(), scores.mean_standard_error());
+    let finite = || scores.standard_error.iter().filter(|e| e.is_finite());
+    let each = finite().sum::<f64>() / (finite().count().max(1)) as f64;
+    if let Some(wanted) = arguments.standard_error {
+        let above = finite().filter(|&&e| model.bits_per_dim_error(e).unwrap_or(e) > wanted).count();
+        if above > 0 {
+            let most = arguments.most_replicates;
+            warn(format_args!(
+                "{above} of {rows} rows have a standard error above {wanted} after {most} replicates; \
+                 --most-replicates allows more"
+            ));
+        }
+    }
+    if arguments.json {
+        let mut object = serde_json::json!({
+            "rows": rows,
+            "mean_log_prob": mean,
+            "mean_log_prob_se": error,
+            "mean_row_se": each,
+            "estimator": scores.estimator,
+            "replicates": scores.replicates,
+            "precision": precision.name(),
+            "non_finite_rows": lost,
+            "seconds": seconds,
+        });
+        if model.images().is_some() {
+            object["mean_bits_per_dim"] = model.bits_per_dim(mean).into();
+            object["mean_bits_per_dim_se"] = model.bits_per_dim_error(error).into();
+            object["mean_image_bits_per_dim_se"] = model.bits_per_dim_error(each).into();
+        }
+        return print(&format!("{object}\n"));
+    }
+    if rows == 0 {
+        bail!("{}: no rows", arguments.data);
+    }
+    let (row, bits) = match (model.bits_per_dim(mean), model.bits_per_dim_error(error)) {
+        (Some(bits), Some(error)) => ("image", format!("bits/dim    {bits:.5} ± {error:.5}, {rows} images\n")),
+        _ => ("row", String::new()),
+    };
+    let replicates = match scores.replicates {
+        1 => format!("error of {row} 0", row = if row == "row" { "a row" } else { "an image" }),
+        n => {
+            let least = if arguments.standard_error.is_some() { " at least" } else { "" };
+            let of = match model.bits_per_dim_error(each) {
+                Some(bits) => format!("of an image {bits:.2e} bits/dim"),
+                None => format!("of a row {each:.2e}"),
+            };
+            format!("{n} replicates{least}, mean error {of}")
+        }
+    };
+    print(&format!(
+        "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s\n\
+         estimator   {}; {replicates}\n\
+         time        {seconds:.2} s in {}\n",
+        -mean,
+        scores.estimator,
+        precision.name()
+    ))
+}
+
+/// Warns of rows without a finite log p, and counts them.
+fn warn_of_lost(scores: &LogProb) -> usize {
     let rows = scores.values.len();
     let lost: Vec<usize> = (0..rows).filter(|&i| !scores.values[i].is_finite()).collect();
     if !lost.is_empty() {
@@ -93,34 +189,5 @@ fn report(arguments: &Score, precision: Precision, scores: &LogProb, seconds: f6
             shown.join(", ")
         ));
     }
-    let (mean, error) = (scores.mean(), scores.mean_standard_error());
-    if arguments.json {
-        let object = serde_json::json!({
-            "rows": rows,
-            "mean_log_prob": mean,
-            "mean_log_prob_se": error,
-            "estimator": scores.estimator,
-            "replicates": scores.replicates,
-            "precision": precision.name(),
-            "non_finite_rows": lost.len(),
-            "seconds": seconds,
-        });
-        return print(&format!("{object}\n"));
-    }
-    if rows == 0 {
-        bail!("{}: no rows", arguments.data);
-    }
-    let each = scores.standard_error.iter().filter(|e| e.is_finite()).sum::<f64>() / rows as f64;
-    let replicates = match scores.replicates {
-        1 => "error of a row 0".to_owned(),
-        n => format!("{n} replicates, mean error of a row {each:.2e}"),
-    };
-    print(&format!(
-        "mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} rows\n\
-         estimator   {}; {replicates}\n\
-         time        {seconds:.2} s in {}\n",
-        -mean,
-        scores.estimator,
-        precision.name()
-    ))
+    lost.len()
 }

@@ -1,10 +1,11 @@
-//! The configuration file: TOML with the sections `[flow]` and `[train]`, errors with file, line and column.
+//! The configuration file: TOML with the sections `[flow]` (rows of numbers) or `[images]`, and `[train]`; errors with
+//! file, line and column. What the file does not say stays as it was: the default, or the preset's.
 
 use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, Error, Result};
-use resflow::config::FlowConfig;
+use resflow::config::{FlowConfig, ImageConfig, ModelConfig};
 use resflow::error::ConfigError;
 use resflow::train::TrainConfig;
 use serde::{Deserialize, Serialize};
@@ -13,29 +14,57 @@ use toml::de::{DeTable, DeValue};
 use crate::failure::usage;
 
 /// All settings of a run that are not on the command line.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
-    pub(crate) flow: FlowConfig,
+    pub(crate) model: ModelConfig,
     pub(crate) train: TrainConfig,
+}
+
+/// The sections of a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sections {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow: Option<FlowConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    images: Option<ImageConfig>,
+    train: Option<TrainConfig>,
 }
 
 impl Settings {
     /// The defaults for data of `columns` columns.
     pub(crate) fn new(columns: usize) -> Self {
-        Self { flow: FlowConfig::new(columns), train: TrainConfig::default() }
+        Self { model: FlowConfig::new(columns).into(), train: TrainConfig::default() }
     }
 
-    /// Reads and checks a file. The flow's dimension is that of the data; a file that says otherwise is wrong.
-    pub(crate) fn read(path: &Path, columns: usize) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| usage(format_args!("{}: {e}", path.display())))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            usage(format_args!("{}: not UTF-8 after byte {}", path.display(), e.utf8_error().valid_up_to()))
-        })?;
-        Self::parse(&text, &path.display().to_string(), columns)
+    /// What a file for data of `columns` columns is laid over.
+    pub(crate) fn beneath_file(columns: usize) -> Self {
+        let flow = FlowConfig { dimension: columns, ..FlowConfig::default() };
+        Self { model: flow.into(), train: TrainConfig::default() }
     }
 
-    fn parse(text: &str, file: &str, columns: usize) -> Result<Self> {
+    /// The model that a file configures by itself.
+    pub(crate) fn architecture(path: &Path) -> Result<ModelConfig> {
+        let (text, file) = read_text(path)?;
+        // every setting by itself, and which section there is
+        let sections: Sections = toml::from_str(&text).map_err(|e| usage(format_args!("{file}: {}", e.message())))?;
+        let model: ModelConfig = match (sections.flow, sections.images) {
+            (Some(flow), None) => flow.into(),
+            (None, Some(images)) => images.into(),
+            _ => return Err(usage(format_args!("{file}: needs one of the sections [images] and [flow]"))),
+        };
+        let row = model.row();
+        Ok(Self { model, train: TrainConfig::default() }.parse(&text, &file, &row)?.model)
+    }
+
+    /// Lays a file over these settings, key by key, and checks the outcome. The data's row has this shape; a file that
+    /// says otherwise is wrong.
+    pub(crate) fn overlay(&self, path: &Path, row: &[usize]) -> Result<Self> {
+        let (text, file) = read_text(path)?;
+        self.parse(&text, &file, row)
+    }
+
+    fn parse(&self, text: &str, file: &str, row: &[usize]) -> Result<Self> {
         let wrong = |span: Option<Range<usize>>, problem: &str| match span {
             Some(span) => {
                 let (line, column) = place(text, span.start);
@@ -45,15 +74,29 @@ impl Settings {
         };
         let syntax = |e: toml::de::Error| wrong(e.span(), e.message());
         let document = DeTable::parse(text).map_err(syntax)?;
-        let mut settings: Self = toml::from_str(text).map_err(syntax)?;
-        let section = |name: &str| document.get_ref().get(name).and_then(|v| v.get_ref().as_table());
-        if let Some((key, _)) = section("flow").and_then(|t| t.get_key_value("dimension"))
-            && settings.flow.dimension != columns
-        {
-            let problem = format!("`dimension` is {}, the data has {columns} columns", settings.flow.dimension);
-            return Err(wrong(Some(key.span()), &problem));
+        // every setting by itself, for the places of mistakes
+        let _: Sections = toml::from_str(text).map_err(syntax)?;
+        let (own, other, problem) = match self.model {
+            ModelConfig::Rows(_) => ("flow", "images", "`images` is for images, the data are rows: theirs is `flow`"),
+            ModelConfig::Images(_) => ("images", "flow", "`flow` is for rows, the data are images: theirs is `images`"),
+        };
+        if let Some((key, _)) = document.get_ref().get_key_value(other) {
+            return Err(wrong(Some(key.span()), problem));
         }
-        settings.flow.dimension = columns;
+        let merged = self.with(toml::from_str(text).map_err(syntax)?).map_err(|e| wrong(None, &e.to_string()))?;
+        let section = |name: &str| document.get_ref().get(name).and_then(|v| v.get_ref().as_table());
+        let names: &[&str] = if own == "flow" { &["dimension"] } else { &["height", "width", "channels"] };
+        for ((name, value), data) in names.iter().zip(merged.model.row()).zip(row) {
+            if let Some((key, _)) = section(own).and_then(|t| t.get_key_value(*name))
+                && value != *data
+            {
+                let problem = match own {
+                    "flow" => format!("`{name}` is {value}, the data has {data} columns"),
+                    _ => format!("`{name}` is {value}, that of the data is {data}"),
+                };
+                return Err(wrong(Some(key.span()), &problem));
+            }
+        }
         let located = |error: ConfigError, name: &str| -> Error {
             let span = match &error {
                 ConfigError::OutOfRange { name: setting, value, .. } => {
@@ -63,14 +106,39 @@ impl Settings {
             };
             wrong(span, &error.to_string())
         };
-        settings.flow.check().map_err(|e| located(e, "flow"))?;
-        settings.train.check().map_err(|e| located(e, "train"))?;
-        Ok(settings)
+        merged.model.check().map_err(|e| located(e, own))?;
+        merged.train.check().map_err(|e| located(e, "train"))?;
+        Ok(merged)
+    }
+
+    /// These settings with those of a file in their place.
+    fn with(&self, file: toml::Table) -> Result<Self> {
+        let mut all = toml::Table::try_from(self.sections())?;
+        for (name, section) in file {
+            if let (Some(toml::Value::Table(all)), toml::Value::Table(section)) = (all.get_mut(&name), section) {
+                all.extend(section);
+            }
+        }
+        let all: Sections = all.try_into()?;
+        let model = match (all.flow, all.images) {
+            (Some(flow), _) => flow.into(),
+            (None, Some(images)) => images.into(),
+            (None, None) => self.model.clone(),
+        };
+        Ok(Self { model, train: all.train.unwrap_or_default() })
+    }
+
+    fn sections(&self) -> Sections {
+        Sections {
+            flow: self.model.rows().cloned(),
+            images: self.model.images().cloned(),
+            train: Some(self.train.clone()),
+        }
     }
 
     /// The text of a file that reads back as these settings.
     pub(crate) fn to_toml(&self, comment: &str) -> Result<String> {
-        let text = toml::to_string(self).context("the configuration")?;
+        let text = toml::to_string(&self.sections()).context("the configuration")?;
         Ok(format!("# {comment}\n\n{text}"))
     }
 
@@ -79,10 +147,19 @@ impl Settings {
         let value = |s: &Self| {
             let mut s = s.clone();
             s.train.steps = 1;
-            toml::Table::try_from(&s).ok()
+            toml::Table::try_from(s.sections()).ok()
         };
         first_difference("", &value(self)?, &value(other)?)
     }
+}
+
+/// The text of a file, and its name.
+fn read_text(path: &Path) -> Result<(String, String)> {
+    let bytes = std::fs::read(path).map_err(|e| usage(format_args!("{}: {e}", path.display())))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        usage(format_args!("{}: not UTF-8 after byte {}", path.display(), e.utf8_error().valid_up_to()))
+    })?;
+    Ok((text, path.display().to_string()))
 }
 
 /// The path of the first entry that differs, and its two values.
@@ -128,19 +205,62 @@ fn holds(entry: &DeValue<'_>, value: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use resflow::config::Preset;
+
     use super::*;
+    use crate::presets;
+
+    fn rows(columns: usize, text: &str) -> Result<Settings> {
+        Settings::beneath_file(columns).parse(text, "f", &[columns])
+    }
+
+    fn images(text: &str, row: [usize; 3]) -> Result<Settings> {
+        presets::settings(Preset::MnistSmall).parse(text, "f", &row)
+    }
 
     #[test]
     fn settings_read_back() {
         let mut settings = Settings::new(3);
         for estimator in ["exact", "auto", "truncated:terms=3", "roulette:law=poisson"] {
-            settings.flow.training = estimator.parse().expect(estimator);
+            settings.model = FlowConfig { training: estimator.parse().expect(estimator), ..FlowConfig::new(3) }.into();
             let text = settings.to_toml("a comment").expect("serialises");
-            assert_eq!(Settings::parse(&text, "f", 3).expect(&text), settings);
+            assert_eq!(rows(3, &text).expect(&text), settings);
         }
         let text = "[flow]\ntraining = \"exact\"\nevaluation = { truncated = { terms = 3 } }\n";
-        let settings = Settings::parse(text, "f", 3).expect("both forms of an estimator");
-        assert_eq!(settings.flow.training, "exact".parse().expect("exact"));
+        let settings = rows(3, text).expect("both forms of an estimator");
+        assert_eq!(settings.model.training(), &"exact".parse().expect("exact"));
+        for preset in Preset::ALL {
+            let settings = presets::settings(preset);
+            let text = settings.to_toml("a comment").expect("serialises");
+            let row = settings.model.row();
+            let other = presets::settings(Preset::Cifar10).parse(&text, "f", &row).expect(&text);
+            assert_eq!(other, settings, "{preset}: whatever is beneath");
+        }
+    }
+
+    #[test]
+    fn a_file_changes_what_it_names() {
+        let text = "[images]\nfilters = 8\nevaluation = \"exact\"\n[train]\nbatch = 7\n";
+        let settings = images(text, [28, 28, 1]).expect("settings");
+        let preset = presets::settings(Preset::MnistSmall);
+        let flow = ImageConfig { filters: 8, evaluation: "exact".parse().expect("exact"), ..Preset::MnistSmall.flow() };
+        assert_eq!(settings, Settings { model: flow.into(), train: TrainConfig { batch: 7, ..preset.train } });
+    }
+
+    #[test]
+    fn mistakes_in_images_have_a_place() {
+        for (text, expected) in [
+            ("[images]\nheight = 8\n", "f, line 2, column 1: `height` is 8, that of the data is 28"),
+            ("[images]\nfilters = 0\n", "f, line 2, column 11: `filters` is 0"),
+            ("[images]\nkernels = [3, 2]\n", "f, line 2, column 11: `kernels` is 2"),
+            ("[images]\nhidden = [2]\n", "f, line 2, column 1: unknown field `hidden`"),
+            ("[flow]\nblocks = 2\n", "f, line 1, column 2: `flow` is for rows"),
+            ("[images]\nblocks = [1, 1, 1, 1]\n", "f: images of 28 × 28 cannot be squeezed 3 times"),
+        ] {
+            let error = images(text, [28, 28, 1]).expect_err(text).to_string();
+            assert!(error.starts_with(expected), "{text}: {error}");
+        }
+        assert!(rows(2, "[images]\n").expect_err("images").to_string().contains("the data are rows"));
     }
 
     #[test]
@@ -159,7 +279,7 @@ mod tests {
             ("[flow]\nblocks = = 3\n", "f, line 2, column"),
             ("[flow.training.truncated]\nterms = 3\nprobes = 0\n", "f, line 3, column 10: `probes` is 0"),
         ] {
-            let error = Settings::parse(text, "f", 2).expect_err(text).to_string();
+            let error = rows(2, text).expect_err(text).to_string();
             assert!(error.starts_with(expected), "{text}: {error}");
         }
     }

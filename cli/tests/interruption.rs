@@ -3,39 +3,11 @@
 
 mod binary;
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
-use binary::{Folder, csv, metrics, text};
+use binary::{Folder, assert_same, csv, start, text, wait_for};
 use resflow::checkpoint::Archive;
-
-/// Both runs ended in the same state: model, checkpoint and metrics, but for the time that they took.
-fn assert_same(a: &Path, b: &Path) {
-    let model = |run: &Path| std::fs::read(run.join("model.safetensors")).expect("a model");
-    assert!(model(a) == model(b), "the models differ");
-    let state = |run: &Path| {
-        let mut archive = Archive::read(&run.join("checkpoint.safetensors")).expect("a checkpoint");
-        archive.document["run"]["elapsed"] = 0.into();
-        archive
-    };
-    let (a_state, b_state) = (state(a), state(b));
-    assert_eq!(a_state.document, b_state.document);
-    assert!(a_state.tensors == b_state.tensors, "the checkpoints differ");
-    assert_eq!(metrics(a), metrics(b));
-}
-
-fn start(folder: &Folder, line: &str) -> Child {
-    folder.command(line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs")
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what} within a minute");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 #[test]
 fn ten_kills_change_nothing() {

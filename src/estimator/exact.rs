@@ -3,7 +3,7 @@
 //! Its gradient is tr((I+J)⁻¹ ∂J) = Σ_i u_iᵀ ∂J e_i with u_i = (I+J)^{−T} e_i: the same surrogate as that of the Neumann
 //! series, with d probes that are the unit vectors.
 
-use resflow_backend::{Backend, Binary, Element as _};
+use resflow_backend::{Backend, Binary, Element as _, Shape};
 
 use super::{SeriesValue, Surrogate};
 use crate::layer::{PreparedLayer, Saved};
@@ -13,23 +13,25 @@ use crate::layer::{PreparedLayer, Saved};
 pub struct ExactLogDet<B: Backend> {
     /// The value, `[n, 1]`.
     pub value: SeriesValue<B>,
-    /// The unit vectors e_1, …, e_d as probes `[n, d]`.
+    /// The unit vectors e_1, …, e_d as probes, of the shape of the rows.
     pub probes: Vec<B::Tensor>,
     /// u_i for each of them.
     pub surrogates: Vec<Surrogate<B>>,
 }
 
-/// The Jacobian of g at each row of x `[n, d]`: `[n, d, d]`, entry (i, j) = ∂g_i/∂x_j.
+/// The Jacobian of g at each of `rows` rows of shape `row`, with d entries: `[n, d, d]`, entry (i, j) = ∂g_i/∂x_j.
 pub fn jacobian<B: Backend>(
     backend: &B,
     net: &dyn PreparedLayer<B>,
     saved: &Saved<B>,
     rows: usize,
-    d: usize,
+    row: &[usize],
 ) -> B::Tensor {
+    let d: usize = row.iter().product();
+    let shape = row;
     let columns: Vec<B::Tensor> = (0..d)
         .map(|i| {
-            let row = net.vjp(backend, saved, unit_vector(backend, rows, d, i));
+            let row = net.vjp(backend, saved, unit_vector(backend, rows, shape, i));
             backend.reshape(&row, [rows, 1, d].into())
         })
         .collect();
@@ -42,10 +44,11 @@ pub fn exact_log_det<B: Backend>(
     net: &dyn PreparedLayer<B>,
     saved: &Saved<B>,
     rows: usize,
-    d: usize,
+    row: &[usize],
     gradient: bool,
 ) -> ExactLogDet<B> {
-    let j = jacobian(backend, net, saved, rows, d);
+    let d: usize = row.iter().product();
+    let j = jacobian(backend, net, saved, rows, row);
     let identity: Vec<B::Elem> = (0..d * d).map(|e| B::Elem::from_f64(f64::from(u8::from(e % (d + 1) == 0)))).collect();
     let identity = backend.upload(&identity, [1, d, d].into());
     let (value, inverse) = backend.lu(&backend.binary(Binary::Add, j, &identity));
@@ -54,17 +57,22 @@ pub fn exact_log_det<B: Backend>(
         for i in 0..d {
             // row i of the inverse is (I+J)^{−T} e_i
             let u = backend.narrow(&inverse, 1, i, 1);
-            out.surrogates.push(Surrogate { u: backend.reshape(&u, [rows, d].into()) });
-            out.probes.push(unit_vector(backend, rows, d, i));
+            out.surrogates.push(Surrogate { u: backend.reshape(&u, with_rows(rows, row)) });
+            out.probes.push(unit_vector(backend, rows, row, i));
         }
     }
     out
 }
 
+/// The shape of `rows` rows.
+fn with_rows(rows: usize, row: &[usize]) -> Shape {
+    Shape::new(&[&[rows], row].concat())
+}
+
 /// e_i in every row.
-fn unit_vector<B: Backend>(backend: &B, rows: usize, d: usize, i: usize) -> B::Tensor {
-    let mut one = vec![B::Elem::ZERO; d];
+fn unit_vector<B: Backend>(backend: &B, rows: usize, row: &[usize], i: usize) -> B::Tensor {
+    let mut one = vec![B::Elem::ZERO; row.iter().product()];
     one[i] = B::Elem::ONE;
-    let one = backend.upload(&one, [d].into());
-    backend.binary(Binary::Add, backend.full(0.0, [rows, d].into()), &one)
+    let one = backend.upload(&one, row.into());
+    backend.binary(Binary::Add, backend.full(0.0, with_rows(rows, row)), &one)
 }

@@ -12,6 +12,7 @@
 //! different types: [`SeriesValue`] is a value; [`Surrogate`] has no value that means anything.
 
 mod auto;
+mod differentiated;
 mod exact;
 mod law;
 mod roulette;
@@ -19,6 +20,7 @@ mod series;
 mod spec;
 
 pub use auto::{Auto, CostModel};
+pub use differentiated::{Differentiated, differentiated};
 pub use exact::{ExactLogDet, exact_log_det, jacobian};
 pub use law::Law;
 pub use roulette::{RussianRoulette, Sharing, Truncated, VarianceWarning};

@@ -118,10 +118,16 @@ impl RussianRoulette {
     /// Whether the variance is finite for every g with Lip(g) ≤ c, and a law that would make it so.
     pub fn variance_warning(&self, c: f64) -> Option<VarianceWarning> {
         // the gradient's second moment: Σ c^{2k} / P(N ≥ k−E) < ∞, strictly
-        let bounded = matches!(self.law, Law::ShiftedGeometric { p } if c * c < 1.0 - p);
-        let better = Law::ShiftedGeometric { p: (1.0 - c).max(super::law::LEAST_STOP) };
-        (!bounded).then_some(VarianceWarning { law: self.law, bound: c, better })
+        // rounded down, so that it stays bounded
+        let p = ((1.0 - c) * 1e4).floor() / 1e4;
+        let better = Law::ShiftedGeometric { p: p.max(super::law::LEAST_STOP) };
+        (!bounded(self.law, c)).then_some(VarianceWarning { law: self.law, bound: c, better })
     }
+}
+
+/// Whether the gradient's variance is, for every network of this Lipschitz bound.
+fn bounded(law: Law, c: f64) -> bool {
+    matches!(law, Law::ShiftedGeometric { p } if c * c < 1.0 - p)
 }
 
 /// The variance of a roulette estimator is not bounded for the network's Lipschitz bound. In practice tr(Jᵏ) falls faster
@@ -132,7 +138,8 @@ pub struct VarianceWarning {
     pub law: Law,
     /// The Lipschitz bound of the worst block.
     pub bound: f64,
-    /// The law with the least work × variance at that bound; its variance is bounded for bounds up to 0.9995.
+    /// The law with the least work × variance at that bound, as far as laws go: for bounds above 0.9995 it has no bounded
+    /// variance either.
     pub better: Law,
 }
 
@@ -140,9 +147,14 @@ impl std::fmt::Display for VarianceWarning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "unbounded-variance: with {} and Lip(g) up to {:.4} the variance of the gradient has no bound; {} has one",
-            self.law, self.bound, self.better
-        )
+            "unbounded-variance: with {} and Lip(g) up to {:.4} the variance of the gradient has no bound; ",
+            self.law, self.bound
+        )?;
+        if bounded(self.better, self.bound) {
+            write!(f, "{} has one", self.better)
+        } else {
+            write!(f, "a smaller coefficient is needed for one")
+        }
     }
 }
 

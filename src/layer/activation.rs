@@ -2,7 +2,7 @@
 
 use resflow_backend::{Activation, Backend, Binary, Unary};
 
-use super::{Keep, Layer, PreparedLayer, Role, Saved, Slot, Visitor, VisitorMut, accumulate};
+use super::{Keep, Layer, OrderGradients, PreparedLayer, Role, Saved, Slot, Visitor, VisitorMut, accumulate};
 use crate::error::ConfigError;
 
 /// The raw β of a fresh LipSwish (Chen et al. 2019): b = softplus(0.5).
@@ -138,9 +138,10 @@ impl<B: Backend> PreparedLayer<B> for PreparedActivation<B> {
         usize::from(self.b.is_some())
     }
 
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) {
+    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) -> OrderGradients<B> {
         if let Some(b) = &self.b {
             pull_back_softplus(backend, b, &mut slots[0]);
         }
+        [None, None]
     }
 }

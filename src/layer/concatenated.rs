@@ -5,7 +5,7 @@
 use resflow_backend::{Activation, Backend, Binary};
 
 use super::activation::{INITIAL_BETA, pull_back_softplus, slope, softplus};
-use super::{Keep, Layer, PreparedLayer, Role, Saved, Slot, Visitor, VisitorMut, accumulate};
+use super::{Keep, Layer, OrderGradients, PreparedLayer, Role, Saved, Slot, Visitor, VisitorMut, accumulate};
 use crate::error::ConfigError;
 
 /// The norm of (φ'(x), φ'(−x)) is at most this.
@@ -149,7 +149,8 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
         1
     }
 
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) {
+    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) -> OrderGradients<B> {
         pull_back_softplus(backend, &self.b, &mut slots[0]);
+        [None, None]
     }
 }

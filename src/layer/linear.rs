@@ -1,16 +1,13 @@
-//! The Lipschitz-constrained linear layer: y = W_eff x + b, W_eff = W / max(1, σ/κ).
+//! The Lipschitz-constrained linear layer y = W_eff x + b, on the last axis of its rows: of images it is a 1 × 1 convolution.
 //!
-//! σ = uᵀWv with u, v kept by power iteration (Miyato et al. 2018; the soft normalisation is Gouk et al. 2018 and
-//! Behrmann et al. 2019, eq. 8), so that ‖W_eff‖₂ ≤ κ as far as u, v have converged. In the gradient u and v are constants,
-//! ∂σ/∂W = uvᵀ, so where σ > κ
-//!
-//! W̄ = κ/σ · W̄_eff − κ/σ² · ⟨W̄_eff, W⟩ · uvᵀ.
+//! ‖W_eff‖₂ ≤ κ as far as the power iteration has converged; see [`lipschitz`](crate::lipschitz).
 
-use resflow_backend::{Backend, BackendError, Binary, Element as _, Key, Noise, Over, Reduce, Shape};
+use resflow_backend::{Backend, BackendError, Element as _, Key, Noise, Over, Reduce, Shape};
 
+use super::normalised::{LayerNorms, Normalised, OrderGradients, refreshed, vector_lengths};
 use super::{Keep, Layer, PreparedLayer, Role, Saved, Slot, Spectrum, Visitor, VisitorMut, accumulate};
 use crate::error::ConfigError;
-use crate::lipschitz::{Coefficient, Refresh, SingularPair};
+use crate::lipschitz::{Coefficient, DenseOperator, Refresh, SingularPair};
 
 /// A linear layer whose spectral norm is kept at or below a coefficient κ.
 #[derive(Debug, Clone)]
@@ -19,6 +16,8 @@ pub struct LipschitzLinear<B: Backend> {
     bias: B::Tensor,
     pair: SingularPair<B>,
     coefficient: Coefficient,
+    /// Other norms than the 2-norm.
+    norms: Option<LayerNorms<B>>,
 }
 
 impl<B: Backend> LipschitzLinear<B> {
@@ -40,14 +39,14 @@ impl<B: Backend> LipschitzLinear<B> {
                 "a linear layer with weight {w}, bias {b}, u {u} and v {v}: expected [o, i], [o], [o] and [i]"
             )));
         }
-        Ok(Self { weight, bias, pair, coefficient })
+        Ok(Self { weight, bias, pair, coefficient, norms: None })
     }
 
     /// All zeros, to be filled from a file.
     pub fn zeros(backend: &B, inputs: usize, outputs: usize, coefficient: Coefficient) -> Self {
         let zeros = |shape: Shape| backend.full(0.0, shape);
         let pair = SingularPair::new(backend, zeros([outputs].into()), zeros([inputs].into()));
-        Self { weight: zeros([outputs, inputs].into()), bias: zeros([outputs].into()), pair, coefficient }
+        Self { weight: zeros([outputs, inputs].into()), bias: zeros([outputs].into()), pair, coefficient, norms: None }
     }
 
     /// Weights and biases uniform in ±1/√inputs; the power iteration converged.
@@ -57,8 +56,8 @@ impl<B: Backend> LipschitzLinear<B> {
             |key: Key, shape: Shape| backend.affine(backend.noise(key, Noise::Uniform, 0, shape), 2.0 * bound, -bound);
         let weight = uniform(key.named("weight"), [outputs, inputs].into());
         let bias = uniform(key.named("bias"), [outputs].into());
-        let pair = SingularPair::random(backend, outputs, inputs, key.named("singular vectors"));
-        let mut layer = Self { weight, bias, pair, coefficient };
+        let pair = SingularPair::random(backend, [outputs], [inputs], key.named("singular vectors"));
+        let mut layer = Self { weight, bias, pair, coefficient, norms: None };
         layer.refresh(backend, Refresh::converge::<B>());
         layer
     }
@@ -86,13 +85,22 @@ impl<B: Backend> LipschitzLinear<B> {
 
     /// W_eff, `[o, i]`.
     pub fn normalised_weight(&self, backend: &B) -> B::Tensor {
-        let sigma = self.pair.sigma(backend, &self.weight);
-        backend.binary(Binary::Mul, self.weight.clone(), &self.coefficient.factor(backend, &sigma))
+        self.normalised(backend).effective
     }
 
-    fn extents(&self, backend: &B) -> (usize, usize) {
-        let shape = backend.shape(&self.weight);
-        (shape[0], shape[1])
+    fn normalised(&self, backend: &B) -> Normalised<B> {
+        Normalised::new(backend, &self.weight, &self.operator(), &self.pair, self.coefficient, self.norms.as_ref())
+    }
+
+    fn operator(&self) -> DenseOperator<'_, B> {
+        let (outputs, inputs) = self.extents();
+        DenseOperator::of(&self.weight, [outputs, inputs])
+    }
+
+    /// (outputs, inputs).
+    fn extents(&self) -> (usize, usize) {
+        let (outputs, inputs) = self.pair.shapes();
+        (outputs.elements(), inputs.elements())
     }
 }
 
@@ -112,51 +120,55 @@ impl<B: Backend> Layer<B> for LipschitzLinear<B> {
     }
 
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
-        let sigma = self.pair.sigma(backend, &self.weight);
-        let factor = self.coefficient.factor(backend, &sigma);
-        let effective = backend.binary(Binary::Mul, self.weight.clone(), &factor);
-        Box::new(PreparedLinear {
-            transposed: backend.permute(&effective, &[1, 0]),
-            effective,
-            layer: self.clone(),
-            sigma,
-            factor,
-        })
+        let weight = self.normalised(backend);
+        let transposed = backend.permute(&weight.effective, &[1, 0]);
+        Box::new(PreparedLinear { transposed, weight, layer: self.clone() })
     }
 
     fn refresh(&mut self, backend: &B, how: Refresh) {
-        self.pair = self.pair.refreshed(backend, &self.weight, how);
+        self.pair = refreshed(backend, &self.pair, &self.operator(), self.norms.as_ref(), how);
     }
 
     fn output(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        // the shape behind a handle needs no backend state; ask the stored vectors
-        let (outputs, inputs) = self.pair.extents();
-        if input == [inputs] {
-            Ok(vec![outputs])
-        } else {
-            Err(ConfigError::Inconsistent(format!(
+        let (outputs, inputs) = self.extents();
+        match input.split_last() {
+            Some((last, others)) if *last == inputs => Ok([others, &[outputs]].concat()),
+            _ => Err(ConfigError::Inconsistent(format!(
                 "a linear layer of {inputs} inputs cannot take rows of shape {input:?}"
-            )))
+            ))),
         }
     }
 
-    fn multiply_adds(&self, _input: &[usize]) -> u64 {
-        let (outputs, inputs) = self.pair.extents();
-        (outputs * inputs) as u64
+    fn multiply_adds(&self, input: &[usize]) -> u64 {
+        let (outputs, inputs) = self.extents();
+        let pixels: usize = input.iter().rev().skip(1).product();
+        (pixels * outputs * inputs) as u64
     }
 
     fn lipschitz_bound(&self) -> f64 {
         self.coefficient.get()
     }
 
+    fn set_norms(&mut self, norms: &LayerNorms<B>) -> bool {
+        self.norms = Some(norms.clone());
+        true
+    }
+
     fn spectra(&self, backend: &B, path: &str, report: &mut dyn FnMut(Spectrum)) -> Result<(), BackendError> {
-        let sigma = backend.download(&self.pair.sigma(backend, &self.weight))?[0].to_f64();
+        let sigma = backend.download(&self.pair.sigma(backend, &self.operator()))?[0].to_f64();
         report(Spectrum { name: format!("{path}.weight"), sigma, coefficient: self.coefficient.get() });
         Ok(())
     }
 
-    fn describe(&self, backend: &B) -> String {
-        let (outputs, inputs) = self.extents(backend);
+    fn vector_lengths(&self, backend: &B, path: &str, report: &mut dyn FnMut(String, f64)) -> Result<(), BackendError> {
+        let [u, v] = vector_lengths(backend, &self.pair, self.norms.as_ref())?;
+        report(format!("{path}.u"), u);
+        report(format!("{path}.v"), v);
+        Ok(())
+    }
+
+    fn describe(&self, _backend: &B) -> String {
+        let (outputs, inputs) = self.extents();
         format!("linear {inputs} → {outputs}, κ = {}", self.coefficient.get())
     }
 
@@ -169,20 +181,42 @@ impl<B: Backend> Layer<B> for LipschitzLinear<B> {
 #[derive(Debug)]
 struct PreparedLinear<B: Backend> {
     layer: LipschitzLinear<B>,
-    effective: B::Tensor,
+    weight: Normalised<B>,
     transposed: B::Tensor,
-    sigma: B::Tensor,
-    factor: B::Tensor,
+}
+
+/// Rows as a matrix: all axes but the last together.
+fn matrix<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
+    let shape = backend.shape(x);
+    if shape.rank() == 2 {
+        return x.clone();
+    }
+    let count: usize = shape.iter().rev().skip(1).product();
+    backend.reshape(x, [count, shape.channels()].into())
+}
+
+impl<B: Backend> PreparedLinear<B> {
+    /// x·m on the last axis of x, by a product of matrices.
+    fn by_rows(backend: &B, x: &B::Tensor, product: impl FnOnce(&B::Tensor) -> B::Tensor) -> B::Tensor {
+        let shape = backend.shape(x);
+        let y = product(&matrix(backend, x));
+        if shape.rank() == 2 {
+            return y;
+        }
+        let shape = shape.with_channels(backend.shape(&y)[1]);
+        backend.reshape(&y, shape)
+    }
 }
 
 impl<B: Backend> PreparedLayer<B> for PreparedLinear<B> {
     fn forward(&self, backend: &B, x: &B::Tensor, keep: Keep) -> (B::Tensor, Saved<B>) {
-        let y = backend.linear(x, &self.transposed, &self.layer.bias);
+        let y = Self::by_rows(backend, x, |x| backend.linear(x, &self.transposed, &self.layer.bias));
         (y, Saved::tensors(if keep == Keep::Second { vec![x.clone()] } else { Vec::new() }))
     }
 
-    fn jvp(&self, backend: &B, _saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>) {
-        (backend.matmul(dx, false, &self.transposed, false), Saved::tensors(vec![dx.clone()]))
+    fn jvp(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>) {
+        let dy = Self::by_rows(backend, dx, |dx| backend.matmul(dx, false, &self.transposed, false));
+        (dy, self.keep_tangent(backend, saved, dx))
     }
 
     fn keep_tangent(&self, _backend: &B, _saved: &Saved<B>, dx: &B::Tensor) -> Saved<B> {
@@ -190,7 +224,7 @@ impl<B: Backend> PreparedLayer<B> for PreparedLinear<B> {
     }
 
     fn vjp(&self, backend: &B, _saved: &Saved<B>, gy: B::Tensor) -> B::Tensor {
-        backend.matmul(&gy, false, &self.effective, false)
+        Self::by_rows(backend, &gy, |gy| backend.matmul(gy, false, &self.weight.effective, false))
     }
 
     fn tangent_vjp(
@@ -203,9 +237,10 @@ impl<B: Backend> PreparedLayer<B> for PreparedLinear<B> {
         slots: &mut [Slot<B>],
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let mut add = |gradient: &B::Tensor, input: &B::Tensor| {
+            let (gradient, input) = (matrix(backend, gradient), matrix(backend, input));
             slots[0] = Some(match slots[0].take() {
-                None => backend.matmul(gradient, true, input, false),
-                Some(sum) => backend.matmul_add(sum, gradient, true, input, false),
+                None => backend.matmul(&gradient, true, &input, false),
+                Some(sum) => backend.matmul_add(sum, &gradient, true, &input, false),
             });
         };
         add(&gy, &saved.tensors[0]);
@@ -213,28 +248,20 @@ impl<B: Backend> PreparedLayer<B> for PreparedLinear<B> {
             add(gdy, &tangent.tensors[0]);
         }
         accumulate(backend, &mut slots[1], &backend.reduce(Reduce::Sum, Over::Channel, &gy));
-        let back = |g: &B::Tensor| backend.matmul(g, false, &self.effective, false);
-        (back(&gy), gdy.iter().map(back).collect())
+        (self.vjp(backend, saved, gy), gdy.into_iter().map(|g| self.vjp(backend, saved, g)).collect())
+    }
+
+    fn is_constrained(&self) -> bool {
+        true
     }
 
     fn slots(&self) -> usize {
         2
     }
 
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) {
-        let (weight, pair) = (&self.layer.weight, &self.layer.pair);
-        if let Some(effective) = slots[0].take() {
-            let coefficient = self.layer.coefficient;
-            let inner = backend.dot(&effective, weight);
-            let shrink = coefficient.pull_back_weight(backend, &self.sigma, &inner);
-            let scaled = backend.binary(Binary::Mul, effective, &self.factor);
-            let (outputs, inputs) = self.layer.extents(backend);
-            let u = backend.binary(Binary::Mul, backend.reshape(&pair.u, [outputs, 1].into()), &shrink);
-            let v = backend.reshape(&pair.v, [1, inputs].into());
-            slots[0] = Some(backend.matmul_add(scaled, &u, false, &v, false));
-        }
-        for (slot, like) in slots.iter_mut().zip([weight, &self.layer.bias]) {
-            slot.get_or_insert_with(|| backend.full(0.0, backend.shape(like)));
-        }
+    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) -> OrderGradients<B> {
+        let LipschitzLinear { weight, bias, pair, coefficient, .. } = &self.layer;
+        slots[1].get_or_insert_with(|| backend.full(0.0, backend.shape(bias)));
+        self.weight.pull_back(backend, weight, &self.layer.operator(), pair, *coefficient, &mut slots[0])
     }
 }

@@ -16,14 +16,18 @@
 
 mod activation;
 mod concatenated;
+mod conv;
 mod linear;
+mod normalised;
 mod sequence;
 
 use std::fmt::Debug;
 
 pub use activation::ActivationLayer;
 pub use concatenated::ConcatenatedLipSwish;
+pub use conv::LipschitzConv;
 pub use linear::LipschitzLinear;
+pub use normalised::{LayerNorms, OrderGradients};
 use resflow_backend::{Backend, BackendError};
 pub use sequence::Sequence;
 
@@ -145,17 +149,53 @@ pub trait Layer<B: Backend>: Debug + Send + Sync {
     /// If the layer does not accept it.
     fn output(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError>;
 
+    /// Prepares the layer for rows of another shape, from other images of the same channels; returns what it maps them to.
+    ///
+    /// # Errors
+    /// If the layer is made for one shape.
+    fn resize(&mut self, backend: &B, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        let _ = backend;
+        self.output(input)
+    }
+
+    /// The numbers that one row of this shape becomes on its way through the layer's parts.
+    fn activations(&self, input: &[usize]) -> usize {
+        self.output(input).map_or(0, |shape| shape.iter().product())
+    }
+
     /// Multiply-adds of one forward pass of one row of this shape.
     fn multiply_adds(&self, input: &[usize]) -> u64;
 
     /// The bound on the layer's Lipschitz constant that its normalisation aims at: κ for weights, 1 for activations.
     fn lipschitz_bound(&self) -> f64;
 
+    /// Takes the norms that a constrained layer's weight is bounded between; whether this is one.
+    fn set_norms(&mut self, norms: &LayerNorms<B>) -> bool {
+        let _ = norms;
+        false
+    }
+
+    /// How much an error bound in the norm in which the layer is a contraction may grow as one in the 2-norm, for rows of
+    /// this shape.
+    fn two_norm_factor(&self, input: &[usize]) -> f64 {
+        let _ = input;
+        1.0
+    }
+
     /// Reports the σ of every constrained weight: path, singular value, coefficient.
     ///
     /// # Errors
     /// Faults of the device.
     fn spectra(&self, backend: &B, path: &str, report: &mut dyn FnMut(Spectrum)) -> Result<(), BackendError> {
+        let _ = (backend, path, report);
+        Ok(())
+    }
+
+    /// Reports the path of each singular vector and its length in the norm in which it should be a unit vector.
+    ///
+    /// # Errors
+    /// Faults of the device.
+    fn vector_lengths(&self, backend: &B, path: &str, report: &mut dyn FnMut(String, f64)) -> Result<(), BackendError> {
         let _ = (backend, path, report);
         Ok(())
     }
@@ -198,6 +238,12 @@ pub trait PreparedLayer<B: Backend>: Debug + Send + Sync {
     /// The number of trained tensors.
     fn slots(&self) -> usize;
 
-    /// Turns the gradients of what is computed with into those of what is stored; an empty slot becomes zeros.
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]);
+    /// Whether its weight is constrained, so that it has norms.
+    fn is_constrained(&self) -> bool {
+        false
+    }
+
+    /// Turns the gradients of what is computed with into those of what is stored; an empty slot becomes zeros. Returns the
+    /// gradients of the orders that a constrained layer was given and that its net owns.
+    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) -> OrderGradients<B>;
 }

@@ -1,5 +1,15 @@
-//! Lipschitz constraints: singular values by power iteration and the normalisation they drive.
+//! Lipschitz constraints: norms of linear maps by power iteration and the normalisation they drive.
 
+mod chain;
+mod induced;
+mod norm;
+mod operator;
+mod order;
 mod power;
 
+pub use chain::{NormChain, chain_from_digits, check_chain, learned_chain};
+pub use induced::{DualPair, Norms};
+pub use norm::Norm;
+pub use operator::{ConvOperator, DenseOperator, LinearOperator};
+pub use order::{Exponent, Order, learned_exponent, two_norm_factor};
 pub use power::{Coefficient, Refresh, SingularPair};

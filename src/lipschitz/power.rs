@@ -1,12 +1,14 @@
-//! Power iteration with state: v ← Wᵀu/‖Wᵀu‖, u ← Wv/‖Wv‖, σ = uᵀWv.
+//! Power iteration with state: v ← Wᵀu/‖Wᵀu‖, u ← Wv/‖Wv‖, σ = uᵀWv, where W is a matrix or a zero-padded convolution on
+//! images of one size (the operator itself, not its reshaped kernel).
 //!
 //! Invariant: σ is a *lower* bound on the spectral norm; it approaches it as the iteration converges, so a bound that
 //! rests on it is an estimate and is marked as one. The stop is on the relative change of σ, never below 16 ε of the
 //! precision. In training a fixed number of iterations runs per step from the stored vectors. Loading, scoring and
 //! sampling do not iterate.
 
-use resflow_backend::{Backend, Binary, Element as _, Key, Noise, Unary};
+use resflow_backend::{Backend, Binary, Element as _, Key, Noise, Shape, Unary};
 
+use super::LinearOperator;
 use crate::error::ConfigError;
 
 /// The bound κ ∈ (0, 1) on the norm of one layer.
@@ -47,9 +49,9 @@ impl Coefficient {
 }
 
 /// Iterations between two looks at σ, since a look waits for the device.
-const STRIDE: usize = 4;
+pub(super) const STRIDE: usize = 4;
 /// How much of a random direction is mixed in to see whether σ stood still too early.
-const SHAKE: f64 = 0.3;
+pub(super) const SHAKE: f64 = 0.3;
 
 /// How a power iteration is renewed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,10 +68,39 @@ pub enum Refresh {
 }
 
 impl Refresh {
+    /// Close enough for random weights, which the first steps change anyway: a relative change of 10⁻³.
+    pub fn initial() -> Self {
+        Self::Converge { tolerance: 1e-3, limit: 200 }
+    }
+
     /// Convergence to what the precision allows.
     pub fn converge<B: Backend>() -> Self {
         Self::Converge { tolerance: 16.0 * B::Elem::EPSILON, limit: 1000 }
     }
+}
+
+/// Advances a pair, [`STRIDE`] iterations at a time, until its σ stands still; the pair and that σ.
+pub(super) fn iterate_to_rest<B: Backend, P>(
+    backend: &B,
+    tolerance: f64,
+    limit: usize,
+    mut pair: P,
+    advance: impl Fn(P) -> (P, B::Tensor),
+) -> (P, f64) {
+    let tolerance = tolerance.max(16.0 * B::Elem::EPSILON);
+    let mut last = f64::NAN;
+    for _ in 0..limit.div_ceil(STRIDE) {
+        let (next, sigma) = advance(pair);
+        pair = next;
+        let Ok(sigma) = backend.download(&sigma) else { break };
+        let sigma = sigma[0].to_f64();
+        let still = (sigma - last).abs() <= tolerance * STRIDE as f64 * sigma.abs();
+        last = sigma;
+        if still {
+            break;
+        }
+    }
+    (pair, last)
 }
 
 /// x/‖x‖.
@@ -78,72 +109,57 @@ fn unit<B: Backend>(backend: &B, x: B::Tensor) -> B::Tensor {
     backend.binary(Binary::Div, x, &norm)
 }
 
-/// Unit vectors u, v that approach the leading singular vectors of a matrix.
+/// Unit vectors u, v that approach the leading singular vectors of an operator.
 #[derive(Debug, Clone)]
 pub struct SingularPair<B: Backend> {
-    /// The left vector, as many entries as outputs.
+    /// The left vector, of the shape of an output.
     pub u: B::Tensor,
-    /// The right vector, as many entries as inputs.
+    /// The right vector, of the shape of an input.
     pub v: B::Tensor,
-    extents: (usize, usize),
+    shapes: (Shape, Shape),
 }
 
 impl<B: Backend> SingularPair<B> {
     /// From stored vectors.
     pub fn new(backend: &B, u: B::Tensor, v: B::Tensor) -> Self {
-        let extents = (backend.shape(&u).elements(), backend.shape(&v).elements());
-        Self { u, v, extents }
+        let shapes = (backend.shape(&u), backend.shape(&v));
+        Self { u, v, shapes }
     }
 
-    /// Random directions.
-    pub fn random(backend: &B, outputs: usize, inputs: usize, key: Key) -> Self {
-        let draw = |tag: u64, n: usize| unit(backend, backend.noise(key.split(tag), Noise::Normal, 0, [n].into()));
-        Self { u: draw(0, outputs), v: draw(1, inputs), extents: (outputs, inputs) }
+    /// Random directions for outputs and inputs of these shapes.
+    pub fn random(backend: &B, outputs: impl Into<Shape>, inputs: impl Into<Shape>, key: Key) -> Self {
+        let shapes = (outputs.into(), inputs.into());
+        let draw = |tag: u64, shape: Shape| unit(backend, backend.noise(key.split(tag), Noise::Normal, 0, shape));
+        Self { u: draw(0, shapes.0), v: draw(1, shapes.1), shapes }
     }
 
-    /// (outputs, inputs).
-    pub fn extents(&self) -> (usize, usize) {
-        self.extents
+    /// The shapes of outputs and inputs.
+    pub fn shapes(&self) -> (Shape, Shape) {
+        self.shapes
     }
 
     /// σ = uᵀWv, `[1]`, without iterating.
-    pub fn sigma(&self, backend: &B, weight: &B::Tensor) -> B::Tensor {
-        let [_, _, sigma] = backend.power_iteration(weight, self.u.clone(), self.v.clone(), 0);
+    pub fn sigma(&self, backend: &B, operator: &dyn LinearOperator<B>) -> B::Tensor {
+        let [_, _, sigma] = operator.power_iteration(backend, self.u.clone(), self.v.clone(), 0);
         sigma
     }
 
-    /// The pair after more iterations on this weight.
-    pub fn refreshed(&self, backend: &B, weight: &B::Tensor, how: Refresh) -> Self {
+    /// The pair after more iterations on this operator.
+    pub fn refreshed(&self, backend: &B, operator: &dyn LinearOperator<B>, how: Refresh) -> Self {
+        let advance = |pair: Self, count: usize| {
+            let [u, v, sigma] = operator.power_iteration(backend, pair.u, pair.v, count);
+            (Self { u, v, shapes: self.shapes }, sigma)
+        };
         match how {
-            Refresh::Iterations(count) => {
-                let [u, v, _] = backend.power_iteration(weight, self.u.clone(), self.v.clone(), count);
-                Self { u, v, extents: self.extents }
-            }
+            Refresh::Iterations(count) => advance(self.clone(), count).0,
             Refresh::Converge { tolerance, limit } => {
-                let (first, sigma) = self.converged(backend, weight, tolerance, limit);
+                let rest = |pair| iterate_to_rest(backend, tolerance, limit, pair, |pair| advance(pair, STRIDE));
+                let (first, sigma) = rest(self.clone());
                 // a start that is nearly orthogonal to the leading pair stands still at the next one: shake, and look again
-                let (second, again) = first.shaken(backend).converged(backend, weight, tolerance, limit);
+                let (second, again) = rest(first.shaken(backend));
                 if again > sigma { second } else { first }
             }
         }
-    }
-
-    /// Iterates until σ stands still; the pair and that σ.
-    fn converged(&self, backend: &B, weight: &B::Tensor, tolerance: f64, limit: usize) -> (Self, f64) {
-        let tolerance = tolerance.max(16.0 * B::Elem::EPSILON);
-        let (mut u, mut v, mut last) = (self.u.clone(), self.v.clone(), f64::NAN);
-        for _ in 0..limit.div_ceil(STRIDE) {
-            let [next_u, next_v, sigma] = backend.power_iteration(weight, u, v, STRIDE);
-            (u, v) = (next_u, next_v);
-            let Ok(sigma) = backend.download(&sigma) else { break };
-            let sigma = sigma[0].to_f64();
-            let still = (sigma - last).abs() <= tolerance * STRIDE as f64 * sigma.abs();
-            last = sigma;
-            if still {
-                break;
-            }
-        }
-        (Self { u, v, extents: self.extents }, last)
     }
 
     /// The pair with a fixed random direction mixed into u; v follows at the next iteration.

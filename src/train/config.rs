@@ -11,6 +11,10 @@ use crate::error::ConfigError;
 pub struct TrainConfig {
     /// Rows of a batch.
     pub batch: usize,
+    /// Batches whose gradients are added up for one step, which is then that of one batch of all their rows.
+    pub accumulate: usize,
+    /// Whether images are mirrored at random.
+    pub flips: bool,
     /// The number of steps, unless the run is given a time limit instead.
     pub steps: u64,
     /// The learning rate after the warm-up.
@@ -33,9 +37,9 @@ pub struct TrainConfig {
     pub power_iterations: usize,
     /// What the forward pass keeps.
     pub memory: Memory,
-    /// Rows of fresh validation data, for built-in densities.
+    /// Rows of fresh validation data, for built-in densities; the most of the set-aside images that a validation takes.
     pub validation_rows: usize,
-    /// The fraction of the rows set aside for validation, for files.
+    /// The fraction of the rows or images set aside for validation, for files.
     pub validation_fraction: f64,
     /// Steps between validations; 0 chooses forty validations in a run of given steps.
     pub validate_every: u64,
@@ -47,6 +51,8 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             batch: 256,
+            accumulate: 1,
+            flips: false,
             steps: 6000,
             learning_rate: 1e-2,
             warmup: 100,
@@ -85,8 +91,11 @@ impl TrainConfig {
         let wrong = |name, value: f64, expected| Err(ConfigError::OutOfRange { name, value, expected });
         let fraction = |x: f64| (0.0..1.0).contains(&x);
         let non_negative = |x: f64| x.is_finite() && x >= 0.0;
-        if !(2..=1 << 24).contains(&self.batch) {
-            return wrong("batch", self.batch as f64, "2 to 16777216 rows");
+        if !(2..=1 << 24).contains(&self.batch.saturating_mul(self.accumulate)) || self.batch == 0 {
+            return wrong("batch", self.batch as f64, "2 to 16777216 rows, accumulated ones together");
+        }
+        if !(1..=1 << 16).contains(&self.accumulate) {
+            return wrong("accumulate", self.accumulate as f64, "1 to 65536 batches");
         }
         check_steps("steps", self.steps, 1)?;
         check_steps("warmup", self.warmup, 0)?;

@@ -8,6 +8,7 @@
 use resflow_backend::{Backend, Binary, Key, ShardPlan};
 
 use crate::bijection::{Draw, Memory, PreparedBijection};
+use crate::chain::{Back, Forth};
 use crate::estimator::Estimator;
 use crate::layer::Slot;
 
@@ -24,7 +25,7 @@ fn lanes(parameters: u64) -> usize {
 /// What a gradient is taken of, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Objective<'a, B: Backend> {
-    /// The batch in standardised units, `[n, …]`.
+    /// The batch in standardised units, `[n, d]` or `[n, h, w, c]`.
     pub x: &'a B::Tensor,
     /// wᵢ, `[n, 1]`; 1/n each makes the mean.
     pub weights: &'a B::Tensor,
@@ -32,6 +33,8 @@ pub struct Objective<'a, B: Backend> {
     pub estimator: &'a Estimator,
     /// The key of this step.
     pub key: Key,
+    /// The number that the first row has in the whole batch, of which this may be a part.
+    pub first_row: u64,
     /// What the forward pass keeps.
     pub memory: Memory,
     /// Activations that a row keeps alive, in bytes.
@@ -126,20 +129,24 @@ fn run_shard<B: Backend>(
     lane: &mut Lane<B>,
 ) {
     let weights = backend.narrow(objective.weights, 0, start, rows);
-    let mut z = backend.narrow(objective.x, 0, start, rows);
+    let mut way = Forth::new(backend.narrow(objective.x, 0, start, rows));
     let mut log_det = backend.full(0.0, [rows, 1].into());
     let mut tapes = Vec::with_capacity(links.len());
     let mut terms = 0;
     for (l, link) in links.iter().enumerate() {
-        let draw = Draw { estimator: objective.estimator, key: objective.key.split(l as u64), first_row: start as u64 };
-        let forward = link.train_forward(backend, &z, draw, objective.memory);
-        z = forward.y;
+        let draw = Draw {
+            estimator: objective.estimator,
+            key: objective.key.split(l as u64),
+            first_row: objective.first_row + start as u64,
+        };
+        let forward = link.train_forward(backend, &way.rows, draw, objective.memory);
+        way.pass(backend, forward.y, link.leaving());
         log_det = backend.axpy(1.0, &forward.log_det, log_det);
         terms += forward.terms;
         tapes.push(forward.tape);
     }
-    let flat = backend.reshape(&z, [rows, backend.shape(&z).row_elements()].into());
-    let nll = backend.axpy(-1.0, &log_det, backend.affine(backend.dot_rows(&flat, &flat), 0.5, 0.0));
+    let (z, parts) = way.finish(backend);
+    let nll = backend.axpy(-1.0, &log_det, backend.affine(backend.dot_rows(&z, &z), 0.5, 0.0));
     let loss = backend.dot(&weights, &nll);
     lane.loss = Some(match lane.loss.take() {
         None => loss,
@@ -147,12 +154,13 @@ fn run_shard<B: Backend>(
     });
     lane.terms = lane.terms.max(terms);
 
-    let mut g = backend.reshape(&backend.binary(Binary::Mul, flat, &weights), backend.shape(&z));
+    let mut back = Back::new(backend, &backend.binary(Binary::Mul, z, &weights), &parts);
     let g_log_det = backend.affine(weights, -1.0, 0.0);
     for ((link, tape), slots) in links.iter().zip(tapes).zip(&mut lane.slots).rev() {
-        g = link.train_backward(backend, tape, g, &g_log_det, slots);
+        let gy = back.output(backend, link.leaving());
+        back.pass(link.train_backward(backend, tape, gy, &g_log_det, slots));
     }
     if objective.input_gradient {
-        lane.inputs.push(g);
+        lane.inputs.push(back.finish());
     }
 }

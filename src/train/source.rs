@@ -3,9 +3,11 @@
 
 use std::sync::LazyLock;
 
-use resflow_backend::{Element, Key};
+use resflow_backend::{Backend, Element, Key, Shape};
 
-use crate::data::{DataError, Standardiser, Table, ToyDensity, permutation};
+use crate::data::image::{ImageSet, flip};
+use crate::data::{DataError, Samples, Standardiser, Table, ToyDensity, permutation};
+use crate::transform::dequantise;
 
 /// Training and validation rows, which never overlap.
 #[derive(Debug, Clone)]
@@ -14,14 +16,17 @@ pub enum Source {
     Density(ToyDensity),
     /// The rows of a table, shuffled anew in every epoch; some are set aside for validation.
     Table(Table),
+    /// Images, likewise; their noise is drawn anew at every step.
+    Images(ImageSet),
 }
 
 impl Source {
-    /// The number of columns.
-    pub fn width(&self) -> usize {
+    /// The shape of a row: `[d]` or `[h, w, c]`.
+    pub fn row(&self) -> Vec<usize> {
         match self {
-            Self::Density(_) => 2,
-            Self::Table(table) => table.width(),
+            Self::Density(_) => vec![2],
+            Self::Table(table) => vec![table.width()],
+            Self::Images(set) => vec![set.height(), set.width(), set.channels()],
         }
     }
 
@@ -29,6 +34,7 @@ impl Source {
     pub fn fingerprint(&self) -> String {
         match self {
             Self::Density(density) => density.name().to_owned(),
+            Self::Images(set) => set.fingerprint(),
             Self::Table(table) => {
                 let bytes = table.values().iter().flat_map(|v| v.to_bits().to_le_bytes());
                 let hash =
@@ -41,70 +47,133 @@ impl Source {
 
 /// Rows set aside for validation, in the data's units. Those of a density are drawn when they are first asked for: a run's
 /// state can be loaded, and refused, in memory of the order of its file, however many rows it wants.
-pub(crate) type ValidationRows = LazyLock<Table, Box<dyn FnOnce() -> Table + Send>>;
+#[derive(Debug)]
+pub(crate) enum Validation {
+    Rows(LazyLock<Table, Box<dyn FnOnce() -> Table + Send>>),
+    Images(ImageSet),
+}
+
+impl Validation {
+    pub(crate) fn samples(&self) -> Samples<'_> {
+        match self {
+            Self::Rows(table) => Samples::Rows(table),
+            Self::Images(set) => Samples::Images(set),
+        }
+    }
+}
+
+/// How a source is divided and drawn from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drawing {
+    pub(crate) validation_rows: usize,
+    pub(crate) validation_fraction: f64,
+    pub(crate) flips: bool,
+    /// The bits of a channel of images.
+    pub(crate) bits: u32,
+    pub(crate) key: Key,
+}
 
 /// Batches in standardised units.
 #[derive(Debug)]
 pub(crate) struct Batches {
     training: Training,
-    key: Key,
+    drawing: Drawing,
+    /// The number of the epoch and its order.
+    epoch: Option<(u64, Vec<usize>)>,
 }
 
 #[derive(Debug)]
 enum Training {
     Density(ToyDensity),
-    Table { rows: Table, epoch: Option<(u64, Vec<usize>)> },
+    Table(Table),
+    Images(ImageSet),
 }
 
 impl Batches {
     /// Divides a source into batches, validation rows (in the data's units) and the standardisation of the training rows.
-    pub(crate) fn new(
-        source: Source,
-        validation_rows: usize,
-        validation_fraction: f64,
-        key: Key,
-    ) -> Result<(Self, ValidationRows, Standardiser), DataError> {
-        Ok(match source {
+    pub(crate) fn new(source: Source, drawing: Drawing) -> Result<(Self, Validation, Standardiser), DataError> {
+        let Drawing { validation_rows, validation_fraction, key, .. } = drawing;
+        let (training, validation, standardiser) = match source {
             Source::Density(density) => {
                 let validation = move || density.sample(key.named("validation data"), validation_rows);
-                (
-                    Self { training: Training::Density(density), key },
-                    ValidationRows::new(Box::new(validation)),
-                    Standardiser::identity(2),
-                )
+                let validation = Validation::Rows(LazyLock::new(Box::new(validation)));
+                (Training::Density(density), validation, Standardiser::identity(2))
             }
             Source::Table(table) => {
                 let (training, validation) = table.split(validation_fraction, key.named("split"))?;
                 let standardiser = Standardiser::fit(&training)?;
                 let rows = standardiser.apply(&training)?;
-                (
-                    Self { training: Training::Table { rows, epoch: None }, key },
-                    ValidationRows::new(Box::new(|| validation)),
-                    standardiser,
-                )
+                let validation = Validation::Rows(LazyLock::new(Box::new(|| validation)));
+                (Training::Table(rows), validation, standardiser)
             }
-        })
+            Source::Images(set) => {
+                let d = set.height() * set.width() * set.channels();
+                let (training, validation) = set.split(validation_fraction, key.named("split"))?;
+                let some: Vec<usize> = (0..validation.len().min(validation_rows)).collect();
+                let validation = Validation::Images(validation.take(&some)?);
+                (Training::Images(training), validation, Standardiser::identity(d))
+            }
+        };
+        Ok((Self { training, drawing, epoch: None }, validation, standardiser))
     }
 
-    /// The batch of a step, row-major.
-    pub(crate) fn batch<E: Element>(&mut self, step: u64, rows: usize) -> Vec<E> {
-        match &mut self.training {
-            Training::Density(density) => density.sample(self.key.named("batch").split(step), rows).to_elements(),
-            Training::Table { rows: table, epoch } => {
-                let n = table.rows() as u64;
-                let first = step * rows as u64;
-                let mut out = Vec::with_capacity(rows * table.width());
-                for position in first..first + rows as u64 {
-                    let number = position / n;
-                    if epoch.as_ref().is_none_or(|(e, _)| *e != number) {
-                        *epoch = Some((number, permutation(n as usize, self.key.named("epoch").split(number))));
-                    }
-                    if let Some((_, order)) = epoch {
-                        out.extend(table.row(order[(position % n) as usize]).iter().map(|&v| E::from_f64(v)));
+    /// Rows in an epoch, if there are epochs.
+    pub(crate) fn epoch_rows(&self) -> Option<usize> {
+        match &self.training {
+            Training::Density(_) => None,
+            Training::Table(table) => Some(table.rows()),
+            Training::Images(set) => Some(set.len()),
+        }
+    }
+
+    /// Batch number `batch` of so many rows, on the device.
+    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, rows: usize) -> B::Tensor {
+        let key = self.drawing.key;
+        let order = self.order(batch * rows as u64, rows);
+        match &self.training {
+            Training::Density(density) => {
+                let table = density.sample(key.named("batch").split(batch), rows);
+                backend.upload(&table.to_elements(), [rows, 2].into())
+            }
+            Training::Table(table) => {
+                let values = order.iter().flat_map(|&i| table.row(i)).map(|&v| B::Elem::from_f64(v));
+                backend.upload(&values.collect::<Vec<_>>(), [rows, table.width()].into())
+            }
+            Training::Images(set) => {
+                let mut bytes = Vec::with_capacity(rows * set.bytes().len() / set.len());
+                let first = batch * rows as u64;
+                for (i, &image) in order.iter().enumerate() {
+                    let start = bytes.len();
+                    bytes.extend_from_slice(set.image(image).unwrap_or_default());
+                    if self.drawing.flips && coin(key.named("flip").split(first + i as u64)) {
+                        flip(&mut bytes[start..], set.width(), set.channels());
                     }
                 }
-                out
+                let shape = Shape::from([rows, set.height(), set.width(), set.channels()]);
+                dequantise(backend, &bytes, shape, self.drawing.bits, key.named("dequantise"), first)
             }
         }
     }
+
+    /// The rows at some positions of the epochs one after the other.
+    fn order(&mut self, first: u64, rows: usize) -> Vec<usize> {
+        let Some(n) = self.epoch_rows() else { return Vec::new() };
+        let mut out = Vec::with_capacity(rows);
+        for position in first..first + rows as u64 {
+            let number = position / n as u64;
+            if self.epoch.as_ref().is_none_or(|(e, _)| *e != number) {
+                self.epoch = Some((number, permutation(n, self.drawing.key.named("epoch").split(number))));
+            }
+            if let Some((_, order)) = &self.epoch {
+                out.push(order[(position % n as u64) as usize]);
+            }
+        }
+        out
+    }
+}
+
+/// Heads or tails.
+fn coin(key: Key) -> bool {
+    use rand::Rng as _;
+    key.generator().next_u64() >> 63 == 1
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
 use super::gradient::{Gradient, Objective, flatten, gradient};
-use super::source::{Batches, Source, ValidationRows};
+use super::source::{Batches, Drawing, Source, Validation as ValidationData};
 use super::{Budget, TrainConfig};
 use crate::bijection::{Bijection, PreparedBijection};
+use crate::chain::Forth;
 use crate::checkpoint::Provenance;
-use crate::data::Table;
+use crate::data::Samples;
 use crate::error::Error;
 use crate::flow::Flow;
 use crate::lipschitz::Refresh;
@@ -73,7 +74,7 @@ pub struct Trainer<B: Backend> {
     decayed: B::Tensor,
     prepared: Vec<Box<dyn PreparedBijection<B>>>,
     batches: Batches,
-    validation: ValidationRows,
+    validation: ValidationData,
 }
 
 impl<B: Backend> Trainer<B> {
@@ -90,17 +91,21 @@ impl<B: Backend> Trainer<B> {
     ) -> Result<Self, Error> {
         config.check()?;
         budget.check()?;
-        if source.width() != flow.dimension() {
+        if source.row() != flow.config().row() {
+            let words = |row: &[usize]| match row {
+                [h, w, c] => format!("images of {h} × {w} pixels, {c} channels"),
+                row => format!("rows of {} columns", row.iter().product::<usize>()),
+            };
             return Err(Error::Input(format!(
-                "the data has {} columns, the flow is for {}",
-                source.width(),
-                flow.dimension()
+                "the data has {}, the flow is for {}",
+                words(&source.row()),
+                words(&flow.config().row())
             )));
         }
         let fingerprint = source.fingerprint();
         let columns = match &source {
             Source::Table(table) => table.columns().map(<[String]>::to_vec),
-            Source::Density(_) => None,
+            Source::Density(_) | Source::Images(_) => None,
         };
         flow.set_provenance(Provenance {
             data: fingerprint.clone(),
@@ -108,8 +113,14 @@ impl<B: Backend> Trainer<B> {
             seed: key.seed(),
             ..Provenance::default()
         });
-        let (batches, validation, standardiser) =
-            Batches::new(source, config.validation_rows, config.validation_fraction, key)?;
+        let drawing = Drawing {
+            validation_rows: config.validation_rows,
+            validation_fraction: config.validation_fraction,
+            flips: config.flips,
+            bits: flow.config().images().map_or(8, |c| c.bits),
+            key,
+        };
+        let (batches, validation, standardiser) = Batches::new(source, drawing)?;
         flow.set_standardiser(standardiser)?;
         let backend = flow.backend().clone();
         let parameters = flat_parameters(&flow);
@@ -154,8 +165,18 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// The validation rows, in the data's units.
-    pub fn validation_rows(&self) -> &Table {
-        &self.validation
+    pub fn validation_rows(&self) -> Samples<'_> {
+        self.validation.samples()
+    }
+
+    /// Rows or images in an epoch, if the data come in epochs.
+    pub fn epoch_rows(&self) -> Option<usize> {
+        self.batches.epoch_rows()
+    }
+
+    /// The rows of a step.
+    pub fn step_rows(&self) -> usize {
+        self.config.batch * self.config.accumulate
     }
 
     /// The number of steps made.
@@ -228,25 +249,13 @@ impl<B: Backend> Trainer<B> {
 
     fn advance(&mut self) -> Result<StepReport, Error> {
         let backend = self.flow.backend().clone();
-        let (rows, d) = (self.config.batch, self.flow.dimension());
-        let x = backend.upload(&self.batches.batch::<B::Elem>(self.step, rows), [rows, d].into());
+        let d = self.flow.dimension();
         if !self.initialised {
-            self.initialise(&x)?;
+            self.initialise()?;
         }
         let step = self.step + 1;
         let rate = self.config.rate(step, self.progress());
-        let weights = backend.full(1.0 / rows as f64, [rows, 1].into());
-        let objective = Objective {
-            x: &x,
-            weights: &weights,
-            estimator: &self.flow.config().training,
-            key: self.key.named("training").split(self.step),
-            memory: self.config.memory,
-            row_bytes: self.flow.row_bytes(),
-            parameters: backend.shape(&self.parameters).elements() as u64,
-            input_gradient: false,
-        };
-        let gradient = gradient(&backend, &self.prepared, &objective);
+        let gradient = self.gradient(&backend);
         let [loss, norm] = self.apply(&gradient, step, rate)?;
 
         self.step = step;
@@ -259,6 +268,44 @@ impl<B: Backend> Trainer<B> {
             learning_rate: rate,
             terms: gradient.terms,
         })
+    }
+
+    /// Batch `part` of those that the present step adds up.
+    fn batch(&mut self, backend: &B, part: usize) -> B::Tensor {
+        let number = self.step * self.config.accumulate as u64 + part as u64;
+        self.batches.batch(backend, number, self.config.batch)
+    }
+
+    /// The gradient of the present step: the sum over its batches, of the mean over all their rows.
+    fn gradient(&mut self, backend: &B) -> Gradient<B> {
+        let rows = self.config.batch;
+        let weights = backend.full(1.0 / self.step_rows() as f64, [rows, 1].into());
+        let mut sum: Option<Gradient<B>> = None;
+        for part in 0..self.config.accumulate {
+            let x = self.batch(backend, part);
+            let objective = Objective {
+                x: &x,
+                weights: &weights,
+                estimator: self.flow.config().training(),
+                key: self.key.named("training").split(self.step),
+                first_row: (part * rows) as u64,
+                memory: self.config.memory,
+                row_bytes: self.flow.row_bytes(),
+                parameters: backend.shape(&self.parameters).elements() as u64,
+                input_gradient: false,
+            };
+            let own = gradient(backend, &self.prepared, &objective);
+            sum = Some(match sum {
+                None => own,
+                Some(sum) => Gradient {
+                    flat: backend.axpy(1.0, &own.flat, sum.flat),
+                    loss: backend.axpy(1.0, &own.loss, sum.loss),
+                    input: None,
+                    terms: sum.terms.max(own.terms),
+                },
+            });
+        }
+        sum.expect("a step has at least one batch")
     }
 
     /// Clips, steps, averages, renews; returns loss and gradient norm.
@@ -325,17 +372,24 @@ impl<B: Backend> Trainer<B> {
         self.prepared = prepared;
     }
 
-    /// Walks the first batch through the links, initialising each.
-    fn initialise(&mut self, x: &B::Tensor) -> Result<(), Error> {
+    /// Walks all of the first step's batches through the links, initialising each.
+    fn initialise(&mut self) -> Result<(), Error> {
         let b = self.flow.backend().clone();
-        let rows = b.shape(x).rows();
-        let plan = resflow_backend::ShardPlan::new(rows, b.shard_rows(self.flow.row_bytes()), 8);
-        let mut shards: Vec<_> =
-            (0..plan.shards()).map(|i| b.narrow(x, 0, plan.rows(i).start, plan.rows(i).len())).collect();
+        let mut shards = Vec::new();
+        for part in 0..self.config.accumulate {
+            let x = self.batch(&b, part);
+            let rows = b.shape(&x).rows();
+            let plan = resflow_backend::ShardPlan::new(rows, b.shard_rows(self.flow.row_bytes()), 8);
+            shards.extend(plan.ranges().map(|r| b.narrow(&x, 0, r.start, r.len())));
+        }
         for link in self.flow.links_mut() {
             link.initialise(&b, &shards)?;
             let prepared = link.prepare(&b);
-            shards = b.run(shards.len(), |i| prepared.forward(&b, &shards[i], None).0);
+            shards = b.run(shards.len(), |i| {
+                let mut way = Forth::new(shards[i].clone());
+                way.pass(&b, prepared.forward(&b, &shards[i], None).0, prepared.leaving());
+                way.rows
+            });
         }
         self.initialised = true;
         self.parameters = flat_parameters(&self.flow);
@@ -381,7 +435,7 @@ impl<B: Backend> Trainer<B> {
     pub fn validate(&mut self) -> Result<Validation, Error> {
         let start = std::time::Instant::now();
         let mut flow = self.averaged();
-        let result = flow.log_prob(&self.validation, self.key.named("validation"))?;
+        let result = flow.log_prob(self.validation.samples(), self.key.named("validation"))?;
         let nll = -result.mean();
         let improved = nll.is_finite() && self.best.as_ref().is_none_or(|best| nll < best.nll);
         if improved {

@@ -1,9 +1,9 @@
-//! ActNorm (Kingma and Dhariwal 2018): y = (x + b)·eˢ per feature, log|det ∂y/∂x| = Σ s.
+//! ActNorm (Kingma and Dhariwal 2018): y = (x + b)·eˢ per feature or channel, log|det ∂y/∂x| = H·W·Σ s.
 //!
-//! Initialised from the first batch, b = −mean and s = −½ ln max(var, 0.2) with the unbiased variance. Whether it has been
+//! Features are the last axis; of images `[h, w, c]` they are the channels, which h·w pixels share. Initialised from the first batch, b = −mean and s = −½ ln max(var, 0.2) with the unbiased variance. Whether it has been
 //! initialised is saved state: loading a model does not initialise it again.
 
-use resflow_backend::{Backend, Binary, Element as _, Over, Reduce, Unary};
+use resflow_backend::{Backend, Binary, Element as _, Over, Reduce, Shape, Unary};
 
 use crate::bijection::{Bijection, Draw, LogDet, Memory, PreparedBijection, Tape, TrainForward};
 use crate::error::{ConfigError, Error};
@@ -13,7 +13,7 @@ use crate::layer::{Role, Slot, Visitor, VisitorMut, accumulate};
 /// Variances below this count as this, so that a nearly constant feature is not blown up.
 const LEAST_VARIANCE: f64 = 0.2;
 
-/// A learned shift and scale of each feature.
+/// A learned shift and scale of each feature, or of each channel of images.
 #[derive(Debug, Clone)]
 pub struct ActNorm<B: Backend> {
     log_scale: B::Tensor,
@@ -23,7 +23,7 @@ pub struct ActNorm<B: Backend> {
 }
 
 impl<B: Backend> ActNorm<B> {
-    /// For rows of `features` entries, not yet initialised: the identity until then.
+    /// For rows of `features` entries, or images of so many channels; not yet initialised: the identity until then.
     pub fn new(backend: &B, features: usize) -> Self {
         let zeros = || backend.full(0.0, [features].into());
         Self { log_scale: zeros(), bias: zeros(), initialised: backend.full(0.0, [1].into()), features }
@@ -68,10 +68,10 @@ impl<B: Backend> Bijection<B> for ActNorm<B> {
         if backend.download(&self.initialised)?[0].to_f64() != 0.0 {
             return Ok(());
         }
-        let rows: usize = shards.iter().map(|s| backend.shape(s).rows()).sum();
-        if rows < 2 {
+        let samples: usize = shards.iter().map(|s| backend.shape(s).elements() / self.features.max(1)).sum();
+        if samples < 2 {
             return Err(Error::Input(format!(
-                "ActNorm is initialised from the variance of the first batch, which has {rows} row(s): use a batch of at least 2"
+                "ActNorm is initialised from the variance of the first batch, which has {samples} row(s): use a batch of at least 2"
             )));
         }
         // two passes in the order of the shards
@@ -79,19 +79,26 @@ impl<B: Backend> Bijection<B> for ActNorm<B> {
             let sums = shards.iter().map(|s| backend.reduce(Reduce::Sum, Over::Channel, &f(s)));
             sums.reduce(|a, b| backend.axpy(1.0, &b, a)).expect("at least one shard")
         };
-        let mean = backend.affine(total(&|x| x.clone()), 1.0 / rows as f64, 0.0);
+        let mean = backend.affine(total(&|x| x.clone()), 1.0 / samples as f64, 0.0);
         let square = |x: &B::Tensor| backend.unary(Unary::Square, backend.binary(Binary::Sub, x.clone(), &mean));
-        let variance = backend.affine(total(&square), 1.0 / (rows - 1) as f64, 0.0);
+        let variance = backend.affine(total(&square), 1.0 / (samples - 1) as f64, 0.0);
         let floored = backend.binary(Binary::Max, variance, &backend.full(LEAST_VARIANCE, [1].into()));
-        self.log_scale = backend.affine(backend.unary(Unary::Ln, floored), -0.5, 0.0);
+        let log_scale = backend.affine(backend.unary(Unary::Ln, floored), -0.5, 0.0);
+        let finite = backend.all_finite(&backend.concat(&[&log_scale, &mean], 0));
+        if backend.download(&finite)?[0].to_f64() == 0.0 {
+            return Err(Error::Input(
+                "ActNorm is initialised from the first batch, whose mean or variance is not finite here".into(),
+            ));
+        }
+        self.log_scale = log_scale;
         self.bias = backend.affine(mean, -1.0, 0.0);
         self.initialised = backend.full(1.0, [1].into());
         Ok(())
     }
 
-    fn check(&self, row: &[usize]) -> Result<(), ConfigError> {
-        if row == [self.features] {
-            Ok(())
+    fn output(&self, row: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        if matches!(row.len(), 1 | 3) && row.last() == Some(&self.features) {
+            Ok(row.to_vec())
         } else {
             Err(ConfigError::Inconsistent(format!("an ActNorm of {} features cannot take rows {row:?}", self.features)))
         }
@@ -120,15 +127,21 @@ impl<B: Backend> PreparedActNorm<B> {
         backend.binary(Binary::Mul, backend.binary(Binary::Add, x.clone(), &self.bias), &self.scale)
     }
 
-    fn log_det(&self, backend: &B, rows: usize) -> B::Tensor {
-        backend.binary(Binary::Add, backend.full(0.0, [rows, 1].into()), &self.log_det)
+    /// The pixels of a row that share the parameters.
+    fn pixels(shape: Shape) -> f64 {
+        (shape.row_elements() / shape.channels().max(1)) as f64
+    }
+
+    fn log_det(&self, backend: &B, x: &B::Tensor) -> B::Tensor {
+        let shape = backend.shape(x);
+        let total = backend.affine(self.log_det.clone(), Self::pixels(shape), 0.0);
+        backend.binary(Binary::Add, backend.full(0.0, [shape.rows(), 1].into()), &total)
     }
 }
 
 impl<B: Backend> PreparedBijection<B> for PreparedActNorm<B> {
     fn forward(&self, backend: &B, x: &B::Tensor, draw: Option<(Draw<'_>, usize)>) -> (B::Tensor, Option<LogDet<B>>) {
-        let rows = backend.shape(x).rows();
-        let log_det = draw.map(|_| LogDet { value: self.log_det(backend, rows), exact: true });
+        let log_det = draw.map(|_| LogDet { value: self.log_det(backend, x), exact: true });
         (self.map(backend, x), log_det)
     }
 
@@ -140,10 +153,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedActNorm<B> {
 
     fn train_forward(&self, backend: &B, x: &B::Tensor, _draw: Draw<'_>, _memory: Memory) -> TrainForward<B> {
         let y = self.map(backend, x);
-        let log_det = self.log_det(backend, backend.shape(x).rows());
-        let tape =
-            Tape { rows: y.clone(), saved: None, probes: Vec::new(), tangents: Vec::new(), cotangents: Vec::new() };
-        TrainForward { y, log_det, tape, terms: 0 }
+        let log_det = self.log_det(backend, x);
+        TrainForward { y: y.clone(), log_det, tape: Tape::rows(y), terms: 0 }
     }
 
     fn train_backward(
@@ -154,10 +165,11 @@ impl<B: Backend> PreparedBijection<B> for PreparedActNorm<B> {
         g_log_det: &B::Tensor,
         slots: &mut [Slot<B>],
     ) -> B::Tensor {
-        // ∂y/∂s = y, and every row's log det grows by each entry of s
+        // ∂y/∂s = y, and every pixel's log det grows by each entry of s
         let through_y =
             backend.reduce(Reduce::Sum, Over::Channel, &backend.binary(Binary::Mul, gy.clone(), &tape.rows));
-        let through_log_det = backend.reduce(Reduce::Sum, Over::All, g_log_det);
+        let pixels = Self::pixels(backend.shape(&tape.rows));
+        let through_log_det = backend.affine(backend.reduce(Reduce::Sum, Over::All, g_log_det), pixels, 0.0);
         accumulate(backend, &mut slots[0], &backend.binary(Binary::Add, through_y, &through_log_det));
         let gx = backend.binary(Binary::Mul, gy, &self.scale);
         accumulate(backend, &mut slots[1], &backend.reduce(Reduce::Sum, Over::Channel, &gx));

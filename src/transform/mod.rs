@@ -1,5 +1,14 @@
-//! Bijections besides the residual block.
+//! Bijections besides the residual block, and the way from bytes to numbers.
 
 mod actnorm;
+mod dequantise;
+mod flatten;
+mod logit;
+mod squeeze;
 
 pub use actnorm::ActNorm;
+pub use dequantise::{bits_per_dim, dequantise, quantise};
+pub use flatten::Flatten;
+pub(crate) use flatten::{from_vectors, to_vectors};
+pub use logit::Logit;
+pub use squeeze::Squeeze;

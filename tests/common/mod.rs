@@ -1,6 +1,9 @@
 //! Shared by the property tests: random networks and flows in double precision, and a little linear algebra on the host.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub(crate) mod bijections;
+pub(crate) mod derivatives;
+
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,16 +11,18 @@ use nalgebra::DMatrix;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use resflow::NdArray;
-use resflow::backend::{Backend, Key, Noise, Shape};
+use resflow::backend::{Backend, Key, Noise, Padding, Shape};
 use resflow::block::ResidualBlock;
-use resflow::config::{FlowConfig, Nonlinearity};
+use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::Table;
+use resflow::data::image::ImageSet;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::layer::{
-    ActivationLayer, ConcatenatedLipSwish, Keep, Layer, LipschitzLinear, PreparedLayer, Saved, Sequence, Slot,
+    ActivationLayer, ConcatenatedLipSwish, Keep, Layer, LipschitzConv, LipschitzLinear, OrderGradients, PreparedLayer,
+    Saved, Sequence, Slot,
 };
-use resflow::lipschitz::{Coefficient, Refresh, SingularPair};
+use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, Refresh, SingularPair};
 
 /// The backend of most tests: double precision, one thread.
 pub(crate) type Cpu = NdArray<f64>;
@@ -131,12 +136,85 @@ pub(crate) fn linear(
     let weight = b.affine(raw, stretch * kappa / sigma, 0.0);
     let bias = b.affine(normal(b, key.named("b"), [outputs]), 0.5, 0.0);
     let how = iterations.map_or_else(Refresh::converge::<Cpu>, Refresh::Iterations);
-    let pair = SingularPair::random(b, outputs, inputs, key.named("uv")).refreshed(b, &weight, how);
+    let operator = DenseOperator::new(b, &weight).expect("a matrix");
+    let pair = SingularPair::random(b, [outputs], [inputs], key.named("uv")).refreshed(b, &operator, how);
     // u, v that have not converged may find σ at κ, where the normalisation has a kink: step aside
-    let found = down(b, &pair.sigma(b, &weight))[0] / kappa;
+    let found = down(b, &pair.sigma(b, &operator))[0] / kappa;
     let weight = if (found - 1.0).abs() < 0.03 { b.affine(weight, 1.1, 0.0) } else { weight };
     let coefficient = Coefficient::new(kappa).expect("a coefficient");
     LipschitzLinear::from_parts(b, weight, bias, pair, coefficient).expect("shapes that fit")
+}
+
+/// A linear map as a matrix (rows, columns, entries), column by column.
+pub(crate) fn matrix_of(b: &Cpu, operator: &dyn LinearOperator<Cpu>) -> (usize, usize, Vec<f64>) {
+    let input = operator.input_shape();
+    let (o, i) = (operator.output_shape().elements(), input.elements());
+    let mut w = vec![0.0; o * i];
+    for j in 0..i {
+        let unit: Vec<f64> = (0..i).map(|e| f64::from(u8::from(e == j))).collect();
+        for (r, y) in down(b, &operator.apply(b, &b.upload(&unit, input))).into_iter().enumerate() {
+            w[r * i + j] = y;
+        }
+    }
+    (o, i, w)
+}
+
+/// The norm of the zero-padded convolution with this kernel on images of a size, by SVD of its matrix.
+pub(crate) fn conv_norm(b: &Cpu, kernel: &Tensor, image: [usize; 2]) -> f64 {
+    let shape = b.shape(kernel);
+    let operator = ConvOperator::new(b, kernel, Padding::same([shape[1], shape[2]]), image).expect("a kernel");
+    let (o, i, w) = matrix_of(b, &operator);
+    spectral_norm(o, i, &w)
+}
+
+/// A convolution whose norm on images of this size is stretch · κ, and a bias of about 0.5.
+pub(crate) fn conv(
+    b: &Cpu,
+    image: [usize; 2],
+    kernel: [usize; 2],
+    [inputs, outputs]: [usize; 2],
+    kappa: f64,
+    stretch: f64,
+    iterations: Option<usize>,
+    key: Key,
+) -> LipschitzConv<Cpu> {
+    let raw = normal(b, key.named("w"), [outputs, kernel[0], kernel[1], inputs]);
+    let factor = stretch * kappa / conv_norm(b, &raw, image);
+    let weight = b.affine(raw, factor, 0.0);
+    let bias = b.affine(normal(b, key.named("b"), [outputs]), 0.5, 0.0);
+    let how = iterations.map_or_else(Refresh::converge::<Cpu>, Refresh::Iterations);
+    let operator = ConvOperator::new(b, &weight, Padding::same(kernel), image).expect("a kernel");
+    let (output, input) =
+        (LinearOperator::<Cpu>::output_shape(&operator), LinearOperator::<Cpu>::input_shape(&operator));
+    let pair = SingularPair::random(b, output, input, key.named("uv")).refreshed(b, &operator, how);
+    let found = down(b, &pair.sigma(b, &operator))[0] / kappa;
+    let weight = if (found - 1.0).abs() < 0.03 { b.affine(weight, 1.1, 0.0) } else { weight };
+    let coefficient = Coefficient::new(kappa).expect("a coefficient");
+    LipschitzConv::from_parts(b, weight, bias, pair, coefficient).expect("shapes that fit")
+}
+
+/// A random g on images c → w → c: (activation,) convolution, activation, linear on the channels, activation, convolution.
+pub(crate) fn image_net(
+    b: &Cpu,
+    image: [usize; 3],
+    width: usize,
+    which: Nonlinearity,
+    leading: bool,
+    key: Key,
+) -> Sequence<Cpu> {
+    let [h, w, c] = image;
+    let wide = which.widening();
+    let mut layers: Vec<Box<dyn Layer<Cpu>>> = Vec::new();
+    if leading {
+        layers.push(activation(b, which, key.named("first")));
+    }
+    let inputs = if leading { c * wide } else { c };
+    layers.push(Box::new(conv(b, [h, w], [3, 3], [inputs, width], 0.8, 1.6, None, key.named("conv"))));
+    layers.push(activation(b, which, key.named("second")));
+    layers.push(Box::new(linear(b, width * wide, width, 0.9, 0.7, None, key.named("linear"))));
+    layers.push(activation(b, which, key.named("third")));
+    layers.push(Box::new(conv(b, [h, w], [1, 3], [width * wide, c], 0.9, 2.0, None, key.named("last"))));
+    Sequence::new(layers)
 }
 
 /// An activation with a random β in (−1, 2) where it has one.
@@ -194,9 +272,14 @@ pub(crate) fn exact_config(dimension: usize, blocks: usize, hidden: &[usize]) ->
     }
 }
 
+/// The last part of a tensor's name.
+pub(crate) fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
 /// A flow with every trained tensor moved by noise, so that nothing is at a special value; ActNorm is counted as
 /// initialised. σ stays as the power iteration finds it.
-pub(crate) fn random_flow<B: Backend>(b: &B, config: &FlowConfig, key: Key, spread: f64) -> Flow<B> {
+pub(crate) fn random_flow<B: Backend>(b: &B, config: impl Into<ModelConfig>, key: Key, spread: f64) -> Flow<B> {
     let mut flow = Flow::new(b.clone(), config, key).expect("a configuration");
     let mut number = 0;
     flow.visit_mut(&mut |name, t, role| {
@@ -210,6 +293,53 @@ pub(crate) fn random_flow<B: Backend>(b: &B, config: &FlowConfig, key: Key, spre
     });
     flow.refresh(Refresh::converge::<B>());
     flow
+}
+
+/// A small flow over images, exact in training and evaluation; without fully connected blocks.
+pub(crate) fn exact_images(image: [usize; 3], blocks: &[usize]) -> ImageConfig {
+    let [height, width, channels] = image;
+    ImageConfig {
+        height,
+        width,
+        channels,
+        logit_alpha: 0.05,
+        blocks: blocks.to_vec(),
+        filters: 3,
+        fully_connected: 0,
+        fully_connected_width: 3,
+        coefficient: 0.9,
+        training: Estimator::Exact(Exact),
+        evaluation: Estimator::Exact(Exact),
+        ..ImageConfig::default()
+    }
+}
+
+/// Random images.
+pub(crate) fn images(n: usize, [h, w, c]: [usize; 3], key: Key) -> ImageSet {
+    let mut noise = vec![0.0; n * h * w * c];
+    Noise::Uniform.fill(key, 0, &mut noise);
+    let bytes = noise.iter().map(|u: &f64| (u * 256.0) as u8).collect();
+    ImageSet::new(h, w, c, bytes, None).expect("whole images")
+}
+
+/// Where entry (y, x, c) of an image is in the (C, H, W) order of a table's row.
+pub(crate) fn channels_first([h, w, _]: [usize; 3], [y, x, c]: [usize; 3]) -> usize {
+    (c * h + y) * w + x
+}
+
+/// Rows of a table in (C, H, W) order as images `[n, h, w, c]`.
+pub(crate) fn as_images(values: &[f64], image: [usize; 3]) -> Vec<f64> {
+    let [h, w, c] = image;
+    let d = h * w * c;
+    let from = |e: usize| e / d * d + channels_first(image, [e % d / (w * c), e % (w * c) / c, e % c]);
+    (0..values.len()).map(|e| values[from(e)]).collect()
+}
+
+/// Numbers well inside (0, 1), as rows of images.
+pub(crate) fn uniform_rows(n: usize, d: usize, key: Key) -> Table {
+    let mut values = vec![0.0; n * d];
+    Noise::Uniform.fill(key, 0, &mut values);
+    table(d, values.iter().map(|u| 0.02 + 0.96 * u).collect())
 }
 
 pub(crate) fn table(width: usize, values: Vec<f64>) -> Table {
@@ -279,7 +409,7 @@ impl PreparedLayer<Cpu> for Spy<'_> {
     fn slots(&self) -> usize {
         self.inner.slots()
     }
-    fn pull_back(&self, b: &Cpu, slots: &mut [Slot<Cpu>]) {
-        self.inner.pull_back(b, slots);
+    fn pull_back(&self, b: &Cpu, slots: &mut [Slot<Cpu>]) -> OrderGradients<Cpu> {
+        self.inner.pull_back(b, slots)
     }
 }

@@ -5,7 +5,7 @@
 //! hundred iterations: both iterations go on until that change is far below the tolerance.
 
 use resflow::backend::{Backend, Binary, Element as _, Key, Noise, Padding, Unary};
-use resflow::lipschitz::{Refresh, SingularPair};
+use resflow::lipschitz::{DenseOperator, Refresh, SingularPair};
 
 use crate::fixture::{Comparison, Fixture, host};
 
@@ -42,10 +42,11 @@ pub(crate) fn compare<B: Backend>(backend: &B) {
         let units = backend.upload(&ones, [n, image[0], image[1], inputs].into());
         let columns = backend.reshape(&backend.conv2d(&units, &kernel, padding), [n, pixels * outputs].into());
         let matrix = backend.permute(&columns, &[1, 0]);
-        let mut pair = SingularPair::random(backend, pixels * outputs, n, Key::new(number));
+        let mut pair = SingularPair::random(backend, [pixels * outputs], [n], Key::new(number));
+        let operator = DenseOperator::new(backend, &matrix).expect("a matrix");
         let by_matrix = converge(comparison.tolerance(), |iterations| {
-            pair = pair.refreshed(backend, &matrix, Refresh::Iterations(iterations));
-            host(backend, &pair.sigma(backend, &matrix))[0]
+            pair = pair.refreshed(backend, &operator, Refresh::Iterations(iterations));
+            host(backend, &pair.sigma(backend, &operator))[0]
         });
         comparison.close(&format!("{number}.sigma by the full matrix"), &[by_matrix], sigma);
     }

@@ -13,9 +13,10 @@ use resflow::config::FlowConfig;
 use resflow::data::Table;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
+use resflow::import::StateDict;
 use resflow::invert::Inversion;
 use resflow::layer::{ActivationLayer, Layer, LipschitzLinear, Sequence};
-use resflow::lipschitz::{Coefficient, Refresh, SingularPair};
+use resflow::lipschitz::{Coefficient, DenseOperator, Refresh, SingularPair};
 use resflow::train::{Gradient, Objective, gradient};
 use resflow::transform::ActNorm;
 
@@ -30,6 +31,9 @@ pub(crate) fn compare<B: Backend>(backend: &B, name: &str) {
     values(&mut comparison, &flow, &file);
     gradients(&mut comparison, &flow, &file);
     norms(&mut comparison, &flow, &file);
+    let state = StateDict::from_safetensors(&file.bytes()).expect("a state dict");
+    let imported = Flow::from_state_dict(backend.clone(), flow.config(), state).expect("imports");
+    values(&mut comparison, &imported, &file);
     let first = usize::from(!is_block(&file, 0));
     estimators::compare(&mut comparison, backend, &net(backend, &file, first), &file);
     comparison.finish();
@@ -121,6 +125,7 @@ fn gradients<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fix
             weights,
             estimator: &Estimator::Exact(Exact),
             key: Key::new(0),
+            first_row: 0,
             memory: Memory::Recompute,
             // as if a row filled the cache: shards as small as they get
             row_bytes: 1 << 30,
@@ -188,10 +193,11 @@ fn norms<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture
             let name = format!("weight_normalised.{path}");
             comparison.tensor(backend, &name, &weight, file.values(&name));
             let name = format!("sigma_exact.{path}");
-            let (outputs, inputs) = linear.pair().extents();
+            let (outputs, inputs) = linear.pair().shapes();
+            let operator = DenseOperator::new(backend, linear.weight()).expect("a matrix");
             for pair in [linear.pair().clone(), SingularPair::random(backend, outputs, inputs, Key::new(1))] {
-                let converged = pair.refreshed(backend, linear.weight(), Refresh::converge::<B>());
-                comparison.tensor(backend, &name, &converged.sigma(backend, linear.weight()), file.values(&name));
+                let converged = pair.refreshed(backend, &operator, Refresh::converge::<B>());
+                comparison.tensor(backend, &name, &converged.sigma(backend, &operator), file.values(&name));
             }
         }
     }

@@ -10,82 +10,108 @@
 //!   pullback of the tangents Jⁱv with the cotangents Σ_j a_{i+j+1} (Jᵀ)ʲv.
 
 use resflow::backend::Backend;
-use resflow::estimator::{Law, RussianRoulette, Weights, exact_log_det, jacobian, series};
-use resflow::layer::{Keep, Layer, PreparedLayer, Saved, Slot};
+use resflow::estimator::{Law, RussianRoulette, Weights, differentiated, exact_log_det, jacobian, series};
+use resflow::layer::{Keep, Layer, PreparedLayer, Role, Saved, Slot};
 
 use crate::fixture::{Comparison, Fixture, host};
 
 /// A block's net at x.
 struct Net<'a, B: Backend> {
     backend: &'a B,
-    layer: &'a dyn Layer<B>,
+    /// The prefix of its parameters' names.
+    parameters: Parameters<'a, B>,
     prepared: Box<dyn PreparedLayer<B>>,
     saved: Saved<B>,
+    x: B::Tensor,
     rows: usize,
-    dimension: usize,
+    row: Vec<usize>,
 }
 
-/// Compares every `est.*`.
+/// Shows name (behind the place of the net), tensor and role.
+type Parameters<'a, B> = Box<dyn Fn(&mut dyn FnMut(&str, &<B as Backend>::Tensor, Role)) + 'a>;
+
+/// Compares every `est.*` of a dense flow's first block.
 pub(crate) fn compare<B: Backend>(comparison: &mut Comparison, backend: &B, layer: &dyn Layer<B>, file: &Fixture) {
     let x = file.tensor(backend, "x");
-    let shape = backend.shape(&x);
-    let prepared = layer.prepare(backend);
-    let (g, saved) = prepared.forward(backend, &x, Keep::Second);
-    comparison.tensor(backend, "est.g", &g, file.values("est.g"));
-    let net = Net { backend, layer, prepared, saved, rows: shape.rows(), dimension: shape[1] };
-
-    let terms: usize = file.note("n_terms");
-    let exact: usize = file.note("n_exact_terms");
+    let parameters: Parameters<'_, B> = Box::new(|f| layer.visit("", f));
+    let net = Net::new(backend, layer.prepare(backend), parameters, x);
+    comparison.tensor(backend, "est.g", &net.value(), file.values("est.g"));
     let law = Law::ShiftedGeometric { p: file.note("geometric_p") };
-    let roulette = RussianRoulette::new(law, exact).expect("a law");
-    let coefficients = roulette.coefficients(&[(terms - exact) as u64]);
-    comparison.close("est.coefficients", &coefficients, file.values("est.coefficients"));
-
-    let probe = file.tensor(backend, "est.probe");
-    let per_row = Weights::rows(backend, &vec![coefficients.clone(); net.rows]).1;
-    for (how, weights) in [("batch", Weights::Batch(coefficients.clone())), ("rows", per_row)] {
-        net.neumann(comparison, file, &probe, &weights, how);
-    }
-    net.gradient_of_series(comparison, file, &probe, &coefficients);
+    net.estimators(comparison, file, law, file.note("n_exact_terms"), file.note("n_terms"));
     net.exact(comparison, file);
 }
 
-impl<B: Backend> Net<'_, B> {
+/// Compares every `est.*` of an image flow's block.
+pub(crate) fn compare_images<B: Backend>(
+    comparison: &mut Comparison,
+    backend: &B,
+    layer: &dyn Layer<B>,
+    file: &Fixture,
+) {
+    assert_eq!(file.text("est_law"), "poisson(2), 2 exact terms, 6 terms");
+    let x = backend.permute(&file.tensor(backend, "est.x"), &[0, 2, 3, 1]);
+    let parameters: Parameters<'_, B> = Box::new(|f| layer.visit("", f));
+    let net = Net::new(backend, layer.prepare(backend), parameters, x);
+    comparison.close("est.g", &theirs(backend, &net.value()), file.values("est.g"));
+    net.estimators(comparison, file, Law::Poisson { rate: 2.0 }, 2, 6);
+}
+
+/// The numbers of a tensor in the reference's order: images and kernels have their channels second.
+fn theirs<B: Backend>(backend: &B, x: &B::Tensor) -> Vec<f64> {
+    if backend.shape(x).rank() == 4 { host(backend, &backend.permute(x, &[0, 3, 1, 2])) } else { host(backend, x) }
+}
+
+impl<'a, B: Backend> Net<'a, B> {
+    fn new(backend: &'a B, prepared: Box<dyn PreparedLayer<B>>, parameters: Parameters<'a, B>, x: B::Tensor) -> Self {
+        let (_, saved) = prepared.forward(backend, &x, Keep::Second);
+        let shape = backend.shape(&x);
+        Self { backend, parameters, prepared, saved, rows: shape.rows(), row: shape[1..].to_vec(), x }
+    }
+
+    /// g(x).
+    fn value(&self) -> B::Tensor {
+        self.prepared.forward(self.backend, &self.x, Keep::Value).0
+    }
+
+    fn estimators(&self, comparison: &mut Comparison, file: &Fixture, law: Law, exact: usize, terms: usize) {
+        let backend = self.backend;
+        let roulette = RussianRoulette::new(law, exact).expect("a law");
+        let coefficients = roulette.coefficients(&[(terms - exact) as u64]);
+        comparison.close("est.coefficients", &coefficients, file.values("est.coefficients"));
+
+        let probe = file.tensor(backend, "est.probe");
+        let probe = if self.row.len() == 3 { backend.permute(&probe, &[0, 2, 3, 1]) } else { probe };
+        let per_row = Weights::rows(backend, &vec![coefficients.clone(); self.rows]).1;
+        for (how, weights) in [("batch", Weights::Batch(coefficients.clone())), ("rows", per_row)] {
+            self.neumann(comparison, file, &probe, &weights, how);
+        }
+        self.gradient_of_series(comparison, file, &probe, &coefficients);
+    }
+
     fn neumann(&self, comparison: &mut Comparison, file: &Fixture, probe: &B::Tensor, weights: &Weights<B>, how: &str) {
         let (backend, net) = (self.backend, &*self.prepared);
         let (value, surrogate) = series(backend, net, &self.saved, probe, weights, true);
         comparison.tensor(backend, &format!("est.basic.value, {how}"), &value.0, file.values("est.basic.value"));
         // evaluation keeps less and asks for no surrogate
-        let (_, first) = net.forward(backend, &file.tensor(backend, "x"), Keep::First);
+        let (_, first) = net.forward(backend, &self.x, Keep::First);
         let (value, none) = series(backend, net, &first, probe, weights, false);
         assert!(none.is_none(), "a surrogate that was not asked for");
         comparison.tensor(backend, &format!("est.basic.value, {how}, first"), &value.0, file.values("est.basic.value"));
 
         let u = surrogate.expect("asked for").u;
         let (jv, tangent) = net.jvp(backend, &self.saved, probe);
-        let value = backend.dot_rows(&u, &jv);
+        let flat = |x: &B::Tensor| backend.reshape(x, [self.rows, self.row.iter().product()].into());
+        let value = backend.dot_rows(&flat(&u), &flat(&jv));
         comparison.tensor(backend, &format!("est.neumann.value, {how}"), &value, file.values("est.neumann.value"));
         self.pull_back(comparison, file, "est.neumann", how, &[&tangent], vec![u]);
     }
 
     fn gradient_of_series(&self, comparison: &mut Comparison, file: &Fixture, probe: &B::Tensor, coefficients: &[f64]) {
         let (backend, net) = (self.backend, &*self.prepared);
-        let terms = coefficients.len();
-        let mut adjoints = vec![probe.clone()];
-        let mut tangents = Vec::new();
-        let mut tangent = probe.clone();
-        for i in 0..terms {
-            adjoints.push(net.vjp(backend, &self.saved, adjoints[i].clone()));
-            let (next, kept) = net.jvp(backend, &self.saved, &tangent);
-            tangent = next;
-            tangents.push(kept);
-        }
-        let weight = |k: usize| if k % 2 == 1 { 1.0 } else { -1.0 } * coefficients[k - 1] / k as f64;
-        let cotangents = (0..terms).map(|i| {
-            let zero = backend.full(0.0, backend.shape(probe));
-            (0..terms - i).fold(zero, |sum, j| backend.axpy(weight(i + j + 1), &adjoints[j], sum))
-        });
-        self.pull_back(comparison, file, "est.basic", "", &tangents.iter().collect::<Vec<_>>(), cotangents.collect());
+        let d = differentiated(backend, net, &self.saved, probe, &[coefficients.to_vec()]);
+        comparison.tensor(backend, "est.basic.value, differentiated", &d.value, file.values("est.basic.value"));
+        let kept: Vec<_> = d.tangents.iter().map(|t| net.keep_tangent(backend, &self.saved, t)).collect();
+        self.pull_back(comparison, file, "est.basic", "", &kept.iter().collect::<Vec<_>>(), d.cotangents);
     }
 
     /// The gradient in x and in every parameter.
@@ -100,33 +126,34 @@ impl<B: Backend> Net<'_, B> {
     ) {
         let (backend, net) = (self.backend, &*self.prepared);
         let mut slots: Vec<Slot<B>> = vec![None; net.slots()];
-        let none = backend.full(0.0, [self.rows, self.dimension].into());
+        let none = backend.full(0.0, backend.shape(&self.x));
         let (gx, _) = net.tangent_vjp(backend, &self.saved, tangents, none, cotangents, &mut slots);
         net.pull_back(backend, &mut slots);
-        comparison.tensor(backend, &format!("{key}.grad_x {how}"), &gx, file.values(&format!("{key}.grad_x")));
+        let name = format!("{key}.grad_x");
+        comparison.close(&format!("{name} {how}"), &theirs(backend, &gx), file.values(&name));
         let mut slots = slots.into_iter();
-        self.layer.visit("grad", &mut |name, _, role| {
+        (self.parameters)(&mut |name, _, role| {
             if role.is_trained() {
                 let gradient = slots.next().flatten().expect("a gradient of every parameter");
-                let name = format!("{key}.{name}");
-                comparison.tensor(backend, &format!("{name} {how}"), &gradient, file.values(&name));
+                let name = format!("{key}.grad{name}");
+                comparison.close(&format!("{name} {how}"), &theirs(backend, &gradient), file.values(&name));
             }
         });
         assert!(slots.next().is_none(), "a slot that belongs to no parameter");
     }
 
     fn exact(&self, comparison: &mut Comparison, file: &Fixture) {
-        let (backend, net, rows, d) = (self.backend, &*self.prepared, self.rows, self.dimension);
-        let exact = exact_log_det(backend, net, &self.saved, rows, d, false);
+        let (backend, net, rows, d) = (self.backend, &*self.prepared, self.rows, self.row[0]);
+        let exact = exact_log_det(backend, net, &self.saved, rows, &[d], false);
         comparison.tensor(backend, "est.exact_logdet", &exact.value.0, file.values("est.exact_logdet"));
 
         let reference = file.values("est.partial_sums");
         let terms = file.shape("est.partial_sums")[1];
-        let j = host(backend, &jacobian(backend, net, &self.saved, rows, d));
+        let j = host(backend, &jacobian(backend, net, &self.saved, rows, &[d]));
         let sums: Vec<f64> = j.chunks_exact(d * d).flat_map(|j| partial_sums(j, d, terms)).collect();
         comparison.close("est.partial_sums of the Jacobian", &sums, reference);
 
-        let unit_probes = exact_log_det(backend, net, &self.saved, rows, d, true).probes;
+        let unit_probes = exact_log_det(backend, net, &self.saved, rows, &[d], true).probes;
         let trace = |saved: &Saved<B>, weights: &Weights<B>| {
             let values = unit_probes.iter().map(|e| series(backend, net, saved, e, weights, false).0.0);
             host(backend, &values.reduce(|a, b| backend.axpy(1.0, &b, a)).expect("d > 0"))

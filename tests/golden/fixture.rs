@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 
 /// A file of reference numbers. It remembers which of them were asked for.
 pub(crate) struct Fixture {
+    bytes: Vec<u8>,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
     notes: HashMap<String, String>,
     unread: RefCell<BTreeSet<String>>,
@@ -28,7 +29,18 @@ impl Fixture {
         });
         let tensors: BTreeMap<_, _> = numbers.collect();
         let unread = RefCell::new(tensors.keys().cloned().collect());
-        Self { tensors, notes: header.metadata().clone().unwrap_or_default(), unread }
+        let notes = header.metadata().clone().unwrap_or_default();
+        Self { bytes, tensors, notes, unread }
+    }
+
+    /// The file itself.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.bytes.clone()
+    }
+
+    /// Counts some tensors as compared.
+    pub(crate) fn mark_read(&self, which: impl Fn(&str) -> bool) {
+        self.unread.borrow_mut().retain(|key| !which(key));
     }
 
     /// The numbers of a tensor.
@@ -56,6 +68,11 @@ impl Fixture {
     /// An entry of the metadata, which is JSON.
     pub(crate) fn note<T: serde::de::DeserializeOwned>(&self, key: &str) -> T {
         serde_json::from_str(&self.notes[key]).expect("metadata of the expected type")
+    }
+
+    /// An entry of the metadata, as text.
+    pub(crate) fn text(&self, key: &str) -> &str {
+        &self.notes[key]
     }
 
     /// Fails if a tensor of the file was never asked for.

@@ -10,6 +10,8 @@ mod convolution;
 mod dense;
 mod estimators;
 mod fixture;
+mod image;
+mod induced_norms;
 mod survival;
 
 /// A test of one comparison in both precisions.
@@ -33,7 +35,12 @@ both_precisions! {
     dense_2d: crate::dense::compare, "dense_2d";
     dense_2d_actnorm: crate::dense::compare, "dense_2d_actnorm";
     dense_6d: crate::dense::compare, "dense_6d";
+    image_mnist_like: crate::image::compare, "image_mnist_like";
+    image_cifar_like: crate::image::compare, "image_cifar_like";
+    image_factor_out: crate::image::compare, "image_factor_out";
+    image_squeeze_first: crate::image::compare, "image_squeeze_first";
     activation_functions: crate::activations::compare;
     actnorm_initialisation: crate::actnorm::compare;
     convolution_norms: crate::convolution::compare;
+    norms_between_orders: crate::induced_norms::compare;
 }

@@ -3,7 +3,10 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use resflow::checkpoint::Archive;
 
 /// A flow and a run small enough for a test.
 pub(crate) const TINY: &str = "\
@@ -110,4 +113,33 @@ pub(crate) fn csv(rows: usize) -> String {
         let _ = writeln!(out, "{},{},{}", 100.0 * a + 7.0, a * a + 0.1 * b, 1e-3 * (c + a));
     }
     out
+}
+
+/// Both runs ended in the same state: model, checkpoint and metrics, but for the time that they took.
+pub(crate) fn assert_same(a: &Path, b: &Path) {
+    let model = |run: &Path| std::fs::read(run.join("model.safetensors")).expect("a model");
+    assert!(model(a) == model(b), "the models differ");
+    let state = |run: &Path| {
+        let mut archive = Archive::read(&run.join("checkpoint.safetensors")).expect("a checkpoint");
+        archive.document["run"]["elapsed"] = 0.into();
+        archive
+    };
+    let (a_state, b_state) = (state(a), state(b));
+    assert_eq!(a_state.document, b_state.document);
+    assert!(a_state.tensors == b_state.tensors, "the checkpoints differ");
+    assert_eq!(metrics(a), metrics(b));
+}
+
+/// The program at work.
+pub(crate) fn start(folder: &Folder, line: &str) -> Child {
+    folder.command(line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+}
+
+/// Waits until something is so.
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} within a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -1,62 +1,11 @@
-//! The configuration of a flow: checked before anything is built, stored inside every model file.
+//! The configuration of a flow over rows of numbers.
 
-use resflow_backend::Activation;
 use serde::{Deserialize, Serialize};
 
+use super::{MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count};
 use crate::error::ConfigError;
 use crate::estimator::{Auto, CostModel, Estimator, Law, Probe, RussianRoulette, Sharing};
-use crate::lipschitz::Coefficient;
-
-/// The nonlinearity of g.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Nonlinearity {
-    /// xσ(bx)/1.1 with learned b.
-    #[default]
-    LipSwish,
-    /// LipSwish of x and of −x side by side, over 1.004: twice the features.
-    ClipSwish,
-    /// See [`Activation::Elu`].
-    Elu,
-    /// See [`Activation::Softplus`].
-    Softplus,
-    /// See [`Activation::Tanh`].
-    Tanh,
-    /// See [`Activation::Relu`].
-    Relu,
-    /// See [`Activation::LipschitzCube`].
-    LipschitzCube,
-    /// See [`Activation::Sin`].
-    Sin,
-}
-
-impl Nonlinearity {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::LipSwish,
-        Self::ClipSwish,
-        Self::Elu,
-        Self::Softplus,
-        Self::Tanh,
-        Self::Relu,
-        Self::LipschitzCube,
-        Self::Sin,
-    ];
-
-    /// The elementwise function, or `None` for the concatenated one.
-    pub fn activation(self) -> Option<Activation> {
-        Some(match self {
-            Self::ClipSwish => return None,
-            Self::LipSwish => Activation::LipSwish,
-            Self::Elu => Activation::Elu,
-            Self::Softplus => Activation::Softplus,
-            Self::Tanh => Activation::Tanh,
-            Self::Relu => Activation::Relu,
-            Self::LipschitzCube => Activation::LipschitzCube,
-            Self::Sin => Activation::Sin,
-        })
-    }
-}
+use crate::lipschitz::NormChain;
 
 /// The architecture of a flow over rows of numbers, and the estimators it is trained and evaluated with.
 ///
@@ -77,6 +26,9 @@ pub struct FlowConfig {
     pub leading_activation: bool,
     /// κ, the bound on each linear layer's norm; Lip(g) ≤ κ^(hidden + 1).
     pub coefficient: f64,
+    /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one digit a layer boundary
+    /// such as `"2112"` (`f` is the max norm), or `"learned"`.
+    pub norms: NormChain,
     /// Whether to normalise activations between blocks.
     pub actnorm: bool,
     /// The factor on the initial weights of each block's last layer; small makes a flow start near the identity.
@@ -98,6 +50,7 @@ impl Default for FlowConfig {
             activation: Nonlinearity::default(),
             leading_activation: true,
             coefficient: 0.99,
+            norms: NormChain::Two,
             actnorm: true,
             initial_scale: 1.0,
             training: Estimator::default(),
@@ -115,12 +68,6 @@ impl Default for FlowConfig {
         }
     }
 }
-
-/// Limits that no honest configuration meets, so that a hostile one cannot exhaust the memory.
-const MOST_BLOCKS: usize = 10_000;
-const MOST_WIDTH: usize = 1 << 16;
-const MOST_LAYERS: usize = 64;
-const MOST_PARAMETERS: u64 = 1 << 32;
 
 impl FlowConfig {
     /// The default architecture for rows of `dimension` numbers. Where the log det is exact in training, blocks may come
@@ -151,36 +98,14 @@ impl FlowConfig {
     /// # Errors
     /// The first setting that is out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let count = |name, value: usize, most: usize, expected| {
-            if (1..=most).contains(&value) {
-                Ok(())
-            } else {
-                Err(ConfigError::OutOfRange { name, value: value as f64, expected })
-            }
-        };
         count("dimension", self.dimension, MOST_WIDTH, "1 to 65536")?;
         count("blocks", self.blocks, MOST_BLOCKS, "1 to 10000")?;
         count("hidden layers", self.hidden.len(), MOST_LAYERS, "1 to 64 widths")?;
         for &width in &self.hidden {
             count("hidden", width, MOST_WIDTH, "widths from 1 to 65536")?;
         }
-        Coefficient::new(self.coefficient)?;
-        if !(self.initial_scale.is_finite() && self.initial_scale >= 0.0) {
-            return Err(ConfigError::OutOfRange {
-                name: "initial_scale",
-                value: self.initial_scale,
-                expected: "a finite number, 0 or above",
-            });
-        }
-        if !(2..=1000).contains(&self.replicates) {
-            return Err(ConfigError::OutOfRange {
-                name: "replicates",
-                value: self.replicates as f64,
-                expected: "2 to 1000",
-            });
-        }
-        self.training.check()?;
-        self.evaluation.check()?;
+        check_shared(self.coefficient, self.initial_scale, self.replicates, [&self.training, &self.evaluation])?;
+        self.norms.check(self.linear_layers().len(), self.activation.widening() == 1)?;
         if self.parameters() > MOST_PARAMETERS {
             return Err(ConfigError::Inconsistent(format!(
                 "{} parameters are more than this library handles",
@@ -192,7 +117,7 @@ impl FlowConfig {
 
     /// (inputs, outputs) of the linear layers of one block.
     pub fn linear_layers(&self) -> Vec<(usize, usize)> {
-        let doubled = |i: usize| if self.activation == Nonlinearity::ClipSwish { 2 * i } else { i };
+        let doubled = |i: usize| i * self.activation.widening();
         let mut widths = vec![self.dimension];
         widths.extend(&self.hidden);
         widths.push(self.dimension);
@@ -205,11 +130,11 @@ impl FlowConfig {
 
     /// The number of trained numbers.
     pub fn parameters(&self) -> u64 {
-        let has_beta = matches!(self.activation, Nonlinearity::LipSwish | Nonlinearity::ClipSwish);
         let layers = self.linear_layers();
         let activations = layers.len() as u64 - u64::from(!self.leading_activation);
         let block: u64 = layers.iter().map(|&(i, o)| (i as u64 + 1) * o as u64).sum();
         let norms = if self.actnorm { 2 * self.dimension as u64 * (self.blocks as u64 + 1) } else { 0 };
-        self.blocks as u64 * (block + if has_beta { activations } else { 0 }) + norms
+        let orders = self.norms.parameters(layers.len());
+        self.blocks as u64 * (block + orders + if self.activation.has_parameter() { activations } else { 0 }) + norms
     }
 }

@@ -1,0 +1,111 @@
+//! Evaluating a model on many samples, with a sign of life.
+//!
+//! Images are evaluated [`PIECE`] at a time, piece p with the key `key.split(p)`: the noise and the probes of an image
+//! depend on the seed and on its number alone, so `score` and `encode` look at the same dequantised image. Rows of numbers
+//! are one call.
+
+use anyhow::Result;
+use resflow::backend::{Backend, Key};
+use resflow::config::ModelConfig;
+use resflow::data::Samples;
+use resflow::flow::PreparedFlow;
+use resflow::log_prob::LogProb;
+
+use crate::progress::Progress;
+
+/// Images of a piece.
+const PIECE: usize = 256;
+
+/// The key of evaluations.
+pub(crate) fn key(seed: u64) -> Key {
+    Key::new(seed).named("score")
+}
+
+/// log p of all samples.
+pub(crate) fn log_prob<B: Backend>(
+    flow: &PreparedFlow<B>,
+    model: &ModelConfig,
+    samples: Samples<'_>,
+    key: Key,
+) -> Result<LogProb> {
+    let mut all: Option<LogProb> = None;
+    in_pieces(model, samples, key, |piece, key| {
+        let own = flow.log_prob(piece, key)?;
+        let all = match &mut all {
+            Some(all) => {
+                all.values.extend(own.values);
+                all.standard_error.extend(own.standard_error);
+                all.log_det.extend(own.log_det);
+                all.replicates = all.replicates.max(own.replicates);
+                all
+            }
+            None => all.insert(own),
+        };
+        Ok(match model.bits_per_dim(all.mean()) {
+            Some(bits) => format!("bits/dim {bits:.4}"),
+            None => format!("log p {:.4}", all.mean()),
+        })
+    })?;
+    match all {
+        Some(all) => Ok(all),
+        // no rows: the library knows what to say of them
+        None => Ok(flow.log_prob(samples, key)?),
+    }
+}
+
+/// z of some samples, row by row, with the log dets.
+#[derive(Debug, Default)]
+pub(crate) struct Latent {
+    pub(crate) z: Vec<f64>,
+    pub(crate) log_det: Vec<f64>,
+    pub(crate) standard_error: Vec<f64>,
+}
+
+/// z of all samples.
+pub(crate) fn encode<B: Backend>(
+    flow: &PreparedFlow<B>,
+    model: &ModelConfig,
+    samples: Samples<'_>,
+    key: Key,
+) -> Result<Latent> {
+    let mut all = Latent::default();
+    in_pieces(model, samples, key, |piece, key| {
+        let own = flow.encode(piece, key)?;
+        all.z.extend_from_slice(own.rows.values());
+        all.log_det.extend(own.log_det);
+        all.standard_error.extend(own.standard_error);
+        Ok(String::new())
+    })?;
+    Ok(all)
+}
+
+/// Shows samples piece by piece to a function that says how it stands.
+fn in_pieces(
+    model: &ModelConfig,
+    samples: Samples<'_>,
+    key: Key,
+    mut each: impl FnMut(Samples<'_>, Key) -> Result<String>,
+) -> Result<()> {
+    let count = samples.count();
+    if model.images().is_none() {
+        return if count == 0 { Ok(()) } else { each(samples, key).map(|_| ()) };
+    }
+    let mut progress = Progress::quiet();
+    for (number, first) in (0..count).step_by(PIECE).enumerate() {
+        let some: Vec<usize> = (first..count.min(first + PIECE)).collect();
+        let key = key.split(number as u64);
+        let said = match samples {
+            Samples::Rows(table) => each(Samples::Rows(&table.select(&some)), key),
+            Samples::Images(set) => each(Samples::Images(&set.take(&some)?), key),
+        };
+        match said {
+            Ok(said) => progress.count(first + some.len(), count, &said),
+            Err(e) => {
+                progress.end();
+                return Err(e);
+            }
+        }
+    }
+    progress.end();
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! The pictures of a run: three panels for two columns, a grid of samples for images.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use resflow::backend::{Backend, Key};
+use resflow::config::ModelConfig;
+use resflow::data::Table;
+use resflow::flow::PreparedFlow;
+use resflow::invert::Inversion;
+
+use crate::canvas::Axes;
+use crate::curve;
+use crate::image_grid;
+use crate::metrics::Entry;
+use crate::picture::{self, write_png};
+use crate::rows::{Dataset, model_size};
+use crate::run_directory::{IMAGE_PICTURES, PICTURES, RunDirectory};
+
+/// Images along a side of the grid.
+const SIDE: usize = 10;
+/// Images that are drawn at once, between looks at the clock.
+const PIECE: usize = 20;
+/// Images that an estimate of the cost is measured with.
+const PROBE: usize = 8;
+
+/// What is drawn of a run.
+#[derive(Debug)]
+pub(crate) enum Illustration {
+    Nothing,
+    /// The points of the data's picture.
+    Plane(Vec<[f64; 2]>),
+    Images,
+}
+
+impl Illustration {
+    /// That of a run on some data.
+    pub(crate) fn of(dataset: &Dataset) -> Self {
+        let plane = |table: &Table| match table.width() {
+            2 => Self::Plane(picture::points(table)),
+            _ => Self::Nothing,
+        };
+        match dataset {
+            Dataset::Density(density) => plane(&density.sample(Key::new(0).named("picture"), picture::POINTS)),
+            Dataset::Table(table) => plane(table),
+            Dataset::Images(_) | Dataset::Stack(_) => Self::Images,
+        }
+    }
+
+    /// The files.
+    pub(crate) fn names(&self) -> &'static [&'static str] {
+        match self {
+            Self::Nothing => &[],
+            Self::Plane(_) => &PICTURES,
+            Self::Images => &IMAGE_PICTURES,
+        }
+    }
+
+    /// The time that [`draw`](Self::draw) takes for a flow, from a small part of it.
+    pub(crate) fn estimate<B: Backend>(&self, flow: &PreparedFlow<B>) -> Result<Duration> {
+        match self {
+            Self::Nothing => Ok(Duration::ZERO),
+            Self::Plane(data) => picture::estimate(flow, &Axes::around(data)),
+            Self::Images => {
+                let start = Instant::now();
+                flow.sample(PROBE, Key::new(0), &Inversion::for_backend::<B>())?;
+                Ok(start.elapsed().mul_f64((SIDE * SIDE) as f64 / PROBE as f64) + Duration::from_millis(100))
+            }
+        }
+    }
+
+    /// Draws what belongs to the run's end. Samples stop at the deadline.
+    pub(crate) fn draw<B: Backend>(
+        &self,
+        flow: &PreparedFlow<B>,
+        model: &ModelConfig,
+        entries: &[Entry],
+        key: Key,
+        deadline: Option<Instant>,
+        directory: &RunDirectory,
+    ) -> Result<()> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Plane(data) => picture::draw(flow, data, key, deadline, directory),
+            Self::Images => {
+                let [samples, curve] = IMAGE_PICTURES.map(|name| directory.picture(name));
+                if let Some(picture) = curve::draw(entries) {
+                    write_png(&picture, &curve)?;
+                }
+                let Some(config) = model.images() else { return Ok(()) };
+                let mut values: Vec<f64> = Vec::new();
+                for piece in 0..SIDE * SIDE / PIECE {
+                    if piece > 0 && deadline.is_some_and(|d| Instant::now() >= d) {
+                        break;
+                    }
+                    let how = Inversion::for_backend::<B>();
+                    let drawn = flow.sample(PIECE, key.named("picture").split(piece as u64), &how)?;
+                    values.extend(drawn.rows.values());
+                }
+                write_png(&image_grid::draw(&values, model_size(config), config.bits, SIDE)?, &samples)
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `resflow import`: a state dict of the reference implementation as a model file.
+
+use anyhow::{Context as _, Result};
+use resflow::Flow;
+use resflow::backend::Backend;
+use resflow::import::{StateDict, Weights};
+use resflow::lipschitz::Refresh;
+
+use crate::arguments::{Import, Precision};
+use crate::failure::usage;
+use crate::model::with_backend;
+use crate::output::{extension, print};
+use crate::settings::Settings;
+
+pub(crate) fn run(arguments: &Import) -> Result<()> {
+    let (state, out) = (&arguments.state, &arguments.out);
+    if extension(out) != "safetensors" {
+        return Err(usage(format_args!("--out {}: the file's name must end in .safetensors", out.display())));
+    }
+    if matches!(state.try_exists(), Ok(false)) {
+        return Err(usage(format_args!("{}: file not found", state.display())));
+    }
+    let config = Settings::architecture(&arguments.config)?;
+    let weights = if arguments.ema { Weights::Ema } else { Weights::Current };
+    let dict = StateDict::read(state, weights).with_context(|| state.display().to_string())?;
+    let precision = if dict.precision() == "f64" { Precision::F64 } else { Precision::F32 };
+    with_backend!(precision, None, |backend| {
+        let mut flow = Flow::from_state_dict(backend, &config, dict).with_context(|| state.display().to_string())?;
+        if arguments.ema {
+            // the stored singular vectors are those of the weights, not of their average
+            converge(&mut flow);
+        }
+        finish(&flow, precision, arguments)
+    })
+}
+
+fn converge<B: Backend>(flow: &mut Flow<B>) {
+    flow.refresh(Refresh::converge::<B>());
+}
+
+fn finish<B: Backend>(flow: &Flow<B>, precision: Precision, arguments: &Import) -> Result<()> {
+    flow.save(&arguments.out)?;
+    let out = arguments.out.display();
+    print(&format!(
+        "{out}: {} parameters in {} blocks, {}, Lip(g) ≤ {:.4} by power iteration\nnext:\n  resflow inspect {out}\n",
+        flow.parameters(),
+        flow.config().blocks(),
+        precision.name(),
+        flow.lipschitz_estimate()?,
+    ))
+}

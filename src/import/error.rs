@@ -1,0 +1,68 @@
+//! What can be wrong with a file of the reference implementation.
+
+use std::fmt;
+
+use crate::data::{Excerpt, Message};
+
+/// What went wrong in reading a state dict.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The bytes are in none of the formats, or in one but damaged.
+    #[error("{}", Line(.0))]
+    Format(String),
+    /// A pickle that is cut off, inconsistent, or beyond what the restricted reader takes.
+    #[error("pickle, byte {offset}: {}", Line(problem))]
+    Pickle {
+        /// Where in the pickle, counted from zero.
+        offset: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// The file is sound, but what it holds is no state dict.
+    #[error("{}", Line(.0))]
+    Content(String),
+    /// A tensor is missing or misshapen, or holds what it must not.
+    #[error("tensor `{}`: {}", Excerpt(name), Line(problem))]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Tensors that belong to no layer of the architecture.
+    #[error("{count} tensors that nothing uses: {}", Line(.names))]
+    Unused {
+        /// How many.
+        count: usize,
+        /// The first few names.
+        names: String,
+    },
+}
+
+/// At most 400 characters of a message that quotes a file, escapes counted as they are written.
+struct Line<'a>(&'a str);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut escaped = String::new();
+        for c in self.0.chars().take(401) {
+            if c.is_control() { escaped.extend(c.escape_default()) } else { escaped.push(c) }
+        }
+        Message(&escaped).fmt(f)
+    }
+}
+
+impl ImportError {
+    pub(super) fn tensor(name: &str, problem: impl Into<String>) -> Self {
+        Self::Tensor { name: name.to_owned(), problem: problem.into() }
+    }
+}

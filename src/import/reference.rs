@@ -1,0 +1,255 @@
+//! The reference implementation's state dicts (github.com/rtqichen/residual-flows) as our model files.
+//!
+//! | there | here |
+//! |---|---|
+//! | `transforms.<scale>.chain.<i>` or `chain.<i>` | `links.<l>` |
+//! | block `.nnet.<j>` (fully connected: `.nnet.nnet.<j>`) | `.net.<j>` |
+//! | kernel `[o, i, kh, kw]`; u, v flat in (C, H, W) order | `[o, kh, kw, i]`; `[1, h, w, c]` |
+//! | 1 × 1 kernel `[o, i, 1, 1]` | `[o, i]` |
+//! | ActNorm `.weight`, `.bias`, `.initialized` (flat: under `.fc_module`) | `.log_scale`, `.bias`, `.initialised` |
+//!
+//! σ = uᵀWv comes from the stored vectors; what the file says of it (`scale`), of image sizes and of flags is read and checked
+//! against the configuration where it means something.
+
+use std::collections::BTreeMap;
+
+use resflow_backend::Backend;
+
+use super::{ImportError, StateDict};
+use crate::checkpoint::{Archive, ModelDocument, Provenance, Values, document_value};
+use crate::config::{ImageBlock, ModelConfig, Stage};
+use crate::error::{ConfigError, Error};
+use crate::flow::Flow;
+use crate::lipschitz::NormChain;
+
+impl<B: Backend> Flow<B> {
+    /// The flow of a state dict of the reference implementation, whose architecture a file does not say.
+    ///
+    /// # Errors
+    /// A tensor that is missing, superfluous, misshapen or not finite; a configuration that cannot be.
+    pub fn from_state_dict(backend: B, config: &ModelConfig, state: StateDict) -> Result<Self, Error> {
+        config.check()?;
+        Self::from_archive(backend, &archive(config, state)?)
+    }
+}
+
+/// The contents of our model file.
+fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error> {
+    let norms = match config {
+        ModelConfig::Rows(c) => &c.norms,
+        ModelConfig::Images(c) => &c.norms,
+    };
+    if *norms != NormChain::Two {
+        let problem = "state dicts are read for flows in the 2-norm only, `norms = \"2\"`".into();
+        return Err(ConfigError::Inconsistent(problem).into());
+    }
+    state.remove_ignored();
+    let precision = state.precision();
+    let mut translation = Translation { state, tensors: BTreeMap::new() };
+    let stages = stages(config);
+    let mut place = Place { scale: matches!(config, ModelConfig::Images(_)).then_some(0), index: 0 };
+    let mut flat = false;
+    for (link, stage) in stages.iter().enumerate() {
+        match stage {
+            // before the logit there is no chain yet
+            Stage::Squeeze { .. } if link == 0 => {}
+            Stage::Squeeze { .. } => {
+                place = Place { scale: place.scale.map(|s| s + 1), index: 0 };
+            }
+            Stage::Logit => place.index += 1,
+            Stage::Flatten(_) => flat = true,
+            Stage::ActNorm(features) => {
+                let module = if flat { ".fc_module" } else { "" };
+                translation.actnorm(&format!("{place}{module}"), link, *features)?;
+                place.index += 1;
+            }
+            Stage::Block(block) => {
+                let module = if flat { ".nnet.nnet" } else { ".nnet" };
+                translation.block(config, &format!("{place}{module}"), link, block)?;
+                place.index += 1;
+            }
+        }
+    }
+    let Translation { state, mut tensors } = translation;
+    state.finish()?;
+    let d = config.dimension();
+    for (name, value) in [("mean", 0.0), ("deviation", 1.0)] {
+        tensors.insert(format!("standardise.{name}"), (vec![d], Values::F64(vec![value; d])));
+    }
+    let provenance = Provenance { data: "imported from the reference implementation".into(), ..Provenance::default() };
+    let document = ModelDocument::new(config.clone(), precision, provenance);
+    Ok(Archive { tensors, document: serde_json::json!({ "model": document_value(&document)? }) })
+}
+
+/// The chain of either kind of flow.
+fn stages(config: &ModelConfig) -> Vec<Stage> {
+    match config {
+        ModelConfig::Images(config) => config.stages(),
+        ModelConfig::Rows(config) => {
+            let layers = config.linear_layers().into_iter().map(|(i, o)| (0, i, o)).collect();
+            let leading_activation = config.leading_activation;
+            let block = ImageBlock { row: vec![config.dimension], layers, leading_activation };
+            let norm = || config.actnorm.then_some(Stage::ActNorm(config.dimension));
+            let pairs = (0..config.blocks).flat_map(|_| [Some(Stage::Block(block.clone())), norm()]);
+            std::iter::once(norm()).chain(pairs).flatten().collect()
+        }
+    }
+}
+
+/// A module's place in the reference's chains.
+struct Place {
+    scale: Option<usize>,
+    index: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(scale) = self.scale {
+            write!(f, "transforms.{scale}.")?;
+        }
+        write!(f, "chain.{}", self.index)
+    }
+}
+
+struct Translation {
+    state: StateDict,
+    tensors: BTreeMap<String, (Vec<usize>, Values)>,
+}
+
+impl Translation {
+    /// Moves a tensor, whose axes are permuted on the way: axis i of ours is axis `axes[i]` of theirs.
+    fn tensor(
+        &mut self,
+        from: &str,
+        shape: &[usize],
+        axes: &[usize],
+        to: String,
+        ours: Vec<usize>,
+    ) -> Result<(), ImportError> {
+        let values = self.take(from, shape)?;
+        let values = match values {
+            Values::F32(x) => Values::F32(permuted(&x, shape, axes)),
+            Values::F64(x) => Values::F64(permuted(&x, shape, axes)),
+        };
+        self.tensors.insert(to, (ours, values));
+        Ok(())
+    }
+
+    /// A tensor as it is.
+    fn same(&mut self, from: &str, shape: &[usize], to: String) -> Result<(), ImportError> {
+        let axes: Vec<usize> = (0..shape.len()).collect();
+        self.tensor(from, shape, &axes, to, shape.to_vec())
+    }
+
+    /// Removes a tensor of a shape; its numbers keep their precision.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Values, ImportError> {
+        let single = matches!(self.state.tensors.get(name), Some((_, Values::F32(_))));
+        // the shapes of a flat vector may be given as those of an image
+        let elements = [shape.iter().product()];
+        let stored = self.state.tensors.get(name).map(|(s, _)| s.len());
+        let wanted = if stored == Some(1) { &elements[..] } else { shape };
+        Ok(if single {
+            Values::F32(self.state.take(name, wanted)?)
+        } else {
+            Values::F64(self.state.take(name, wanted)?)
+        })
+    }
+
+    /// Reads a buffer that our files do not have, if it is there.
+    fn drop(&mut self, name: &str) {
+        self.state.tensors.remove(name);
+    }
+
+    fn actnorm(&mut self, from: &str, link: usize, features: usize) -> Result<(), ImportError> {
+        self.same(&format!("{from}.weight"), &[features], format!("links.{link}.log_scale"))?;
+        self.same(&format!("{from}.bias"), &[features], format!("links.{link}.bias"))?;
+        let name = format!("{from}.initialized");
+        let flag: Vec<f64> = self.state.take(&name, &[])?;
+        let flag = if flag[0] == 0.0 { 0.0 } else { 1.0 };
+        self.tensors.insert(format!("links.{link}.initialised"), (vec![1], Values::F64(vec![flag])));
+        Ok(())
+    }
+
+    fn block(&mut self, config: &ModelConfig, from: &str, link: usize, block: &ImageBlock) -> Result<(), ImportError> {
+        let beta = match config {
+            ModelConfig::Rows(c) => c.activation.has_parameter(),
+            ModelConfig::Images(c) => c.activation.has_parameter(),
+        };
+        let mut j = 0;
+        for (i, &layer) in block.layers.iter().enumerate() {
+            if i > 0 || block.leading_activation {
+                if beta {
+                    self.same(&format!("{from}.{j}.beta"), &[1], format!("links.{link}.net.{j}.beta"))?;
+                }
+                j += 1;
+            }
+            self.constrained(&format!("{from}.{j}"), &format!("links.{link}.net.{j}"), &block.row, layer)?;
+            j += 1;
+        }
+        Ok(())
+    }
+
+    fn constrained(
+        &mut self,
+        from: &str,
+        to: &str,
+        row: &[usize],
+        (size, inputs, outputs): (usize, usize, usize),
+    ) -> Result<(), ImportError> {
+        let name = |leaf: &str| (format!("{from}.{leaf}"), format!("{to}.{leaf}"));
+        let (weight, our_weight) = name("weight");
+        match size {
+            0 => self.same(&weight, &[outputs, inputs], our_weight)?,
+            1 => self.tensor(&weight, &[outputs, inputs, 1, 1], &[0, 1, 2, 3], our_weight, vec![outputs, inputs])?,
+            k => {
+                let ours = vec![outputs, k, k, inputs];
+                self.tensor(&weight, &[outputs, inputs, k, k], &[0, 2, 3, 1], our_weight, ours)?;
+            }
+        }
+        let (bias, our_bias) = name("bias");
+        self.same(&bias, &[outputs], our_bias)?;
+        for (leaf, channels) in [("u", outputs), ("v", inputs)] {
+            let (vector, ours) = name(leaf);
+            match (size, row) {
+                (2.., &[h, w, _]) => {
+                    self.tensor(&vector, &[channels, h, w], &[1, 2, 0], ours, vec![1, h, w, channels])?;
+                }
+                _ => self.same(&vector, &[channels], ours)?,
+            }
+        }
+        let dims = format!("{from}.spatial_dims");
+        if let (Some((_, found)), &[h, w, _]) = (self.state.tensors.get(&dims), row) {
+            let found = found.to::<f64>();
+            if size > 1 && found != [h as f64, w as f64] {
+                let problem = format!("is {found:?}, the configuration has images of {h} × {w} there");
+                return Err(ImportError::tensor(&dims, problem));
+            }
+        }
+        for leaf in ["scale", "sigma", "initialized", "spatial_dims"] {
+            self.drop(&format!("{from}.{leaf}"));
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of a tensor whose axis i was axis `axes[i]`.
+fn permuted<T: Copy>(x: &[T], shape: &[usize], axes: &[usize]) -> Vec<T> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i];
+    }
+    let mut out = Vec::with_capacity(x.len());
+    let mut index = vec![0; axes.len()];
+    for _ in 0..x.len() {
+        out.push(x[index.iter().zip(axes).map(|(&i, &axis)| i * strides[axis]).sum::<usize>()]);
+        // count up, the last axis first
+        for (i, &axis) in index.iter_mut().zip(axes).rev() {
+            *i += 1;
+            if *i < shape[axis] {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    out
+}

@@ -1,0 +1,211 @@
+//! What the reference implementation saves with torch: a dict with `state_dict`, `args` and `ema` among others.
+//!
+//! With the average, parameters come from `ema.shadow_params` (a dict by name, or a list in the order of the parameters)
+//! and everything else from `state_dict`. All tensors that are read hold together no more numbers than the file has bytes,
+//! however many of them share a storage.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::error::ImportError;
+use super::pickle::{self, Id, Pickle, Value};
+use super::tensor::Tensor;
+use super::torch_legacy;
+use super::torch_zip::TorchZip;
+use super::{Argument, StateDict, Weights, names};
+
+/// The first bytes of a zip file.
+pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+/// The first byte of a pickle of protocol 2 or later.
+pub(super) const PICKLE_MAGIC: u8 = 0x80;
+
+enum Storages<'a> {
+    Zip(TorchZip<'a>),
+    Legacy(BTreeMap<&'a str, &'a [u8]>),
+}
+
+impl<'a> Storages<'a> {
+    fn get(&mut self, key: &str) -> Result<&'a [u8], ImportError> {
+        match self {
+            Self::Zip(zip) => zip.entry(&format!("data/{key}")),
+            Self::Legacy(storages) => {
+                let found = storages.get(key).copied();
+                found.ok_or_else(|| ImportError::Format(format!("storage {key} is not in the file")))
+            }
+        }
+    }
+}
+
+/// Reads a file of either format.
+pub(super) fn read(bytes: &[u8], weights: Weights) -> Result<StateDict, ImportError> {
+    let (pickle, mut storages) = if bytes.starts_with(ZIP_MAGIC) {
+        let mut zip = TorchZip::open(bytes)?;
+        let (pickle, _) = pickle::read(zip.entry("data.pkl")?, 0)?;
+        (pickle, Storages::Zip(zip))
+    } else if bytes.first() == Some(&PICKLE_MAGIC) {
+        let (pickle, storages) = torch_legacy::open(bytes)?;
+        (pickle, Storages::Legacy(storages))
+    } else {
+        return Err(ImportError::Format("not a file of torch: neither a zip file nor a pickle".into()));
+    };
+
+    let mut tensors = state_dict(&pickle)?;
+    if weights == Weights::Ema {
+        average(&pickle, &mut tensors)?;
+    }
+    let mut dict = StateDict { arguments: arguments(&pickle), ..StateDict::default() };
+    let mut left = bytes.len();
+    for (name, tensor) in tensors {
+        let contents = storages.get(tensor.storage.key)?;
+        let scalar = tensor.storage.scalar;
+        if tensor.storage.length.checked_mul(scalar.size()) != Some(contents.len()) {
+            let problem = format!("is in a storage of {} bytes, not {} numbers", contents.len(), tensor.storage.length);
+            return Err(ImportError::tensor(&name, problem));
+        }
+        let count = tensor.len();
+        left = left.checked_sub(count).ok_or_else(|| ImportError::tensor(&name, "shares its numbers too often"))?;
+        let values = scalar.read(contents, tensor.places()).map_err(|problem| ImportError::tensor(&name, problem))?;
+        dict.insert(name, tensor.shape, scalar, values);
+    }
+    Ok(dict)
+}
+
+fn content(problem: impl Into<String>) -> ImportError {
+    ImportError::Content(problem.into())
+}
+
+/// The entries of the state dict, in their order, their prefixes stripped.
+fn state_dict<'a>(pickle: &Pickle<'a>) -> Result<Vec<(String, Tensor<'a>)>, ImportError> {
+    let root = pickle.root();
+    let entries =
+        pickle.entries(root).ok_or_else(|| content(format!("the file holds {}, not a dict", pickle.describe(root))))?;
+    let named = entries.iter().rev().find(|(key, _)| pickle.text(*key) == Some("state_dict"));
+    match named {
+        Some(&(_, dict)) => tensors(pickle, dict, "`state_dict`"),
+        // a state dict alone, without what training keeps beside it
+        None if entries.iter().any(|&(_, value)| Tensor::parse(pickle, value).is_some()) => {
+            tensors(pickle, root, "the file's dict")
+        }
+        None => {
+            let keys: Vec<_> = entries.iter().filter_map(|(key, _)| pickle.text(*key)).take(8).collect();
+            Err(content(format!("no `state_dict` in the file, only: {}", keys.join(", "))))
+        }
+    }
+}
+
+/// A dict from names to tensors.
+fn tensors<'a>(pickle: &Pickle<'a>, dict: Id, what: &str) -> Result<Vec<(String, Tensor<'a>)>, ImportError> {
+    let entries = pickle.entries(dict);
+    let entries = entries.ok_or_else(|| content(format!("{what} is {}, not a dict", pickle.describe(dict))))?;
+    let mut named = Vec::new();
+    for (key, value) in entries {
+        let name = pickle.text(key);
+        named.push((name.ok_or_else(|| content(format!("a key of {what} is {}", pickle.describe(key))))?, value));
+    }
+    let parse = |(name, value): (String, Id)| {
+        let tensor = Tensor::parse(pickle, value).unwrap_or_else(|| Err(format!("is {}", pickle.describe(value))));
+        match tensor {
+            Ok(tensor) => Ok((name, tensor)),
+            Err(problem) => Err(ImportError::Tensor { name, problem }),
+        }
+    };
+    names::select(named)?.into_iter().map(parse).collect()
+}
+
+/// Puts the averaged parameters in the place of the current ones.
+fn average<'a>(pickle: &Pickle<'a>, tensors: &mut [(String, Tensor<'a>)]) -> Result<(), ImportError> {
+    let ema = pickle.entry(pickle.root(), "ema").ok_or_else(|| content("no `ema` in the file"))?;
+    let state = pickle.record(ema).and_then(|record| record.state).unwrap_or(ema);
+    let shadow = pickle.entry(state, "shadow_params").ok_or_else(|| content("`ema` has no `shadow_params`"))?;
+    let shadow: BTreeMap<String, Tensor<'a>> = match pickle.items(shadow) {
+        Some(items) => by_order(pickle, items, tensors)?,
+        None => self::tensors(pickle, shadow, "`shadow_params`")?.into_iter().collect(),
+    };
+    if shadow.is_empty() {
+        return Err(content("`shadow_params` is empty: nothing was averaged yet"));
+    }
+    let current: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    // torch averages a parameter that is in the model under two names once, under the first of them
+    let mut shared: Vec<(&Tensor, &Tensor)> = Vec::new();
+    for (name, averaged) in &shadow {
+        let Some(&tensor) = current.get(name.as_str()) else {
+            return Err(ImportError::tensor(name, "is in `shadow_params`, but not in `state_dict`"));
+        };
+        if tensor.shape != averaged.shape {
+            let (now, then) = (&tensor.shape, &averaged.shape);
+            return Err(ImportError::tensor(name, format!("has shape {now:?}, its average {then:?}")));
+        }
+        shared.push((tensor, averaged));
+    }
+    shared.sort_by_key(|(tensor, _)| tensor.order());
+    let mut averages = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors.iter() {
+        let same = || {
+            let found = shared.binary_search_by_key(&tensor.order(), |(other, _)| other.order());
+            found.ok().map(|at| shared[at].1)
+        };
+        let averaged = shadow.get(name).or_else(same);
+        let optional = names::is_buffer(name) || names::is_ignored(name) || !tensor.storage.scalar.is_floating();
+        if averaged.is_none() && !optional {
+            return Err(ImportError::tensor(name, "is in `state_dict`, but not in `shadow_params`"));
+        }
+        averages.push(averaged.cloned());
+    }
+    for ((_, tensor), averaged) in tensors.iter_mut().zip(averages) {
+        if let Some(averaged) = averaged {
+            *tensor = averaged;
+        }
+    }
+    Ok(())
+}
+
+/// Names for a list of averages: those of the state dict that are parameters, in its order, if the shapes fit.
+fn by_order<'a>(
+    pickle: &Pickle<'a>,
+    items: &[Id],
+    tensors: &[(String, Tensor<'a>)],
+) -> Result<BTreeMap<String, Tensor<'a>>, ImportError> {
+    let parse = |(i, &id): (usize, &Id)| {
+        let tensor = Tensor::parse(pickle, id).unwrap_or_else(|| Err(format!("is {}", pickle.describe(id))));
+        tensor.map_err(|problem| ImportError::tensor(&format!("shadow_params[{i}]"), problem))
+    };
+    let averages: Vec<Tensor> = items.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    let parameters = |with_ignored: bool| -> Vec<&(String, Tensor)> {
+        // a parameter under two names counts once, as in torch
+        let mut seen = BTreeSet::new();
+        let is_parameter = |(name, tensor): &&(String, Tensor<'a>)| {
+            tensor.storage.scalar.is_floating() && !names::is_buffer(name) && (with_ignored || !names::is_ignored(name))
+        };
+        tensors.iter().filter(is_parameter).filter(|(_, tensor)| seen.insert(tensor.order())).collect()
+    };
+    for with_ignored in [true, false] {
+        let parameters = parameters(with_ignored);
+        let fits = parameters.len() == averages.len()
+            && parameters.iter().zip(&averages).all(|((_, tensor), average)| tensor.shape == average.shape);
+        if fits {
+            return Ok(parameters.into_iter().map(|(name, _)| name.clone()).zip(averages).collect());
+        }
+    }
+    Err(content(format!(
+        "`shadow_params` is a list of {} tensors, whose shapes are not those of the {} parameters",
+        averages.len(),
+        parameters(true).len()
+    )))
+}
+
+/// The numbers, texts and flags among the saved arguments of the program that trained.
+fn arguments(pickle: &Pickle) -> BTreeMap<String, Argument> {
+    let state =
+        pickle.entry(pickle.root(), "args").map(|args| pickle.record(args).and_then(|r| r.state).unwrap_or(args));
+    let entries = state.and_then(|state| pickle.entries(state)).unwrap_or_default();
+    let scalar = |(key, value): (Id, Id)| {
+        let argument = match pickle.get(value) {
+            Value::Bool(b) => Argument::Bool(*b),
+            Value::Int(i) => Argument::Int(*i),
+            Value::Float(x) => Argument::Float(*x),
+            Value::Text(text) => Argument::Text((*text).to_owned()),
+            _ => return None,
+        };
+        Some((pickle.text(key)?.to_owned(), argument))
+    };
+    entries.into_iter().filter_map(scalar).collect()
+}

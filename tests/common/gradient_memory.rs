@@ -1,0 +1,38 @@
+//! The peak memory of one gradient of a small image flow.
+
+use std::num::NonZeroUsize;
+
+use resflow::backend::{Backend as _, Key, Noise};
+use resflow::bijection::Memory;
+use resflow::config::ImageConfig;
+use resflow::estimator::{Estimator, Truncated};
+use resflow::train::{Objective, gradient};
+use resflow::{Error, Flow, NdArray};
+
+use crate::memory;
+
+/// The most that a gradient holds beyond weights, batch and result, in bytes: a flow of so many blocks on one image, the log
+/// dets by so many terms.
+pub(crate) fn peak(blocks: usize, terms: usize, memory: Memory) -> Result<usize, Error> {
+    let config = ImageConfig { blocks: vec![blocks], filters: 64, fully_connected: 0, ..ImageConfig::default() };
+    let backend = NdArray::<f32>::with_threads(NonZeroUsize::MIN)?;
+    let flow = Flow::new(backend.clone(), &config, Key::new(0))?;
+    let links: Vec<_> = flow.links().iter().map(|link| link.prepare(&backend)).collect();
+    let x = backend.noise(Key::new(1), Noise::Uniform, 0, [1, 28, 28, 1].into());
+    let weights = backend.full(1.0, [1, 1].into());
+    let estimator = Estimator::Truncated(Truncated::new(terms)?);
+    let objective = Objective {
+        x: &x,
+        weights: &weights,
+        estimator: &estimator,
+        key: Key::new(2),
+        first_row: 0,
+        memory,
+        row_bytes: 1,
+        parameters: flow.parameters(),
+        input_gradient: false,
+    };
+    let (result, bytes) = memory::peak(|| gradient(&backend, &links, &objective));
+    backend.download(&result.loss)?;
+    Ok(bytes)
+}
