@@ -425,9 +425,11 @@ pub(crate) fn model_document(archive: &Archive) -> Result<ModelDocument, Checkpo
 /// The configuration inside a model file.
 ///
 /// # Errors
-/// If there is none.
+/// If there is none, or one that cannot be.
 pub fn model_config(archive: &Archive) -> Result<ModelConfig, CheckpointError> {
-    Ok(model_document(archive)?.config)
+    let config = model_document(archive)?.config;
+    config.check()?;
+    Ok(config)
 }
 
 /// The precision that a model was made in, `"f32"` or `"f64"`.

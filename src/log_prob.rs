@@ -5,7 +5,7 @@
 //! replicates of the sum over blocks, correlations included. Parts are added on the host in double precision.
 //!
 //! "Until the standard error is below ε" draws further replicates for the rows that are above it. A rule that looks at the
-//! error to decide when to stop makes the reported error a little too small; the first M replicates bound that.
+//! error to decide when to stop makes the reported error somewhat too small; no row stops before eight replicates.
 
 use std::ops::Range;
 
@@ -207,11 +207,14 @@ pub(crate) fn evaluate<B: Backend>(
     Ok((latent.then(|| Table::of_computed(d, z)), out))
 }
 
+/// Replicates before a standard error is believed: that of two is one difference.
+const LEAST_REPLICATES: f64 = 8.0;
+
 impl Target {
     fn wants_more(&self, row: Moments, replicates: usize) -> bool {
         // a row that is not finite never gets better
         row.mean.is_finite()
-            && row.standard_error() > self.standard_error
+            && (row.standard_error() > self.standard_error || row.count < LEAST_REPLICATES)
             && row.count as usize + replicates <= self.most
     }
 }
@@ -227,13 +230,27 @@ fn run<B: Backend>(
     let count = which.map_or(source.samples.count(), <[usize]>::len);
     let d = flow.standardiser().width();
     let backend = flow.backend();
-    let plan = flow.plan(count);
-    // some shards at a time: z of a million images is not kept
+    // random numbers are those of the row, not of its place in `which`: each piece is a run of consecutive rows
+    let row = |at: usize| which.map_or(at, |which| which[at]);
+    let mut pieces: Vec<Range<usize>> = Vec::new();
+    for range in flow.plan(count).ranges() {
+        let mut start = range.start;
+        for at in range.start + 1..=range.end {
+            if at == range.end || row(at) != row(at - 1) + 1 {
+                pieces.push(start..at);
+                start = at;
+            }
+        }
+    }
+    // some pieces at a time: z of a million images is not kept
+    let largest = pieces.iter().map(Range::len).max().unwrap_or(0) * d * size_of::<f64>();
+    let wave = (WAVE_BYTES / largest.max(1)).clamp(1, WAVE);
     let mut at = 0;
-    for first in (0..plan.shards()).step_by(WAVE) {
-        let parts = backend.run(WAVE.min(plan.shards() - first), |i| {
-            let range = plan.rows(first + i);
-            shard(flow, &source.upload(flow, which, range.clone()), key, range.start as u64)
+    for pieces in pieces.chunks(wave) {
+        let parts = backend.run(pieces.len(), |i| {
+            let range = pieces[i].clone();
+            let first_row = row(range.start) as u64;
+            shard(flow, &source.upload(flow, which, range), key, first_row)
         });
         for part in parts {
             let (z, estimates, replicates) = part?;
@@ -246,8 +263,9 @@ fn run<B: Backend>(
     Ok(())
 }
 
-/// Shards that are evaluated before their results are gathered.
+/// Pieces that are evaluated before their results are gathered, and the bytes of z in them.
 const WAVE: usize = 256;
+const WAVE_BYTES: usize = 256 << 20;
 
 /// z of a shard, its log det estimates (row-major, one a replicate) and the number of replicates.
 fn shard<B: Backend>(

@@ -442,6 +442,8 @@ fn png_faults_are_named() {
         file[29..33].copy_from_slice(&crc.sum().to_be_bytes());
         file
     };
+    let palette = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/png/palette_cut.png");
+    refused(png::read(&std::fs::read(palette).expect("a seed")), &["its palette has 13 bytes"]);
     refused(png::read(&sized(5, 8)), &["not a readable PNG file"]);
     refused(png::read(&sized(0, 7)), &["not a readable PNG file"]);
     refused(png::read(&sized(5000, 4000)), &["announces 20004000 bytes", "cannot hold"]);

@@ -530,10 +530,19 @@ fn errors_on_demand() {
     let ratio = |i: usize| (plain.standard_error[i] / hundred.standard_error[i]).powi(2);
     let ratio = (0..9).map(ratio).sum::<f64>() / 9.0;
     assert!((5.0..500.0).contains(&ratio), "{ratio}");
-    // rows that are good enough keep their first estimate
-    let kept = within(largest(&plain.standard_error) * 0.999, 1_000_000);
+    // rows that are good enough after eight replicates keep their first estimate, and what another row draws does not
+    // depend on how many go on
+    let mut eight = flow.clone();
+    eight.set_evaluation(roulette(), 8).expect("in range");
+    let eight = eight.prepare();
+    let plain = eight.log_prob(&set, key).expect("images");
     let worst = (0..9).max_by(|&i, &j| plain.standard_error[i].total_cmp(&plain.standard_error[j])).expect("nine");
-    assert!((0..9).all(|i| (kept.values[i] == plain.values[i]) == (i != worst)));
+    let one = eight.within(largest(&plain.standard_error) * 0.999, 16).expect("an error");
+    let one_more = one.log_prob(&set, key).expect("images");
+    assert!((0..9).all(|i| (one_more.values[i] == plain.values[i]) == (i != worst)));
+    let all_more = one.within(1e-9, 16).expect("an error").log_prob(&set, key).expect("images");
+    assert!((0..9).all(|i| all_more.values[i] != plain.values[i]));
+    assert_eq!(one_more.values[worst], all_more.values[worst]);
     for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert!(flow.prepare().within(wrong, 10).is_err());
     }

@@ -169,7 +169,7 @@ impl<B: Backend> Flow<B> {
     /// Makes a standardising map part of the model.
     ///
     /// # Errors
-    /// If it is for rows of another width.
+    /// If it is for rows of another width, or changes images.
     pub fn set_standardiser(&mut self, standardiser: Standardiser) -> Result<(), ConfigError> {
         if standardiser.width() != self.dimension() {
             return Err(ConfigError::Inconsistent(format!(
@@ -177,6 +177,9 @@ impl<B: Backend> Flow<B> {
                 standardiser.width(),
                 self.dimension()
             )));
+        }
+        if self.config.images().is_some() && standardiser != Standardiser::identity(self.dimension()) {
+            return Err(ConfigError::Inconsistent("images are not standardised: their numbers are in [0, 1]".into()));
         }
         self.standardiser = standardiser;
         Ok(())

@@ -170,7 +170,8 @@ impl<B: Backend> PreparedFlow<B> {
         for (l, link) in self.links.iter().enumerate().rev() {
             let y = back.output(backend, link.leaving());
             let solution = link.inverse(backend, &y, how)?;
-            if link.crowds() && measured_from.is_none() {
+            let nothing_left = self.links[..l].iter().all(|link| link.leaving() == 0);
+            if link.crowds() && nothing_left && measured_from.is_none() {
                 measured_from = Some((l + 1, y));
             }
             back.pass(solution.value);

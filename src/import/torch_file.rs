@@ -192,20 +192,25 @@ fn by_order<'a>(
     )))
 }
 
+/// Longer names and texts are no arguments of a program, and are left out.
+const LONGEST_ARGUMENT: usize = 256;
+
 /// The numbers, texts and flags among the saved arguments of the program that trained.
 fn arguments(pickle: &Pickle) -> BTreeMap<String, Argument> {
     let state =
         pickle.entry(pickle.root(), "args").map(|args| pickle.record(args).and_then(|r| r.state).unwrap_or(args));
     let entries = state.and_then(|state| pickle.entries(state)).unwrap_or_default();
     let scalar = |(key, value): (Id, Id)| {
+        let key = pickle.text(key).filter(|key| key.len() <= LONGEST_ARGUMENT)?;
         let argument = match pickle.get(value) {
             Value::Bool(b) => Argument::Bool(*b),
             Value::Int(i) => Argument::Int(*i),
             Value::Float(x) => Argument::Float(*x),
-            Value::Text(text) => Argument::Text((*text).to_owned()),
+            // one text may be the value of many keys
+            Value::Text(text) if text.len() <= LONGEST_ARGUMENT => Argument::Text((*text).to_owned()),
             _ => return None,
         };
-        Some((pickle.text(key)?.to_owned(), argument))
+        Some((key.to_owned(), argument))
     };
     entries.into_iter().filter_map(scalar).collect()
 }

@@ -57,7 +57,8 @@ pub(super) fn refreshed<B: Backend>(
         Refresh::Iterations(_) => kept,
         Refresh::Converge { .. } => {
             let found = DualPair::search(backend, operator, &norms, how, STARTS, Key::new(0).named("norms"));
-            kept.or_better(backend, operator, found)
+            // of equal ones the one found: it has the right lengths even where W = 0
+            found.or_better(backend, operator, kept)
         }
     };
     SingularPair::new(backend, best.u, best.v)

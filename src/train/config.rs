@@ -11,7 +11,8 @@ use crate::error::ConfigError;
 pub struct TrainConfig {
     /// Rows of a batch.
     pub batch: usize,
-    /// Batches whose gradients are added up for one step, which is then that of one batch of all their rows.
+    /// Batches whose gradients are added up for one step, which is then that of one batch of all their rows (of as many
+    /// other points, where a built-in density draws them).
     pub accumulate: usize,
     /// Whether images are mirrored at random.
     pub flips: bool,

@@ -22,7 +22,11 @@ pub fn dequantise<B: Backend>(backend: &B, bytes: &[u8], shape: Shape, bits: u32
 }
 
 /// The byte that shows a number in \[0, 1\]: its level of so many bits, spread over 0 to 255. Numbers outside count as 0 or 1.
+///
+/// # Panics
+/// If the bits are not 1 to 8.
 pub fn quantise(x: f64, bits: u32) -> u8 {
+    assert!((1..=8).contains(&bits), "quantise: {bits} bits");
     let levels = f64::from(1_u32 << bits);
     let level = (x * levels).floor().clamp(0.0, levels - 1.0);
     // the brightest level is white

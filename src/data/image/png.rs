@@ -32,6 +32,7 @@ pub fn read(bytes: &[u8]) -> Result<ImageSet, DataError> {
         let found = bytes.iter().copied().take(4).collect();
         return Err(ImageError::Magic { found, expected: "89 50 4e 47", what: "a PNG file" }.into());
     }
+    check_palette(bytes)?;
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MOST_BYTES });
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
@@ -100,6 +101,21 @@ pub fn encode(height: usize, width: usize, channels: usize, image: &[u8]) -> Res
     writer.write_image_data(image).map_err(problem)?;
     writer.finish().map_err(problem)?;
     Ok(out)
+}
+
+/// A palette is 1 to 256 colours of three bytes: the decoder trusts that.
+fn check_palette(bytes: &[u8]) -> Result<(), ImageError> {
+    let mut rest = &bytes[SIGNATURE.len()..];
+    // length, type, data and sum of each chunk; one that is cut short is the decoder's to find
+    while let Some((&[a, b, c, d, ref kind @ ..], _)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        if kind == b"PLTE" && !(length.is_multiple_of(3) && (3..=768).contains(&length)) {
+            let problem = format!("its palette has {length} bytes, not three for each of 1 to 256 colours");
+            return Err(ImageError::Png { problem });
+        }
+        rest = length.checked_add(12).and_then(|whole| rest.get(whole..)).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// The pixels without their alpha channel, which must be opaque.

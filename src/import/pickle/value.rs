@@ -115,12 +115,16 @@ impl<'a> Pickle<'a> {
             Value::Dict(entries) => Some(entries.clone()),
             Value::Record(record) if self.global(record.class) == Some(("collections", "OrderedDict")) => {
                 let mut entries = Vec::new();
-                // Python 2 passes the entries as an argument: a list of pairs
-                for &pairs in self.items(record.arguments)? {
-                    for &pair in self.items(pairs)? {
-                        let &[key, value] = self.items(pair)? else { return None };
-                        entries.push((key, value));
+                // Python 2 passes the entries as one argument, a list of pairs; more of them could name one list many times
+                match self.items(record.arguments)? {
+                    [] => {}
+                    &[pairs] => {
+                        for &pair in self.items(pairs)? {
+                            let &[key, value] = self.items(pair)? else { return None };
+                            entries.push((key, value));
+                        }
                     }
+                    _ => return None,
                 }
                 entries.extend(&record.entries);
                 Some(entries)
