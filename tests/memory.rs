@@ -1,13 +1,17 @@
 //! Memory of training: one activation a block boundary and what one block needs, whatever number of terms was drawn
-//! (Chen et al. 2019, §3.2).
+//! (Chen et al. 2019, §3.2). And of reading: a small file does not take much, whatever it promises or expands to.
 
 #[path = "common/gradient_memory.rs"]
 mod gradient_memory;
 #[path = "common/memory.rs"]
 mod memory;
 
+use std::io::Write as _;
+
+use flate2::{Compression, write::GzEncoder};
 use gradient_memory::peak;
 use resflow::bijection::Memory;
+use resflow::data::image::idx;
 
 fn bytes(blocks: usize, terms: usize, memory: Memory) -> f64 {
     peak(blocks, terms, memory).expect("a gradient") as f64
@@ -31,4 +35,27 @@ fn a_block_costs_its_boundary() {
     let (recomputed, kept) = (grows(Memory::Recompute), grows(Memory::Keep));
     assert!(recomputed < boundary, "a block more takes {recomputed} bytes, its boundary {boundary}");
     assert!(kept > 5.0 * recomputed, "{kept} bytes kept, {recomputed} recomputed");
+}
+
+/// An IDX file of `images` images of 28 × 28 by its header and of `zeros` bytes in fact, compressed.
+fn compressed(images: u32, zeros: usize) -> Vec<u8> {
+    let mut file = GzEncoder::new(Vec::new(), Compression::best());
+    for word in [0x803, images, 28, 28] {
+        file.write_all(&word.to_be_bytes()).expect("memory");
+    }
+    for _ in 0..zeros >> 12 {
+        file.write_all(&[0; 1 << 12]).expect("memory");
+    }
+    file.finish().expect("memory")
+}
+
+#[test]
+fn gzip_bombs_take_little_memory() {
+    // 64 MiB behind one image; a promise of 3 TB without data; 2 GiB promised and 64 MiB there
+    for (images, zeros) in [(1, 64 << 20), (u32::MAX, 0), (2_800_000, 64 << 20)] {
+        let bytes = compressed(images, zeros);
+        let (read, held) = memory::peak(|| idx::read_images(&bytes));
+        assert!(read.is_err(), "{images} images of {zeros} bytes");
+        assert!(held < 1 << 20, "{held} bytes held for a file of {}", bytes.len());
+    }
 }
