@@ -33,9 +33,26 @@ fn factorise(d: usize, a: &mut [f64]) -> f64 {
     with_nalgebra(d, a)
 }
 
+/// OpenBLAS keeps the bookkeeping of a factorisation on several threads, for d of 200 and more, on the stack of its caller:
+/// megabytes of it, and a thread of Rust has two by default.
+#[cfg(feature = "lapack")]
+const LAPACK_STACK: usize = 64 << 20;
+/// Below this size one thread does the work, on little stack.
+#[cfg(feature = "lapack")]
+const LAPACK_THREADS_FROM: usize = 128;
+
 #[cfg(feature = "lapack")]
 fn factorise(d: usize, a: &mut [f64]) -> f64 {
-    with_lapack(d, a)
+    if d < LAPACK_THREADS_FROM {
+        return with_lapack(d, a);
+    }
+    let log_det = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(LAPACK_STACK);
+        let thread = thread.spawn_scoped(scope, || with_lapack(d, a)).ok()?;
+        Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    // no thread to be had: the other implementation needs none
+    log_det.unwrap_or_else(|| with_nalgebra(d, a))
 }
 
 #[cfg_attr(all(feature = "lapack", not(test)), allow(dead_code))]
@@ -152,5 +169,22 @@ mod tests {
             let scale = x.iter().fold(1.0_f64, |m, v| m.max(v.abs()));
             assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 1e-10 * scale * scale), "d = {d}");
         }
+    }
+
+    /// Matrices that LAPACK factorises on several threads, from threads with a small stack: each must end, and be right.
+    #[cfg(feature = "lapack")]
+    #[test]
+    fn lapack_from_small_stacks() {
+        const D: usize = 300;
+        let mut a = vec![0.0; D * D];
+        Noise::Normal.fill(Key::new(7), 0, &mut a);
+        let want = with_nalgebra(D, &mut a.clone());
+        let one = || (0..20).map(|_| factorise(D, &mut a.clone())).collect::<Vec<_>>();
+        let log_dets: Vec<f64> = std::thread::scope(|scope| {
+            let builder = || std::thread::Builder::new().stack_size(256 << 10);
+            let threads: Vec<_> = (0..4).map(|_| builder().spawn_scoped(scope, one).expect("a thread")).collect();
+            threads.into_iter().flat_map(|t| t.join().expect("no panic")).collect()
+        });
+        assert!(log_dets.iter().all(|x| (x - want).abs() < 1e-9), "{log_dets:?}, not {want}");
     }
 }
