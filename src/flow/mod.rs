@@ -24,8 +24,6 @@ use crate::train::{Gradient, Objective, gradient};
 
 /// Rows that one task of an evaluation takes at most, however many the device would.
 const MOST_ROWS: usize = 1 << 16;
-/// The same for images.
-const IMAGES: usize = 16;
 
 /// A residual flow: parameters, configuration and the device they live on.
 #[derive(Debug)]
@@ -296,14 +294,14 @@ impl<B: Backend> Flow<B> {
         numbers * size_of::<B::Elem>()
     }
 
-    /// The rows of one task of an evaluation, which keeps only a block's activations alive.
+    /// The rows of one task of an evaluation, which keeps only a block's activations alive. A block takes images in tiles of
+    /// its own; what is counted of them is what passes from block to block, some dozens of times.
     fn evaluation_rows(&self) -> usize {
-        let rows = match &self.config {
-            ModelConfig::Rows(_) => self.backend.shard_rows(self.row_bytes() / self.links.len().max(1)),
-            // enough for the fully connected end, few enough for all threads to have some
-            ModelConfig::Images(c) => self.backend.tile_rows(c.dimension() * size_of::<B::Elem>()).min(IMAGES),
+        let bytes = match &self.config {
+            ModelConfig::Rows(_) => self.row_bytes() / self.links.len().max(1),
+            ModelConfig::Images(c) => 64 * c.dimension() * size_of::<B::Elem>(),
         };
-        rows.min(MOST_ROWS)
+        self.backend.shard_rows(bytes).min(MOST_ROWS)
     }
 
     /// The gradient of −Σ wᵢ log p(xᵢ) for rows x in standardised units, `[n, d]` or images `[n, h, w, c]`, with weights `[n, 1]` (1/n each if

@@ -12,8 +12,8 @@ use crate::chain::{Back, Forth};
 use crate::estimator::Estimator;
 use crate::layer::Slot;
 
-/// How many accumulators a gradient of this many numbers gets: eight, fewer where they would fill the memory.
-fn lanes(parameters: u64) -> usize {
+/// The most accumulators that a gradient of this many numbers gets: fewer where they would fill the memory.
+fn most_lanes(parameters: u64) -> usize {
     match parameters {
         0..=2_000_000 => 8,
         2_000_001..=8_000_000 => 4,
@@ -73,7 +73,8 @@ pub fn gradient<B: Backend>(
     objective: &Objective<'_, B>,
 ) -> Gradient<B> {
     let rows = backend.shape(objective.x).rows();
-    let plan = ShardPlan::new(rows, backend.shard_rows(objective.row_bytes), lanes(objective.parameters));
+    let lanes = backend.lanes().min(most_lanes(objective.parameters));
+    let plan = ShardPlan::new(rows, backend.shard_rows(objective.row_bytes), lanes);
     let mut lanes = backend.run(plan.lanes(), |l| {
         let mut lane = Lane {
             slots: links.iter().map(|link| vec![None; link.slots()]).collect(),

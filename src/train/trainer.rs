@@ -379,7 +379,7 @@ impl<B: Backend> Trainer<B> {
         for part in 0..self.config.accumulate {
             let x = self.batch(&b, part);
             let rows = b.shape(&x).rows();
-            let plan = resflow_backend::ShardPlan::new(rows, b.shard_rows(self.flow.row_bytes()), 8);
+            let plan = resflow_backend::ShardPlan::new(rows, b.shard_rows(self.flow.row_bytes()), b.lanes());
             shards.extend(plan.ranges().map(|r| b.narrow(&x, 0, r.start, r.len())));
         }
         for link in self.flow.links_mut() {

@@ -156,6 +156,12 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         usize::MAX
     }
 
+    /// The most shards of one gradient that should run side by side, each with an accumulator of its own. One by default; a
+    /// constant of the backend, not of the machine: the order of summation depends on it.
+    fn lanes(&self) -> usize {
+        1
+    }
+
     /// Runs independent tasks, possibly at the same time, and returns their results in order. One after the other by default.
     fn run<T: Send>(&self, tasks: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
         (0..tasks).map(task).collect()

@@ -306,6 +306,10 @@ impl<E: CpuElement> Backend for NdArray<E> {
         (TILE_BYTES / bytes_per_row.max(1)).max(1)
     }
 
+    fn lanes(&self) -> usize {
+        8
+    }
+
     fn run<T: Send>(&self, tasks: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
         match &self.inner.workers {
             Some(workers) if tasks > 1 => {
