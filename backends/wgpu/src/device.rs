@@ -1,0 +1,524 @@
+//! The device: opening it, memory, launching kernels, transfers and faults.
+//!
+//! Launches are recorded and submitted in batches; only [`Gpu::download`] and [`Gpu::synchronize`] wait. No error of wgpu
+//! panics: those of making buffers and pipelines are caught where they arise, all others by a handler, and the next wait
+//! returns the first.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use resflow_backend::{BackendError, Shape};
+
+use crate::adapter::{self, AdapterInfo, AdapterKind};
+use crate::kernel::{Groups, IMMEDIATES, Kernel};
+use crate::memory::{Pool, Storage};
+use crate::options::{Precision, WgpuOptions};
+use crate::product::cooperative::{self, CooperativeTile, Split};
+use crate::recorder::{Recorder, Statistics};
+use crate::tensor::Tensor;
+
+/// A pipeline with what is needed to launch it.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) compute: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    /// How many of the tensors bound are read only.
+    pub(crate) reads: usize,
+}
+
+/// Layouts of bind groups by the number of tensors read and written, with their pipeline layouts.
+type Layouts = HashMap<(usize, usize), (wgpu::BindGroupLayout, wgpu::PipelineLayout)>;
+
+/// The first fault that no wait has returned yet, and whether the device is gone.
+#[derive(Debug, Default)]
+struct Faults {
+    pending: Mutex<Option<BackendError>>,
+    lost: Mutex<Option<BackendError>>,
+    is_lost: AtomicBool,
+}
+
+impl Faults {
+    fn record(&self, fault: BackendError) {
+        lock(&self.pending).get_or_insert(fault);
+    }
+
+    fn lose(&self, message: String) {
+        let fault = BackendError::DeviceLost(message);
+        lock(&self.lost).get_or_insert(fault.clone());
+        self.is_lost.store(true, Ordering::Release);
+        self.record(fault);
+    }
+
+    fn lost(&self) -> Option<BackendError> {
+        self.is_lost.load(Ordering::Acquire).then(|| lock(&self.lost).clone()).flatten()
+    }
+}
+
+/// A lock whose owner may have panicked: every state behind one is valid between operations.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An open device.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) info: AdapterInfo,
+    pub(crate) precision: Precision,
+    /// The tiles of cooperative matrices in use, the largest first, and how operands are rounded for them.
+    pub(crate) cooperative: Option<(Vec<CooperativeTile>, Split)>,
+    limits: wgpu::Limits,
+    memory_limit: Option<u64>,
+    pool: Arc<Pool>,
+    staging: Mutex<HashMap<u64, Vec<wgpu::Buffer>>>,
+    pipelines: Mutex<HashMap<Kernel, Result<Arc<Pipeline>, BackendError>>>,
+    layouts: Mutex<Layouts>,
+    constants: Mutex<HashMap<u32, Tensor>>,
+    recorder: Mutex<Recorder>,
+    faults: Arc<Faults>,
+    /// What tensors without elements, or with a fault, are bound to.
+    nothing: (u64, wgpu::Buffer),
+}
+
+/// Constants of one element that are kept.
+const CONSTANTS: usize = 1024;
+
+impl Gpu {
+    /// Opens the device that the options choose.
+    pub(crate) fn open(options: &WgpuOptions) -> Result<Self, BackendError> {
+        let (adapter, info) = adapter::choose(&options.adapter)?;
+        let mut features = wgpu::Features::IMMEDIATES;
+        let limits = adapter.limits();
+        if !adapter.features().contains(features) || limits.max_immediate_size < IMMEDIATES {
+            return Err(BackendError::NoDevice(format!("{info} takes no immediates of {IMMEDIATES} bytes")));
+        }
+        let cooperative = cooperative_tiles(&adapter, &info, options.precision)?;
+        if cooperative.is_some() {
+            features |= COOPERATIVE;
+        }
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("resflow"),
+            required_features: features,
+            required_limits: limits.clone(),
+            experimental_features: experimental(cooperative.is_some()),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        }))
+        .map_err(|e| BackendError::NoDevice(format!("{info}: {e}")))?;
+        let faults = Arc::new(Faults::default());
+        let handler = Arc::clone(&faults);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| handler.record(fault(&error))));
+        let handler = Arc::clone(&faults);
+        device.set_device_lost_callback(move |reason, message| handler.lose(format!("{reason:?}: {message}")));
+        let pool = Arc::new(Pool::default());
+        let nothing = device.create_buffer(&storage_descriptor(256));
+        Ok(Self {
+            nothing: (pool.register(256), nothing),
+            device,
+            queue,
+            info,
+            precision: options.precision,
+            cooperative,
+            limits,
+            memory_limit: options.memory_limit,
+            pool,
+            staging: Mutex::default(),
+            pipelines: Mutex::default(),
+            layouts: Mutex::default(),
+            constants: Mutex::default(),
+            recorder: Mutex::default(),
+            faults,
+        })
+    }
+
+    /// Whether everything runs on the processor: fewer and larger units of work are better there.
+    pub(crate) fn is_software(&self) -> bool {
+        self.info.kind == AdapterKind::Software
+    }
+
+    /// The largest tensor in bytes.
+    pub(crate) fn largest(&self) -> u64 {
+        let binding = self.limits.max_storage_buffer_binding_size;
+        binding.min(self.limits.max_buffer_size).min(4 * u64::from(u32::MAX)) & !3
+    }
+
+    pub(crate) fn statistics(&self) -> Statistics {
+        Statistics { memory: self.pool.total(), ..lock(&self.recorder).statistics() }
+    }
+
+    // ---- memory ---------------------------------------------------------------------------------------------------
+
+    fn empty(&self, shape: Shape, fault: Option<BackendError>) -> Tensor {
+        Tensor::new(Storage::empty(self.nothing.0, self.nothing.1.clone(), fault), shape)
+    }
+
+    /// A tensor that stands for one that could not be made; the next wait returns the fault.
+    pub(crate) fn failed(&self, fault: BackendError, shape: Shape) -> Tensor {
+        self.faults.record(fault.clone());
+        self.empty(shape, Some(fault))
+    }
+
+    /// Memory for a result computed from `operands`; a fault of theirs is its own.
+    pub(crate) fn output(&self, operands: &[&Tensor], shape: Shape) -> Tensor {
+        if let Some(fault) = operands.iter().find_map(|x| x.fault()).cloned() {
+            return self.empty(shape, Some(fault));
+        }
+        if shape.elements() == 0 {
+            return self.empty(shape, None);
+        }
+        let bytes = shape.elements() as u64 * 4;
+        match self.allocate(bytes) {
+            Ok(storage) => Tensor::new(storage, shape),
+            Err(fault) => self.failed(fault, shape),
+        }
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Storage, BackendError> {
+        self.check_size(bytes)?;
+        let class = Pool::class(bytes).min(self.largest());
+        if let Some((id, buffer)) = self.pool.take(class) {
+            return Ok(Storage::pooled(&self.pool, id, buffer, class));
+        }
+        self.make_room(class)?;
+        let descriptor = storage_descriptor(class);
+        let buffer = match self.create_buffer(&descriptor) {
+            Err(BackendError::OutOfMemory(_)) => {
+                self.reclaim()?;
+                self.create_buffer(&descriptor)?
+            }
+            other => other?,
+        };
+        Ok(Storage::pooled(&self.pool, self.pool.register(class), buffer, class))
+    }
+
+    /// Refuses what no buffer of this device can hold, and everything once the device is gone.
+    fn check_size(&self, bytes: u64) -> Result<(), BackendError> {
+        if let Some(lost) = self.faults.lost() {
+            return Err(lost);
+        }
+        if bytes > self.largest() {
+            let [wanted, most] = [bytes, self.largest()].map(|b| b as f64 / f64::from(1 << 20));
+            return Err(BackendError::OutOfMemory(format!(
+                "a tensor of {wanted:.1} MiB: {} holds at most {most:.1} MiB in one; use a smaller batch",
+                self.info.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// Keeps below the limit of memory, giving back what is free.
+    fn make_room(&self, bytes: u64) -> Result<(), BackendError> {
+        let Some(limit) = self.memory_limit else { return Ok(()) };
+        if self.pool.total() + bytes > limit {
+            self.reclaim()?;
+        }
+        let used = self.pool.total();
+        if used + bytes > limit {
+            let [bytes, used, limit] = [bytes, used, limit].map(|b| b as f64 / f64::from(1 << 20));
+            return Err(BackendError::OutOfMemory(format!(
+                "{bytes:.1} MiB more than the {used:.1} MiB in use, with a limit of {limit:.1} MiB"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Finishes all work and drops all free buffers.
+    fn reclaim(&self) -> Result<(), BackendError> {
+        let index = self.submit();
+        self.wait(index)?;
+        lock(&self.recorder).forget_groups();
+        lock(&self.staging).clear();
+        self.pool.trim();
+        self.wait(None)
+    }
+
+    fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer, BackendError> {
+        self.scoped(|| self.device.create_buffer(descriptor))
+    }
+
+    /// Makes something; an error on the way is the result.
+    fn scoped<T>(&self, make: impl FnOnce() -> T) -> Result<T, BackendError> {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        let scopes = [Validation, OutOfMemory, Internal].map(|filter| self.device.push_error_scope(filter));
+        let made = make();
+        let mut error = None;
+        for scope in scopes.into_iter().rev() {
+            error = error.or(pollster::block_on(scope.pop()));
+        }
+        error.map_or(Ok(made), |e| Err(fault(&e)))
+    }
+
+    // ---- transfer -------------------------------------------------------------------------------------------------
+
+    /// Words of four bytes on the device.
+    pub(crate) fn upload(&self, words: &[u8], shape: Shape) -> Tensor {
+        self.upload_to(words, shape, false)
+    }
+
+    fn upload_to(&self, words: &[u8], shape: Shape, kept: bool) -> Tensor {
+        if words.is_empty() {
+            return self.empty(shape, None);
+        }
+        let bytes = words.len() as u64;
+        let made = self.check_size(bytes).and_then(|()| self.make_room(bytes)).and_then(|()| {
+            // a buffer of its own: one from the pool may still be in use by commands that are not submitted yet
+            let descriptor = wgpu::BufferDescriptor { mapped_at_creation: true, ..storage_descriptor(bytes) };
+            let buffer = self.create_buffer(&descriptor)?;
+            let view = buffer.get_mapped_range_mut(..);
+            view.map_err(|e| self.gone(&e.to_string()))?.copy_from_slice(words);
+            buffer.unmap();
+            Ok(Storage::uploaded(&self.pool, buffer, bytes, kept))
+        });
+        match made {
+            Ok(storage) => Tensor::new(storage, shape),
+            Err(fault) => self.failed(fault, shape),
+        }
+    }
+
+    /// One element, from a cache: the same few constants are asked for again and again.
+    pub(crate) fn constant(&self, value: f32) -> Tensor {
+        let mut constants = lock(&self.constants);
+        if let Some(constant) = constants.get(&value.to_bits()) {
+            return constant.clone();
+        }
+        let made = self.upload_to(&value.to_ne_bytes(), [1].into(), true);
+        if constants.len() < CONSTANTS && made.fault().is_none() {
+            constants.insert(value.to_bits(), made.clone());
+        }
+        made
+    }
+
+    /// Waits for the tensor and copies it to the host.
+    pub(crate) fn download(&self, x: &Tensor) -> Result<Vec<f32>, BackendError> {
+        let bytes = x.elements() as u64 * 4;
+        if bytes == 0 || x.fault().is_some() {
+            self.synchronize()?;
+            return x.fault().cloned().map_or(Ok(Vec::new()), Err);
+        }
+        let class = Pool::class(bytes);
+        let free = lock(&self.staging).get_mut(&class).and_then(Vec::pop);
+        let staging = match free {
+            Some(buffer) => buffer,
+            None => self.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("read back"),
+                size: class,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })?,
+        };
+        let index = lock(&self.recorder).read_back(&self.device, &self.queue, x, &staging, bytes);
+        let (sender, receiver) = mpsc::channel();
+        // a receiver that is gone has given up waiting
+        staging.map_async(wgpu::MapMode::Read, ..bytes, move |result| drop(sender.send(result)));
+        self.wait(index)?;
+        self.wait_for_mapping(&receiver)?;
+        let view = staging.get_mapped_range(..bytes).map_err(|e| self.gone(&e.to_string()))?;
+        let mut out = vec![0.0_f32; x.elements()];
+        bytemuck::cast_slice_mut::<f32, u8>(&mut out).copy_from_slice(&view);
+        drop(view);
+        staging.unmap();
+        lock(&self.staging).entry(class).or_default().push(staging);
+        Ok(out)
+    }
+
+    /// The work is done; but the thread that found it done, perhaps another one, may not have called back yet.
+    fn wait_for_mapping(
+        &self,
+        mapped: &mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>,
+    ) -> Result<(), BackendError> {
+        const PATIENCE: u32 = 600;
+        for _ in 0..PATIENCE {
+            match mapped.recv_timeout(Duration::from_millis(50)) {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => return Err(self.gone(&error.to_string())),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => self.wait(None)?,
+            }
+        }
+        Err(self.gone("no answer"))
+    }
+
+    /// The loss of the device, or what looks like it.
+    fn gone(&self, what: &str) -> BackendError {
+        self.faults.lost().unwrap_or_else(|| BackendError::DeviceLost(format!("reading back failed: {what}")))
+    }
+
+    /// Waits for all work.
+    pub(crate) fn synchronize(&self) -> Result<(), BackendError> {
+        let index = self.submit();
+        self.wait(index)
+    }
+
+    fn submit(&self) -> Option<wgpu::SubmissionIndex> {
+        lock(&self.recorder).submit(&self.device, &self.queue)
+    }
+
+    /// Waits for a submission, or for all, and returns the first fault since the last wait.
+    fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), BackendError> {
+        self.poll(wgpu::PollType::Wait { submission_index, timeout: None });
+        if lock(&self.faults.pending).is_some() {
+            // the loss of the device explains whatever else went wrong; wgpu tells of it once the queue is empty
+            self.poll(wgpu::PollType::Wait { submission_index: None, timeout: None });
+        }
+        let pending = lock(&self.faults.pending).take();
+        self.faults.lost().or(pending).map_or(Ok(()), Err)
+    }
+
+    /// Lets wgpu wait and call back. A device that fails while it is waited for makes wgpu panic.
+    fn poll(&self, how: wgpu::PollType) {
+        match catch_unwind(AssertUnwindSafe(|| self.device.poll(how))) {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => self.faults.record(BackendError::DeviceLost(error.to_string())),
+            Err(_) => self.faults.lose("the driver failed while it was waited for".into()),
+        }
+    }
+
+    // ---- launching ------------------------------------------------------------------------------------------------
+
+    /// Records a launch. `params` are the fields of `P` after the offsets. Nothing happens if an operand has a fault.
+    pub(crate) fn launch(&self, kernel: Kernel, reads: &[&Tensor], writes: &[&Tensor], params: &[u32], groups: Groups) {
+        if groups.contains(&0) || reads.iter().chain(writes).any(|x| x.fault().is_some()) {
+            return;
+        }
+        let pipeline = match self.pipeline(kernel) {
+            Ok(pipeline) => pipeline,
+            Err(fault) => return self.faults.record(fault),
+        };
+        if groups.iter().any(|&g| g > self.limits.max_compute_workgroups_per_dimension) {
+            return self.faults.record(BackendError::Unsupported(format!("{kernel:?} over {groups:?} workgroups")));
+        }
+        let mut words = [0_u32; IMMEDIATES as usize / 4];
+        let offsets = reads.iter().map(|x| x.offset() as u32);
+        let mut count = 0;
+        for (word, value) in words.iter_mut().zip(offsets.chain(params.iter().copied())) {
+            *word = value;
+            count += 1;
+        }
+        let bytes = bytemuck::cast_slice(&words[..count]);
+        let operands: Vec<&Storage> = reads.iter().chain(writes).map(|x| x.storage()).collect();
+        lock(&self.recorder).launch(&self.device, &self.queue, &pipeline, &operands, bytes, groups);
+    }
+
+    fn pipeline(&self, kernel: Kernel) -> Result<Arc<Pipeline>, BackendError> {
+        let mut pipelines = lock(&self.pipelines);
+        pipelines.entry(kernel).or_insert_with(|| self.build(kernel).map(Arc::new)).clone()
+    }
+
+    fn build(&self, kernel: Kernel) -> Result<Pipeline, BackendError> {
+        let source = kernel.source();
+        let (reads, writes) = (source.reads.len(), source.writes.len());
+        let [shared, bindings] =
+            [self.limits.max_compute_workgroup_storage_size, self.limits.max_storage_buffers_per_shader_stage];
+        if source.shared > shared || reads + writes > bindings as usize || source.immediates() > IMMEDIATES {
+            return Err(BackendError::Unsupported(format!(
+                "{kernel:?} needs {} bytes of workgroup memory and {} bindings, the device has {shared} and {bindings}",
+                source.shared,
+                reads + writes
+            )));
+        }
+        let name = format!("{kernel:?}");
+        let made = self.scoped(|| {
+            let mut layouts = lock(&self.layouts);
+            let (layout, pipeline_layout) =
+                layouts.entry((reads, writes)).or_insert_with(|| self.layout(reads, writes)).clone();
+            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(&name),
+                source: wgpu::ShaderSource::Wgsl(source.module().into()),
+            });
+            let compute = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&name),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                cache: None,
+            });
+            Pipeline { compute, layout, reads }
+        });
+        made.map_err(|e| BackendError::Kernel(format!("{name}: {e}")))
+    }
+
+    fn layout(&self, reads: usize, writes: usize) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+        let entries: Vec<_> = (0..reads + writes)
+            .map(|at| wgpu::BindGroupLayoutEntry {
+                binding: at as u32,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: at < reads },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let layout =
+            self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+        let pipeline = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: None,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: IMMEDIATES,
+        });
+        (layout, pipeline)
+    }
+}
+
+/// What kernels with cooperative matrices need.
+const COOPERATIVE: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+
+/// The tiles of cooperative matrices for a precision, or `None` for one that needs none.
+fn cooperative_tiles(
+    adapter: &wgpu::Adapter,
+    info: &AdapterInfo,
+    precision: Precision,
+) -> Result<Option<(Vec<CooperativeTile>, Split)>, BackendError> {
+    let split = match precision {
+        Precision::F32 => return Ok(None),
+        Precision::F16x3 => Split::F16x3,
+        Precision::F16 => Split::F16,
+    };
+    let (properties, own) = (adapter.cooperative_matrix_properties(), adapter.get_info());
+    let subgroup = [own.subgroup_min_size, own.subgroup_max_size];
+    let tiles = cooperative::tiles(&properties, subgroup, &adapter.limits(), split);
+    if tiles.is_empty() || !adapter.features().contains(COOPERATIVE) {
+        return Err(BackendError::Unsupported(format!(
+            "products in {precision} need half-precision cooperative matrices, which {info} does not offer"
+        )));
+    }
+    Ok(Some((tiles, split)))
+}
+
+fn storage_descriptor(size: u64) -> wgpu::BufferDescriptor<'static> {
+    use wgpu::BufferUsages as U;
+    wgpu::BufferDescriptor {
+        label: None,
+        size,
+        usage: U::STORAGE | U::COPY_SRC | U::COPY_DST,
+        mapped_at_creation: false,
+    }
+}
+
+/// wgpu asks for an unsafe token before it lets anyone enable a feature that it calls experimental.
+#[allow(unsafe_code)]
+fn experimental(cooperative: bool) -> wgpu::ExperimentalFeatures {
+    if cooperative {
+        // SAFETY: the token asserts no invariant of memory, only that bugs of the feature are acceptable. The feature is
+        // cooperative matrices, which the user chose by a precision and which the kernels use within checked bounds.
+        unsafe { wgpu::ExperimentalFeatures::enabled() }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    }
+}
+
+fn fault(error: &wgpu::Error) -> BackendError {
+    let text = error.to_string();
+    match error {
+        wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory(text),
+        wgpu::Error::Validation { .. } => BackendError::Kernel(text),
+        wgpu::Error::Internal { .. } => BackendError::DeviceLost(text),
+    }
+}

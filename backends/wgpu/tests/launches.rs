@@ -1,0 +1,115 @@
+//! What the device is asked to do: large grids, many launches, threads, and how often the host waits.
+
+mod device;
+
+use std::thread;
+
+use resflow_backend::{
+    Backend, Binary, FixedPointColumn, FixedPointRule, FixedPointState, Key, Noise, Over, Reduce, Unary,
+};
+
+/// More workgroups than one axis of a grid has, and sums of as many elements.
+#[test]
+fn grids_of_more_than_65535_workgroups() {
+    let Some(gpu) = device::shared() else { return };
+    let n = 65_535 * 256 + 1000;
+    let x = gpu.affine(gpu.full(1.0, [n].into()), 1.0, 1.0);
+    assert_eq!(gpu.download(&gpu.narrow(&x, 0, n - 2, 2)), Ok(vec![2.0, 2.0]));
+    assert_eq!(gpu.download(&gpu.reduce(Reduce::Sum, Over::All, &x)), Ok(vec![2.0 * n as f32]));
+    // a workgroup a row, and a thread a row
+    for width in [40, 3] {
+        let rows = 70_000;
+        let x = gpu.full(0.5, [rows, width].into());
+        let sums = gpu.download(&gpu.reduce(Reduce::Sum, Over::Row, &x)).expect("the device is sound");
+        assert!(sums.len() == rows && sums.iter().all(|&s| s == 0.5 * width as f32));
+    }
+}
+
+/// Only downloads wait, however much lies between them.
+#[test]
+fn nothing_but_a_download_waits() {
+    let Some(gpu) = device::open() else { return };
+    let before = gpu.statistics();
+    let w = gpu.noise(Key::new(1), Noise::Normal, 0, [40, 40].into());
+    let mut x = gpu.noise(Key::new(2), Noise::Normal, 0, [30, 40].into());
+    for _ in 0..300 {
+        x = gpu.unary(Unary::Tanh, gpu.matmul(&x, false, &w, false));
+        x = gpu.binary(Binary::Div, x.clone(), &gpu.reduce(Reduce::Max, Over::Row, &gpu.unary(Unary::Abs, x)));
+        x = gpu.take_rows(&x, &(0..30).rev().collect::<Vec<_>>());
+        let (_, inverse) = gpu.lu(&gpu.reshape(&gpu.narrow(&x, 1, 0, 9), [30, 3, 3].into()));
+        x = gpu.axpy(0.0, &gpu.concat(&[&gpu.reshape(&inverse, [30, 9].into()), &gpu.narrow(&x, 1, 9, 31)], 1), x);
+    }
+    let middle = gpu.statistics();
+    assert_eq!(middle.read_backs, before.read_backs);
+    assert!(middle.launches - before.launches > 1500 && middle.submissions > before.submissions + 10);
+    assert!(middle.launches > 20 * (middle.submissions - before.submissions), "launches go in batches");
+    gpu.download(&x).expect("the device is sound");
+    let after = gpu.statistics();
+    assert_eq!((after.read_backs, after.bytes_read_back), (before.read_backs + 1, before.bytes_read_back + 4800));
+}
+
+/// A fixed-point iteration leaves its rows on the device.
+#[test]
+fn fixed_point_steps_do_not_wait() {
+    let Some(gpu) = device::open() else { return };
+    let y = gpu.noise(Key::new(2), Noise::Normal, 0, [50, 6].into());
+    let fresh = [f32::INFINITY, f32::INFINITY, f32::INFINITY, 0.0, 0.0, 1.0];
+    let rows = gpu.take_rows(&gpu.upload(&fresh, [1, FixedPointColumn::COUNT].into()), &[0; 50]);
+    let mut state = FixedPointState { x: y.clone(), best: y.clone(), rows };
+    let rule = FixedPointRule { accuracy: 1e-6, floor: 1e-5, patience: 4.0 };
+    for _ in 0..40 {
+        let g = gpu.affine(gpu.unary(Unary::Sin, state.x.clone()), 0.5, 0.0);
+        state = gpu.fixed_point_step(&rule, &y, &g, state);
+    }
+    assert_eq!(gpu.statistics().read_backs, 0);
+    let rows = gpu.download(&state.rows).expect("the device is sound");
+    for row in rows.chunks_exact(FixedPointColumn::COUNT) {
+        assert!(row[FixedPointColumn::Residual as usize] <= 1e-5 && row[FixedPointColumn::Active as usize] == 0.0);
+    }
+}
+
+/// Threads share a device: each gets its own results, bit for bit those of one alone.
+#[test]
+fn threads_share_a_device() {
+    let Some(gpu) = device::shared() else { return };
+    let work = |seed: u64| {
+        let x = gpu.noise(Key::new(seed), Noise::Normal, 0, [64, 48].into());
+        let mut y = x.clone();
+        for _ in 0..20 {
+            y = gpu.affine(
+                gpu.unary(Unary::Tanh, gpu.matmul(&y, false, &gpu.matmul(&x, true, &x, false), false)),
+                0.9,
+                0.1,
+            );
+        }
+        gpu.download(&y).expect("the device is sound").iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
+    let alone: Vec<_> = (0..8).map(work).collect();
+    for _ in 0..3 {
+        let together: Vec<_> = thread::scope(|scope| {
+            let handles: Vec<_> = (0..8).map(|seed| scope.spawn(move || work(seed))).collect();
+            handles.into_iter().map(|h| h.join().expect("no panic")).collect()
+        });
+        assert!(together == alone, "a thread's results depend on the others");
+    }
+}
+
+/// Kernels that loop for long are cut into launches: a driver may end a loop, or reset the device.
+#[test]
+fn long_loops() {
+    let Some(gpu) = device::shared() else { return };
+    let of = |seed, shape: &[usize]| gpu.noise(Key::new(seed), Noise::Normal, 0, shape.into());
+    for [rows, columns] in [[300, 500], [1024, 1000]] {
+        let (w, u, v) = (of(1, &[rows, columns]), of(2, &[rows]), of(3, &[columns]));
+        let fused = gpu.power_iteration(&w, u.clone(), v.clone(), 60);
+        let composed = resflow_backend::composed::power_iteration(&gpu, &w, u, v, 60);
+        let [fused, composed] = [&fused, &composed].map(|r| gpu.download(&r[2]).expect("the device is sound")[0]);
+        assert!((fused - composed).abs() <= 1e-4 * composed, "{rows}×{columns}: {fused}, not {composed}");
+    }
+    // ⟨a, b⟩ of 0s and 1s, exact in any order
+    let k = 200_000;
+    let ones = gpu.affine(gpu.noise(Key::new(4), Noise::Rademacher, 0, [1, k].into()), 0.5, 0.5);
+    let product = gpu.download(&gpu.matmul(&ones, false, &gpu.full(1.0, [k, 3].into()), false));
+    let sum = gpu.download(&gpu.reduce(Reduce::Sum, Over::All, &ones)).expect("the device is sound")[0];
+    assert_eq!(product, Ok(vec![sum; 3]));
+}
