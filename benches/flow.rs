@@ -43,9 +43,25 @@ fn ndarray(c: &mut Criterion) {
     workloads(c, &NdArray::<f32>::new());
 }
 
+/// On the adapter that `RESFLOW_ADAPTER` names, or the best one.
+#[cfg(feature = "gpu")]
+fn wgpu(c: &mut Criterion) {
+    match resflow::Wgpu::new() {
+        Ok(gpu) => {
+            eprintln!("wgpu on {}", gpu.adapter());
+            workloads(c, &gpu);
+        }
+        Err(error) => eprintln!("SKIPPED, NOT MEASURED: {error}"),
+    }
+}
+
+/// The same without a GPU: nothing.
+#[cfg(not(feature = "gpu"))]
+fn wgpu(_: &mut Criterion) {}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = ndarray
+    targets = ndarray, wgpu
 }
 criterion_main!(benches);

@@ -1,7 +1,8 @@
 //! Samples per second of training, log p and inversion, one JSON line per workload, beside which
 //! `benches/peer/normflows_bench.py` prints the same of PyTorch.
 //!
-//! `cargo run --release --example throughput -- --threads 1 [--only toy|tabular|conv]`
+//! `cargo run --release --example throughput -- --threads 1 [--only toy|tabular|conv]`; with `--features gpu` also
+//! `--backend wgpu`, on the adapter that `RESFLOW_ADAPTER` names or the best one.
 
 #[path = "../benches/common/mod.rs"]
 mod common;
@@ -10,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use common::{Data, WORKLOADS, Workload};
-use resflow::backend::Key;
+use resflow::backend::{Backend, Key};
 use resflow::invert::{Inversion, Method};
 use resflow::{Error, NdArray};
 
@@ -20,9 +21,34 @@ fn main() -> Result<(), Error> {
     let threads = value("--threads").and_then(|v| v.parse().ok()).unwrap_or(NonZeroUsize::MIN);
     let only = value("--only");
     for workload in WORKLOADS.iter().filter(|w| only.is_none_or(|o| o == w.name)) {
-        println!("{}", measure(workload, threads)?);
+        let line = match value("--backend").map_or("cpu", String::as_str) {
+            "cpu" => measure(workload, NdArray::<f32>::with_threads(threads)?, threads.get())?,
+            #[cfg(feature = "gpu")]
+            "wgpu" => on_gpu(workload)?,
+            other => return Err(Error::Input(format!("no backend `{other}` is built in"))),
+        };
+        println!("{line}");
     }
     Ok(())
+}
+
+/// On a device of its own, with what a training step asks of it.
+#[cfg(feature = "gpu")]
+fn on_gpu(workload: &Workload) -> Result<serde_json::Value, Error> {
+    const STEPS: u64 = 4;
+    let gpu = resflow::Wgpu::new()?;
+    let mut trainer = workload.trainer(gpu.clone(), workload.training())?;
+    trainer.step()?;
+    let before = gpu.statistics();
+    for _ in 0..STEPS {
+        trainer.step()?;
+    }
+    let after = gpu.statistics();
+    let mut line = measure(workload, gpu.clone(), 1)?;
+    line["adapter"] = gpu.adapter().to_string().into();
+    line["launches_per_step"] = ((after.launches - before.launches) / STEPS).into();
+    line["submissions_per_step"] = ((after.submissions - before.submissions) / STEPS).into();
+    Ok(line)
 }
 
 /// The median over repetitions, in seconds.
@@ -37,8 +63,8 @@ fn median(repetitions: usize, mut work: impl FnMut() -> Result<(), Error>) -> Re
     Ok(times[repetitions / 2])
 }
 
-fn measure(workload: &Workload, threads: NonZeroUsize) -> Result<serde_json::Value, Error> {
-    let backend = NdArray::<f32>::with_threads(threads)?;
+fn measure<B: Backend>(workload: &Workload, backend: B, threads: usize) -> Result<serde_json::Value, Error> {
+    let name = backend.name();
     let mut trainer = workload.trainer(backend, workload.training())?;
     // as the peer: twenty steps, the first two not counted
     let mut terms = 0;
@@ -60,7 +86,7 @@ fn measure(workload: &Workload, threads: NonZeroUsize) -> Result<serde_json::Val
     let z = prepared.encode(data.samples(), Key::new(7))?.rows;
     let scale = flow.standardiser().deviation().iter().copied().fold(0.0, f64::max);
     let mut inverse = Vec::new();
-    let usual = Inversion::for_backend::<NdArray<f32>>();
+    let usual = Inversion::for_backend::<B>();
     let plain = usual.with_method(Method::FixedPoint)?;
     // the peer stops near 3e−3 and measures nothing: the same work is a looser accuracy without the final check
     let variants = [
@@ -91,7 +117,8 @@ fn measure(workload: &Workload, threads: NonZeroUsize) -> Result<serde_json::Val
     }
     Ok(serde_json::json!({
         "workload": workload.name,
-        "threads": threads.get(),
+        "backend": name,
+        "threads": threads,
         "train_step_s": train,
         "train_samples_per_s": (batch as f64 / train).round(),
         "terms_per_block": terms as f64 / (steps * workload.blocks) as f64,

@@ -389,6 +389,14 @@ impl<B: Backend> Flow<B> {
         Self::restore(backend, &model_document(archive)?, "", archive)
     }
 
+    /// The same model on another device or in another precision.
+    ///
+    /// # Errors
+    /// Faults of either device.
+    pub fn to_backend<C: Backend>(&self, backend: C) -> Result<Flow<C>, Error> {
+        Flow::from_archive(backend, &self.to_archive()?)
+    }
+
     /// Writes the model, atomically.
     ///
     /// # Errors

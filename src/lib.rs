@@ -93,6 +93,8 @@ pub use flow::Flow;
 pub use resflow_backend as backend;
 #[cfg(feature = "cpu")]
 pub use resflow_ndarray::NdArray;
+#[cfg(feature = "gpu")]
+pub use resflow_wgpu::{self as gpu, Wgpu};
 
 /// Compiles the README's examples.
 #[cfg(all(doctest, feature = "cpu"))]

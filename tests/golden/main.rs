@@ -1,7 +1,8 @@
 //! Golden tests: the core against reference numbers computed in float64 with the authors' PyTorch implementation.
 //!
 //! Every number of every file in `tests/fixtures` is compared, in f64 to 1e−9 and in f32 to 1e−4, by
-//! max|Δ| / max|reference| over a tensor. One test runs one file in one precision and names every tensor that differs.
+//! max|Δ| / max|reference| over a tensor. One test runs one file on one backend and names every tensor that differs. A backend
+//! is one line at the end of this file.
 #![cfg(feature = "cpu")]
 
 mod activations;
@@ -14,33 +15,47 @@ mod image;
 mod induced_norms;
 mod survival;
 
-/// A test of one comparison in both precisions.
-macro_rules! both_precisions {
-    ($($name:ident: $run:path $(, $file:literal)?;)*) => {$(
-        mod $name {
-            #[test]
-            fn f64() {
-                $run(&resflow::NdArray::<f64>::new() $(, $file)?);
+/// A module with a test of every file, on the backend that the expression makes; it is evaluated once for each test.
+macro_rules! golden_tests {
+    ($module:ident, $backend:expr) => {
+        mod $module {
+            #[allow(unused_imports)]
+            use super::*;
+            golden_tests! { @tests $backend;
+                dense_2d: dense::compare, "dense_2d";
+                dense_2d_actnorm: dense::compare, "dense_2d_actnorm";
+                dense_6d: dense::compare, "dense_6d";
+                image_mnist_like: image::compare, "image_mnist_like";
+                image_cifar_like: image::compare, "image_cifar_like";
+                image_factor_out: image::compare, "image_factor_out";
+                image_squeeze_first: image::compare, "image_squeeze_first";
+                activation_functions: activations::compare;
+                actnorm_initialisation: actnorm::compare;
+                convolution_norms: convolution::compare;
+                norms_between_orders: induced_norms::compare;
             }
-
-            #[test]
-            fn f32() {
-                $run(&resflow::NdArray::<f32>::new() $(, $file)?);
-            }
+        }
+    };
+    (@tests $backend:expr; $($name:ident: $file:ident::$run:ident $(, $fixture:literal)?;)*) => {$(
+        #[test]
+        fn $name() {
+            crate::$file::$run(&$backend $(, $fixture)?);
         }
     )*};
 }
 
-both_precisions! {
-    dense_2d: crate::dense::compare, "dense_2d";
-    dense_2d_actnorm: crate::dense::compare, "dense_2d_actnorm";
-    dense_6d: crate::dense::compare, "dense_6d";
-    image_mnist_like: crate::image::compare, "image_mnist_like";
-    image_cifar_like: crate::image::compare, "image_cifar_like";
-    image_factor_out: crate::image::compare, "image_factor_out";
-    image_squeeze_first: crate::image::compare, "image_squeeze_first";
-    activation_functions: crate::activations::compare;
-    actnorm_initialisation: crate::actnorm::compare;
-    convolution_norms: crate::convolution::compare;
-    norms_between_orders: crate::induced_norms::compare;
-}
+golden_tests!(ndarray_f64, resflow::NdArray::<f64>::new());
+golden_tests!(ndarray_f32, resflow::NdArray::<f32>::new());
+
+#[cfg(feature = "gpu")]
+#[path = "../../backends/wgpu/tests/device/mod.rs"]
+mod device;
+
+#[cfg(feature = "gpu")]
+golden_tests!(
+    wgpu,
+    match device::shared() {
+        Some(gpu) => gpu,
+        None => return,
+    }
+);

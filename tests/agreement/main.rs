@@ -1,0 +1,68 @@
+//! Agreement of backends: whole flows on the backend under test, on the CPU in f32 and on the CPU in f64 compute the same, for
+//! random small architectures and keys, within one table of tolerances ([`tolerance`]).
+//!
+//! What each operation does is the conformance suite's business; here is what is made of them: nets and their derivatives,
+//! gradients of the likelihood, log dets by all estimators, inverses and samples, singular values, training, files. A
+//! backend is one line at the end of this file.
+#![cfg(feature = "cpu")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod densities;
+mod files;
+mod gradients;
+mod inverses;
+mod model;
+mod nets;
+mod norms;
+mod record;
+mod tolerance;
+mod training;
+
+/// A module with a test of everything, on the backend that the expression makes; it is evaluated once for each test.
+macro_rules! agreement_tests {
+    ($module:ident, $backend:expr) => {
+        mod $module {
+            #[allow(unused_imports)]
+            use super::*;
+            agreement_tests! { @tests $backend;
+                nets: dense_nets image_nets;
+                gradients: dense_gradients image_gradients dense_surrogates image_surrogates;
+                densities: dense_densities image_densities;
+                inverses: dense_inverses image_inverses dense_samples image_samples;
+                norms: dense_norms image_norms;
+                training: dense_descent image_descent dense_adam image_adam dense_adam_steps image_adam_steps;
+                files: fresh_flows checkpoints repeats;
+            }
+        }
+    };
+    (@tests $backend:expr; $($part:ident: $($test:ident)*;)*) => {
+        $($(
+            #[test]
+            fn $test() {
+                crate::$part::$test(&$backend);
+            }
+        )*)*
+    };
+}
+
+/// The CPU with its rows spread over threads.
+fn threads(threads: usize) -> resflow::NdArray<f32> {
+    let threads = std::num::NonZeroUsize::new(threads).expect("a number above 0");
+    resflow::NdArray::with_threads(threads).expect("threads start")
+}
+
+agreement_tests!(ndarray, threads(3));
+
+#[cfg(feature = "gpu")]
+#[path = "../../backends/wgpu/tests/device/mod.rs"]
+mod device;
+
+#[cfg(feature = "gpu")]
+agreement_tests!(
+    wgpu,
+    match device::shared() {
+        Some(gpu) => gpu,
+        None => return,
+    }
+);
