@@ -1,13 +1,13 @@
 //! The command line: what can be asked for, and the text of `--help`.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use resflow::config::Preset;
 use resflow::estimator::Estimator;
 
+use crate::arithmetic::Arithmetic;
 use crate::presets;
 use crate::rows::Part;
 
@@ -42,35 +42,7 @@ pub(crate) enum Command {
     Reconstruct(Reconstruct),
     Inspect(Inspect),
     Import(Import),
-}
-
-/// The precision of the arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Precision {
-    /// Single: fast.
-    F32,
-    /// Double: slower by two or more, accurate to 1e-12.
-    F64,
-}
-
-impl Precision {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F64 => "f64",
-        }
-    }
-}
-
-/// How to compute.
-#[derive(Debug, Args)]
-pub(crate) struct Arithmetic {
-    /// The precision of the arithmetic [default: f32 for fit, else the model's]
-    #[arg(long, value_enum, display_order = 100)]
-    pub(crate) precision: Option<Precision>,
-    /// The number of threads; results do not depend on it [default: all cores]
-    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true, display_order = 100)]
-    pub(crate) threads: Option<NonZeroUsize>,
+    Devices(Devices),
 }
 
 const FIT: &str = "\
@@ -403,6 +375,17 @@ pub(crate) struct Import {
     pub(crate) ema: bool,
 }
 
+/// List what can compute: the processor and the GPUs
+///
+/// A GPU is used with --backend wgpu; --adapter or the environment variable RESFLOW_ADAPTER chooses one, by its index or by
+/// a part of its name.
+#[derive(Debug, Args)]
+pub(crate) struct Devices {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// A model and the arithmetic that it runs in.
 #[derive(Debug, Args)]
 pub(crate) struct Model {
@@ -411,11 +394,6 @@ pub(crate) struct Model {
     pub(crate) path: PathBuf,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,
-}
-
-fn threads(text: &str) -> Result<NonZeroUsize, String> {
-    let wrong = || "expected a whole number from 1 to 1024".to_owned();
-    text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= 1024).ok_or_else(wrong)
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -9,9 +9,10 @@ use resflow::data::{Samples, Table, csv};
 use resflow::invert::Inversion;
 
 use crate::arguments::{Coordinates, Decode, Encode};
+use crate::arithmetic::with_backend;
 use crate::evaluate::{self, Latent};
 use crate::failure::{usage, warn};
-use crate::model::{Stored, column_names, with_backend};
+use crate::model::{Stored, column_names};
 use crate::output::{extension, print, write_file};
 use crate::rows::{Dataset, read};
 use crate::sample::{npy_bytes, report_inversion};
@@ -24,7 +25,7 @@ pub(crate) fn encode(arguments: &Encode) -> Result<()> {
     check_output(&arguments.output)?;
     let stored = Stored::open(&arguments.model)?;
     let dataset = Dataset::open_file(&arguments.data)?;
-    with_backend!(stored.precision, arguments.model.arithmetic.threads, |backend| {
+    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
         encode_with(arguments, &stored, dataset, backend)
     })
 }
@@ -51,7 +52,7 @@ pub(crate) fn decode(arguments: &Decode) -> Result<()> {
     check_output(&arguments.output)?;
     let stored = Stored::open(&arguments.model)?;
     let table = read(&arguments.z)?;
-    with_backend!(stored.precision, arguments.model.arithmetic.threads, |backend| {
+    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
         decode_with(arguments, &stored, table, backend)
     })
 }

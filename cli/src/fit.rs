@@ -9,11 +9,12 @@ use resflow::data::image::ImageSize;
 use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow};
 
-use crate::arguments::{Fit, Precision};
+use crate::arguments::Fit;
+use crate::arithmetic::{Precision, with_backend};
 use crate::failure::usage;
 use crate::illustration::Illustration;
 use crate::metrics::Metrics;
-use crate::model::{precision_of, read_archive, with_backend};
+use crate::model::{precision_of, read_archive};
 use crate::output::write_file;
 use crate::pace::Pace;
 use crate::presets;
@@ -86,9 +87,9 @@ fn begin(
         (None, Some(limit)) => Budget::Time(limit),
         _ => Budget::Steps(settings.train.steps),
     };
-    let precision = arguments.arithmetic.precision.unwrap_or(Precision::F32);
+    let precision = arguments.arithmetic.precision_of(Precision::F32);
     let key = Key::new(arguments.seed.unwrap_or(0));
-    with_backend!(precision, arguments.arithmetic.threads, |backend| {
+    with_backend!(precision, &arguments.arithmetic, |backend| {
         let flow = Flow::new(backend, &settings.model, key.named("weights"))?;
         let trainer =
             Trainer::new(flow, source, &settings.train, budget, key).with_context(|| arguments.data.clone())?;
@@ -117,7 +118,7 @@ fn resume(
         let (has, wants) = (precision.name(), other.name());
         return Err(usage(format_args!("--precision {wants}: the run in {} is in {has}", directory.root().display())));
     }
-    with_backend!(precision, arguments.arithmetic.threads, |backend| {
+    with_backend!(precision, &arguments.arithmetic, |backend| {
         let row = source.row();
         let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
             Error::Input(problem) => usage(format_args!("{}: {problem}", path.display())),

@@ -6,9 +6,9 @@ use resflow::backend::Backend;
 use resflow::import::{StateDict, Weights};
 use resflow::lipschitz::Refresh;
 
-use crate::arguments::{Import, Precision};
+use crate::arguments::Import;
+use crate::arithmetic::{Arithmetic, Precision, with_backend};
 use crate::failure::usage;
-use crate::model::with_backend;
 use crate::output::{extension, print};
 use crate::settings::Settings;
 
@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &Import) -> Result<()> {
     let weights = if arguments.ema { Weights::Ema } else { Weights::Current };
     let dict = StateDict::read(state, weights).with_context(|| state.display().to_string())?;
     let precision = if dict.precision() == "f64" { Precision::F64 } else { Precision::F32 };
-    with_backend!(precision, None, |backend| {
+    with_backend!(precision, &Arithmetic::default(), |backend| {
         let mut flow = Flow::from_state_dict(backend, &config, dict).with_context(|| state.display().to_string())?;
         if arguments.ema {
             // the stored singular vectors are those of the weights, not of their average

@@ -9,7 +9,8 @@ use resflow::layer::Spectrum;
 use serde::Serialize;
 
 use crate::arguments::Inspect;
-use crate::model::{Stored, column_names, with_backend};
+use crate::arithmetic::with_backend;
+use crate::model::{Stored, column_names};
 use crate::output::print;
 use crate::rows::model_size;
 
@@ -50,7 +51,7 @@ struct Choice {
 
 pub(crate) fn run(arguments: &Inspect) -> Result<()> {
     let stored = Stored::open(&arguments.model)?;
-    with_backend!(stored.precision, arguments.model.arithmetic.threads, |backend| {
+    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
         let flow = stored.flow(backend)?;
         let links = links(&flow)?;
         print(&if arguments.json { json(&stored, &flow, &links)? } else { text(&stored, &flow, &links) })

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod arithmetic;
 mod canvas;
 mod code;
 mod curve;
+mod devices;
 mod evaluate;
 mod failure;
 mod fit;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Reconstruct(arguments) => reconstruct::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
+        Command::Devices(arguments) => devices::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

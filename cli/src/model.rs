@@ -1,4 +1,4 @@
-//! Loading models, and the arithmetic that they run in.
+//! Loading models.
 
 use std::path::PathBuf;
 
@@ -8,31 +8,9 @@ use resflow::backend::Backend;
 use resflow::checkpoint::{Archive, model_precision};
 use resflow::error::CheckpointError;
 
-use crate::arguments::{Model, Precision};
+use crate::arguments::Model;
+use crate::arithmetic::Precision;
 use crate::failure::usage;
-
-/// Runs an expression with a CPU backend of some precision and number of threads.
-macro_rules! with_backend {
-    ($precision:expr, $threads:expr, |$backend:ident| $body:expr) => {
-        match $precision {
-            $crate::arguments::Precision::F32 => {
-                let $backend = match $threads {
-                    Some(threads) => resflow::NdArray::<f32>::with_threads(threads)?,
-                    None => resflow::NdArray::<f32>::new(),
-                };
-                $body
-            }
-            $crate::arguments::Precision::F64 => {
-                let $backend = match $threads {
-                    Some(threads) => resflow::NdArray::<f64>::with_threads(threads)?,
-                    None => resflow::NdArray::<f64>::new(),
-                };
-                $body
-            }
-        }
-    };
-}
-pub(crate) use with_backend;
 
 /// The contents of a model's file.
 #[derive(Debug)]
@@ -55,7 +33,7 @@ impl Stored {
         let archive = read_archive(&path)?;
         let archive = if archive.document.get("run").is_some() { model_of_checkpoint(archive) } else { archive };
         let native = precision_of(&archive).with_context(|| path.display().to_string())?;
-        let precision = model.arithmetic.precision.unwrap_or(native);
+        let precision = model.arithmetic.precision_of(native);
         Ok(Self { archive, path, native, precision })
     }
 

@@ -9,10 +9,11 @@ use resflow::invert::{Inversion, Status};
 use resflow::transform::dequantise;
 
 use crate::arguments::Reconstruct;
+use crate::arithmetic::with_backend;
 use crate::evaluate;
 use crate::failure::usage;
 use crate::image_grid;
-use crate::model::{Stored, with_backend};
+use crate::model::Stored;
 use crate::output::{extension, print};
 use crate::picture::write_png;
 use crate::rows::{Chosen, Dataset, model_size};
@@ -25,7 +26,7 @@ pub(crate) fn run(arguments: &Reconstruct) -> Result<()> {
     }
     let stored = Stored::open(&arguments.model)?;
     let dataset = Dataset::open_file(&arguments.data)?;
-    with_backend!(stored.precision, arguments.model.arithmetic.threads, |backend| {
+    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
         reconstruct(arguments, &stored, dataset, backend)
     })
 }

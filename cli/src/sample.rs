@@ -8,10 +8,11 @@ use resflow::data::{Table, csv, npy};
 use resflow::invert::{Inversion, RowReport, Status};
 
 use crate::arguments::Sample;
+use crate::arithmetic::with_backend;
 use crate::canvas::Axes;
 use crate::failure::{usage, warn};
 use crate::image_grid;
-use crate::model::{Stored, column_names, with_backend};
+use crate::model::{Stored, column_names};
 use crate::output::{extension, print, write_file};
 use crate::picture;
 use crate::rows::model_size;
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: &Sample) -> Result<()> {
         }
     };
     let stored = Stored::open(&arguments.model)?;
-    with_backend!(stored.precision, arguments.model.arithmetic.threads, |backend| {
+    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
         draw(arguments, format, &stored, backend)
     })
 }

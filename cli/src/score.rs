@@ -9,10 +9,11 @@ use resflow::data::csv;
 use resflow::estimator::{Auto, Estimator, Sharing};
 use resflow::log_prob::LogProb;
 
-use crate::arguments::{Precision, Score};
+use crate::arguments::Score;
+use crate::arithmetic::{Precision, with_backend};
 use crate::evaluate;
 use crate::failure::{usage, warn};
-use crate::model::{Stored, with_backend};
+use crate::model::Stored;
 use crate::output::{extension, print, write_file};
 use crate::rows::{Chosen, Dataset};
 
@@ -27,7 +28,7 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
     }
     let stored = Stored::open(&arguments.model)?;
     let dataset = Dataset::open(&arguments.data)?;
-    with_backend!(stored.precision, arguments.model.arithmetic.threads, |backend| {
+    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
         score(arguments, &stored, dataset, backend)
     })
 }
