@@ -326,6 +326,9 @@ impl<B: Backend> Flow<B> {
         if let Some(e) = failed {
             return Err(e.into());
         }
+        for (i, link) in flow.links().iter().enumerate() {
+            link.check_stored(&backend, &format!("{prefix}links.{i}"))?;
+        }
         if let (Some(_), [height, width, _]) = (&larger, &document.config.row()[..]) {
             flow = flow.resized(*height, *width)?;
         }

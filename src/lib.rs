@@ -57,7 +57,7 @@
 //! | [`flow`], [`log_prob`] | the flow, its evaluation, encoding, decoding and sampling |
 //! | [`config`], [`checkpoint`] | the checked configuration and the files |
 //! | [`train`] | gradients, optimiser, schedules, averaging, validation, resumable runs |
-//! | [`bijection`], [`block`], [`transform`] | links: the residual block, ActNorm |
+//! | [`bijection`], [`block`], [`coupling`], [`transform`] | links: the residual block, the affine coupling, ActNorm |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
 //! | [`invert`] | fixed points, plain and accelerated |
@@ -76,6 +76,7 @@ pub mod block;
 mod chain;
 pub mod checkpoint;
 pub mod config;
+pub mod coupling;
 pub mod data;
 pub mod error;
 pub mod estimator;
@@ -85,6 +86,7 @@ pub mod invert;
 pub mod layer;
 pub mod lipschitz;
 pub mod log_prob;
+mod tiled;
 pub mod train;
 pub mod transform;
 

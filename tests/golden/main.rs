@@ -7,6 +7,7 @@
 mod activations;
 mod actnorm;
 mod convolution;
+mod coupling;
 mod dense;
 mod estimators;
 mod fixture;
@@ -42,5 +43,7 @@ both_precisions! {
     activation_functions: crate::activations::compare;
     actnorm_initialisation: crate::actnorm::compare;
     convolution_norms: crate::convolution::compare;
+    coupling_dense: crate::coupling::dense;
+    coupling_image: crate::coupling::images;
     norms_between_orders: crate::induced_norms::compare;
 }
