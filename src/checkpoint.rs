@@ -254,10 +254,9 @@ impl ModelDocument {
             let problem = format!("{} numbers configured, {stored} numbers stored", self.config.stored());
             return Err(CheckpointError::Format(problem));
         }
-        // weight, bias, u and v
-        let layers = self.config.constrained_layers();
-        if 4 * layers > tensors {
-            let problem = format!("{layers} constrained layers configured, {tensors} tensors stored");
+        let least = self.config.stored_tensors();
+        if least > tensors {
+            let problem = format!("layers of {least} tensors configured, {tensors} tensors stored");
             return Err(CheckpointError::Format(problem));
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use resflow::config::Preset;
+use resflow::config::{Family, Preset};
 use resflow::estimator::Estimator;
 
 use crate::presets;
@@ -81,6 +81,7 @@ Examples:
   resflow fit measurements.csv --out run --resume                  go on after Ctrl-C or a crash
   resflow fit measurements.csv --out run --resume --steps 40000    train longer
   resflow fit mnist/ --preset mnist-small --out digits             images: a folder with MNIST's files
+  resflow fit mnist/ --preset mnist-small --model glow --out glow  the same size as a Glow
 
 A configuration has the sections [flow] (rows) or [images], and [train]; `config.toml` of any run
 shows all settings:
@@ -119,6 +120,10 @@ pub(crate) struct Fit {
     /// Architecture and training, for images; see below [default: mnist-small for 28x28x1, cifar10-small for 32x32x3]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
+    /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones),
+    /// realnvp (couplings) or glow (couplings and invertible linear maps) [default: residual]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<Family>,
     /// The directory of the run
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

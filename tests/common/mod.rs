@@ -14,7 +14,7 @@ use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise, Padding, Shape};
 use resflow::bijection::Bijection as _;
 use resflow::block::ResidualBlock;
-use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::coupling::{Coupling, Mask};
 use resflow::data::Table;
 use resflow::data::image::ImageSet;
@@ -320,6 +320,11 @@ pub(crate) fn exact_config(dimension: usize, blocks: usize, hidden: &[usize]) ->
         evaluation: Estimator::Exact(Exact),
         ..FlowConfig::new(dimension)
     }
+}
+
+/// Families whose log dets a test may have computed exactly in training.
+pub(crate) fn exact_families() -> impl Strategy<Value = Family> {
+    prop_oneof![2 => Just(Family::Residual), 1 => Just(Family::RealNvp), 1 => Just(Family::Glow)]
 }
 
 /// The last part of a tensor's name.
