@@ -179,6 +179,15 @@ fn presets_of_every_family() {
             let couplings: Vec<_> =
                 stages.iter().filter_map(|s| if let Stage::Coupling(c) = s { Some(c) } else { None }).collect();
             assert_eq!(couplings.is_empty(), !family.couples(), "{preset}, {family}");
+            for pair in couplings.windows(2) {
+                let swapped = |mask: Mask| match mask {
+                    Mask::Channels { swapped } | Mask::Checkerboard { swapped } => swapped,
+                };
+                let alike = pair[0].row == pair[1].row
+                    && std::mem::discriminant(&pair[0].mask) == std::mem::discriminant(&pair[1].mask);
+                let turned = swapped(pair[0].mask) != swapped(pair[1].mask);
+                assert!(!alike || turned, "{preset}, {family}: what one coupling keeps the next one moves");
+            }
             let maps = stages.iter().filter(|s| matches!(s, Stage::InvertibleLinear(_))).count();
             let boards = couplings.iter().filter(|c| matches!(c.mask, Mask::Checkerboard { .. })).count();
             let scales = config.blocks.len();

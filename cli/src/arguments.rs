@@ -234,7 +234,9 @@ pub(crate) struct Score {
 /// Images are written as a grid (.png), as an array of doubles [n, c, h, w] or bytes [n, h, w, c] (.npy), or as rows in
 /// the order (c, h, w) (.csv).
 ///
-/// Inversion is iterative: rows that do not reach the accuracy (1e-6 in f32, 1e-12 in f64) are counted in a warning.
+/// Inversion is iterative: rows that do not reach the accuracy (1e-6 in f32, 1e-12 in f64) are counted in a warning. That
+/// of couplings (realnvp, glow) is a formula which explodes for some rows if they were trained for a short time: rows that
+/// are not finite are an error.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
