@@ -130,10 +130,16 @@ fn bounded_images(flow: &ImageConfig) -> bool {
     estimators_are_bounded([&flow.training, &flow.evaluation], &CostModel { dimension: 1, multiply_adds: 1 });
     // spelling out a long chain takes memory that nobody asked for here
     if flow.constrained_layers() <= 10_000 {
-        let blocks = || flow.stages().into_iter().filter_map(|s| if let Stage::Block(b) = s { Some(b) } else { None });
+        let blocks = || {
+            flow.stages().into_iter().filter_map(|stage| match stage {
+                Stage::Block(b) => Some((b.row, b.layers.len() as u64)),
+                Stage::Coupling(c) => Some((c.row, 0)),
+                _ => None,
+            })
+        };
         assert_eq!(blocks().count(), config.blocks());
-        assert_eq!(blocks().map(|b| b.layers.len() as u64).sum::<u64>(), config.constrained_layers());
-        assert!(blocks().all(|b| b.row.iter().product::<usize>() <= flow.dimension()));
+        assert_eq!(blocks().map(|(_, layers)| layers).sum::<u64>(), config.constrained_layers());
+        assert!(blocks().all(|(row, _)| row.iter().product::<usize>() <= flow.dimension()));
     }
     let text = toml::to_string(flow).expect("serialises");
     assert_eq!(&toml::from_str::<ImageConfig>(&text).expect("reads back"), flow, "{text}");

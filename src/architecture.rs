@@ -4,11 +4,12 @@ use resflow_backend::{Backend, Key};
 
 use crate::bijection::Bijection;
 use crate::block::ResidualBlock;
-use crate::config::{FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Stage};
+use crate::config::{ModelConfig, Nonlinearity, Stage};
+use crate::coupling::Coupling;
 use crate::error::ConfigError;
 use crate::layer::{ActivationLayer, ConcatenatedLipSwish, Layer, LipschitzConv, LipschitzLinear, Sequence};
 use crate::lipschitz::{Coefficient, NormChain, Refresh};
-use crate::transform::{ActNorm, Flatten, Logit, Squeeze};
+use crate::transform::{ActNorm, Flatten, InvertibleLinear, Logit, Squeeze};
 
 /// What weights begin as.
 #[derive(Debug, Clone, Copy)]
@@ -33,85 +34,71 @@ type Links<B> = Vec<Box<dyn Bijection<B>>>;
 /// The links of a flow, first applied first.
 pub(crate) fn links<B: Backend>(backend: &B, config: &ModelConfig, initial: &Initial) -> Result<Links<B>, ConfigError> {
     config.check()?;
-    match config {
-        ModelConfig::Rows(config) => rows(backend, config, *initial),
-        ModelConfig::Images(config) => images(backend, config, *initial),
-    }
-}
-
-fn rows<B: Backend>(backend: &B, config: &FlowConfig, initial: Initial) -> Result<Links<B>, ConfigError> {
-    let d = config.dimension;
-    let actnorm = || -> Box<dyn Bijection<B>> { Box::new(ActNorm::new(backend, d)) };
-    let mut links = Vec::new();
-    if config.actnorm {
-        links.push(actnorm());
-    }
-    let layers: Vec<_> = config.linear_layers().into_iter().map(|(i, o)| (0, i, o)).collect();
-    let net = Net::new(config.activation, config.coefficient, config.initial_scale, initial, &config.norms)?;
-    let blocks =
-        backend.run(config.blocks, |block| net.build(backend, &[d], block, &layers, config.leading_activation));
-    for block in blocks {
-        links.push(block?);
-        if config.actnorm {
-            links.push(actnorm());
-        }
-    }
-    Ok(links)
-}
-
-fn images<B: Backend>(backend: &B, config: &ImageConfig, initial: Initial) -> Result<Links<B>, ConfigError> {
-    let net = Net::new(config.activation, config.coefficient, config.initial_scale, initial, &config.norms)?;
-    let plain = NormChain::Two;
-    let flat = Net { norms: &plain, ..net };
     let stages = config.stages();
-    // the number of each block among the blocks
+    // the number of each block or coupling among them
     let numbers: Vec<usize> = stages
         .iter()
         .scan(0, |blocks, stage| {
             let number = *blocks;
-            *blocks += usize::from(matches!(stage, Stage::Block(_)));
+            *blocks += usize::from(matches!(stage, Stage::Block(_) | Stage::Coupling(_)));
             Some(number)
         })
         .collect();
+    let net = Net::new(config, *initial)?;
+    let plain = NormChain::Two;
+    // of images the norms are those of convolutional blocks
+    let flat = if config.images().is_some() { Net { norms: &plain, ..net } } else { net };
     let links = backend.run(stages.len(), |i| -> Result<Box<dyn Bijection<B>>, ConfigError> {
         Ok(match &stages[i] {
             Stage::Squeeze { channels, factor_out: true } => Box::new(Squeeze::with_factor_out(*channels)),
             Stage::Squeeze { .. } => Box::new(Squeeze::new()),
-            Stage::Logit => Box::new(Logit::new(config.logit_alpha)?),
+            Stage::Logit => Box::new(Logit::new(net.logit_alpha)?),
             Stage::ActNorm(features) => Box::new(ActNorm::new(backend, *features)),
             Stage::Flatten(image) => Box::new(Flatten::new(*image)),
+            Stage::InvertibleLinear(features) => match initial {
+                Initial::Zeros => Box::new(InvertibleLinear::zeros(backend, *features)),
+                Initial::Random(key) => {
+                    let key = key.named("invertible").split(numbers[i] as u64);
+                    Box::new(InvertibleLinear::rotation(backend, *features, key)?)
+                }
+            },
             Stage::Block(block) => {
-                // the norms are those of convolutional blocks
                 let net = if block.row.len() == 3 { &net } else { &flat };
-                net.build(backend, &block.row, numbers[i], &block.layers, block.leading_activation)?
+                let g = net.build(backend, &block.row, numbers[i], &block.layers, block.leading_activation)?;
+                Box::new(ResidualBlock::new(Box::new(g), &block.row)?)
+            }
+            Stage::Coupling(coupling) => {
+                let layers = net.build(backend, &coupling.row, numbers[i], &coupling.layers, false)?;
+                Box::new(Coupling::new(Box::new(layers), coupling.mask, &coupling.row)?)
             }
         })
     });
     links.into_iter().collect()
 }
 
-/// How the residual functions of a flow are made.
+/// How the nets of a flow's blocks and couplings are made.
 #[derive(Clone, Copy)]
 struct Net<'a> {
     activation: Nonlinearity,
-    coefficient: Coefficient,
+    /// κ, where weights are constrained.
+    coefficient: Option<Coefficient>,
     initial_scale: f64,
     initial: Initial,
     norms: &'a NormChain,
+    logit_alpha: f64,
 }
 
 impl<'a> Net<'a> {
-    fn new(
-        activation: Nonlinearity,
-        coefficient: f64,
-        initial_scale: f64,
-        initial: Initial,
-        norms: &'a NormChain,
-    ) -> Result<Self, ConfigError> {
-        Ok(Self { activation, coefficient: Coefficient::new(coefficient)?, initial_scale, initial, norms })
+    fn new(config: &'a ModelConfig, initial: Initial) -> Result<Self, ConfigError> {
+        let (activation, kappa, initial_scale, norms, logit_alpha) = match config {
+            ModelConfig::Rows(c) => (c.activation, c.coefficient, c.initial_scale, &c.norms, 0.0),
+            ModelConfig::Images(c) => (c.activation, c.coefficient, c.initial_scale, &c.norms, c.logit_alpha),
+        };
+        let coefficient = if config.family().couples() { None } else { Some(Coefficient::new(kappa)?) };
+        Ok(Self { activation, coefficient, initial_scale, initial, norms, logit_alpha })
     }
 
-    /// A residual block over rows of a shape, of layers (kernel size, inputs, outputs); size 0 is linear, and so is 1 in the 2-norm.
+    /// A net over rows of a shape, of layers (kernel size, inputs, outputs); size 0 is linear, and so is 1 in the 2-norm.
     fn build<B: Backend>(
         &self,
         backend: &B,
@@ -119,7 +106,7 @@ impl<'a> Net<'a> {
         number: usize,
         layers: &[(usize, usize, usize)],
         leading_activation: bool,
-    ) -> Result<Box<dyn Bijection<B>>, ConfigError> {
+    ) -> Result<Sequence<B>, ConfigError> {
         let mut net: Vec<Box<dyn Layer<B>>> = Vec::new();
         for (i, &layer) in layers.iter().enumerate() {
             if i > 0 || leading_activation {
@@ -129,9 +116,9 @@ impl<'a> Net<'a> {
                 });
             }
             let scale = if i + 1 == layers.len() { self.initial_scale } else { 1.0 };
-            net.push(self.constrained(backend, row, layer, self.initial.key(number, i), scale));
+            net.push(self.weighted(backend, row, layer, self.initial.key(number, i), scale));
         }
-        let net = match self.norms.orders(layers.len()) {
+        Ok(match self.norms.orders(layers.len()) {
             None => Sequence::new(net),
             Some(norms) => {
                 let mut net = Sequence::with_norms(backend, net, norms)?;
@@ -140,11 +127,10 @@ impl<'a> Net<'a> {
                 }
                 net
             }
-        };
-        Ok(Box::new(ResidualBlock::new(Box::new(net), row)?))
+        })
     }
 
-    fn constrained<B: Backend>(
+    fn weighted<B: Backend>(
         &self,
         backend: &B,
         row: &[usize],

@@ -186,6 +186,15 @@ pub trait Bijection<B: Backend>: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Checks what was read from a file, beyond shapes and finiteness.
+    ///
+    /// # Errors
+    /// A tensor that holds what the link cannot compute with, by its name under this path; faults of the device.
+    fn check_stored(&self, backend: &B, path: &str) -> Result<(), Error> {
+        let _ = (backend, path);
+        Ok(())
+    }
+
     /// One line on what the link is.
     fn describe(&self, backend: &B) -> String;
 

@@ -4,7 +4,7 @@
 //! x ↦ y − g(x). The backward pass seeds the pullback of (x, v) ↦ (g(x), Jv) with the incoming cotangent and with u
 //! weighted by each row's own weight, so that parameters and x get the gradient of both terms of the likelihood at once.
 
-use resflow_backend::{Backend, BackendError, Binary, Key, ShardPlan};
+use resflow_backend::{Backend, BackendError, Binary, Key};
 
 use crate::bijection::{Bijection, Draw, LogDet, Memory, PreparedBijection, Tape, TrainForward};
 use crate::error::{ConfigError, Error};
@@ -14,9 +14,7 @@ use crate::estimator::{
 use crate::invert::{Inversion, Solution, invert_residual};
 use crate::layer::{Keep, Layer, PreparedLayer, Saved, Slot, Spectrum, Visitor, VisitorMut};
 use crate::lipschitz::Refresh;
-
-/// Tensors that the reverse pass holds of each activation: x, φ, φ', φ'', a tangent and a cotangent.
-const KEPT: usize = 6;
+use crate::tiled::{tile_rows, tiled};
 
 /// x ↦ x + g(x).
 #[derive(Debug)]
@@ -64,14 +62,14 @@ impl<B: Backend> Bijection<B> for ResidualBlock<B> {
     }
 
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
-        Box::new(PreparedBlock {
+        let block = PreparedBlock {
             net: self.net.prepare(backend),
             row: self.row.clone(),
             bound: self.net.lipschitz_bound(),
             cost: self.cost_model(),
             two_norm_factor: self.net.two_norm_factor(&self.row),
-            tile: self.tile(backend),
-        })
+        };
+        tiled(Box::new(block), tile_rows(backend, &*self.net, &self.row, &self.row))
     }
 
     fn refresh(&mut self, backend: &B, how: Refresh) {
@@ -125,14 +123,6 @@ impl<B: Backend> Bijection<B> for ResidualBlock<B> {
 }
 
 impl<B: Backend> ResidualBlock<B> {
-    /// How many images go through g at a time: inside g they are much wider than between blocks. Vectors all at once.
-    fn tile(&self, backend: &B) -> usize {
-        match self.row.len() {
-            3 => backend.tile_rows(KEPT * self.net.activations(&self.row) * size_of::<B::Elem>()),
-            _ => usize::MAX,
-        }
-    }
-
     fn cost_model(&self) -> CostModel {
         CostModel { dimension: self.row.iter().product(), multiply_adds: self.net.multiply_adds(&self.row) }
     }
@@ -146,7 +136,6 @@ pub struct PreparedBlock<B: Backend> {
     bound: f64,
     two_norm_factor: f64,
     cost: CostModel,
-    tile: usize,
 }
 
 /// Surrogates of a log det: probes v and cotangents u whose mean of uᵀJv has its gradient.
@@ -173,11 +162,6 @@ impl<B: Backend> PreparedBlock<B> {
     fn row_coefficients(roulette: &RussianRoulette, key: Key, first_row: u64, rows: usize) -> Vec<Vec<f64>> {
         let key = key.named("law");
         (0..rows as u64).map(|r| roulette.coefficients(&roulette.draw(key.split(first_row + r)))).collect()
-    }
-
-    /// Runs of rows that go through g one after the other, if there is more than one.
-    fn tiles(&self, rows: usize) -> Option<ShardPlan> {
-        (rows > self.tile).then(|| ShardPlan::new(rows, self.tile, 1))
     }
 
     /// The log det and the terms of its differentiated series for a training step.
@@ -293,11 +277,6 @@ impl<B: Backend> PreparedBlock<B> {
     }
 }
 
-/// Runs of rows as one.
-fn join<'a, B: Backend>(backend: &B, parts: impl Iterator<Item = &'a B::Tensor>) -> B::Tensor {
-    backend.concat(&parts.collect::<Vec<_>>(), 0)
-}
-
 /// The order that undoes an order.
 fn inverse_order(order: &[u32]) -> Vec<u32> {
     let mut back = vec![0; order.len()];
@@ -309,21 +288,6 @@ fn inverse_order(order: &[u32]) -> Vec<u32> {
 
 impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
     fn forward(&self, backend: &B, x: &B::Tensor, draw: Option<(Draw<'_>, usize)>) -> (B::Tensor, Option<LogDet<B>>) {
-        if let Some(plan) = self.tiles(backend.shape(x).rows()) {
-            let parts: Vec<_> = plan
-                .ranges()
-                .map(|r| {
-                    let draw = draw.map(|(draw, replicates)| (draw.starting_at(r.start), replicates));
-                    self.forward(backend, &backend.narrow(x, 0, r.start, r.len()), draw)
-                })
-                .collect();
-            let y = join(backend, parts.iter().map(|(y, _)| y));
-            let log_det = parts[0].1.as_ref().map(|first| LogDet {
-                exact: first.exact,
-                value: join(backend, parts.iter().filter_map(|(_, l)| l.as_ref().map(|l| &l.value))),
-            });
-            return (y, log_det);
-        }
         let keep = if draw.is_some() { Keep::First } else { Keep::Value };
         let (g, saved) = self.net.forward(backend, x, keep);
         let rows = backend.shape(x).rows();
@@ -332,16 +296,6 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
     }
 
     fn inverse(&self, backend: &B, y: &B::Tensor, how: &Inversion) -> Result<Solution<B>, Error> {
-        if let Some(plan) = self.tiles(backend.shape(y).rows()) {
-            let parts = plan.ranges().map(|r| self.inverse(backend, &backend.narrow(y, 0, r.start, r.len()), how));
-            let parts = parts.collect::<Result<Vec<_>, _>>()?;
-            return Ok(Solution {
-                value: join(backend, parts.iter().map(|p| &p.value)),
-                stretch: parts[0].stretch,
-                certified: parts.iter().all(|p| p.certified),
-                rows: parts.into_iter().flat_map(|p| p.rows).collect(),
-            });
-        }
         let g = |x: &B::Tensor| self.net.forward(backend, x, Keep::Value).0;
         let mut solution = invert_residual(backend, g, y, self.bound, how)?;
         for row in &mut solution.rows {
@@ -353,20 +307,6 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
 
     fn train_forward(&self, backend: &B, x: &B::Tensor, draw: Draw<'_>, memory: Memory) -> TrainForward<B> {
         let rows = backend.shape(x).rows();
-        if let Some(plan) = self.tiles(rows) {
-            let parts: Vec<_> = plan
-                .ranges()
-                .map(|r| {
-                    let x = backend.narrow(x, 0, r.start, r.len());
-                    self.train_forward(backend, &x, draw.starting_at(r.start), memory)
-                })
-                .collect();
-            let y = join(backend, parts.iter().map(|p| &p.y));
-            let log_det = join(backend, parts.iter().map(|p| &p.log_det));
-            let terms = parts.iter().map(|p| p.terms).max().unwrap_or(0);
-            let tape = Tape { tiles: parts.into_iter().map(|p| p.tape).collect(), ..Tape::rows(x.clone()) };
-            return TrainForward { y, log_det, tape, terms };
-        }
         let keep = if memory == Memory::Recompute { Keep::First } else { Keep::Second };
         let (g, saved) = self.net.forward(backend, x, keep);
         let differentiated =
@@ -389,20 +329,6 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
         g_log_det: &B::Tensor,
         slots: &mut [Slot<B>],
     ) -> B::Tensor {
-        if !tape.tiles.is_empty() {
-            let mut first = 0;
-            let parts: Vec<_> = std::mem::take(&mut tape.tiles)
-                .into_iter()
-                .map(|tile| {
-                    let rows = backend.shape(&tile.rows).rows();
-                    let cut = |g: &B::Tensor| backend.narrow(g, 0, first, rows);
-                    let g = self.train_backward(backend, tile, cut(&gy), &cut(g_log_det), slots);
-                    first += rows;
-                    g
-                })
-                .collect();
-            return join(backend, parts.iter());
-        }
         let saved = tape.saved.take().unwrap_or_else(|| {
             let (_, saved) = self.net.forward(backend, &tape.rows, Keep::Second);
             tape.tangents = tape.probes.iter().map(|v| self.net.keep_tangent(backend, &saved, v)).collect();

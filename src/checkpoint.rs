@@ -254,10 +254,9 @@ impl ModelDocument {
             let problem = format!("{} numbers configured, {stored} numbers stored", self.config.stored());
             return Err(CheckpointError::Format(problem));
         }
-        // weight, bias, u and v
-        let layers = self.config.constrained_layers();
-        if 4 * layers > tensors {
-            let problem = format!("{layers} constrained layers configured, {tensors} tensors stored");
+        let least = self.config.stored_tensors();
+        if least > tensors {
+            let problem = format!("layers of {least} tensors configured, {tensors} tensors stored");
             return Err(CheckpointError::Format(problem));
         }
         Ok(())
@@ -325,6 +324,9 @@ impl<B: Backend> Flow<B> {
         }
         if let Some(e) = failed {
             return Err(e.into());
+        }
+        for (i, link) in flow.links().iter().enumerate() {
+            link.check_stored(&backend, &format!("{prefix}links.{i}"))?;
         }
         if let (Some(_), [height, width, _]) = (&larger, &document.config.row()[..]) {
             flow = flow.resized(*height, *width)?;

@@ -150,6 +150,23 @@ impl<B: Backend> Solution<B> {
         let rows = vec![exact; backend.shape(&value).rows()];
         Self { value, rows, stretch, certified: true }
     }
+
+    /// The solution of a link whose formula may overflow: rows that did are marked.
+    ///
+    /// # Errors
+    /// Faults of the device.
+    pub fn by_formula(backend: &B, value: B::Tensor, stretch: f64) -> Result<Self, BackendError> {
+        let infinite = backend.affine(backend.unary(Unary::IsFinite, value.clone()), -1.0, 1.0);
+        let infinite = backend.download(&backend.reduce(Reduce::Max, Over::Row, &infinite))?;
+        let mut solution = Self::closed_form(backend, value, stretch);
+        for (row, infinite) in solution.rows.iter_mut().zip(infinite) {
+            if infinite.to_f64() != 0.0 {
+                let unknown = f64::INFINITY;
+                *row = RowReport { residual: unknown, error_bound: unknown, status: Status::NonFinite, ..*row };
+            }
+        }
+        Ok(solution)
+    }
 }
 
 /// A stall of this many iterations without a smaller residual, near the rounding of the arithmetic, is its floor.

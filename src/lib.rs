@@ -1,6 +1,9 @@
 //! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995; Chen,
 //! Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
 //!
+//! The flows that they are compared with, i-ResNets, Real NVP and Glow, are configurations of the same links, trainer and
+//! files: [`config::Family`].
+//!
 //! # The model
 //! A [`Flow`] maps data x to z through links F = F_L ∘ … ∘ F₁ and gives z a standard normal density:
 //!
@@ -57,7 +60,7 @@
 //! | [`flow`], [`log_prob`] | the flow, its evaluation, encoding, decoding and sampling |
 //! | [`config`], [`checkpoint`] | the checked configuration and the files |
 //! | [`train`] | gradients, optimiser, schedules, averaging, validation, resumable runs |
-//! | [`bijection`], [`block`], [`transform`] | links: the residual block, ActNorm |
+//! | [`bijection`], [`block`], [`coupling`], [`transform`] | links: the residual block, the affine coupling, ActNorm |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
 //! | [`invert`] | fixed points, plain and accelerated |
@@ -76,6 +79,7 @@ pub mod block;
 mod chain;
 pub mod checkpoint;
 pub mod config;
+pub mod coupling;
 pub mod data;
 pub mod error;
 pub mod estimator;
@@ -85,6 +89,7 @@ pub mod invert;
 pub mod layer;
 pub mod lipschitz;
 pub mod log_prob;
+mod tiled;
 pub mod train;
 pub mod transform;
 

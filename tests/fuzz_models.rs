@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use resflow::NdArray;
 use resflow::backend::{Generator, Key};
 use resflow::checkpoint::{Archive, Values};
-use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::{Standardiser, ToyDensity};
 use resflow::flow::Flow;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
@@ -39,7 +39,7 @@ fn checkpoint(bytes: &[u8]) -> bool {
 
 #[test]
 fn configuration_survives_mutations() {
-    let tokens: [&[u8]; 32] = [
+    let tokens: [&[u8]; 34] = [
         b"[flow]\n",
         b"[train]\n",
         b"= ",
@@ -68,6 +68,8 @@ fn configuration_survives_mutations() {
         b"kernels = [3, 1, 3]\n",
         b"norms = \"2f2\"\n",
         b"squeeze_first = true\n",
+        b"model = \"glow\"\n",
+        b"model = \"realnvp\"\n",
         b"roulette:law=poisson,rate=2",
         b"p=0.001",
         b"\\u0000",
@@ -199,8 +201,8 @@ fn change_archive(archive: &mut Archive, g: &mut Generator) {
 #[test]
 fn checkpoint_survives_mutations() {
     let good: Vec<_> = mutation::seeds("checkpoint").into_iter().filter(|seed| checkpoint(seed)).collect();
-    let names = "begun, estimated, image, image_run, model and run";
-    assert_eq!(good.len(), 6, "{names} are good, each other one is wrong in its own way");
+    let names = "begun, estimated, glow, glow_run, image, image_run, model, realnvp_image and run";
+    assert_eq!(good.len(), 9, "{names} are good, each other one is wrong in its own way");
     fuzz("checkpoint", 20_000, checkpoint, |input, seeds, g| {
         if below(g, 4) > 0 {
             good[below(g, good.len())].clone_into(input);
@@ -322,6 +324,40 @@ fn hostile_configurations_take_little_memory() {
     archive.document["model"]["config"]["rows"]["hidden"] = json!(vec![1; 60]);
     archive.document["model"]["config"]["rows"]["blocks"] = json!(500);
     assert!(!checkpoint(&archive.to_bytes().expect("stored")));
+    // nor for those of many couplings
+    let settings = [
+        ("/model/config/rows/blocks", json!(10_000), false),
+        ("/model/config/rows/hidden", json!([65_536]), false),
+        ("/model/config/rows/hidden", json!(vec![1; 64]), false),
+        ("/model/config/rows/dimension", json!(1024), false),
+        ("/model/config/rows/dimension", json!(1), false),
+        ("/model/config/rows/model", json!("residual"), false),
+        ("/model/config/rows/model", json!("realnvp"), false),
+        ("/model/config/rows/evaluation", json!("truncated:terms=1000,probes=1000"), true),
+        ("/model/config/rows/coefficient", json!(0.5), true),
+        ("/model/config/rows/norms", json!("2112"), false),
+    ];
+    hostile("glow_run.safetensors", &settings);
+    let mut archive = seed("glow.safetensors");
+    archive.tensors.insert("x".into(), (vec![1 << 18], Values::F32(vec![0.0; 1 << 18])));
+    archive.document["model"]["config"]["rows"]["blocks"] = json!(5000);
+    assert!(!checkpoint(&archive.to_bytes().expect("stored")));
+    // factors that are none, one number after the other
+    for (name, values) in [
+        ("sign", [1.0, 0.5, 1.0]),
+        ("permutation", [0.0, 1.0, 1.0]),
+        ("permutation", [0.0, 3.0, 1.0]),
+        ("permutation", [-1.0, 2.0, 1.0]),
+    ] {
+        let mut archive = seed("glow.safetensors");
+        archive.tensors.insert(format!("links.1.{name}"), (vec![3], Values::F64(values.to_vec())));
+        assert!(!checkpoint(&archive.to_bytes().expect("stored")), "{name} {values:?}");
+    }
+    for diagonal in [-800.0, 800.0] {
+        let mut archive = seed("glow.safetensors");
+        archive.tensors.insert("links.1.lu".into(), (vec![3, 3], Values::F64(vec![diagonal; 9])));
+        assert!(!checkpoint(&archive.to_bytes().expect("stored")), "{diagonal}");
+    }
     // resuming on a table draws nothing either, and the number of the step does not overflow that of the row
     let source = Source::Table(ToyDensity::Moons.sample(Key::new(0), 100));
     let flow = Flow::new(NdArray::<f64>::new(), tiny(), Key::new(0)).expect("valid");
@@ -403,6 +439,12 @@ fn write_config_seeds() {
     config("image.toml", &toml::to_string(&tiny_images()).expect("serialises"));
     config("image_published.toml", &toml::to_string(&ImageConfig::default()).expect("serialises"));
     config("image_odd.toml", "height = 28\nwidth = 27\nblocks = [1, 1]\n");
+    config("glow.toml", &toml::to_string(&tiny_images().of(Family::Glow)).expect("serialises"));
+    let settings = checks::Settings { flow: FlowConfig::of(Family::RealNvp, 5), ..checks::Settings::default() };
+    config("realnvp.toml", &toml::to_string(&settings).expect("serialises"));
+    config("iresnet.toml", "[flow]\nmodel = \"iresnet\"\ntraining = \"truncated:terms=5\"\n");
+    config("iresnet_exact.toml", "[flow]\nmodel = \"iresnet\"\ntraining = \"exact\"\n");
+    config("glow_connected.toml", "model = \"glow\"\n");
     config("image_norms.toml", "kernels = [3, 1, 3]\nnorms = \"122f\"\n");
     config("image_huge.toml", "height = 16384\nwidth = 16384\nchannels = 1024\nblocks = [10000]\n");
     config("nested.toml", &format!("flow = {}", "[".repeat(200)));
@@ -449,6 +491,12 @@ fn write_checkpoint_seeds() {
     store("estimated.safetensors", &flow.to_archive().expect("stored"));
     let images = Flow::new(NdArray::<f32>::new(), tiny_images(), Key::new(0)).expect("valid");
     store("image.safetensors", &images.to_archive().expect("stored"));
+    let glow = FlowConfig { blocks: 2, hidden: vec![2], ..FlowConfig::of(Family::Glow, 3) };
+    let glow = Flow::new(NdArray::<f64>::new(), &glow, Key::new(0)).expect("valid").to_archive().expect("stored");
+    store("glow.safetensors", &glow);
+    let couplings = ImageConfig { filters: 2, ..tiny_images().of(Family::RealNvp) };
+    let couplings = Flow::new(NdArray::<f32>::new(), &couplings, Key::new(0)).expect("valid");
+    store("realnvp_image.safetensors", &couplings.to_archive().expect("stored"));
     let run = |config: ModelConfig, steps: usize| {
         let accumulate = if config.images().is_some() { 2 } else { 1 };
         let settings = TrainConfig { batch: 16, accumulate, validation_rows: 20, warmup: 2, ..TrainConfig::default() };
@@ -471,6 +519,10 @@ fn write_checkpoint_seeds() {
     store("begun.safetensors", &run(FlowConfig { activation: Nonlinearity::Tanh, ..tiny() }.into(), 0));
     let one_scale = ImageConfig { blocks: vec![1], filters: 1, fully_connected_width: 1, ..tiny_images() };
     store("image_run.safetensors", &run(one_scale.into(), 2));
+    store(
+        "glow_run.safetensors",
+        &run(FlowConfig { blocks: 1, hidden: vec![3], ..FlowConfig::of(Family::Glow, 2) }.into(), 2),
+    );
     let good = run(tiny().into(), 3);
     store("run.safetensors", &good);
 
@@ -489,6 +541,9 @@ fn write_checkpoint_seeds() {
     spoil("unknown_key.safetensors", &model, &|a| a.document["model"]["code"] = json!("import os"));
     spoil("huge.safetensors", &model, &|a| a.document["model"]["config"]["rows"]["blocks"] = json!(10_000));
     let images = images.to_archive().expect("stored");
+    spoil("no_permutation.safetensors", &glow, &|a| {
+        a.tensors.insert("links.1.permutation".into(), (vec![3], Values::F64(vec![0.0, 0.0, 1e300])));
+    });
     spoil("image_huge.safetensors", &images, &|a| a.document["model"]["config"]["images"]["height"] = json!(16_384));
     spoil("image_as_rows.safetensors", &images, &|a| a.document["model"]["config"] = json!({ "rows": {} }));
     spoil("missing.safetensors", &model, &|a| drop(a.tensors.remove("links.1.net.1.weight")));

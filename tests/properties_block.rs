@@ -49,8 +49,13 @@ proptest! {
         let s = b.affine(normal(&b, net.key().named("s"), [d]), 0.7, 0.0);
         let shift = b.affine(normal(&b, net.key().named("shift"), [d]), 1.0, shift);
         let actnorm = ActNorm::from_parts(&b, s, shift).expect("shapes that fit");
-        let links: [&dyn Bijection<Cpu>; 2] = [&net.block(&b), &actnorm];
-        for link in links {
+        let couplings = masks(&[d]).into_iter().map(|mask| {
+            Box::new(coupling(&b, &[d], mask, net.widths[1], net.activation, net.key())) as Box<dyn Bijection<Cpu>>
+        });
+        let mut links: Vec<Box<dyn Bijection<Cpu>>> = couplings.collect();
+        links.extend([net.block(&b).boxed_clone(), actnorm.boxed_clone(), invertible(&b, d, net.key()).boxed_clone()]);
+        for link in &links {
+            let link = &**link;
             assert!(link.output(&[d]).is_ok() && link.output(&[d + 1]).is_err() && link.output(&[]).is_err());
             check_bijection(&b, link, &normal(&b, net.key().named("x"), [ROWS, d]), net.key());
         }

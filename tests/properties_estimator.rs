@@ -10,11 +10,13 @@ use nalgebra::DMatrix;
 use proptest::prelude::*;
 use resflow::backend::{Backend, Key};
 use resflow::bijection::{Bijection, Draw, Memory};
+use resflow::block::ResidualBlock;
 use resflow::config::Nonlinearity;
 use resflow::estimator::{
     Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Truncated, Weights, jacobian, series,
 };
-use resflow::layer::{Keep, Layer as _, Saved};
+use resflow::layer::{Keep, Layer as _, LipschitzLinear, Saved};
+use resflow::lipschitz::{Coefficient, SingularPair};
 use statrs::function::gamma::ln_gamma;
 
 const FALSE_ALARMS: f64 = 1e-4;
@@ -326,4 +328,34 @@ fn estimates_and_gradients_have_the_exact_mean() {
     // and the scores are those of a standard normal: were the errors far too large, nothing would ever be found
     let square = scores.iter().map(|z| z * z).sum::<f64>() / scores.len() as f64;
     assert!((0.6..1.6).contains(&square), "the mean square of {} scores is {square}", scores.len());
+}
+
+/// g = −c·x is the worst that a bound of c allows: there the bias of the truncated series is its bound, whatever the probe,
+/// and it falls with every term.
+#[test]
+fn the_bound_on_the_bias_is_reached() {
+    let (b, d) = (cpu(), 3);
+    let identity: Vec<f64> = (0..d * d).map(|e| if e % (d + 1) == 0 { -7.0 } else { 0.0 }).collect();
+    let pair = SingularPair::new(&b, b.upload(&[-1.0, 0.0, 0.0], [d].into()), b.upload(&[1.0, 0.0, 0.0], [d].into()));
+    for c in [0.3, 0.9, 0.98] {
+        let kappa = Coefficient::new(c).expect("a coefficient");
+        let weight = b.upload(&identity, [d, d].into());
+        let layer = LipschitzLinear::from_parts(&b, weight, b.full(0.0, [d].into()), pair.clone(), kappa);
+        let block = ResidualBlock::new(Box::new(layer.expect("shapes that fit")), &[d]).expect("a contraction");
+        let (prepared, x) = (block.prepare(&b), normal(&b, Key::new(1), [2, d]));
+        let value = |estimator: &Estimator| {
+            let draw = Draw { estimator, key: Key::new(2), first_row: 0 };
+            down(&b, &prepared.forward(&b, &x, Some((draw, 1))).1.expect("asked for").value)[0]
+        };
+        let exact = value(&Estimator::Exact(Exact));
+        assert!((exact - d as f64 * (1.0 - c).ln()).abs() < 1e-12, "c = {c}: {exact}");
+        let mut last = f64::INFINITY;
+        for terms in 1..40 {
+            let truncated = Truncated::new(terms).expect("in range");
+            let (bias, bound) = (value(&Estimator::Truncated(truncated.clone())) - exact, truncated.bias_bound(d, c));
+            assert!((bias - bound).abs() < 1e-12, "c = {c}, {terms} terms: {bias:e}, bound {bound:e}");
+            assert!(bias <= last, "c = {c}, {terms} terms: {bias:e} after {last:e}");
+            last = bias;
+        }
+    }
 }

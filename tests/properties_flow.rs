@@ -20,13 +20,15 @@ use resflow::layer::Role;
 use resflow::lipschitz::Refresh;
 
 fn configs(activations: &'static [Nonlinearity]) -> impl Strategy<Value = FlowConfig> {
-    let activation = proptest::sample::select(activations);
+    let activation = (proptest::sample::select(activations), exact_families());
     (1_usize..=3, 1_usize..=2, proptest::collection::vec(1_usize..5, 1..3), activation, any::<bool>(), any::<bool>())
-        .prop_map(|(d, blocks, hidden, activation, actnorm, leading_activation)| FlowConfig {
+        .prop_map(|(d, blocks, hidden, (activation, model), actnorm, leading_activation)| FlowConfig {
+            model,
             activation,
             actnorm,
             leading_activation,
-            ..exact_config(d, blocks, &hidden)
+            // a coupling needs two sides
+            ..exact_config(if model.couples() { d.max(2) } else { d }, blocks, &hidden)
         })
 }
 

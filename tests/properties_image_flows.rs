@@ -25,13 +25,15 @@ use resflow::transform::dequantise;
 fn configs(activations: &'static [Nonlinearity], most: usize) -> impl Strategy<Value = ImageConfig> {
     let shape = (1_usize..=3, 1_usize..=3, 1_usize..=3, proptest::collection::vec(1_usize..=2, 1..=2));
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    let rest = (proptest::sample::select(activations), 0_usize..=2, 1_u32..=8, 1_usize..4);
+    let activation = (proptest::sample::select(activations), exact_families());
+    let rest = (activation, 0_usize..=2, 1_u32..=8, 1_usize..4);
     let kernels = proptest::sample::select(vec![vec![3_usize], vec![1, 3], vec![3, 1, 3], vec![5, 1]]);
     (shape, flags, rest, kernels)
         .prop_map(|((h, w, c, blocks), (squeeze_first, factor_out, leading, first, actnorm), rest, kernels)| {
-            let (activation, fully_connected, bits, filters) = rest;
+            let ((activation, model), fully_connected, bits, filters) = rest;
             let times = 1 << (blocks.len() - 1 + usize::from(squeeze_first));
             ImageConfig {
+                model,
                 bits,
                 squeeze_first,
                 factor_out,
@@ -41,11 +43,13 @@ fn configs(activations: &'static [Nonlinearity], most: usize) -> impl Strategy<V
                 leading_activation: leading,
                 first_activation: first,
                 actnorm,
-                fully_connected,
+                fully_connected: if model.couples() { 0 } else { fully_connected },
                 ..exact_images([h * times, w * times, c], &blocks)
             }
         })
-        .prop_filter("small", move |c| c.dimension() <= most)
+        .prop_filter("small, with two sides", move |c| {
+            c.dimension() <= most && (!c.model.couples() || c.dimension() > 1)
+        })
 }
 
 fn image(config: &ImageConfig) -> [usize; 3] {

@@ -83,9 +83,10 @@ proptest! {
         };
         let mut bias = b.full(0.0, [o].into());
         layer.visit("", &mut |_, t, role| if role == Role::Parameter { bias = t.clone() });
-        let pair = SingularPair::new(&b, first(&layer.pair().u, o), first(&layer.pair().v, i));
+        let own = layer.pair().expect("constrained");
+        let pair = SingularPair::new(&b, first(&own.u, o), first(&own.v, i));
         let kernel = b.reshape(layer.weight(), [o, 1, 1, i].into());
-        let conv = LipschitzConv::from_parts(&b, kernel, bias, pair, layer.coefficient()).expect("shapes that fit");
+        let conv = LipschitzConv::from_parts(&b, kernel, bias, pair, layer.coefficient().expect("constrained")).expect("shapes that fit");
         let outcome = |layer: &dyn Layer<Cpu>| {
             let prepared = layer.prepare(&b);
             let (y, saved) = prepared.forward(&b, &x, Keep::Second);

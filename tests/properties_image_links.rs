@@ -45,6 +45,10 @@ proptest! {
         check_bijection(&b, &Flatten::new(image), &x, key);
         check_bijection(&b, &Logit::new(alpha).expect("in range"), &pixels(&b, ROWS, image, key), key);
         check_bijection(&b, &block(&b, image, width, which, leading, key), &x, key);
+        for mask in masks(&image) {
+            check_bijection(&b, &coupling(&b, &image, mask, width, which, key), &x, key);
+        }
+        check_bijection(&b, &invertible(&b, c, key), &x, key);
         let even = normal(&b, key.named("even"), [ROWS, 2 * h.min(2), 2 * w.min(2), c.min(2)]);
         check_bijection(&b, &Squeeze::new(), &even, key);
         check_bijection(&b, &Squeeze::with_factor_out(c.min(2)), &even, key);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use resflow::config::Preset;
+use resflow::config::{Family, Preset};
 use resflow::estimator::Estimator;
 
 use crate::arithmetic::Arithmetic;
@@ -53,6 +53,7 @@ Examples:
   resflow fit measurements.csv --out run --resume                  go on after Ctrl-C or a crash
   resflow fit measurements.csv --out run --resume --steps 40000    train longer
   resflow fit mnist/ --preset mnist-small --out digits             images: a folder with MNIST's files
+  resflow fit mnist/ --preset mnist-small --model glow --out glow  the same size as a Glow
 
 A configuration has the sections [flow] (rows) or [images], and [train]; `config.toml` of any run
 shows all settings:
@@ -91,6 +92,10 @@ pub(crate) struct Fit {
     /// Architecture and training, for images; see below [default: mnist-small for 28x28x1, cifar10-small for 32x32x3]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
+    /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones),
+    /// realnvp (couplings) or glow (couplings and invertible linear maps) [default: residual]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<Family>,
     /// The directory of the run
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -201,7 +206,9 @@ pub(crate) struct Score {
 /// Images are written as a grid (.png), as an array of doubles [n, c, h, w] or bytes [n, h, w, c] (.npy), or as rows in
 /// the order (c, h, w) (.csv).
 ///
-/// Inversion is iterative: rows that do not reach the accuracy (1e-6 in f32, 1e-12 in f64) are counted in a warning.
+/// Inversion is iterative: rows that do not reach the accuracy (1e-6 in f32, 1e-12 in f64) are counted in a warning. That
+/// of couplings (realnvp, glow) is a formula which explodes for some rows if they were trained for a short time: rows that
+/// are not finite are an error.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
+use resflow::config::Family;
 use resflow::data::image::ImageSize;
 use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow};
@@ -54,19 +55,32 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
     }
 }
 
+/// The family that is asked for, on the command line or in the file; both must not differ.
+fn asked_family(arguments: &Fit) -> Result<Option<Family>> {
+    let file = arguments.config.as_deref();
+    let filed = file.map_or(Ok(None), Settings::family)?;
+    match (arguments.model, filed, file) {
+        (Some(asked), Some(filed), Some(file)) if asked != filed => {
+            Err(usage(format_args!("--model {asked}: {} says model = \"{filed}\"", file.display())))
+        }
+        (asked, filed, _) => Ok(asked.or(filed)),
+    }
+}
+
 /// The settings of a new run: defaults or preset, with those of the file in their place.
 fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
     let row = source.row();
+    let family = asked_family(arguments)?.unwrap_or_default();
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
         return match &arguments.config {
-            Some(path) => Settings::beneath_file(columns).overlay(path, &row),
-            None => Ok(Settings::new(columns)),
+            Some(path) => Settings::beneath_file(family, columns).overlay(path, &row),
+            None => Ok(Settings::new(family, columns)),
         };
     };
     let size = ImageSize { height, width, channels };
     let preset = presets::choose(arguments.preset, size, arguments.config.is_some())?;
-    let mut settings = presets::settings(preset);
+    let mut settings = presets::settings(preset, family);
     if let Some(path) = &arguments.config {
         settings = settings.overlay(path, &row)?;
     }
@@ -82,6 +96,8 @@ fn begin(
     start: Instant,
 ) -> Result<()> {
     let mut settings = settings_of(arguments, &source)?;
+    // the data may be too small for a family's defaults
+    settings.model.check().map_err(usage)?;
     settings.train.steps = arguments.steps.unwrap_or(settings.train.steps);
     let budget = match (arguments.steps, arguments.time_limit) {
         (None, Some(limit)) => Budget::Time(limit),
@@ -151,11 +167,15 @@ fn resume(
     })
 }
 
-/// Whether preset and file of a resumed run say what the run does.
+/// Whether model, preset and file of a resumed run say what the run does.
 fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], directory: &RunDirectory) -> Result<()> {
+    let family = run.model.family();
+    if let Some(other) = asked_family(arguments)?.filter(|f| *f != family) {
+        return Err(usage(format_args!("--model {other}: the run in {} is of {family}", directory.root().display())));
+    }
     let own = match arguments.preset {
-        Some(preset) => presets::settings(preset),
-        None if run.model.rows().is_some() => Settings::beneath_file(run.model.dimension()),
+        Some(preset) => presets::settings(preset, family),
+        None if run.model.rows().is_some() => Settings::beneath_file(family, run.model.dimension()),
         // whatever preset it was
         None => run.clone(),
     };

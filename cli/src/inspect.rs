@@ -91,9 +91,9 @@ fn estimators<B: Backend>(flow: &Flow<B>) -> Estimators {
     }
 }
 
-/// The largest Lipschitz bound of a block.
-fn largest(links: &[Link]) -> f64 {
-    links.iter().filter_map(|l| l.lipschitz).fold(0.0, f64::max)
+/// The largest Lipschitz bound of a block, if anything is bounded.
+fn largest(links: &[Link]) -> Option<f64> {
+    links.iter().filter_map(|l| l.lipschitz).reduce(f64::max)
 }
 
 fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<String> {
@@ -102,6 +102,7 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<S
     let mut object = serde_json::json!({
         "model": stored.path().display().to_string(),
         "precision": stored.native.name(),
+        "family": flow.config().family(),
         "dimension": flow.dimension(),
         "columns": columns,
         "parameters": flow.parameters(),
@@ -140,6 +141,7 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
         let _ = writeln!(out, "{name:<16}{value}");
     };
     line("model", &stored.path().display());
+    line("family", &flow.config().family());
     line("fitted to", &provenance.data);
     line("training", &format_args!("{} steps, seed {}", provenance.steps, provenance.seed));
     line("validation nll", &validation);
@@ -147,17 +149,12 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
         let blocks: Vec<_> = c.blocks.iter().map(ToString::to_string).collect();
         let kernels: Vec<_> = c.kernels.iter().map(ToString::to_string).collect();
         line("images", &format_args!("{} in {} bits", model_size(c), c.bits));
-        line(
-            "blocks",
-            &format_args!(
-                "{} of {} filters, kernels {}; {} fully connected of width {}",
-                blocks.join("-"),
-                c.filters,
-                kernels.join("-"),
-                c.fully_connected,
-                c.fully_connected_width
-            ),
-        );
+        let connected = match c.fully_connected {
+            0 => String::new(),
+            n => format!("; {n} fully connected of width {}", c.fully_connected_width),
+        };
+        let (blocks, kernels) = (blocks.join("-"), kernels.join("-"));
+        line("blocks", &format_args!("{blocks} of {} filters, kernels {kernels}{connected}", c.filters));
     }
     line("precision", &stored.native.name());
     line("parameters", &flow.parameters());
@@ -169,7 +166,9 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
         }
     }
     line("replicates", &format_args!("{}, where the estimator is random", estimators.replicates));
-    line("Lipschitz bound", &format_args!("{:.4} of the worst block, estimated by power iteration", largest(links)));
+    if let Some(bound) = largest(links) {
+        line("Lipschitz bound", &format_args!("{bound:.4} of the worst block, estimated by power iteration"));
+    }
     // 784 columns that are what they were are no news
     let names = if flow.config().images().is_some() { Vec::new() } else { column_names(flow) };
     let columns = names.into_iter().zip(flow.standardiser().mean()).zip(flow.standardiser().deviation());

@@ -28,8 +28,8 @@ pub(crate) struct Entry {
     pub(crate) grad_norm: f64,
     /// Vector-Jacobian products of the log dets, summed over blocks.
     pub(crate) terms: usize,
-    /// The largest product of the normalised weights' σ of a block.
-    pub(crate) lipschitz: f64,
+    /// The largest product of the normalised weights' σ of a block; null of couplings, which have no bound.
+    pub(crate) lipschitz: Option<f64>,
     /// The same of images, in bits per dimension.
     #[serde(flatten)]
     pub(crate) bits: Option<Bits>,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use resflow::config::{ModelConfig, Preset};
+use resflow::config::{Family, ModelConfig, Preset};
 use resflow::data::image::ImageSize;
 
 use crate::failure::usage;
@@ -30,9 +30,9 @@ pub(crate) fn choose(asked: Option<Preset>, found: ImageSize, configured: bool) 
     )))
 }
 
-/// What a run begins from.
-pub(crate) fn settings(preset: Preset) -> Settings {
-    Settings { model: ModelConfig::Images(preset.flow()), train: preset.training() }
+/// What a run of a family begins from.
+pub(crate) fn settings(preset: Preset, family: Family) -> Settings {
+    Settings { model: ModelConfig::Images(preset.flow().of(family)), train: family.training(preset.training()) }
 }
 
 /// Whether settings are for images of this size; `preset` is where they come from.
@@ -75,7 +75,8 @@ pub(crate) fn listing() -> String {
 /// The end of the help of `fit`.
 pub(crate) fn help(examples: &str) -> String {
     format!(
-        "{examples}\n\nPresets, for images; those named -small are for two cores, the others as published:\n{}",
+        "{examples}\n\nPresets, for images; those named -small are for two cores, the others as published (--model makes a \
+         flow of another\nfamily of each: of couplings there are twice as many, and nothing is fully connected):\n{}",
         listing()
     )
 }

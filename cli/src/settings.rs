@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, Error, Result};
-use resflow::config::{FlowConfig, ImageConfig, ModelConfig};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig};
 use resflow::error::ConfigError;
 use resflow::train::TrainConfig;
 use serde::{Deserialize, Serialize};
@@ -32,15 +32,28 @@ struct Sections {
 }
 
 impl Settings {
-    /// The defaults for data of `columns` columns.
-    pub(crate) fn new(columns: usize) -> Self {
-        Self { model: FlowConfig::new(columns).into(), train: TrainConfig::default() }
+    /// The defaults of a family for data of `columns` columns.
+    pub(crate) fn new(family: Family, columns: usize) -> Self {
+        Self { model: FlowConfig::of(family, columns).into(), train: family.training(TrainConfig::default()) }
     }
 
     /// What a file for data of `columns` columns is laid over.
-    pub(crate) fn beneath_file(columns: usize) -> Self {
-        let flow = FlowConfig { dimension: columns, ..FlowConfig::default() };
-        Self { model: flow.into(), train: TrainConfig::default() }
+    pub(crate) fn beneath_file(family: Family, columns: usize) -> Self {
+        match family {
+            Family::Residual => {
+                let flow = FlowConfig { dimension: columns, ..FlowConfig::default() };
+                Self { model: flow.into(), train: TrainConfig::default() }
+            }
+            family => Self::new(family, columns),
+        }
+    }
+
+    /// The family that a file asks for, if it does; what is wrong with the file is for [`overlay`](Self::overlay) to say.
+    pub(crate) fn family(path: &Path) -> Result<Option<Family>> {
+        let (text, _) = read_text(path)?;
+        let Ok(file) = toml::from_str::<toml::Table>(&text) else { return Ok(None) };
+        let named = ["flow", "images"].iter().find_map(|section| file.get(*section)?.get("model")?.as_str());
+        Ok(named.and_then(|name| name.parse().ok()))
     }
 
     /// The model that a file configures by itself.
@@ -211,16 +224,16 @@ mod tests {
     use crate::presets;
 
     fn rows(columns: usize, text: &str) -> Result<Settings> {
-        Settings::beneath_file(columns).parse(text, "f", &[columns])
+        Settings::beneath_file(Family::Residual, columns).parse(text, "f", &[columns])
     }
 
     fn images(text: &str, row: [usize; 3]) -> Result<Settings> {
-        presets::settings(Preset::MnistSmall).parse(text, "f", &row)
+        presets::settings(Preset::MnistSmall, Family::Residual).parse(text, "f", &row)
     }
 
     #[test]
     fn settings_read_back() {
-        let mut settings = Settings::new(3);
+        let mut settings = Settings::new(Family::Residual, 3);
         for estimator in ["exact", "auto", "truncated:terms=3", "roulette:law=poisson"] {
             settings.model = FlowConfig { training: estimator.parse().expect(estimator), ..FlowConfig::new(3) }.into();
             let text = settings.to_toml("a comment").expect("serialises");
@@ -230,11 +243,20 @@ mod tests {
         let settings = rows(3, text).expect("both forms of an estimator");
         assert_eq!(settings.model.training(), &"exact".parse().expect("exact"));
         for preset in Preset::ALL {
-            let settings = presets::settings(preset);
+            for family in Family::ALL {
+                let settings = presets::settings(preset, family);
+                settings.model.check().unwrap_or_else(|e| panic!("{preset}, {family}: {e}"));
+                let text = settings.to_toml("a comment").expect("serialises");
+                let row = settings.model.row();
+                let beneath = presets::settings(Preset::Cifar10, Family::Residual);
+                let other = beneath.parse(&text, "f", &row).expect(&text);
+                assert_eq!(other, settings, "{preset}, {family}: whatever is beneath");
+            }
+        }
+        for family in Family::ALL {
+            let settings = Settings::new(family, 3);
             let text = settings.to_toml("a comment").expect("serialises");
-            let row = settings.model.row();
-            let other = presets::settings(Preset::Cifar10).parse(&text, "f", &row).expect(&text);
-            assert_eq!(other, settings, "{preset}: whatever is beneath");
+            assert_eq!(rows(3, &text).expect(&text), settings);
         }
     }
 
@@ -242,7 +264,7 @@ mod tests {
     fn a_file_changes_what_it_names() {
         let text = "[images]\nfilters = 8\nevaluation = \"exact\"\n[train]\nbatch = 7\n";
         let settings = images(text, [28, 28, 1]).expect("settings");
-        let preset = presets::settings(Preset::MnistSmall);
+        let preset = presets::settings(Preset::MnistSmall, Family::Residual);
         let flow = ImageConfig { filters: 8, evaluation: "exact".parse().expect("exact"), ..Preset::MnistSmall.flow() };
         assert_eq!(settings, Settings { model: flow.into(), train: TrainConfig { batch: 7, ..preset.train } });
     }
@@ -275,6 +297,8 @@ mod tests {
             ("[train]\nbatch = 500\nlearning_rate = -1e-3\n", "f, line 3, column 17: `learning_rate` is -0.001"),
             ("[train]\nbetas = [0.9, 1.5]\n", "f, line 2, column 9: `betas` is 1.5"),
             ("[flows]\n", "f, line 1, column 2: unknown field `flows`"),
+            ("[flow]\nmodel = \"glaw\"\n", "f, line 2, column 9: unknown variant `glaw`"),
+            ("[flow]\nmodel = \"iresnet\"\n", "f: an i-ResNet is trained with a truncated series"),
             ("[flow]\ntraining = \"exakt\"\n", "f, line 2, column 12: not a valid configuration: there is no"),
             ("[flow]\nblocks = = 3\n", "f, line 2, column"),
             ("[flow.training.truncated]\nterms = 3\nprobes = 0\n", "f, line 3, column 10: `probes` is 0"),

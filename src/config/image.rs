@@ -7,11 +7,13 @@
 //!
 //! In a block g = (activation, convolution) × kernels, c → w → … → w → c channels; the very first one begins with its
 //! convolution, since an activation of the data themselves would only lose some. With factor-out half of the channels
-//! leave after each squeeze between scales.
+//! leave after each squeeze between scales. Of families that couple, couplings are in the place of blocks.
 
 use serde::{Deserialize, Serialize};
 
-use super::{MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count};
+use super::{
+    CouplingBlock, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count,
+};
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing};
 use crate::lipschitz::NormChain;
@@ -22,6 +24,8 @@ use crate::transform::Logit;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageConfig {
+    /// What its links are.
+    pub model: Family,
     /// The height of an image, in pixels.
     pub height: usize,
     /// The width of an image, in pixels.
@@ -34,15 +38,15 @@ pub struct ImageConfig {
     pub logit_alpha: f64,
     /// Whether images are squeezed before anything else.
     pub squeeze_first: bool,
-    /// The number of convolutional blocks of each scale.
+    /// The number of convolutional blocks, or of couplings, of each scale.
     pub blocks: Vec<usize>,
-    /// w, the channels inside g.
+    /// w, the channels inside g, or inside the net of a coupling.
     pub filters: usize,
     /// The sizes of the convolutions' kernels.
     pub kernels: Vec<usize>,
-    /// The nonlinearity of g.
+    /// The nonlinearity of g, or of a coupling's net.
     pub activation: Nonlinearity,
-    /// Whether g begins with an activation, in all blocks but the first.
+    /// Whether g begins with an activation, in all blocks but the first; a coupling's net does not.
     pub leading_activation: bool,
     /// Whether g of the very first block does.
     pub first_activation: bool,
@@ -54,14 +58,14 @@ pub struct ImageConfig {
     pub fully_connected_width: usize,
     /// Whether to normalise activations between blocks.
     pub actnorm: bool,
-    /// κ, the bound on each layer's norm; Lip(g) ≤ κ^(number of layers).
+    /// κ, the bound on each layer's norm; Lip(g) ≤ κ^(number of layers). Couplings have none.
     pub coefficient: f64,
     /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one letter a layer boundary
     /// such as `"2222"` (`f` is ∞), or `"learned"`.
     pub norms: NormChain,
-    /// The factor on the initial weights of each block's last layer.
+    /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's.
     pub initial_scale: f64,
-    /// The estimator of the log det's gradient in training.
+    /// The estimator of the log det's gradient in training; couplings are exact, whatever it says.
     pub training: Estimator,
     /// The estimator of log p.
     pub evaluation: Estimator,
@@ -83,6 +87,7 @@ impl Default for ImageConfig {
             })
         };
         Self {
+            model: Family::Residual,
             height: 28,
             width: 28,
             channels: 1,
@@ -125,6 +130,10 @@ pub enum Stage {
     ActNorm(usize),
     /// A residual block.
     Block(ImageBlock),
+    /// An invertible linear map over this many features or channels.
+    InvertibleLinear(usize),
+    /// An affine coupling.
+    Coupling(CouplingBlock),
     /// From images to vectors.
     Flatten([usize; 3]),
 }
@@ -187,6 +196,10 @@ impl ImageConfig {
                 self.dimension()
             )));
         }
+        self.model.check_training(&self.training)?;
+        if self.model.couples() {
+            self.check_couplings()?;
+        }
         if self.parameters() > MOST_PARAMETERS {
             return Err(ConfigError::Inconsistent(format!(
                 "{} parameters are more than this library handles",
@@ -201,22 +214,35 @@ impl ImageConfig {
         self.height * self.width * self.channels
     }
 
+    /// The shapes of the images in each scale, `[h, w, c]`.
+    pub(super) fn scales(&self) -> Vec<[usize; 3]> {
+        let halved = |[h, w, c]: [usize; 3], factor: usize| [h / 2, w / 2, factor * c];
+        let image = [self.height, self.width, self.channels];
+        let first = if self.squeeze_first { halved(image, 4) } else { image };
+        let next = |&image: &[usize; 3]| Some(halved(image, if self.factor_out { 2 } else { 4 }));
+        std::iter::successors(Some(first), next).take(self.blocks.len()).collect()
+    }
+
     /// The chain, first applied first.
     pub fn stages(&self) -> Vec<Stage> {
         let mut stages = Vec::new();
-        let [mut h, mut w, mut c] = [self.height, self.width, self.channels];
         if self.squeeze_first {
-            stages.push(Stage::Squeeze { channels: c, factor_out: false });
-            (h, w, c) = (h / 2, w / 2, 4 * c);
+            stages.push(Stage::Squeeze { channels: self.channels, factor_out: false });
         }
         stages.push(Stage::Logit);
+        let scales = self.scales();
+        let [mut h, mut w, mut c] = scales.first().copied().unwrap_or_default();
         if self.actnorm {
             stages.push(Stage::ActNorm(c));
         }
         for (scale, &blocks) in self.blocks.iter().enumerate() {
             if scale > 0 {
                 stages.push(Stage::Squeeze { channels: c, factor_out: self.factor_out });
-                (h, w, c) = (h / 2, w / 2, if self.factor_out { 2 * c } else { 4 * c });
+                [h, w, c] = scales[scale];
+            }
+            if self.model.couples() {
+                stages.extend(self.coupling_stages([h, w, c], blocks));
+                continue;
             }
             for block in 0..blocks {
                 let leading = if scale == 0 && block == 0 { self.first_activation } else { self.leading_activation };
@@ -256,6 +282,10 @@ impl ImageConfig {
 
     /// The number of trained numbers.
     pub fn parameters(&self) -> u64 {
+        if self.model.couples() {
+            let first = self.scales().first().map_or(0, |[_, _, c]| 2 * *c as u64);
+            return self.coupling_parameters().saturating_add(if self.actnorm { first } else { 0 });
+        }
         self.sum(|stage| match stage {
             Stage::ActNorm(features) => 2 * *features as u64,
             Stage::Block(block) => {
@@ -274,6 +304,9 @@ impl ImageConfig {
 
     /// The numbers in the singular vectors of all layers.
     pub(crate) fn singular_vectors(&self) -> u64 {
+        if self.model.couples() {
+            return 0;
+        }
         self.sum(|stage| match stage {
             Stage::Block(block) => {
                 let pixels: usize = block.row.iter().rev().skip(1).product();
@@ -328,6 +361,9 @@ impl ImageConfig {
 
     /// The number of constrained layers.
     pub fn constrained_layers(&self) -> u64 {
+        if self.model.couples() {
+            return 0;
+        }
         let blocks: u64 = self.blocks.iter().map(|&b| b as u64).sum();
         blocks * self.kernels.len() as u64 + 3 * self.fully_connected as u64
     }

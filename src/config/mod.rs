@@ -2,10 +2,14 @@
 //!
 //! [`FlowConfig`] is for rows of numbers, [`ImageConfig`] for images; a [`ModelConfig`] is either.
 
+mod coupling;
+mod family;
 mod image;
 mod preset;
 mod rows;
 
+pub use coupling::CouplingBlock;
+pub use family::Family;
 pub use image::{ImageBlock, ImageConfig, Stage};
 pub use preset::Preset;
 use resflow_backend::Activation;
@@ -98,6 +102,22 @@ impl ModelConfig {
         }
     }
 
+    /// What its links are.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Rows(c) => c.model,
+            Self::Images(c) => c.model,
+        }
+    }
+
+    /// The chain, first applied first.
+    pub fn stages(&self) -> Vec<Stage> {
+        match self {
+            Self::Rows(c) => c.stages(),
+            Self::Images(c) => c.stages(),
+        }
+    }
+
     /// d, the numbers in a row.
     pub fn dimension(&self) -> usize {
         match self {
@@ -144,12 +164,23 @@ impl ModelConfig {
     /// The number of constrained layers, each of which stores weight, bias, u and v.
     pub fn constrained_layers(&self) -> u64 {
         match self {
+            Self::Rows(c) if c.model.couples() => 0,
             Self::Rows(c) => c.blocks as u64 * c.linear_layers().len() as u64,
             Self::Images(c) => c.constrained_layers(),
         }
     }
 
-    /// The number of residual blocks.
+    /// The number of tensors that a file of the model holds at least: weight, bias, u and v of each constrained layer, weight
+    /// and bias of each layer of a coupling.
+    pub(crate) fn stored_tensors(&self) -> u64 {
+        let layers = match self {
+            Self::Rows(c) => c.hidden.len() + 1,
+            Self::Images(c) => c.kernels.len(),
+        };
+        if self.family().couples() { 2 * layers as u64 * self.blocks() as u64 } else { 4 * self.constrained_layers() }
+    }
+
+    /// The number of residual blocks, or of couplings.
     pub fn blocks(&self) -> usize {
         match self {
             Self::Rows(c) => c.blocks,

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count};
+use super::{
+    Family, ImageBlock, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Stage, check_shared, count,
+};
 use crate::error::ConfigError;
 use crate::estimator::{Auto, CostModel, Estimator, Law, Probe, RussianRoulette, Sharing};
 use crate::lipschitz::NormChain;
@@ -10,30 +12,34 @@ use crate::lipschitz::NormChain;
 /// The architecture of a flow over rows of numbers, and the estimators it is trained and evaluated with.
 ///
 /// The chain is `[ActNorm,] (block [, ActNorm]) × blocks`; in each block
-/// g = (activation, linear) × (hidden + 1), through the hidden widths and back to the dimension.
+/// g = (activation, linear) × (hidden + 1), through the hidden widths and back to the dimension. Of families that couple,
+/// couplings are in the place of blocks; their nets begin with a linear layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
+    /// What its links are.
+    pub model: Family,
     /// d, the numbers in a row.
     pub dimension: usize,
-    /// The number of residual blocks.
+    /// The number of residual blocks, or of couplings.
     pub blocks: usize,
-    /// The hidden widths of g.
+    /// The hidden widths of g, or of a coupling's net.
     pub hidden: Vec<usize>,
-    /// The nonlinearity of g.
+    /// The nonlinearity of g, or of a coupling's net.
     pub activation: Nonlinearity,
     /// Whether g begins with an activation (of the input itself) or with a linear layer.
     pub leading_activation: bool,
-    /// κ, the bound on each linear layer's norm; Lip(g) ≤ κ^(hidden + 1).
+    /// κ, the bound on each linear layer's norm; Lip(g) ≤ κ^(hidden + 1). Couplings have none.
     pub coefficient: f64,
     /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one digit a layer boundary
     /// such as `"2112"` (`f` is the max norm), or `"learned"`.
     pub norms: NormChain,
     /// Whether to normalise activations between blocks.
     pub actnorm: bool,
-    /// The factor on the initial weights of each block's last layer; small makes a flow start near the identity.
+    /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's; small makes a flow
+    /// start near the identity.
     pub initial_scale: f64,
-    /// The estimator of the log det's gradient in training.
+    /// The estimator of the log det's gradient in training; couplings are exact, whatever it says.
     pub training: Estimator,
     /// The estimator of log p.
     pub evaluation: Estimator,
@@ -44,6 +50,7 @@ pub struct FlowConfig {
 impl Default for FlowConfig {
     fn default() -> Self {
         Self {
+            model: Family::Residual,
             dimension: 2,
             blocks: 16,
             hidden: vec![64, 64],
@@ -106,6 +113,10 @@ impl FlowConfig {
         }
         check_shared(self.coefficient, self.initial_scale, self.replicates, [&self.training, &self.evaluation])?;
         self.norms.check(self.linear_layers().len(), self.activation.widening() == 1)?;
+        self.model.check_training(&self.training)?;
+        if self.model.couples() {
+            self.check_couplings()?;
+        }
         if self.parameters() > MOST_PARAMETERS {
             return Err(ConfigError::Inconsistent(format!(
                 "{} parameters are more than this library handles",
@@ -115,7 +126,20 @@ impl FlowConfig {
         Ok(())
     }
 
-    /// (inputs, outputs) of the linear layers of one block.
+    /// The chain, first applied first.
+    pub fn stages(&self) -> Vec<Stage> {
+        let norm = || self.actnorm.then_some(Stage::ActNorm(self.dimension));
+        if self.model.couples() {
+            return norm().into_iter().chain(self.coupling_stages()).collect();
+        }
+        let layers = self.linear_layers().into_iter().map(|(i, o)| (0, i, o)).collect();
+        let leading_activation = self.leading_activation;
+        let block = ImageBlock { row: vec![self.dimension], layers, leading_activation };
+        let pairs = (0..self.blocks).flat_map(|_| [Some(Stage::Block(block.clone())), norm()]);
+        std::iter::once(norm()).chain(pairs).flatten().collect()
+    }
+
+    /// (inputs, outputs) of the linear layers of one residual block.
     pub fn linear_layers(&self) -> Vec<(usize, usize)> {
         let doubled = |i: usize| i * self.activation.widening();
         let mut widths = vec![self.dimension];
@@ -130,6 +154,10 @@ impl FlowConfig {
 
     /// The number of trained numbers.
     pub fn parameters(&self) -> u64 {
+        if self.model.couples() {
+            let first = if self.actnorm { 2 * self.dimension as u64 } else { 0 };
+            return self.coupling_parameters().saturating_add(first);
+        }
         let layers = self.linear_layers();
         let activations = layers.len() as u64 - u64::from(!self.leading_activation);
         let block: u64 = layers.iter().map(|&(i, o)| (i as u64 + 1) * o as u64).sum();

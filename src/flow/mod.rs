@@ -15,7 +15,7 @@ use crate::checkpoint::Provenance;
 use crate::config::{ImageConfig, ModelConfig};
 use crate::data::{Samples, Standardiser};
 use crate::error::{ConfigError, Error};
-use crate::estimator::{Estimator, VarianceWarning};
+use crate::estimator::{Estimator, Exact, VarianceWarning};
 use crate::invert::Inversion;
 use crate::layer::{Role, Spectrum};
 use crate::lipschitz::Refresh;
@@ -25,7 +25,7 @@ use crate::train::{Gradient, Objective, gradient};
 /// Rows that one task of an evaluation takes at most, however many the device would.
 const MOST_ROWS: usize = 1 << 16;
 
-/// A residual flow: parameters, configuration and the device they live on.
+/// A flow: parameters, configuration and the device they live on.
 #[derive(Debug)]
 pub struct Flow<B: Backend> {
     backend: B,
@@ -243,13 +243,11 @@ impl<B: Backend> Flow<B> {
         Ok(blocks.map(|s| s.iter().map(Spectrum::effective).product()).fold(0.0, f64::max))
     }
 
-    /// The estimator in use, `Auto` resolved by the first block's cost.
+    /// The estimator in use, `Auto` resolved by the first block's cost; exact where no link estimates anything.
     pub fn resolved(&self, training: bool) -> Estimator {
         let setting = if training { self.config.training() } else { self.config.evaluation() };
-        self.links
-            .iter()
-            .find_map(|l| l.cost())
-            .map_or_else(|| setting.clone(), |cost| setting.resolve(&cost, training))
+        let cost = self.links.iter().find_map(|l| l.cost());
+        cost.map_or(Estimator::Exact(Exact), |cost| setting.resolve(&cost, training))
     }
 
     /// A warning for each of training and evaluation whose estimator's variance has no bound for these blocks.

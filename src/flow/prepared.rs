@@ -176,7 +176,9 @@ impl<B: Backend> PreparedFlow<B> {
             }
             back.pass(solution.value);
             for (total, row) in reports.iter_mut().zip(&solution.rows) {
-                total.error_bound = total.error_bound * solution.stretch + row.error_bound;
+                // where nothing is off, nothing grows, by however much it might
+                let grown = if total.error_bound > 0.0 { total.error_bound * solution.stretch } else { 0.0 };
+                total.error_bound = grown + row.error_bound;
                 total.iterations += row.iterations;
                 total.residual = total.residual.max(row.residual);
                 total.status = total.status.max(row.status);

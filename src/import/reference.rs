@@ -39,6 +39,10 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
         ModelConfig::Rows(c) => &c.norms,
         ModelConfig::Images(c) => &c.norms,
     };
+    if config.family().couples() {
+        let problem = "state dicts are read for residual flows and i-ResNets only".into();
+        return Err(ConfigError::Inconsistent(problem).into());
+    }
     if *norms != NormChain::Two {
         let problem = "state dicts are read for flows in the 2-norm only, `norms = \"2\"`".into();
         return Err(ConfigError::Inconsistent(problem).into());
@@ -46,7 +50,7 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
     state.remove_ignored();
     let precision = state.precision();
     let mut translation = Translation { state, tensors: BTreeMap::new() };
-    let stages = stages(config);
+    let stages = config.stages();
     let mut place = Place { scale: matches!(config, ModelConfig::Images(_)).then_some(0), index: 0 };
     let mut flat = false;
     for (link, stage) in stages.iter().enumerate() {
@@ -68,6 +72,8 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
                 translation.block(config, &format!("{place}{module}"), link, block)?;
                 place.index += 1;
             }
+            // refused above
+            Stage::InvertibleLinear(_) | Stage::Coupling(_) => {}
         }
     }
     let Translation { state, mut tensors } = translation;
@@ -79,21 +85,6 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
     let provenance = Provenance { data: "imported from the reference implementation".into(), ..Provenance::default() };
     let document = ModelDocument::new(config.clone(), precision, provenance);
     Ok(Archive { tensors, document: serde_json::json!({ "model": document_value(&document)? }) })
-}
-
-/// The chain of either kind of flow.
-fn stages(config: &ModelConfig) -> Vec<Stage> {
-    match config {
-        ModelConfig::Images(config) => config.stages(),
-        ModelConfig::Rows(config) => {
-            let layers = config.linear_layers().into_iter().map(|(i, o)| (0, i, o)).collect();
-            let leading_activation = config.leading_activation;
-            let block = ImageBlock { row: vec![config.dimension], layers, leading_activation };
-            let norm = || config.actnorm.then_some(Stage::ActNorm(config.dimension));
-            let pairs = (0..config.blocks).flat_map(|_| [Some(Stage::Block(block.clone())), norm()]);
-            std::iter::once(norm()).chain(pairs).flatten().collect()
-        }
-    }
 }
 
 /// A module's place in the reference's chains.

@@ -2,24 +2,22 @@
 //!
 //! σ is the norm of the zero-padded convolution itself on images of the size that u and v have, never that of the reshaped
 //! kernel. The padded map on a smaller image is a part of it (restricting in- and output), so σ bounds smaller images too,
-//! and the layer takes any of them; for larger ones [`resize`](Layer::resize) finds new vectors.
+//! and the layer takes any of them; for larger ones [`resize`](Layer::resize) finds new vectors. A free convolution has
+//! K_eff = K, no singular vectors, and takes images of any size.
 
-use resflow_backend::{Backend, BackendError, Binary, Element as _, Key, Noise, Over, Padding, Reduce, Shape};
+use resflow_backend::{Backend, BackendError, Binary, Key, Over, Padding, Reduce, Shape};
 
-use super::normalised::{LayerNorms, Normalised, OrderGradients, refreshed, vector_lengths};
+use super::normalised::{Constraint, LayerNorms, Normalised, OrderGradients, uniform};
 use super::{Keep, Layer, PreparedLayer, Role, Saved, Slot, Spectrum, Visitor, VisitorMut, accumulate};
 use crate::error::ConfigError;
 use crate::lipschitz::{Coefficient, ConvOperator, Refresh, SingularPair};
 
-/// A stride-1 convolution with odd kernel whose spectral norm is kept at or below a coefficient κ.
+/// A stride-1 convolution with odd kernel whose spectral norm is kept at or below a coefficient κ, or one that is free.
 #[derive(Debug, Clone)]
 pub struct LipschitzConv<B: Backend> {
     kernel: B::Tensor,
     bias: B::Tensor,
-    pair: SingularPair<B>,
-    coefficient: Coefficient,
-    /// Other norms than the 2-norm.
-    norms: Option<LayerNorms<B>>,
+    constraint: Option<Constraint<B>>,
     /// `[c_out, kh, kw, c_in]`.
     extents: [usize; 4],
 }
@@ -55,56 +53,78 @@ impl<B: Backend> LipschitzConv<B> {
                  [1, h, w, c_out] and [1, h, w, c_in]"
             )));
         }
-        Ok(Self { kernel, bias, pair, coefficient, norms: None, extents: [k[0], k[1], k[2], k[3]] })
+        let extents = [k[0], k[1], k[2], k[3]];
+        Ok(Self { kernel, bias, constraint: Some(Constraint::new(pair, coefficient)), extents })
     }
 
-    /// All zeros, to be filled from a file; for images of a size, with a square kernel.
+    /// A free convolution from stored tensors: kernel `[c_out, kh, kw, c_in]` and bias `[c_out]`.
+    ///
+    /// # Errors
+    /// If the shapes do not belong together, or the kernel's sizes are not odd.
+    pub fn free(backend: &B, kernel: B::Tensor, bias: B::Tensor) -> Result<Self, ConfigError> {
+        let (k, b) = (backend.shape(&kernel), backend.shape(&bias));
+        if k.rank() != 4 || k[1] % 2 == 0 || k[2] % 2 == 0 || b[..] != k[..1] {
+            return Err(ConfigError::Inconsistent(format!(
+                "a convolution with kernel {k} and bias {b}: expected [c_out, odd, odd, c_in] and [c_out]"
+            )));
+        }
+        Ok(Self { kernel, bias, constraint: None, extents: [k[0], k[1], k[2], k[3]] })
+    }
+
+    /// All zeros, to be filled from a file; for images of a size, with a square kernel. Free without a coefficient.
     pub fn zeros(
         backend: &B,
         image: [usize; 2],
         size: usize,
         inputs: usize,
         outputs: usize,
-        coefficient: Coefficient,
+        coefficient: impl Into<Option<Coefficient>>,
     ) -> Self {
         let zeros = |shape: Shape| backend.full(0.0, shape);
         let [h, w] = image;
-        let pair = SingularPair::new(backend, zeros([1, h, w, outputs].into()), zeros([1, h, w, inputs].into()));
+        let constraint = coefficient.into().map(|coefficient| {
+            let vectors = [outputs, inputs].map(|channels| zeros([1, h, w, channels].into()));
+            let [u, v] = vectors;
+            Constraint::new(SingularPair::new(backend, u, v), coefficient)
+        });
         let extents = [outputs, size, size, inputs];
-        Self { kernel: zeros(extents.into()), bias: zeros([outputs].into()), pair, coefficient, norms: None, extents }
+        Self { kernel: zeros(extents.into()), bias: zeros([outputs].into()), constraint, extents }
     }
 
-    /// Weights and biases uniform in ±1/√(inputs of an output); the power iteration converged on images of this size.
+    /// Weights and biases uniform in ±1/√(inputs of an output); the power iteration converged on images of this size. Free
+    /// without a coefficient.
     pub fn initialise(
         backend: &B,
         image: [usize; 2],
         size: usize,
         inputs: usize,
         outputs: usize,
-        coefficient: Coefficient,
+        coefficient: impl Into<Option<Coefficient>>,
         key: Key,
     ) -> Self {
-        let bound = 1.0 / ((size * size * inputs).max(1) as f64).sqrt();
-        let uniform =
-            |key: Key, shape: Shape| backend.affine(backend.noise(key, Noise::Uniform, 0, shape), 2.0 * bound, -bound);
         let extents = [outputs, size, size, inputs];
         let [h, w] = image;
-        let pair = SingularPair::random(backend, [1, h, w, outputs], [1, h, w, inputs], key.named("singular vectors"));
+        let constraint = coefficient.into().map(|coefficient| {
+            let key = key.named("singular vectors");
+            Constraint::new(SingularPair::random(backend, [1, h, w, outputs], [1, h, w, inputs], key), coefficient)
+        });
+        let fan_in = size * size * inputs;
         let mut layer = Self {
-            kernel: uniform(key.named("weight"), extents.into()),
-            bias: uniform(key.named("bias"), [outputs].into()),
-            pair,
-            coefficient,
-            norms: None,
+            kernel: uniform(backend, fan_in, key.named("weight"), extents.into()),
+            bias: uniform(backend, fan_in, key.named("bias"), [outputs].into()),
+            constraint,
             extents,
         };
         layer.refresh(backend, Refresh::initial());
         layer
     }
 
-    /// Multiplies the weights by a factor and converges the power iteration again.
+    /// Multiplies the weights by a factor, and the biases of a free layer, and converges the power iteration again.
     pub fn scale_weight(&mut self, backend: &B, factor: f64) {
         self.kernel = backend.affine(self.kernel.clone(), factor, 0.0);
+        if self.constraint.is_none() {
+            self.bias = backend.affine(self.bias.clone(), factor, 0.0);
+        }
         self.refresh(backend, Refresh::initial());
     }
 
@@ -113,9 +133,9 @@ impl<B: Backend> LipschitzConv<B> {
         &self.kernel
     }
 
-    /// The singular vectors.
-    pub fn pair(&self) -> &SingularPair<B> {
-        &self.pair
+    /// The singular vectors, of a constrained layer.
+    pub fn pair(&self) -> Option<&SingularPair<B>> {
+        self.constraint.as_ref().map(|c| &c.pair)
     }
 
     /// The padding that keeps the size.
@@ -123,14 +143,15 @@ impl<B: Backend> LipschitzConv<B> {
         Padding::same([self.extents[1], self.extents[2]])
     }
 
-    fn operator(&self) -> ConvOperator<'_, B> {
-        ConvOperator::same(&self.kernel, self.extents, self.image())
+    fn constrained(&self) -> Option<(&Constraint<B>, ConvOperator<'_, B>)> {
+        let constraint = self.constraint.as_ref()?;
+        let (_, v) = constraint.pair.shapes();
+        Some((constraint, ConvOperator::same(&self.kernel, self.extents, [v[1], v[2]])))
     }
 
-    /// The image size that σ is taken on.
-    fn image(&self) -> [usize; 2] {
-        let (_, v) = self.pair.shapes();
-        [v[1], v[2]]
+    /// The largest images that it takes, those that σ is taken on.
+    fn largest(&self) -> [usize; 2] {
+        self.pair().map_or([usize::MAX; 2], |pair| [pair.shapes().1[1], pair.shapes().1[2]])
     }
 }
 
@@ -138,30 +159,32 @@ impl<B: Backend> Layer<B> for LipschitzConv<B> {
     fn visit(&self, path: &str, visitor: Visitor<'_, B>) {
         visitor(&format!("{path}.weight"), &self.kernel, Role::Weight);
         visitor(&format!("{path}.bias"), &self.bias, Role::Parameter);
-        visitor(&format!("{path}.u"), &self.pair.u, Role::Buffer);
-        visitor(&format!("{path}.v"), &self.pair.v, Role::Buffer);
+        if let Some(constraint) = &self.constraint {
+            constraint.visit(path, visitor);
+        }
     }
 
     fn visit_mut(&mut self, path: &str, visitor: VisitorMut<'_, B>) {
         visitor(&format!("{path}.weight"), &mut self.kernel, Role::Weight);
         visitor(&format!("{path}.bias"), &mut self.bias, Role::Parameter);
-        visitor(&format!("{path}.u"), &mut self.pair.u, Role::Buffer);
-        visitor(&format!("{path}.v"), &mut self.pair.v, Role::Buffer);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.visit_mut(path, visitor);
+        }
     }
 
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
-        let weight =
-            Normalised::new(backend, &self.kernel, &self.operator(), &self.pair, self.coefficient, self.norms.as_ref());
+        let weight = Normalised::new(backend, &self.kernel, self.constrained());
         Box::new(PreparedConv { layer: self.clone(), weight })
     }
 
     fn refresh(&mut self, backend: &B, how: Refresh) {
-        self.pair = refreshed(backend, &self.pair, &self.operator(), self.norms.as_ref(), how);
+        let renewed = self.constrained().map(|(constraint, operator)| constraint.refreshed(backend, &operator, how));
+        self.constraint = renewed;
     }
 
     fn output(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
         let [outputs, _, _, inputs] = self.extents;
-        let [most_h, most_w] = self.image();
+        let [most_h, most_w] = self.largest();
         match *input {
             [h, w, c] if c == inputs && h > 0 && w > 0 && h <= most_h && w <= most_w => Ok(vec![h, w, outputs]),
             [h, w, c] if c == inputs && h > 0 && w > 0 => Err(ConfigError::Inconsistent(format!(
@@ -175,13 +198,15 @@ impl<B: Backend> Layer<B> for LipschitzConv<B> {
 
     fn resize(&mut self, backend: &B, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
         let [outputs, _, _, inputs] = self.extents;
-        let [most_h, most_w] = self.image();
+        let [most_h, most_w] = self.largest();
         if let [h, w, c] = *input
             && c == inputs
             && (h > most_h || w > most_w)
         {
             let key = Key::new(0).named("resize");
-            self.pair = SingularPair::random(backend, [1, h, w, outputs], [1, h, w, inputs], key);
+            if let Some(constraint) = &mut self.constraint {
+                constraint.pair = SingularPair::random(backend, [1, h, w, outputs], [1, h, w, inputs], key);
+            }
             self.refresh(backend, Refresh::converge::<B>());
         }
         self.output(input)
@@ -193,30 +218,30 @@ impl<B: Backend> Layer<B> for LipschitzConv<B> {
     }
 
     fn lipschitz_bound(&self) -> f64 {
-        self.coefficient.get()
+        self.constraint.as_ref().map_or(f64::INFINITY, |c| c.coefficient.get())
     }
 
     fn set_norms(&mut self, norms: &LayerNorms<B>) -> bool {
-        self.norms = Some(norms.clone());
+        let Some(constraint) = &mut self.constraint else { return false };
+        constraint.norms = Some(norms.clone());
         true
     }
 
     fn spectra(&self, backend: &B, path: &str, report: &mut dyn FnMut(Spectrum)) -> Result<(), BackendError> {
-        let sigma = backend.download(&self.pair.sigma(backend, &self.operator()))?[0].to_f64();
-        report(Spectrum { name: format!("{path}.weight"), sigma, coefficient: self.coefficient.get() });
+        if let Some((constraint, operator)) = self.constrained() {
+            report(constraint.spectrum(backend, path, &operator)?);
+        }
         Ok(())
     }
 
     fn vector_lengths(&self, backend: &B, path: &str, report: &mut dyn FnMut(String, f64)) -> Result<(), BackendError> {
-        let [u, v] = vector_lengths(backend, &self.pair, self.norms.as_ref())?;
-        report(format!("{path}.u"), u);
-        report(format!("{path}.v"), v);
-        Ok(())
+        self.constraint.as_ref().map_or(Ok(()), |c| c.vector_lengths(backend, path, report))
     }
 
     fn describe(&self, _backend: &B) -> String {
         let [outputs, kh, kw, inputs] = self.extents;
-        format!("convolution {kh}×{kw} {inputs} → {outputs}, κ = {}", self.coefficient.get())
+        let kappa = self.constraint.as_ref().map_or(String::new(), |c| format!(", κ = {}", c.coefficient.get()));
+        format!("convolution {kh}×{kw} {inputs} → {outputs}{kappa}")
     }
 
     fn boxed_clone(&self) -> Box<dyn Layer<B>> {
@@ -282,7 +307,7 @@ impl<B: Backend> PreparedLayer<B> for PreparedConv<B> {
     }
 
     fn is_constrained(&self) -> bool {
-        true
+        self.layer.constraint.is_some()
     }
 
     fn slots(&self) -> usize {
@@ -290,8 +315,7 @@ impl<B: Backend> PreparedLayer<B> for PreparedConv<B> {
     }
 
     fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) -> OrderGradients<B> {
-        let LipschitzConv { kernel, bias, pair, coefficient, .. } = &self.layer;
-        slots[1].get_or_insert_with(|| backend.full(0.0, backend.shape(bias)));
-        self.weight.pull_back(backend, kernel, &self.layer.operator(), pair, *coefficient, &mut slots[0])
+        slots[1].get_or_insert_with(|| backend.full(0.0, backend.shape(&self.layer.bias)));
+        self.weight.pull_back(backend, &self.layer.kernel, self.layer.constrained(), &mut slots[0])
     }
 }

@@ -27,6 +27,7 @@ pub use activation::ActivationLayer;
 pub use concatenated::ConcatenatedLipSwish;
 pub use conv::LipschitzConv;
 pub use linear::LipschitzLinear;
+pub(crate) use linear::{by_rows, matrix};
 pub use normalised::{LayerNorms, OrderGradients};
 use resflow_backend::{Backend, BackendError};
 pub use sequence::Sequence;

@@ -5,9 +5,9 @@
 //!
 //! σ is the spectral norm, or the norm induced by two others, p → q, whose orders may be learned: ā = σ̄ · ∂σ/∂a.
 
-use resflow_backend::{Backend, BackendError, Binary, Element as _, Key};
+use resflow_backend::{Backend, BackendError, Binary, Element as _, Key, Noise, Shape};
 
-use super::Slot;
+use super::{Role, Slot, Spectrum, Visitor, VisitorMut};
 use crate::error::ConfigError;
 use crate::lipschitz::{Coefficient, DualPair, LinearOperator, Norm, Norms, Order, Refresh, SingularPair};
 
@@ -42,38 +42,81 @@ impl<B: Backend> LayerNorms<B> {
 /// stationary point.
 const STARTS: usize = 4;
 
-/// The pair after more iterations, in the 2-norm unless others are given.
-pub(super) fn refreshed<B: Backend>(
-    backend: &B,
-    pair: &SingularPair<B>,
-    operator: &dyn LinearOperator<B>,
-    norms: Option<&LayerNorms<B>>,
-    how: Refresh,
-) -> SingularPair<B> {
-    let Some(norms) = norms else { return pair.refreshed(backend, operator, how) };
-    let norms = norms.checked(backend);
-    let kept = DualPair::new(pair.u.clone(), pair.v.clone()).refreshed(backend, operator, &norms, how);
-    let best = match how {
-        Refresh::Iterations(_) => kept,
-        Refresh::Converge { .. } => {
-            let found = DualPair::search(backend, operator, &norms, how, STARTS, Key::new(0).named("norms"));
-            // of equal ones the one found: it has the right lengths even where W = 0
-            found.or_better(backend, operator, kept)
-        }
-    };
-    SingularPair::new(backend, best.u, best.v)
+/// What keeps the norm of a weight at or below κ. A weight without it is free.
+#[derive(Debug, Clone)]
+pub(super) struct Constraint<B: Backend> {
+    pub(super) pair: SingularPair<B>,
+    pub(super) coefficient: Coefficient,
+    /// Other norms than the 2-norm.
+    pub(super) norms: Option<LayerNorms<B>>,
 }
 
-/// The lengths of u and v in the norms in which they are unit vectors: that of the codomain's dual, and the domain's.
-pub(super) fn vector_lengths<B: Backend>(
-    backend: &B,
-    pair: &SingularPair<B>,
-    norms: Option<&LayerNorms<B>>,
-) -> Result<[f64; 2], BackendError> {
-    let norms = norms.map_or_else(Norms::euclidean, |n| n.checked(backend));
-    let lengths = [norms.codomain.dual(backend).norm(backend, &pair.u), norms.domain.norm(backend, &pair.v)];
-    let lengths = backend.download(&backend.concat(&[&lengths[0], &lengths[1]], 0))?;
-    Ok([lengths[0].to_f64(), lengths[1].to_f64()])
+impl<B: Backend> Constraint<B> {
+    /// In the 2-norm.
+    pub(super) fn new(pair: SingularPair<B>, coefficient: Coefficient) -> Self {
+        Self { pair, coefficient, norms: None }
+    }
+
+    /// The constraint with its pair after more iterations.
+    pub(super) fn refreshed(&self, backend: &B, operator: &dyn LinearOperator<B>, how: Refresh) -> Self {
+        Self { pair: self.refreshed_pair(backend, operator, how), ..self.clone() }
+    }
+
+    fn refreshed_pair(&self, backend: &B, operator: &dyn LinearOperator<B>, how: Refresh) -> SingularPair<B> {
+        let pair = &self.pair;
+        let Some(norms) = &self.norms else { return pair.refreshed(backend, operator, how) };
+        let norms = norms.checked(backend);
+        let kept = DualPair::new(pair.u.clone(), pair.v.clone()).refreshed(backend, operator, &norms, how);
+        let best = match how {
+            Refresh::Iterations(_) => kept,
+            Refresh::Converge { .. } => {
+                let found = DualPair::search(backend, operator, &norms, how, STARTS, Key::new(0).named("norms"));
+                // of equal ones the one found: it has the right lengths even where W = 0
+                found.or_better(backend, operator, kept)
+            }
+        };
+        SingularPair::new(backend, best.u, best.v)
+    }
+
+    /// Shows u and v under a layer's path.
+    pub(super) fn visit(&self, path: &str, visitor: Visitor<'_, B>) {
+        visitor(&format!("{path}.u"), &self.pair.u, Role::Buffer);
+        visitor(&format!("{path}.v"), &self.pair.v, Role::Buffer);
+    }
+
+    /// Lets u and v be changed.
+    pub(super) fn visit_mut(&mut self, path: &str, visitor: VisitorMut<'_, B>) {
+        visitor(&format!("{path}.u"), &mut self.pair.u, Role::Buffer);
+        visitor(&format!("{path}.v"), &mut self.pair.v, Role::Buffer);
+    }
+
+    /// σ of the weight behind an operator, for reports.
+    pub(super) fn spectrum(
+        &self,
+        backend: &B,
+        path: &str,
+        operator: &dyn LinearOperator<B>,
+    ) -> Result<Spectrum, BackendError> {
+        let sigma = backend.download(&self.pair.sigma(backend, operator))?[0].to_f64();
+        Ok(Spectrum { name: format!("{path}.weight"), sigma, coefficient: self.coefficient.get() })
+    }
+
+    /// Reports the lengths of u and v in the norms in which they are unit vectors: that of the codomain's dual, and the
+    /// domain's.
+    pub(super) fn vector_lengths(
+        &self,
+        backend: &B,
+        path: &str,
+        report: &mut dyn FnMut(String, f64),
+    ) -> Result<(), BackendError> {
+        let norms = self.norms.as_ref().map_or_else(Norms::euclidean, |n| n.checked(backend));
+        let pair = &self.pair;
+        let lengths = [norms.codomain.dual(backend).norm(backend, &pair.u), norms.domain.norm(backend, &pair.v)];
+        let lengths = backend.download(&backend.concat(&[&lengths[0], &lengths[1]], 0))?;
+        report(format!("{path}.u"), lengths[0].to_f64());
+        report(format!("{path}.v"), lengths[1].to_f64());
+        Ok(())
+    }
 }
 
 /// Gradients of the raw orders of a layer's domain and codomain, where they are learned.
@@ -82,50 +125,66 @@ pub type OrderGradients<B> = [Slot<B>; 2];
 /// A weight after its normalisation.
 #[derive(Debug)]
 pub(super) struct Normalised<B: Backend> {
-    /// W_eff.
+    /// W_eff; W itself where the weight is free.
     pub(super) effective: B::Tensor,
+    scaling: Option<Scaling<B>>,
+}
+
+/// What the pullback of a normalisation needs.
+#[derive(Debug)]
+struct Scaling<B: Backend> {
     sigma: B::Tensor,
     factor: B::Tensor,
     norms: Option<Norms<B>>,
 }
 
 impl<B: Backend> Normalised<B> {
-    /// Normalises a weight, the tensor behind the operator.
-    pub(super) fn new(
+    /// Normalises a weight, the tensor behind the operator, if it is constrained.
+    pub(super) fn new<O: LinearOperator<B>>(
         backend: &B,
         weight: &B::Tensor,
-        operator: &dyn LinearOperator<B>,
-        pair: &SingularPair<B>,
-        coefficient: Coefficient,
-        norms: Option<&LayerNorms<B>>,
+        constrained: Option<(&Constraint<B>, O)>,
     ) -> Self {
-        let sigma = pair.sigma(backend, operator);
-        let factor = coefficient.factor(backend, &sigma);
+        let Some((constraint, operator)) = constrained else {
+            return Self { effective: weight.clone(), scaling: None };
+        };
+        let sigma = constraint.pair.sigma(backend, &operator);
+        let factor = constraint.coefficient.factor(backend, &sigma);
         let effective = backend.binary(Binary::Mul, weight.clone(), &factor);
-        Self { effective, sigma, factor, norms: norms.map(|n| n.checked(backend)) }
+        let norms = constraint.norms.as_ref().map(|n| n.checked(backend));
+        Self { effective, scaling: Some(Scaling { sigma, factor, norms }) }
     }
 
     /// Turns the gradient of W_eff in a slot into that of W; returns those of the raw parameters of the domain's and of the
     /// codomain's order, where they are learned.
-    pub(super) fn pull_back(
+    pub(super) fn pull_back<O: LinearOperator<B>>(
         &self,
         backend: &B,
         weight: &B::Tensor,
-        operator: &dyn LinearOperator<B>,
-        pair: &SingularPair<B>,
-        coefficient: Coefficient,
+        constrained: Option<(&Constraint<B>, O)>,
         slot: &mut Slot<B>,
     ) -> OrderGradients<B> {
         let Some(effective) = slot.take() else {
             *slot = Some(backend.full(0.0, backend.shape(weight)));
             return [None, None];
         };
+        let (Some(scaling), Some((constraint, operator))) = (&self.scaling, constrained) else {
+            *slot = Some(effective);
+            return [None, None];
+        };
+        let pair = &constraint.pair;
         let inner = backend.dot(&effective, weight);
-        let shrink = coefficient.pull_back_weight(backend, &self.sigma, &inner);
-        let scaled = backend.binary(Binary::Mul, effective, &self.factor);
+        let shrink = constraint.coefficient.pull_back_weight(backend, &scaling.sigma, &inner);
+        let scaled = backend.binary(Binary::Mul, effective, &scaling.factor);
         let outer = backend.binary(Binary::Mul, operator.pair_gradient(backend, &pair.u, &pair.v), &shrink);
         *slot = Some(backend.axpy(1.0, &outer, scaled));
-        let Some(norms) = &self.norms else { return [None, None] };
-        DualPair::new(pair.u.clone(), pair.v.clone()).order_gradient(backend, operator, norms, &shrink)
+        let Some(norms) = &scaling.norms else { return [None, None] };
+        DualPair::new(pair.u.clone(), pair.v.clone()).order_gradient(backend, &operator, norms, &shrink)
     }
+}
+
+/// Weights and biases as they begin, uniform in ±1/√`fan_in`.
+pub(super) fn uniform<B: Backend>(backend: &B, fan_in: usize, key: Key, shape: Shape) -> B::Tensor {
+    let bound = 1.0 / (fan_in.max(1) as f64).sqrt();
+    backend.affine(backend.noise(key, Noise::Uniform, 0, shape), 2.0 * bound, -bound)
 }

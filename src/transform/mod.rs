@@ -3,6 +3,7 @@
 mod actnorm;
 mod dequantise;
 mod flatten;
+mod invertible_linear;
 mod logit;
 mod squeeze;
 
@@ -10,5 +11,6 @@ pub use actnorm::ActNorm;
 pub use dequantise::{bits_per_dim, dequantise, quantise};
 pub use flatten::Flatten;
 pub(crate) use flatten::{from_vectors, to_vectors};
+pub use invertible_linear::InvertibleLinear;
 pub use logit::Logit;
 pub use squeeze::Squeeze;

@@ -12,8 +12,10 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise, Padding, Shape};
+use resflow::bijection::Bijection as _;
 use resflow::block::ResidualBlock;
-use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::coupling::{Coupling, Mask};
 use resflow::data::Table;
 use resflow::data::image::ImageSet;
 use resflow::estimator::{Estimator, Exact};
@@ -23,6 +25,7 @@ use resflow::layer::{
     Saved, Sequence, Slot,
 };
 use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, Refresh, SingularPair};
+use resflow::transform::InvertibleLinear;
 
 /// The backend of most tests: double precision, one thread.
 pub(crate) type Cpu = NdArray<f64>;
@@ -217,6 +220,53 @@ pub(crate) fn image_net(
     Sequence::new(layers)
 }
 
+/// A random affine coupling: free layers of one hidden width, linear for vectors, 3 × 3 and 1 × 3 convolutions for images.
+pub(crate) fn coupling(
+    b: &Cpu,
+    row: &[usize],
+    mask: Mask,
+    width: usize,
+    which: Nonlinearity,
+    key: Key,
+) -> Coupling<Cpu> {
+    let [input, output] = mask.net_shapes(row).expect("two sides");
+    let (from, to) = (input[input.len() - 1], output[output.len() - 1]);
+    let layer = |kernel: [usize; 2], inputs: usize, outputs: usize, key: Key| -> Box<dyn Layer<Cpu>> {
+        let bias = b.affine(normal(b, key.named("b"), [outputs]), 0.5, 0.0);
+        let spread = 1.0 / ((kernel[0] * kernel[1] * inputs) as f64).sqrt();
+        if row.len() == 1 {
+            let weight = b.affine(normal(b, key.named("w"), [outputs, inputs]), spread, 0.0);
+            return Box::new(LipschitzLinear::free(b, weight, bias).expect("shapes that fit"));
+        }
+        let weight = b.affine(normal(b, key.named("w"), [outputs, kernel[0], kernel[1], inputs]), spread, 0.0);
+        Box::new(LipschitzConv::free(b, weight, bias).expect("shapes that fit"))
+    };
+    let net = Sequence::new(vec![
+        layer([3, 3], from, width, key.named("first")),
+        activation(b, which, key.named("beta")),
+        layer([1, 3], width * which.widening(), to, key.named("last")),
+    ]);
+    Coupling::new(Box::new(net), mask, row).expect("shapes that fit")
+}
+
+/// A random invertible linear map: a rotation with its factors moved.
+pub(crate) fn invertible(b: &Cpu, features: usize, key: Key) -> InvertibleLinear<Cpu> {
+    let mut link = InvertibleLinear::rotation(b, features, key).expect("a rotation");
+    link.visit_mut("", &mut |_, t, role| {
+        if role.is_trained() {
+            *t = b.axpy(0.3, &normal(b, key.named("moved"), b.shape(t)), t.clone());
+        }
+    });
+    link
+}
+
+/// The masks under which rows of a shape have two sides.
+pub(crate) fn masks(row: &[usize]) -> Vec<Mask> {
+    let all = [false, true].into_iter();
+    let all = all.flat_map(|swapped| [Mask::Channels { swapped }, Mask::Checkerboard { swapped }]);
+    all.filter(|mask| mask.net_shapes(row).is_ok()).collect()
+}
+
 /// An activation with a random β in (−1, 2) where it has one.
 pub(crate) fn activation(b: &Cpu, which: Nonlinearity, key: Key) -> Box<dyn Layer<Cpu>> {
     let beta = b.affine(b.noise(key, Noise::Uniform, 0, [1].into()), 3.0, -1.0);
@@ -270,6 +320,11 @@ pub(crate) fn exact_config(dimension: usize, blocks: usize, hidden: &[usize]) ->
         evaluation: Estimator::Exact(Exact),
         ..FlowConfig::new(dimension)
     }
+}
+
+/// Families whose log dets a test may have computed exactly in training.
+pub(crate) fn exact_families() -> impl Strategy<Value = Family> {
+    prop_oneof![2 => Just(Family::Residual), 1 => Just(Family::RealNvp), 1 => Just(Family::Glow)]
 }
 
 /// The last part of a tensor's name.

@@ -193,9 +193,12 @@ fn norms<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture
             let name = format!("weight_normalised.{path}");
             comparison.tensor(backend, &name, &weight, file.values(&name));
             let name = format!("sigma_exact.{path}");
-            let (outputs, inputs) = linear.pair().shapes();
+            let (outputs, inputs) = linear.pair().expect("constrained").shapes();
             let operator = DenseOperator::new(backend, linear.weight()).expect("a matrix");
-            for pair in [linear.pair().clone(), SingularPair::random(backend, outputs, inputs, Key::new(1))] {
+            for pair in [
+                linear.pair().expect("constrained").clone(),
+                SingularPair::random(backend, outputs, inputs, Key::new(1)),
+            ] {
                 let converged = pair.refreshed(backend, &operator, Refresh::converge::<B>());
                 comparison.tensor(backend, &name, &converged.sigma(backend, &operator), file.values(&name));
             }

@@ -8,6 +8,7 @@
 mod activations;
 mod actnorm;
 mod convolution;
+mod coupling;
 mod dense;
 mod estimators;
 mod fixture;
@@ -32,6 +33,8 @@ macro_rules! golden_tests {
                 activation_functions: activations::compare;
                 actnorm_initialisation: actnorm::compare;
                 convolution_norms: convolution::compare;
+                coupling_dense: coupling::dense;
+                coupling_image: coupling::images;
                 norms_between_orders: induced_norms::compare;
             }
         }
