@@ -105,3 +105,8 @@ pub use resflow_wgpu::{self as gpu, Wgpu};
 #[cfg(all(doctest, feature = "cpu"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// Compiles the example of docs/gpu.md.
+#[cfg(all(doctest, feature = "cpu", feature = "gpu"))]
+#[doc = include_str!("../docs/gpu.md")]
+pub struct GpuManual;
