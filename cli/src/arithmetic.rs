@@ -126,7 +126,7 @@ fn open_gpu(arithmetic: &Arithmetic) -> Result<Device> {
     let gpu = resflow::Wgpu::open(&WgpuOptions { adapter, precision, memory_limit: None })?;
     crate::failure::say(format_args!("on {}", gpu.adapter()));
     if gpu.adapter().kind == AdapterKind::Software {
-        crate::failure::warn("no GPU: this adapter is a program on the processor, slower than --backend cpu");
+        crate::failure::warn("this adapter is a program on the processor, slower than --backend cpu");
     }
     Ok(Device::Gpu(gpu))
 }

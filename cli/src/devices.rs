@@ -25,8 +25,8 @@ fn text(threads: usize) -> String {
         );
     }
     match adapters.iter().min_by_key(|a| (a.kind, a.index)) {
-        Some(best) => writeln!(out, "the best GPU is adapter {}", best.index),
-        None => writeln!(out, "no GPU: no Vulkan, Metal or DX12 driver answers"),
+        Some(best) => writeln!(out, "without --adapter: adapter {}", best.index),
+        None => writeln!(out, "no adapter: no Vulkan, Metal or DX12 driver answers"),
     }
     .unwrap_or_default();
     out

@@ -152,4 +152,10 @@ pub fn empty_batches<B: Backend>(backend: &B) {
         is("series_term", &state.power, &[0, 4, 5, 3]);
         is("series_term", &state.value, &[0, 1]);
     }
+
+    // rows of no elements
+    let (x, value) = (z(&[3, 0]), z(&[3, 1]));
+    is("dot_rows", &backend.dot_rows(&x, &x), &[3, 1]);
+    let state = SeriesState { power: x.clone(), neumann: Some(x.clone()), value };
+    is("series_term", &backend.series_term(1, TermWeight::Batch(1.0), &x, 0.1, state).value, &[3, 1]);
 }

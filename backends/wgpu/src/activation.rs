@@ -1,6 +1,6 @@
 //! Activations with their derivatives, and their pullback, in one pass each.
 
-use resflow_backend::{Activation, ActivationReverse, LIPSWISH_SCALE, Reduce};
+use resflow_backend::{Activation, ActivationReverse, LIPSWISH_SCALE, Over, Reduce};
 
 use crate::device::Gpu;
 use crate::kernel::{Kernel, Source, WORKGROUP, each, groups, tree};
@@ -11,8 +11,19 @@ use crate::tensor::Tensor;
 pub(crate) enum Fused {
     /// The derivatives 0 to an order.
     Derivatives(Activation, usize),
-    /// The pullback, with one tangent or none. Derivatives are computed again: memory is slower than arithmetic.
-    Reverse(Activation, bool),
+    /// A part of the pullback. Derivatives are computed again: memory is slower than arithmetic.
+    Reverse(Activation, Tangents),
+}
+
+/// The tangents that a part of a pullback is for: all at once would bind more than every device can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Tangents {
+    /// There are none.
+    None,
+    /// The first, with what comes of gy.
+    First,
+    /// A further one, whose part is added to gx.
+    More,
 }
 
 /// `derivatives(x, b)`: φ, φ' and φ'', as in [`Activation::derivatives`].
@@ -64,7 +75,7 @@ impl Fused {
                 let main = each(&format!("  let d = derivatives(x[p.x + i], {b});\n{stores}"));
                 Source { reads, writes, params: vec!["n: u32"], body: derivatives(f) + &main, ..Source::default() }
             }
-            Self::Reverse(f, tangent) => reverse(f, tangent),
+            Self::Reverse(f, tangents) => reverse(f, tangents),
         }
     }
 
@@ -72,16 +83,16 @@ impl Fused {
     pub(crate) fn all() -> Vec<Self> {
         let of = |f| {
             let orders = (0..=2).map(move |order| Self::Derivatives(f, order));
-            orders.chain([false, true].map(|tangent| Self::Reverse(f, tangent)))
+            orders.chain([Tangents::None, Tangents::First, Tangents::More].map(|part| Self::Reverse(f, part)))
         };
         Activation::ALL.into_iter().flat_map(of).collect()
     }
 }
 
-fn reverse(f: Activation, tangent: bool) -> Source {
+fn reverse(f: Activation, tangents: Tangents) -> Source {
     let (mut reads, mut writes) = (vec!["x", "gy"], vec!["gx"]);
     let (mut crossed, mut store) = ("0.0", "");
-    if tangent {
+    if tangents != Tangents::None {
         reads.extend(["dx", "gdy"]);
         writes.push("gdx");
         crossed = "dx[p.dx + i] * gdy[p.gdy + i]";
@@ -93,12 +104,17 @@ fn reverse(f: Activation, tangent: bool) -> Source {
         reads.push("slope");
         writes.push("terms");
         b = "slope[p.slope]";
-        own = "own = (g * (v * d.y - d.x) + crossed * v * d.z) / b;";
+        own = match tangents {
+            Tangents::More => "own = crossed * v * d.z / b;",
+            _ => "own = (g * (v * d.y - d.x) + crossed * v * d.z) / b;",
+        };
         gathered = "let total = combined(thread, own);
   if (thread == 0u) { terms[group.y * groups.x + group.x] = total; }";
         text += &tree("combined", "parts", "f32", WORKGROUP, "a + b");
         shared = 4 * WORKGROUP;
     }
+    // of a further tangent, gy is the gx so far
+    let from_gy = if tangents == Tangents::More { "1.0" } else { "d.y" };
     let main = format!(
         "@compute @workgroup_size({WORKGROUP})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -111,7 +127,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let d = derivatives(v, b);
     let g = gy[p.gy + i];
     let crossed = {crossed};
-    gx[i] = fma(g, d.y, crossed * d.z);
+    gx[i] = fma(g, {from_gy}, crossed * d.z);
     {store}
     {own}
   }}
@@ -141,32 +157,57 @@ impl Gpu {
         results
     }
 
-    /// The pullback with at most one tangent.
+    /// The pullback, a launch for each tangent.
     pub(crate) fn activation_reverse(
         &self,
         f: Activation,
         parameter: Option<&Tensor>,
         x: &Tensor,
         gy: &Tensor,
-        tangent: Option<[&Tensor; 2]>,
+        tangents: &[Tensor],
+        gdy: &[Tensor],
     ) -> ActivationReverse<Tensor> {
         let shape = x.shape();
-        let list = [x, gy].into_iter().chain(tangent.into_iter().flatten());
-        let operands = operands(f, parameter, list.collect());
-        for t in operands.iter().take(if tangent.is_some() { 4 } else { 2 }) {
+        for t in [gy].into_iter().chain(tangents).chain(gdy) {
             assert_eq!(t.shape(), shape, "activation_reverse: the shapes differ: {} and {shape}", t.shape());
         }
+        let pairs: Vec<[&Tensor; 2]> = tangents.iter().zip(gdy).map(Into::into).collect();
+        let Some((first, more)) = pairs.split_first() else {
+            let (gx, _, parameter) = self.reverse_part(f, parameter, vec![x, gy], Tangents::None);
+            return ActivationReverse { gx, gdx: Vec::new(), parameter };
+        };
+        let (gx, gdx, own) = self.reverse_part(f, parameter, vec![x, gy, first[0], first[1]], Tangents::First);
+        let mut result = ActivationReverse { gx, gdx: gdx.into_iter().collect(), parameter: own };
+        for [dx, gdy] in more {
+            let operands = vec![x, &result.gx, dx, gdy];
+            let (gx, gdx, own) = self.reverse_part(f, parameter, operands, Tangents::More);
+            result.gx = gx;
+            result.gdx.extend(gdx);
+            result.parameter = result.parameter.zip(own).map(|(sum, own)| self.axpy(1.0, &own, &sum));
+        }
+        result
+    }
+
+    /// gx, gdx and the parameter's gradient.
+    fn reverse_part(
+        &self,
+        f: Activation,
+        parameter: Option<&Tensor>,
+        list: Vec<&Tensor>,
+        tangents: Tangents,
+    ) -> (Tensor, Option<Tensor>, Option<Tensor>) {
+        let shape = list[0].shape();
+        let operands = operands(f, parameter, list);
         let n = shape.elements();
         let grid = groups(n, WORKGROUP as usize);
         let gx = self.output(&operands, shape);
-        let gdx: Vec<Tensor> = tangent.iter().map(|_| self.output(&operands, shape)).collect();
+        let gdx = (tangents != Tangents::None).then(|| self.output(&operands, shape));
         let parts = grid[0] as usize * grid[1] as usize;
         let terms = f.has_parameter().then(|| self.output(&operands, [parts].into()));
         let writes: Vec<&Tensor> = [&gx].into_iter().chain(&gdx).chain(&terms).collect();
-        let kernel = Kernel::Activation(Fused::Reverse(f, tangent.is_some()));
-        self.launch(kernel, &operands, &writes, &[n as u32], grid);
-        let parameter = terms.map(|terms| self.reduce(Reduce::Sum, resflow_backend::Over::All, &terms));
-        ActivationReverse { gx, gdx, parameter }
+        self.launch(Kernel::Activation(Fused::Reverse(f, tangents)), &operands, &writes, &[n as u32], grid);
+        let own = terms.map(|terms| self.reduce(Reduce::Sum, Over::All, &terms));
+        (gx, gdx, own)
     }
 }
 

@@ -7,6 +7,9 @@ use std::fmt;
 
 use resflow_backend::BackendError;
 
+use crate::device::cooperative_tiles;
+use crate::options::Precision;
+
 /// The environment variable that [`AdapterChoice::from_env`] reads: an index or a part of a name.
 pub const ADAPTER_VARIABLE: &str = "RESFLOW_ADAPTER";
 
@@ -68,7 +71,7 @@ pub enum AdapterChoice {
     /// The best GPU; a software adapter if there is no other.
     #[default]
     Best,
-    /// By its number in [`adapters`].
+    /// By its number in [`adapters`]; where there is no such number, by the name that contains it.
     Index(usize),
     /// The first whose name contains this, in any case of letters.
     Name(String),
@@ -91,13 +94,12 @@ impl AdapterChoice {
 
     /// The number of the chosen adapter.
     fn pick(&self, infos: &[AdapterInfo]) -> Result<usize, BackendError> {
+        let named = |name: &str| infos.iter().find(|info| info.name.to_lowercase().contains(name));
         let found = match self {
             Self::Best => infos.iter().min_by_key(|info| (info.kind, info.index)),
-            Self::Index(index) => infos.get(*index),
-            Self::Name(name) => {
-                let name = name.to_lowercase();
-                infos.iter().find(|info| info.name.to_lowercase().contains(&name))
-            }
+            // the number may also be that of a model
+            Self::Index(index) => infos.get(*index).or_else(|| named(&index.to_string())),
+            Self::Name(name) => named(&name.to_lowercase()),
         };
         found.map(|info| info.index).ok_or_else(|| {
             let known: Vec<String> = infos.iter().map(|info| format!("{}: {info}", info.index)).collect();
@@ -143,7 +145,7 @@ fn info(index: usize, adapter: &wgpu::Adapter) -> AdapterInfo {
         driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
         name: info.name,
         largest_tensor: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-        cooperative_matrices: adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        cooperative_matrices: cooperative_tiles(adapter, "", Precision::F16x3).is_ok(),
     }
 }
 
@@ -177,16 +179,17 @@ mod tests {
         let infos = [
             some(0, "llvmpipe", AdapterKind::Software),
             some(1, "Small GPU", AdapterKind::Integrated),
-            some(2, "Large GPU", AdapterKind::Discrete),
+            some(2, "Large GPU 3090", AdapterKind::Discrete),
         ];
         let pick = |text: &str| AdapterChoice::parse(text).pick(&infos);
         assert_eq!(pick(""), Ok(2));
         assert_eq!(pick("0"), Ok(0));
         assert_eq!(pick("LLVM"), Ok(0));
         assert_eq!(pick("small"), Ok(1));
-        for (text, says) in [("3", "no adapter 3"), ("radeon", "\"radeon\"")] {
+        assert_eq!(pick("3090"), Ok(2));
+        for (text, says) in [("7", "no adapter 7"), ("radeon", "\"radeon\"")] {
             let error = pick(text).expect_err("there is none").to_string();
-            assert!(error.contains(says) && error.contains("2: Large GPU"), "{error}");
+            assert!(error.contains(says) && error.contains("2: Large GPU 3090"), "{error}");
         }
         assert_eq!(AdapterChoice::Best.pick(&infos[..1]), Ok(0));
         let error = AdapterChoice::Best.pick(&[]).expect_err("there is none").to_string();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use resflow_backend::{BackendError, Shape};
 
 use crate::adapter::{self, AdapterInfo, AdapterKind};
-use crate::kernel::{Groups, IMMEDIATES, Kernel};
+use crate::kernel::{Groups, IMMEDIATES, Kernel, Source};
 use crate::memory::{Pool, Storage};
 use crate::options::{Precision, WgpuOptions};
 use crate::product::cooperative::{self, CooperativeTile, Split};
@@ -96,7 +96,7 @@ impl Gpu {
         if !adapter.features().contains(features) || limits.max_immediate_size < IMMEDIATES {
             return Err(BackendError::NoDevice(format!("{info} takes no immediates of {IMMEDIATES} bytes")));
         }
-        let cooperative = cooperative_tiles(&adapter, &info, options.precision)?;
+        let cooperative = cooperative_tiles(&adapter, &info.to_string(), options.precision)?;
         if cooperative.is_some() {
             features |= COOPERATIVE;
         }
@@ -153,7 +153,7 @@ impl Gpu {
     // ---- memory ---------------------------------------------------------------------------------------------------
 
     fn empty(&self, shape: Shape, fault: Option<BackendError>) -> Tensor {
-        Tensor::new(Storage::empty(self.nothing.0, self.nothing.1.clone(), fault), shape)
+        Tensor::new(Storage::empty(&self.pool, self.nothing.clone(), fault), shape)
     }
 
     /// A tensor that stands for one that could not be made; the next wait returns the fault.
@@ -162,8 +162,19 @@ impl Gpu {
         self.empty(shape, Some(fault))
     }
 
+    /// A tensor that another device has made is of no use here; it may have been kept across a loss.
+    fn check_origin(&self, x: &Tensor) -> Result<(), BackendError> {
+        if x.storage().is_of(&self.pool) {
+            return Ok(());
+        }
+        Err(BackendError::Unsupported(format!("a tensor {} of another device than this {}", x.shape(), self.info.name)))
+    }
+
     /// Memory for a result computed from `operands`; a fault of theirs is its own.
     pub(crate) fn output(&self, operands: &[&Tensor], shape: Shape) -> Tensor {
+        if let Err(fault) = operands.iter().try_for_each(|x| self.check_origin(x)) {
+            return self.failed(fault, shape);
+        }
         if let Some(fault) = operands.iter().find_map(|x| x.fault()).cloned() {
             return self.empty(shape, Some(fault));
         }
@@ -183,15 +194,11 @@ impl Gpu {
         if let Some((id, buffer)) = self.pool.take(class) {
             return Ok(Storage::pooled(&self.pool, id, buffer, class));
         }
+        if self.pool.hoards() {
+            self.reclaim()?;
+        }
         self.make_room(class)?;
-        let descriptor = storage_descriptor(class);
-        let buffer = match self.create_buffer(&descriptor) {
-            Err(BackendError::OutOfMemory(_)) => {
-                self.reclaim()?;
-                self.create_buffer(&descriptor)?
-            }
-            other => other?,
-        };
+        let buffer = self.create_buffer(&storage_descriptor(class))?;
         Ok(Storage::pooled(&self.pool, self.pool.register(class), buffer, class))
     }
 
@@ -226,18 +233,27 @@ impl Gpu {
         Ok(())
     }
 
-    /// Finishes all work and drops all free buffers.
+    /// Finishes all work and drops all free buffers. Faults stay for the next wait, but for the loss of the device.
     fn reclaim(&self) -> Result<(), BackendError> {
-        let index = self.submit();
-        self.wait(index)?;
+        let submission_index = self.submit();
+        self.poll(wgpu::PollType::Wait { submission_index, timeout: None });
         lock(&self.recorder).forget_groups();
         lock(&self.staging).clear();
         self.pool.trim();
-        self.wait(None)
+        self.poll(wgpu::PollType::Wait { submission_index: None, timeout: None });
+        self.faults.lost().map_or(Ok(()), Err)
     }
 
+    /// Makes a buffer, giving back what is free if there is no memory for it.
     fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer, BackendError> {
-        self.scoped(|| self.device.create_buffer(descriptor))
+        let create = || self.scoped(|| self.device.create_buffer(descriptor));
+        match create() {
+            Err(BackendError::OutOfMemory(_)) => {
+                self.reclaim()?;
+                create()
+            }
+            other => other,
+        }
     }
 
     /// Makes something; an error on the way is the result.
@@ -271,6 +287,7 @@ impl Gpu {
             let view = buffer.get_mapped_range_mut(..);
             view.map_err(|e| self.gone(&e.to_string()))?.copy_from_slice(words);
             buffer.unmap();
+            lock(&self.recorder).count_upload(&self.device, &self.queue, bytes);
             Ok(Storage::uploaded(&self.pool, buffer, bytes, kept))
         });
         match made {
@@ -294,6 +311,7 @@ impl Gpu {
 
     /// Waits for the tensor and copies it to the host.
     pub(crate) fn download(&self, x: &Tensor) -> Result<Vec<f32>, BackendError> {
+        self.check_origin(x)?;
         let bytes = x.elements() as u64 * 4;
         if bytes == 0 || x.fault().is_some() {
             self.synchronize()?;
@@ -381,16 +399,25 @@ impl Gpu {
 
     /// Records a launch. `params` are the fields of `P` after the offsets. Nothing happens if an operand has a fault.
     pub(crate) fn launch(&self, kernel: Kernel, reads: &[&Tensor], writes: &[&Tensor], params: &[u32], groups: Groups) {
-        if groups.contains(&0) || reads.iter().chain(writes).any(|x| x.fault().is_some()) {
+        if groups.contains(&0) {
             return;
         }
-        let pipeline = match self.pipeline(kernel) {
-            Ok(pipeline) => pipeline,
-            Err(fault) => return self.faults.record(fault),
-        };
-        if groups.iter().any(|&g| g > self.limits.max_compute_workgroups_per_dimension) {
-            return self.faults.record(BackendError::Unsupported(format!("{kernel:?} over {groups:?} workgroups")));
+        let poison = |fault: &BackendError| writes.iter().for_each(|x| x.storage().poison(fault));
+        if let Some(fault) = reads.iter().chain(writes).find_map(|x| x.fault()) {
+            return poison(fault);
         }
+        let fits = groups.iter().all(|&g| g <= self.limits.max_compute_workgroups_per_dimension);
+        let pipeline = self.pipeline(kernel).and_then(|pipeline| {
+            let refused = || BackendError::Unsupported(format!("{kernel:?} over {groups:?} workgroups"));
+            fits.then_some(pipeline).ok_or_else(refused)
+        });
+        let pipeline = match pipeline {
+            Ok(pipeline) => pipeline,
+            Err(fault) => {
+                poison(&fault);
+                return self.faults.record(fault);
+            }
+        };
         let mut words = [0_u32; IMMEDIATES as usize / 4];
         let offsets = reads.iter().map(|x| x.offset() as u32);
         let mut count = 0;
@@ -403,43 +430,56 @@ impl Gpu {
         lock(&self.recorder).launch(&self.device, &self.queue, &pipeline, &operands, bytes, groups);
     }
 
+    /// The pipeline of a kernel. That a driver rejects it is remembered, other faults are of the moment.
     fn pipeline(&self, kernel: Kernel) -> Result<Arc<Pipeline>, BackendError> {
         let mut pipelines = lock(&self.pipelines);
-        pipelines.entry(kernel).or_insert_with(|| self.build(kernel).map(Arc::new)).clone()
+        if let Some(known) = pipelines.get(&kernel) {
+            return known.clone();
+        }
+        let built = self.build(&format!("{kernel:?}"), &kernel.source()).map(Arc::new);
+        if matches!(built, Ok(_) | Err(BackendError::Kernel(_) | BackendError::Unsupported(_))) {
+            pipelines.insert(kernel, built.clone());
+        }
+        built
     }
 
-    fn build(&self, kernel: Kernel) -> Result<Pipeline, BackendError> {
-        let source = kernel.source();
+    fn build(&self, name: &str, source: &Source) -> Result<Pipeline, BackendError> {
         let (reads, writes) = (source.reads.len(), source.writes.len());
         let [shared, bindings] =
             [self.limits.max_compute_workgroup_storage_size, self.limits.max_storage_buffers_per_shader_stage];
         if source.shared > shared || reads + writes > bindings as usize || source.immediates() > IMMEDIATES {
             return Err(BackendError::Unsupported(format!(
-                "{kernel:?} needs {} bytes of workgroup memory and {} bindings, the device has {shared} and {bindings}",
+                "{name} needs {} bytes of workgroup memory and {} bindings, the device has {shared} and {bindings}",
                 source.shared,
                 reads + writes
             )));
         }
-        let name = format!("{kernel:?}");
-        let made = self.scoped(|| {
-            let mut layouts = lock(&self.layouts);
+        let make = || {
             let (layout, pipeline_layout) =
-                layouts.entry((reads, writes)).or_insert_with(|| self.layout(reads, writes)).clone();
+                lock(&self.layouts).get(&(reads, writes)).cloned().unwrap_or_else(|| self.layout(reads, writes));
             let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(&name),
+                label: Some(name),
                 source: wgpu::ShaderSource::Wgsl(source.module().into()),
             });
             let compute = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(&name),
+                label: Some(name),
                 layout: Some(&pipeline_layout),
                 module: &module,
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions::default(),
                 cache: None,
             });
-            Pipeline { compute, layout, reads }
-        });
-        made.map_err(|e| BackendError::Kernel(format!("{name}: {e}")))
+            (compute, layout, pipeline_layout)
+        };
+        // the compiler of shaders may panic
+        let made = catch_unwind(AssertUnwindSafe(|| self.scoped(make)))
+            .unwrap_or_else(|_| Err(BackendError::Kernel("the compiler failed".into())));
+        let (compute, layout, pipeline_layout) = made.map_err(|error| match error {
+            BackendError::Kernel(text) => BackendError::Kernel(format!("{name}: {text}")),
+            other => other,
+        })?;
+        lock(&self.layouts).entry((reads, writes)).or_insert((layout.clone(), pipeline_layout));
+        Ok(Pipeline { compute, layout, reads })
     }
 
     fn layout(&self, reads: usize, writes: usize) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
@@ -471,9 +511,9 @@ const COOPERATIVE: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
 /// The tiles of cooperative matrices for a precision, or `None` for one that needs none.
-fn cooperative_tiles(
+pub(crate) fn cooperative_tiles(
     adapter: &wgpu::Adapter,
-    info: &AdapterInfo,
+    name: &str,
     precision: Precision,
 ) -> Result<Option<(Vec<CooperativeTile>, Split)>, BackendError> {
     let split = match precision {
@@ -486,7 +526,7 @@ fn cooperative_tiles(
     let tiles = cooperative::tiles(&properties, subgroup, &adapter.limits(), split);
     if tiles.is_empty() || !adapter.features().contains(COOPERATIVE) {
         return Err(BackendError::Unsupported(format!(
-            "products in {precision} need half-precision cooperative matrices, which {info} does not offer"
+            "products in {precision} need half-precision cooperative matrices, which {name} does not offer"
         )));
     }
     Ok(Some((tiles, split)))
@@ -520,5 +560,30 @@ fn fault(error: &wgpu::Error) -> BackendError {
         wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory(text),
         wgpu::Error::Validation { .. } => BackendError::Kernel(text),
         wgpu::Error::Internal { .. } => BackendError::DeviceLost(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that does not compile is an error, and a device goes on after it.
+    #[test]
+    fn a_rejected_kernel_is_an_error() {
+        let Ok(gpu) = Gpu::open(&WgpuOptions::default()) else {
+            assert!(std::env::var("RESFLOW_REQUIRE_GPU").is_err(), "no adapter");
+            return eprintln!("SKIPPED, NOT TESTED: no adapter");
+        };
+        for body in
+            ["fn main() {", "@compute @workgroup_size(0) fn main() {}", "@compute @workgroup_size(64) fn other() {}"]
+        {
+            let source = Source { writes: vec!["out"], body: body.to_owned(), ..Source::default() };
+            let error = gpu.build("broken", &source).expect_err("it cannot be built");
+            assert!(matches!(&error, BackendError::Kernel(text) if text.contains("broken")), "{error}");
+        }
+        let hungry = Source { writes: vec!["out"], shared: u32::MAX, ..Source::default() };
+        assert!(matches!(gpu.build("hungry", &hungry), Err(BackendError::Unsupported(_))));
+        let x = gpu.full(2.0, [3].into());
+        assert_eq!(gpu.download(&gpu.affine(&x, 2.0, 1.0)), Ok(vec![5.0; 3]));
     }
 }

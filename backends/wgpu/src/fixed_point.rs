@@ -62,13 +62,14 @@ pub(crate) fn source(division: Division) -> Source {
 }
 
 impl Gpu {
+    /// `None` for rows of no elements, or of more than one workgroup can go over.
     pub(crate) fn fixed_point_step(
         &self,
         rule: &FixedPointRule,
         y: &Tensor,
         g: &Tensor,
         state: &FixedPointState<Tensor>,
-    ) -> FixedPointState<Tensor> {
+    ) -> Option<FixedPointState<Tensor>> {
         let shape = y.shape();
         for t in [g, &state.x, &state.best] {
             assert_eq!(t.shape(), shape, "fixed_point_step: the shapes differ: {} and {shape}", t.shape());
@@ -76,6 +77,9 @@ impl Gpu {
         let columns = [shape.rows(), FixedPointColumn::COUNT].into();
         assert_eq!(state.rows.shape(), columns, "fixed_point_step: the rows are {}, not {columns}", state.rows.shape());
         let (n, width) = (shape.rows(), shape.row_elements());
+        if !Division::suits(width) {
+            return None;
+        }
         let operands = [y, g, &state.x, &state.best, &state.rows];
         let [x, best] = [shape, shape].map(|shape| self.output(&operands, shape));
         let rows = self.output(&operands, columns);
@@ -83,6 +87,6 @@ impl Gpu {
         let params =
             [n as u32, width as u32, (n * width) as u32, bits(rule.accuracy), bits(rule.floor), bits(rule.patience)];
         self.launch(Kernel::FixedPoint(division), &operands, &[&x, &best, &rows], &params, division.groups(n));
-        FixedPointState { x, best, rows }
+        Some(FixedPointState { x, best, rows })
     }
 }

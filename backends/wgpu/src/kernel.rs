@@ -119,6 +119,11 @@ impl Division {
         }
     }
 
+    /// Whether a thread can go over its share of a row of so many elements.
+    pub(crate) fn suits(width: usize) -> bool {
+        (1..=WORKGROUP as usize * TURNS).contains(&width)
+    }
+
     /// The workgroups for so many rows.
     pub(crate) fn groups(self, rows: usize) -> Groups {
         groups(rows, if self == Self::Thread { WORKGROUP as usize } else { 1 })
@@ -289,6 +294,8 @@ mod tests {
         assert!(source.reads.len() + source.writes.len() <= 8, "{kernel:?} binds more than every device can");
         // what every device has, but for tiles that are made for what theirs has
         assert!(cooperative || source.shared <= 16 << 10, "{kernel:?}: {} bytes of workgroup memory", source.shared);
+        // single components of a vector in workgroup memory are never written: others of it may be lost
+        assert!(!text.contains("% 4u] ="), "{kernel:?} writes a component of a shared vector");
         // what a kernel says of its workgroup memory is what it declares
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).expect("types have layouts");

@@ -102,10 +102,19 @@ impl Wgpu {
     }
 }
 
-/// Activations that one shard may keep alive, in bytes: a device wants whole batches, within its memory.
-const SHARD_BYTES: usize = 2 << 30;
+/// Activations that one shard may keep alive, in bytes: a device wants whole batches, within its memory. A row's are at
+/// least six times those of its widest tensor, so that four times the largest tensor never asks for a larger one.
+const SHARD_BYTES: u64 = 2 << 30;
 /// Intermediate values of the rows that go through one link at a time, in bytes.
-const TILE_BYTES: usize = 1 << 30;
+const TILE_BYTES: u64 = 1 << 30;
+
+impl Wgpu {
+    /// The rows that keep so many bytes alive, within what fits one tensor a few times over.
+    fn rows_within(&self, bytes: u64, bytes_per_row: usize) -> usize {
+        let bytes = bytes.min(4 * self.gpu.largest());
+        usize::try_from(bytes / bytes_per_row.max(1) as u64).unwrap_or(usize::MAX).max(1)
+    }
+}
 
 impl Backend for Wgpu {
     type Elem = f32;
@@ -208,11 +217,11 @@ impl Backend for Wgpu {
     }
 
     fn shard_rows(&self, bytes_per_row: usize) -> usize {
-        (SHARD_BYTES / bytes_per_row.max(1)).max(1)
+        self.rows_within(SHARD_BYTES, bytes_per_row)
     }
 
     fn tile_rows(&self, bytes_per_row: usize) -> usize {
-        (TILE_BYTES / bytes_per_row.max(1)).max(1)
+        self.rows_within(TILE_BYTES, bytes_per_row)
     }
 
     fn linear(&self, x: &Tensor, wt: &Tensor, bias: &Tensor) -> Tensor {
@@ -244,11 +253,9 @@ impl Backend for Wgpu {
         gy: Tensor,
         gdy: Vec<Tensor>,
     ) -> ActivationReverse<Tensor> {
-        match (tangents, &gdy[..], derivatives.len()) {
-            ([], [], 3) => self.gpu.activation_reverse(f, parameter, x, &gy, None),
-            ([dx], [gdy], 3) => self.gpu.activation_reverse(f, parameter, x, &gy, Some([dx, gdy])),
-            _ => composed::activation_reverse(self, f, parameter, x, derivatives, tangents, gy, gdy),
-        }
+        assert_eq!(derivatives.len(), 3, "activation_reverse: needs the derivatives 0, 1 and 2");
+        assert_eq!(tangents.len(), gdy.len(), "activation_reverse: as many tangents as cotangents");
+        self.gpu.activation_reverse(f, parameter, x, &gy, tangents, &gdy)
     }
 
     fn dot_rows(&self, a: &Tensor, b: &Tensor) -> Tensor {
@@ -267,7 +274,8 @@ impl Backend for Wgpu {
         negligible: f64,
         state: SeriesState<Tensor>,
     ) -> SeriesState<Tensor> {
-        self.gpu.series_term(k, weight, probe, negligible, &state)
+        let fused = self.gpu.series_term(k, &weight, probe, negligible, &state);
+        fused.unwrap_or_else(|| composed::series_term(self, k, weight, probe, negligible, state))
     }
 
     fn fixed_point_step(
@@ -277,7 +285,8 @@ impl Backend for Wgpu {
         g: &Tensor,
         state: FixedPointState<Tensor>,
     ) -> FixedPointState<Tensor> {
-        self.gpu.fixed_point_step(rule, y, g, &state)
+        let fused = self.gpu.fixed_point_step(rule, y, g, &state);
+        fused.unwrap_or_else(|| composed::fixed_point_step(self, rule, y, g, state))
     }
 
     fn power_iteration(&self, w: &Tensor, u: Tensor, v: Tensor, count: usize) -> [Tensor; 3] {

@@ -105,9 +105,13 @@ fn cosine_core(r: f32) -> f32 {
 fn circular(x: f32, shift: i32) -> f32 {
   if (!is_finite(x)) { return not_a_number(); }
   if (abs(x) > 1.0e6) { return select(sin(x), cos(x), shift == 1); }
+  // n in two parts of few bits, and π/2 in three, the first two of few bits: their products are exact
   let n = floor(fma(x, 0.636619772, 0.5));
-  // π/2 in three parts, the first two of few bits
-  let r = fma(n, -7.54978995489e-8, fma(n, -4.8375129699707e-4, fma(n, -1.5703125, x)));
+  let high = trunc(n * 0.0009765625) * 1024.0;
+  let low = n - high;
+  var r = fma(low, -1.5703125, fma(high, -1.5703125, x));
+  r = fma(low, -4.8375129699707e-4, fma(high, -4.8375129699707e-4, r));
+  r = fma(n, -7.54978995489e-8, r);
   let quadrant = (i32(n) + shift) & 3;
   let y = select(sine_core(r), cosine_core(r), (quadrant & 1) == 1);
   return select(y, -y, quadrant >= 2);

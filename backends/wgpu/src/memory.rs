@@ -5,19 +5,23 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use resflow_backend::BackendError;
 
 /// The smallest buffer, in bytes.
 const SMALLEST: u64 = 256;
 
+/// Free bytes that may always be kept.
+const HOARD: u64 = 256 << 20;
+
 /// Free buffers by size class, and the number of bytes in use and free.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     free: Mutex<HashMap<u64, Vec<(u64, wgpu::Buffer)>>>,
-    /// Bytes of all buffers that exist.
+    /// Bytes of all buffers that exist, and of those that are free.
     total: AtomicU64,
+    idle: AtomicU64,
     next_id: AtomicU64,
 }
 
@@ -30,10 +34,13 @@ impl Pool {
     }
 
     pub(crate) fn take(&self, class: u64) -> Option<(u64, wgpu::Buffer)> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&class)?.pop()
+        let taken = self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&class)?.pop()?;
+        self.idle.fetch_sub(class, Ordering::Relaxed);
+        Some(taken)
     }
 
     fn give(&self, class: u64, id: u64, buffer: wgpu::Buffer) {
+        self.idle.fetch_add(class, Ordering::Relaxed);
         self.free.lock().unwrap_or_else(PoisonError::into_inner).entry(class).or_default().push((id, buffer));
     }
 
@@ -52,11 +59,19 @@ impl Pool {
         self.total.load(Ordering::Relaxed)
     }
 
+    /// Whether more is free than in use, and more than is worth keeping: sizes have changed.
+    pub(crate) fn hoards(&self) -> bool {
+        let idle = self.idle.load(Ordering::Relaxed);
+        idle > HOARD && idle > self.total() / 2
+    }
+
     /// Drops all free buffers.
     pub(crate) fn trim(&self) {
         let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
         for (class, buffers) in free {
-            self.forget(class * buffers.len() as u64);
+            let bytes = class * buffers.len() as u64;
+            self.forget(bytes);
+            self.idle.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
 }
@@ -67,37 +82,46 @@ pub(crate) struct Storage {
     buffer: wgpu::Buffer,
     id: u64,
     bytes: u64,
+    pool: Arc<Pool>,
     origin: Origin,
-    /// Whether later operations are likely to bind it again.
-    kept: bool,
-    fault: Option<BackendError>,
+    fault: OnceLock<BackendError>,
 }
 
-/// Where a buffer goes when the last handle is dropped.
-#[derive(Debug)]
+/// Where a buffer comes from, and so where it goes when the last handle is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
-    /// To its class.
-    Pool(Arc<Pool>),
-    /// Nowhere: it was made for one upload.
-    Upload(Arc<Pool>),
-    /// It belongs to the device.
+    /// The free list of its class.
+    Pool,
+    /// One upload: it goes nowhere, and few operations bind it.
+    Upload,
+    /// The upload of a constant that is kept.
+    Constant,
+    /// The device, which lends it to tensors of no elements.
     Shared,
 }
 
 impl Storage {
+    fn new(pool: &Arc<Pool>, id: u64, buffer: wgpu::Buffer, bytes: u64, origin: Origin) -> Self {
+        Self { buffer, id, bytes, pool: Arc::clone(pool), origin, fault: OnceLock::new() }
+    }
+
     pub(crate) fn pooled(pool: &Arc<Pool>, id: u64, buffer: wgpu::Buffer, class: u64) -> Self {
-        Self { buffer, id, bytes: class, origin: Origin::Pool(Arc::clone(pool)), kept: true, fault: None }
+        Self::new(pool, id, buffer, class, Origin::Pool)
     }
 
     /// A buffer made for one upload; `kept` if many operations will use it.
     pub(crate) fn uploaded(pool: &Arc<Pool>, buffer: wgpu::Buffer, bytes: u64, kept: bool) -> Self {
-        let id = pool.register(bytes);
-        Self { id, buffer, bytes, origin: Origin::Upload(Arc::clone(pool)), kept, fault: None }
+        let origin = if kept { Origin::Constant } else { Origin::Upload };
+        Self::new(pool, pool.register(bytes), buffer, bytes, origin)
     }
 
     /// Of no elements, or of none because of a fault.
-    pub(crate) fn empty(id: u64, buffer: wgpu::Buffer, fault: Option<BackendError>) -> Self {
-        Self { buffer, id, bytes: 0, origin: Origin::Shared, kept: true, fault }
+    pub(crate) fn empty(pool: &Arc<Pool>, (id, buffer): (u64, wgpu::Buffer), fault: Option<BackendError>) -> Self {
+        let new = Self::new(pool, id, buffer, 0, Origin::Shared);
+        if let Some(fault) = fault {
+            new.poison(&fault);
+        }
+        new
     }
 
     pub(crate) fn buffer(&self) -> &wgpu::Buffer {
@@ -111,19 +135,29 @@ impl Storage {
 
     /// Whether later operations are likely to bind the buffer again.
     pub(crate) fn recurs(&self) -> bool {
-        self.kept
+        self.origin != Origin::Upload
+    }
+
+    /// Whether the buffer is of the device with this pool.
+    pub(crate) fn is_of(&self, pool: &Arc<Pool>) -> bool {
+        Arc::ptr_eq(&self.pool, pool)
     }
 
     pub(crate) fn fault(&self) -> Option<&BackendError> {
-        self.fault.as_ref()
+        self.fault.get()
+    }
+
+    /// Says that what should be in the buffer is not; the first reason stays.
+    pub(crate) fn poison(&self, fault: &BackendError) {
+        let _ = self.fault.set(fault.clone());
     }
 }
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        match &self.origin {
-            Origin::Pool(pool) => pool.give(self.bytes, self.id, self.buffer.clone()),
-            Origin::Upload(pool) => pool.forget(self.bytes),
+        match self.origin {
+            Origin::Pool => self.pool.give(self.bytes, self.id, self.buffer.clone()),
+            Origin::Upload | Origin::Constant => self.pool.forget(self.bytes),
             Origin::Shared => {}
         }
     }

@@ -6,6 +6,8 @@ use crate::tensor::Tensor;
 
 /// The most rows or columns of a matrix.
 const LARGEST: usize = 1024;
+/// The most numbers of a matrix: one workgroup takes too long over larger ones.
+const NUMBERS: usize = 1 << 18;
 
 pub(crate) fn source() -> Source {
     // each thread owns every 256th entry of a vector; `norm` also lets all threads see what all have written
@@ -83,7 +85,7 @@ impl Gpu {
         let (rows, columns) = (shape[0], shape[1]);
         let fits = u.elements() == rows && v.elements() == columns;
         assert!(fits, "power_iteration: {} and {} for {shape}", u.shape(), v.shape());
-        if !(1..=LARGEST).contains(&rows) || !(1..=LARGEST).contains(&columns) {
+        if rows == 0 || columns == 0 || rows.max(columns) > LARGEST || rows * columns > NUMBERS {
             return None;
         }
         let threads = WORKGROUP as usize;

@@ -7,9 +7,11 @@ use crate::kernel::Groups;
 use crate::memory::Storage;
 use crate::tensor::Tensor;
 
-/// Launches in one submission. The first batches are short, so that the device starts early.
-const BATCH: usize = 96;
-const FIRST_BATCH: usize = 8;
+/// Launches in a submission, the first after a wait and the following: the device should start early, and not be asked often.
+const BATCHES: [usize; 4] = [8, 16, 32, 96];
+/// Bytes uploaded in a submission, and in all that may be unfinished.
+const UPLOADS: u64 = 64 << 20;
+const UPLOADS_IN_FLIGHT: u64 = 256 << 20;
 /// Submissions that may be unfinished; the next one waits for the oldest.
 const IN_FLIGHT: usize = 16;
 /// Bind groups that are kept.
@@ -39,7 +41,12 @@ pub(crate) struct Recorder {
     pass: Option<wgpu::ComputePass<'static>>,
     encoder: Option<wgpu::CommandEncoder>,
     launches: usize,
-    in_flight: VecDeque<wgpu::SubmissionIndex>,
+    /// Bytes uploaded since the last submission.
+    uploaded: u64,
+    /// Submissions since the last wait.
+    batches: usize,
+    /// Submissions, with the bytes uploaded for them.
+    in_flight: VecDeque<(wgpu::SubmissionIndex, u64)>,
     groups: HashMap<(usize, [u64; OPERANDS]), wgpu::BindGroup>,
     statistics: Statistics,
 }
@@ -95,8 +102,17 @@ impl Recorder {
         pass.dispatch_workgroups(x, y, z);
         self.launches += 1;
         self.statistics.launches += 1;
-        let batch = if self.statistics.submissions < 2 { FIRST_BATCH } else { BATCH };
-        if self.launches >= batch {
+        if self.launches >= BATCHES[self.batches.min(BATCHES.len() - 1)] {
+            self.submit(device, queue);
+        }
+    }
+
+    /// Counts bytes that the next submission brings to the device, and submits when they are many.
+    pub(crate) fn count_upload(&mut self, device: &wgpu::Device, queue: &wgpu::Queue, bytes: u64) {
+        self.uploaded += bytes;
+        if self.uploaded >= UPLOADS {
+            self.encoder
+                .get_or_insert_with(|| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
             self.submit(device, queue);
         }
     }
@@ -106,11 +122,12 @@ impl Recorder {
         self.pass = None;
         let encoder = self.encoder.take()?;
         self.launches = 0;
+        self.batches += 1;
         self.statistics.submissions += 1;
         let index = queue.submit([encoder.finish()]);
-        self.in_flight.push_back(index.clone());
-        if self.in_flight.len() > IN_FLIGHT {
-            let submission_index = self.in_flight.pop_front();
+        self.in_flight.push_back((index.clone(), std::mem::take(&mut self.uploaded)));
+        while self.in_flight.len() > IN_FLIGHT || self.in_flight.iter().map(|f| f.1).sum::<u64>() > UPLOADS_IN_FLIGHT {
+            let submission_index = self.in_flight.pop_front().map(|(index, _)| index);
             let poll = wgpu::PollType::Wait { submission_index, timeout: None };
             // a fault shows at the next wait of the caller
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| device.poll(poll)));
@@ -134,6 +151,8 @@ impl Recorder {
         encoder.copy_buffer_to_buffer(x.storage().buffer(), x.offset() as u64 * 4, staging, 0, bytes);
         self.statistics.read_backs += 1;
         self.statistics.bytes_read_back += bytes;
-        self.submit(device, queue)
+        let index = self.submit(device, queue);
+        self.batches = 0;
+        index
     }
 }

@@ -118,6 +118,13 @@ impl Gpu {
     fn reduce_rows(&self, term: Term, op: Reduce, operands: &[&Tensor]) -> Tensor {
         let shape = operands[0].shape();
         let (rows, width) = (shape.rows(), shape.row_elements());
+        if !Division::suits(width) {
+            let row = |i: usize| {
+                let windows: Vec<Tensor> = operands.iter().map(|x| x.window(i * width, [width].into())).collect();
+                self.reduce_all(term, op, &windows.iter().collect::<Vec<_>>()).window(0, [1, 1].into())
+            };
+            return self.concat(&(0..rows).map(row).collect::<Vec<_>>().iter().collect::<Vec<_>>(), 0);
+        }
         let part = Part::Rows(Division::of(width));
         let out = self.reduction(Reduction { term, op, part }, operands, rows, width, rows * width);
         out.window(0, [rows, 1].into())

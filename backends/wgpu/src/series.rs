@@ -70,20 +70,24 @@ impl Term {
 }
 
 impl Gpu {
+    /// `None` for rows of no elements, or of more than one workgroup can go over.
     pub(crate) fn series_term(
         &self,
         k: usize,
-        weight: TermWeight<'_, Tensor>,
+        weight: &TermWeight<'_, Tensor>,
         probe: &Tensor,
         negligible: f64,
         state: &SeriesState<Tensor>,
-    ) -> SeriesState<Tensor> {
+    ) -> Option<SeriesState<Tensor>> {
         let shape = state.power.shape();
         assert_eq!(shape, probe.shape(), "series_term: the shapes differ: {shape} and {}", probe.shape());
         let (rows, width) = (shape.rows(), shape.row_elements());
+        if !Division::suits(width) {
+            return None;
+        }
         let mut operands = vec![&state.power, probe, &state.value];
         let (mut uniform, mut stride) = (0.0, 0);
-        match &weight {
+        match weight {
             TermWeight::Batch(c) => uniform = *c,
             TermWeight::PerRow(c) => {
                 let count = c.elements();
@@ -116,6 +120,6 @@ impl Gpu {
             stride,
         ];
         self.launch(Kernel::Series(kernel), &operands, &writes, &params, kernel.division.groups(rows));
-        SeriesState { power, neumann, value }
+        Some(SeriesState { power, neumann, value })
     }
 }

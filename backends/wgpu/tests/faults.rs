@@ -2,7 +2,7 @@
 
 mod device;
 
-use resflow_backend::{Backend, BackendError, Binary, Key, Noise, Over, Reduce, Unary};
+use resflow_backend::{Activation, Backend, BackendError, Binary, Key, Noise, Over, Reduce, Unary};
 use resflow_wgpu::{AdapterChoice, Precision, Wgpu, WgpuOptions};
 
 /// A device of its own with a limit of memory, on the adapter of the other tests.
@@ -93,4 +93,37 @@ fn what_an_adapter_lacks_is_said() {
             assert!(error.contains("cooperative") && error.contains(&precision.to_string()), "{error}");
         }
     }
+}
+
+#[test]
+fn a_fault_stays_with_what_it_hit() {
+    const MIB: u64 = 1 << 20;
+    let Some(gpu) = device::shared() else { return };
+    let gpu = limited(&gpu, 16 * MIB);
+    // a result of several tensors, of which one does not fit, is lost as a whole
+    let kept = gpu.noise(Key::new(1), Noise::Normal, 0, [5 << 18].into());
+    let derivatives = gpu.activation(Activation::Tanh, None, &kept, 2);
+    assert!(matches!(gpu.synchronize(), Err(BackendError::OutOfMemory(_))));
+    for d in &derivatives {
+        assert!(matches!(gpu.download(d), Err(BackendError::OutOfMemory(_))));
+    }
+    drop(derivatives);
+    drop(kept);
+    // what fits after all that is free is given back does not inherit another's fault
+    let oversized = gpu.full(1.0, [1 << 23].into());
+    let fits = gpu.full(3.0, [9 << 18].into());
+    assert!(matches!(gpu.synchronize(), Err(BackendError::OutOfMemory(_))));
+    assert_eq!(gpu.download(&gpu.narrow(&fits, 0, 5, 2)), Ok(vec![3.0, 3.0]));
+    assert!(matches!(gpu.download(&oversized), Err(BackendError::OutOfMemory(_))));
+}
+
+#[test]
+fn tensors_of_another_device_are_refused() {
+    let (Some(one), Some(other)) = (device::open(), device::open()) else { return };
+    let (x, y) = (one.upload(&[1.0, 2.0], [2].into()), other.upload(&[3.0, 4.0], [2].into()));
+    let mixed = one.binary(Binary::Add, x.clone(), &y);
+    assert!(matches!(one.download(&mixed), Err(BackendError::Unsupported(text)) if text.contains("another device")));
+    assert!(matches!(one.download(&y), Err(BackendError::Unsupported(_))));
+    assert_eq!(one.download(&x), Ok(vec![1.0, 2.0]));
+    assert_eq!(other.download(&y), Ok(vec![3.0, 4.0]));
 }

@@ -99,13 +99,18 @@ fn threads_share_a_device() {
 fn long_loops() {
     let Some(gpu) = device::shared() else { return };
     let of = |seed, shape: &[usize]| gpu.noise(Key::new(seed), Noise::Normal, 0, shape.into());
-    for [rows, columns] in [[300, 500], [1024, 1000]] {
+    for [rows, columns] in [[300, 500], [1024, 250]] {
         let (w, u, v) = (of(1, &[rows, columns]), of(2, &[rows]), of(3, &[columns]));
         let fused = gpu.power_iteration(&w, u.clone(), v.clone(), 60);
         let composed = resflow_backend::composed::power_iteration(&gpu, &w, u, v, 60);
         let [fused, composed] = [&fused, &composed].map(|r| gpu.download(&r[2]).expect("the device is sound")[0]);
         assert!((fused - composed).abs() <= 1e-4 * composed, "{rows}×{columns}: {fused}, not {composed}");
     }
+    // one row of more than a workgroup goes over
+    let n = 17_000_000;
+    let row = gpu.full(1.0, [1, n].into());
+    assert_eq!(gpu.download(&gpu.reduce(Reduce::Sum, Over::Row, &row)), Ok(vec![n as f32]));
+    drop(row);
     // ⟨a, b⟩ of 0s and 1s, exact in any order
     let k = 200_000;
     let ones = gpu.affine(gpu.noise(Key::new(4), Noise::Rademacher, 0, [1, k].into()), 0.5, 0.5);

@@ -237,9 +237,14 @@ impl Gpu {
         let wanted = if self.is_software() { 8 } else { 256 };
         let narrow = m.min(n);
         let tile = match &self.cooperative {
-            Some((tiles, split)) if narrow >= 32 && k >= 16 => {
+            // one axis of the grid counts tiles of rows
+            Some((tiles, split)) if narrow >= 32 && k >= 16 && m <= 1 << 20 => {
                 let [a, b] = operands.consecutive_k();
-                let enough = |tile: &&CooperativeTile| Tile::Cooperative(**tile, *split).count(m, n) >= wanted / 2;
+                // enough tiles for the device, and none that is mostly outside
+                let enough = |tile: &&CooperativeTile| {
+                    let wide = tile.rows.max(tile.columns) as usize;
+                    wide <= narrow.next_power_of_two() && Tile::Cooperative(**tile, *split).count(m, n) >= wanted / 2
+                };
                 let tile = tiles.iter().find(enough).unwrap_or(&tiles[tiles.len() - 1]);
                 Tile::Cooperative(CooperativeTile { transposed: [!a, b], ..*tile }, *split)
             }

@@ -88,30 +88,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 }
 
 /// The loads of one operand's tile of `extent` rows or columns: the declarations before the loop over k, and the statements
-/// in it. Thread `thread` loads the elements thread, thread + threads, …; neighbours in memory go to neighbouring threads.
+/// in it. Vector g of a step of k holds lines 4g to 4g + 3 and is stored by one thread, whole: writes of single components
+/// may touch the others. Thread `thread` makes the vectors thread, thread + threads, …; neighbours in memory go to
+/// neighbouring threads.
 fn loads(name: char, extent: u32, depth: u32, threads: u32, consecutive_k: bool) -> (String, String) {
     let [known, fetch] = match name {
-        'a' => ["row_a(m0 + ", "fetch_a(a_LINE, k0 + q)"],
-        _ => ["column_b(n0 + ", "fetch_b(k0 + q, b_LINE)"],
+        'a' => ["row_a(m0 + ", "fetch_a(LINE, k0 + q)"],
+        _ => ["column_b(n0 + ", "fetch_b(k0 + q, LINE)"],
     };
+    let groups = extent / 4;
     // one vector of padding a step of k keeps the stores of a warp off the same bank
-    let stride = extent / 4 + 1;
+    let stride = groups + 1;
     let (mut before, mut inside) = (String::new(), String::new());
-    for slot in 0..(extent * depth).div_ceil(threads) {
-        let element = format!("(thread + {}u)", slot * threads);
-        let [line, q] = if consecutive_k {
-            [format!("{element} / {depth}u"), format!("{element} % {depth}u")]
+    for slot in 0..(groups * depth).div_ceil(threads) {
+        let vector = format!("(thread + {}u)", slot * threads);
+        let [group, q] = if consecutive_k {
+            [format!("{vector} / {depth}u"), format!("{vector} % {depth}u")]
         } else {
-            [format!("{element} % {extent}u"), format!("{element} / {extent}u")]
+            [format!("{vector} % {groups}u"), format!("{vector} / {groups}u")]
         };
-        let _ = writeln!(before, "  let {name}_line{slot} = {line};\n  let {name}_{slot} = {known}{name}_line{slot});");
-        let fetch = fetch.replace("LINE", &slot.to_string());
+        let _ = writeln!(before, "  let {name}_group{slot} = {group};\n  let {name}_q{slot} = {q};");
+        for line in 0..4 {
+            let _ = writeln!(before, "  let {name}_{slot}_{line} = {known}{name}_group{slot} * 4u + {line}u);");
+        }
+        let lines = [0, 1, 2, 3].map(|line| fetch.replace("LINE", &format!("{name}_{slot}_{line}"))).join(", ");
         let guard =
-            if (extent * depth).is_multiple_of(threads) { String::new() } else { format!("if (q < {depth}u) ") };
+            if (groups * depth).is_multiple_of(threads) { String::new() } else { format!("if (q < {depth}u) ") };
         let _ = writeln!(
             inside,
-            "    {{ let q = {q}; let line = {name}_line{slot}; \
-             {guard}{{ tile_{name}[q * {stride}u + line / 4u][line % 4u] = {fetch}; }} }}"
+            "    {{ let q = {name}_q{slot}; \
+             {guard}{{ tile_{name}[q * {stride}u + {name}_group{slot}] = vec4<f32>({lines}); }} }}"
         );
     }
     (before, inside)
