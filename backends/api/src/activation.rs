@@ -5,7 +5,7 @@
 //! Sources: LipSwish, Chen et al. 2019 (arXiv 1906.02735) §3.3; the cube, its Appendix; the sine, Perugachi-Diaz et al.
 //! 2021 (arXiv 2102.02694) §4.
 
-use crate::Element;
+use crate::{Element, Unary};
 
 /// sup of d/dx xσ(x) is 1.09984; LipSwish divides by this.
 pub const LIPSWISH_SCALE: f64 = 1.1;
@@ -42,21 +42,36 @@ impl Activation {
     /// [φ(x), φ'(x), φ''(x)]; `b` is used by LipSwish alone. At kinks: ELU φ''(0) = 0, ReLU φ'(0) = 0, cube φ''(±1) = 0.
     #[inline(always)]
     pub fn derivatives<E: Element>(self, x: E, b: E) -> [E; 3] {
+        self.derivatives_by(Unary::apply, x, b)
+    }
+
+    /// The same by the caller's own `Exp`, `ExpM1`, `Ln1p` and `Tanh`. The exponential may become constant below −87 and
+    /// above 87, and ln(1 + x) is only taken of x in [0, 1].
+    #[inline(always)]
+    pub fn derivatives_by<E: Element>(self, apply: impl Fn(Unary, E) -> E, x: E, b: E) -> [E; 3] {
         let c = E::from_f64;
         match self {
-            Self::LipSwish => lipswish(x, b, E::exp),
+            Self::LipSwish => {
+                let scale = c(1.0 / LIPSWISH_SCALE);
+                let t = b * x;
+                let s = E::ONE / (E::ONE + apply(Unary::Exp, -t));
+                let q = E::ONE - s;
+                let tq = t * q;
+                [x * s * scale, s * (E::ONE + tq) * scale, b * s * q * (c(2.0) + tq - t * s) * scale]
+            }
             Self::Elu => {
-                let e = if x < E::ZERO { x.exp() } else { E::ONE };
-                [if x > E::ZERO { x } else { x.exp_m1() }, e, if x < E::ZERO { e } else { E::ZERO }]
+                let e = if x < E::ZERO { apply(Unary::Exp, x) } else { E::ONE };
+                let y = if x > E::ZERO { x } else { apply(Unary::ExpM1, x) };
+                [y, e, if x < E::ZERO { e } else { E::ZERO }]
             }
             Self::Softplus => {
-                let e = (-x.abs()).exp();
+                let e = apply(Unary::Exp, -x.abs());
                 let s = if x < E::ZERO { e } else { E::ONE } / (E::ONE + e);
                 let t = if x < E::ZERO { E::ONE } else { e } / (E::ONE + e);
-                [if x > E::ZERO { x } else { E::ZERO } + e.ln_1p(), s, s * t]
+                [if x > E::ZERO { x } else { E::ZERO } + apply(Unary::Ln1p, e), s, s * t]
             }
             Self::Tanh => {
-                let t = x.tanh();
+                let t = apply(Unary::Tanh, x);
                 let d = E::ONE - t * t;
                 [t, d, c(-2.0) * t * d]
             }
@@ -84,18 +99,6 @@ impl Activation {
     pub fn parameter_derivatives<E: Element>(self, x: E, b: E, [y, d1, d2]: [E; 3]) -> [E; 2] {
         if self.has_parameter() { [(x * d1 - y) / b, x * d2 / b] } else { [E::ZERO; 2] }
     }
-}
-
-/// LipSwish and its derivatives with the exponential of the caller's choice; an exponential that overflows to a large
-/// number or infinity is right here.
-#[inline(always)]
-pub fn lipswish<E: Element>(x: E, b: E, exp: impl Fn(E) -> E) -> [E; 3] {
-    let scale = E::from_f64(1.0 / LIPSWISH_SCALE);
-    let t = b * x;
-    let s = E::ONE / (E::ONE + exp(-t));
-    let q = E::ONE - s;
-    let tq = t * q;
-    [x * s * scale, s * (E::ONE + tq) * scale, b * s * q * (E::from_f64(2.0) + tq - t * s) * scale]
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod op;
 mod shape;
 mod shard;
 
-pub use activation::{Activation, LIPSWISH_SCALE, lipswish};
+pub use activation::{Activation, LIPSWISH_SCALE};
 pub use backend::{ActivationReverse, Backend};
 pub use element::Element;
 pub use error::BackendError;

@@ -2,25 +2,19 @@
 
 use resflow_backend::{
     Activation, ActivationReverse, AdamStep, Backend as _, FixedPointColumn, FixedPointRule, FixedPointState, Key,
-    Noise, SeriesState, Shape, TermWeight, lipswish,
+    Noise, SeriesState, Shape, TermWeight,
 };
 
 use crate::reduce::{LANES, dot, fold, lane};
 use crate::simd::kernel;
 use crate::{CpuElement, NdArray, Tensor};
 
-/// One activation at one point, with the exponential that vectorises where only that is needed.
-#[inline(always)]
-fn derivatives<E: CpuElement>(f: Activation, x: E, b: E) -> [E; 3] {
-    if f == Activation::LipSwish { lipswish(x, b, E::fast_exp) } else { f.derivatives(x, b) }
-}
-
 kernel! {
     /// φ alone.
     fn activate0<E>(f: Activation, b: E, x: &[E], y: &mut [E]) {
         macro_rules! each { ($($name:ident)*) => { match f { $(Activation::$name => {
             for (y, &x) in y.iter_mut().zip(x) {
-                *y = derivatives(Activation::$name, x, b)[0];
+                *y = Activation::$name.derivatives_by(E::fast, x, b)[0];
             }
         })* } } }
         each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin);
@@ -33,7 +27,7 @@ kernel! {
         let (y, d1) = (&mut y[..x.len()], &mut d1[..x.len()]);
         macro_rules! each { ($($name:ident)*) => { match f { $(Activation::$name => {
             for i in 0..x.len() {
-                [y[i], d1[i], _] = derivatives(Activation::$name, x[i], b);
+                [y[i], d1[i], _] = Activation::$name.derivatives_by(E::fast, x[i], b);
             }
         })* } } }
         each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin);
@@ -46,7 +40,7 @@ kernel! {
         let (y, d1, d2) = (&mut y[..x.len()], &mut d1[..x.len()], &mut d2[..x.len()]);
         macro_rules! each { ($($name:ident)*) => { match f { $(Activation::$name => {
             for i in 0..x.len() {
-                [y[i], d1[i], d2[i]] = derivatives(Activation::$name, x[i], b);
+                [y[i], d1[i], d2[i]] = Activation::$name.derivatives_by(E::fast, x[i], b);
             }
         })* } } }
         each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin);

@@ -41,8 +41,11 @@ pub use tensor::Tensor;
 
 /// The element types of this backend.
 pub trait CpuElement: Element + ndarray::LinalgScalar {
-    /// The exponential for loops that must vectorise; may be clamped far outside the range where σ(x) saturates.
-    fn fast_exp(self) -> Self;
+    /// `Exp`, `ExpM1`, `Ln1p` and `Tanh` for loops that must vectorise, as [`Activation::derivatives_by`] asks for them.
+    #[inline(always)]
+    fn fast(op: Unary, x: Self) -> Self {
+        op.apply(x)
+    }
 
     /// Whether [`Self::direct`] does this product, its b being row-major.
     #[doc(hidden)]
@@ -63,8 +66,14 @@ pub trait CpuElement: Element + ndarray::LinalgScalar {
 
 impl CpuElement for f32 {
     #[inline(always)]
-    fn fast_exp(self) -> Self {
-        simd::exp_f32(self)
+    fn fast(op: Unary, x: Self) -> Self {
+        match op {
+            Unary::Exp => simd::exp_f32(x),
+            Unary::ExpM1 => simd::exp_m1_f32(x),
+            Unary::Ln1p => simd::ln_1p_f32(x),
+            Unary::Tanh => simd::tanh_f32(x),
+            _ => op.apply(x),
+        }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -84,12 +93,7 @@ impl CpuElement for f32 {
     }
 }
 
-impl CpuElement for f64 {
-    #[inline(always)]
-    fn fast_exp(self) -> Self {
-        self.exp()
-    }
-}
+impl CpuElement for f64 {}
 
 /// A handle to the CPU: its threads and the memory it recycles.
 ///
