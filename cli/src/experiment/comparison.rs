@@ -202,10 +202,13 @@ fn report(laboratory: &Laboratory, section: &Comparison, lines: &[Line<'_>], cel
             }
         }
     }
+    let runs = match section.runs {
+        1 => "one run of each row".to_owned(),
+        runs => format!("{runs} runs of each row with seeds of their own"),
+    };
     let about = format!(
-        "−log p of held-out data, less is better; {} runs of each row with seeds of their own. The points are the same for all \
-         rows: the error over points is common to them, that over runs is what a difference is to be held against.",
-        section.runs
+        "−log p of held-out data, less is better; {runs}. The points are the same for all rows: the error over points is \
+         common to them, that over runs is what a difference is to be held against."
     );
     Report { cells, about, tables, findings: Vec::new(), pictures }.write(laboratory)
 }
