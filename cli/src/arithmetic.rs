@@ -9,7 +9,8 @@ use resflow::NdArray;
 use crate::failure::usage;
 
 /// The precision of the arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Precision {
     /// Single: fast.
     F32,
@@ -49,7 +50,7 @@ pub(crate) enum Products {
 }
 
 /// How to compute.
-#[derive(Debug, Args, Default)]
+#[derive(Debug, Clone, Args, Default)]
 pub(crate) struct Arithmetic {
     /// The precision of the arithmetic [default: f32 for fit, else the model's; always f32 on a GPU]
     #[arg(long, value_enum, display_order = 100)]

@@ -93,33 +93,71 @@ impl Canvas {
         }
     }
 
+    /// Draws a line between two places.
+    pub(crate) fn line(&mut self, [x0, y0]: [f64; 2], [x1, y1]: [f64; 2], colour: [u8; 3], opacity: f64) {
+        let dots = (x1 - x0).abs().max((y1 - y0).abs()).clamp(1.0, 5000.0).ceil();
+        for i in 0..=dots as usize {
+            let t = i as f64 / dots;
+            self.dot([x0 + t * (x1 - x0), y0 + t * (y1 - y0)], colour, opacity);
+        }
+    }
+
+    /// Tints what lies between two lines: at each end x, and the lower and the upper y there.
+    pub(crate) fn band(&mut self, [x0, low0, high0]: [f64; 3], [x1, low1, high1]: [f64; 3], [r, g, b]: [u8; 3]) {
+        const TINT: f64 = 0.22;
+        let most = f64::from(SIDE);
+        for i in x0.clamp(0.0, most).floor() as u32..x1.clamp(0.0, most).floor() as u32 {
+            let t = ((f64::from(i) + 0.5 - x0) / (x1 - x0)).clamp(0.0, 1.0);
+            let [low, high] = [low0 + t * (low1 - low0), high0 + t * (high1 - high0)].map(|v| v.clamp(0.0, most));
+            for j in low.floor() as u32..high.ceil() as u32 {
+                let pixel = self.image.get_pixel_mut(LEFT + i, TOP + SIDE - 1 - j.min(SIDE - 1));
+                for (old, new) in pixel.0.iter_mut().zip([r, g, b]) {
+                    *old = (f64::from(*old) * (1.0 - TINT) + f64::from(new) * TINT).round() as u8;
+                }
+            }
+        }
+    }
+
+    /// Names in their colours, one below the other, in the upper right corner; what the x axis shows, in the lower one.
+    pub(crate) fn legend(&mut self, names: &[(String, [u8; 3])], x_axis: &str) {
+        for (k, (name, colour)) in names.iter().enumerate() {
+            self.text(name, LEFT + SIDE - 8, TOP + 16 + 22 * k as u32, Align::Right, Rgb(*colour));
+        }
+        self.text(x_axis, LEFT + SIDE - 8, TOP + SIDE - 14, Align::Right, INK);
+    }
+
     /// Draws frame, ticks, numbers and title, and hands the picture out.
-    pub(crate) fn finish(mut self, title: &str, axes: &Axes) -> RgbImage {
+    pub(crate) fn finish(self, title: &str, axes: &Axes) -> RgbImage {
+        self.finish_with(title, axes, [&ticks(axes.x), &ticks(axes.y)])
+    }
+
+    /// The same with ticks of one's own along x and y, each a place on the axis and a label.
+    pub(crate) fn finish_with(mut self, title: &str, axes: &Axes, [along, up]: [&[(f64, String)]; 2]) -> RgbImage {
         for i in 0..SIDE + 2 {
             for (x, y) in [(i, 0), (i, SIDE + 1), (0, i), (SIDE + 1, i)] {
                 self.image.put_pixel(LEFT - 1 + x, TOP - 1 + y, INK);
             }
         }
-        self.text(title, LEFT + SIDE / 2, TOP / 2, Align::Middle);
-        for (value, label) in ticks(axes.x) {
-            let at = LEFT + axes.place([value, 0.0])[0].clamp(0.0, f64::from(SIDE - 1)) as u32;
+        self.text(title, LEFT + SIDE / 2, TOP / 2, Align::Middle, INK);
+        for (value, label) in along {
+            let at = LEFT + axes.place([*value, 0.0])[0].clamp(0.0, f64::from(SIDE - 1)) as u32;
             for k in 0..6 {
                 self.image.put_pixel(at, TOP + SIDE + 1 + k, INK);
             }
-            self.text(&label, at, TOP + SIDE + 22, Align::Middle);
+            self.text(label, at, TOP + SIDE + 22, Align::Middle, INK);
         }
-        for (value, label) in ticks(axes.y) {
-            let at = TOP + SIDE - 1 - axes.place([0.0, value])[1].clamp(0.0, f64::from(SIDE - 1)) as u32;
+        for (value, label) in up {
+            let at = TOP + SIDE - 1 - axes.place([0.0, *value])[1].clamp(0.0, f64::from(SIDE - 1)) as u32;
             for k in 0..6 {
                 self.image.put_pixel(LEFT - 2 - k, at, INK);
             }
-            self.text(&label, LEFT - 12, at, Align::Right);
+            self.text(label, LEFT - 12, at, Align::Right, INK);
         }
         self.image
     }
 
     /// Text around a height: in the middle of x, or ending there.
-    fn text(&mut self, text: &str, x: u32, y: u32, align: Align) {
+    fn text(&mut self, text: &str, x: u32, y: u32, align: Align, ink: Rgb<u8>) {
         let width = 8 * DOT * text.chars().count() as u32;
         let start = x.saturating_sub(if align == Align::Middle { width / 2 } else { width });
         for (k, c) in text.chars().enumerate() {
@@ -130,7 +168,7 @@ impl Canvas {
                     let top = (y + DOT * row as u32).saturating_sub(4 * DOT);
                     for (i, j) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
                         if left + i < self.image.width() && top + j < self.image.height() {
-                            self.image.put_pixel(left + i, top + j, INK);
+                            self.image.put_pixel(left + i, top + j, ink);
                         }
                     }
                 }
@@ -146,7 +184,7 @@ enum Align {
 }
 
 /// Round numbers in a range, three to six of them, and how to write them in at most five letters where that suffices.
-fn ticks([low, high]: [f64; 2]) -> Vec<(f64, String)> {
+pub(crate) fn ticks([low, high]: [f64; 2]) -> Vec<(f64, String)> {
     let rough = (high - low) / 4.0;
     let power = 10_f64.powf(rough.log10().floor());
     let step = power
@@ -176,13 +214,23 @@ fn ticks([low, high]: [f64; 2]) -> Vec<(f64, String)> {
 
 /// Panels from left to right.
 pub(crate) fn side_by_side(panels: &[RgbImage]) -> RgbImage {
-    let width = panels.iter().map(RgbImage::width).sum();
-    let height = panels.iter().map(RgbImage::height).max().unwrap_or(0);
-    let mut all = RgbImage::from_pixel(width, height, PAPER);
-    let mut left = 0;
-    for panel in panels {
-        image::imageops::replace(&mut all, panel, i64::from(left), 0);
-        left += panel.width();
+    grid(panels, panels.len())
+}
+
+/// Panels in rows of so many.
+pub(crate) fn grid(panels: &[RgbImage], columns: usize) -> RgbImage {
+    let rows: Vec<_> = panels.chunks(columns.max(1)).collect();
+    let height = |row: &[RgbImage]| row.iter().map(RgbImage::height).max().unwrap_or(0);
+    let width = rows.iter().map(|row| row.iter().map(RgbImage::width).sum()).max().unwrap_or(0);
+    let mut all = RgbImage::from_pixel(width, rows.iter().map(|row| height(row)).sum(), PAPER);
+    let mut top = 0;
+    for row in rows {
+        let mut left = 0;
+        for panel in row {
+            image::imageops::replace(&mut all, panel, i64::from(left), i64::from(top));
+            left += panel.width();
+        }
+        top += height(row);
     }
     all
 }

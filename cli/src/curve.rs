@@ -27,19 +27,10 @@ pub(crate) fn draw(entries: &[Entry]) -> Option<RgbImage> {
         canvas.dot(axes.place(point), TRAINING, 1.0);
     }
     for pair in validation.windows(2) {
-        segment(&mut canvas, axes.place(pair[0]), axes.place(pair[1]));
+        canvas.line(axes.place(pair[0]), axes.place(pair[1]), VALIDATION, 0.5);
     }
     for &point in &validation {
         canvas.dot(axes.place(point), VALIDATION, 1.0);
     }
     Some(canvas.finish("bits/dim (red: validation)", &axes))
-}
-
-/// Dots along a line.
-fn segment(canvas: &mut Canvas, [x0, y0]: [f64; 2], [x1, y1]: [f64; 2]) {
-    let dots = (x1 - x0).abs().max((y1 - y0).abs()).clamp(1.0, 5000.0).ceil();
-    for i in 0..=dots as usize {
-        let t = i as f64 / dots;
-        canvas.dot([x0 + t * (x1 - x0), y0 + t * (y1 - y0)], VALIDATION, 0.5);
-    }
 }

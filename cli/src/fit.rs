@@ -1,6 +1,5 @@
 //! `resflow fit`: a run of training with everything around it.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -16,19 +15,25 @@ use crate::failure::usage;
 use crate::illustration::Illustration;
 use crate::metrics::Metrics;
 use crate::model::{precision_of, read_archive};
-use crate::output::write_file;
+use crate::output::{print, write_file};
 use crate::pace::Pace;
 use crate::presets;
 use crate::rows::Dataset;
-use crate::run::{INTERRUPTED, Run};
+use crate::run::{Run, listen_for_interruption};
 use crate::run_directory::RunDirectory;
 use crate::settings::Settings;
 
 pub(crate) fn run(arguments: &Fit) -> Result<()> {
-    let start = Instant::now();
-    let directory = RunDirectory::new(&arguments.out);
+    listen_for_interruption()?;
     let dataset = Dataset::open(&arguments.data)?;
     let illustration = Illustration::of(&dataset);
+    print(&learn(arguments, dataset, illustration)?)
+}
+
+/// Begins or resumes the run that the arguments ask for; returns what came of it, in words.
+pub(crate) fn learn(arguments: &Fit, dataset: Dataset, illustration: Illustration) -> Result<String> {
+    let start = Instant::now();
+    let directory = RunDirectory::new(&arguments.out);
     let source = match dataset {
         Dataset::Density(density) => Source::Density(density),
         Dataset::Table(table) => Source::Table(table),
@@ -42,12 +47,6 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
     if let (Some(preset), Source::Density(_) | Source::Table(_)) = (arguments.preset, &source) {
         return Err(usage(format_args!("--preset {preset} is for images, {} holds rows", arguments.data)));
     }
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot listen for Ctrl-C")?;
     if arguments.resume {
         resume(arguments, source, illustration, &directory, start)
     } else {
@@ -94,7 +93,7 @@ fn begin(
     illustration: Illustration,
     directory: &RunDirectory,
     start: Instant,
-) -> Result<()> {
+) -> Result<String> {
     let mut settings = settings_of(arguments, &source)?;
     // the data may be too small for a family's defaults
     settings.model.check().map_err(usage)?;
@@ -123,7 +122,7 @@ fn resume(
     illustration: Illustration,
     directory: &RunDirectory,
     start: Instant,
-) -> Result<()> {
+) -> Result<String> {
     let path = directory.checkpoint();
     if matches!(path.try_exists(), Ok(false)) {
         return Err(usage(format_args!("{} is not there: no run to resume", path.display())));

@@ -11,6 +11,7 @@ mod code;
 mod curve;
 mod devices;
 mod evaluate;
+mod experiment;
 mod failure;
 mod fit;
 mod illustration;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Reconstruct(arguments) => reconstruct::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
+        Command::Experiment(arguments) => experiment::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
     };
     match result {

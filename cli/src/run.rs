@@ -14,7 +14,6 @@ use crate::failure::{interrupted, warn};
 use crate::illustration::Illustration;
 use crate::keeper::Keeper;
 use crate::metrics::{Bits, Entry, Metrics};
-use crate::output::print;
 use crate::pace::Pace;
 use crate::progress::{Position, Progress, clock};
 use crate::run_directory::RunDirectory;
@@ -33,7 +32,22 @@ const PICTURE_SHARE: f64 = 0.05;
 const PROBE: usize = 32;
 
 /// Whether the user wants the run to stop.
-pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C asks the run to stop, and a second one ends the program.
+pub(crate) fn listen_for_interruption() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+/// Whether the user wants the run to stop.
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
 
 /// One process's part of a run.
 #[derive(Debug)]
@@ -102,8 +116,8 @@ impl<'a, B: Backend> Run<'a, B> {
         self.best_error = entries.iter().find(|e| e.val_nll.is_some() && e.val_nll == best).and_then(|e| e.val_se);
     }
 
-    /// Trains to the end and writes everything.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    /// Trains to the end and writes everything; returns what came of it, in words.
+    pub(crate) fn finish(mut self) -> Result<String> {
         for warning in self.trainer.flow().variance_warnings() {
             warn(warning);
         }
@@ -122,7 +136,7 @@ impl<'a, B: Backend> Run<'a, B> {
             self.draw()?;
         }
         self.progress.end();
-        print(&self.summary())
+        Ok(self.summary())
     }
 
     fn draw(&mut self) -> Result<()> {
@@ -190,7 +204,7 @@ impl<'a, B: Backend> Run<'a, B> {
             if validation.is_some() {
                 self.draw_on_the_way()?;
             }
-            if INTERRUPTED.load(Ordering::SeqCst) {
+            if is_interrupted() {
                 self.keeper.save(&self.trainer, &self.metrics)?;
                 self.progress.end();
                 let again =

@@ -124,6 +124,14 @@ impl Settings {
         Ok(merged)
     }
 
+    /// Lays sections over these settings, key by key, and checks the outcome.
+    pub(crate) fn laid_over(&self, sections: toml::Table) -> Result<Self> {
+        let merged = self.with(sections).map_err(|e| usage(e.to_string().trim_end()))?;
+        merged.model.check().map_err(usage)?;
+        merged.train.check().map_err(usage)?;
+        Ok(merged)
+    }
+
     /// These settings with those of a file in their place.
     fn with(&self, file: toml::Table) -> Result<Self> {
         let mut all = toml::Table::try_from(self.sections())?;
@@ -167,7 +175,7 @@ impl Settings {
 }
 
 /// The text of a file, and its name.
-fn read_text(path: &Path) -> Result<(String, String)> {
+pub(crate) fn read_text(path: &Path) -> Result<(String, String)> {
     let bytes = std::fs::read(path).map_err(|e| usage(format_args!("{}: {e}", path.display())))?;
     let text = String::from_utf8(bytes).map_err(|e| {
         usage(format_args!("{}: not UTF-8 after byte {}", path.display(), e.utf8_error().valid_up_to()))
@@ -192,7 +200,7 @@ fn first_difference(path: &str, a: &toml::Table, b: &toml::Table) -> Option<Stri
 }
 
 /// Line and column of a byte, counted from one, the column in characters.
-fn place(text: &str, byte: usize) -> (usize, usize) {
+pub(crate) fn place(text: &str, byte: usize) -> (usize, usize) {
     let before = text.get(..byte).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |i| i + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)

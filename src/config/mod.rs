@@ -222,6 +222,14 @@ impl ModelConfig {
         *replicates = number;
     }
 
+    /// Replaces the estimator of the log det's gradient.
+    pub(crate) fn set_training(&mut self, estimator: Estimator) {
+        match self {
+            Self::Rows(c) => c.training = estimator,
+            Self::Images(c) => c.training = estimator,
+        }
+    }
+
     /// The configuration of a flow over rows of numbers, if it is one.
     pub fn rows(&self) -> Option<&FlowConfig> {
         if let Self::Rows(c) = self { Some(c) } else { None }

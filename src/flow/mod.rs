@@ -131,6 +131,18 @@ impl<B: Backend> Flow<B> {
         Ok(())
     }
 
+    /// Replaces the estimator of the log dets' gradient.
+    ///
+    /// # Errors
+    /// Parameters out of range, or an estimator that the family is not trained with.
+    pub fn set_training(&mut self, estimator: Estimator) -> Result<(), ConfigError> {
+        let mut config = self.config.clone();
+        config.set_training(estimator);
+        config.check()?;
+        self.config = config;
+        Ok(())
+    }
+
     /// The numbers in a row.
     pub fn dimension(&self) -> usize {
         self.config.dimension()

@@ -1,0 +1,308 @@
+//! Training settings against each other: every row is trained on each of the data and scored on what it never saw.
+//!
+//! The ablations of Chen et al. 2019 (arXiv 1906.02735, table 3 and figure 5) are files of this kind: estimators, activations,
+//! families. Rows share the seed and the held-out points, so their differences are those of the settings. With several runs
+//! a row has several seeds, and the spread between them says what a difference is worth.
+
+use std::collections::HashSet;
+
+use anyhow::{Context as _, Result};
+use image::RgbImage;
+use resflow::backend::Backend;
+use resflow::data::Samples;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::cell::Cell;
+use super::chart::{Chart, Point, Scale, Series, draw};
+use super::estimate::Estimate;
+use super::file::Row;
+use super::report::{Report, Table};
+use super::training::{Spent, Training, held_out};
+use super::{Laboratory, slug};
+use crate::arithmetic::with_backend;
+use crate::canvas::{grid, side_by_side};
+use crate::evaluate;
+use crate::failure::usage;
+use crate::image_grid;
+use crate::metrics::Entry;
+use crate::model::Stored;
+use crate::rows::Dataset;
+
+/// Real images beside samples: so many along a side.
+const SIDE: usize = 10;
+
+/// The section `[comparison]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Comparison {
+    pub(super) rows: Vec<Row>,
+    /// Trainings of each row, with consecutive seeds.
+    #[serde(default = "one")]
+    runs: u64,
+    /// Held-out points; without it 10000 of a density, all test images of a data set.
+    #[serde(default)]
+    test_rows: Option<usize>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// What a cell found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Score {
+    /// −log p of held-out data, nats, and its standard error over the points.
+    nll: f64,
+    standard_error: f64,
+    /// The same of images in bits per dimension.
+    bits_per_dim: Option<[f64; 2]>,
+    /// Points, and how log p was found; of a table they are those of the best validation.
+    points: usize,
+    estimator: String,
+    parameters: u64,
+    steps: u64,
+    /// Of steps and validations.
+    trained_seconds: f64,
+}
+
+impl Score {
+    /// What a table shows: bits per dimension of images, else nats.
+    fn shown(&self) -> [f64; 2] {
+        self.bits_per_dim.unwrap_or([self.nll, self.standard_error])
+    }
+}
+
+/// A row on some data: a training for each run.
+struct Line<'a> {
+    data: &'a str,
+    row: &'a Row,
+    trainings: Vec<Training<'a>>,
+}
+
+impl Comparison {
+    fn lines<'a>(&'a self, laboratory: &'a Laboratory) -> Result<Vec<Line<'a>>> {
+        if self.rows.is_empty() || !(1..=1000).contains(&self.runs) || self.test_rows.is_some_and(|n| n < 2) {
+            return Err(usage("a comparison needs [[comparison.rows]], 1 to 1000 `runs` and at least 2 `test_rows`"));
+        }
+        let mut lines = Vec::new();
+        let mut names = HashSet::new();
+        for data in &laboratory.file.data {
+            let dataset = Dataset::open(data)?;
+            for row in &self.rows {
+                let context = || format!("row `{}` on {data}", row.name);
+                let settings = laboratory.file.settings(&dataset, row).with_context(context)?;
+                let name = format!("{}-{}", slug(data), slug(&row.name));
+                if row.name.is_empty() || !names.insert(name.clone()) {
+                    return Err(usage(format_args!("two rows are named `{}`, or one has no name", row.name)));
+                }
+                let training = |run: u64| {
+                    let name = if self.runs == 1 { name.clone() } else { format!("{name}-{run}") };
+                    let seed = laboratory.file.seed.wrapping_add(run);
+                    Training { name, data, settings: settings.clone(), seed, illustrated: true }
+                };
+                lines.push(Line { data, row, trainings: (0..self.runs).map(training).collect() });
+            }
+        }
+        Ok(lines)
+    }
+}
+
+pub(super) fn run(laboratory: &Laboratory, section: &Comparison) -> Result<()> {
+    let lines = section.lines(laboratory)?;
+    let mut cells = Vec::new();
+    for training in lines.iter().flat_map(|line| &line.trainings) {
+        let specification = json!({
+            "kind": "comparison",
+            "test_rows": section.test_rows,
+            "trained": training.specification(laboratory),
+        });
+        cells.push(laboratory.cell(&training.name, specification, || {
+            let (stored, spent) = training.run(laboratory)?;
+            with_backend!(stored.precision, &laboratory.arithmetic, |backend| {
+                score(laboratory, section, training, &stored, &spent, backend)
+            })
+        })?);
+    }
+    report(laboratory, section, &lines, &cells)
+}
+
+fn score<B: Backend>(
+    laboratory: &Laboratory,
+    section: &Comparison,
+    training: &Training<'_>,
+    stored: &Stored,
+    spent: &Spent,
+    backend: B,
+) -> Result<Score> {
+    let flow = stored.flow(backend)?;
+    let model = flow.config();
+    let seed = laboratory.file.seed;
+    let (nll, standard_error, points, estimator) =
+        match held_out(&training.settings, training.data, seed, section.test_rows)? {
+            Some(data) => {
+                let found = evaluate::log_prob(&flow.prepare(), model, data.samples(), evaluate::key(seed))?;
+                (-found.mean(), found.mean_standard_error(), found.values.len(), found.estimator)
+            }
+            None => best_validation(&training.entries(laboratory)).context("no validation is in the run's metrics")?,
+        };
+    anyhow::ensure!(nll.is_finite(), "log p of held-out data is not finite; fewer steps or a lower learning_rate");
+    Ok(Score {
+        nll,
+        standard_error,
+        bits_per_dim: model.bits_per_dim(-nll).zip(model.bits_per_dim_error(standard_error)).map(|(b, e)| [b, e]),
+        points,
+        estimator,
+        parameters: flow.parameters(),
+        steps: spent.steps,
+        trained_seconds: spent.seconds,
+    })
+}
+
+/// The best validation of a run: value, error, and that they are of validation.
+fn best_validation(entries: &[Entry]) -> Option<(f64, f64, usize, String)> {
+    let found = entries.iter().filter_map(|e| e.val_nll.zip(e.val_se));
+    let (nll, error) = found.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    Some((nll, error, 0, "best validation".to_owned()))
+}
+
+fn report(laboratory: &Laboratory, section: &Comparison, lines: &[Line<'_>], cells: &[Cell<Score>]) -> Result<()> {
+    let mut tables = Vec::new();
+    let mut pictures = Vec::new();
+    let mut all = lines.iter().zip(cells.chunks(section.runs as usize)).peekable();
+    for data in &laboratory.file.data {
+        let mut own = Vec::new();
+        while let Some(next) = all.next_if(|(line, _)| line.data == data) {
+            own.push(next);
+        }
+        let images = own.iter().flat_map(|(_, runs)| *runs).filter_map(Cell::result).any(|s| s.bits_per_dim.is_some());
+        let unit = if images { "bits/dim" } else { "nats" };
+        let mut table = Table::new(&[
+            "",
+            &format!("{unit} ± error over points"),
+            "± error over runs",
+            "parameters",
+            "steps",
+            "training, s",
+        ]);
+        for (line, runs) in &own {
+            table.row(row(line, runs));
+        }
+        tables.push((data.clone(), table));
+        let charts = [scores(data, unit, &own), curves(laboratory, data, &own)];
+        // the scales of the two have nothing to do with each other
+        let panels: Vec<_> = charts.iter().flat_map(|chart| draw(std::slice::from_ref(chart))).collect();
+        pictures.push((format!("{}.png", slug(data)), grid(&panels, 2)));
+        if images {
+            for (line, _) in &own {
+                if let Some(picture) = beside(laboratory, section, line)? {
+                    pictures.push((format!("samples-{}-{}.png", slug(data), slug(&line.row.name)), picture));
+                }
+            }
+        }
+    }
+    let runs = match section.runs {
+        1 => "one run of each row".to_owned(),
+        runs => format!("{runs} runs of each row with seeds of their own"),
+    };
+    let about = format!(
+        "−log p of held-out data, less is better; {runs}. The points are the same for all rows: the error over points is \
+         common to them, that over runs is what a difference is to be held against."
+    );
+    Report { cells, about, tables, findings: Vec::new(), pictures }.write(laboratory)
+}
+
+/// The mean over runs with both of its errors, if any ended.
+fn mean(runs: &[Cell<Score>]) -> Option<(Estimate, f64)> {
+    let shown: Vec<_> = runs.iter().filter_map(Cell::result).map(Score::shown).collect();
+    let values: Vec<f64> = shown.iter().map(|s| s[0]).collect();
+    let error = shown.iter().map(|s| s[1]).sum::<f64>() / shown.len() as f64;
+    (!shown.is_empty()).then(|| (Estimate::of(&values), error))
+}
+
+fn row(line: &Line<'_>, runs: &[Cell<Score>]) -> Vec<String> {
+    let name = line.row.name.clone();
+    let Some((value, error)) = mean(runs) else { return vec![name, "diverged".into()] };
+    let results: Vec<_> = runs.iter().filter_map(Cell::result).collect();
+    let seconds = results.iter().map(|s| s.trained_seconds).sum::<f64>() / results.len() as f64;
+    let between = if value.count > 1 { format!("{:.4}", value.standard_error) } else { String::new() };
+    let lost = runs.len() - results.len();
+    let diverged = if lost > 0 { format!(" ({lost} of {} diverged)", runs.len()) } else { String::new() };
+    vec![
+        name,
+        format!("{:.4} ± {error:.4}{diverged}", value.mean),
+        between,
+        results[0].parameters.to_string(),
+        results[0].steps.to_string(),
+        format!("{seconds:.1}"),
+    ]
+}
+
+/// The runs of each row, and the interval of their mean.
+fn scores(data: &str, unit: &str, own: &[(&Line<'_>, &[Cell<Score>])]) -> Chart {
+    let series = own.iter().enumerate().map(|(i, (line, runs))| {
+        let results: Vec<_> = runs.iter().filter_map(Cell::result).map(Score::shown).collect();
+        let points = results.iter().enumerate().map(|(k, &[y, error])| Point {
+            x: (i + 1) as f64 + 0.08 * k as f64,
+            y,
+            interval: [y - 1.96 * error, y + 1.96 * error],
+        });
+        Series { name: format!("{} {}", i + 1, line.row.name), points: points.collect() }
+    });
+    Chart {
+        title: format!("{data}: held-out {unit}"),
+        x_axis: "row".into(),
+        scale: Scale::Linear,
+        series: series.collect(),
+        joined: false,
+        shown: None,
+    }
+}
+
+/// Validation over the steps, of the first run of each row.
+fn curves(laboratory: &Laboratory, data: &str, own: &[(&Line<'_>, &[Cell<Score>])]) -> Chart {
+    let mut late = [f64::INFINITY, f64::NEG_INFINITY];
+    let mut series = Vec::new();
+    for (line, _) in own {
+        let entries = line.trainings[0].entries(laboratory);
+        let last = entries.last().map_or(0, |e| e.step);
+        let mut points = Vec::new();
+        for entry in &entries {
+            let nll = entry.bits.as_ref().map_or(entry.val_nll, |b| b.val_bits_per_dim);
+            let Some(y) = nll else { continue };
+            points.push(Point { x: entry.step as f64, y, interval: [y, y] });
+            if entry.step * 5 >= last {
+                late = [late[0].min(y), late[1].max(y)];
+            }
+        }
+        series.push(Series { name: line.row.name.clone(), points });
+    }
+    let shown = Some(late).filter(|[low, high]| low <= high);
+    Chart {
+        title: format!("{data}: validation"),
+        x_axis: "step".into(),
+        scale: Scale::Linear,
+        series,
+        joined: true,
+        shown,
+    }
+}
+
+/// Test images and, to their right, samples of the first run.
+fn beside(laboratory: &Laboratory, section: &Comparison, line: &Line<'_>) -> Result<Option<RgbImage>> {
+    let training = &line.trainings[0];
+    let path = training.directory(laboratory).picture("samples.png");
+    let Ok(samples) = image::open(&path) else { return Ok(None) };
+    let most = section.test_rows.unwrap_or(usize::MAX).min(SIDE * SIDE);
+    let Some(real) = held_out(&training.settings, training.data, laboratory.file.seed, Some(most))? else {
+        return Ok(None);
+    };
+    let (Samples::Images(set), Some(config)) = (real.samples(), training.settings.model.images()) else {
+        return Ok(None);
+    };
+    let values: Vec<f64> = set.bytes().iter().map(|&b| (f64::from(b) + 0.5) / 256.0).collect();
+    let values = image_grid::planes(&values, set.size());
+    let real = image_grid::draw(&values, set.size(), config.bits, SIDE)?;
+    Ok(Some(side_by_side(&[real, samples.to_rgb8()])))
+}

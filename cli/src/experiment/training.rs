@@ -1,0 +1,139 @@
+//! The training run behind a cell: `resflow fit` in a directory of the experiment, resumed if it was stopped.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use resflow::backend::Key;
+use resflow::data::Samples;
+use serde_json::{Value, json};
+
+use super::Laboratory;
+use crate::arguments::{Fit, Model};
+use crate::failure::usage;
+use crate::fit::learn;
+use crate::illustration::Illustration;
+use crate::metrics::Entry;
+use crate::model::{Stored, read_archive};
+use crate::output::write_file;
+use crate::rows::{Chosen, Dataset, Part};
+use crate::run_directory::RunDirectory;
+use crate::settings::Settings;
+
+/// A model to train.
+#[derive(Debug)]
+pub(super) struct Training<'a> {
+    pub(super) name: String,
+    pub(super) data: &'a str,
+    pub(super) settings: Settings,
+    pub(super) seed: u64,
+    /// Whether to draw what `resflow fit` draws.
+    pub(super) illustrated: bool,
+}
+
+/// What training took.
+#[derive(Debug)]
+pub(super) struct Spent {
+    pub(super) steps: u64,
+    /// In steps and validations, over all resumptions.
+    pub(super) seconds: f64,
+}
+
+impl Training<'_> {
+    /// All that the model is a function of.
+    pub(super) fn specification(&self, laboratory: &Laboratory) -> Value {
+        json!({
+            "data": self.data,
+            "seed": self.seed,
+            "precision": laboratory.file.precision.name(),
+            "model": self.settings.model,
+            "train": self.settings.train,
+        })
+    }
+
+    pub(super) fn directory(&self, laboratory: &Laboratory) -> RunDirectory {
+        RunDirectory::new(&laboratory.path("runs").join(&self.name))
+    }
+
+    /// Trains the model, or goes on with it, or finds that it is there.
+    pub(super) fn run(&self, laboratory: &Laboratory) -> Result<(Stored, Spent)> {
+        let directory = self.directory(laboratory);
+        let config = self.write_settings(laboratory)?;
+        let resume = directory.checkpoint().exists();
+        let fit = Fit {
+            data: self.data.to_owned(),
+            preset: None,
+            model: None,
+            out: directory.root().to_owned(),
+            config: Some(config),
+            seed: Some(self.seed),
+            steps: Some(self.settings.train.steps),
+            time_limit: None,
+            arithmetic: laboratory.arithmetic.clone(),
+            resume,
+            overwrite: !resume,
+        };
+        let dataset = Dataset::open(self.data)?;
+        let illustration = if self.illustrated { Illustration::of(&dataset) } else { Illustration::Nothing };
+        learn(&fit, dataset, illustration)?;
+        let stored = Stored::open(&Model { path: fit.out, arithmetic: laboratory.arithmetic.clone() })?;
+        let run = &read_archive(&directory.checkpoint())?.document["run"];
+        let (steps, seconds) = (run["step"].as_u64().unwrap_or(0), run["elapsed"].as_f64().unwrap_or(0.0));
+        Ok((stored, Spent { steps, seconds }))
+    }
+
+    /// Writes all settings beside the run; those of a run that was begun must be the same.
+    fn write_settings(&self, laboratory: &Laboratory) -> Result<PathBuf> {
+        let path = laboratory.path("runs").join(format!("{}.toml", self.name));
+        let text = self.settings.to_toml(&format!("{}, seed {}", self.data.escape_default(), self.seed))?;
+        match std::fs::read_to_string(&path) {
+            Ok(there) if there == text => {}
+            Ok(_) => {
+                return Err(usage(format_args!(
+                    "{}: the run was begun with other settings; remove both or choose another --out",
+                    path.display()
+                )));
+            }
+            Err(_) => {
+                std::fs::create_dir_all(laboratory.path("runs")).with_context(|| path.display().to_string())?;
+                write_file(&path, text.as_bytes())?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// The logged steps.
+    pub(super) fn entries(&self, laboratory: &Laboratory) -> Vec<Entry> {
+        let text = std::fs::read_to_string(self.directory(laboratory).metrics()).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// Points that training never saw: fresh ones of a density, the test images of a data set. A table has none.
+pub(super) fn held_out(stored: &Settings, data: &str, seed: u64, most: Option<usize>) -> Result<Option<Chosen>> {
+    match Dataset::open(data)? {
+        Dataset::Density(density) => {
+            let key = Key::new(seed).named("test data");
+            Ok(Some(Chosen::Rows(density.sample(key, most.unwrap_or(FRESH)))))
+        }
+        Dataset::Table(_) => Ok(None),
+        dataset => Part { split: None }.of(dataset, data, &stored.model, most).map(Some),
+    }
+}
+
+/// Fresh points of a density, unless a number is given.
+const FRESH: usize = 10_000;
+
+/// The points at which estimators are compared.
+pub(super) fn points(settings: &Settings, data: &str, seed: u64, count: usize) -> Result<Chosen> {
+    let chosen = match held_out(settings, data, seed, Some(count))? {
+        Some(chosen) => chosen,
+        None => Part { split: None }.of(Dataset::open(data)?, data, &settings.model, None)?,
+    };
+    match chosen.samples() {
+        Samples::Rows(table) => {
+            let some: Vec<usize> = (0..table.rows().min(count)).collect();
+            Ok(Chosen::Rows(table.select(&some)))
+        }
+        Samples::Images(_) => Err(usage(format_args!("{data}: exact log dets of images are out of reach; take rows"))),
+    }
+}
