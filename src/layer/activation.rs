@@ -88,6 +88,18 @@ struct PreparedActivation<B: Backend> {
     b: Option<B::Tensor>,
 }
 
+/// What an activation keeps of x and of the derivatives at x: φ' alone for `First`; x, φ, φ', φ'' for `Second`.
+pub(super) fn kept<B: Backend>(x: &B::Tensor, mut orders: Vec<B::Tensor>, keep: Keep) -> Saved<B> {
+    Saved::tensors(match keep {
+        Keep::Value => Vec::new(),
+        Keep::First => vec![orders.swap_remove(1)],
+        Keep::Second => {
+            orders.insert(0, x.clone());
+            orders
+        }
+    })
+}
+
 /// φ' among what an activation keeps: φ' alone for `First`; x, φ, φ', φ'' for `Second`.
 pub(super) fn slope<B: Backend>(saved: &Saved<B>) -> &B::Tensor {
     &saved.tensors[if saved.tensors.len() == 1 { 0 } else { 2 }]
@@ -95,17 +107,12 @@ pub(super) fn slope<B: Backend>(saved: &Saved<B>) -> &B::Tensor {
 
 impl<B: Backend> PreparedLayer<B> for PreparedActivation<B> {
     fn forward(&self, backend: &B, x: &B::Tensor, keep: Keep) -> (B::Tensor, Saved<B>) {
-        let mut orders = backend.activation(self.function, self.b.as_ref(), x, keep as usize);
-        let y = orders[0].clone();
-        let tensors = match keep {
-            Keep::Value => Vec::new(),
-            Keep::First => vec![orders.swap_remove(1)],
-            Keep::Second => {
-                orders.insert(0, x.clone());
-                orders
-            }
-        };
-        (y, Saved::tensors(tensors))
+        let orders = backend.activation(self.function, self.b.as_ref(), x, keep as usize);
+        (orders[0].clone(), kept(x, orders, keep))
+    }
+
+    fn activation(&self) -> Option<(Activation, Option<&B::Tensor>)> {
+        Some((self.function, self.b.as_ref()))
     }
 
     fn jvp(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>) {

@@ -272,6 +272,10 @@ impl<B: Backend> PreparedLayer<B> for PreparedLinear<B> {
         (self.vjp(backend, saved, gy), gdy.into_iter().map(|g| self.vjp(backend, saved, g)).collect())
     }
 
+    fn product(&self) -> Option<[&B::Tensor; 2]> {
+        Some([&self.transposed, &self.layer.bias])
+    }
+
     fn is_constrained(&self) -> bool {
         self.layer.constraint.is_some()
     }

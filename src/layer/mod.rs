@@ -29,7 +29,7 @@ pub use conv::LipschitzConv;
 pub use linear::LipschitzLinear;
 pub(crate) use linear::{by_rows, matrix};
 pub use normalised::{LayerNorms, OrderGradients};
-use resflow_backend::{Backend, BackendError};
+use resflow_backend::{Activation, Backend, BackendError};
 pub use sequence::Sequence;
 
 use crate::error::ConfigError;
@@ -235,6 +235,16 @@ pub trait PreparedLayer<B: Backend>: Debug + Send + Sync {
         gdy: Vec<B::Tensor>,
         slots: &mut [Slot<B>],
     ) -> (B::Tensor, Vec<B::Tensor>);
+
+    /// The transposed weight and the bias, if the layer is x·wt + b: a net may compute it together with the next layer.
+    fn product(&self) -> Option<[&B::Tensor; 2]> {
+        None
+    }
+
+    /// The function and its parameter, if the layer is an activation.
+    fn activation(&self) -> Option<(Activation, Option<&B::Tensor>)> {
+        None
+    }
 
     /// The number of trained tensors.
     fn slots(&self) -> usize;

@@ -5,6 +5,7 @@
 
 use resflow_backend::{Backend, BackendError};
 
+use super::activation::kept;
 use super::{
     Keep, Layer, LayerNorms, OrderGradients, PreparedLayer, Role, Saved, Slot, Spectrum, Visitor, VisitorMut,
     accumulate,
@@ -190,10 +191,21 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     fn forward(&self, backend: &B, x: &B::Tensor, keep: Keep) -> (B::Tensor, Saved<B>) {
         let mut value = x.clone();
         let mut parts = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
-            let (next, saved) = layer.forward(backend, &value, keep);
-            value = next;
-            parts.push(saved);
+        let mut layers = self.layers.iter().peekable();
+        while let Some(layer) = layers.next() {
+            let follows = layers.peek().and_then(|next| next.activation());
+            let rows = backend.shape(&value).rank() == 2;
+            if let (Some([wt, bias]), Some((f, parameter)), true) = (layer.product(), follows, rows) {
+                layers.next();
+                let (y, orders) = backend.linear_activation(&value, wt, bias, f, parameter, keep as usize);
+                parts.push(Saved::tensors(if keep == Keep::Second { vec![value] } else { Vec::new() }));
+                value = orders[0].clone();
+                parts.push(kept(y.as_ref().unwrap_or(&value), orders, keep));
+            } else {
+                let (next, saved) = layer.forward(backend, &value, keep);
+                value = next;
+                parts.push(saved);
+            }
         }
         (value, Saved { tensors: Vec::new(), parts })
     }

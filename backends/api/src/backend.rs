@@ -185,6 +185,22 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         self.binary(Binary::Add, self.matmul(x, false, wt, false), bias)
     }
 
+    /// [`linear`](Self::linear) followed by [`activation`](Self::activation): the derivatives 0 to `order` at y = x·wt + bias,
+    /// and, for order 2, where the pullback will ask for it, y.
+    fn linear_activation(
+        &self,
+        x: &Self::Tensor,
+        wt: &Self::Tensor,
+        bias: &Self::Tensor,
+        f: Activation,
+        parameter: Option<&Self::Tensor>,
+        order: usize,
+    ) -> (Option<Self::Tensor>, Vec<Self::Tensor>) {
+        let y = self.linear(x, wt, bias);
+        let derivatives = self.activation(f, parameter, &y, order);
+        ((order == 2).then_some(y), derivatives)
+    }
+
     /// sum + a·b, the accumulating form of [`matmul`](Self::matmul).
     fn matmul_add(
         &self,

@@ -56,7 +56,7 @@ macro_rules! conformance_tests {
                 device: transfer full run hints known_zero empty_batches;
                 elementwise: unary unary_special_values binary binary_special_values affine axpy select;
                 reduction: reduce reduce_max_special_values reductions_repeat dot all_finite;
-                product: matmul matmul_adjoint linear convolution convolution_adjoint;
+                product: matmul matmul_adjoint linear linear_activation convolution convolution_adjoint;
                 determinant: lu lu_singular;
                 layout: reshape permute concat narrow take_rows layout_chains;
                 noise: noise noise_slices noise_keys;

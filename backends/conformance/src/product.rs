@@ -4,11 +4,11 @@
 //! differently gives a log det that no other test finds wrong.
 
 use proptest::prelude::*;
-use resflow_backend::{Backend, Binary, Padding};
+use resflow_backend::{Activation, Backend, Binary, Padding};
 
 use crate::draw::{Draw, check, download, extent, seed};
 use crate::reference::Array;
-use crate::tolerance::{assert_close, sum};
+use crate::tolerance::{ACTIVATION, assert_close, sum};
 
 /// A product with rows, inner extent and columns, each operand transposed in memory where the flags say so.
 #[derive(Debug, Clone)]
@@ -97,6 +97,43 @@ fn linear_case<B: Backend>(backend: &B, [n, i, o]: [usize; 3], seed: u64) {
 pub fn linear<B: Backend>(backend: &B) {
     check("linear", products(), |case| linear_case(backend, case.size, case.seed));
     large_products().step_by(4).for_each(|case| linear_case(backend, case.size, case.seed));
+}
+
+/// `linear_activation` is `linear`, and the derivatives of an activation there.
+pub fn linear_activation<B: Backend>(backend: &B) {
+    let cases = (products(), 0..Activation::ALL.len(), 0usize..3);
+    let run = |[n, i, o]: [usize; 3], seed: u64, f: Activation, order: usize| {
+        let mut draw = Draw::new(seed);
+        let (x, w, b) = (draw.array::<B::Elem>([n, i]), draw.array::<B::Elem>([i, o]), draw.array::<B::Elem>([o]));
+        let [x, w, b] = [&x, &w, &b].map(|x| draw.tensor(backend, x));
+        let slope = f.has_parameter().then(|| backend.full(0.75, [1].into()));
+        let (y, got) = backend.linear_activation(&x, &w, &b, f, slope.as_ref(), order);
+        let (want_y, want) = (backend.linear(&x, &w, &b), 2);
+        let want = backend.activation(f, slope.as_ref(), &want_y, want);
+        assert_eq!((y.is_some(), got.len()), (order == 2, order + 1), "linear_activation of order {order}");
+        // the product may be rounded otherwise: let y move by so much, and each derivative by its slope, at most 8 here
+        let host = download(backend, &want_y);
+        let moved = host.map(|y| 1.0 + y.abs());
+        let units = 4.0 * sum(i) * (1.0 + i as f64).sqrt();
+        if let Some(y) = y {
+            assert_close::<B::Elem>("linear_activation, y", &download(backend, &y), &host, &moved, units);
+        }
+        for (k, (got, want)) in got.iter().zip(&want).enumerate() {
+            let what = format!("linear_activation {f:?}, derivative {k}");
+            let size = if f == Activation::Sin { moved.map(|m| 300.0 * m) } else { moved.map(|m| 8.0 * m) };
+            assert_close::<B::Elem>(
+                &what,
+                &download(backend, got),
+                &download(backend, want),
+                &size,
+                units + ACTIVATION,
+            );
+        }
+    };
+    check("linear_activation", cases, |(case, f, order)| run(case.size, case.seed, Activation::ALL[f], order));
+    for (k, case) in large_products().step_by(4).enumerate() {
+        run(case.size, case.seed, [Activation::LipSwish, Activation::Elu, Activation::Tanh][k % 3], k % 3);
+    }
 }
 
 /// ⟨Wx, y⟩ = ⟨x, Wᵀy⟩, with transposes by flag.

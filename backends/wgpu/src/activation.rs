@@ -27,7 +27,7 @@ pub(crate) enum Tangents {
 }
 
 /// `derivatives(x, b)`: φ, φ' and φ'', as in [`Activation::derivatives`].
-fn derivatives(f: Activation) -> String {
+pub(crate) fn derivatives(f: Activation) -> String {
     let body = match f {
         Activation::LipSwish => format!(
             "  let t = b * x;

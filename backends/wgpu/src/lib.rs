@@ -228,6 +228,18 @@ impl Backend for Wgpu {
         self.gpu.linear(x, wt, bias)
     }
 
+    fn linear_activation(
+        &self,
+        x: &Tensor,
+        wt: &Tensor,
+        bias: &Tensor,
+        f: Activation,
+        parameter: Option<&Tensor>,
+        order: usize,
+    ) -> (Option<Tensor>, Vec<Tensor>) {
+        self.gpu.linear_activation(x, wt, bias, f, parameter, order)
+    }
+
     fn matmul_add(&self, sum: Tensor, a: &Tensor, transpose_a: bool, b: &Tensor, transpose_b: bool) -> Tensor {
         self.gpu.matmul_add(&sum, a, transpose_a, b, transpose_b)
     }

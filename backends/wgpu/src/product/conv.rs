@@ -131,10 +131,10 @@ impl Gpu {
             Operands::Convolution(of.extents()),
             sizes,
             [x, kernel],
-            (Epilogue::Nothing, None),
+            (Epilogue::Nothing, &[]),
             &of.params(),
         );
-        product.window(0, [samples, output[0], output[1], out].into())
+        product[0].window(0, [samples, output[0], output[1], out].into())
     }
 
     pub(crate) fn conv2d_input(&self, gy: &Tensor, kernel: &Tensor, padding: Padding, image: [usize; 2]) -> Tensor {
@@ -146,8 +146,8 @@ impl Gpu {
         let [pixels, _, taps] = of.sizes();
         let sizes = [pixels, taps * out, c];
         let product =
-            self.product(Operands::Images(of.extents()), sizes, [gy, kernel], (Epilogue::Nothing, None), &of.params());
-        product.window(0, [samples, image[0], image[1], c].into())
+            self.product(Operands::Images(of.extents()), sizes, [gy, kernel], (Epilogue::Nothing, &[]), &of.params());
+        product[0].window(0, [samples, image[0], image[1], c].into())
     }
 
     /// The adjoint in the kernel, added to `sum` if there is one.
@@ -168,8 +168,10 @@ impl Gpu {
         assert!(fits, "conv2d_kernel_add: {:?} is not {shape}", sum.map(Tensor::shape));
         let of = Geometry { samples, channels: [c, out], image: [h, w], output: [oh, ow], padding, kernel };
         let [_, pixels, taps] = of.sizes();
-        let epilogue = (if sum.is_some() { Epilogue::Sum } else { Epilogue::Nothing }, sum);
+        let epilogue = if sum.is_some() { Epilogue::Sum } else { Epilogue::Nothing };
+        let added: Vec<&Tensor> = sum.into_iter().collect();
         let sizes = [out, pixels, taps * c];
-        self.product(Operands::Kernel(of.extents()), sizes, [gy, x], epilogue, &of.params()).window(0, shape)
+        self.product(Operands::Kernel(of.extents()), sizes, [gy, x], (epilogue, &added), &of.params())[0]
+            .window(0, shape)
     }
 }

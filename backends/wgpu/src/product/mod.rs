@@ -12,9 +12,10 @@ mod tile;
 use std::fmt::Write as _;
 
 use cooperative::CooperativeTile;
-use resflow_backend::Shape;
+use resflow_backend::{Activation, Shape};
 use tile::Tile;
 
+use crate::activation::derivatives;
 use crate::device::Gpu;
 use crate::kernel::{Groups, Kernel, Source, TURNS, WORKGROUP, each, groups};
 use crate::tensor::Tensor;
@@ -32,32 +33,68 @@ pub(crate) enum Operands {
     Kernel([u16; 2]),
 }
 
-/// What is added to the product.
+/// What becomes of the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Epilogue {
     Nothing,
-    /// A number for each column.
+    /// A number is added for each column.
     Bias,
-    /// A tensor of the result's shape.
+    /// A tensor of the result's shape is added.
     Sum,
+    /// A number is added for each column, and the derivatives 0 to an order of an activation are computed; of order 2 the
+    /// sum is written too.
+    Activated(Activation, usize),
 }
 
 impl Epilogue {
-    fn name(self) -> Option<&'static str> {
+    fn reads(self) -> &'static [&'static str] {
         match self {
-            Self::Nothing => None,
-            Self::Bias => Some("bias"),
-            Self::Sum => Some("sum"),
+            Self::Nothing => &[],
+            Self::Sum => &["sum"],
+            Self::Activated(f, _) if f.has_parameter() => &["bias", "slope"],
+            Self::Bias | Self::Activated(..) => &["bias"],
         }
     }
 
-    /// What is added to element `at` in column `n`.
-    fn text(self) -> &'static str {
+    fn writes(self) -> &'static [&'static str] {
         match self {
-            Self::Nothing => "0.0",
-            Self::Bias => "bias[p.bias + n]",
-            Self::Sum => "sum[p.sum + at]",
+            Self::Nothing | Self::Bias | Self::Sum => &["out"],
+            Self::Activated(_, 0) => &["d0"],
+            Self::Activated(_, 1) => &["d0", "d1"],
+            Self::Activated(..) => &["out", "d0", "d1", "d2"],
         }
+    }
+
+    /// `finish(at, n, value)`, which stores element `at` of the result, in column `n`.
+    fn text(self) -> String {
+        let (functions, statements) = match self {
+            Self::Nothing => (String::new(), "out[at] = value;".to_owned()),
+            Self::Bias => (String::new(), "out[at] = value + bias[p.bias + n];".to_owned()),
+            Self::Sum => (String::new(), "out[at] = value + sum[p.sum + at];".to_owned()),
+            Self::Activated(f, _) => {
+                let slope = if f.has_parameter() { "slope[p.slope]" } else { "1.0" };
+                let part = |name: &&str| match *name {
+                    "out" => "out[at] = v;",
+                    "d0" => "d0[at] = d.x;",
+                    "d1" => "d1[at] = d.y;",
+                    _ => "d2[at] = d.z;",
+                };
+                let stores: Vec<&str> = self.writes().iter().map(part).collect();
+                let own = format!("let v = value + bias[p.bias + n];\n  let d = derivatives(v, {slope});\n  ");
+                (derivatives(f), own + &stores.join("\n  "))
+            }
+        };
+        format!("{functions}fn finish(at: u32, n: u32, value: f32) {{\n  {statements}\n}}\n")
+    }
+
+    #[cfg(test)]
+    fn all(operands: Operands) -> Vec<Self> {
+        let mut all = vec![Self::Nothing, Self::Bias, Self::Sum];
+        if operands == Operands::Matrices(false, false) {
+            let orders = |f| (0..=2).map(move |order| Self::Activated(f, order));
+            all.extend(Activation::ALL.into_iter().flat_map(orders));
+        }
+        all
     }
 }
 
@@ -75,18 +112,16 @@ impl Product {
         match self {
             Self::Tiles { operands, tile, epilogue, sliced } => tiles(operands, tile, epilogue, sliced),
             Self::Slices(epilogue) => Source {
-                reads: ["parts"].into_iter().chain(epilogue.name()).collect(),
-                writes: vec!["out"],
+                reads: ["parts"].iter().chain(epilogue.reads()).copied().collect(),
+                writes: epilogue.writes().to_vec(),
                 // `columns` is for the bias
                 params: vec!["n: u32", "slices: u32", "columns: u32"],
-                body: each(&format!(
-                    "  var value = 0.0;
-  for (var s = 0u; s < p.slices; s = s + 1u) {{ value = value + parts[p.parts + s * p.n + i]; }}
-  let at = i;
-  let n = i % p.columns;
-  out[i] = value + {};",
-                    epilogue.text()
-                )),
+                body: epilogue.text()
+                    + &each(
+                        "  var value = 0.0;
+  for (var s = 0u; s < p.slices; s = s + 1u) { value = value + parts[p.parts + s * p.n + i]; }
+  finish(i, i % p.columns, value);",
+                    ),
                 ..Source::default()
             },
         }
@@ -94,17 +129,18 @@ impl Product {
 
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
-        let epilogues = [Epilogue::Nothing, Epilogue::Bias, Epilogue::Sum];
         let flags = [false, true];
         let mut operands: Vec<Operands> =
             flags.into_iter().flat_map(|a| flags.map(|b| Operands::Matrices(a, b))).collect();
         for kernel in [[1, 1], [3, 3], [5, 3]] {
             operands.extend([Operands::Convolution(kernel), Operands::Images(kernel), Operands::Kernel(kernel)]);
         }
-        let mut all: Vec<Self> = epilogues.map(Self::Slices).to_vec();
+        let mut all: Vec<Self> =
+            Epilogue::all(Operands::Matrices(false, false)).into_iter().map(Self::Slices).collect();
         for operands in operands {
             for tile in Tile::all(operands) {
-                all.extend(epilogues.map(|epilogue| Self::Tiles { operands, tile, epilogue, sliced: false }));
+                let whole = |epilogue| Self::Tiles { operands, tile, epilogue, sliced: false };
+                all.extend(Epilogue::all(operands).into_iter().map(whole));
                 all.push(Self::Tiles { operands, tile, epilogue: Epilogue::Nothing, sliced: true });
             }
         }
@@ -119,7 +155,7 @@ impl Product {
 /// is outside.
 fn tiles(operands: Operands, tile: Tile, epilogue: Epilogue, sliced: bool) -> Source {
     let mut reads = vec!["a", "b"];
-    reads.extend(epilogue.name());
+    reads.extend(epilogue.reads());
     let mut params = vec!["m: u32", "n: u32", "k: u32", "k_slice: u32"];
     params.extend(operands.params());
     let mut body = operands.text();
@@ -128,22 +164,21 @@ fn tiles(operands: Operands, tile: Tile, epilogue: Epilogue, sliced: bool) -> So
 fn load_b(k: u32, n: u32) -> f32 { return fetch_b(k, column_b(n)); }
 ",
     );
-    let store = if sliced {
-        "out[(slice * p.m + m) * p.n + n] = value;".to_owned()
+    let (finish, store) = if sliced {
+        (String::new(), "out[(slice * p.m + m) * p.n + n] = value;")
     } else {
-        format!("let at = m * p.n + n;\n    out[at] = value + {};", epilogue.text())
+        (epilogue.text(), "finish(m * p.n + n, n, value);")
     };
     let _ = write!(
         body,
-        "fn store(m: u32, n: u32, slice: u32, value: f32) {{
-  if (m < p.m && n < p.n) {{
-    {store}
-  }}
+        "{finish}fn store(m: u32, n: u32, slice: u32, value: f32) {{
+  if (m < p.m && n < p.n) {{ {store} }}
 }}
 "
     );
+    let writes = if sliced { vec!["out"] } else { epilogue.writes().to_vec() };
     let (engine, enables, shared) = tile.text(operands);
-    Source { enables, reads, writes: vec!["out"], params, body: body + &engine, shared }
+    Source { enables, reads, writes, params, body: body + &engine, shared }
 }
 
 impl Operands {
@@ -191,44 +226,42 @@ fn fetch_b(k: u32, column: vec4<u32>) -> f32 {{
 }
 
 impl Gpu {
-    /// The product of [m, k, n], plus the epilogue, as `[m, n]`.
+    /// The results of the epilogue of a product of [m, k, n], each `[m, n]`.
     fn product(
         &self,
         operands: Operands,
         [m, k, n]: [usize; 3],
         [a, b]: [&Tensor; 2],
-        (epilogue, added): (Epilogue, Option<&Tensor>),
+        (epilogue, added): (Epilogue, &[&Tensor]),
         own: &[u32],
-    ) -> Tensor {
+    ) -> Vec<Tensor> {
         let shape: Shape = [m, n].into();
-        if m * n == 0 || k == 0 {
-            return match (epilogue, added) {
-                (Epilogue::Sum, Some(sum)) => sum.window(0, shape),
-                (Epilogue::Bias, Some(bias)) => self.binary(resflow_backend::Binary::Add, &self.full(0.0, shape), bias),
-                _ => self.full(0.0, shape),
-            };
-        }
         let (tile, slices) = self.division(operands, [m, k, n]);
         let k_slice = k.div_ceil(slices).next_multiple_of(16);
-        let slices = k.div_ceil(k_slice).max(1);
+        let slices = k.div_ceil(k_slice.max(1));
+        let all: Vec<&Tensor> = [a, b].iter().chain(added).copied().collect();
+        let outs: Vec<Tensor> = epilogue.writes().iter().map(|_| self.output(&all, shape)).collect();
+        let writes: Vec<&Tensor> = outs.iter().collect();
+        if m * n == 0 {
+            return outs;
+        }
         let params: Vec<u32> = [m, n, k, k_slice].into_iter().map(|v| v as u32).chain(own.iter().copied()).collect();
         let [x, y, _] = tile.groups(m, n);
         let grid: Groups = [x, y, slices as u32];
-        let operands_and_added: Vec<&Tensor> = [a, b].into_iter().chain(added).collect();
-        let out = self.output(&operands_and_added, shape);
         if slices == 1 {
             let kernel = Product::Tiles { operands, tile, epilogue, sliced: false };
-            self.launch(Kernel::Product(kernel), &operands_and_added, &[&out], &params, grid);
-            return out;
+            self.launch(Kernel::Product(kernel), &all, &writes, &params, grid);
+            return outs;
         }
+        // no slices at all where k is 0: the sum of nothing
         let parts = self.output(&[a, b], [slices, m, n].into());
         let kernel = Product::Tiles { operands, tile, epilogue: Epilogue::Nothing, sliced: true };
         self.launch(Kernel::Product(kernel), &[a, b], &[&parts], &params, grid);
-        let reads: Vec<&Tensor> = [&parts].into_iter().chain(added).collect();
+        let reads: Vec<&Tensor> = [&parts].iter().chain(added).copied().collect();
         let params = [(m * n) as u32, slices as u32, n as u32];
         let kernel = Kernel::Product(Product::Slices(epilogue));
-        self.launch(kernel, &reads, &[&out], &params, groups(m * n, WORKGROUP as usize));
-        out
+        self.launch(kernel, &reads, &writes, &params, groups(m * n, WORKGROUP as usize));
+        outs
     }
 
     /// The tile, and the number of slices of k that gives the device enough to do: a function of the sizes and the adapter.
@@ -264,7 +297,9 @@ impl Gpu {
 
     /// a·b, each optionally transposed first.
     pub(crate) fn matmul(&self, a: &Tensor, transpose_a: bool, b: &Tensor, transpose_b: bool) -> Tensor {
-        self.matmul_with(a, transpose_a, b, transpose_b, Epilogue::Nothing, None)
+        let sizes = sizes(a, transpose_a, b, transpose_b);
+        self.product(Operands::Matrices(transpose_a, transpose_b), sizes, [a, b], (Epilogue::Nothing, &[]), &[])
+            .remove(0)
     }
 
     /// sum + a·b.
@@ -276,35 +311,56 @@ impl Gpu {
         b: &Tensor,
         transpose_b: bool,
     ) -> Tensor {
-        self.matmul_with(a, transpose_a, b, transpose_b, Epilogue::Sum, Some(sum))
+        let [m, k, n] = sizes(a, transpose_a, b, transpose_b);
+        assert_eq!(sum.shape(), [m, n].into(), "matmul_add: {} is not the shape of the product", sum.shape());
+        let operands = Operands::Matrices(transpose_a, transpose_b);
+        self.product(operands, [m, k, n], [a, b], (Epilogue::Sum, &[sum]), &[]).remove(0)
     }
 
     /// x·wt + bias.
     pub(crate) fn linear(&self, x: &Tensor, wt: &Tensor, bias: &Tensor) -> Tensor {
-        self.matmul_with(x, false, wt, false, Epilogue::Bias, Some(bias))
+        self.linear_with(x, wt, bias, Epilogue::Bias, None).remove(0)
     }
 
-    fn matmul_with(
+    /// The derivatives 0 to `order` of an activation of x·wt + bias, and for order 2 that itself.
+    pub(crate) fn linear_activation(
         &self,
-        a: &Tensor,
-        transpose_a: bool,
-        b: &Tensor,
-        transpose_b: bool,
-        epilogue: Epilogue,
-        added: Option<&Tensor>,
-    ) -> Tensor {
-        let (sa, sb) = (a.shape(), b.shape());
-        assert!(sa.rank() == 2 && sb.rank() == 2, "matmul: two axes each, not {sa} and {sb}");
-        let (m, k) = if transpose_a { (sa[1], sa[0]) } else { (sa[0], sa[1]) };
-        let (inner, n) = if transpose_b { (sb[1], sb[0]) } else { (sb[0], sb[1]) };
-        assert_eq!(k, inner, "matmul: the inner extents differ: {sa} ({transpose_a}) and {sb} ({transpose_b})");
-        let fits = added.is_none_or(|x| x.elements() == if epilogue == Epilogue::Bias { n } else { m * n });
-        let (name, shape) = match epilogue {
-            Epilogue::Bias => ("linear", added.map(Tensor::shape)),
-            _ => ("matmul_add", added.map(Tensor::shape)),
-        };
-        let fits = fits && (epilogue != Epilogue::Sum || shape == Some([m, n].into()));
-        assert!(fits, "{name}: {shape:?} does not fit a result of [{m}, {n}]");
-        self.product(Operands::Matrices(transpose_a, transpose_b), [m, k, n], [a, b], (epilogue, added), &[])
+        x: &Tensor,
+        wt: &Tensor,
+        bias: &Tensor,
+        f: Activation,
+        parameter: Option<&Tensor>,
+        order: usize,
+    ) -> (Option<Tensor>, Vec<Tensor>) {
+        assert!(order <= 2, "activation: derivatives up to order 2 exist, not {order}");
+        let slope = f.has_parameter().then(|| parameter.expect("activation: LipSwish needs its parameter b"));
+        let mut outs = self.linear_with(x, wt, bias, Epilogue::Activated(f, order), slope);
+        let y = (order == 2).then(|| outs.remove(0));
+        (y, outs)
     }
+
+    fn linear_with(
+        &self,
+        x: &Tensor,
+        wt: &Tensor,
+        bias: &Tensor,
+        epilogue: Epilogue,
+        slope: Option<&Tensor>,
+    ) -> Vec<Tensor> {
+        let [m, k, n] = sizes(x, false, wt, false);
+        assert_eq!(bias.elements(), n, "linear: the bias {} for {n} columns", bias.shape());
+        let added: Vec<&Tensor> = [bias].into_iter().chain(slope).collect();
+        self.product(Operands::Matrices(false, false), [m, k, n], [x, wt], (epilogue, &added), &[])
+    }
+}
+
+/// Rows, inner extent and columns of a matrix product.
+#[track_caller]
+fn sizes(a: &Tensor, transpose_a: bool, b: &Tensor, transpose_b: bool) -> [usize; 3] {
+    let (sa, sb) = (a.shape(), b.shape());
+    assert!(sa.rank() == 2 && sb.rank() == 2, "matmul: two axes each, not {sa} and {sb}");
+    let (m, k) = if transpose_a { (sa[1], sa[0]) } else { (sa[0], sa[1]) };
+    let (inner, n) = if transpose_b { (sb[1], sb[0]) } else { (sb[0], sb[1]) };
+    assert_eq!(k, inner, "matmul: the inner extents differ: {sa} ({transpose_a}) and {sb} ({transpose_b})");
+    [m, k, n]
 }
