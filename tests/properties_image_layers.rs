@@ -165,7 +165,7 @@ proptest! {
         }
     }
 
-    /// A fresh layer is near its norm, in both precisions, and converges to it; in single precision the stop at a relative change
+    /// A fresh layer is near its norm (within a fifth where its two largest singular values lie close together), in both precisions, and converges to it; in single precision the stop at a relative change
     /// of 2·10⁻⁶ is a percent away where many singular values lie close together.
     #[test]
     fn initial_layers(seed: u64, h in 1_usize..7, w in 1_usize..7, i in 1_usize..4, o in 1_usize..4) {
@@ -178,7 +178,7 @@ proptest! {
             let host = cpu();
             let exact = conv_norm(&host, &host.upload(&raw, [o, 3, 3, i].into()), [h, w]);
             let sigma = effective(b, &layer).1;
-            prop_assert!(sigma <= exact * (1.0 + above) && sigma >= 0.9 * exact, "{sigma} of {exact}");
+            prop_assert!(sigma <= exact * (1.0 + above) && sigma >= 0.8 * exact, "{sigma} of {exact}");
             layer.refresh(b, Refresh::converge::<B>());
             let sigma = effective(b, &layer).1;
             prop_assert!(sigma <= exact * (1.0 + above) && sigma >= (1.0 - below) * exact, "{sigma} of {exact}");
