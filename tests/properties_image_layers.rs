@@ -166,7 +166,7 @@ proptest! {
     }
 
     /// A fresh layer is near its norm (within a fifth where its two largest singular values lie close together), in both precisions, and converges to it; in single precision the stop at a relative change
-    /// of 2·10⁻⁶ is a percent away where many singular values lie close together.
+    /// of 2·10⁻⁶ can be some percent away where many singular values lie close together.
     #[test]
     fn initial_layers(seed: u64, h in 1_usize..7, w in 1_usize..7, i in 1_usize..4, o in 1_usize..4) {
         fn check<B: Backend>(b: &B, [h, w, i, o]: [usize; 4], seed: u64, [above, below]: [f64; 2]) -> Result<(), TestCaseError> {
@@ -185,7 +185,7 @@ proptest! {
             Ok(())
         }
         check(&cpu(), [h, w, i, o], seed, [1e-13, 2e-3])?;
-        check(&NdArray::<f32>::with_threads(std::num::NonZeroUsize::MIN).expect("one thread"), [h, w, i, o], seed, [1e-5, 2e-2])?;
+        check(&NdArray::<f32>::with_threads(std::num::NonZeroUsize::MIN).expect("one thread"), [h, w, i, o], seed, [1e-5, 6e-2])?;
     }
 }
 
