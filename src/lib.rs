@@ -58,6 +58,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`flow`], [`log_prob`] | the flow, its evaluation, encoding, decoding and sampling |
+//! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); how well a score tells strangers |
 //! | [`config`], [`checkpoint`] | the checked configuration and the files |
 //! | [`train`] | gradients, optimiser, schedules, averaging, validation, resumable runs |
 //! | [`bijection`], [`block`], [`coupling`], [`transform`] | links: the residual block, the affine coupling, ActNorm |
@@ -73,11 +74,13 @@
 //! backend, in every precision and on any number of threads; there is no global state.
 #![forbid(unsafe_code)]
 
+pub mod anomaly;
 mod architecture;
 pub mod bijection;
 pub mod block;
 mod chain;
 pub mod checkpoint;
+pub mod classifier;
 pub mod config;
 pub mod coupling;
 pub mod data;

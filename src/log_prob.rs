@@ -9,13 +9,12 @@
 
 use std::ops::Range;
 
-use resflow_backend::{Backend, Element, Key, Shape};
+use resflow_backend::{Backend, Element, Key};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 use crate::data::{Samples, Table};
 use crate::error::Error;
-use crate::flow::PreparedFlow;
-use crate::transform::dequantise;
+use crate::flow::{PreparedFlow, Upload};
 
 /// log p of some rows, in nats and in the data's units.
 #[derive(Debug, Clone)]
@@ -80,47 +79,6 @@ pub(crate) struct Target {
     pub(crate) most: usize,
 }
 
-/// Samples in the form in which a device takes them.
-struct Source<'a> {
-    samples: Samples<'a>,
-    /// The table in standardised units.
-    standard: Option<Table>,
-    key: Key,
-    bits: u32,
-}
-
-impl Source<'_> {
-    /// Samples `which`, or `range` of all, on the device.
-    fn upload<B: Backend>(&self, flow: &PreparedFlow<B>, which: Option<&[usize]>, range: Range<usize>) -> B::Tensor {
-        match (self.samples, &self.standard) {
-            (Samples::Images(set), _) => {
-                let backend = flow.backend();
-                let shape = |n: usize| Shape::from([n, set.height(), set.width(), set.channels()]);
-                let stride = shape(1).elements();
-                let some = |from: usize, to: usize| {
-                    let bytes = &set.bytes()[from * stride..to * stride];
-                    let key = self.key.named("dequantise");
-                    dequantise(backend, bytes, shape(to - from), self.bits, key, from as u64)
-                };
-                match which {
-                    None => some(range.start, range.end),
-                    Some(which) => {
-                        let images: Vec<_> = which[range].iter().map(|&i| some(i, i + 1)).collect();
-                        backend.concat(&images.iter().collect::<Vec<_>>(), 0)
-                    }
-                }
-            }
-            (Samples::Rows(table), standard) => {
-                let table = standard.as_ref().unwrap_or(table);
-                match which {
-                    None => flow.upload(table, range),
-                    Some(which) => flow.upload(&table.select(&which[range.clone()]), 0..range.len()),
-                }
-            }
-        }
-    }
-}
-
 /// What has been found of each row: the mean of its replicates and their squared deviations from it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moments {
@@ -162,12 +120,7 @@ pub(crate) fn evaluate<B: Backend>(
     key: Key,
     latent: bool,
 ) -> Result<(Option<Table>, LogProb), Error> {
-    flow.check_samples(samples)?;
-    let standard = match samples {
-        Samples::Rows(rows) => Some(flow.standardiser().apply(rows)?),
-        Samples::Images(_) => None,
-    };
-    let source = Source { samples, standard, key, bits: flow.bits() };
+    let source = Upload::new(flow, samples, key)?;
     let d = flow.standardiser().width();
     let count = samples.count();
     let mut z = Vec::with_capacity(if latent { count * d } else { 0 });
@@ -222,12 +175,12 @@ impl Target {
 /// Evaluates all samples, or some; shows each one's z, its estimates of the log det and its place among them, in order.
 fn run<B: Backend>(
     flow: &PreparedFlow<B>,
-    source: &Source<'_>,
+    source: &Upload<'_>,
     which: Option<&[usize]>,
     key: Key,
     mut each: impl FnMut(&[f64], &[f64], usize),
 ) -> Result<(), Error> {
-    let count = which.map_or(source.samples.count(), <[usize]>::len);
+    let count = which.map_or(source.count(), <[usize]>::len);
     let d = flow.standardiser().width();
     let backend = flow.backend();
     // random numbers are those of the row, not of its place in `which`: each piece is a run of consecutive rows
@@ -250,7 +203,9 @@ fn run<B: Backend>(
         let parts = backend.run(pieces.len(), |i| {
             let range = pieces[i].clone();
             let first_row = row(range.start) as u64;
-            shard(flow, &source.upload(flow, which, range), key, first_row)
+            let x =
+                which.map_or_else(|| source.all(flow, range.clone()), |which| source.some(flow, &which[range.clone()]));
+            shard(flow, &x, key, first_row)
         });
         for part in parts {
             let (z, estimates, replicates) = part?;

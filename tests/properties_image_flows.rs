@@ -213,6 +213,7 @@ proptest! {
                 row_bytes,
                 parameters: flow.parameters(),
                 input_gradient: true,
+                supervision: None,
             })
         };
         let near = |a: &[f64], c: &[f64]| {
@@ -388,6 +389,7 @@ fn with_memory(flow: &Flow<Cpu>, x: &Tensor, memory: Memory, estimator: &Estimat
         row_bytes: 1,
         parameters: flow.parameters(),
         input_gradient: true,
+        supervision: None,
     };
     gradient(b, &links, &objective)
 }

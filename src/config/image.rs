@@ -1,7 +1,7 @@
 //! The configuration of a flow over images: the multi-scale network of Chen et al. 2019 (appendix E).
 //!
 //! ```text
-//! [squeeze,] logit, ActNorm, (block, ActNorm) × n₁, squeeze, (block, ActNorm) × n₂, squeeze, …, (block, ActNorm) × n_S
+//! [squeeze,] [logit,] ActNorm, (block, ActNorm) × n₁, squeeze, (block, ActNorm) × n₂, squeeze, …, (block, ActNorm) × n_S
 //! [, flatten, (fully connected block, ActNorm) × m]
 //! ```
 //!
@@ -34,6 +34,9 @@ pub struct ImageConfig {
     pub channels: usize,
     /// The bits of a channel that are modelled, 1 to 8; lower ones are dropped.
     pub bits: u32,
+    /// Whether the logit comes first. Without it the first ActNorm alone normalises the channels, as hybrid models of CIFAR-10
+    /// do, and samples may lie outside \[0, 1\].
+    pub logit: bool,
     /// α, the margin of the logit.
     pub logit_alpha: f64,
     /// Whether images are squeezed before anything else.
@@ -58,6 +61,10 @@ pub struct ImageConfig {
     pub fully_connected_width: usize,
     /// Whether to normalise activations between blocks.
     pub actnorm: bool,
+    /// The classes of a hybrid model's classifier, which has a head on every scale; 0 is none.
+    pub classes: usize,
+    /// The channels of each head.
+    pub head_width: usize,
     /// κ, the bound on each layer's norm; Lip(g) ≤ κ^(number of layers). Couplings have none.
     pub coefficient: f64,
     /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one letter a layer boundary
@@ -92,6 +99,7 @@ impl Default for ImageConfig {
             width: 28,
             channels: 1,
             bits: 8,
+            logit: true,
             logit_alpha: 1e-6,
             squeeze_first: false,
             blocks: vec![16, 16, 16],
@@ -104,6 +112,8 @@ impl Default for ImageConfig {
             fully_connected: 4,
             fully_connected_width: 128,
             actnorm: true,
+            classes: 0,
+            head_width: 256,
             coefficient: 0.98,
             norms: NormChain::default(),
             initial_scale: 1.0,
@@ -179,6 +189,7 @@ impl ImageConfig {
             return Err(ConfigError::OutOfRange { name: "fully_connected", value, expected: "0 to 10000" });
         }
         count("fully_connected_width", self.fully_connected_width, MOST_WIDTH, "1 to 65536")?;
+        self.check_heads()?;
         check_shared(self.coefficient, self.initial_scale, self.replicates, [&self.training, &self.evaluation])?;
         self.norms.check(self.kernels.len(), self.activation.widening() == 1)?;
         let halvings = self.blocks.len() - 1 + usize::from(self.squeeze_first);
@@ -229,7 +240,9 @@ impl ImageConfig {
         if self.squeeze_first {
             stages.push(Stage::Squeeze { channels: self.channels, factor_out: false });
         }
-        stages.push(Stage::Logit);
+        if self.logit {
+            stages.push(Stage::Logit);
+        }
         let scales = self.scales();
         let [mut h, mut w, mut c] = scales.first().copied().unwrap_or_default();
         if self.actnorm {
@@ -282,6 +295,11 @@ impl ImageConfig {
 
     /// The number of trained numbers.
     pub fn parameters(&self) -> u64 {
+        self.flow_parameters().saturating_add(self.head_parameters())
+    }
+
+    /// Those of the links.
+    fn flow_parameters(&self) -> u64 {
         if self.model.couples() {
             let first = self.scales().first().map_or(0, |[_, _, c]| 2 * *c as u64);
             return self.coupling_parameters().saturating_add(if self.actnorm { first } else { 0 });

@@ -4,12 +4,14 @@
 
 mod coupling;
 mod family;
+mod hybrid;
 mod image;
 mod preset;
 mod rows;
 
 pub use coupling::CouplingBlock;
 pub use family::Family;
+pub use hybrid::HeadPlace;
 pub use image::{ImageBlock, ImageConfig, Stage};
 pub use preset::Preset;
 use resflow_backend::Activation;
@@ -134,6 +136,11 @@ impl ModelConfig {
         }
     }
 
+    /// The classes of a hybrid model, 0 of a flow alone.
+    pub fn classes(&self) -> usize {
+        self.images().map_or(0, |c| c.classes)
+    }
+
     /// Bits per dimension of a log density in nats, for images.
     pub fn bits_per_dim(&self, log_prob: f64) -> Option<f64> {
         self.images().map(|c| bits_per_dim(log_prob, c.dimension(), c.bits))
@@ -171,13 +178,18 @@ impl ModelConfig {
     }
 
     /// The number of tensors that a file of the model holds at least: weight, bias, u and v of each constrained layer, weight
-    /// and bias of each layer of a coupling.
+    /// and bias of each layer of a coupling; the classifier's.
     pub(crate) fn stored_tensors(&self) -> u64 {
         let layers = match self {
             Self::Rows(c) => c.hidden.len() + 1,
             Self::Images(c) => c.kernels.len(),
         };
-        if self.family().couples() { 2 * layers as u64 * self.blocks() as u64 } else { 4 * self.constrained_layers() }
+        let links = if self.family().couples() {
+            2 * layers as u64 * self.blocks() as u64
+        } else {
+            4 * self.constrained_layers()
+        };
+        links + self.images().map_or(0, ImageConfig::head_tensors)
     }
 
     /// The number of residual blocks, or of couplings.

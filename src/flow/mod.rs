@@ -4,14 +4,17 @@
 //! map s belongs to the model. A [`PreparedFlow`] holds the normalised weights and serves any number of calls and threads.
 
 mod prepared;
+mod upload;
 
 pub use prepared::{Decoded, Encoded, PreparedFlow};
 use resflow_backend::{Backend, Key};
+pub(crate) use upload::Upload;
 
 use crate::architecture::{self, Initial};
 use crate::bijection::{Bijection, Memory};
 use crate::chain::Parts;
 use crate::checkpoint::Provenance;
+use crate::classifier::{Classification, Classifier};
 use crate::config::{ImageConfig, ModelConfig};
 use crate::data::{Samples, Standardiser};
 use crate::error::{ConfigError, Error};
@@ -33,6 +36,7 @@ pub struct Flow<B: Backend> {
     standardiser: Standardiser,
     links: Vec<Box<dyn Bijection<B>>>,
     parts: Parts,
+    classifier: Option<Classifier<B>>,
     provenance: Provenance,
 }
 
@@ -44,6 +48,7 @@ impl<B: Backend> Clone for Flow<B> {
             standardiser: self.standardiser.clone(),
             links: self.links.iter().map(|l| l.boxed_clone()).collect(),
             parts: self.parts.clone(),
+            classifier: self.classifier.clone(),
             provenance: self.provenance.clone(),
         }
     }
@@ -55,19 +60,26 @@ impl<B: Backend> Flow<B> {
     /// # Errors
     /// A configuration that cannot be.
     pub fn new(backend: B, config: impl Into<ModelConfig>, key: Key) -> Result<Self, ConfigError> {
-        let config = config.into();
-        let links = architecture::links(&backend, &config, &Initial::Random(key))?;
-        Self::from_links(backend, config, links)
+        Self::configured(backend, config.into(), Initial::Random(key))
     }
 
     /// A flow whose tensors are all zero, to be filled.
     pub(crate) fn zeros(backend: B, config: &ModelConfig) -> Result<Self, ConfigError> {
-        let links = architecture::links(&backend, config, &Initial::Zeros)?;
-        Self::from_links(backend, config.clone(), links)
+        Self::configured(backend, config.clone(), Initial::Zeros)
     }
 
-    /// A flow of any links. The configuration is stored with it and supplies the estimators; its architecture is that of
-    /// the links as far as the model is to be saved and loaded.
+    fn configured(backend: B, config: ModelConfig, initial: Initial) -> Result<Self, ConfigError> {
+        let links = architecture::links(&backend, &config, &initial)?;
+        let key = match initial {
+            Initial::Random(key) => Some(key),
+            Initial::Zeros => None,
+        };
+        let classifier = config.images().and_then(|images| Classifier::of(&backend, images, key));
+        Ok(Self { classifier, ..Self::from_links(backend, config, links)? })
+    }
+
+    /// A flow of any links, without a classifier. The configuration is stored with it and supplies the estimators; its
+    /// architecture is that of the links as far as the model is to be saved and loaded.
     ///
     /// # Errors
     /// If rows of the configured dimension cannot pass through the links.
@@ -80,7 +92,7 @@ impl<B: Backend> Flow<B> {
         config.check()?;
         let parts = Parts::of(&links, &config.row())?;
         let standardiser = Standardiser::identity(config.dimension());
-        Ok(Self { backend, config, standardiser, links, parts, provenance: Provenance::default() })
+        Ok(Self { backend, config, standardiser, links, parts, classifier: None, provenance: Provenance::default() })
     }
 
     /// The same flow for images of another height and width. Weights stay; a convolution's σ stays where it bounds the new
@@ -105,6 +117,8 @@ impl<B: Backend> Flow<B> {
         }
         let links = std::mem::take(&mut flow.links);
         let mut resized = Self::from_links(self.backend.clone(), config, links)?;
+        // heads are free convolutions and means over pixels: they take images of any size
+        resized.classifier.clone_from(&self.classifier);
         resized.provenance = self.provenance.clone();
         Ok(resized)
     }
@@ -153,6 +167,15 @@ impl<B: Backend> Flow<B> {
         &self.links
     }
 
+    /// The classifier, of a hybrid model.
+    pub fn classifier(&self) -> Option<&Classifier<B>> {
+        self.classifier.as_ref()
+    }
+
+    pub(crate) fn classifier_mut(&mut self) -> Option<&mut Classifier<B>> {
+        self.classifier.as_mut()
+    }
+
     pub(crate) fn replace_links(&mut self, links: Vec<Box<dyn Bijection<B>>>) {
         self.links = links;
     }
@@ -195,10 +218,13 @@ impl<B: Backend> Flow<B> {
         Ok(())
     }
 
-    /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…`.
+    /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…`, and then `classifier.…`.
     pub fn visit(&self, visitor: &mut dyn FnMut(&str, &B::Tensor, Role)) {
         for (i, link) in self.links.iter().enumerate() {
             link.visit(&format!("links.{i}"), visitor);
+        }
+        if let Some(classifier) = &self.classifier {
+            classifier.visit(visitor);
         }
     }
 
@@ -207,6 +233,9 @@ impl<B: Backend> Flow<B> {
     pub fn visit_mut(&mut self, visitor: &mut dyn FnMut(&str, &mut B::Tensor, Role)) {
         for (i, link) in self.links.iter_mut().enumerate() {
             link.visit_mut(&format!("links.{i}"), visitor);
+        }
+        if let Some(classifier) = &mut self.classifier {
+            classifier.visit_mut(visitor);
         }
     }
 
@@ -284,6 +313,7 @@ impl<B: Backend> Flow<B> {
             standardiser: self.standardiser.clone(),
             row: self.config.row(),
             parts: self.parts.clone(),
+            classifier: self.classifier.as_ref().map(|c| c.prepare(backend)),
             estimator: self.config.evaluation().clone(),
             resolved: self.resolved(false),
             replicates: self.config.replicates(),
@@ -315,7 +345,8 @@ impl<B: Backend> Flow<B> {
     }
 
     /// The gradient of −Σ wᵢ log p(xᵢ) for rows x in standardised units, `[n, d]` or images `[n, h, w, c]`, with weights `[n, 1]` (1/n each if
-    /// none are given), by the training estimator. Includes the gradient in x.
+    /// none are given), by the training estimator. Includes the gradient in x. A classifier has no part in log p: its
+    /// gradients are zeros.
     ///
     /// # Errors
     /// Shapes that do not fit.
@@ -343,8 +374,14 @@ impl<B: Backend> Flow<B> {
             row_bytes: self.row_bytes(),
             parameters: self.parameters(),
             input_gradient: true,
+            supervision: None,
         };
-        Ok(gradient(&self.backend, self.prepare().links(), &objective))
+        let mut found = gradient(&self.backend, self.prepare().links(), &objective);
+        if let Some(classifier) = &self.classifier {
+            let zeros = self.backend.full(0.0, [classifier.parameters(&self.backend) as usize].into());
+            found.flat = self.backend.concat(&[&found.flat, &zeros], 0);
+        }
+        Ok(found)
     }
 
     /// log p of rows in the data's units, or of images, see [`PreparedFlow::log_prob`].
@@ -353,6 +390,14 @@ impl<B: Backend> Flow<B> {
     /// Rows of another width or images of another size, or faults of the device.
     pub fn log_prob<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<LogProb, Error> {
         self.prepare().log_prob(samples, key)
+    }
+
+    /// p(y | x) of images by a hybrid model, see [`PreparedFlow::classify`].
+    ///
+    /// # Errors
+    /// A model without a classifier, images of another size, or faults of the device.
+    pub fn classify<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Classification, Error> {
+        self.prepare().classify(samples, key)
     }
 
     /// Rows drawn from the model, see [`PreparedFlow::sample`].

@@ -4,8 +4,10 @@
 
 use resflow_backend::{Backend, Element as _, Key, Noise, ShardPlan};
 
+use super::upload::Upload;
 use crate::bijection::{Draw, LogDet, PreparedBijection};
 use crate::chain::{Back, Forth, Parts};
+use crate::classifier::{Classification, PreparedClassifier};
 use crate::data::{Samples, Standardiser, Table};
 use crate::error::{ConfigError, Error};
 use crate::estimator::Estimator;
@@ -45,6 +47,7 @@ pub struct PreparedFlow<B: Backend> {
     /// The shape of a row.
     pub(super) row: Vec<usize>,
     pub(super) parts: Parts,
+    pub(super) classifier: Option<PreparedClassifier<B>>,
     pub(super) estimator: Estimator,
     pub(super) resolved: Estimator,
     pub(super) replicates: usize,
@@ -115,6 +118,39 @@ impl<B: Backend> PreparedFlow<B> {
         let (z, log_prob) = log_prob::evaluate(self, samples.into(), key, true)?;
         let rows = z.unwrap_or_else(|| Table::of_computed(self.standardiser.width(), Vec::new()));
         Ok(Encoded { rows, log_det: log_prob.log_det, standard_error: log_prob.standard_error })
+    }
+
+    /// Whether there is a classifier.
+    pub fn classifies(&self) -> bool {
+        self.classifier.is_some()
+    }
+
+    /// p(y | x) of each image, or each row of an image's numbers; a function of samples and key. With the key of a
+    /// [`log_prob`](Self::log_prob) it looks at the same dequantised images.
+    ///
+    /// # Errors
+    /// A model without a classifier, images of another size, or faults of the device.
+    pub fn classify<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Classification, Error> {
+        let Some(classifier) = &self.classifier else {
+            return Err(Error::Input("the model has no classifier: it was made with `classes = 0`".into()));
+        };
+        let upload = Upload::new(self, samples.into(), key)?;
+        let plan = self.plan(upload.count());
+        let parts = self.backend.run(plan.shards(), |i| {
+            let mut way = Forth::new(upload.all(self, plan.rows(i)));
+            let mut seen = Vec::new();
+            for (l, link) in self.links.iter().enumerate().take(classifier.last_link() + 1) {
+                let y = link.forward(&self.backend, &way.rows, None).0;
+                seen.extend(classifier.look(&self.backend, l, &y, link.leaving()));
+                way.pass(&self.backend, y, link.leaving());
+            }
+            self.backend.download(&classifier.probabilities(&self.backend, &seen))
+        });
+        let mut probabilities = Vec::with_capacity(upload.count() * classifier.classes());
+        for part in parts {
+            probabilities.extend(part?.iter().map(|p| p.to_f64()));
+        }
+        Ok(Classification { classes: classifier.classes(), probabilities })
     }
 
     /// x of each row of z. The log det of this direction is the negative of [`encode`](Self::encode)'s at x.

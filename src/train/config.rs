@@ -36,6 +36,9 @@ pub struct TrainConfig {
     pub average: f64,
     /// Power iterations of each weight after a step.
     pub power_iterations: usize,
+    /// λ of a hybrid model: λ (−log p(x)) − log p(y | x) is minimised, both in nats; 1/d weighs nats per dimension. A flow
+    /// without a classifier leaves it alone.
+    pub density_weight: f64,
     /// What the forward pass keeps.
     pub memory: Memory,
     /// Rows of fresh validation data, for built-in densities; the most of the set-aside images that a validation takes.
@@ -64,6 +67,7 @@ impl Default for TrainConfig {
             clip: 10.0,
             average: 0.998,
             power_iterations: 5,
+            density_weight: 1.0,
             memory: Memory::Keep,
             validation_rows: 5000,
             validation_fraction: 0.1,
@@ -124,6 +128,9 @@ impl TrainConfig {
         }
         if !(1..=10_000).contains(&self.power_iterations) {
             return wrong("power_iterations", self.power_iterations as f64, "1 to 10000");
+        }
+        if !non_negative(self.density_weight) {
+            return wrong("density_weight", self.density_weight, "0 or above");
         }
         if !(2..=1 << 24).contains(&self.validation_rows) {
             return wrong("validation_rows", self.validation_rows as f64, "2 to 16777216");

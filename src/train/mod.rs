@@ -29,7 +29,7 @@ mod trainer;
 use std::time::Duration;
 
 pub use config::TrainConfig;
-pub use gradient::{Gradient, Objective, gradient};
+pub use gradient::{Gradient, Objective, Supervision, gradient};
 use serde::{Deserialize, Serialize};
 pub use source::Source;
 pub use trainer::{StepReport, Trainer, Validation};

@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 
 use resflow_backend::{Backend, Element, Key, Shape};
 
+use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
 use crate::data::{DataError, Samples, Standardiser, Table, ToyDensity, permutation};
+use crate::error::Error;
 use crate::transform::dequantise;
 
 /// Training and validation rows, which never overlap.
@@ -27,6 +29,19 @@ impl Source {
             Self::Density(_) => vec![2],
             Self::Table(table) => vec![table.width()],
             Self::Images(set) => vec![set.height(), set.width(), set.channels()],
+        }
+    }
+
+    /// Whether a classifier of so many classes can learn from the labels.
+    ///
+    /// # Errors
+    /// No labels, or one that is no class.
+    pub(crate) fn check_labels(&self, classes: usize) -> Result<(), Error> {
+        let labels = if let Self::Images(set) = self { set.labels() } else { None };
+        match labels {
+            _ if classes == 0 => Ok(()),
+            Some(labels) => check_labels(labels, classes),
+            None => Err(Error::Input(format!("the model has {classes} classes, the data have no labels"))),
         }
     }
 
@@ -70,7 +85,17 @@ pub(crate) struct Drawing {
     pub(crate) flips: bool,
     /// The bits of a channel of images.
     pub(crate) bits: u32,
+    /// The classes of the labels that come with a batch, 0 for none.
+    pub(crate) classes: usize,
     pub(crate) key: Key,
+}
+
+/// Rows in standardised units.
+#[derive(Debug)]
+pub(crate) struct Batch<B: Backend> {
+    pub(crate) rows: B::Tensor,
+    /// 1 at each row's class, else 0, `[n, K]`, where labels are wanted.
+    pub(crate) targets: Option<B::Tensor>,
 }
 
 /// Batches in standardised units.
@@ -127,10 +152,11 @@ impl Batches {
     }
 
     /// Batch number `batch` of so many rows, on the device.
-    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, rows: usize) -> B::Tensor {
+    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, rows: usize) -> Batch<B> {
         let key = self.drawing.key;
         let order = self.order(batch * rows as u64, rows);
-        match &self.training {
+        let targets = self.targets(backend, &order);
+        let rows = match &self.training {
             Training::Density(density) => {
                 let table = density.sample(key.named("batch").split(batch), rows);
                 backend.upload(&table.to_elements(), [rows, 2].into())
@@ -152,7 +178,20 @@ impl Batches {
                 let shape = Shape::from([rows, set.height(), set.width(), set.channels()]);
                 dequantise(backend, &bytes, shape, self.drawing.bits, key.named("dequantise"), first)
             }
+        };
+        Batch { rows, targets }
+    }
+
+    /// The classes of some images, where labels are wanted.
+    fn targets<B: Backend>(&self, backend: &B, order: &[usize]) -> Option<B::Tensor> {
+        let classes = self.drawing.classes;
+        let Training::Images(set) = &self.training else { return None };
+        let labels = set.labels().filter(|_| classes > 0)?;
+        let mut targets = vec![B::Elem::from_f64(0.0); order.len() * classes];
+        for (row, &image) in order.iter().enumerate() {
+            targets[row * classes + usize::from(labels[image])] = B::Elem::from_f64(1.0);
         }
+        Some(backend.upload(&targets, [order.len(), classes].into()))
     }
 
     /// The rows at some positions of the epochs one after the other.

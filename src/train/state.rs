@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::trainer::Best;
 use super::{Budget, MOST_TIME, Source, TrainConfig, Trainer, Validation, config};
 use crate::checkpoint::{Archive, ModelDocument, Values, document_value, section};
+use crate::classifier::ClassificationScore;
 use crate::data::Excerpt;
 use crate::error::{CheckpointError, Error};
 use crate::flow::Flow;
@@ -28,6 +29,9 @@ struct RunDocument {
     elapsed: f64,
     initialised: bool,
     best_nll: Option<f64>,
+    /// Of hybrid models.
+    #[serde(default)]
+    best_classification: Option<ClassificationScore>,
     best: Option<ModelDocument>,
     validation: Option<StoredValidation>,
     without_improvement: u32,
@@ -39,6 +43,8 @@ struct StoredValidation {
     step: u64,
     nll: Option<f64>,
     standard_error: Option<f64>,
+    #[serde(default)]
+    classification: Option<ClassificationScore>,
     improved: bool,
 }
 
@@ -57,11 +63,13 @@ impl<B: Backend> Trainer<B> {
             elapsed: self.elapsed.as_secs_f64(),
             initialised: self.initialised,
             best_nll: self.best.as_ref().map(|b| b.nll),
+            best_classification: self.best_classification(),
             best: self.best.as_ref().map(|b| ModelDocument::of(&b.flow)),
             validation: self.last_validation.as_ref().map(|v| StoredValidation {
                 step: v.step,
                 nll: Some(v.nll).filter(|x| x.is_finite()),
                 standard_error: Some(v.standard_error).filter(|x| x.is_finite()),
+                classification: v.classification.filter(|c| c.cross_entropy.is_finite()),
                 improved: v.improved,
             }),
             without_improvement: self.without_improvement,
@@ -110,11 +118,15 @@ impl<B: Backend> Trainer<B> {
         let provenance = flow.provenance().clone();
         let best = match (run.best_nll, &run.best) {
             (Some(nll), Some(document)) => {
-                Some(Best { nll, flow: Flow::restore(backend.clone(), document, "best.", archive)? })
+                let flow = Flow::restore(backend.clone(), document, "best.", archive)?;
+                Some(Best { nll, classification: run.best_classification, flow })
             }
             (None, None) => None,
             _ => return Err(format("a best model without its score, or the reverse")),
         };
+        if best.as_ref().is_some_and(|best| best.classification.is_some() != flow.classifier().is_some()) {
+            return Err(format("the best model's score is not that of such a model"));
+        }
         if best.as_ref().is_some_and(|best| best.flow.config() != flow.config()) {
             return Err(format("the best model is of another configuration than the run"));
         }
@@ -140,6 +152,7 @@ impl<B: Backend> Trainer<B> {
             step: v.step,
             nll: v.nll.unwrap_or(f64::NAN),
             standard_error: v.standard_error.unwrap_or(f64::NAN),
+            classification: v.classification,
             improved: v.improved,
         });
         trainer.derive();

@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
-use super::gradient::{Gradient, Objective, flatten, gradient};
-use super::source::{Batches, Drawing, Source, Validation as ValidationData};
+use super::gradient::{Gradient, Objective, Supervision, flatten, gradient};
+use super::source::{Batch, Batches, Drawing, Source, Validation as ValidationData};
 use super::{Budget, TrainConfig};
-use crate::bijection::{Bijection, PreparedBijection};
+use crate::bijection::PreparedBijection;
 use crate::chain::Forth;
 use crate::checkpoint::Provenance;
+use crate::classifier::{ClassificationScore, Classifier, PreparedClassifier};
 use crate::data::Samples;
+use crate::data::image::ImageSet;
 use crate::error::Error;
 use crate::flow::Flow;
+use crate::layer::VisitorMut;
 use crate::lipschitz::Refresh;
 
 /// What one step did.
@@ -32,6 +35,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Vector-Jacobian products of the log dets, summed over blocks.
     pub terms: usize,
+    /// How the classifier of a hybrid model did on the batch.
+    pub classification: Option<ClassificationScore>,
 }
 
 /// What a validation of the averaged weights found.
@@ -43,6 +48,8 @@ pub struct Validation {
     pub nll: f64,
     /// Its standard error.
     pub standard_error: f64,
+    /// How the classifier of a hybrid model did on them.
+    pub classification: Option<ClassificationScore>,
     /// Whether it is the best so far; its weights are kept then.
     pub improved: bool,
 }
@@ -51,7 +58,18 @@ pub struct Validation {
 #[derive(Debug, Clone)]
 pub(super) struct Best<B: Backend> {
     pub(super) nll: f64,
+    pub(super) classification: Option<ClassificationScore>,
     pub(super) flow: Flow<B>,
+}
+
+/// What is minimised: −log p(x), or with a classifier λ (−log p(x)) − log p(y | x).
+fn objective(nll: f64, classification: Option<ClassificationScore>, density_weight: f64) -> f64 {
+    match classification {
+        // 0 · ∞ is no reason to refuse a classifier alone
+        Some(score) if density_weight == 0.0 => score.cross_entropy,
+        Some(score) => density_weight * nll + score.cross_entropy,
+        None => nll,
+    }
 }
 
 /// A run of training.
@@ -73,6 +91,7 @@ pub struct Trainer<B: Backend> {
     parameters: B::Tensor,
     decayed: B::Tensor,
     prepared: Vec<Box<dyn PreparedBijection<B>>>,
+    classifier: Option<PreparedClassifier<B>>,
     batches: Batches,
     validation: ValidationData,
 }
@@ -102,6 +121,8 @@ impl<B: Backend> Trainer<B> {
                 words(&flow.config().row())
             )));
         }
+        let classes = flow.classifier().map_or(0, Classifier::classes);
+        source.check_labels(classes)?;
         let fingerprint = source.fingerprint();
         let columns = match &source {
             Source::Table(table) => table.columns().map(<[String]>::to_vec),
@@ -118,6 +139,7 @@ impl<B: Backend> Trainer<B> {
             validation_fraction: config.validation_fraction,
             flips: config.flips,
             bits: flow.config().images().map_or(8, |c| c.bits),
+            classes,
             key,
         };
         let (batches, validation, standardiser) = Batches::new(source, drawing)?;
@@ -127,11 +149,13 @@ impl<B: Backend> Trainer<B> {
         let zeros = || backend.full(0.0, backend.shape(&parameters));
         let moments = [zeros(), zeros()];
         let prepared = flow.links().iter().map(|l| l.prepare(&backend)).collect();
+        let classifier = flow.classifier().map(|c| c.prepare(&backend));
         Ok(Self {
             decayed: decay_mask(&flow),
             average: parameters.clone(),
             parameters,
             prepared,
+            classifier,
             flow,
             config: config.clone(),
             budget,
@@ -194,9 +218,14 @@ impl<B: Backend> Trainer<B> {
         self.last_validation.as_ref()
     }
 
-    /// The best validation's −log p.
+    /// −log p of the best validation. Of a hybrid model that is the one of the least λ (−log p(x)) − log p(y | x).
     pub fn best_nll(&self) -> Option<f64> {
         self.best.as_ref().map(|b| b.nll)
+    }
+
+    /// How the classifier of a hybrid model did in the best validation.
+    pub fn best_classification(&self) -> Option<ClassificationScore> {
+        self.best.as_ref().and_then(|b| b.classification)
     }
 
     /// How far the run is, from 0 to 1.
@@ -256,7 +285,7 @@ impl<B: Backend> Trainer<B> {
         let step = self.step + 1;
         let rate = self.config.rate(step, self.progress());
         let gradient = self.gradient(&backend);
-        let [loss, norm] = self.apply(&gradient, step, rate)?;
+        let Applied { loss, norm, classification } = self.apply(&gradient, step, rate)?;
 
         self.step = step;
         self.flow.set_provenance(Provenance { steps: step, ..self.flow.provenance().clone() });
@@ -267,11 +296,12 @@ impl<B: Backend> Trainer<B> {
             gradient_norm: norm,
             learning_rate: rate,
             terms: gradient.terms,
+            classification,
         })
     }
 
     /// Batch `part` of those that the present step adds up.
-    fn batch(&mut self, backend: &B, part: usize) -> B::Tensor {
+    fn batch(&mut self, backend: &B, part: usize) -> Batch<B> {
         let number = self.step * self.config.accumulate as u64 + part as u64;
         self.batches.batch(backend, number, self.config.batch)
     }
@@ -282,9 +312,10 @@ impl<B: Backend> Trainer<B> {
         let weights = backend.full(1.0 / self.step_rows() as f64, [rows, 1].into());
         let mut sum: Option<Gradient<B>> = None;
         for part in 0..self.config.accumulate {
-            let x = self.batch(backend, part);
+            let batch = self.batch(backend, part);
+            let supervision = self.classifier.as_ref().zip(batch.targets.as_ref());
             let objective = Objective {
-                x: &x,
+                x: &batch.rows,
                 weights: &weights,
                 estimator: self.flow.config().training(),
                 key: self.key.named("training").split(self.step),
@@ -293,6 +324,11 @@ impl<B: Backend> Trainer<B> {
                 row_bytes: self.flow.row_bytes(),
                 parameters: backend.shape(&self.parameters).elements() as u64,
                 input_gradient: false,
+                supervision: supervision.map(|(classifier, targets)| Supervision {
+                    classifier,
+                    targets,
+                    density_weight: self.config.density_weight,
+                }),
             };
             let own = gradient(backend, &self.prepared, &objective);
             sum = Some(match sum {
@@ -300,6 +336,10 @@ impl<B: Backend> Trainer<B> {
                 Some(sum) => Gradient {
                     flat: backend.axpy(1.0, &own.flat, sum.flat),
                     loss: backend.axpy(1.0, &own.loss, sum.loss),
+                    classification: sum
+                        .classification
+                        .zip(own.classification)
+                        .map(|(sum, own)| backend.axpy(1.0, &own, sum)),
                     input: None,
                     terms: sum.terms.max(own.terms),
                 },
@@ -308,12 +348,15 @@ impl<B: Backend> Trainer<B> {
         sum.expect("a step has at least one batch")
     }
 
-    /// Clips, steps, averages, renews; returns loss and gradient norm.
-    fn apply(&mut self, gradient: &Gradient<B>, step: u64, rate: f64) -> Result<[f64; 2], Error> {
+    /// Clips, steps, averages, renews; returns what came of it.
+    fn apply(&mut self, gradient: &Gradient<B>, step: u64, rate: f64) -> Result<Applied, Error> {
         let b = self.flow.backend().clone();
         let one = b.full(1.0, [1].into());
         let norm = b.unary(Unary::Sqrt, b.dot(&gradient.flat, &gradient.flat));
-        let gate = b.all_finite(&b.concat(&[&gradient.loss, &norm], 0));
+        let mut sums = vec![&gradient.loss, &norm];
+        sums.extend(&gradient.classification);
+        let sums = b.concat(&sums, 0);
+        let gate = b.all_finite(&sums);
         let scale = if self.config.clip > 0.0 {
             let limit = b.full(self.config.clip, [1].into());
             b.binary(Binary::Min, b.binary(Binary::Div, limit, &norm), &one)
@@ -334,10 +377,16 @@ impl<B: Backend> Trainer<B> {
         let (parameters, moments) =
             b.adam_step(&rule, &scale, &gate, &self.decayed, self.parameters.clone(), moments, &gradient.flat);
         // the one read of the step
-        let report = b.download(&b.concat(&[&gradient.loss, &norm, &gate], 0))?;
-        let [loss, norm, finite] = [0, 1, 2].map(|i| report[i].to_f64());
+        let report: Vec<f64> = b.download(&b.concat(&[&gate, &sums], 0))?.into_iter().map(B::Elem::to_f64).collect();
+        let (finite, loss, norm) = (report[0], report[1], report[2]);
+        let classification = report.get(3..5).map(|score| ClassificationScore {
+            cross_entropy: score[0],
+            accuracy: score[1],
+            count: self.step_rows(),
+        });
         if finite == 0.0 {
-            let what = if loss.is_finite() { "the gradient" } else { "the loss" };
+            let losses = loss.is_finite() && classification.is_none_or(|c| c.cross_entropy.is_finite());
+            let what = if losses { "the gradient" } else { "the loss" };
             return Err(Error::Diverged { step, what, layer: self.first_infinite(gradient) });
         }
         self.parameters = parameters;
@@ -346,7 +395,7 @@ impl<B: Backend> Trainer<B> {
         let decay = self.config.average.min(step as f64 / (step as f64 + 10.0));
         self.average = b.axpy(1.0 - decay, &self.parameters, b.affine(self.average.clone(), decay, 0.0));
         self.renew();
-        Ok([loss, norm])
+        Ok(Applied { loss, norm, classification })
     }
 
     /// Puts the parameters into the flow, renews the power iterations and prepares the links, all links at once.
@@ -362,7 +411,7 @@ impl<B: Backend> Trainer<B> {
         let how = Refresh::Iterations(self.config.power_iterations);
         let renewed = b.run(links.len(), |i| {
             let mut link = links[i].boxed_clone();
-            assign(&b, &mut *link, &self.parameters, starts[i]);
+            assign(&b, &mut |visitor| link.visit_mut("", visitor), &self.parameters, starts[i]);
             link.refresh(&b, how);
             let prepared = link.prepare(&b);
             (link, prepared)
@@ -370,6 +419,10 @@ impl<B: Backend> Trainer<B> {
         let (links, prepared) = renewed.into_iter().unzip();
         self.flow.replace_links(links);
         self.prepared = prepared;
+        if let Some(classifier) = self.flow.classifier_mut() {
+            assign(&b, &mut |visitor| classifier.visit_mut(visitor), &self.parameters, at);
+            self.classifier = Some(classifier.prepare(&b));
+        }
     }
 
     /// Walks all of the first step's batches through the links, initialising each.
@@ -377,24 +430,32 @@ impl<B: Backend> Trainer<B> {
         let b = self.flow.backend().clone();
         let mut shards = Vec::new();
         for part in 0..self.config.accumulate {
-            let x = self.batch(&b, part);
+            let x = self.batch(&b, part).rows;
             let rows = b.shape(&x).rows();
             let plan = resflow_backend::ShardPlan::new(rows, b.shard_rows(self.flow.row_bytes()), b.lanes());
             shards.extend(plan.ranges().map(|r| b.narrow(&x, 0, r.start, r.len())));
         }
-        for link in self.flow.links_mut() {
+        let mut seen = Vec::new();
+        for (l, link) in self.flow.links_mut().iter_mut().enumerate() {
             link.initialise(&b, &shards)?;
             let prepared = link.prepare(&b);
-            shards = b.run(shards.len(), |i| {
+            let passed = b.run(shards.len(), |i| {
                 let mut way = Forth::new(shards[i].clone());
-                way.pass(&b, prepared.forward(&b, &shards[i], None).0, prepared.leaving());
-                way.rows
+                let y = prepared.forward(&b, &shards[i], None).0;
+                let look = self.classifier.as_ref().and_then(|c| c.look(&b, l, &y, prepared.leaving()));
+                way.pass(&b, y, prepared.leaving());
+                (way.rows, look)
             });
+            let (rows, looks): (Vec<_>, Vec<_>) = passed.into_iter().unzip();
+            shards = rows;
+            seen.extend(looks.into_iter().collect::<Option<Vec<_>>>());
+        }
+        if let Some(classifier) = self.flow.classifier_mut() {
+            classifier.initialise(&b, &seen)?;
         }
         self.initialised = true;
-        self.parameters = flat_parameters(&self.flow);
+        self.derive();
         self.average = self.parameters.clone();
-        self.prepared = self.flow.links().iter().map(|l| l.prepare(&b)).collect();
         Ok(())
     }
 
@@ -419,10 +480,7 @@ impl<B: Backend> Trainer<B> {
         let mut flow = self.flow.clone();
         if self.config.average > 0.0 {
             let b = flow.backend().clone();
-            let mut at = 0;
-            for link in flow.links_mut() {
-                at = assign(&b, &mut **link, &self.average, at);
-            }
+            assign(&b, &mut |visitor| flow.visit_mut(visitor), &self.average, 0);
             flow.refresh(Refresh::converge::<B>());
         }
         flow
@@ -435,17 +493,25 @@ impl<B: Backend> Trainer<B> {
     pub fn validate(&mut self) -> Result<Validation, Error> {
         let start = std::time::Instant::now();
         let mut flow = self.averaged();
-        let result = flow.log_prob(self.validation.samples(), self.key.named("validation"))?;
+        let (samples, key) = (self.validation.samples(), self.key.named("validation"));
+        let prepared = flow.prepare();
+        let result = prepared.log_prob(samples, key)?;
         let nll = -result.mean();
-        let improved = nll.is_finite() && self.best.as_ref().is_none_or(|best| nll < best.nll);
+        let labels = samples.images().and_then(ImageSet::labels).filter(|_| prepared.classifies());
+        let classification = labels.map(|labels| prepared.classify(samples, key)?.score(labels)).transpose()?;
+        let weigh = |nll, classification| objective(nll, classification, self.config.density_weight);
+        let value = weigh(nll, classification);
+        let better = |best: &Best<B>| value < weigh(best.nll, best.classification);
+        let improved = value.is_finite() && self.best.as_ref().is_none_or(better);
         if improved {
             flow.set_provenance(Provenance { validation_nll: Some(nll), ..flow.provenance().clone() });
-            self.best = Some(Best { nll, flow });
+            self.best = Some(Best { nll, classification, flow });
             self.without_improvement = 0;
         } else {
             self.without_improvement = self.without_improvement.saturating_add(1);
         }
-        let validation = Validation { step: self.step, nll, standard_error: result.mean_standard_error(), improved };
+        let (step, standard_error) = (self.step, result.mean_standard_error());
+        let validation = Validation { step, nll, standard_error, classification, improved };
         self.last_validation = Some(validation.clone());
         self.elapsed += start.elapsed();
         Ok(validation)
@@ -461,7 +527,15 @@ impl<B: Backend> Trainer<B> {
         let b = self.flow.backend().clone();
         self.parameters = flat_parameters(&self.flow);
         self.prepared = self.flow.links().iter().map(|l| l.prepare(&b)).collect();
+        self.classifier = self.flow.classifier().map(|c| c.prepare(&b));
     }
+}
+
+/// What a step's report is made of.
+struct Applied {
+    loss: f64,
+    norm: f64,
+    classification: Option<ClassificationScore>,
 }
 
 /// All trained tensors one after the other.
@@ -487,14 +561,13 @@ fn decay_mask<B: Backend>(flow: &Flow<B>) -> B::Tensor {
     flow.backend().upload(&mask, [mask.len()].into())
 }
 
-/// Sets a link's trained tensors from the flat ones, from `at` on; returns where they end.
-fn assign<B: Backend>(b: &B, link: &mut dyn Bijection<B>, flat: &B::Tensor, mut at: usize) -> usize {
-    link.visit_mut("", &mut |_, tensor, role| {
+/// Sets the trained tensors that a visit shows from the flat ones, from `at` on.
+fn assign<B: Backend>(b: &B, visit: &mut dyn FnMut(VisitorMut<'_, B>), flat: &B::Tensor, mut at: usize) {
+    visit(&mut |_, tensor, role| {
         if role.is_trained() {
             let shape = b.shape(tensor);
             *tensor = b.reshape(&b.narrow(flat, 0, at, shape.elements()), shape);
             at += shape.elements();
         }
     });
-    at
 }

@@ -63,6 +63,7 @@ fn whole<B: Backend>(b: &B, (model, n, memory): &Case) -> Record {
                 row_bytes: 1 << 30,
                 parameters: flow.parameters(),
                 input_gradient: true,
+                supervision: None,
             };
             gradient(b, &links, &objective)
         }

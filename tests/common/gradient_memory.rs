@@ -31,6 +31,7 @@ pub(crate) fn peak(blocks: usize, terms: usize, memory: Memory) -> Result<usize,
         row_bytes: 1,
         parameters: flow.parameters(),
         input_gradient: false,
+        supervision: None,
     };
     let (result, bytes) = memory::peak(|| gradient(&backend, &links, &objective));
     backend.download(&result.loss)?;

@@ -131,6 +131,7 @@ fn gradients<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fix
             row_bytes: 1 << 30,
             parameters: flow.parameters(),
             input_gradient: true,
+            supervision: None,
         };
         gradient(backend, &links, &objective)
     };

@@ -155,6 +155,39 @@ impl ImageSet {
         self.labels.as_deref()
     }
 
+    /// One more than the largest label, where there are labels.
+    pub fn classes(&self) -> Option<usize> {
+        self.labels.as_ref()?.iter().max().map(|&label| usize::from(label) + 1)
+    }
+
+    /// The images in another size: cut off or padded with zeros about the centre; colours become grey by their luma
+    /// (BT.601), grey becomes colours by repetition, and otherwise channels are cut off or zero. Labels stay.
+    ///
+    /// # Errors
+    ///
+    /// A size of zero or too large for the machine.
+    pub fn adapted(&self, size: ImageSize) -> Result<Self, DataError> {
+        let ImageSize { height, width, channels } = size;
+        let total = size.values()?.checked_mul(self.len()).filter(|&n| isize::try_from(n).is_ok());
+        let mut bytes = Vec::with_capacity(total.ok_or(ImageError::TooLarge { size })?);
+        let place = |own: usize, wanted: usize, i: usize| {
+            (i + own.saturating_sub(wanted) / 2).checked_sub(wanted.saturating_sub(own) / 2).filter(|&i| i < own)
+        };
+        for image in self.bytes.chunks_exact(self.stride()) {
+            for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+                match place(self.size.height, height, y).zip(place(self.size.width, width, x)) {
+                    Some((y, x)) => {
+                        let start = (y * self.size.width + x) * self.size.channels;
+                        let pixel = &image[start..start + self.size.channels];
+                        bytes.extend((0..channels).map(|c| channel(pixel, channels, c)));
+                    }
+                    None => bytes.extend(std::iter::repeat_n(0, channels)),
+                }
+            }
+        }
+        Self::new(height, width, channels, bytes, self.labels.clone())
+    }
+
     /// The given images, in the given order; an image may come more than once.
     ///
     /// # Errors
@@ -217,6 +250,15 @@ impl ImageSet {
     /// Bytes of one image.
     fn stride(&self) -> usize {
         self.size.height * self.size.width * self.size.channels
+    }
+}
+
+/// Channel c of a pixel in so many channels.
+fn channel(pixel: &[u8], channels: usize, c: usize) -> u8 {
+    match (pixel, channels) {
+        (&[r, g, b], 1) => ((299 * u32::from(r) + 587 * u32::from(g) + 114 * u32::from(b) + 500) / 1000) as u8,
+        (&[grey], _) => grey,
+        _ => pixel.get(c).copied().unwrap_or(0),
     }
 }
 

@@ -1,0 +1,125 @@
+//! Hybrid models: a flow whose intermediate images a classifier looks at, p(x, y) = p(x) p(y | x) (Nalisnick et al. 2019,
+//! arXiv 1902.02767; Chen et al. 2019, arXiv 1906.02735, section 5.4).
+//!
+//! ```text
+//! head s:  mean over pixels of ReLU(ActNorm(3×3 convolution of scale s's output))
+//! logits = W (head 1, …, head S) + b,   p(y | x) = softmax(logits)
+//! loss   = λ (−log p(x)) + (−log p(y | x))                            nats; λ is `density_weight` of the training
+//! ```
+//!
+//! The classifier adds nothing to the way to z: log p(x), inversion and sampling are those of the flow. One forward pass
+//! serves both terms of the loss; a head's gradient joins that of its scale's output on the way back.
+
+mod prediction;
+mod prepared;
+
+pub(crate) use prediction::check_labels;
+pub use prediction::{Calibration, CalibrationBin, Classification, ClassificationScore};
+pub use prepared::PreparedClassifier;
+use resflow_backend::{Backend, Key};
+
+use crate::bijection::Bijection as _;
+use crate::config::ImageConfig;
+use crate::error::Error;
+use crate::layer::{Keep, Layer as _, LipschitzConv, LipschitzLinear, Role, Visitor, VisitorMut};
+use crate::transform::ActNorm;
+
+/// The heads of a hybrid model and the linear layer that joins them.
+#[derive(Debug, Clone)]
+pub struct Classifier<B: Backend> {
+    heads: Vec<Head<B>>,
+    linear: LipschitzLinear<B>,
+    classes: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Head<B: Backend> {
+    /// The link whose output it looks at.
+    link: usize,
+    /// The shape of the images that it looks at.
+    image: [usize; 3],
+    conv: LipschitzConv<B>,
+    norm: ActNorm<B>,
+}
+
+/// The size of the heads' kernels.
+const KERNEL: usize = 3;
+
+impl<B: Backend> Classifier<B> {
+    /// That of a configuration, if it has classes: with random weights, or zeros to be filled without a key.
+    pub(crate) fn of(backend: &B, config: &ImageConfig, key: Option<Key>) -> Option<Self> {
+        let places = config.heads();
+        let key = key.map(|key| key.named("classifier"));
+        let width = config.head_width;
+        let inputs = width * places.len();
+        let linear = match key {
+            Some(key) => LipschitzLinear::initialise(backend, inputs, config.classes, None, key.named("linear")),
+            None => LipschitzLinear::zeros(backend, inputs, config.classes, None),
+        };
+        let head = |(s, place): (usize, &crate::config::HeadPlace)| {
+            let [h, w, c] = place.image;
+            let conv = match key {
+                Some(key) => LipschitzConv::initialise(backend, [h, w], KERNEL, c, width, None, key.split(s as u64)),
+                None => LipschitzConv::zeros(backend, [h, w], KERNEL, c, width, None),
+            };
+            Head { link: place.stage, image: place.image, conv, norm: ActNorm::new(backend, width) }
+        };
+        let heads: Vec<_> = places.iter().enumerate().map(head).collect();
+        (!heads.is_empty()).then_some(Self { heads, linear, classes: config.classes })
+    }
+
+    /// K, the number of classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Shows every stored tensor, in the order of the gradient slots. Names are `classifier.…`.
+    pub fn visit(&self, visitor: Visitor<'_, B>) {
+        for (s, head) in self.heads.iter().enumerate() {
+            head.conv.visit(&format!("classifier.heads.{s}.convolution"), visitor);
+            head.norm.visit(&format!("classifier.heads.{s}.actnorm"), visitor);
+        }
+        self.linear.visit("classifier.linear", visitor);
+    }
+
+    /// Lets every stored tensor be changed, in the same order.
+    pub fn visit_mut(&mut self, visitor: VisitorMut<'_, B>) {
+        for (s, head) in self.heads.iter_mut().enumerate() {
+            head.conv.visit_mut(&format!("classifier.heads.{s}.convolution"), visitor);
+            head.norm.visit_mut(&format!("classifier.heads.{s}.actnorm"), visitor);
+        }
+        self.linear.visit_mut("classifier.linear", visitor);
+    }
+
+    /// The classifier ready for computing.
+    pub fn prepare(&self, backend: &B) -> PreparedClassifier<B> {
+        PreparedClassifier::new(backend, self)
+    }
+
+    /// Initialises the heads' norms from what they look at in the first batch: for each head, shards.
+    pub(crate) fn initialise(&mut self, backend: &B, seen: &[Vec<B::Tensor>]) -> Result<(), Error> {
+        for (head, shards) in self.heads.iter_mut().zip(seen) {
+            let conv = head.conv.prepare(backend);
+            let mapped: Vec<_> = shards.iter().map(|x| conv.forward(backend, x, Keep::Value).0).collect();
+            head.norm.initialise(backend, &mapped)?;
+        }
+        Ok(())
+    }
+
+    /// The number of trained numbers.
+    pub fn parameters(&self, backend: &B) -> u64 {
+        let mut total = 0;
+        self.visit(&mut |_, tensor, role: Role| {
+            if role.is_trained() {
+                total += backend.shape(tensor).elements() as u64;
+            }
+        });
+        total
+    }
+
+    /// One line on what the classifier is.
+    pub fn describe(&self, backend: &B) -> String {
+        let heads: Vec<_> = self.heads.iter().map(|h| h.conv.describe(backend)).collect();
+        format!("{} classes; heads: {}; {}", self.classes, heads.join(", "), self.linear.describe(backend))
+    }
+}

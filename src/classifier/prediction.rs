@@ -1,0 +1,178 @@
+//! What a classifier said of some rows, and how right it was.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// p(y | x) of some rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Classification {
+    /// K.
+    pub classes: usize,
+    /// Row by row, `[n, K]`.
+    pub probabilities: Vec<f64>,
+}
+
+/// How a classifier did on labelled rows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClassificationScore {
+    /// The mean of −log p(y | x), nats.
+    pub cross_entropy: f64,
+    /// The fraction of rows whose likeliest class is theirs.
+    pub accuracy: f64,
+    /// The number of rows.
+    pub count: usize,
+}
+
+impl ClassificationScore {
+    /// The standard error of the accuracy as an estimate of that on all such data: √(a (1 − a)/n).
+    pub fn accuracy_error(&self) -> f64 {
+        (self.accuracy * (1.0 - self.accuracy) / self.count.max(1) as f64).sqrt()
+    }
+}
+
+/// Rows whose confidence, the probability of the likeliest class, lies in one interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationBin {
+    /// The number of rows.
+    pub count: usize,
+    /// Their mean confidence.
+    pub confidence: f64,
+    /// The fraction of them that is right; a calibrated classifier has that of the confidence.
+    pub accuracy: f64,
+}
+
+/// How far confidence is what it says (Guo et al. 2017, arXiv 1706.04599).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Intervals of equal length over \[0, 1\], empty ones left out.
+    pub bins: Vec<CalibrationBin>,
+    /// The expected calibration error: the mean over rows of |confidence − accuracy| of their interval.
+    pub expected_error: f64,
+}
+
+impl Classification {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.probabilities.len() / self.classes.max(1)
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.probabilities.is_empty()
+    }
+
+    /// The probabilities of row `i`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, i: usize) -> &[f64] {
+        &self.probabilities[i * self.classes..(i + 1) * self.classes]
+    }
+
+    /// The likeliest class of each row, the first of equal ones.
+    pub fn predicted(&self) -> Vec<usize> {
+        self.likeliest().map(|(class, _)| class).collect()
+    }
+
+    /// The likeliest class of each row and its probability.
+    fn likeliest(&self) -> impl Iterator<Item = (usize, f64)> {
+        self.probabilities.chunks_exact(self.classes.max(1)).map(|row| {
+            let larger = |best: (usize, f64), (class, &p): (usize, &f64)| if p > best.1 { (class, p) } else { best };
+            row.iter().enumerate().fold((0, f64::NEG_INFINITY), larger)
+        })
+    }
+
+    /// Adds the rows of another.
+    pub fn extend(&mut self, other: Self) {
+        self.probabilities.extend(other.probabilities);
+    }
+
+    /// How right it is.
+    ///
+    /// # Errors
+    /// Another number of labels than of rows, or a label that is no class.
+    pub fn score(&self, labels: &[u8]) -> Result<ClassificationScore, Error> {
+        self.check(labels)?;
+        let n = labels.len().max(1) as f64;
+        let loss = |(i, &label): (usize, &u8)| -self.row(i)[usize::from(label)].ln();
+        let right = self.likeliest().zip(labels).filter(|((class, _), label)| *class == usize::from(**label)).count();
+        Ok(ClassificationScore {
+            cross_entropy: labels.iter().enumerate().map(loss).sum::<f64>() / n,
+            accuracy: right as f64 / n,
+            count: labels.len(),
+        })
+    }
+
+    /// Confidence against accuracy, over so many intervals.
+    ///
+    /// # Errors
+    /// No intervals, another number of labels than of rows, or a label that is no class.
+    pub fn calibration(&self, labels: &[u8], bins: usize) -> Result<Calibration, Error> {
+        self.check(labels)?;
+        if bins == 0 {
+            return Err(Error::Input("a calibration needs at least one interval of confidence".into()));
+        }
+        let mut sums = vec![(0_usize, 0.0, 0.0); bins];
+        for ((class, p), &label) in self.likeliest().zip(labels) {
+            let (count, confidence, right) = &mut sums[((p * bins as f64) as usize).min(bins - 1)];
+            *count += 1;
+            *confidence += p;
+            *right += f64::from(u8::from(class == usize::from(label)));
+        }
+        let filled = sums.into_iter().filter(|(count, ..)| *count > 0);
+        let bins: Vec<_> = filled
+            .map(|(count, confidence, right)| CalibrationBin {
+                count,
+                confidence: confidence / count as f64,
+                accuracy: right / count as f64,
+            })
+            .collect();
+        let error = |b: &CalibrationBin| b.count as f64 * (b.confidence - b.accuracy).abs();
+        let expected_error = bins.iter().map(error).sum::<f64>() / labels.len().max(1) as f64;
+        Ok(Calibration { bins, expected_error })
+    }
+
+    fn check(&self, labels: &[u8]) -> Result<(), Error> {
+        if labels.len() != self.len() {
+            return Err(Error::Input(format!("{} labels for {} rows", labels.len(), self.len())));
+        }
+        check_labels(labels, self.classes)
+    }
+}
+
+/// Whether all labels are classes.
+pub(crate) fn check_labels(labels: &[u8], classes: usize) -> Result<(), Error> {
+    match labels.iter().find(|&&label| usize::from(label) >= classes) {
+        Some(label) => {
+            Err(Error::Input(format!("a label is {label}, the model has the classes 0 to {}", classes.max(1) - 1)))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_and_calibration_by_hand() {
+        let said = Classification { classes: 2, probabilities: vec![0.9, 0.1, 0.6, 0.4, 0.35, 0.65, 0.2, 0.8] };
+        assert_eq!(said.predicted(), [0, 0, 1, 1]);
+        let score = said.score(&[0, 1, 1, 1]).expect("labels");
+        let expected = -(0.9_f64.ln() + 0.4_f64.ln() + 0.65_f64.ln() + 0.8_f64.ln()) / 4.0;
+        assert!((score.cross_entropy - expected).abs() < 1e-15 && score.accuracy == 0.75 && score.count == 4);
+        assert!((score.accuracy_error() - (0.75_f64 * 0.25 / 4.0).sqrt()).abs() < 1e-15);
+        // [0.5, 0.75) holds 0.6 and 0.65, one of them right; [0.75, 1] holds 0.9 and 0.8, both right
+        let found = said.calibration(&[0, 1, 1, 1], 4).expect("labels");
+        assert_eq!(found.bins.iter().map(|b| b.count).collect::<Vec<_>>(), [2, 2]);
+        assert!((found.bins[0].confidence - 0.625).abs() < 1e-15 && found.bins[0].accuracy == 0.5);
+        assert!((found.expected_error - (2.0 * 0.125 + 2.0 * 0.15) / 4.0).abs() < 1e-15);
+    }
+
+    #[test]
+    fn labels_are_checked() {
+        let said = Classification { classes: 2, probabilities: vec![0.5, 0.5] };
+        assert!(said.score(&[]).is_err() && said.score(&[2]).is_err() && said.calibration(&[0], 0).is_err());
+    }
+}

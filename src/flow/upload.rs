@@ -1,0 +1,62 @@
+//! Samples in the form in which the links take them: standardised, or dequantised with noise of the key.
+
+use std::ops::Range;
+
+use resflow_backend::{Backend, Key, Shape};
+
+use super::PreparedFlow;
+use crate::data::{Samples, Table};
+use crate::error::Error;
+use crate::transform::dequantise;
+
+/// Samples on their way to the device.
+pub(crate) struct Upload<'a> {
+    samples: Samples<'a>,
+    /// The table in standardised units.
+    standard: Option<Table>,
+    key: Key,
+    bits: u32,
+}
+
+impl<'a> Upload<'a> {
+    /// Samples that fit a flow.
+    pub(crate) fn new<B: Backend>(flow: &PreparedFlow<B>, samples: Samples<'a>, key: Key) -> Result<Self, Error> {
+        flow.check_samples(samples)?;
+        let standard = match samples {
+            Samples::Rows(rows) => Some(flow.standardiser().apply(rows)?),
+            Samples::Images(_) => None,
+        };
+        Ok(Self { samples, standard, key: key.named("dequantise"), bits: flow.bits() })
+    }
+
+    /// The number of samples.
+    pub(crate) fn count(&self) -> usize {
+        self.samples.count()
+    }
+
+    /// Consecutive samples on the device.
+    pub(crate) fn all<B: Backend>(&self, flow: &PreparedFlow<B>, range: Range<usize>) -> B::Tensor {
+        match (self.samples, &self.standard) {
+            (Samples::Rows(table), standard) => flow.upload(standard.as_ref().unwrap_or(table), range),
+            (Samples::Images(set), _) => {
+                let shape = Shape::from([range.len(), set.height(), set.width(), set.channels()]);
+                let stride = shape.row_elements();
+                let bytes = &set.bytes()[range.start * stride..range.end * stride];
+                dequantise(flow.backend(), bytes, shape, self.bits, self.key, range.start as u64)
+            }
+        }
+    }
+
+    /// Some samples on the device, each with the noise of its own number.
+    pub(crate) fn some<B: Backend>(&self, flow: &PreparedFlow<B>, which: &[usize]) -> B::Tensor {
+        match (self.samples, &self.standard) {
+            (Samples::Rows(table), standard) => {
+                flow.upload(&standard.as_ref().unwrap_or(table).select(which), 0..which.len())
+            }
+            (Samples::Images(_), _) => {
+                let images: Vec<_> = which.iter().map(|&i| self.all(flow, i..i + 1)).collect();
+                flow.backend().concat(&images.iter().collect::<Vec<_>>(), 0)
+            }
+        }
+    }
+}
