@@ -35,11 +35,12 @@ fn small_images(family: Family) -> ModelConfig {
 fn source(config: &ModelConfig) -> Source {
     match config {
         ModelConfig::Rows(_) => Source::Density(ToyDensity::Moons),
-        // smooth images: brightness along a diagonal
+        // smooth images: brightness along a diagonal; the classes are their contrasts
         ModelConfig::Images(_) => {
             let byte = |e: usize| (3 * (e / 16) + 20 * (e % 4) + 13 * (e / 4 % 4) + 7 * (e / 16 % 5) * (e % 3)) as u8;
             let bytes = (0..80 * 16).map(byte).collect();
-            Source::Images(resflow::data::image::ImageSet::new(4, 4, 1, bytes, None).expect("images"))
+            let labels = (0..80).map(|i| i % 5).collect();
+            Source::Images(resflow::data::image::ImageSet::new(4, 4, 1, bytes, Some(labels)).expect("images"))
         }
     }
 }
@@ -55,8 +56,13 @@ fn trainer(config: &ModelConfig, steps: u64) -> Trainer<Cpu> {
     Trainer::new(flow, source(config), &settings(config.family()), budget, Key::new(4)).expect("data that fit")
 }
 
+fn hybrid(family: Family) -> ModelConfig {
+    let images = small_images(family).images().cloned().expect("images");
+    ImageConfig { classes: 5, head_width: 6, ..images }.into()
+}
+
 fn all() -> impl Iterator<Item = ModelConfig> {
-    Family::ALL.into_iter().flat_map(|family| [rows(family), small_images(family)])
+    Family::ALL.into_iter().flat_map(|family| [rows(family), small_images(family), hybrid(family)])
 }
 
 fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use resflow::backend::Backend;
 use resflow::bijection::{Draw, Memory};
 use resflow::flow::Flow;
-use resflow::train::{Gradient, Objective, gradient};
+use resflow::train::{Gradient, Objective, Supervision, gradient};
 
-use crate::model::{Model, dense, normals, pictures, upload};
+use crate::model::{Model, dense, hybrids, normals, pictures, upload};
 use crate::record::{Record, agreement, host};
 use crate::tolerance::Quantity;
 
@@ -23,6 +23,7 @@ agreement!(dense_gradients: 16 of (dense(), 1_usize..=50, memory()) => whole(Cas
 agreement!(image_gradients: 12 of (pictures(), 1_usize..=5, memory()) => whole(Case));
 agreement!(dense_surrogates: 16 of (dense(), 1_usize..=17) => surrogates((Model, usize)));
 agreement!(image_surrogates: 12 of (pictures(), 1_usize..=3) => surrogates((Model, usize)));
+agreement!(hybrid_gradients: 16 of (hybrids(), 1_usize..=5, 0.0..1.0) => supervised((Model, usize, f64)));
 
 /// Loss and gradients of a flow, tensor by tensor.
 pub(crate) fn record_gradient<B: Backend>(record: &mut Record, flow: &Flow<B>, found: &Gradient<B>) {
@@ -70,6 +71,44 @@ fn whole<B: Backend>(b: &B, (model, n, memory): &Case) -> Record {
     };
     let mut record = Record::new(model.dimension());
     record_gradient(&mut record, &flow, &found);
+    record
+}
+
+/// What a classifier says, and the gradient of a hybrid model's loss.
+fn supervised<B: Backend>(b: &B, (model, n, density_weight): &(Model, usize, f64)) -> Record {
+    let flow = model.load(b);
+    let mut record = Record::new(model.dimension());
+    let said = flow.classify(&model.images(*n).expect("images"), model.key).expect("images that fit");
+    record.push(Quantity::Value, "probabilities", said.probabilities);
+
+    let classifier = flow.classifier().expect("a hybrid model").prepare(b);
+    let classes = classifier.classes();
+    let one = |e: usize| f64::from(u8::from(e % classes == e / classes * 2 % classes));
+    let targets = upload(b, &(0..n * classes).map(one).collect::<Vec<_>>(), [*n, classes]);
+    let links: Vec<_> = flow.links().iter().map(|link| link.prepare(b)).collect();
+    let found = gradient(
+        b,
+        &links,
+        &Objective {
+            x: &model.batch(b, *n),
+            weights: &b.full(1.0 / *n as f64, [*n, 1].into()),
+            estimator: model.config.training(),
+            key: model.key,
+            first_row: 0,
+            memory: Memory::Recompute,
+            row_bytes: 1 << 30,
+            parameters: flow.parameters(),
+            input_gradient: true,
+            supervision: Some(Supervision {
+                classifier: &classifier,
+                targets: &targets,
+                density_weight: *density_weight,
+            }),
+        },
+    );
+    record_gradient(&mut record, &flow, &found);
+    let score = host(b, found.classification.as_ref().expect("judged"));
+    record.push(Quantity::Value, "cross-entropy", vec![score[0]]);
     record
 }
 

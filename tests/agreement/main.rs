@@ -27,7 +27,7 @@ macro_rules! agreement_tests {
             use super::*;
             agreement_tests! { @tests $backend;
                 nets: dense_nets image_nets;
-                gradients: dense_gradients image_gradients dense_surrogates image_surrogates;
+                gradients: dense_gradients image_gradients dense_surrogates image_surrogates hybrid_gradients;
                 densities: dense_densities image_densities;
                 inverses: dense_inverses image_inverses dense_samples image_samples;
                 norms: dense_norms image_norms;

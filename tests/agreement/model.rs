@@ -176,16 +176,21 @@ fn dense_within(dimension: usize, blocks: usize) -> impl Strategy<Value = Model>
 
 /// Flows over images in one or two scales of one or two blocks.
 pub(crate) fn pictures() -> impl Strategy<Value = Model> {
-    pictures_within(2)
+    pictures_within(2, 0)
+}
+
+/// Those with a classifier of three classes.
+pub(crate) fn hybrids() -> impl Strategy<Value = Model> {
+    pictures_within(1, 3)
 }
 
 /// Those with one block in a scale.
 pub(crate) fn small_pictures() -> impl Strategy<Value = Model> {
-    pictures_within(1)
+    pictures_within(1, 0)
 }
 
 /// At most 48 numbers in an image, or 16 where the log det is exact: it takes a product for each.
-fn pictures_within(blocks: usize) -> impl Strategy<Value = Model> {
+fn pictures_within(blocks: usize, classes: usize) -> impl Strategy<Value = Model> {
     let shape = (1_usize..=3, 1_usize..=3, 1_usize..=3, vec(1..=blocks, 1..=2), 1_usize..=5);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let rest = (select(&Nonlinearity::ALL[..]), 0_usize..=1, 1_u32..=8, 0.4..0.95, estimators(), estimators());
@@ -194,7 +199,7 @@ fn pictures_within(blocks: usize) -> impl Strategy<Value = Model> {
         .prop_flat_map(|(shape, flags, rest, kernels, seed)| {
             (norms(kernels.len()), Just((shape, flags, rest, kernels, seed)))
         })
-        .prop_map(|(norms, (shape, flags, rest, kernels, seed))| {
+        .prop_map(move |(norms, (shape, flags, rest, kernels, seed))| {
             let (h, w, c, blocks, filters) = shape;
             let (squeeze_first, factor_out, leading_activation, first_activation, actnorm) = flags;
             let (activation, fully_connected, bits, coefficient, training, evaluation) = rest;
@@ -210,6 +215,8 @@ fn pictures_within(blocks: usize) -> impl Strategy<Value = Model> {
                 leading_activation,
                 first_activation,
                 actnorm,
+                classes,
+                head_width: 5,
                 coefficient,
                 norms: norms.parse().expect("a chain"),
                 fully_connected,
