@@ -18,7 +18,7 @@ use crate::classifier::{Classification, Classifier};
 use crate::config::{ImageConfig, ModelConfig};
 use crate::data::{Samples, Standardiser};
 use crate::error::{ConfigError, Error};
-use crate::estimator::{Estimator, Exact, VarianceWarning};
+use crate::estimator::{Estimator, Exact, Sharing, VarianceWarning};
 use crate::invert::Inversion;
 use crate::layer::{Role, Spectrum};
 use crate::lipschitz::Refresh;
@@ -288,7 +288,11 @@ impl<B: Backend> Flow<B> {
     pub fn resolved(&self, training: bool) -> Estimator {
         let setting = if training { self.config.training() } else { self.config.evaluation() };
         let cost = self.links.iter().find_map(|l| l.cost());
-        cost.map_or(Estimator::Exact(Exact), |cost| setting.resolve(&cost, training))
+        match cost.map_or(Estimator::Exact(Exact), |cost| setting.resolve(&cost, training)) {
+            // in evaluation every row draws its own N, whatever the setting says
+            Estimator::RussianRoulette(r) if !training => Estimator::RussianRoulette(r.with_sharing(Sharing::Sample)),
+            estimator => estimator,
+        }
     }
 
     /// A warning for each of training and evaluation whose estimator's variance has no bound for these blocks.
