@@ -155,7 +155,7 @@ pub(crate) fn images() -> ImageSet {
     let mut noise = vec![0.0; 12 * 16];
     Noise::Uniform.fill(Key::new(7), 0, &mut noise);
     let bytes = noise.iter().map(|u: &f64| (u * 256.0) as u8).collect();
-    ImageSet::new(4, 4, 1, bytes, None).expect("twelve images")
+    ImageSet::new(4, 4, 1, bytes, Some([0, 1].repeat(6))).expect("twelve images")
 }
 
 /// What a file of ours holds, a model or a run's state; hostile metadata can make it both.
@@ -243,12 +243,26 @@ fn evaluates(flow: &Flow<Cpu>) {
     }
 }
 
+/// p(y | x) of three images by a hybrid model: it sums to one, unless it overflows.
+fn classifies(prepared: &PreparedFlow<Cpu>, images: &ImageSet) {
+    if !prepared.classifies() {
+        return;
+    }
+    let said = prepared.classify(images, Key::new(2)).expect("images that fit");
+    assert_eq!((said.len(), said.predicted().len()), (3, 3));
+    for row in 0..3 {
+        let total: f64 = said.row(row).iter().sum();
+        assert!(!total.is_finite() || (total - 1.0).abs() < 1e-9, "{total}");
+    }
+}
+
 /// Three rows or images forth.
 fn encodes(flow: &Flow<Cpu>, prepared: &PreparedFlow<Cpu>) -> Option<Encoded> {
     let d = flow.dimension();
     if let [h, w, c] = flow.config().row()[..] {
         let bytes = (0..3 * d).map(|e| (e * 37 % 256) as u8).collect();
         let images = ImageSet::new(h, w, c, bytes, None).expect("three images");
+        classifies(prepared, &images);
         return prepared.encode(&images, Key::new(2)).ok();
     }
     let mut rows = vec![0.0; 3 * d];

@@ -39,7 +39,7 @@ fn checkpoint(bytes: &[u8]) -> bool {
 
 #[test]
 fn configuration_survives_mutations() {
-    let tokens: [&[u8]; 34] = [
+    let tokens: [&[u8]; 36] = [
         b"[flow]\n",
         b"[train]\n",
         b"= ",
@@ -70,6 +70,8 @@ fn configuration_survives_mutations() {
         b"squeeze_first = true\n",
         b"model = \"glow\"\n",
         b"model = \"realnvp\"\n",
+        b"classes = 10\n",
+        b"head_width = 4\n",
         b"roulette:law=poisson,rate=2",
         b"p=0.001",
         b"\\u0000",
@@ -201,8 +203,8 @@ fn change_archive(archive: &mut Archive, g: &mut Generator) {
 #[test]
 fn checkpoint_survives_mutations() {
     let good: Vec<_> = mutation::seeds("checkpoint").into_iter().filter(|seed| checkpoint(seed)).collect();
-    let names = "begun, estimated, glow, glow_run, image, image_run, model, realnvp_image and run";
-    assert_eq!(good.len(), 9, "{names} are good, each other one is wrong in its own way");
+    let names = "begun, estimated, glow, glow_run, hybrid_run, image, image_run, model, realnvp_image and run";
+    assert_eq!(good.len(), 10, "{names} are good, each other one is wrong in its own way");
     fuzz("checkpoint", 20_000, checkpoint, |input, seeds, g| {
         if below(g, 4) > 0 {
             good[below(g, good.len())].clone_into(input);
@@ -271,6 +273,23 @@ fn hostile_image_configurations_take_little_memory() {
         ("/run/best/config/images/blocks", json!([10_000, 1]), false),
     ];
     hostile("image_run.safetensors", &settings);
+    let settings = [
+        ("/model/config/images/classes", json!(0), false),
+        ("/model/config/images/classes", json!(1), false),
+        ("/model/config/images/classes", json!(256), false),
+        ("/model/config/images/classes", json!(u64::MAX), false),
+        ("/model/config/images/head_width", json!(65_536), false),
+        ("/model/config/images/head_width", json!(u64::MAX), false),
+        ("/model/config/images/blocks", json!(vec![1; 12]), false),
+        ("/model/config/images/logit", json!(false), false),
+        ("/run/config/density_weight", json!(1e300), true),
+        ("/run/config/density_weight", json!(-1), false),
+        ("/run/best_classification", Value::Null, false),
+        ("/run/best_classification/accuracy", json!(1.5), false),
+        ("/run/best_classification/cross_entropy", json!(-1e-300), false),
+        ("/run/best_classification/count", json!(u64::MAX), true),
+    ];
+    hostile("hybrid_run.safetensors", &settings);
     // convolutions whose singular vectors are many times their kernels
     let wide = ImageConfig { height: 64, width: 64, blocks: vec![1], fully_connected: 0, ..tiny_images() };
     let flow = Flow::new(NdArray::<f32>::new(), &wide, Key::new(0)).expect("valid");
@@ -447,6 +466,7 @@ fn write_config_seeds() {
     config("glow_connected.toml", "model = \"glow\"\n");
     config("image_norms.toml", "kernels = [3, 1, 3]\nnorms = \"122f\"\n");
     config("image_huge.toml", "height = 16384\nwidth = 16384\nchannels = 1024\nblocks = [10000]\n");
+    config("hybrid.toml", "classes = 10\nhead_width = 64\nlogit = false\nfactor_out = true\n");
     config("nested.toml", &format!("flow = {}", "[".repeat(200)));
     for (name, text) in [
         ("exact", "exact"),
@@ -523,6 +543,16 @@ fn write_checkpoint_seeds() {
         "glow_run.safetensors",
         &run(FlowConfig { blocks: 1, hidden: vec![3], ..FlowConfig::of(Family::Glow, 2) }.into(), 2),
     );
+    let hybrid = ImageConfig {
+        classes: 2,
+        head_width: 1,
+        blocks: vec![1],
+        filters: 1,
+        kernels: vec![1],
+        fully_connected: 0,
+        ..tiny_images()
+    };
+    store("hybrid_run.safetensors", &run(hybrid.into(), 2));
     let good = run(tiny().into(), 3);
     store("run.safetensors", &good);
 

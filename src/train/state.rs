@@ -127,6 +127,11 @@ impl<B: Backend> Trainer<B> {
         if best.as_ref().is_some_and(|best| best.classification.is_some() != flow.classifier().is_some()) {
             return Err(format("the best model's score is not that of such a model"));
         }
+        let scores = [run.best_classification, run.validation.as_ref().and_then(|v| v.classification)];
+        let possible = |s: &ClassificationScore| s.cross_entropy >= 0.0 && (0.0..=1.0).contains(&s.accuracy);
+        if !scores.iter().flatten().all(possible) {
+            return Err(format("the score of a classifier is out of its range"));
+        }
         if best.as_ref().is_some_and(|best| best.flow.config() != flow.config()) {
             return Err(format("the best model is of another configuration than the run"));
         }

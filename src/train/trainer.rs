@@ -64,12 +64,7 @@ pub(super) struct Best<B: Backend> {
 
 /// What is minimised: −log p(x), or with a classifier λ (−log p(x)) − log p(y | x).
 fn objective(nll: f64, classification: Option<ClassificationScore>, density_weight: f64) -> f64 {
-    match classification {
-        // 0 · ∞ is no reason to refuse a classifier alone
-        Some(score) if density_weight == 0.0 => score.cross_entropy,
-        Some(score) => density_weight * nll + score.cross_entropy,
-        None => nll,
-    }
+    classification.map_or(nll, |score| density_weight * nll + score.cross_entropy)
 }
 
 /// A run of training.
