@@ -244,6 +244,11 @@ impl ModelDocument {
         }
     }
 
+    /// The classes of its configuration.
+    pub(crate) fn classes(&self) -> usize {
+        self.config.classes()
+    }
+
     /// Checks the document before anything is allocated by it: what it configures must be there, in tensors and numbers.
     fn check(&self, tensors: u64, stored: u64) -> Result<(), CheckpointError> {
         if self.format != FORMAT {

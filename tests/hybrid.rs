@@ -183,7 +183,8 @@ fn probabilities_by_plain_loops() {
             let exponentials: Vec<f64> = (0..CLASSES).map(|k| logit(k).exp()).collect();
             for (k, e) in exponentials.iter().enumerate() {
                 let expected = e / exponentials.iter().sum::<f64>();
-                assert!((said.row(row)[k] - expected).abs() < 1e-12, "{number}: {} {expected}", said.row(row)[k]);
+                let found = said.probability(row, k);
+                assert!((found - expected).abs() < 1e-12, "{number}: {found} {expected}");
             }
         }
         // and the loss of a step is the cross-entropy of the same probabilities
@@ -222,6 +223,22 @@ fn head_by_loops(
         sum / (h * w) as f64
     };
     (0..bias.len()).map(feature).collect()
+}
+
+/// A classifier that is sure, and wrong, costs a finite number of nats in single precision too.
+#[test]
+fn a_sure_mistake_is_finite() {
+    let config = configurations().swap_remove(0);
+    let mut flow = Flow::new(NdArray::<f32>::new(), config.clone(), Key::new(1)).expect("a flow");
+    let backend = flow.backend().clone();
+    flow.visit_mut(&mut |name, t, _| {
+        if name == "classifier.linear.bias" {
+            *t = backend.upload(&[-500.0, 0.0, 500.0], [3].into());
+        }
+    });
+    let set = labelled(2, &config, Key::new(2));
+    let score = flow.classify(&set, Key::new(3)).expect("images").score(&[0, 0]).expect("labels");
+    assert!((score.cross_entropy - 1000.0).abs() < 10.0 && score.accuracy == 0.0, "{score:?}");
 }
 
 #[test]
@@ -344,7 +361,8 @@ fn a_run_goes_on_and_a_model_is_kept() {
     let set = corners(9);
     let [wanted, found] =
         [model.classify(&set, Key::new(5)).expect("images"), again.classify(&set, Key::new(5)).expect("images")];
-    let error = wanted.probabilities.iter().zip(&found.probabilities).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+    let error =
+        wanted.log_probabilities.iter().zip(&found.log_probabilities).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
     assert!(error < 1e-4, "{error}");
     // a file whose heads are not those of its configuration, or hold no numbers
     let mut broken = archive.clone();
@@ -379,6 +397,13 @@ fn what_cannot_be_learned_is_refused() {
     assert!(ImageConfig { head_width: 0, ..small(Family::Residual) }.check().is_err());
     assert!(TrainConfig { density_weight: -1.0, ..settings() }.check().is_err());
     assert!(TrainConfig { density_weight: f64::NAN, ..settings() }.check().is_err());
+    // the same images with other labels
+    let run = trainer(Family::Residual, 3).to_archive().expect("stored");
+    let corners = corners(120);
+    let other = corners.labels().expect("labelled").iter().map(|l| (l + 1) % 3).collect();
+    let other = Source::Images(corners.with_labels(other).expect("as many labels"));
+    let error = Trainer::resume(cpu(), &run, other).expect_err("other labels").to_string();
+    assert!(error.contains("the run was on other data") && error.contains("labels"), "{error}");
     // images of another size than the flow was made for: heads go with them
     let flow = Flow::new(cpu(), small(Family::Residual), Key::new(1)).expect("a configuration");
     let wide = flow.resized(4, 8).expect("no fully connected end");

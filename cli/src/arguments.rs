@@ -55,6 +55,7 @@ Examples:
   resflow fit measurements.csv --out run --resume --steps 40000    train longer
   resflow fit mnist/ --preset mnist-small --out digits             images: a folder with MNIST's files
   resflow fit mnist/ --preset mnist-small --model glow --out glow  the same size as a Glow
+  resflow fit mnist/ --preset mnist-small --classify --out hybrid  p(x, y) = p(x) p(y | x), by its labels
 
 A configuration has the sections [flow] (rows) or [images], and [train]; `config.toml` of any run
 shows all settings:
@@ -70,6 +71,8 @@ For images it changes single settings of the preset, such as their size:
   height = 16
   width = 16
   filters = 32
+--classify is classes = 10 in [images] for labels of 0 to 9; with classes, density_weight (λ) in [train] says what is
+minimised, λ (-log p(x)) - log p(y | x) in nats; head_width in [images] is the width of the classifier's heads.
 
 A run given in steps is a function of data, configuration, seed and precision: interrupted and
 resumed, it ends with the same bits. Ctrl-C writes a checkpoint first; a second one stops at once.";
@@ -97,6 +100,10 @@ pub(crate) struct Fit {
     /// realnvp (couplings) or glow (couplings and invertible linear maps) [default: residual]
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<Family>,
+    /// Learn a classifier too, by the labels that come with MNIST's and CIFAR's files: a hybrid model, whose heads look
+    /// at the flow's images on every scale
+    #[arg(long)]
+    pub(crate) classify: bool,
     /// The directory of the run
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -132,6 +139,9 @@ pub(crate) struct Fit {
 /// Images as bytes are dequantised with noise of the seed; a .npy array of floats [n, c, h, w] in [0, 1], or a table of
 /// rows in that order, is taken as it is. Images are evaluated 256 at a time: the noise
 /// and the probes of an image depend on the seed and its number, not on how many there are.
+///
+/// A model that classifies (`resflow fit --classify`) also says how right it is where images come with labels:
+/// accuracy, cross-entropy and the expected calibration error.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -144,6 +154,8 @@ Examples:
   resflow score digits mnist/ --rows 1000 --out bits.csv  bits/dim and its error, of the first 1000 of them
   resflow score digits mnist/ --standard-error 0.005      replicates until every image is known so well
   resflow score digits x.npy --estimator roulette:law=poisson,rate=2,exact=20,probes=4
+  resflow score digits mnist/ --outliers fashion/         how well log p tells other images from these
+  resflow score hybrid mnist/ --out classes.csv           log p and the class of every image
 
 Estimators:
   exact       every Jacobian in full: no estimation error, cost grows with the number of columns
@@ -158,7 +170,8 @@ pub(crate) struct Score {
     pub(crate) data: String,
     #[command(flatten)]
     pub(crate) part: Part,
-    /// Write log_prob and se of every row to this .csv file; of images bits_per_dim and bits_per_dim_se before them
+    /// Write log_prob and se of every row to this .csv file; of images bits_per_dim and bits_per_dim_se before them; of
+    /// models that classify also the likeliest class and its probability, as class and confidence
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// Print one JSON object
@@ -197,6 +210,10 @@ pub(crate) struct Score {
         allow_negative_numbers = true
     )]
     pub(crate) rows: Option<u32>,
+    /// Score this data too, at most as many rows or images as of DATA, and print the AUROC of log p: the chance that a
+    /// row of DATA is likelier than one of these. Of a data set its test images, cut or padded to the model's size
+    #[arg(long, value_name = "OTHER")]
+    pub(crate) outliers: Option<String>,
     /// The seed of estimates and fresh points
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) seed: u64,
@@ -387,8 +404,9 @@ pub(crate) struct Import {
 ///
 /// FILE is TOML: `title`, `seed` (of every random number), `precision` (f32 or f64), `data` (a list: built-in densities, files,
 /// folders of images), settings that all cells share in [flow] or [images] and [train], and one of these sections:
-/// [comparison] (training settings on each of the data, scored on held-out data), [bias] (of log-det estimators, against
-/// exact log dets), [variance] (of the gradient, by estimator).
+/// [comparison] (training settings on each of the data, scored on held-out data: log p, the AUROC of log p against each
+/// of `outliers`, accuracy and calibration of models that classify), [bias] (of log-det estimators, against exact log
+/// dets), [variance] (of the gradient, by estimator).
 ///
 /// Writes into DIR: table.md, table.json and .png plots; cells/ with one JSON file for each finished cell, which a later run
 /// takes as it is; runs/ with the training runs, which a later run resumes. A cell that was computed with other settings is
@@ -410,6 +428,7 @@ A comparison; each row changes what it names, the model's family included:
   steps = 2000
   [comparison]
   runs = 3                      # seeds 1, 2, 3
+  outliers = [\"moons\"]         # other data to tell from these by log p
   [[comparison.rows]]
   name = \"ELU\"
   flow = { activation = \"elu\" }

@@ -1,11 +1,12 @@
 //! Evaluating a model on many samples, with a sign of life.
 //!
 //! Images are evaluated [`PIECE`] at a time, piece p with the key `key.split(p)`: the noise and the probes of an image
-//! depend on the seed and on its number alone, so `score` and `encode` look at the same dequantised image. Rows of numbers
-//! are one call.
+//! depend on the seed and on its number alone, so log p, classifier and `encode` look at the same dequantised image. Rows
+//! of numbers are one call.
 
 use anyhow::Result;
 use resflow::backend::{Backend, Key};
+use resflow::classifier::Classification;
 use resflow::config::ModelConfig;
 use resflow::data::Samples;
 use resflow::flow::PreparedFlow;
@@ -50,6 +51,28 @@ pub(crate) fn log_prob<B: Backend>(
         Some(all) => Ok(all),
         // no rows: the library knows what to say of them
         None => Ok(flow.log_prob(samples, key)?),
+    }
+}
+
+/// p(y | x) of all samples.
+pub(crate) fn classify<B: Backend>(
+    flow: &PreparedFlow<B>,
+    model: &ModelConfig,
+    samples: Samples<'_>,
+    key: Key,
+) -> Result<Classification> {
+    let mut all: Option<Classification> = None;
+    in_pieces(model, samples, key, |piece, key| {
+        let own = flow.classify(piece, key)?;
+        match &mut all {
+            Some(all) => all.extend(own),
+            None => all = Some(own),
+        }
+        Ok("classified".to_owned())
+    })?;
+    match all {
+        Some(all) => Ok(all),
+        None => Ok(flow.classify(samples, key)?),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
-use resflow::config::Family;
+use resflow::config::{Family, ModelConfig};
 use resflow::data::image::ImageSize;
 use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow};
@@ -13,6 +13,7 @@ use crate::arguments::Fit;
 use crate::arithmetic::{Precision, with_backend};
 use crate::failure::usage;
 use crate::illustration::Illustration;
+use crate::labels;
 use crate::metrics::Metrics;
 use crate::model::{precision_of, read_archive};
 use crate::output::{print, write_file};
@@ -68,7 +69,7 @@ fn asked_family(arguments: &Fit) -> Result<Option<Family>> {
 
 /// The settings of a new run: defaults or preset, with those of the file in their place.
 fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
-    let row = source.row();
+    let (row, classes) = (source.row(), asked_classes(arguments, source)?);
     let family = asked_family(arguments)?.unwrap_or_default();
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
@@ -84,7 +85,37 @@ fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
         settings = settings.overlay(path, &row)?;
     }
     presets::check(&settings, preset, size)?;
+    classify(&mut settings, classes, arguments, source)?;
     Ok(settings)
+}
+
+/// The classes that --classify asks for: those of the labels.
+fn asked_classes(arguments: &Fit, source: &Source) -> Result<Option<usize>> {
+    match source {
+        _ if !arguments.classify => Ok(None),
+        Source::Images(set) => labels::classes(set, &arguments.data, "--classify").map(Some),
+        Source::Density(_) | Source::Table(_) => {
+            Err(usage(format_args!("--classify is for images with labels, {} holds rows", arguments.data)))
+        }
+    }
+}
+
+/// Gives the model a classifier of the classes that are asked for; one that the file asks for needs labels too.
+fn classify(settings: &mut Settings, asked: Option<usize>, arguments: &Fit, source: &Source) -> Result<()> {
+    let (ModelConfig::Images(images), Source::Images(set)) = (&mut settings.model, source) else { return Ok(()) };
+    match asked {
+        Some(found) if images.classes == 0 => images.classes = found,
+        Some(found) if images.classes != found => {
+            let (data, own) = (&arguments.data, images.classes);
+            let file = arguments.config.as_ref().map_or("the preset".into(), |path| path.display().to_string());
+            return Err(usage(format_args!(
+                "--classify: the labels of {data} are those of {found} classes, {file} says classes = {own}"
+            )));
+        }
+        None if images.classes > 0 => labels::check(set, &arguments.data, images.classes)?,
+        _ => {}
+    }
+    Ok(())
 }
 
 fn begin(
@@ -133,8 +164,8 @@ fn resume(
         let (has, wants) = (precision.name(), other.name());
         return Err(usage(format_args!("--precision {wants}: the run in {} is in {has}", directory.root().display())));
     }
+    let (row, classes) = (source.row(), asked_classes(arguments, &source)?);
     with_backend!(precision, &arguments.arithmetic, |backend| {
-        let row = source.row();
         let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
             Error::Input(problem) => usage(format_args!("{}: {problem}", path.display())),
             other => anyhow::Error::from(other).context(path.display().to_string()),
@@ -148,6 +179,7 @@ fn resume(
             )));
         }
         let mut settings = Settings { model: trainer.flow().config().clone(), train: trainer.config().clone() };
+        check_classes(arguments, &settings, classes, directory)?;
         check_asked(arguments, &settings, &row, directory)?;
         match (arguments.steps, arguments.time_limit, trainer.budget()) {
             (Some(steps), ..) => trainer.set_budget(Budget::Steps(steps))?,
@@ -166,6 +198,17 @@ fn resume(
     })
 }
 
+/// Whether a resumed run classifies as --classify would have it.
+fn check_classes(arguments: &Fit, run: &Settings, asked: Option<usize>, directory: &RunDirectory) -> Result<()> {
+    let own = run.model.classes();
+    let Some(found) = asked.filter(|found| *found != own) else { return Ok(()) };
+    let (data, root) = (&arguments.data, directory.root().display());
+    let has = if own == 0 { "no classifier; a new run can have one".to_owned() } else { format!("classes = {own}") };
+    Err(usage(format_args!(
+        "--classify: the labels of {data} are those of {found} classes, the run in {root} has {has}"
+    )))
+}
+
 /// Whether model, preset and file of a resumed run say what the run does.
 fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], directory: &RunDirectory) -> Result<()> {
     let family = run.model.family();
@@ -173,7 +216,13 @@ fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], directory: &RunDi
         return Err(usage(format_args!("--model {other}: the run in {} is of {family}", directory.root().display())));
     }
     let own = match arguments.preset {
-        Some(preset) => presets::settings(preset, family),
+        Some(preset) => {
+            let mut own = presets::settings(preset, family);
+            if let ModelConfig::Images(images) = &mut own.model {
+                images.classes = run.model.classes();
+            }
+            own
+        }
         None if run.model.rows().is_some() => Settings::beneath_file(family, run.model.dimension()),
         // whatever preset it was
         None => run.clone(),

@@ -110,6 +110,11 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<S
         "links": links,
         "lipschitz": largest(links),
         "estimators": estimators(flow),
+        "classifier": flow.classifier().map(|c| serde_json::json!({
+            "classes": c.classes(),
+            "description": c.describe(flow.backend()),
+            "parameters": c.parameters(flow.backend()),
+        })),
         "provenance": flow.provenance(),
         "config": flow.config(),
     });
@@ -155,6 +160,10 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
         };
         let (blocks, kernels) = (blocks.join("-"), kernels.join("-"));
         line("blocks", &format_args!("{blocks} of {} filters, kernels {kernels}{connected}", c.filters));
+    }
+    if let Some(classifier) = flow.classifier() {
+        let parameters = classifier.parameters(flow.backend());
+        line("classifier", &format_args!("{}; {parameters} parameters", classifier.describe(flow.backend())));
     }
     line("precision", &stored.native.name());
     line("parameters", &flow.parameters());

@@ -7,6 +7,7 @@
 mod arguments;
 mod arithmetic;
 mod canvas;
+mod classification;
 mod code;
 mod curve;
 mod devices;
@@ -19,8 +20,10 @@ mod image_grid;
 mod import;
 mod inspect;
 mod keeper;
+mod labels;
 mod metrics;
 mod model;
+mod outliers;
 mod output;
 mod pace;
 mod picture;

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use resflow::train::{StepReport, Validation};
 use serde::{Deserialize, Serialize};
 
 use crate::output::write_file;
@@ -33,6 +34,9 @@ pub(crate) struct Entry {
     /// The same of images, in bits per dimension.
     #[serde(flatten)]
     pub(crate) bits: Option<Bits>,
+    /// Of hybrid models.
+    #[serde(flatten)]
+    pub(crate) classes: Option<Classes>,
 }
 
 /// Negative log likelihoods of images, in bits per dimension.
@@ -42,6 +46,30 @@ pub(crate) struct Bits {
     pub(crate) train_bits_per_dim: f64,
     pub(crate) val_bits_per_dim: Option<f64>,
     pub(crate) val_bits_per_dim_se: Option<f64>,
+}
+
+/// How the classifier of a hybrid model did: −log p(y | x) in nats, and the fraction of rows that it was right about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Classes {
+    /// On the batch.
+    pub(crate) train_cross_entropy: f64,
+    pub(crate) train_accuracy: f64,
+    /// Of the averaged weights on the validation rows; null where they were not evaluated.
+    pub(crate) val_cross_entropy: Option<f64>,
+    pub(crate) val_accuracy: Option<f64>,
+}
+
+impl Classes {
+    pub(crate) fn of(report: &StepReport, validation: Option<&Validation>) -> Option<Self> {
+        let train = report.classification?;
+        let validation = validation.and_then(|v| v.classification);
+        Some(Self {
+            train_cross_entropy: train.cross_entropy,
+            train_accuracy: train.accuracy,
+            val_cross_entropy: validation.map(|v| v.cross_entropy).filter(|x| x.is_finite()),
+            val_accuracy: validation.map(|v| v.accuracy),
+        })
+    }
 }
 
 /// The open file.

@@ -21,6 +21,8 @@ pub(crate) struct Position {
     pub(crate) objective: &'static str,
     pub(crate) train: f64,
     pub(crate) validation: Option<f64>,
+    /// The fraction of validation rows that a classifier was right about.
+    pub(crate) accuracy: Option<f64>,
     /// Steps or images a second.
     pub(crate) rate: f64,
     pub(crate) unit: &'static str,
@@ -33,11 +35,12 @@ impl Position {
     fn text(&self) -> String {
         let steps = self.steps.map_or(String::new(), |n| format!("/{n}"));
         let validation = self.validation.map_or("-".to_owned(), |v| format!("{v:.3}"));
+        let accuracy = self.accuracy.map_or(String::new(), |a| format!("  acc {:.1} %", 100.0 * a));
         let left = self.left.map_or("-".to_owned(), clock);
         let epoch = self.epoch.map_or(String::new(), |e| format!("  epoch {e:.2}"));
         let digits = usize::from(self.rate < 100.0);
         format!(
-            "{}{steps}{epoch}  {} {:.3}  val {validation}  lr {:.1e}  {:.digits$}{}/s  eta {left}",
+            "{}{steps}{epoch}  {} {:.3}  val {validation}{accuracy}  lr {:.1e}  {:.digits$}{}/s  eta {left}",
             self.step, self.objective, self.train, self.learning_rate, self.rate, self.unit
         )
     }

@@ -105,6 +105,14 @@ impl Chosen {
             Self::Images(set) => Samples::Images(set),
         }
     }
+
+    /// The labels, one for each image, where there are any.
+    pub(crate) fn labels(&self) -> Option<&[u8]> {
+        match self {
+            Self::Rows(_) => None,
+            Self::Images(set) => set.labels(),
+        }
+    }
 }
 
 impl Part {
@@ -119,7 +127,7 @@ impl Part {
             check_size(found, name, model)?;
         }
         match dataset {
-            Dataset::Images(data) => self.images(data, name, most),
+            Dataset::Images(data) => self.images(data, name, most).map(Chosen::Images),
             _ if self.split.is_some() => Err(usage(format_args!("--split: {name} is no data set of images"))),
             Dataset::Stack(stack) => {
                 let (d, rows) = (stack.dimension(), stack.len().min(most.unwrap_or(usize::MAX)));
@@ -137,17 +145,13 @@ impl Part {
         }
     }
 
-    fn images(self, data: ImageData, name: &str, most: Option<usize>) -> Result<Chosen> {
+    /// The images of a data set, at most `most`. Says on standard error which they are.
+    pub(crate) fn images(self, data: ImageData, name: &str, most: Option<usize>) -> Result<ImageSet> {
         let (set, what) = match (self.split, data.test) {
             (None | Some(Split::Test), Some(test)) => (test, "test images"),
             (Some(Split::Test), None) => return Err(usage(format_args!("--split test: {name} has no test images"))),
             (Some(Split::Train), _) => (data.training, "training images"),
-            (Some(Split::All), Some(test)) => {
-                let ImageSize { height, width, channels } = test.size();
-                let mut bytes = data.training.into_bytes();
-                bytes.extend_from_slice(test.bytes());
-                (ImageSet::new(height, width, channels, bytes, None)?, "images, training and test")
-            }
+            (Some(Split::All), Some(test)) => (joined(data.training, &test)?, "images, training and test"),
             (None | Some(Split::All), None) => (data.training, "images"),
         };
         let all = set.len();
@@ -157,8 +161,17 @@ impl Part {
         };
         let first = if set.len() < all { format!("the first {} of the ", set.len()) } else { "the ".to_owned() };
         say(format_args!("taking {first}{all} {what} of {name}"));
-        Ok(Chosen::Images(set))
+        Ok(set)
     }
+}
+
+/// Images of one size one after the other, with labels where both have them.
+fn joined(first: ImageSet, then: &ImageSet) -> Result<ImageSet> {
+    let ImageSize { height, width, channels } = then.size();
+    let labels = first.labels().zip(then.labels()).map(|(a, b)| [a, b].concat());
+    let mut bytes = first.into_bytes();
+    bytes.extend_from_slice(then.bytes());
+    Ok(ImageSet::new(height, width, channels, bytes, labels)?)
 }
 
 /// Whether images fit a model.

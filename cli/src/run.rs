@@ -13,7 +13,7 @@ use crate::arguments::Fit;
 use crate::failure::{interrupted, warn};
 use crate::illustration::Illustration;
 use crate::keeper::Keeper;
-use crate::metrics::{Bits, Entry, Metrics};
+use crate::metrics::{Bits, Classes, Entry, Metrics};
 use crate::pace::Pace;
 use crate::progress::{Position, Progress, clock};
 use crate::run_directory::RunDirectory;
@@ -283,9 +283,17 @@ impl<'a, B: Backend> Run<'a, B> {
         let some: Vec<usize> = (0..samples.count().min(PROBE)).collect();
         let start = Instant::now();
         match samples {
-            Samples::Rows(table) => flow.log_prob(&table.select(&some), Key::new(0))?,
-            Samples::Images(set) => flow.log_prob(&set.take(&some)?, Key::new(0))?,
-        };
+            Samples::Rows(table) => {
+                flow.log_prob(&table.select(&some), Key::new(0))?;
+            }
+            Samples::Images(set) => {
+                let some = set.take(&some)?;
+                flow.log_prob(&some, Key::new(0))?;
+                if flow.classifies() {
+                    flow.classify(&some, Key::new(0))?;
+                }
+            }
+        }
         Ok(start.elapsed().mul_f64(samples.count() as f64 / some.len() as f64))
     }
 
@@ -309,6 +317,7 @@ impl<'a, B: Backend> Run<'a, B> {
                 val_bits_per_dim: nll.and_then(bits).and_then(finite),
                 val_bits_per_dim_se: error.and_then(|e| model.bits_per_dim_error(e)).and_then(finite),
             }),
+            classes: Classes::of(report, validation),
         };
         self.metrics.log(&entry)?;
         if entry.bits.is_some() {
@@ -340,6 +349,7 @@ impl<'a, B: Backend> Run<'a, B> {
             objective: if images { "bits/dim" } else { "nll" },
             train: objective(report.train_nll),
             validation: self.trainer.last_validation().map(|v| objective(v.nll)),
+            accuracy: self.trainer.last_validation().and_then(|v| v.classification).map(|c| c.accuracy),
             rate: if images { rate * rows } else { rate },
             unit: if images { " images" } else { "" },
             learning_rate: report.learning_rate,
@@ -367,6 +377,14 @@ impl<'a, B: Backend> Run<'a, B> {
             (Some(bits), None) => format!("{bits:.4} bits/dim (nll {best} nats)"),
             _ => format!("nll {best} nats"),
         };
+        let classes = self.trainer.best_classification().map_or(String::new(), |best| {
+            format!(
+                "accuracy {:.2} ± {:.2} %, cross-entropy {:.4} nats\n",
+                100.0 * best.accuracy,
+                100.0 * best.accuracy_error(),
+                best.cross_entropy
+            )
+        });
         let sample = if bits.is_some() {
             format!(
                 "resflow sample {root} -n 100 --out grid.png\n  \
@@ -376,7 +394,7 @@ impl<'a, B: Backend> Run<'a, B> {
             format!("resflow sample {root} -n 1000 --out samples.csv")
         };
         format!(
-            "validation {validation}, {} steps, {time}\n\
+            "validation {validation}, {} steps, {time}\n{classes}\
              wrote {root}: model.safetensors, checkpoint.safetensors, metrics.jsonl, config.toml{comma}{pictures}\n\
              next:\n  \
              resflow score {root} {data}\n  \

@@ -1,19 +1,21 @@
-//! `resflow score`: log p of rows; of images also bits per dimension.
+//! `resflow score`: log p of rows; of images also bits per dimension, and their classes where a model has them.
 
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use resflow::backend::{Backend, Key};
 use resflow::config::{FlowConfig, ModelConfig};
-use resflow::data::csv;
 use resflow::estimator::{Auto, Estimator, Sharing};
 use resflow::log_prob::LogProb;
 
 use crate::arguments::Score;
 use crate::arithmetic::{Precision, with_backend};
+use crate::classification::{Classified, Quality};
 use crate::evaluate;
 use crate::failure::{usage, warn};
 use crate::model::Stored;
+use crate::outliers::{self, Outliers};
 use crate::output::{extension, print, write_file};
 use crate::rows::{Chosen, Dataset};
 
@@ -49,6 +51,13 @@ fn chosen_data(arguments: &Score, dataset: Dataset, model: &ModelConfig) -> Resu
 
 fn score<B: Backend>(arguments: &Score, stored: &Stored, dataset: Dataset, backend: B) -> Result<()> {
     let mut flow = stored.flow(backend)?;
+    let other = match &arguments.outliers {
+        Some(name) => Some((name.as_str(), Dataset::open(name)?)),
+        None => None,
+    };
+    if let Some((name, dataset)) = &other {
+        outliers::check(dataset, name, flow.config())?;
+    }
     let data = chosen_data(arguments, dataset, flow.config())?;
     let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
     let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
@@ -66,30 +75,51 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, dataset: Dataset, backe
         prepared = prepared.within(error / unit, arguments.most_replicates as usize).map_err(usage)?;
     }
     let start = Instant::now();
-    let scores = evaluate::log_prob(&prepared, model, data.samples(), evaluate::key(arguments.seed))
-        .context(arguments.data.clone())?;
+    let key = evaluate::key(arguments.seed);
+    let scores = evaluate::log_prob(&prepared, model, data.samples(), key).context(arguments.data.clone())?;
+    let classified = Classified::of(&prepared, model, &data, key).context(arguments.data.clone())?;
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &arguments.out {
-        write_file(path, &table(model, &scores)?)?;
+        write_file(path, table(model, &scores, classified.as_ref()).as_bytes())?;
     }
-    report(arguments, stored.precision, model, &scores, seconds)
+    let outliers = match other {
+        Some(other) => Some(Outliers::of(&prepared, model, &scores, other, arguments.seed)?),
+        None => None,
+    };
+    let quality = classified.and_then(|c| c.quality);
+    report(arguments, stored.precision, model, &Found { scores, quality, outliers, seconds })
+}
+
+/// What a report is of.
+struct Found {
+    scores: LogProb,
+    quality: Option<Quality>,
+    outliers: Option<Outliers>,
+    seconds: f64,
 }
 
 /// The values of all rows, as CSV.
-fn table(model: &ModelConfig, scores: &LogProb) -> Result<Vec<u8>> {
-    let names: &[&str] = match model {
-        ModelConfig::Images(_) => &["bits_per_dim", "bits_per_dim_se", "log_prob", "se"],
-        ModelConfig::Rows(_) => &["log_prob", "se"],
+fn table(model: &ModelConfig, scores: &LogProb, classified: Option<&Classified>) -> String {
+    let mut names = match model {
+        ModelConfig::Images(_) => vec!["bits_per_dim", "bits_per_dim_se", "log_prob", "se"],
+        ModelConfig::Rows(_) => vec!["log_prob", "se"],
     };
-    let mut rows = Vec::with_capacity(names.len() * scores.values.len());
-    for (&value, &error) in scores.values.iter().zip(&scores.standard_error) {
-        rows.extend(model.bits_per_dim(value).into_iter().chain(model.bits_per_dim_error(error)));
-        rows.extend([value, error]);
+    let mut predictions = classified.map(Classified::predictions);
+    if predictions.is_some() {
+        names.extend(["class", "confidence"]);
     }
-    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-    let mut bytes = Vec::new();
-    csv::write_values(Some(&names), names.len(), &rows, &mut bytes)?;
-    Ok(bytes)
+    let mut text = names.join(",") + "\n";
+    for (&value, &error) in scores.values.iter().zip(&scores.standard_error) {
+        let bits = model.bits_per_dim(value).into_iter().chain(model.bits_per_dim_error(error));
+        // `{:?}` is the shortest text that reads back as the same number
+        let mut cells: Vec<_> = bits.chain([value, error]).map(|v| format!("{v:?}")).collect();
+        if let Some((class, confidence)) = predictions.as_mut().and_then(Iterator::next) {
+            cells.extend([class.to_string(), format!("{confidence:?}")]);
+        }
+        text += &cells.join(",");
+        text.push('\n');
+    }
+    text
 }
 
 /// The estimator that was asked for; `auto` keeps the model's own alternative.
@@ -108,7 +138,8 @@ fn chosen(asked: Option<&Estimator>, own: &Estimator) -> Estimator {
     }
 }
 
-fn report(arguments: &Score, precision: Precision, model: &ModelConfig, scores: &LogProb, seconds: f64) -> Result<()> {
+fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &Found) -> Result<()> {
+    let (scores, seconds) = (&found.scores, found.seconds);
     let rows = scores.values.len();
     let lost = warn_of_lost(scores);
     let (mean, error) = (scores.mean(), scores.mean_standard_error());
@@ -141,6 +172,7 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, scores: 
             object["mean_bits_per_dim_se"] = model.bits_per_dim_error(error).into();
             object["mean_image_bits_per_dim_se"] = model.bits_per_dim_error(each).into();
         }
+        add(&mut object, model, found);
         return print(&format!("{object}\n"));
     }
     if rows == 0 {
@@ -163,12 +195,57 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, scores: 
     };
     print(&format!(
         "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s\n\
-         estimator   {}; {replicates}\n\
+         {}estimator   {}; {replicates}\n\
          time        {seconds:.2} s in {}\n",
         -mean,
+        beside(arguments, model, found),
         scores.estimator,
         precision.name()
     ))
+}
+
+/// Adds what is known of classes and outliers.
+fn add(object: &mut serde_json::Value, model: &ModelConfig, found: &Found) {
+    if let Some(quality) = &found.quality {
+        object["accuracy"] = quality.accuracy.into();
+        object["accuracy_se"] = quality.accuracy_error.into();
+        object["cross_entropy"] = quality.cross_entropy.into();
+        object["calibration_error"] = quality.calibration.expected_error.into();
+    }
+    if let Some(Outliers { scores, auroc }) = &found.outliers {
+        object["auroc"] = auroc.value.into();
+        object["auroc_se"] = auroc.standard_error.into();
+        object["outliers_rows"] = scores.values.len().into();
+        object["outliers_mean_log_prob"] = scores.mean().into();
+        if let Some(bits) = model.bits_per_dim(scores.mean()) {
+            object["outliers_mean_bits_per_dim"] = bits.into();
+        }
+    }
+}
+
+/// The same in words, a line each.
+fn beside(arguments: &Score, model: &ModelConfig, found: &Found) -> String {
+    let mut out = String::new();
+    // writing to a String cannot fail
+    if let Some(quality) = &found.quality {
+        let _ = writeln!(
+            out,
+            "accuracy    {:.2} ± {:.2} %; cross-entropy {:.4} nats; calibration error {:.4}",
+            100.0 * quality.accuracy,
+            100.0 * quality.accuracy_error,
+            quality.cross_entropy.unwrap_or(f64::INFINITY),
+            quality.calibration.expected_error
+        );
+    }
+    if let Some((Outliers { scores, auroc }, name)) = found.outliers.as_ref().zip(arguments.outliers.as_ref()) {
+        let mean = match model.bits_per_dim(scores.mean()) {
+            Some(bits) => format!("images of {name}, bits/dim {bits:.5}"),
+            None => format!("rows of {name}, mean log p {:.6}", scores.mean()),
+        };
+        let (value, error, count) = (auroc.value, auroc.standard_error, scores.values.len());
+        let _ = writeln!(out, "AUROC       {value:.4} ± {error:.4} by log p, against {count} {mean}");
+    }
+    out
 }
 
 /// Warns of rows without a finite log p, and counts them.

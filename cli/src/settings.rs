@@ -21,7 +21,7 @@ pub(crate) struct Settings {
 }
 
 /// The sections of a file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sections {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,6 +161,11 @@ impl Settings {
     pub(crate) fn to_toml(&self, comment: &str) -> Result<String> {
         let text = toml::to_string(&self.sections()).context("the configuration")?;
         Ok(format!("# {comment}\n\n{text}"))
+    }
+
+    /// Whether a text that settings were written as is that of these: what it leaves out is the default.
+    pub(crate) fn are_those_of(&self, text: &str) -> bool {
+        toml::from_str::<Sections>(text).is_ok_and(|written| written == self.sections())
     }
 
     /// The first setting in which two runs differ, as text; the number of steps may.

@@ -9,8 +9,8 @@ use crate::error::Error;
 pub struct Classification {
     /// K.
     pub classes: usize,
-    /// Row by row, `[n, K]`.
-    pub probabilities: Vec<f64>,
+    /// ln p(y | x), row by row, `[n, K]`: probabilities themselves would round to 0 where a classifier is sure, and wrong.
+    pub log_probabilities: Vec<f64>,
 }
 
 /// How a classifier did on labelled rows.
@@ -54,20 +54,25 @@ pub struct Calibration {
 impl Classification {
     /// The number of rows.
     pub fn len(&self) -> usize {
-        self.probabilities.len() / self.classes.max(1)
+        self.log_probabilities.len() / self.classes.max(1)
     }
 
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
-        self.probabilities.is_empty()
+        self.log_probabilities.is_empty()
     }
 
-    /// The probabilities of row `i`.
+    /// p(y | x) of a row and a class.
     ///
     /// # Panics
-    /// If there is no such row.
-    pub fn row(&self, i: usize) -> &[f64] {
-        &self.probabilities[i * self.classes..(i + 1) * self.classes]
+    /// If there is no such row or class.
+    pub fn probability(&self, row: usize, class: usize) -> f64 {
+        self.log_probability(row, class).exp()
+    }
+
+    fn log_probability(&self, row: usize, class: usize) -> f64 {
+        assert!(class < self.classes, "class {class} of {}", self.classes);
+        self.log_probabilities[row * self.classes + class]
     }
 
     /// The likeliest class of each row, the first of equal ones.
@@ -77,15 +82,16 @@ impl Classification {
 
     /// The likeliest class of each row and its probability.
     fn likeliest(&self) -> impl Iterator<Item = (usize, f64)> {
-        self.probabilities.chunks_exact(self.classes.max(1)).map(|row| {
+        self.log_probabilities.chunks_exact(self.classes.max(1)).map(|row| {
             let larger = |best: (usize, f64), (class, &p): (usize, &f64)| if p > best.1 { (class, p) } else { best };
-            row.iter().enumerate().fold((0, f64::NEG_INFINITY), larger)
+            let (class, log) = row.iter().enumerate().fold((0, f64::NEG_INFINITY), larger);
+            (class, log.exp())
         })
     }
 
     /// Adds the rows of another.
     pub fn extend(&mut self, other: Self) {
-        self.probabilities.extend(other.probabilities);
+        self.log_probabilities.extend(other.log_probabilities);
     }
 
     /// How right it is.
@@ -95,7 +101,7 @@ impl Classification {
     pub fn score(&self, labels: &[u8]) -> Result<ClassificationScore, Error> {
         self.check(labels)?;
         let n = labels.len().max(1) as f64;
-        let loss = |(i, &label): (usize, &u8)| -self.row(i)[usize::from(label)].ln();
+        let loss = |(i, &label): (usize, &u8)| -self.log_probability(i, usize::from(label));
         let right = self.likeliest().zip(labels).filter(|((class, _), label)| *class == usize::from(**label)).count();
         Ok(ClassificationScore {
             cross_entropy: labels.iter().enumerate().map(loss).sum::<f64>() / n,
@@ -157,7 +163,8 @@ mod tests {
 
     #[test]
     fn scores_and_calibration_by_hand() {
-        let said = Classification { classes: 2, probabilities: vec![0.9, 0.1, 0.6, 0.4, 0.35, 0.65, 0.2, 0.8] };
+        let probabilities = [0.9, 0.1, 0.6, 0.4, 0.35, 0.65, 0.2, 0.8_f64];
+        let said = Classification { classes: 2, log_probabilities: probabilities.map(f64::ln).to_vec() };
         assert_eq!(said.predicted(), [0, 0, 1, 1]);
         let score = said.score(&[0, 1, 1, 1]).expect("labels");
         let expected = -(0.9_f64.ln() + 0.4_f64.ln() + 0.65_f64.ln() + 0.8_f64.ln()) / 4.0;
@@ -172,7 +179,7 @@ mod tests {
 
     #[test]
     fn labels_are_checked() {
-        let said = Classification { classes: 2, probabilities: vec![0.5, 0.5] };
+        let said = Classification { classes: 2, log_probabilities: vec![-0.7, -0.7] };
         assert!(said.score(&[]).is_err() && said.score(&[2]).is_err() && said.calibration(&[0], 0).is_err());
     }
 }

@@ -106,13 +106,13 @@ impl<B: Backend> PreparedClassifier<B> {
         }
     }
 
-    /// p(y | x) of each row, `[n, K]`, from what each head looks at.
-    pub(crate) fn probabilities(&self, backend: &B, seen: &[B::Tensor]) -> B::Tensor {
+    /// ln p(y | x) of each row, `[n, K]`, from what each head looks at.
+    pub(crate) fn log_probabilities(&self, backend: &B, seen: &[B::Tensor]) -> B::Tensor {
         let features: Vec<_> =
             self.heads.iter().zip(seen).map(|(head, x)| head.forward(backend, x, Keep::Value).0).collect();
         let joined = backend.concat(&features.iter().collect::<Vec<_>>(), 1);
         let (logits, _) = self.linear.forward(backend, &joined, Keep::Value);
-        Softmax::of(backend, &logits).probabilities(backend)
+        Softmax::of(backend, &logits).log_probabilities(backend)
     }
 
     /// The cross-entropy of rows with one-hot targets `[n, K]` and weights `[n, 1]`, and its gradients: those of the
@@ -224,6 +224,10 @@ impl<B: Backend> Softmax<B> {
 
     fn probabilities(&self, backend: &B) -> B::Tensor {
         backend.binary(Binary::Div, self.exponentials.clone(), &self.sums)
+    }
+
+    fn log_probabilities(&self, backend: &B) -> B::Tensor {
+        backend.binary(Binary::Sub, self.shifted.clone(), &backend.unary(Unary::Ln, self.sums.clone()))
     }
 
     /// −log p of the targets, `[n, 1]`.

@@ -144,13 +144,13 @@ impl<B: Backend> PreparedFlow<B> {
                 seen.extend(classifier.look(&self.backend, l, &y, link.leaving()));
                 way.pass(&self.backend, y, link.leaving());
             }
-            self.backend.download(&classifier.probabilities(&self.backend, &seen))
+            self.backend.download(&classifier.log_probabilities(&self.backend, &seen))
         });
-        let mut probabilities = Vec::with_capacity(upload.count() * classifier.classes());
+        let mut log_probabilities = Vec::with_capacity(upload.count() * classifier.classes());
         for part in parts {
-            probabilities.extend(part?.iter().map(|p| p.to_f64()));
+            log_probabilities.extend(part?.iter().map(|p| p.to_f64()));
         }
-        Ok(Classification { classes: classifier.classes(), probabilities })
+        Ok(Classification { classes: classifier.classes(), log_probabilities })
     }
 
     /// x of each row of z. The log det of this direction is the negative of [`encode`](Self::encode)'s at x.

@@ -45,7 +45,15 @@ impl Source {
         }
     }
 
-    /// A short text that tells two sources apart, to refuse resuming on other data.
+    /// The fingerprint of what a model with so many classes learns from.
+    pub(crate) fn fingerprint_for(&self, classes: usize) -> String {
+        match self {
+            Self::Images(set) if classes > 0 => set.labelled_fingerprint(),
+            _ => self.fingerprint(),
+        }
+    }
+
+    /// A short text that tells two sources apart, to refuse resuming on other data. Labels do not count.
     pub fn fingerprint(&self) -> String {
         match self {
             Self::Density(density) => density.name().to_owned(),

@@ -101,11 +101,11 @@ impl<B: Backend> Trainer<B> {
         run.config.check()?;
         config::check_steps("step", run.step, 0)?;
         let format = |problem: &str| Error::Checkpoint(CheckpointError::Format(problem.into()));
-        if source.fingerprint() != run.data {
+        let fingerprint = source.fingerprint_for(model.classes());
+        if fingerprint != run.data {
             return Err(Error::Input(format!(
-                "the run was on other data ({}), this is {}",
-                Excerpt(&run.data),
-                source.fingerprint()
+                "the run was on other data ({}), this is {fingerprint}",
+                Excerpt(&run.data)
             )));
         }
         let key = Key::new(run.key.parse().map_err(|_| format("the run's key is not a number"))?);

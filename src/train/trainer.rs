@@ -118,7 +118,7 @@ impl<B: Backend> Trainer<B> {
         }
         let classes = flow.classifier().map_or(0, Classifier::classes);
         source.check_labels(classes)?;
-        let fingerprint = source.fingerprint();
+        let fingerprint = source.fingerprint_for(classes);
         let columns = match &source {
             Source::Table(table) => table.columns().map(<[String]>::to_vec),
             Source::Density(_) | Source::Images(_) => None,

@@ -79,7 +79,7 @@ fn supervised<B: Backend>(b: &B, (model, n, density_weight): &(Model, usize, f64
     let flow = model.load(b);
     let mut record = Record::new(model.dimension());
     let said = flow.classify(&model.images(*n).expect("images"), model.key).expect("images that fit");
-    record.push(Quantity::Value, "probabilities", said.probabilities);
+    record.push(Quantity::Value, "log probabilities", said.log_probabilities);
 
     let classifier = flow.classifier().expect("a hybrid model").prepare(b);
     let classes = classifier.classes();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Laboratory;
+use super::training::Training;
 use crate::failure::{interrupted, say, usage};
 use crate::output::write_file;
 use crate::run::is_interrupted;
@@ -60,7 +61,7 @@ impl Laboratory {
             let cell: Cell<R> = serde_json::from_slice(&bytes).map_err(|e| {
                 usage(format_args!("{}: not a cell of this experiment ({e}); remove it", path.display()))
             })?;
-            if cell.specification != specification {
+            if Training::completed(cell.specification.clone()) != specification {
                 return Err(usage(format_args!(
                     "{}: computed with other settings; remove it or choose another --out",
                     path.display()

@@ -17,11 +17,13 @@ use super::cell::Cell;
 use super::chart::{Chart, Point, Scale, Series, draw};
 use super::estimate::Estimate;
 use super::file::Row;
+use super::hybrid::{self, Columns, Stranger};
 use super::report::{Report, Table};
 use super::training::{Spent, Training, held_out};
 use super::{Laboratory, slug};
 use crate::arithmetic::with_backend;
 use crate::canvas::{grid, side_by_side};
+use crate::classification::{Classified, Quality};
 use crate::evaluate;
 use crate::failure::usage;
 use crate::image_grid;
@@ -43,6 +45,9 @@ pub(super) struct Comparison {
     /// Held-out points; without it 10000 of a density, all test images of a data set.
     #[serde(default)]
     test_rows: Option<usize>,
+    /// Data that log p is to tell from the held-out points.
+    #[serde(default)]
+    outliers: Vec<String>,
 }
 
 fn one() -> u64 {
@@ -52,7 +57,7 @@ fn one() -> u64 {
 /// What a cell found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Score {
+pub(super) struct Score {
     /// −log p of held-out data, nats, and its standard error over the points.
     nll: f64,
     standard_error: f64,
@@ -65,6 +70,11 @@ struct Score {
     steps: u64,
     /// Of steps and validations.
     trained_seconds: f64,
+    /// Of hybrid models on labelled points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) classification: Option<Quality>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) outliers: Vec<Stranger>,
 }
 
 impl Score {
@@ -90,9 +100,12 @@ impl Comparison {
         let mut names = HashSet::new();
         for data in &laboratory.file.data {
             let dataset = Dataset::open(data)?;
-            for row in &self.rows {
+            for (number, row) in self.rows.iter().enumerate() {
                 let context = || format!("row `{}` on {data}", row.name);
                 let settings = laboratory.file.settings(&dataset, row).with_context(context)?;
+                if number == 0 {
+                    hybrid::check_outliers(&self.outliers, &dataset, data, &settings.model)?;
+                }
                 let name = format!("{}-{}", slug(data), slug(&row.name));
                 if row.name.is_empty() || !names.insert(name.clone()) {
                     return Err(usage(format_args!("two rows are named `{}`, or one has no name", row.name)));
@@ -113,11 +126,15 @@ pub(super) fn run(laboratory: &Laboratory, section: &Comparison) -> Result<()> {
     let lines = section.lines(laboratory)?;
     let mut cells = Vec::new();
     for training in lines.iter().flat_map(|line| &line.trainings) {
-        let specification = json!({
+        let mut specification = json!({
             "kind": "comparison",
             "test_rows": section.test_rows,
             "trained": training.specification(laboratory),
         });
+        // without outliers a cell is what it was before there could be any
+        if !section.outliers.is_empty() {
+            specification["outliers"] = json!(section.outliers);
+        }
         cells.push(laboratory.cell(&training.name, specification, || {
             let (stored, spent) = training.run(laboratory)?;
             with_backend!(stored.precision, &laboratory.arithmetic, |backend| {
@@ -139,10 +156,17 @@ fn score<B: Backend>(
     let flow = stored.flow(backend)?;
     let model = flow.config();
     let seed = laboratory.file.seed;
+    let mut classification = None;
+    let mut outliers = Vec::new();
     let (nll, standard_error, points, estimator) =
         match held_out(&training.settings, training.data, seed, section.test_rows)? {
             Some(data) => {
-                let found = evaluate::log_prob(&flow.prepare(), model, data.samples(), evaluate::key(seed))?;
+                let (flow, key) = (flow.prepare(), evaluate::key(seed));
+                let found = evaluate::log_prob(&flow, model, data.samples(), key)?;
+                classification = Classified::of(&flow, model, &data, key)?.and_then(|c| c.quality);
+                for name in &section.outliers {
+                    outliers.push(Stranger::of(&flow, model, &found, name, seed)?);
+                }
                 (-found.mean(), found.mean_standard_error(), found.values.len(), found.estimator)
             }
             None => best_validation(&training.entries(laboratory)).context("no validation is in the run's metrics")?,
@@ -157,6 +181,8 @@ fn score<B: Backend>(
         parameters: flow.parameters(),
         steps: spent.steps,
         trained_seconds: spent.seconds,
+        classification,
+        outliers,
     })
 }
 
@@ -176,24 +202,27 @@ fn report(laboratory: &Laboratory, section: &Comparison, lines: &[Line<'_>], cel
         while let Some(next) = all.next_if(|(line, _)| line.data == data) {
             own.push(next);
         }
-        let images = own.iter().flat_map(|(_, runs)| *runs).filter_map(Cell::result).any(|s| s.bits_per_dim.is_some());
+        let scores = || own.iter().flat_map(|(_, runs)| *runs).filter_map(Cell::result);
+        let images = scores().any(|s| s.bits_per_dim.is_some());
         let unit = if images { "bits/dim" } else { "nats" };
-        let mut table = Table::new(&[
-            "",
-            &format!("{unit} ± error over points"),
-            "± error over runs",
-            "parameters",
-            "steps",
-            "training, s",
-        ]);
+        let more = Columns::of(scores(), &section.outliers);
+        let value = format!("{unit} ± error over points");
+        let mut names = vec![String::new(), value, "± error over runs".to_owned()];
+        names.extend(more.names());
+        names.extend(["parameters", "steps", "training, s"].map(str::to_owned));
+        let mut table = Table::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
         for (line, runs) in &own {
-            table.row(row(line, runs));
+            table.row(row(line, runs, &more));
         }
         tables.push((data.clone(), table));
-        let charts = [scores(data, unit, &own), curves(laboratory, data, &own)];
+        let charts = [held_out_scores(data, unit, &own), curves(laboratory, data, &own)];
         // the scales of the two have nothing to do with each other
         let panels: Vec<_> = charts.iter().flat_map(|chart| draw(std::slice::from_ref(chart))).collect();
         pictures.push((format!("{}.png", slug(data)), grid(&panels, 2)));
+        let rows = own.iter().map(|(line, runs)| (line.row.name.as_str(), runs.iter().find_map(Cell::result)));
+        if let Some(chart) = hybrid::reliability(data, rows) {
+            pictures.extend(draw(&[chart]).into_iter().map(|p| (format!("calibration-{}.png", slug(data)), p)));
+        }
         if images {
             for (line, _) in &own {
                 if let Some(picture) = beside(laboratory, section, line)? {
@@ -206,9 +235,10 @@ fn report(laboratory: &Laboratory, section: &Comparison, lines: &[Line<'_>], cel
         1 => "one run of each row".to_owned(),
         runs => format!("{runs} runs of each row with seeds of their own"),
     };
+    let more = Columns::of(cells.iter().filter_map(Cell::result), &section.outliers).about();
     let about = format!(
         "−log p of held-out data, less is better; {runs}. The points are the same for all rows: the error over points is \
-         common to them, that over runs is what a difference is to be held against."
+         common to them, that over runs is what a difference is to be held against.{more}"
     );
     Report { cells, about, tables, findings: Vec::new(), pictures }.write(laboratory)
 }
@@ -221,7 +251,7 @@ fn mean(runs: &[Cell<Score>]) -> Option<(Estimate, f64)> {
     (!shown.is_empty()).then(|| (Estimate::of(&values), error))
 }
 
-fn row(line: &Line<'_>, runs: &[Cell<Score>]) -> Vec<String> {
+fn row(line: &Line<'_>, runs: &[Cell<Score>], more: &Columns<'_>) -> Vec<String> {
     let name = line.row.name.clone();
     let Some((value, error)) = mean(runs) else { return vec![name, "diverged".into()] };
     let results: Vec<_> = runs.iter().filter_map(Cell::result).collect();
@@ -229,18 +259,14 @@ fn row(line: &Line<'_>, runs: &[Cell<Score>]) -> Vec<String> {
     let between = if value.count > 1 { format!("{:.4}", value.standard_error) } else { String::new() };
     let lost = runs.len() - results.len();
     let diverged = if lost > 0 { format!(" ({lost} of {} diverged)", runs.len()) } else { String::new() };
-    vec![
-        name,
-        format!("{:.4} ± {error:.4}{diverged}", value.mean),
-        between,
-        results[0].parameters.to_string(),
-        results[0].steps.to_string(),
-        format!("{seconds:.1}"),
-    ]
+    let mut cells = vec![name, format!("{:.4} ± {error:.4}{diverged}", value.mean), between];
+    cells.extend(more.cells(&results));
+    cells.extend([results[0].parameters.to_string(), results[0].steps.to_string(), format!("{seconds:.1}")]);
+    cells
 }
 
 /// The runs of each row, and the interval of their mean.
-fn scores(data: &str, unit: &str, own: &[(&Line<'_>, &[Cell<Score>])]) -> Chart {
+fn held_out_scores(data: &str, unit: &str, own: &[(&Line<'_>, &[Cell<Score>])]) -> Chart {
     let series = own.iter().enumerate().map(|(i, (line, runs))| {
         let results: Vec<_> = runs.iter().filter_map(Cell::result).map(Score::shown).collect();
         let points = results.iter().enumerate().map(|(k, &[y, error])| Point {

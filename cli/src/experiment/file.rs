@@ -14,6 +14,7 @@ use super::comparison::Comparison;
 use super::grid::Grid;
 use crate::arithmetic::Precision;
 use crate::failure::usage;
+use crate::labels;
 use crate::presets;
 use crate::rows::Dataset;
 use crate::settings::{Settings, place, read_text};
@@ -142,6 +143,9 @@ impl File {
         sections.insert(section.to_owned(), model.into());
         sections.insert("train".to_owned(), train.into());
         let settings = beneath.laid_over(sections)?;
+        if let (Dataset::Images(images), classes @ 1..) = (dataset, settings.model.classes()) {
+            labels::check(&images.training, "the data", classes)?;
+        }
         if let Some((preset, size)) = preset {
             fits(&settings, preset, size)?;
         } else if settings.model.dimension() != columns(dataset)? {

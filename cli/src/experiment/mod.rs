@@ -11,6 +11,7 @@ mod comparison;
 mod estimate;
 mod file;
 mod grid;
+mod hybrid;
 mod report;
 mod training;
 mod variance;

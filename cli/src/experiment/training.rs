@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
+use resflow::config::ModelConfig;
 use resflow::data::Samples;
+use resflow::train::TrainConfig;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Laboratory;
@@ -50,6 +54,20 @@ impl Training<'_> {
         })
     }
 
+    /// A specification of these settings with all of them, where it was written before there were some.
+    pub(super) fn completed(mut specification: Value) -> Value {
+        fn complete<S: Serialize + DeserializeOwned>(settings: Option<&mut Value>) {
+            let Some(settings) = settings else { return };
+            let all = serde_json::from_value::<S>(settings.clone()).ok();
+            if let Some(all) = all.and_then(|all| serde_json::to_value(all).ok()) {
+                *settings = all;
+            }
+        }
+        complete::<ModelConfig>(specification.pointer_mut("/trained/model"));
+        complete::<TrainConfig>(specification.pointer_mut("/trained/train"));
+        specification
+    }
+
     pub(super) fn directory(&self, laboratory: &Laboratory) -> RunDirectory {
         RunDirectory::new(&laboratory.path("runs").join(&self.name))
     }
@@ -63,6 +81,8 @@ impl Training<'_> {
             data: self.data.to_owned(),
             preset: None,
             model: None,
+            // the settings say how many classes there are
+            classify: false,
             out: directory.root().to_owned(),
             config: Some(config),
             seed: Some(self.seed),
@@ -87,13 +107,13 @@ impl Training<'_> {
         let text = self.settings.to_toml(&format!("{}, seed {}", self.data.escape_default(), self.seed))?;
         match std::fs::read_to_string(&path) {
             Ok(there) if there == text => {}
-            Ok(_) => {
+            Ok(there) if !(there.lines().next() == text.lines().next() && self.settings.are_those_of(&there)) => {
                 return Err(usage(format_args!(
                     "{}: the run was begun with other settings; remove both or choose another --out",
                     path.display()
                 )));
             }
-            Err(_) => {
+            _ => {
                 std::fs::create_dir_all(laboratory.path("runs")).with_context(|| path.display().to_string())?;
                 write_file(&path, text.as_bytes())?;
             }

@@ -247,6 +247,12 @@ impl ImageSet {
         format!("{} images of {}, FNV-1a {hash:016x}", self.len(), self.size)
     }
 
+    /// The same for a set and its labels.
+    pub(crate) fn labelled_fingerprint(&self) -> String {
+        let hash = self.labels.iter().flatten().copied().fold(FNV_OFFSET, fnv);
+        format!("{}, labels {hash:016x}", self.fingerprint())
+    }
+
     /// Bytes of one image.
     fn stride(&self) -> usize {
         self.size.height * self.size.width * self.size.channels
