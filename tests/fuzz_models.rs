@@ -482,6 +482,27 @@ fn write_config_seeds() {
     }
 }
 
+/// The state of a run after so many steps and a validation.
+fn run_of(config: ModelConfig, steps: usize) -> Archive {
+    let accumulate = if config.images().is_some() { 2 } else { 1 };
+    let settings = TrainConfig { batch: 16, accumulate, validation_rows: 20, warmup: 2, ..TrainConfig::default() };
+    let source = match &config {
+        ModelConfig::Rows(_) => Source::Density(ToyDensity::Moons),
+        ModelConfig::Images(_) => Source::Images(checks::images()),
+    };
+    let flow = Flow::new(NdArray::<f64>::new(), config, Key::new(1)).expect("valid");
+    let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(9), Key::new(2)).expect("valid");
+    for _ in 0..steps {
+        trainer.step().expect("finite");
+    }
+    if steps > 0 {
+        trainer.validate().expect("finite");
+    }
+    let mut archive = trainer.to_archive().expect("stored");
+    archive.document["run"]["elapsed"] = json!(1.5);
+    archive
+}
+
 #[test]
 fn write_checkpoint_seeds() {
     let temporary = tempfile::tempdir().expect("a folder");
@@ -517,31 +538,12 @@ fn write_checkpoint_seeds() {
     let couplings = ImageConfig { filters: 2, ..tiny_images().of(Family::RealNvp) };
     let couplings = Flow::new(NdArray::<f32>::new(), &couplings, Key::new(0)).expect("valid");
     store("realnvp_image.safetensors", &couplings.to_archive().expect("stored"));
-    let run = |config: ModelConfig, steps: usize| {
-        let accumulate = if config.images().is_some() { 2 } else { 1 };
-        let settings = TrainConfig { batch: 16, accumulate, validation_rows: 20, warmup: 2, ..TrainConfig::default() };
-        let source = match &config {
-            ModelConfig::Rows(_) => Source::Density(ToyDensity::Moons),
-            ModelConfig::Images(_) => Source::Images(checks::images()),
-        };
-        let flow = Flow::new(NdArray::<f64>::new(), config, Key::new(1)).expect("valid");
-        let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(9), Key::new(2)).expect("valid");
-        for _ in 0..steps {
-            trainer.step().expect("finite");
-        }
-        if steps > 0 {
-            trainer.validate().expect("finite");
-        }
-        let mut archive = trainer.to_archive().expect("stored");
-        archive.document["run"]["elapsed"] = json!(1.5);
-        archive
-    };
-    store("begun.safetensors", &run(FlowConfig { activation: Nonlinearity::Tanh, ..tiny() }.into(), 0));
+    store("begun.safetensors", &run_of(FlowConfig { activation: Nonlinearity::Tanh, ..tiny() }.into(), 0));
     let one_scale = ImageConfig { blocks: vec![1], filters: 1, fully_connected_width: 1, ..tiny_images() };
-    store("image_run.safetensors", &run(one_scale.into(), 2));
+    store("image_run.safetensors", &run_of(one_scale.into(), 2));
     store(
         "glow_run.safetensors",
-        &run(FlowConfig { blocks: 1, hidden: vec![3], ..FlowConfig::of(Family::Glow, 2) }.into(), 2),
+        &run_of(FlowConfig { blocks: 1, hidden: vec![3], ..FlowConfig::of(Family::Glow, 2) }.into(), 2),
     );
     let hybrid = ImageConfig {
         classes: 2,
@@ -552,8 +554,8 @@ fn write_checkpoint_seeds() {
         fully_connected: 0,
         ..tiny_images()
     };
-    store("hybrid_run.safetensors", &run(hybrid.into(), 2));
-    let good = run(tiny().into(), 3);
+    store("hybrid_run.safetensors", &run_of(hybrid.into(), 2));
+    let good = run_of(tiny().into(), 3);
     store("run.safetensors", &good);
 
     let bytes = model.to_bytes().expect("stored");
