@@ -58,7 +58,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`flow`], [`log_prob`] | the flow, its evaluation, encoding, decoding and sampling |
-//! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); how well a score tells strangers |
+//! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); out-of-distribution detection |
 //! | [`config`], [`checkpoint`] | the checked configuration and the files |
 //! | [`train`] | gradients, optimiser, schedules, averaging, validation, resumable runs |
 //! | [`bijection`], [`block`], [`coupling`], [`transform`] | links: the residual block, the affine coupling, ActNorm |

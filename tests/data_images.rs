@@ -9,7 +9,7 @@ use npyz::WriterBuilder as _;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use resflow::backend::Key;
-use resflow::data::image::{self, ImageSet, ImageStack, cifar, flip, idx, looks_like_images, npy, png};
+use resflow::data::image::{self, ImageSet, ImageSize, ImageStack, cifar, flip, idx, looks_like_images, npy, png};
 use resflow::data::npy::Float;
 use resflow::data::{DataError, Table};
 use tempfile::TempDir;
@@ -126,6 +126,30 @@ fn stacks_hold_values_between_zero_and_one() {
         let place = "[image 1, channel 2, row 1, column 3]";
         refused(ImageStack::new(2, 4, 3, values.clone()), &[place, "between 0 and 1", &bad.to_string()]);
     }
+}
+
+#[test]
+fn images_in_another_size() {
+    let size = |height, width, channels| ImageSize { height, width, channels };
+    let adapted = |set: &ImageSet, to| set.adapted(to).expect("a size").bytes().to_vec();
+    // cut to the middle rows, padded to the left and right: an odd pixel is cut at the end and padded at the end
+    let set = ImageSet::new(3, 2, 1, vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], Some(vec![5, 6])).expect("a set");
+    let cut = set.adapted(size(2, 4, 1)).expect("a size");
+    assert_eq!(cut.bytes(), [0, 1, 2, 0, 0, 3, 4, 0, 0, 7, 8, 0, 0, 9, 10, 0]);
+    assert_eq!((cut.labels(), cut.size()), (Some(&[5, 6][..]), size(2, 4, 1)));
+    assert_eq!(adapted(&set, size(1, 1, 1)), [3, 9]);
+    assert_eq!(adapted(&set, size(4, 2, 1))[..8], [1, 2, 3, 4, 5, 6, 0, 0]);
+    assert_eq!(set.adapted(set.size()).expect("a size"), set);
+    // grey of red, green, blue and white by BT.601; colours of grey; channels cut off and zero
+    let colours = ImageSet::new(2, 2, 3, vec![255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255], None).expect("a set");
+    assert_eq!(adapted(&colours, size(2, 2, 1)), [76, 150, 29, 255]);
+    assert_eq!(adapted(&set, size(1, 1, 3)), [3, 3, 3, 9, 9, 9]);
+    assert_eq!(adapted(&colours, size(1, 1, 2)), [255, 0]);
+    assert_eq!(adapted(&colours, size(1, 1, 4)), [255, 0, 0, 0]);
+    refused(set.adapted(size(0, 2, 1)), &["height", "0"]);
+    refused(set.adapted(size(usize::MAX, 2, 1)), &["too large"]);
+    refused(set.adapted(size(1 << 40, 1 << 20, 1)), &["too large"]);
+    assert_eq!((set.classes(), colours.classes()), (Some(7), None));
 }
 
 #[test]

@@ -47,6 +47,18 @@ fn targets(n: usize) -> Tensor {
 
 /// The loss and its gradient, with a weight for each row.
 fn judged(flow: &Flow<Cpu>, x: &Tensor, weights: &Tensor, density_weight: f64, memory: Memory) -> Gradient<Cpu> {
+    let targets = targets(flow.backend().shape(x).rows());
+    supervised(flow, x, weights, &targets, (density_weight, memory, flow.parameters()))
+}
+
+/// The same for any targets, in as many lanes as so many parameters get.
+fn supervised(
+    flow: &Flow<Cpu>,
+    x: &Tensor,
+    weights: &Tensor,
+    targets: &Tensor,
+    (density_weight, memory, parameters): (f64, Memory, u64),
+) -> Gradient<Cpu> {
     let b = flow.backend();
     let links: Vec<_> = flow.links().iter().map(|link| link.prepare(b)).collect();
     let classifier = flow.classifier().expect("a hybrid model").prepare(b);
@@ -59,13 +71,9 @@ fn judged(flow: &Flow<Cpu>, x: &Tensor, weights: &Tensor, density_weight: f64, m
         memory,
         // shards as small as they get
         row_bytes: 1 << 30,
-        parameters: flow.parameters(),
+        parameters,
         input_gradient: true,
-        supervision: Some(Supervision {
-            classifier: &classifier,
-            targets: &targets(b.shape(x).rows()),
-            density_weight,
-        }),
+        supervision: Some(Supervision { classifier: &classifier, targets, density_weight }),
     };
     gradient(b, &links, &objective)
 }
@@ -133,6 +141,43 @@ fn the_gradient_is_that_of_the_whole_loss() {
                 value(&flow, &x)
             };
             check(dot(&flat[range], &direction), &moved, &name);
+        }
+    }
+}
+
+/// However rows are cut, into shards one after the other in a lane and into tiles of the heads, the sums are those of
+/// single rows.
+#[test]
+fn gradients_of_rows_add_up() {
+    let b = cpu();
+    // wide heads, of which few rows fit a tile
+    let wide = ImageConfig { head_width: 700, ..configurations().swap_remove(0) };
+    for config in [wide, configurations().swap_remove(1)] {
+        let (flow, n, key) = (model(&config, Key::new(20)), 60, Key::new(21));
+        let (x, all) = (batch(&config, n, key), targets(n));
+        let weights: Vec<f64> = (0..n).map(|i| 0.1 + (i % 7) as f64).collect();
+        let how = |parameters| (0.3, Memory::Recompute, parameters);
+        let everything = |found: &Gradient<Cpu>| {
+            let parts = [Some(&found.flat), Some(&found.loss), found.classification.as_ref()];
+            parts.iter().flat_map(|t| down(&b, t.expect("judged"))).collect::<Vec<_>>()
+        };
+        let (mut sum, mut inputs) = (Vec::new(), Vec::new());
+        for (i, &w) in weights.iter().enumerate() {
+            let [x, own] = [&x, &all].map(|t| b.narrow(t, 0, i, 1));
+            let found = supervised(&flow, &x, &b.upload(&[w], [1, 1].into()), &own, how(0));
+            let own = everything(&found);
+            sum = if sum.is_empty() { own } else { sum.iter().zip(&own).map(|(a, b)| a + b).collect() };
+            inputs.extend(down(&b, found.input.as_ref().expect("asked for")));
+        }
+        let weights = b.upload(&weights, [n, 1].into());
+        // one lane of three shards, and eight lanes
+        for parameters in [u64::MAX, 0] {
+            let found = supervised(&flow, &x, &weights, &all, how(parameters));
+            let difference: Vec<_> = everything(&found).iter().zip(&sum).map(|(a, b)| a - b).collect();
+            assert!(norm(&difference) < 1e-11 * norm(&sum), "{:e}", norm(&difference) / norm(&sum));
+            let input = down(&b, found.input.as_ref().expect("asked for"));
+            let difference: Vec<_> = input.iter().zip(&inputs).map(|(a, b)| a - b).collect();
+            assert!(norm(&difference) < 1e-11 * norm(&inputs), "{:e}", norm(&difference));
         }
     }
 }

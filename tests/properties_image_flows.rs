@@ -463,12 +463,15 @@ fn both_gradients_are_unbiased() {
 #[test]
 fn accumulated_batches_are_one() {
     let b = cpu();
-    for training in
-        ["roulette:law=poisson,rate=2,exact=2,sharing=batch", "roulette:law=poisson,rate=2,exact=2,sharing=sample"]
-    {
+    for (training, classes) in [
+        ("roulette:law=poisson,rate=2,exact=2,sharing=batch", 0),
+        ("roulette:law=poisson,rate=2,exact=2,sharing=sample", 3),
+    ] {
         let run = |batch: usize, accumulate: usize| {
             let config = ImageConfig {
                 fully_connected: 1,
+                classes,
+                head_width: 4,
                 bits: 5,
                 training: training.parse().expect("a text"),
                 evaluation: cheap(),
@@ -486,10 +489,17 @@ fn accumulated_batches_are_one() {
                 ..TrainConfig::default()
             };
             let flow = Flow::new(b.clone(), &config, Key::new(30)).expect("valid");
-            let source = Source::Images(images(40, [4, 4, 2], Key::new(31)));
+            let set = images(40, [4, 4, 2], Key::new(31)).with_labels((0..40).map(|i| i % 3).collect());
+            let source = Source::Images(set.expect("as many labels"));
             let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(9), Key::new(32)).expect("valid");
             assert_eq!(trainer.step_rows(), 12);
-            let reports: Vec<_> = (0..4).map(|_| trainer.step().expect("finite").train_nll).collect();
+            let mut reports = Vec::new();
+            for _ in 0..4 {
+                let report = trainer.step().expect("finite");
+                reports.push(report.train_nll);
+                reports.extend(report.classification.iter().flat_map(|c| [c.cross_entropy, c.accuracy]));
+            }
+            assert_eq!(reports.len(), if classes > 0 { 12 } else { 4 });
             let mut tensors = vec![("loss".to_owned(), reports)];
             trainer.flow().visit(&mut |name, t, _| tensors.push((name.to_owned(), down(&b, t))));
             tensors

@@ -211,7 +211,7 @@ pub(crate) struct Score {
     )]
     pub(crate) rows: Option<u32>,
     /// Score this data too, at most as many rows or images as of DATA, and print the AUROC of log p: the chance that a
-    /// row of DATA is likelier than one of these. Of a data set its test images, cut or padded to the model's size
+    /// row of DATA is likelier than one of these. Of a data set its test images, cut or padded about the centre to the model's size, never scaled
     #[arg(long, value_name = "OTHER")]
     pub(crate) outliers: Option<String>,
     /// The seed of estimates and fresh points

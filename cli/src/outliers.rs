@@ -1,4 +1,4 @@
-//! Data that a model was not fitted to, and how well log p tells the two apart.
+//! Out-of-distribution (OOD) detection: data that a model was not fitted to, and how well log p tells the two apart.
 
 use anyhow::{Context as _, Result};
 use resflow::anomaly::{Auroc, auroc};
@@ -15,8 +15,8 @@ use crate::rows::{Chosen, Dataset, Part, check_size, model_size};
 #[derive(Debug)]
 pub(crate) struct Outliers {
     pub(crate) scores: LogProb,
-    /// The chance that one of the model's data is likelier than one of them.
-    pub(crate) auroc: Auroc,
+    /// The chance that one of the model's data is likelier than one of them, where there are two of each to compare.
+    pub(crate) auroc: Option<Auroc>,
 }
 
 impl Outliers {
@@ -32,7 +32,16 @@ impl Outliers {
         let context = || format!("outliers {name}");
         // the key of `score`: what is said of them is what `score` says of them alone
         let scores = evaluate::log_prob(flow, model, data.samples(), evaluate::key(seed)).with_context(context)?;
-        let auroc = auroc(&ranked(&inside.values), &ranked(&scores.values)).with_context(context)?;
+        let [own, others] = [inside, &scores].map(|s| ranked(&s.values));
+        let auroc = if own.len() < 2 || others.len() < 2 {
+            let (own, others) = (own.len(), others.len());
+            warn(format_args!(
+                "outliers {name}: no AUROC, which compares at least two of each kind, not {own} and {others}"
+            ));
+            None
+        } else {
+            Some(auroc(&own, &others).with_context(context)?)
+        };
         let lost = [inside, &scores].map(|s| s.values.iter().filter(|v| v.is_nan()).count());
         if lost != [0, 0] {
             let [own, others] = lost;

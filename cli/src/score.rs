@@ -213,8 +213,8 @@ fn add(object: &mut serde_json::Value, model: &ModelConfig, found: &Found) {
         object["calibration_error"] = quality.calibration.expected_error.into();
     }
     if let Some(Outliers { scores, auroc }) = &found.outliers {
-        object["auroc"] = auroc.value.into();
-        object["auroc_se"] = auroc.standard_error.into();
+        object["auroc"] = auroc.map(|a| a.value).into();
+        object["auroc_se"] = auroc.map(|a| a.standard_error).into();
         object["outliers_rows"] = scores.values.len().into();
         object["outliers_mean_log_prob"] = scores.mean().into();
         if let Some(bits) = model.bits_per_dim(scores.mean()) {
@@ -230,10 +230,10 @@ fn beside(arguments: &Score, model: &ModelConfig, found: &Found) -> String {
     if let Some(quality) = &found.quality {
         let _ = writeln!(
             out,
-            "accuracy    {:.2} ± {:.2} %; cross-entropy {:.4} nats; calibration error {:.4}",
+            "accuracy    {:.2} ± {:.2} %; cross-entropy {:.4} nats; expected calibration error {:.4}",
             100.0 * quality.accuracy,
             100.0 * quality.accuracy_error,
-            quality.cross_entropy.unwrap_or(f64::INFINITY),
+            quality.cross_entropy.unwrap_or(f64::NAN),
             quality.calibration.expected_error
         );
     }
@@ -242,8 +242,8 @@ fn beside(arguments: &Score, model: &ModelConfig, found: &Found) -> String {
             Some(bits) => format!("images of {name}, bits/dim {bits:.5}"),
             None => format!("rows of {name}, mean log p {:.6}", scores.mean()),
         };
-        let (value, error, count) = (auroc.value, auroc.standard_error, scores.values.len());
-        let _ = writeln!(out, "AUROC       {value:.4} ± {error:.4} by log p, against {count} {mean}");
+        let area = auroc.map_or("none".to_owned(), |a| format!("{:.4} ± {:.4}", a.value, a.standard_error));
+        let _ = writeln!(out, "AUROC       {area} by log p, against {} {mean}", scores.values.len());
     }
     out
 }

@@ -30,6 +30,8 @@ pub struct Classifier<B: Backend> {
     heads: Vec<Head<B>>,
     linear: LipschitzLinear<B>,
     classes: usize,
+    /// The channels of each head.
+    width: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +50,9 @@ const KERNEL: usize = 3;
 impl<B: Backend> Classifier<B> {
     /// That of a configuration, if it has classes: with random weights, or zeros to be filled without a key.
     pub(crate) fn of(backend: &B, config: &ImageConfig, key: Option<Key>) -> Option<Self> {
+        if config.classes == 0 {
+            return None;
+        }
         let places = config.heads();
         let key = key.map(|key| key.named("classifier"));
         let width = config.head_width;
@@ -65,7 +70,16 @@ impl<B: Backend> Classifier<B> {
             Head { link: place.stage, image: place.image, conv, norm: ActNorm::new(backend, width) }
         };
         let heads: Vec<_> = places.iter().enumerate().map(head).collect();
-        (!heads.is_empty()).then_some(Self { heads, linear, classes: config.classes })
+        Some(Self { heads, linear, classes: config.classes, width })
+    }
+
+    /// The same for a configuration with images of another size: heads are free convolutions and means over pixels.
+    pub(crate) fn resized(&self, config: &ImageConfig) -> Self {
+        let mut resized = self.clone();
+        for (head, place) in resized.heads.iter_mut().zip(config.heads()) {
+            head.image = place.image;
+        }
+        resized
     }
 
     /// K, the number of classes.

@@ -18,14 +18,14 @@ pub struct Classification {
 pub struct ClassificationScore {
     /// The mean of −log p(y | x), nats.
     pub cross_entropy: f64,
-    /// The fraction of rows whose likeliest class is theirs.
+    /// The fraction of rows whose likeliest class is theirs; of equally likely ones the first counts, in training any.
     pub accuracy: f64,
     /// The number of rows.
     pub count: usize,
 }
 
 impl ClassificationScore {
-    /// The standard error of the accuracy as an estimate of that on all such data: √(a (1 − a)/n).
+    /// The standard error of the accuracy as an estimate of that on all such data: √(a (1 − a)/n), which says nothing at 0 and 1.
     pub fn accuracy_error(&self) -> f64 {
         (self.accuracy * (1.0 - self.accuracy) / self.count.max(1) as f64).sqrt()
     }
@@ -80,17 +80,21 @@ impl Classification {
         self.likeliest().map(|(class, _)| class).collect()
     }
 
-    /// The likeliest class of each row and its probability.
+    /// The likeliest class of each row and its probability, NaN where one of the row's is.
     fn likeliest(&self) -> impl Iterator<Item = (usize, f64)> {
         self.log_probabilities.chunks_exact(self.classes.max(1)).map(|row| {
             let larger = |best: (usize, f64), (class, &p): (usize, &f64)| if p > best.1 { (class, p) } else { best };
             let (class, log) = row.iter().enumerate().fold((0, f64::NEG_INFINITY), larger);
-            (class, log.exp())
+            (class, if row.iter().any(|p| p.is_nan()) { f64::NAN } else { log.exp() })
         })
     }
 
     /// Adds the rows of another.
+    ///
+    /// # Panics
+    /// If it has other classes.
     pub fn extend(&mut self, other: Self) {
+        assert_eq!(self.classes, other.classes, "rows of other classes");
         self.log_probabilities.extend(other.log_probabilities);
     }
 
@@ -102,7 +106,7 @@ impl Classification {
         self.check(labels)?;
         let n = labels.len().max(1) as f64;
         let loss = |(i, &label): (usize, &u8)| -self.log_probability(i, usize::from(label));
-        let right = self.likeliest().zip(labels).filter(|((class, _), label)| *class == usize::from(**label)).count();
+        let right = self.likeliest().zip(labels).filter(|(said, label)| is_right(*said, **label)).count();
         Ok(ClassificationScore {
             cross_entropy: labels.iter().enumerate().map(loss).sum::<f64>() / n,
             accuracy: right as f64 / n,
@@ -116,15 +120,15 @@ impl Classification {
     /// No intervals, another number of labels than of rows, or a label that is no class.
     pub fn calibration(&self, labels: &[u8], bins: usize) -> Result<Calibration, Error> {
         self.check(labels)?;
-        if bins == 0 {
-            return Err(Error::Input("a calibration needs at least one interval of confidence".into()));
+        if !(1..=1 << 20).contains(&bins) {
+            return Err(Error::Input(format!("a calibration has 1 to 1048576 intervals of confidence, not {bins}")));
         }
         let mut sums = vec![(0_usize, 0.0, 0.0); bins];
         for ((class, p), &label) in self.likeliest().zip(labels) {
             let (count, confidence, right) = &mut sums[((p * bins as f64) as usize).min(bins - 1)];
             *count += 1;
             *confidence += p;
-            *right += f64::from(u8::from(class == usize::from(label)));
+            *right += f64::from(u8::from(is_right((class, p), label)));
         }
         let filled = sums.into_iter().filter(|(count, ..)| *count > 0);
         let bins: Vec<_> = filled
@@ -145,6 +149,11 @@ impl Classification {
         }
         check_labels(labels, self.classes)
     }
+}
+
+/// Whether the likeliest class is the true one; what is not a number is never right.
+fn is_right((class, probability): (usize, f64), label: u8) -> bool {
+    class == usize::from(label) && !probability.is_nan()
 }
 
 /// Whether all labels are classes.
@@ -180,6 +189,15 @@ mod tests {
     #[test]
     fn labels_are_checked() {
         let said = Classification { classes: 2, log_probabilities: vec![-0.7, -0.7] };
-        assert!(said.score(&[]).is_err() && said.score(&[2]).is_err() && said.calibration(&[0], 0).is_err());
+        assert!(said.score(&[]).is_err() && said.score(&[2]).is_err());
+        assert!(said.calibration(&[0], 0).is_err() && said.calibration(&[0], usize::MAX).is_err());
+    }
+
+    #[test]
+    fn what_is_no_number_is_wrong() {
+        let said = Classification { classes: 2, log_probabilities: vec![f64::NAN; 2] };
+        let score = said.score(&[0]).expect("a label");
+        assert!(score.accuracy == 0.0 && score.cross_entropy.is_nan());
+        assert_eq!(said.calibration(&[0], 4).expect("a label").bins[0].accuracy, 0.0);
     }
 }

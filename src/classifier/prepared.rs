@@ -1,13 +1,18 @@
 //! The classifier's forward and backward pass.
 //!
+//! What a head looks at is narrow, its features before the mean over pixels are wide: so rows go through all heads and back
+//! in tiles that fit the device's cache or memory, one after the other.
+//!
 //! Cross-entropy −log p(y | x) = m + ln Σⱼ e^{lⱼ − m} − l_y with m = max l; its gradient in the logits is softmax(l) − 1_y.
 
-use resflow_backend::{Activation, Backend, Binary, Key, Over, Reduce, Unary};
+use std::ops::Range;
+
+use resflow_backend::{Activation, Backend, Binary, Key, Over, Reduce, ShardPlan, Unary};
 
 use super::Classifier;
 use crate::bijection::{Bijection as _, Draw, Memory, PreparedBijection, Tape};
 use crate::estimator::{Estimator, Exact};
-use crate::layer::{Keep, Layer as _, PreparedLayer, Saved, Slot};
+use crate::layer::{Keep, Layer as _, PreparedLayer, Saved, Slot, accumulate};
 use crate::transform::{from_vectors, to_vectors};
 
 /// A classifier ready for computing.
@@ -16,7 +21,13 @@ pub struct PreparedClassifier<B: Backend> {
     heads: Vec<PreparedHead<B>>,
     linear: Box<dyn PreparedLayer<B>>,
     classes: usize,
+    /// The channels of each head.
+    width: usize,
 }
+
+/// Tensors that a head's reverse pass holds of its features before the mean: two of ActNorm, ReLU's value, its slope, their
+/// permutation and a cotangent.
+const KEPT: usize = 6;
 
 #[derive(Debug)]
 struct PreparedHead<B: Backend> {
@@ -57,7 +68,16 @@ impl<B: Backend> PreparedClassifier<B> {
             heads: classifier.heads.iter().map(head).collect(),
             linear: classifier.linear.prepare(backend),
             classes: classifier.classes,
+            width: classifier.width,
         }
+    }
+
+    /// The rows that go through the heads at a time.
+    fn tiles(&self, backend: &B, seen: &[B::Tensor]) -> Vec<Range<usize>> {
+        let pixels = |x: &B::Tensor| backend.shape(x)[1] * backend.shape(x)[2];
+        let numbers = KEPT * self.width * seen.iter().map(pixels).sum::<usize>();
+        let rows = seen.first().map_or(0, |x| backend.shape(x).rows());
+        ShardPlan::new(rows, backend.tile_rows(numbers * size_of::<B::Elem>()), 1).ranges().collect()
     }
 
     /// K, the number of classes.
@@ -108,11 +128,19 @@ impl<B: Backend> PreparedClassifier<B> {
 
     /// ln p(y | x) of each row, `[n, K]`, from what each head looks at.
     pub(crate) fn log_probabilities(&self, backend: &B, seen: &[B::Tensor]) -> B::Tensor {
-        let features: Vec<_> =
-            self.heads.iter().zip(seen).map(|(head, x)| head.forward(backend, x, Keep::Value).0).collect();
-        let joined = backend.concat(&features.iter().collect::<Vec<_>>(), 1);
-        let (logits, _) = self.linear.forward(backend, &joined, Keep::Value);
-        Softmax::of(backend, &logits).log_probabilities(backend)
+        let tile = |tile: Range<usize>| {
+            let features: Vec<_> = self
+                .heads
+                .iter()
+                .zip(seen)
+                .map(|(head, x)| head.features(backend, &backend.narrow(x, 0, tile.start, tile.len())))
+                .collect();
+            let joined = backend.concat(&features.iter().collect::<Vec<_>>(), 1);
+            let (logits, _) = self.linear.forward(backend, &joined, Keep::Value);
+            Softmax::of(backend, &logits).log_probabilities(backend)
+        };
+        let tiles: Vec<_> = self.tiles(backend, seen).into_iter().map(tile).collect();
+        backend.concat(&tiles.iter().collect::<Vec<_>>(), 0)
     }
 
     /// The cross-entropy of rows with one-hot targets `[n, K]` and weights `[n, 1]`, and its gradients: those of the
@@ -125,8 +153,34 @@ impl<B: Backend> PreparedClassifier<B> {
         weights: &B::Tensor,
         slots: &mut [Slot<B>],
     ) -> Judged<B> {
+        let mut score = None;
+        let mut gradients = vec![Vec::new(); self.heads.len()];
+        for tile in self.tiles(backend, seen) {
+            let rows = |x: &B::Tensor| backend.narrow(x, 0, tile.start, tile.len());
+            let seen: Vec<_> = seen.iter().map(rows).collect();
+            let judged = self.judge_tile(backend, &seen, &rows(targets), &rows(weights), slots);
+            accumulate(backend, &mut score, &judged.score);
+            for (all, own) in gradients.iter_mut().zip(judged.gradients) {
+                all.push(own);
+            }
+        }
+        let join = |tiles: Vec<B::Tensor>| backend.concat(&tiles.iter().collect::<Vec<_>>(), 0);
+        Judged {
+            score: score.unwrap_or_else(|| backend.full(0.0, [2].into())),
+            gradients: gradients.into_iter().map(join).collect(),
+        }
+    }
+
+    fn judge_tile(
+        &self,
+        backend: &B,
+        seen: &[B::Tensor],
+        targets: &B::Tensor,
+        weights: &B::Tensor,
+        slots: &mut [Slot<B>],
+    ) -> Judged<B> {
         let (features, tapes): (Vec<_>, Vec<_>) =
-            self.heads.iter().zip(seen).map(|(head, x)| head.forward(backend, x, Keep::Second)).unzip();
+            self.heads.iter().zip(seen).map(|(head, x)| head.train_forward(backend, x)).unzip();
         let joined = backend.concat(&features.iter().collect::<Vec<_>>(), 1);
         let (logits, saved) = self.linear.forward(backend, &joined, Keep::Second);
         let softmax = Softmax::of(backend, &logits);
@@ -142,13 +196,12 @@ impl<B: Backend> PreparedClassifier<B> {
         let (own, last) = slots.split_at_mut(slots.len() - self.linear.slots());
         let (g, _) = self.linear.tangent_vjp(backend, &saved, &[], g_logits, Vec::new(), last);
         let mut gradients = Vec::with_capacity(self.heads.len());
-        let (mut at, mut rest) = (0, own);
-        for (head, tape) in self.heads.iter().zip(tapes) {
+        let mut rest = own;
+        for (number, (head, tape)) in self.heads.iter().zip(tapes).enumerate() {
             let (own, others) = rest.split_at_mut(head.slots());
             rest = others;
-            let width = backend.shape(&features[gradients.len()]).channels();
-            gradients.push(head.backward(backend, tape, &backend.narrow(&g, 1, at, width), own));
-            at += width;
+            let g = backend.narrow(&g, 1, number * self.width, self.width);
+            gradients.push(head.backward(backend, tape, &g, own));
         }
         Judged { score, gradients }
     }
@@ -178,17 +231,20 @@ impl<B: Backend> PreparedHead<B> {
     }
 
     /// The features of each row, `[n, width]`.
-    fn forward(&self, backend: &B, x: &B::Tensor, keep: Keep) -> (B::Tensor, HeadTape<B>) {
-        let (mapped, conv) = self.conv.forward(backend, x, keep);
+    fn features(&self, backend: &B, x: &B::Tensor) -> B::Tensor {
+        let (mapped, _) = self.conv.forward(backend, x, Keep::Value);
+        let (normal, _) = self.norm.forward(backend, &mapped, None);
+        means(backend, &backend.activation(Activation::Relu, None, &normal, 0)[0])
+    }
+
+    /// The same with what the backward pass needs.
+    fn train_forward(&self, backend: &B, x: &B::Tensor) -> (B::Tensor, HeadTape<B>) {
+        let (mapped, conv) = self.conv.forward(backend, x, Keep::Second);
         let draw = Draw { estimator: &NO_LOG_DET, key: Key::new(0), first_row: 0 };
         let normal = self.norm.train_forward(backend, &mapped, draw, Memory::Keep);
-        let mut orders = backend.activation(Activation::Relu, None, &normal.y, usize::from(keep > Keep::Value));
-        let slope = if orders.len() > 1 { orders.swap_remove(1) } else { orders[0].clone() };
-        let pixels = backend.permute(&orders[0], &[0, 3, 1, 2]);
-        let [n, c, h, w] = [0, 1, 2, 3].map(|axis| backend.shape(&pixels)[axis]);
-        let sums = backend.reduce(Reduce::Sum, Over::Row, &backend.reshape(&pixels, [n * c, h * w].into()));
-        let means = backend.affine(backend.reshape(&sums, [n, c].into()), 1.0 / (h * w) as f64, 0.0);
-        (means, HeadTape { conv, norm: normal.tape, slope })
+        let mut orders = backend.activation(Activation::Relu, None, &normal.y, 1);
+        let slope = orders.swap_remove(1);
+        (means(backend, &orders[0]), HeadTape { conv, norm: normal.tape, slope })
     }
 
     /// From the cotangent of the features to that of the images.
@@ -202,6 +258,14 @@ impl<B: Backend> PreparedHead<B> {
         let g = self.norm.train_backward(backend, tape.norm, g, &no_log_det, norm);
         self.conv.tangent_vjp(backend, &tape.conv, &[], g, Vec::new(), conv).0
     }
+}
+
+/// The mean over the pixels of images, `[n, c]`.
+fn means<B: Backend>(backend: &B, images: &B::Tensor) -> B::Tensor {
+    let pixels = backend.permute(images, &[0, 3, 1, 2]);
+    let [n, c, h, w] = [0, 1, 2, 3].map(|axis| backend.shape(&pixels)[axis]);
+    let sums = backend.reduce(Reduce::Sum, Over::Row, &backend.reshape(&pixels, [n * c, h * w].into()));
+    backend.affine(backend.reshape(&sums, [n, c].into()), 1.0 / (h * w) as f64, 0.0)
 }
 
 /// A softmax of rows of logits.

@@ -34,8 +34,8 @@ pub struct ImageConfig {
     pub channels: usize,
     /// The bits of a channel that are modelled, 1 to 8; lower ones are dropped.
     pub bits: u32,
-    /// Whether the logit comes first. Without it the first ActNorm alone normalises the channels, as hybrid models of CIFAR-10
-    /// do, and samples may lie outside \[0, 1\].
+    /// Whether the logit comes first. Without it the first ActNorm is what normalises the channels, by the first batch, which
+    /// hybrid models of CIFAR-10 are better off with; samples may lie outside \[0, 1\] then.
     pub logit: bool,
     /// α, the margin of the logit.
     pub logit_alpha: f64,

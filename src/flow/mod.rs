@@ -116,9 +116,8 @@ impl<B: Backend> Flow<B> {
             }
         }
         let links = std::mem::take(&mut flow.links);
-        let mut resized = Self::from_links(self.backend.clone(), config, links)?;
-        // heads are free convolutions and means over pixels: they take images of any size
-        resized.classifier.clone_from(&self.classifier);
+        let classifier = self.classifier.as_ref().map(|c| c.resized(&config));
+        let mut resized = Self { classifier, ..Self::from_links(self.backend.clone(), config, links)? };
         resized.provenance = self.provenance.clone();
         Ok(resized)
     }

@@ -36,8 +36,8 @@ pub struct TrainConfig {
     pub average: f64,
     /// Power iterations of each weight after a step.
     pub power_iterations: usize,
-    /// λ of a hybrid model: λ (−log p(x)) − log p(y | x) is minimised, both in nats; 1/d weighs nats per dimension. A flow
-    /// without a classifier leaves it alone.
+    /// λ of a hybrid model: λ (−log p(x)) − log p(y | x) is minimised, both in nats; 1/d weighs nats per dimension. With 0
+    /// log p costs as much and must stay finite, but teaches nothing. A flow without a classifier leaves it alone.
     pub density_weight: f64,
     /// What the forward pass keeps.
     pub memory: Memory,

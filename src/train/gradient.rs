@@ -55,7 +55,7 @@ pub struct Supervision<'a, B: Backend> {
     pub classifier: &'a PreparedClassifier<B>,
     /// 1 at each row's class, else 0, `[n, K]`.
     pub targets: &'a B::Tensor,
-    /// λ.
+    /// λ. With 0 log p is computed and reported all the same.
     pub density_weight: f64,
 }
 
@@ -65,8 +65,8 @@ pub struct Gradient<B: Backend> {
     /// The gradients of all trained tensors one after the other in the order of a visit, `[P]`; those of a classifier come
     /// last, and only with supervision.
     pub flat: B::Tensor,
-    /// Σ wᵢ (½‖zᵢ‖² − log det): the objective without the base density's constant ½ d ln 2π Σ wᵢ. The log dets in it are
-    /// values, not surrogates.
+    /// Σ wᵢ (½‖zᵢ‖² − log det): Σ wᵢ (−log p(xᵢ)) without the base density's constant ½ d ln 2π Σ wᵢ, and without the λ of a
+    /// supervision. The log dets in it are values, not surrogates.
     pub loss: B::Tensor,
     /// With supervision Σ wᵢ (−log p(yᵢ | xᵢ)), and Σ wᵢ over the rows whose likeliest class is theirs, `[2]`.
     pub classification: Option<B::Tensor>,
@@ -85,7 +85,7 @@ struct Lane<B: Backend> {
     terms: usize,
 }
 
-/// The gradient of −Σ wᵢ log p(xᵢ).
+/// The gradient of −Σ wᵢ log p(xᵢ), or of what a supervision makes of it.
 pub fn gradient<B: Backend>(
     backend: &B,
     links: &[Box<dyn PreparedBijection<B>>],

@@ -124,8 +124,12 @@ impl<B: Backend> Trainer<B> {
             (None, None) => None,
             _ => return Err(format("a best model without its score, or the reverse")),
         };
-        if best.as_ref().is_some_and(|best| best.classification.is_some() != flow.classifier().is_some()) {
-            return Err(format("the best model's score is not that of such a model"));
+        let classifies = flow.classifier().is_some();
+        let expected = classifies && best.is_some();
+        if run.best_classification.is_some() != expected
+            || run.validation.as_ref().is_some_and(|v| v.classification.is_some() && !classifies)
+        {
+            return Err(format("a classifier's score without a classifier, or the reverse"));
         }
         let scores = [run.best_classification, run.validation.as_ref().and_then(|v| v.classification)];
         let possible = |s: &ClassificationScore| s.cross_entropy >= 0.0 && (0.0..=1.0).contains(&s.accuracy);

@@ -17,7 +17,7 @@ use super::cell::Cell;
 use super::chart::{Chart, Point, Scale, Series, draw};
 use super::estimate::Estimate;
 use super::file::Row;
-use super::hybrid::{self, Columns, Stranger};
+use super::hybrid::{self, Columns, OutlierScore};
 use super::report::{Report, Table};
 use super::training::{Spent, Training, held_out};
 use super::{Laboratory, slug};
@@ -74,7 +74,7 @@ pub(super) struct Score {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) classification: Option<Quality>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) outliers: Vec<Stranger>,
+    pub(super) outliers: Vec<OutlierScore>,
 }
 
 impl Score {
@@ -165,7 +165,7 @@ fn score<B: Backend>(
                 let found = evaluate::log_prob(&flow, model, data.samples(), key)?;
                 classification = Classified::of(&flow, model, &data, key)?.and_then(|c| c.quality);
                 for name in &section.outliers {
-                    outliers.push(Stranger::of(&flow, model, &found, name, seed)?);
+                    outliers.push(OutlierScore::of(&flow, model, &found, name, seed)?);
                 }
                 (-found.mean(), found.mean_standard_error(), found.values.len(), found.estimator)
             }

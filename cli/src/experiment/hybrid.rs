@@ -25,18 +25,19 @@ const Z: f64 = 1.96;
 /// How well log p tells one set of outliers from held-out points.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Stranger {
+pub(super) struct OutlierScore {
     name: String,
     points: usize,
-    auroc: f64,
-    standard_error: f64,
+    /// Null where there were not two points of each kind whose log p is a number.
+    auroc: Option<f64>,
+    standard_error: Option<f64>,
     /// The mean over the outliers, nats; null where it is not finite.
     mean_log_prob: Option<f64>,
     /// The same of images.
     bits_per_dim: Option<f64>,
 }
 
-impl Stranger {
+impl OutlierScore {
     pub(super) fn of<B: Backend>(
         flow: &PreparedFlow<B>,
         model: &ModelConfig,
@@ -49,8 +50,8 @@ impl Stranger {
         Ok(Self {
             name: name.to_owned(),
             points: scores.values.len(),
-            auroc: auroc.value,
-            standard_error: auroc.standard_error,
+            auroc: auroc.map(|a| a.value),
+            standard_error: auroc.map(|a| a.standard_error),
             mean_log_prob,
             bits_per_dim: mean_log_prob.and_then(|m| model.bits_per_dim(m)),
         })
@@ -84,7 +85,8 @@ impl<'a> Columns<'a> {
     pub(super) fn about(&self) -> String {
         let mut about = String::new();
         if self.classes {
-            about += " Accuracy, cross-entropy and calibration error are those of p(y | x) on the same points.";
+            about +=
+                " Accuracy, cross-entropy and expected calibration error are those of p(y | x) on the same points.";
         }
         if !self.outliers.is_empty() {
             about += " The AUROC is the chance that a point is likelier than an outlier, 1/2 where log p does \
@@ -94,7 +96,7 @@ impl<'a> Columns<'a> {
     }
 
     pub(super) fn names(&self) -> Vec<String> {
-        let classes = ["accuracy, %", "cross-entropy, nats", "calibration error"];
+        let classes = ["accuracy, %", "cross-entropy, nats", "expected calibration error"];
         let classes = classes.iter().filter(|_| self.classes).map(ToString::to_string);
         classes.chain(self.outliers.iter().map(|name| format!("AUROC log p: {name}"))).collect()
     }
@@ -109,14 +111,14 @@ impl<'a> Columns<'a> {
             let error = of(|q| 100.0 * q.accuracy_error);
             cells.extend([
                 over_runs(&of(|q| 100.0 * q.accuracy), Some(&error), 2),
-                over_runs(&of(|q| q.cross_entropy.unwrap_or(f64::INFINITY)), None, 4),
+                over_runs(&of(|q| q.cross_entropy.unwrap_or(f64::NAN)), None, 4),
                 over_runs(&of(|q| q.calibration.expected_error), None, 4),
             ]);
         }
         for name in self.outliers {
-            let of = |value: fn(&Stranger) -> f64| {
+            let of = |value: fn(&OutlierScore) -> Option<f64>| {
                 let own = runs.iter().filter_map(|run| run.outliers.iter().find(|o| o.name == *name));
-                own.map(value).collect::<Vec<_>>()
+                own.filter_map(value).collect::<Vec<_>>()
             };
             cells.push(over_runs(&of(|o| o.auroc), Some(&of(|o| o.standard_error)), 4));
         }

@@ -165,11 +165,12 @@ impl ImageSet {
     ///
     /// # Errors
     ///
-    /// A size of zero or too large for the machine.
+    /// A size of zero, or one too large for the memory.
     pub fn adapted(&self, size: ImageSize) -> Result<Self, DataError> {
         let ImageSize { height, width, channels } = size;
-        let total = size.values()?.checked_mul(self.len()).filter(|&n| isize::try_from(n).is_ok());
-        let mut bytes = Vec::with_capacity(total.ok_or(ImageError::TooLarge { size })?);
+        let total = size.values()?.checked_mul(self.len()).ok_or(ImageError::TooLarge { size })?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(total).map_err(|_| ImageError::TooLarge { size })?;
         let place = |own: usize, wanted: usize, i: usize| {
             (i + own.saturating_sub(wanted) / 2).checked_sub(wanted.saturating_sub(own) / 2).filter(|&i| i < own)
         };
