@@ -249,7 +249,7 @@ fn a_comparison() {
     folder.write("e.toml", &sized);
     let printed = folder.succeed("experiment e.toml --out out --threads 1");
     for part in
-        ["| accuracy, % | cross-entropy, nats | calibration error | AUROC log p: noise.npy |", "1/2 where log p"]
+        ["| accuracy, % | cross-entropy, nats | expected calibration error | AUROC log p: noise.npy |", "1/2 where log p"]
     {
         assert!(printed.contains(part), "{part}: {printed}");
     }
