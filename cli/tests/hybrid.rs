@@ -248,9 +248,10 @@ fn a_comparison() {
     let sized = COMPARISON.replace("[images]\n", "[images]\nheight = 8\nwidth = 8\n");
     folder.write("e.toml", &sized);
     let printed = folder.succeed("experiment e.toml --out out --threads 1");
-    for part in
-        ["| accuracy, % | cross-entropy, nats | expected calibration error | AUROC log p: noise.npy |", "1/2 where log p"]
-    {
+    for part in [
+        "| accuracy, % | cross-entropy, nats | expected calibration error | AUROC log p: noise.npy |",
+        "1/2 where log p",
+    ] {
         assert!(printed.contains(part), "{part}: {printed}");
     }
     let is_png = |name: &str| std::fs::read(folder.path(name)).is_ok_and(|b| b.starts_with(b"\x89PNG"));

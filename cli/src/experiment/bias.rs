@@ -8,7 +8,6 @@ use anyhow::Result;
 use resflow::backend::{Backend, Key};
 use resflow::estimator::{Estimator, Exact};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::Laboratory;
 use super::cell::Cell;
@@ -43,22 +42,11 @@ struct Bias {
 
 pub(super) fn run(laboratory: &Laboratory, section: &Grid) -> Result<()> {
     let cases = section.cases(laboratory)?;
-    let mut cells = Vec::with_capacity(cases.len());
-    for case in &cases {
-        let specification = json!({
-            "kind": "bias",
-            "estimator": case.text,
-            "points": section.points,
-            "repeats": section.repeats,
-            "trained": case.training.specification(laboratory),
-        });
-        cells.push(laboratory.cell(&case.name(), specification, || {
-            let (stored, spent) = case.training.run(laboratory)?;
-            with_backend!(stored.precision, &laboratory.arithmetic, |backend| {
-                measure(laboratory, section, case, &stored, &spent, backend)
-            })
-        })?);
-    }
+    let cells = section.cells(laboratory, "bias", &cases, |case, stored, spent| {
+        with_backend!(stored.precision, &laboratory.arithmetic, |backend| {
+            measure(laboratory, section, case, stored, spent, backend)
+        })
+    })?;
     report(laboratory, section, &cases, &cells)
 }
 

@@ -5,12 +5,16 @@
 use anyhow::{Context as _, Result};
 use resflow::config::{FlowConfig, ModelConfig};
 use resflow::estimator::Estimator;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use super::cell::Cell;
 use super::file::Row;
-use super::training::Training;
+use super::training::{Spent, Training};
 use super::{Laboratory, slug};
 use crate::failure::usage;
+use crate::model::Stored;
 use crate::rows::Dataset;
 use crate::settings::Settings;
 
@@ -130,6 +134,30 @@ impl Grid {
             Some(pair) => Err(usage(format_args!("two cells are named {}; remove one", pair[0]))),
             None => Ok(cases),
         }
+    }
+
+    /// What a measurement of some kind finds of each case, on the model that is trained for it.
+    pub(super) fn cells<R: Serialize + DeserializeOwned>(
+        &self,
+        laboratory: &Laboratory,
+        kind: &str,
+        cases: &[Case<'_>],
+        measure: impl Fn(&Case<'_>, &Stored, &Spent) -> Result<R>,
+    ) -> Result<Vec<Cell<R>>> {
+        let cell = |case: &Case<'_>| {
+            let specification = json!({
+                "kind": kind,
+                "estimator": case.text,
+                "points": self.points,
+                "repeats": self.repeats,
+                "trained": case.training.specification(laboratory),
+            });
+            laboratory.cell(&case.name(), specification, || {
+                let (stored, spent) = case.training.run(laboratory)?;
+                measure(case, &stored, &spent)
+            })
+        };
+        cases.iter().map(cell).collect()
     }
 }
 

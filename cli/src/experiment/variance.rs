@@ -13,7 +13,6 @@ use resflow::backend::{Backend, Element, Key};
 use resflow::data::{Samples, Table as Rows};
 use resflow::estimator::{Estimator, Exact, Law};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::Laboratory;
 use super::cell::Cell;
@@ -50,22 +49,11 @@ struct Variance {
 
 pub(super) fn run(laboratory: &Laboratory, section: &Grid) -> Result<()> {
     let cases = section.cases(laboratory)?;
-    let mut cells = Vec::with_capacity(cases.len());
-    for case in &cases {
-        let specification = json!({
-            "kind": "variance",
-            "estimator": case.text,
-            "points": section.points,
-            "repeats": section.repeats,
-            "trained": case.training.specification(laboratory),
-        });
-        cells.push(laboratory.cell(&case.name(), specification, || {
-            let (stored, _) = case.training.run(laboratory)?;
-            with_backend!(stored.precision, &laboratory.arithmetic, |backend| {
-                measure(laboratory, section, case, &stored, backend)
-            })
-        })?);
-    }
+    let cells = section.cells(laboratory, "variance", &cases, |case, stored, _| {
+        with_backend!(stored.precision, &laboratory.arithmetic, |backend| {
+            measure(laboratory, section, case, stored, backend)
+        })
+    })?;
     report(laboratory, section, &cases, &cells)
 }
 
