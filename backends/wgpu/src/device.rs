@@ -13,24 +13,13 @@ use std::time::Duration;
 use resflow_backend::{BackendError, Shape};
 
 use crate::adapter::{self, AdapterInfo, AdapterKind};
-use crate::kernel::{Groups, IMMEDIATES, Kernel, Source};
+use crate::kernel::{Groups, IMMEDIATES, Kernel};
 use crate::memory::{Pool, Storage};
 use crate::options::{Precision, WgpuOptions};
+use crate::pipeline::Pipelines;
 use crate::product::cooperative::{self, CooperativeTile, Split};
 use crate::recorder::{Recorder, Statistics};
 use crate::tensor::Tensor;
-
-/// A pipeline with what is needed to launch it.
-#[derive(Debug)]
-pub(crate) struct Pipeline {
-    pub(crate) compute: wgpu::ComputePipeline,
-    pub(crate) layout: wgpu::BindGroupLayout,
-    /// How many of the tensors bound are read only.
-    pub(crate) reads: usize,
-}
-
-/// Layouts of bind groups by the number of tensors read and written, with their pipeline layouts.
-type Layouts = HashMap<(usize, usize), (wgpu::BindGroupLayout, wgpu::PipelineLayout)>;
 
 /// The first fault that no wait has returned yet, and whether the device is gone.
 #[derive(Debug, Default)]
@@ -71,12 +60,11 @@ pub(crate) struct Gpu {
     pub(crate) precision: Precision,
     /// The tiles of cooperative matrices in use, the largest first, and how operands are rounded for them.
     pub(crate) cooperative: Option<(Vec<CooperativeTile>, Split)>,
-    limits: wgpu::Limits,
+    pub(crate) limits: wgpu::Limits,
     memory_limit: Option<u64>,
     pool: Arc<Pool>,
     staging: Mutex<HashMap<u64, Vec<wgpu::Buffer>>>,
-    pipelines: Mutex<HashMap<Kernel, Result<Arc<Pipeline>, BackendError>>>,
-    layouts: Mutex<Layouts>,
+    pub(crate) pipelines: Pipelines,
     constants: Mutex<HashMap<u32, Tensor>>,
     recorder: Mutex<Recorder>,
     faults: Arc<Faults>,
@@ -127,8 +115,7 @@ impl Gpu {
             memory_limit: options.memory_limit,
             pool,
             staging: Mutex::default(),
-            pipelines: Mutex::default(),
-            layouts: Mutex::default(),
+            pipelines: Pipelines::default(),
             constants: Mutex::default(),
             recorder: Mutex::default(),
             faults,
@@ -257,7 +244,7 @@ impl Gpu {
     }
 
     /// Makes something; an error on the way is the result.
-    fn scoped<T>(&self, make: impl FnOnce() -> T) -> Result<T, BackendError> {
+    pub(crate) fn scoped<T>(&self, make: impl FnOnce() -> T) -> Result<T, BackendError> {
         use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
         let scopes = [Validation, OutOfMemory, Internal].map(|filter| self.device.push_error_scope(filter));
         let made = make();
@@ -429,81 +416,6 @@ impl Gpu {
         let operands: Vec<&Storage> = reads.iter().chain(writes).map(|x| x.storage()).collect();
         lock(&self.recorder).launch(&self.device, &self.queue, &pipeline, &operands, bytes, groups);
     }
-
-    /// The pipeline of a kernel. That a driver rejects it is remembered, other faults are of the moment.
-    fn pipeline(&self, kernel: Kernel) -> Result<Arc<Pipeline>, BackendError> {
-        let mut pipelines = lock(&self.pipelines);
-        if let Some(known) = pipelines.get(&kernel) {
-            return known.clone();
-        }
-        let built = self.build(&format!("{kernel:?}"), &kernel.source()).map(Arc::new);
-        if matches!(built, Ok(_) | Err(BackendError::Kernel(_) | BackendError::Unsupported(_))) {
-            pipelines.insert(kernel, built.clone());
-        }
-        built
-    }
-
-    fn build(&self, name: &str, source: &Source) -> Result<Pipeline, BackendError> {
-        let (reads, writes) = (source.reads.len(), source.writes.len());
-        let [shared, bindings] =
-            [self.limits.max_compute_workgroup_storage_size, self.limits.max_storage_buffers_per_shader_stage];
-        if source.shared > shared || reads + writes > bindings as usize || source.immediates() > IMMEDIATES {
-            return Err(BackendError::Unsupported(format!(
-                "{name} needs {} bytes of workgroup memory and {} bindings, the device has {shared} and {bindings}",
-                source.shared,
-                reads + writes
-            )));
-        }
-        let make = || {
-            let (layout, pipeline_layout) =
-                lock(&self.layouts).get(&(reads, writes)).cloned().unwrap_or_else(|| self.layout(reads, writes));
-            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(name),
-                source: wgpu::ShaderSource::Wgsl(source.module().into()),
-            });
-            let compute = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(name),
-                layout: Some(&pipeline_layout),
-                module: &module,
-                entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
-                cache: None,
-            });
-            (compute, layout, pipeline_layout)
-        };
-        // the compiler of shaders may panic
-        let made = catch_unwind(AssertUnwindSafe(|| self.scoped(make)))
-            .unwrap_or_else(|_| Err(BackendError::Kernel("the compiler failed".into())));
-        let (compute, layout, pipeline_layout) = made.map_err(|error| match error {
-            BackendError::Kernel(text) => BackendError::Kernel(format!("{name}: {text}")),
-            other => other,
-        })?;
-        lock(&self.layouts).entry((reads, writes)).or_insert((layout.clone(), pipeline_layout));
-        Ok(Pipeline { compute, layout, reads })
-    }
-
-    fn layout(&self, reads: usize, writes: usize) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
-        let entries: Vec<_> = (0..reads + writes)
-            .map(|at| wgpu::BindGroupLayoutEntry {
-                binding: at as u32,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: at < reads },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
-        let layout =
-            self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
-        let pipeline = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: None,
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: IMMEDIATES,
-        });
-        (layout, pipeline)
-    }
 }
 
 /// What kernels with cooperative matrices need.
@@ -560,30 +472,5 @@ fn fault(error: &wgpu::Error) -> BackendError {
         wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory(text),
         wgpu::Error::Validation { .. } => BackendError::Kernel(text),
         wgpu::Error::Internal { .. } => BackendError::DeviceLost(text),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A kernel that does not compile is an error, and a device goes on after it.
-    #[test]
-    fn a_rejected_kernel_is_an_error() {
-        let Ok(gpu) = Gpu::open(&WgpuOptions::default()) else {
-            assert!(std::env::var("RESFLOW_REQUIRE_GPU").is_err(), "no adapter");
-            return eprintln!("SKIPPED, NOT TESTED: no adapter");
-        };
-        for body in
-            ["fn main() {", "@compute @workgroup_size(0) fn main() {}", "@compute @workgroup_size(64) fn other() {}"]
-        {
-            let source = Source { writes: vec!["out"], body: body.to_owned(), ..Source::default() };
-            let error = gpu.build("broken", &source).expect_err("it cannot be built");
-            assert!(matches!(&error, BackendError::Kernel(text) if text.contains("broken")), "{error}");
-        }
-        let hungry = Source { writes: vec!["out"], shared: u32::MAX, ..Source::default() };
-        assert!(matches!(gpu.build("hungry", &hungry), Err(BackendError::Unsupported(_))));
-        let x = gpu.full(2.0, [3].into());
-        assert_eq!(gpu.download(&gpu.affine(&x, 2.0, 1.0)), Ok(vec![5.0; 3]));
     }
 }

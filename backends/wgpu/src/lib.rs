@@ -28,6 +28,7 @@ mod lu;
 mod memory;
 mod noise;
 mod options;
+mod pipeline;
 mod power;
 mod product;
 mod recorder;

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::device::Pipeline;
 use crate::kernel::Groups;
 use crate::memory::Storage;
+use crate::pipeline::Pipeline;
 use crate::tensor::Tensor;
 
 /// Launches in a submission, the first after a wait and the following: the device should start early, and not be asked often.
