@@ -9,6 +9,28 @@
 //!
 //! The classifier adds nothing to the way to z: log p(x), inversion and sampling are those of the flow. One forward pass
 //! serves both terms of the loss; a head's gradient joins that of its scale's output on the way back.
+//!
+//! ```
+//! use resflow::backend::Key;
+//! use resflow::config::ImageConfig;
+//! use resflow::data::image::ImageSet;
+//! use resflow::train::{Budget, Source, TrainConfig, Trainer};
+//! use resflow::{Flow, NdArray};
+//!
+//! // forty images of 4 × 4 pixels, dark ones and bright ones
+//! let bytes = (0..40 * 16).map(|e| if e / 16 % 2 == 0 { 20 } else { 200 } + (e % 7) as u8).collect();
+//! let set = ImageSet::new(4, 4, 1, bytes, Some([0, 1].repeat(20)))?;
+//! let images = ImageConfig { height: 4, width: 4, blocks: vec![1], filters: 4, fully_connected: 0, ..ImageConfig::default() };
+//! let config = ImageConfig { classes: 2, head_width: 8, ..images };
+//! let flow = Flow::new(NdArray::<f32>::new(), config, Key::new(0))?;
+//! let settings = TrainConfig { batch: 10, density_weight: 1.0 / 16.0, ..TrainConfig::default() };
+//! let source = Source::Images(set.clone());
+//! let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(20), Key::new(1))?;
+//! trainer.run(|step, _validation| assert!(step.classification.is_some()))?;
+//! let said = trainer.model().classify(&set, Key::new(2))?;
+//! println!("accuracy {}", said.score(set.labels().unwrap_or_default())?.accuracy);
+//! # Ok::<(), resflow::Error>(())
+//! ```
 
 mod prediction;
 mod prepared;
