@@ -7,7 +7,7 @@ use resflow::checkpoint::Archive;
 use resflow::data::image::{ImageSet, idx, npy};
 use serde_json::Value;
 
-const CONFIG: &str = "\
+const IMAGES: &str = "\
 [images]
 height = 8
 width = 8
@@ -17,6 +17,9 @@ fully_connected = 0
 head_width = 4
 replicates = 2
 evaluation = \"truncated:terms=2\"
+";
+
+const TRAIN: &str = "\
 [train]
 batch = 16
 steps = 60
@@ -25,6 +28,11 @@ warmup = 5
 validate_every = 30
 validation_fraction = 0.2
 ";
+
+/// A small flow over such images, and its training.
+fn config() -> String {
+    IMAGES.to_owned() + TRAIN
+}
 
 /// Images of three classes: a bright band at the top, in the middle or at the bottom, each image a little different.
 fn bands(count: usize) -> (Vec<u8>, Vec<u8>) {
@@ -46,7 +54,7 @@ fn write_images(folder: &Folder, path: &str, set: &ImageSet) {
 /// A folder with `set/`, 120 training and 40 test images with labels, the same without in `bare/`, and `tiny.toml`.
 fn folder() -> Folder {
     let folder = Folder::new();
-    folder.write("tiny.toml", CONFIG);
+    folder.write("tiny.toml", config());
     for set in ["set", "bare"] {
         std::fs::create_dir(folder.path(set)).expect("a folder");
         for (name, count) in [("train", 120), ("t10k", 40)] {
@@ -149,8 +157,8 @@ fn a_run_goes_on() {
 #[test]
 fn labels_that_are_not_there() {
     let folder = folder();
-    folder.write("ten.toml", CONFIG.replace("head_width", "classes = 10\nhead_width"));
-    folder.write("two.toml", CONFIG.replace("head_width", "classes = 2\nhead_width"));
+    folder.write("ten.toml", config().replace("head_width", "classes = 10\nhead_width"));
+    folder.write("two.toml", config().replace("head_width", "classes = 2\nhead_width"));
     folder.write("rows.csv", "a,b\n1,2\n3,5\n4,4\n");
     for (line, part) in [
         ("fit bare --classify --config tiny.toml", "bare has no labels; those of MNIST are the file train-labels-idx1"),
@@ -220,15 +228,6 @@ fn outliers_among_rows() {
 }
 
 const COMPARISON: &str = "\
-title = \"hybrid\"
-seed = 3
-data = [\"set\"]
-[images]
-blocks = [1, 1]
-filters = 4
-fully_connected = 0
-head_width = 4
-evaluation = \"truncated:terms=2\"
 [train]
 batch = 16
 steps = 30
@@ -245,8 +244,8 @@ images = { classes = 3 }
 #[test]
 fn a_comparison() {
     let folder = folder();
-    let sized = COMPARISON.replace("[images]\n", "[images]\nheight = 8\nwidth = 8\n");
-    folder.write("e.toml", &sized);
+    let experiment = format!("title = \"hybrid\"\nseed = 3\ndata = [\"set\"]\n{IMAGES}{COMPARISON}");
+    folder.write("e.toml", &experiment);
     let printed = folder.succeed("experiment e.toml --out out --threads 1");
     for part in [
         "| accuracy, % | cross-entropy, nats | expected calibration error | AUROC log p: noise.npy |",
@@ -276,7 +275,7 @@ fn a_comparison() {
         ("data = [\"set\"]", "data = [\"bare\"]", "row `hybrid` on bare: classes = 3: the data has no labels"),
         ("classes = 3", "classes = 2", "the labels of the data go from 0 to 2"),
     ] {
-        folder.write("e.toml", sized.replace(from, to));
+        folder.write("e.toml", experiment.replace(from, to));
         let error = folder.fail("experiment e.toml --out other", 2);
         assert!(error.contains(part), "{part}: {error}");
         assert!(!folder.path("other").exists(), "nothing is written");
@@ -328,7 +327,7 @@ fn cells_of_before() {
 #[test]
 fn a_kill_changes_nothing() {
     let folder = folder();
-    let config = CONFIG.replace("steps = 60", "steps = 400").replace("validate_every = 30", "validate_every = 20");
+    let config = config().replace("steps = 60", "steps = 400").replace("validate_every = 30", "validate_every = 20");
     folder.write("long.toml", config);
     folder.succeed("fit set --classify --config long.toml --out whole");
     let mut child = start(&folder, "fit set --classify --config long.toml --out run");
