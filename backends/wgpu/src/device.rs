@@ -13,11 +13,11 @@ use std::time::Duration;
 use resflow_backend::{BackendError, Shape};
 
 use crate::adapter::{self, AdapterInfo, AdapterKind};
+use crate::cooperative::{self, CooperativeTile, Split};
 use crate::kernel::{Groups, IMMEDIATES, Kernel};
 use crate::memory::{Pool, Storage};
 use crate::options::{Precision, WgpuOptions};
 use crate::pipeline::Pipelines;
-use crate::product::cooperative::{self, CooperativeTile, Split};
 use crate::recorder::{Recorder, Statistics};
 use crate::tensor::Tensor;
 

@@ -19,6 +19,7 @@
 mod activation;
 mod adam;
 mod adapter;
+mod cooperative;
 mod device;
 mod elementwise;
 mod fixed_point;

@@ -6,16 +6,15 @@
 //! whose partial results are added in order afterwards: the order of summation depends on the shape and the adapter alone.
 
 mod conv;
-pub(crate) mod cooperative;
 mod tile;
 
 use std::fmt::Write as _;
 
-use cooperative::CooperativeTile;
 use resflow_backend::{Activation, Shape};
 use tile::Tile;
 
 use crate::activation::derivatives;
+use crate::cooperative::CooperativeTile;
 use crate::device::Gpu;
 use crate::kernel::{Groups, Kernel, Source, TURNS, WORKGROUP, each, groups};
 use crate::tensor::Tensor;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Operands;
-use super::cooperative::{self, CooperativeTile, Split};
+use crate::cooperative::{self, CooperativeTile, Split};
 use crate::kernel::{Groups, groups};
 
 /// How the result is divided among workgroups and threads.
