@@ -1,55 +1,24 @@
-//! The device: opening it, memory, launching kernels, transfers and faults.
+//! The device: opening it, memory, launching kernels and transfers.
 //!
-//! Launches are recorded and submitted in batches; only [`Gpu::download`] and [`Gpu::synchronize`] wait. No error of wgpu
-//! panics: those of making buffers and pipelines are caught where they arise, all others by a handler, and the next wait
-//! returns the first.
+//! Launches are recorded and submitted in batches; only [`Gpu::download`] and [`Gpu::synchronize`] wait, and return the first
+//! fault since the last wait.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use resflow_backend::{BackendError, Shape};
 
 use crate::adapter::{self, AdapterInfo, AdapterKind};
 use crate::cooperative::{self, CooperativeTile, Split};
+use crate::fault::{Faults, lock, scoped};
 use crate::kernel::{Groups, IMMEDIATES, Kernel};
 use crate::memory::{Pool, Storage};
 use crate::options::{Precision, WgpuOptions};
 use crate::pipeline::Pipelines;
 use crate::recorder::{Recorder, Statistics};
 use crate::tensor::Tensor;
-
-/// The first fault that no wait has returned yet, and whether the device is gone.
-#[derive(Debug, Default)]
-struct Faults {
-    pending: Mutex<Option<BackendError>>,
-    lost: Mutex<Option<BackendError>>,
-    is_lost: AtomicBool,
-}
-
-impl Faults {
-    fn record(&self, fault: BackendError) {
-        lock(&self.pending).get_or_insert(fault);
-    }
-
-    fn lose(&self, message: String) {
-        let fault = BackendError::DeviceLost(message);
-        lock(&self.lost).get_or_insert(fault.clone());
-        self.is_lost.store(true, Ordering::Release);
-        self.record(fault);
-    }
-
-    fn lost(&self) -> Option<BackendError> {
-        self.is_lost.load(Ordering::Acquire).then(|| lock(&self.lost).clone()).flatten()
-    }
-}
-
-/// A lock whose owner may have panicked: every state behind one is valid between operations.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// An open device.
 #[derive(Debug)]
@@ -64,7 +33,7 @@ pub(crate) struct Gpu {
     memory_limit: Option<u64>,
     pool: Arc<Pool>,
     staging: Mutex<HashMap<u64, Vec<wgpu::Buffer>>>,
-    pub(crate) pipelines: Pipelines,
+    pipelines: Pipelines,
     constants: Mutex<HashMap<u32, Tensor>>,
     recorder: Mutex<Recorder>,
     faults: Arc<Faults>,
@@ -97,11 +66,7 @@ impl Gpu {
             trace: wgpu::Trace::Off,
         }))
         .map_err(|e| BackendError::NoDevice(format!("{info}: {e}")))?;
-        let faults = Arc::new(Faults::default());
-        let handler = Arc::clone(&faults);
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| handler.record(fault(&error))));
-        let handler = Arc::clone(&faults);
-        device.set_device_lost_callback(move |reason, message| handler.lose(format!("{reason:?}: {message}")));
+        let faults = Faults::watch(&device);
         let pool = Arc::new(Pool::default());
         let nothing = device.create_buffer(&storage_descriptor(256));
         Ok(Self {
@@ -233,7 +198,7 @@ impl Gpu {
 
     /// Makes a buffer, giving back what is free if there is no memory for it.
     fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer, BackendError> {
-        let create = || self.scoped(|| self.device.create_buffer(descriptor));
+        let create = || scoped(&self.device, || self.device.create_buffer(descriptor));
         match create() {
             Err(BackendError::OutOfMemory(_)) => {
                 self.reclaim()?;
@@ -241,18 +206,6 @@ impl Gpu {
             }
             other => other,
         }
-    }
-
-    /// Makes something; an error on the way is the result.
-    pub(crate) fn scoped<T>(&self, make: impl FnOnce() -> T) -> Result<T, BackendError> {
-        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
-        let scopes = [Validation, OutOfMemory, Internal].map(|filter| self.device.push_error_scope(filter));
-        let made = make();
-        let mut error = None;
-        for scope in scopes.into_iter().rev() {
-            error = error.or(pollster::block_on(scope.pop()));
-        }
-        error.map_or(Ok(made), |e| Err(fault(&e)))
     }
 
     // ---- transfer -------------------------------------------------------------------------------------------------
@@ -365,12 +318,11 @@ impl Gpu {
     /// Waits for a submission, or for all, and returns the first fault since the last wait.
     fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), BackendError> {
         self.poll(wgpu::PollType::Wait { submission_index, timeout: None });
-        if lock(&self.faults.pending).is_some() {
+        if self.faults.are_pending() {
             // the loss of the device explains whatever else went wrong; wgpu tells of it once the queue is empty
             self.poll(wgpu::PollType::Wait { submission_index: None, timeout: None });
         }
-        let pending = lock(&self.faults.pending).take();
-        self.faults.lost().or(pending).map_or(Ok(()), Err)
+        self.faults.tell()
     }
 
     /// Lets wgpu wait and call back. A device that fails while it is waited for makes wgpu panic.
@@ -394,7 +346,7 @@ impl Gpu {
             return poison(fault);
         }
         let fits = groups.iter().all(|&g| g <= self.limits.max_compute_workgroups_per_dimension);
-        let pipeline = self.pipeline(kernel).and_then(|pipeline| {
+        let pipeline = self.pipelines.get(&self.device, &self.limits, kernel).and_then(|pipeline| {
             let refused = || BackendError::Unsupported(format!("{kernel:?} over {groups:?} workgroups"));
             fits.then_some(pipeline).ok_or_else(refused)
         });
@@ -466,11 +418,32 @@ fn experimental(cooperative: bool) -> wgpu::ExperimentalFeatures {
     }
 }
 
-fn fault(error: &wgpu::Error) -> BackendError {
-    let text = error.to_string();
-    match error {
-        wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory(text),
-        wgpu::Error::Validation { .. } => BackendError::Kernel(text),
-        wgpu::Error::Internal { .. } => BackendError::DeviceLost(text),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Source;
+
+    /// A kernel that does not compile is an error, and a device goes on after it.
+    #[test]
+    fn a_rejected_kernel_is_an_error() {
+        let Ok(gpu) = Gpu::open(&WgpuOptions::default()) else {
+            assert!(std::env::var("RESFLOW_REQUIRE_GPU").is_err(), "no adapter");
+            return eprintln!("SKIPPED, NOT TESTED: no adapter");
+        };
+        for body in
+            ["fn main() {", "@compute @workgroup_size(0) fn main() {}", "@compute @workgroup_size(64) fn other() {}"]
+        {
+            let source = Source { writes: vec!["out"], body: body.to_owned(), ..Source::default() };
+            let error =
+                gpu.pipelines.build(&gpu.device, &gpu.limits, "broken", &source).expect_err("it cannot be built");
+            assert!(matches!(&error, BackendError::Kernel(text) if text.contains("broken")), "{error}");
+        }
+        let hungry = Source { writes: vec!["out"], shared: u32::MAX, ..Source::default() };
+        assert!(matches!(
+            gpu.pipelines.build(&gpu.device, &gpu.limits, "hungry", &hungry),
+            Err(BackendError::Unsupported(_))
+        ));
+        let x = gpu.full(2.0, [3].into());
+        assert_eq!(gpu.download(&gpu.affine(&x, 2.0, 1.0)), Ok(vec![5.0; 3]));
     }
 }

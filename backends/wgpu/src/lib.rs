@@ -22,6 +22,7 @@ mod adapter;
 mod cooperative;
 mod device;
 mod elementwise;
+mod fault;
 mod fixed_point;
 mod kernel;
 mod layout;

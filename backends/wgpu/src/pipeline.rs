@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use resflow_backend::BackendError;
 
-use crate::device::{Gpu, lock};
+use crate::fault::{lock, scoped};
 use crate::kernel::{IMMEDIATES, Kernel, Source};
 
 /// A pipeline with what is needed to launch it.
@@ -28,24 +28,35 @@ pub(crate) struct Pipelines {
     layouts: Mutex<Layouts>,
 }
 
-impl Gpu {
+impl Pipelines {
     /// The pipeline of a kernel. That a driver rejects it is remembered, other faults are of the moment.
-    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<Arc<Pipeline>, BackendError> {
-        let mut pipelines = lock(&self.pipelines.built);
+    pub(crate) fn get(
+        &self,
+        device: &wgpu::Device,
+        limits: &wgpu::Limits,
+        kernel: Kernel,
+    ) -> Result<Arc<Pipeline>, BackendError> {
+        let mut pipelines = lock(&self.built);
         if let Some(known) = pipelines.get(&kernel) {
             return known.clone();
         }
-        let built = self.build(&format!("{kernel:?}"), &kernel.source()).map(Arc::new);
+        let built = self.build(device, limits, &format!("{kernel:?}"), &kernel.source()).map(Arc::new);
         if matches!(built, Ok(_) | Err(BackendError::Kernel(_) | BackendError::Unsupported(_))) {
             pipelines.insert(kernel, built.clone());
         }
         built
     }
 
-    fn build(&self, name: &str, source: &Source) -> Result<Pipeline, BackendError> {
+    pub(crate) fn build(
+        &self,
+        device: &wgpu::Device,
+        limits: &wgpu::Limits,
+        name: &str,
+        source: &Source,
+    ) -> Result<Pipeline, BackendError> {
         let (reads, writes) = (source.reads.len(), source.writes.len());
         let [shared, bindings] =
-            [self.limits.max_compute_workgroup_storage_size, self.limits.max_storage_buffers_per_shader_stage];
+            [limits.max_compute_workgroup_storage_size, limits.max_storage_buffers_per_shader_stage];
         if source.shared > shared || reads + writes > bindings as usize || source.immediates() > IMMEDIATES {
             return Err(BackendError::Unsupported(format!(
                 "{name} needs {} bytes of workgroup memory and {} bindings, the device has {shared} and {bindings}",
@@ -54,15 +65,13 @@ impl Gpu {
             )));
         }
         let make = || {
-            let (layout, pipeline_layout) = lock(&self.pipelines.layouts)
-                .get(&(reads, writes))
-                .cloned()
-                .unwrap_or_else(|| self.layout(reads, writes));
-            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            let (layout, pipeline_layout) =
+                lock(&self.layouts).get(&(reads, writes)).cloned().unwrap_or_else(|| layout(device, reads, writes));
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(name),
                 source: wgpu::ShaderSource::Wgsl(source.module().into()),
             });
-            let compute = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(name),
                 layout: Some(&pipeline_layout),
                 module: &module,
@@ -73,62 +82,35 @@ impl Gpu {
             (compute, layout, pipeline_layout)
         };
         // the compiler of shaders may panic
-        let made = catch_unwind(AssertUnwindSafe(|| self.scoped(make)))
+        let made = catch_unwind(AssertUnwindSafe(|| scoped(device, make)))
             .unwrap_or_else(|_| Err(BackendError::Kernel("the compiler failed".into())));
         let (compute, layout, pipeline_layout) = made.map_err(|error| match error {
             BackendError::Kernel(text) => BackendError::Kernel(format!("{name}: {text}")),
             other => other,
         })?;
-        lock(&self.pipelines.layouts).entry((reads, writes)).or_insert((layout.clone(), pipeline_layout));
+        lock(&self.layouts).entry((reads, writes)).or_insert((layout.clone(), pipeline_layout));
         Ok(Pipeline { compute, layout, reads })
-    }
-
-    fn layout(&self, reads: usize, writes: usize) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
-        let entries: Vec<_> = (0..reads + writes)
-            .map(|at| wgpu::BindGroupLayoutEntry {
-                binding: at as u32,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: at < reads },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
-        let layout =
-            self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
-        let pipeline = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: None,
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: IMMEDIATES,
-        });
-        (layout, pipeline)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::options::WgpuOptions;
-
-    /// A kernel that does not compile is an error, and a device goes on after it.
-    #[test]
-    fn a_rejected_kernel_is_an_error() {
-        let Ok(gpu) = Gpu::open(&WgpuOptions::default()) else {
-            assert!(std::env::var("RESFLOW_REQUIRE_GPU").is_err(), "no adapter");
-            return eprintln!("SKIPPED, NOT TESTED: no adapter");
-        };
-        for body in
-            ["fn main() {", "@compute @workgroup_size(0) fn main() {}", "@compute @workgroup_size(64) fn other() {}"]
-        {
-            let source = Source { writes: vec!["out"], body: body.to_owned(), ..Source::default() };
-            let error = gpu.build("broken", &source).expect_err("it cannot be built");
-            assert!(matches!(&error, BackendError::Kernel(text) if text.contains("broken")), "{error}");
-        }
-        let hungry = Source { writes: vec!["out"], shared: u32::MAX, ..Source::default() };
-        assert!(matches!(gpu.build("hungry", &hungry), Err(BackendError::Unsupported(_))));
-        let x = gpu.full(2.0, [3].into());
-        assert_eq!(gpu.download(&gpu.affine(&x, 2.0, 1.0)), Ok(vec![5.0; 3]));
-    }
+fn layout(device: &wgpu::Device, reads: usize, writes: usize) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+    let entries: Vec<_> = (0..reads + writes)
+        .map(|at| wgpu::BindGroupLayoutEntry {
+            binding: at as u32,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Storage { read_only: at < reads },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        })
+        .collect();
+    let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+    let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: None,
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: IMMEDIATES,
+    });
+    (layout, pipeline)
 }
