@@ -1,4 +1,4 @@
-//! Which device: adapters of the system, and the choice of one.
+//! Which device: adapters of the system, what they offer, and the choice of one.
 //!
 //! By default the best real GPU, discrete before integrated before virtual; a software adapter only when it is asked for or
 //! when there is nothing else.
@@ -7,8 +7,7 @@ use std::fmt;
 
 use resflow_backend::BackendError;
 
-use crate::device::cooperative_tiles;
-use crate::options::Precision;
+use crate::cooperative::{self, CooperativeTile, Split};
 
 /// The environment variable that [`AdapterChoice::from_env`] reads: an index or a part of a name.
 pub const ADAPTER_VARIABLE: &str = "RESFLOW_ADAPTER";
@@ -145,8 +144,22 @@ fn info(index: usize, adapter: &wgpu::Adapter) -> AdapterInfo {
         driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
         name: info.name,
         largest_tensor: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-        cooperative_matrices: cooperative_tiles(adapter, "", Precision::F16x3).is_ok(),
+        cooperative_matrices: !cooperative_tiles(adapter, Split::F16x3).is_empty(),
     }
+}
+
+/// What kernels with cooperative matrices need.
+pub(crate) const COOPERATIVE: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+
+/// The tiles of cooperative matrices that an adapter can use, the largest first; none where it lacks [`COOPERATIVE`].
+pub(crate) fn cooperative_tiles(adapter: &wgpu::Adapter, split: Split) -> Vec<CooperativeTile> {
+    if !adapter.features().contains(COOPERATIVE) {
+        return Vec::new();
+    }
+    let (properties, own) = (adapter.cooperative_matrix_properties(), adapter.get_info());
+    let subgroup = [own.subgroup_min_size, own.subgroup_max_size];
+    cooperative::tiles(&properties, subgroup, &adapter.limits(), split)
 }
 
 /// The chosen adapter.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use resflow_backend::{BackendError, Shape};
 
 use crate::adapter::{self, AdapterInfo, AdapterKind};
-use crate::cooperative::{self, CooperativeTile, Split};
+use crate::cooperative::{CooperativeTile, Split};
 use crate::fault::{Faults, lock, scoped};
 use crate::kernel::{Groups, IMMEDIATES, Kernel};
 use crate::memory::{Pool, Storage};
@@ -53,9 +53,15 @@ impl Gpu {
         if !adapter.features().contains(features) || limits.max_immediate_size < IMMEDIATES {
             return Err(BackendError::NoDevice(format!("{info} takes no immediates of {IMMEDIATES} bytes")));
         }
-        let cooperative = cooperative_tiles(&adapter, &info.to_string(), options.precision)?;
-        if cooperative.is_some() {
-            features |= COOPERATIVE;
+        let precision = options.precision;
+        let cooperative = precision.split().map(|split| (adapter::cooperative_tiles(&adapter, split), split));
+        if let Some((tiles, _)) = &cooperative {
+            if tiles.is_empty() {
+                return Err(BackendError::Unsupported(format!(
+                    "products in {precision} need half-precision cooperative matrices, which {info} does not offer"
+                )));
+            }
+            features |= adapter::COOPERATIVE;
         }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("resflow"),
@@ -74,7 +80,7 @@ impl Gpu {
             device,
             queue,
             info,
-            precision: options.precision,
+            precision,
             cooperative,
             limits,
             memory_limit: options.memory_limit,
@@ -368,32 +374,6 @@ impl Gpu {
         let operands: Vec<&Storage> = reads.iter().chain(writes).map(|x| x.storage()).collect();
         lock(&self.recorder).launch(&self.device, &self.queue, &pipeline, &operands, bytes, groups);
     }
-}
-
-/// What kernels with cooperative matrices need.
-const COOPERATIVE: wgpu::Features =
-    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
-
-/// The tiles of cooperative matrices for a precision, or `None` for one that needs none.
-pub(crate) fn cooperative_tiles(
-    adapter: &wgpu::Adapter,
-    name: &str,
-    precision: Precision,
-) -> Result<Option<(Vec<CooperativeTile>, Split)>, BackendError> {
-    let split = match precision {
-        Precision::F32 => return Ok(None),
-        Precision::F16x3 => Split::F16x3,
-        Precision::F16 => Split::F16,
-    };
-    let (properties, own) = (adapter.cooperative_matrix_properties(), adapter.get_info());
-    let subgroup = [own.subgroup_min_size, own.subgroup_max_size];
-    let tiles = cooperative::tiles(&properties, subgroup, &adapter.limits(), split);
-    if tiles.is_empty() || !adapter.features().contains(COOPERATIVE) {
-        return Err(BackendError::Unsupported(format!(
-            "products in {precision} need half-precision cooperative matrices, which {name} does not offer"
-        )));
-    }
-    Ok(Some((tiles, split)))
 }
 
 fn storage_descriptor(size: u64) -> wgpu::BufferDescriptor<'static> {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::adapter::AdapterChoice;
+use crate::cooperative::Split;
 
 /// How matrix products and convolutions are computed. Everything else is in `f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -19,6 +20,15 @@ pub enum Precision {
 impl Precision {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16x3, Self::F16];
+
+    /// How operands are rounded for matrix hardware; `None` if it is not used.
+    pub(crate) fn split(self) -> Option<Split> {
+        match self {
+            Self::F32 => None,
+            Self::F16x3 => Some(Split::F16x3),
+            Self::F16 => Some(Split::F16),
+        }
+    }
 }
 
 impl fmt::Display for Precision {
