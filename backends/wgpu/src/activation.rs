@@ -62,9 +62,9 @@ pub(crate) fn derivatives(f: Activation) -> String {
     format!("fn derivatives(x: f32, b: f32) -> vec3<f32> {{\n{body}\n}}\n")
 }
 
-impl Fused {
-    pub(crate) fn source(self) -> Source {
-        match self {
+impl Kernel for Fused {
+    fn source(&self) -> Source {
+        match *self {
             Self::Derivatives(f, order) => {
                 let writes = ["y", "d1", "d2"][..=order].to_vec();
                 let store = |(out, part)| format!("  {out}[i] = d.{part};");
@@ -80,7 +80,7 @@ impl Fused {
     }
 
     #[cfg(test)]
-    pub(crate) fn all() -> Vec<Self> {
+    fn variants() -> Vec<Self> {
         let of = |f| {
             let orders = (0..=2).map(move |order| Self::Derivatives(f, order));
             orders.chain([Tangents::None, Tangents::First, Tangents::More].map(|part| Self::Reverse(f, part)))
@@ -151,9 +151,9 @@ impl Gpu {
         let shape = x.shape();
         let results: Vec<Tensor> = (0..=order).map(|_| self.output(&operands, shape)).collect();
         let n = shape.elements();
-        let kernel = Kernel::Activation(Fused::Derivatives(f, order));
+        let kernel = Fused::Derivatives(f, order);
         let writes: Vec<&Tensor> = results.iter().collect();
-        self.launch(kernel, &operands, &writes, &[n as u32], groups(n, WORKGROUP as usize));
+        self.launch(&kernel, &operands, &writes, &[n as u32], groups(n, WORKGROUP as usize));
         results
     }
 
@@ -205,7 +205,7 @@ impl Gpu {
         let parts = grid[0] as usize * grid[1] as usize;
         let terms = f.has_parameter().then(|| self.output(&operands, [parts].into()));
         let writes: Vec<&Tensor> = [&gx].into_iter().chain(&gdx).chain(&terms).collect();
-        self.launch(Kernel::Activation(Fused::Reverse(f, tangents)), &operands, &writes, &[n as u32], grid);
+        self.launch(&Fused::Reverse(f, tangents), &operands, &writes, &[n as u32], grid);
         let own = terms.map(|terms| self.reduce(Reduce::Sum, Over::All, &terms));
         (gx, gdx, own)
     }

@@ -6,7 +6,22 @@ use crate::device::Gpu;
 use crate::kernel::{Kernel, Source, WORKGROUP, bits, each, groups};
 use crate::tensor::Tensor;
 
-pub(crate) fn source() -> Source {
+/// The kernel of this module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Adam;
+
+impl Kernel for Adam {
+    fn source(&self) -> Source {
+        source()
+    }
+
+    #[cfg(test)]
+    fn variants() -> Vec<Self> {
+        vec![Self]
+    }
+}
+
+fn source() -> Source {
     Source {
         reads: vec!["scale", "gate", "decayed", "parameter", "first", "second", "gradient"],
         // the three results one after the other: one buffer less to bind
@@ -70,7 +85,7 @@ impl Gpu {
             bits(rule.learning_rate),
             bits(rule.learning_rate * rule.weight_decay),
         ];
-        self.launch(Kernel::Adam, &operands, &[&out], &params, groups(n, WORKGROUP as usize));
+        self.launch(&Adam, &operands, &[&out], &params, groups(n, WORKGROUP as usize));
         Some([0, 1, 2].map(|k| out.window(k * n, shape)))
     }
 }

@@ -343,7 +343,14 @@ impl Gpu {
     // ---- launching ------------------------------------------------------------------------------------------------
 
     /// Records a launch. `params` are the fields of `P` after the offsets. Nothing happens if an operand has a fault.
-    pub(crate) fn launch(&self, kernel: Kernel, reads: &[&Tensor], writes: &[&Tensor], params: &[u32], groups: Groups) {
+    pub(crate) fn launch(
+        &self,
+        kernel: &dyn Kernel,
+        reads: &[&Tensor],
+        writes: &[&Tensor],
+        params: &[u32],
+        groups: Groups,
+    ) {
         if groups.contains(&0) {
             return;
         }
@@ -403,6 +410,22 @@ mod tests {
     use super::*;
     use crate::kernel::Source;
 
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    struct Broken {
+        body: &'static str,
+        shared: u32,
+    }
+
+    impl Kernel for Broken {
+        fn source(&self) -> Source {
+            Source { writes: vec!["out"], body: self.body.to_owned(), shared: self.shared, ..Source::default() }
+        }
+
+        fn variants() -> Vec<Self> {
+            Vec::new()
+        }
+    }
+
     /// A kernel that does not compile is an error, and a device goes on after it.
     #[test]
     fn a_rejected_kernel_is_an_error() {
@@ -413,16 +436,17 @@ mod tests {
         for body in
             ["fn main() {", "@compute @workgroup_size(0) fn main() {}", "@compute @workgroup_size(64) fn other() {}"]
         {
-            let source = Source { writes: vec!["out"], body: body.to_owned(), ..Source::default() };
-            let error =
-                gpu.pipelines.build(&gpu.device, &gpu.limits, "broken", &source).expect_err("it cannot be built");
-            assert!(matches!(&error, BackendError::Kernel(text) if text.contains("broken")), "{error}");
+            let broken = Broken { body, shared: 0 };
+            // the second time it is remembered
+            for _ in 0..2 {
+                let built = gpu.pipelines.get(&gpu.device, &gpu.limits, &broken);
+                let error = built.expect_err("it cannot be built");
+                assert!(matches!(&error, BackendError::Kernel(text) if text.contains("Broken")), "{error}");
+            }
         }
-        let hungry = Source { writes: vec!["out"], shared: u32::MAX, ..Source::default() };
-        assert!(matches!(
-            gpu.pipelines.build(&gpu.device, &gpu.limits, "hungry", &hungry),
-            Err(BackendError::Unsupported(_))
-        ));
+        let hungry = Broken { body: "", shared: u32::MAX };
+        let built = gpu.pipelines.get(&gpu.device, &gpu.limits, &hungry);
+        assert!(matches!(built, Err(BackendError::Unsupported(_))));
         let x = gpu.full(2.0, [3].into());
         assert_eq!(gpu.download(&gpu.affine(&x, 2.0, 1.0)), Ok(vec![5.0; 3]));
     }

@@ -126,9 +126,9 @@ fn binary_text(op: Binary) -> &'static str {
     }
 }
 
-impl Elementwise {
-    pub(crate) fn source(self) -> Source {
-        let (reads, own, broadcast, value): (&[&str], &[&str], _, String) = match self {
+impl Kernel for Elementwise {
+    fn source(&self) -> Source {
+        let (reads, own, broadcast, value): (&[&str], &[&str], _, String) = match *self {
             Self::Full => (&[], &["value: u32"], None, "bitcast<f32>(p.value)".into()),
             Self::Affine => (&["x"], &["scale: f32", "shift: f32"], None, "fma(p.scale, x[p.x + i], p.shift)".into()),
             Self::Axpy => (&["x", "y"], &["alpha: f32"], None, "fma(p.alpha, x[p.x + i], y[p.y + i])".into()),
@@ -154,7 +154,7 @@ impl Elementwise {
     }
 
     #[cfg(test)]
-    pub(crate) fn all() -> Vec<Self> {
+    fn variants() -> Vec<Self> {
         let mut all = vec![Self::Full, Self::Affine, Self::Axpy];
         all.extend(Unary::ALL.map(Self::Unary));
         for broadcast in Broadcast::ALL {
@@ -171,7 +171,7 @@ impl Gpu {
         let n = shape.elements();
         let params: Vec<u32> = [n as u32].into_iter().chain(params.iter().copied()).collect();
         let groups = groups(n, WORKGROUP as usize);
-        self.launch(Kernel::Elementwise(kernel), operands, &[&out], &params, groups);
+        self.launch(&kernel, operands, &[&out], &params, groups);
         out
     }
 

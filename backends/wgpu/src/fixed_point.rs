@@ -6,7 +6,22 @@ use crate::device::Gpu;
 use crate::kernel::{Division, Kernel, Source, bits};
 use crate::tensor::Tensor;
 
-pub(crate) fn source(division: Division) -> Source {
+/// The kernel of this module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct FixedPoint(Division);
+
+impl Kernel for FixedPoint {
+    fn source(&self) -> Source {
+        source(self.0)
+    }
+
+    #[cfg(test)]
+    fn variants() -> Vec<Self> {
+        Division::ALL.map(Self).to_vec()
+    }
+}
+
+fn source(division: Division) -> Source {
     let column = |c: FixedPointColumn| format!("rows[p.rows + item * {}u + {}u]", FixedPointColumn::COUNT, c as usize);
     let [residual, norm, latest, stall, steps, active] = [
         FixedPointColumn::Residual,
@@ -86,7 +101,7 @@ impl Gpu {
         let division = Division::of(width);
         let params =
             [n as u32, width as u32, (n * width) as u32, bits(rule.accuracy), bits(rule.floor), bits(rule.patience)];
-        self.launch(Kernel::FixedPoint(division), &operands, &[&x, &best, &rows], &params, division.groups(n));
+        self.launch(&FixedPoint(division), &operands, &[&x, &best, &rows], &params, division.groups(n));
         Some(FixedPointState { x, best, rows })
     }
 }

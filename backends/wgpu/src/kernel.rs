@@ -1,12 +1,15 @@
-//! Kernels: what they bind, what they are passed, and their text in WGSL.
+//! Kernels: what one is, what it binds and is passed, and building blocks of its text in WGSL.
+//!
+//! A kernel is a small value in the file of its operation, a variant with all that its text depends on, and implements
+//! [`Kernel`]. Whatever launches and caches kernels knows no more of them than that.
 //!
 //! A kernel reads some tensors, writes others and takes a few numbers. All of the latter travel as immediates, in a struct `P`
 //! that begins with the offset of each tensor read (in elements, named like the tensor), so that a kernel addresses
 //! `x[p.x + i]`; tensors written are whole buffers.
 
-use std::fmt::Write as _;
-
-use crate::{activation, adam, elementwise, fixed_point, layout, lu, noise, power, product, reduce, series};
+use std::any::{Any, TypeId, type_name};
+use std::fmt::{Debug, Write as _};
+use std::hash::{Hash, Hasher};
 
 /// The most bytes of immediates that every supported device takes.
 pub(crate) const IMMEDIATES: u32 = 128;
@@ -23,6 +26,71 @@ pub(crate) type Groups = [u32; 3];
 
 /// The functions of `math.wgsl` that kernels share.
 const MATH: &str = include_str!("math.wgsl");
+
+/// A kernel; equal values of one type are one kernel, with one text.
+pub(crate) trait Kernel: Identity {
+    /// The text, and what goes with it. Asked for once: a pipeline is kept.
+    fn source(&self) -> Source;
+
+    /// Every variant there is, for validation without a device.
+    #[cfg(test)]
+    fn variants() -> Vec<Self>
+    where
+        Self: Sized;
+}
+
+/// What lets kernels of all types be keys of one map. Every kernel that is a plain value has it.
+pub(crate) trait Identity: Any + Send + Sync {
+    /// The operation and the variant, for labels and messages.
+    fn label(&self) -> String;
+    /// Whether the other one is of the same type and equal.
+    fn is(&self, other: &dyn Kernel) -> bool;
+    /// Feeds the type and the value to a hash.
+    fn feed(&self, state: &mut dyn Hasher);
+    /// A copy to be kept.
+    fn kept(&self) -> Box<dyn Kernel>;
+}
+
+impl<K: Kernel + Copy + Debug + Eq + Hash> Identity for K {
+    fn label(&self) -> String {
+        // the module, which is named after the operation
+        let module = type_name::<K>().rsplit("::").nth(1).unwrap_or_default();
+        format!("{module}: {self:?}")
+    }
+
+    fn is(&self, other: &dyn Kernel) -> bool {
+        (other as &dyn Any).downcast_ref::<K>() == Some(self)
+    }
+
+    fn feed(&self, mut state: &mut dyn Hasher) {
+        TypeId::of::<K>().hash(&mut state);
+        self.hash(&mut state);
+    }
+
+    fn kept(&self) -> Box<dyn Kernel> {
+        Box::new(*self)
+    }
+}
+
+impl Debug for dyn Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.label())
+    }
+}
+
+impl PartialEq for dyn Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(other)
+    }
+}
+
+impl Eq for dyn Kernel {}
+
+impl Hash for dyn Kernel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.feed(state);
+    }
+}
 
 /// The text of a kernel, in parts.
 #[derive(Debug, Clone, Default)]
@@ -198,118 +266,11 @@ pub(crate) fn bits(x: f64) -> u32 {
     (x as f32).to_bits()
 }
 
-/// Every kernel of this backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kernel {
-    Elementwise(elementwise::Elementwise),
-    Layout(layout::Layout),
-    Reduce(reduce::Reduction),
-    Product(product::Product),
-    Noise(resflow_backend::Noise),
-    Activation(activation::Fused),
-    Lu(lu::Lu),
-    Series(series::Term),
-    FixedPoint(Division),
-    Power,
-    Adam,
-}
-
-impl Kernel {
-    /// The text of the kernel.
-    pub(crate) fn source(self) -> Source {
-        match self {
-            Self::Elementwise(kernel) => kernel.source(),
-            Self::Layout(kernel) => kernel.source(),
-            Self::Reduce(kernel) => kernel.source(),
-            Self::Product(kernel) => kernel.source(),
-            Self::Noise(kernel) => noise::source(kernel),
-            Self::Activation(kernel) => kernel.source(),
-            Self::Lu(kernel) => kernel.source(),
-            Self::Series(kernel) => kernel.source(),
-            Self::FixedPoint(division) => fixed_point::source(division),
-            Self::Power => power::source(),
-            Self::Adam => adam::source(),
-        }
-    }
-
-    /// Every variant there is, for validation without a device.
-    #[cfg(test)]
-    pub(crate) fn all() -> Vec<Self> {
-        let mut all = vec![Self::Power, Self::Adam];
-        all.extend(Division::ALL.map(Self::FixedPoint));
-        all.extend(elementwise::Elementwise::all().into_iter().map(Self::Elementwise));
-        all.extend(layout::Layout::ALL.map(Self::Layout));
-        all.extend(reduce::Reduction::all().into_iter().map(Self::Reduce));
-        all.extend(product::Product::all().into_iter().map(Self::Product));
-        all.extend(resflow_backend::Noise::ALL.map(Self::Noise));
-        all.extend(activation::Fused::all().into_iter().map(Self::Activation));
-        all.extend(lu::Lu::all().map(Self::Lu));
-        all.extend(series::Term::all().into_iter().map(Self::Series));
-        all
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use naga::back::{hlsl, msl, spv};
-    use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
+    use std::collections::HashMap;
 
     use super::*;
-
-    /// Parses, validates and translates a kernel to what Vulkan, Metal and DX12 compile, without a device.
-    fn translate(kernel: Kernel) {
-        let source = kernel.source();
-        let text = source.module();
-        let cooperative = !source.enables.is_empty();
-        let mut options = naga::front::wgsl::Options::new();
-        options.capabilities = Capabilities::all();
-        let parsed = naga::front::wgsl::Frontend::new_with_options(options).parse(&text);
-        let module = parsed.unwrap_or_else(|e| panic!("{kernel:?}: {}\n{text}", e.emit_to_string(&text)));
-        let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
-        validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
-        let info = validator.validate(&module);
-        let info = info.unwrap_or_else(|e| panic!("{kernel:?}: {}\n{text}", e.emit_to_string(&text)));
-
-        let options = spv::Options { lang_version: (1, 6), capabilities: None, ..spv::Options::default() };
-        let words = spv::write_vec(&module, &info, &options, None).unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
-        assert!(!words.is_empty());
-        let options = msl::Options { lang_version: (3, 1), fake_missing_bindings: true, ..msl::Options::default() };
-        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
-            .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
-        // DX12 has no cooperative matrices
-        if !cooperative {
-            let options = hlsl::Options {
-                shader_model: hlsl::ShaderModel::V6_2,
-                fake_missing_bindings: true,
-                immediates_target: Some(hlsl::BindTarget::default()),
-                ..hlsl::Options::default()
-            };
-            let (mut out, pipeline) = (String::new(), hlsl::PipelineOptions::default());
-            hlsl::Writer::new(&mut out, &options, &pipeline)
-                .write(&module, &info, None)
-                .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
-            assert!(!out.is_empty());
-        }
-        assert!(source.immediates() <= IMMEDIATES, "{kernel:?}: {} bytes of immediates", source.immediates());
-        assert!(source.reads.len() + source.writes.len() <= 8, "{kernel:?} binds more than every device can");
-        // what every device has, but for tiles that are made for what theirs has
-        assert!(cooperative || source.shared <= 16 << 10, "{kernel:?}: {} bytes of workgroup memory", source.shared);
-        // single components of a vector in workgroup memory are never written: others of it may be lost
-        assert!(!text.contains("% 4u] ="), "{kernel:?} writes a component of a shared vector");
-        // what a kernel says of its workgroup memory is what it declares
-        let mut layouter = naga::proc::Layouter::default();
-        layouter.update(module.to_ctx()).expect("types have layouts");
-        let workgroup = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
-        let declared: u32 = workgroup.map(|(_, v)| layouter[v.ty].size).sum();
-        assert_eq!(source.shared, declared, "{kernel:?}: bytes of workgroup memory");
-    }
-
-    #[test]
-    fn every_kernel_translates_for_every_api() {
-        let all = Kernel::all();
-        assert!(all.len() > 200, "{} kernels", all.len());
-        all.into_iter().for_each(translate);
-    }
 
     #[test]
     fn grids_cover_their_items() {
@@ -318,5 +279,45 @@ mod tests {
             assert!(x <= 65_535 && y <= 65_535 && z == 1);
             assert!(u64::from(x) * u64::from(y) * 256 >= count as u64, "{count}");
         }
+    }
+
+    /// Two kernels whose values look alike.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    struct One(u32);
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    struct Other(u32);
+
+    impl Kernel for One {
+        fn source(&self) -> Source {
+            Source::default()
+        }
+
+        fn variants() -> Vec<Self> {
+            Vec::new()
+        }
+    }
+
+    impl Kernel for Other {
+        fn source(&self) -> Source {
+            Source::default()
+        }
+
+        fn variants() -> Vec<Self> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn keys_are_told_apart_by_type_and_value() {
+        let mut map: HashMap<Box<dyn Kernel>, u32> = HashMap::new();
+        let kernels: [&dyn Kernel; 4] = [&One(1), &One(2), &Other(1), &Other(2)];
+        for (at, kernel) in kernels.into_iter().enumerate() {
+            assert_eq!(map.get(kernel), None, "{kernel:?}");
+            map.insert(kernel.kept(), at as u32);
+        }
+        for (at, kernel) in kernels.into_iter().enumerate() {
+            assert_eq!(map.get(kernel), Some(&(at as u32)), "{kernel:?}");
+        }
+        assert_eq!(Other(2).label(), "tests: Other(2)");
     }
 }

@@ -15,11 +15,8 @@ pub(crate) enum Layout {
     TakeRows,
 }
 
-impl Layout {
-    #[cfg(test)]
-    pub(crate) const ALL: [Self; 2] = [Self::Strided, Self::TakeRows];
-
-    pub(crate) fn source(self) -> Source {
+impl Kernel for Layout {
+    fn source(&self) -> Source {
         match self {
             Self::Strided => Source {
                 reads: vec!["x"],
@@ -62,6 +59,10 @@ impl Layout {
             },
         }
     }
+    #[cfg(test)]
+    fn variants() -> Vec<Self> {
+        vec![Self::Strided, Self::TakeRows]
+    }
 }
 
 /// Row-major strides of a shape, aligned at the last of [`MAX_RANK`] axes.
@@ -95,7 +96,7 @@ impl Gpu {
         let n: usize = count.iter().product();
         let params: Vec<u32> =
             [n, from, to].iter().chain(&count[1..]).chain(&sources).chain(&targets).map(|&v| v as u32).collect();
-        self.launch(Kernel::Layout(Layout::Strided), &[x], &[out], &params, groups(n, WORKGROUP as usize));
+        self.launch(&Layout::Strided, &[x], &[out], &params, groups(n, WORKGROUP as usize));
     }
 
     pub(crate) fn reshape(x: &Tensor, shape: Shape) -> Tensor {
@@ -181,7 +182,7 @@ impl Gpu {
         let out = self.output(&[x, &list], to);
         let n = to.elements();
         let params = [n as u32, width as u32];
-        self.launch(Kernel::Layout(Layout::TakeRows), &[x, &list], &[&out], &params, groups(n, WORKGROUP as usize));
+        self.launch(&Layout::TakeRows, &[x, &list], &[&out], &params, groups(n, WORKGROUP as usize));
         out
     }
 }

@@ -19,6 +19,8 @@
 mod activation;
 mod adam;
 mod adapter;
+#[cfg(test)]
+mod catalogue;
 mod cooperative;
 mod device;
 mod elementwise;

@@ -23,14 +23,9 @@ pub(crate) enum Lu {
     Group,
 }
 
-impl Lu {
-    #[cfg(test)]
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        (1..=TINY).map(Self::Thread).chain([Self::Group])
-    }
-
-    pub(crate) fn source(self) -> Source {
-        let (body, shared) = match self {
+impl Kernel for Lu {
+    fn source(&self) -> Source {
+        let (body, shared) = match *self {
             Self::Thread(d) => (each(&thread(d)), 0),
             Self::Group => (group(), 4 * (2 * LARGEST * LARGEST + 1) as u32),
         };
@@ -42,6 +37,10 @@ impl Lu {
             shared,
             ..Source::default()
         }
+    }
+    #[cfg(test)]
+    fn variants() -> Vec<Self> {
+        (1..=TINY).map(Self::Thread).chain([Self::Group]).collect()
     }
 }
 
@@ -165,7 +164,7 @@ impl Gpu {
             tiny @ 1..=TINY => (Lu::Thread(tiny), WORKGROUP as usize),
             _ => (Lu::Group, 1),
         };
-        self.launch(Kernel::Lu(kernel), &[a], &[&log_det, &inverse], &[n as u32, d as u32], groups(n, per_group));
+        self.launch(&kernel, &[a], &[&log_det, &inverse], &[n as u32, d as u32], groups(n, per_group));
         (log_det, inverse)
     }
 

@@ -58,35 +58,46 @@ fn four(w: vec4<u32>) -> vec4<f32> { return vec4<f32>(pair(w.x, w.y), pair(w.z, 
 /// What noise is for among the counters of a key, see `Key`.
 const DOMAIN: u32 = 2;
 
-pub(crate) fn source(noise: Noise) -> Source {
-    let four = match noise {
-        Noise::Rademacher => RADEMACHER,
-        Noise::Uniform => UNIFORM,
-        Noise::Normal => NORMAL,
-    };
-    // thread i makes the four elements of one block; `skip` of the first block's lie before the draw
-    let main = each(&format!(
-        "  let low = p.block_low + i;
+/// The kernel of this module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Draw(Noise);
+
+impl Kernel for Draw {
+    fn source(&self) -> Source {
+        let four = match self.0 {
+            Noise::Rademacher => RADEMACHER,
+            Noise::Uniform => UNIFORM,
+            Noise::Normal => NORMAL,
+        };
+        // thread i makes the four elements of one block; `skip` of the first block's lie before the draw
+        let main = each(&format!(
+            "  let low = p.block_low + i;
   let block = vec4<u32>(low, p.block_high + select(0u, 1u, low < i), {DOMAIN}u, 0u);
   let values = four(philox(block, vec2<u32>(p.key_low, p.key_high)));
   for (var j = 0u; j < 4u; j = j + 1u) {{
     let at = 4u * i + j;
     if (at >= p.skip && at - p.skip < p.elements) {{ out[at - p.skip] = values[j]; }}
   }}"
-    ));
-    Source {
-        writes: vec!["out"],
-        params: vec![
-            "n: u32",
-            "elements: u32",
-            "skip: u32",
-            "block_low: u32",
-            "block_high: u32",
-            "key_low: u32",
-            "key_high: u32",
-        ],
-        body: [PHILOX, four, &main].concat(),
-        ..Source::default()
+        ));
+        Source {
+            writes: vec!["out"],
+            params: vec![
+                "n: u32",
+                "elements: u32",
+                "skip: u32",
+                "block_low: u32",
+                "block_high: u32",
+                "key_low: u32",
+                "key_high: u32",
+            ],
+            body: [PHILOX, four, &main].concat(),
+            ..Source::default()
+        }
+    }
+
+    #[cfg(test)]
+    fn variants() -> Vec<Self> {
+        Noise::ALL.map(Self).to_vec()
     }
 }
 
@@ -105,7 +116,7 @@ impl Gpu {
             key as u32,
             (key >> 32) as u32,
         ];
-        self.launch(Kernel::Noise(noise), &[], &[&out], &params, groups(blocks, WORKGROUP as usize));
+        self.launch(&Draw(noise), &[], &[&out], &params, groups(blocks, WORKGROUP as usize));
         out
     }
 }

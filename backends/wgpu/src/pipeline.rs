@@ -24,7 +24,7 @@ type Layouts = HashMap<(usize, usize), (wgpu::BindGroupLayout, wgpu::PipelineLay
 /// What has been built.
 #[derive(Debug, Default)]
 pub(crate) struct Pipelines {
-    built: Mutex<HashMap<Kernel, Result<Arc<Pipeline>, BackendError>>>,
+    built: Mutex<HashMap<Box<dyn Kernel>, Result<Arc<Pipeline>, BackendError>>>,
     layouts: Mutex<Layouts>,
 }
 
@@ -34,20 +34,20 @@ impl Pipelines {
         &self,
         device: &wgpu::Device,
         limits: &wgpu::Limits,
-        kernel: Kernel,
+        kernel: &dyn Kernel,
     ) -> Result<Arc<Pipeline>, BackendError> {
         let mut pipelines = lock(&self.built);
-        if let Some(known) = pipelines.get(&kernel) {
+        if let Some(known) = pipelines.get(kernel) {
             return known.clone();
         }
-        let built = self.build(device, limits, &format!("{kernel:?}"), &kernel.source()).map(Arc::new);
+        let built = self.build(device, limits, &kernel.label(), &kernel.source()).map(Arc::new);
         if matches!(built, Ok(_) | Err(BackendError::Kernel(_) | BackendError::Unsupported(_))) {
-            pipelines.insert(kernel, built.clone());
+            pipelines.insert(kernel.kept(), built.clone());
         }
         built
     }
 
-    pub(crate) fn build(
+    fn build(
         &self,
         device: &wgpu::Device,
         limits: &wgpu::Limits,

@@ -9,7 +9,22 @@ const LARGEST: usize = 1024;
 /// The most numbers of a matrix: one workgroup takes too long over larger ones.
 const NUMBERS: usize = 1 << 18;
 
-pub(crate) fn source() -> Source {
+/// The kernel of this module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Power;
+
+impl Kernel for Power {
+    fn source(&self) -> Source {
+        source()
+    }
+
+    #[cfg(test)]
+    fn variants() -> Vec<Self> {
+        vec![Self]
+    }
+}
+
+fn source() -> Source {
     // each thread owns every 256th entry of a vector; `norm` also lets all threads see what all have written
     let main = each_group(
         WORKGROUP,
@@ -99,7 +114,7 @@ impl Gpu {
             let operands = [w, &pair[0], &pair[1]];
             let results: [Tensor; 3] = [rows, columns, 1].map(|len| self.output(&operands, [len].into()));
             let params = [1, rows as u32, columns as u32, now as u32];
-            self.launch(Kernel::Power, &operands, &results.each_ref(), &params, [1, 1, 1]);
+            self.launch(&Power, &operands, &results.each_ref(), &params, [1, 1, 1]);
             if left == 0 {
                 return Some(results);
             }

@@ -38,20 +38,8 @@ pub(crate) struct Reduction {
     part: Part,
 }
 
-impl Reduction {
-    #[cfg(test)]
-    pub(crate) fn all() -> Vec<Self> {
-        let parts = Division::ALL.map(Part::Rows).into_iter().chain([Part::Channel]);
-        let kinds = [
-            (Term::Value, Reduce::Sum),
-            (Term::Value, Reduce::Max),
-            (Term::Product, Reduce::Sum),
-            (Term::NotFinite, Reduce::Max),
-        ];
-        parts.flat_map(|part| kinds.map(|(term, op)| Self { term, op, part })).collect()
-    }
-
-    pub(crate) fn source(self) -> Source {
+impl Kernel for Reduction {
+    fn source(&self) -> Source {
         let (start, combine) = match self.op {
             Reduce::Sum => ("0.0", "a + b"),
             Reduce::Max => ("-infinity()", "larger(a, b)"),
@@ -93,6 +81,17 @@ impl Reduction {
             ..Source::default()
         }
     }
+    #[cfg(test)]
+    fn variants() -> Vec<Self> {
+        let parts = Division::ALL.map(Part::Rows).into_iter().chain([Part::Channel]);
+        let kinds = [
+            (Term::Value, Reduce::Sum),
+            (Term::Value, Reduce::Max),
+            (Term::Product, Reduce::Sum),
+            (Term::NotFinite, Reduce::Max),
+        ];
+        parts.flat_map(|part| kinds.map(|(term, op)| Self { term, op, part })).collect()
+    }
 }
 
 impl Gpu {
@@ -102,7 +101,7 @@ impl Gpu {
             Part::Rows(division) => division.groups(items),
             Part::Channel => groups(items, WORKGROUP as usize),
         };
-        self.launch(Kernel::Reduce(kernel), operands, &[&out], &[items as u32, width as u32, total as u32], groups);
+        self.launch(&kernel, operands, &[&out], &[items as u32, width as u32, total as u32], groups);
         out
     }
 

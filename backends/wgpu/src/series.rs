@@ -16,15 +16,8 @@ pub(crate) struct Term {
     division: Division,
 }
 
-impl Term {
-    #[cfg(test)]
-    pub(crate) fn all() -> Vec<Self> {
-        let flags = [(false, false), (false, true), (true, false), (true, true)];
-        let of = |division| flags.map(|(per_row, neumann)| Self { per_row, neumann, division });
-        Division::ALL.into_iter().flat_map(of).collect()
-    }
-
-    pub(crate) fn source(self) -> Source {
+impl Kernel for Term {
+    fn source(&self) -> Source {
         let mut reads = vec!["power", "probe", "before"];
         let mut writes = vec!["stepped", "after"];
         let params = vec![
@@ -66,6 +59,12 @@ impl Term {
             &finish,
         ]);
         Source { reads, writes, params, body, shared, ..Source::default() }
+    }
+    #[cfg(test)]
+    fn variants() -> Vec<Self> {
+        let flags = [(false, false), (false, true), (true, false), (true, true)];
+        let of = |division| flags.map(|(per_row, neumann)| Self { per_row, neumann, division });
+        Division::ALL.into_iter().flat_map(of).collect()
     }
 }
 
@@ -119,7 +118,7 @@ impl Gpu {
             bits(uniform),
             stride,
         ];
-        self.launch(Kernel::Series(kernel), &operands, &writes, &params, kernel.division.groups(rows));
+        self.launch(&kernel, &operands, &writes, &params, kernel.division.groups(rows));
         Some(SeriesState { power, neumann, value })
     }
 }

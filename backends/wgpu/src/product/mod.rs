@@ -106,9 +106,9 @@ pub(crate) enum Product {
     Slices(Epilogue),
 }
 
-impl Product {
-    pub(crate) fn source(self) -> Source {
-        match self {
+impl Kernel for Product {
+    fn source(&self) -> Source {
+        match *self {
             Self::Tiles { operands, tile, epilogue, sliced } => tiles(operands, tile, epilogue, sliced),
             Self::Slices(epilogue) => Source {
                 reads: ["parts"].iter().chain(epilogue.reads()).copied().collect(),
@@ -127,7 +127,7 @@ impl Product {
     }
 
     #[cfg(test)]
-    pub(crate) fn all() -> Vec<Self> {
+    fn variants() -> Vec<Self> {
         let flags = [false, true];
         let mut operands: Vec<Operands> =
             flags.into_iter().flat_map(|a| flags.map(|b| Operands::Matrices(a, b))).collect();
@@ -249,17 +249,17 @@ impl Gpu {
         let grid: Groups = [x, y, slices as u32];
         if slices == 1 {
             let kernel = Product::Tiles { operands, tile, epilogue, sliced: false };
-            self.launch(Kernel::Product(kernel), &all, &writes, &params, grid);
+            self.launch(&kernel, &all, &writes, &params, grid);
             return outs;
         }
         // no slices at all where k is 0: the sum of nothing
         let parts = self.output(&[a, b], [slices, m, n].into());
         let kernel = Product::Tiles { operands, tile, epilogue: Epilogue::Nothing, sliced: true };
-        self.launch(Kernel::Product(kernel), &[a, b], &[&parts], &params, grid);
+        self.launch(&kernel, &[a, b], &[&parts], &params, grid);
         let reads: Vec<&Tensor> = [&parts].iter().chain(added).copied().collect();
         let params = [(m * n) as u32, slices as u32, n as u32];
-        let kernel = Kernel::Product(Product::Slices(epilogue));
-        self.launch(kernel, &reads, &writes, &params, groups(m * n, WORKGROUP as usize));
+        let kernel = Product::Slices(epilogue);
+        self.launch(&kernel, &reads, &writes, &params, groups(m * n, WORKGROUP as usize));
         outs
     }
 
