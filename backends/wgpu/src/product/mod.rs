@@ -6,96 +6,21 @@
 //! whose partial results are added in order afterwards: the order of summation depends on the shape and the adapter alone.
 
 mod conv;
+mod epilogue;
+mod operands;
 mod tile;
 
 use std::fmt::Write as _;
 
+use epilogue::Epilogue;
+use operands::Operands;
 use resflow_backend::{Activation, Shape};
 use tile::Tile;
 
-use crate::activation::derivatives;
 use crate::cooperative::CooperativeTile;
 use crate::device::Gpu;
 use crate::kernel::{Groups, Kernel, Source, TURNS, WORKGROUP, each, groups};
 use crate::tensor::Tensor;
-
-/// What the operands are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Operands {
-    /// Matrices, each transposed or not.
-    Matrices(bool, bool),
-    /// Patches of images and a kernel of this height and width.
-    Convolution([u16; 2]),
-    /// The adjoint in the images.
-    Images([u16; 2]),
-    /// The adjoint in the kernel.
-    Kernel([u16; 2]),
-}
-
-/// What becomes of the product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Epilogue {
-    Nothing,
-    /// A number is added for each column.
-    Bias,
-    /// A tensor of the result's shape is added.
-    Sum,
-    /// A number is added for each column, and the derivatives 0 to an order of an activation are computed; of order 2 the
-    /// sum is written too.
-    Activated(Activation, usize),
-}
-
-impl Epilogue {
-    fn reads(self) -> &'static [&'static str] {
-        match self {
-            Self::Nothing => &[],
-            Self::Sum => &["sum"],
-            Self::Activated(f, _) if f.has_parameter() => &["bias", "slope"],
-            Self::Bias | Self::Activated(..) => &["bias"],
-        }
-    }
-
-    fn writes(self) -> &'static [&'static str] {
-        match self {
-            Self::Nothing | Self::Bias | Self::Sum => &["out"],
-            Self::Activated(_, 0) => &["d0"],
-            Self::Activated(_, 1) => &["d0", "d1"],
-            Self::Activated(..) => &["out", "d0", "d1", "d2"],
-        }
-    }
-
-    /// `finish(at, n, value)`, which stores element `at` of the result, in column `n`.
-    fn text(self) -> String {
-        let (functions, statements) = match self {
-            Self::Nothing => (String::new(), "out[at] = value;".to_owned()),
-            Self::Bias => (String::new(), "out[at] = value + bias[p.bias + n];".to_owned()),
-            Self::Sum => (String::new(), "out[at] = value + sum[p.sum + at];".to_owned()),
-            Self::Activated(f, _) => {
-                let slope = if f.has_parameter() { "slope[p.slope]" } else { "1.0" };
-                let part = |name: &&str| match *name {
-                    "out" => "out[at] = v;",
-                    "d0" => "d0[at] = d.x;",
-                    "d1" => "d1[at] = d.y;",
-                    _ => "d2[at] = d.z;",
-                };
-                let stores: Vec<&str> = self.writes().iter().map(part).collect();
-                let own = format!("let v = value + bias[p.bias + n];\n  let d = derivatives(v, {slope});\n  ");
-                (derivatives(f), own + &stores.join("\n  "))
-            }
-        };
-        format!("{functions}fn finish(at: u32, n: u32, value: f32) {{\n  {statements}\n}}\n")
-    }
-
-    #[cfg(test)]
-    fn all(operands: Operands) -> Vec<Self> {
-        let mut all = vec![Self::Nothing, Self::Bias, Self::Sum];
-        if operands == Operands::Matrices(false, false) {
-            let orders = |f| (0..=2).map(move |order| Self::Activated(f, order));
-            all.extend(Activation::ALL.into_iter().flat_map(orders));
-        }
-        all
-    }
-}
 
 /// The kernels of this module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -178,50 +103,6 @@ fn load_b(k: u32, n: u32) -> f32 { return fetch_b(k, column_b(n)); }
     let writes = if sliced { vec!["out"] } else { epilogue.writes().to_vec() };
     let (engine, enables, shared) = tile.text(operands);
     Source { enables, reads, writes, params, body: body + &engine, shared }
-}
-
-impl Operands {
-    fn params(self) -> &'static [&'static str] {
-        match self {
-            Self::Matrices(..) => &[],
-            _ => conv::PARAMS,
-        }
-    }
-
-    fn text(self) -> String {
-        match self {
-            Self::Matrices(transpose_a, transpose_b) => {
-                let a = if transpose_a { "k * p.m + row.x" } else { "row.x * p.k + k" };
-                let b = if transpose_b { "column.x * p.k + k" } else { "k * p.n + column.x" };
-                format!(
-                    "fn row_a(m: u32) -> vec4<u32> {{ return vec4<u32>(m, 0u, 0u, u32(m < p.m)); }}
-fn column_b(n: u32) -> vec4<u32> {{ return vec4<u32>(n, 0u, 0u, u32(n < p.n)); }}
-fn fetch_a(row: vec4<u32>, k: u32) -> f32 {{
-  if (row.w == 1u && k < p.k) {{ return a[p.a + {a}]; }}
-  return 0.0;
-}}
-fn fetch_b(k: u32, column: vec4<u32>) -> f32 {{
-  if (column.w == 1u && k < p.k) {{ return b[p.b + {b}]; }}
-  return 0.0;
-}}
-"
-                )
-            }
-            Self::Convolution(kernel) => conv::forward(kernel),
-            Self::Images(kernel) => conv::images(kernel),
-            Self::Kernel(kernel) => conv::kernel(kernel),
-        }
-    }
-
-    /// Whether consecutive k lie next to each other in memory, for A and for B; else consecutive rows or columns do.
-    fn consecutive_k(self) -> [bool; 2] {
-        match self {
-            Self::Matrices(transpose_a, transpose_b) => [!transpose_a, transpose_b],
-            Self::Convolution(_) => [true, true],
-            Self::Images(_) => [true, false],
-            Self::Kernel(_) => [false, false],
-        }
-    }
 }
 
 impl Gpu {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Operands;
+use super::operands::Operands;
 use crate::cooperative::{self, CooperativeTile, Split};
 use crate::kernel::{Groups, groups};
 
