@@ -5,36 +5,17 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
-mod arithmetic;
-mod canvas;
-mod classification;
-mod code;
-mod curve;
-mod devices;
+mod command;
+mod data;
+mod device;
 mod evaluate;
 mod experiment;
 mod failure;
-mod fit;
-mod illustration;
-mod image_grid;
-mod import;
-mod inspect;
-mod keeper;
-mod labels;
-mod metrics;
 mod model;
-mod outliers;
 mod output;
-mod pace;
 mod picture;
-mod presets;
 mod progress;
-mod reconstruct;
-mod rows;
 mod run;
-mod run_directory;
-mod sample;
-mod score;
 mod settings;
 
 use std::process::ExitCode;
@@ -45,16 +26,16 @@ use arguments::{Arguments, Command};
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Fit(arguments) => fit::run(&arguments),
-        Command::Score(arguments) => score::run(&arguments),
-        Command::Sample(arguments) => sample::run(&arguments),
-        Command::Encode(arguments) => code::encode(&arguments),
-        Command::Decode(arguments) => code::decode(&arguments),
-        Command::Reconstruct(arguments) => reconstruct::run(&arguments),
-        Command::Inspect(arguments) => inspect::run(&arguments),
-        Command::Import(arguments) => import::run(&arguments),
+        Command::Fit(arguments) => run::learn::run(&arguments),
+        Command::Score(arguments) => command::score::run(&arguments),
+        Command::Sample(arguments) => command::sample::run(&arguments),
+        Command::Encode(arguments) => command::encode::encode(&arguments),
+        Command::Decode(arguments) => command::encode::decode(&arguments),
+        Command::Reconstruct(arguments) => command::reconstruct::run(&arguments),
+        Command::Inspect(arguments) => command::inspect::run(&arguments),
+        Command::Import(arguments) => command::import::run(&arguments),
         Command::Experiment(arguments) => experiment::run(&arguments),
-        Command::Devices(arguments) => devices::run(&arguments),
+        Command::Devices(arguments) => command::devices::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,9 +16,9 @@ use super::estimate::Estimate;
 use super::grid::{Case, Grid, title};
 use super::report::{Report, Table};
 use super::training::{Spent, points};
-use crate::arithmetic::with_backend;
-use crate::canvas::grid;
+use crate::device::with_backend;
 use crate::model::Stored;
+use crate::picture::canvas::grid;
 
 /// Replicates of a row in one evaluation, the least that has an error.
 const REPLICATES: usize = 2;

@@ -21,15 +21,15 @@ use super::hybrid::{self, Columns, OutlierScore};
 use super::report::{Report, Table};
 use super::training::{Spent, Training, held_out};
 use super::{Laboratory, slug};
-use crate::arithmetic::with_backend;
-use crate::canvas::{grid, side_by_side};
-use crate::classification::{Classified, Quality};
+use crate::data::Dataset;
+use crate::device::with_backend;
 use crate::evaluate;
+use crate::evaluate::classification::{Classified, Quality};
 use crate::failure::usage;
-use crate::image_grid;
-use crate::metrics::Entry;
 use crate::model::Stored;
-use crate::rows::Dataset;
+use crate::picture::canvas::{grid, side_by_side};
+use crate::picture::image_grid;
+use crate::run::metrics::Entry;
 
 /// Real images beside samples: so many along a side.
 const SIDE: usize = 10;

@@ -12,11 +12,11 @@ use toml::Table;
 
 use super::comparison::Comparison;
 use super::grid::Grid;
-use crate::arithmetic::Precision;
+use crate::data::Dataset;
+use crate::data::labels;
+use crate::device::Precision;
 use crate::failure::usage;
-use crate::labels;
-use crate::presets;
-use crate::rows::Dataset;
+use crate::settings::presets;
 use crate::settings::{Settings, place, read_text};
 
 /// An experiment as it is written.

@@ -13,9 +13,9 @@ use super::cell::Cell;
 use super::file::Row;
 use super::training::{Spent, Training};
 use super::{Laboratory, slug};
+use crate::data::Dataset;
 use crate::failure::usage;
 use crate::model::Stored;
-use crate::rows::Dataset;
 use crate::settings::Settings;
 
 /// The section `[bias]` or `[variance]`.

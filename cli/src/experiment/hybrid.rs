@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::chart::{Chart, Point, Scale, Series};
 use super::comparison::Score;
 use super::estimate::Estimate;
-use crate::classification::Quality;
+use crate::data::Dataset;
+use crate::evaluate::classification::Quality;
+use crate::evaluate::outliers::{self, Outliers};
 use crate::failure::usage;
-use crate::outliers::{self, Outliers};
-use crate::rows::Dataset;
 
 /// The quantile of 95 % intervals.
 const Z: f64 = 1.96;

@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::arguments;
-use crate::arithmetic::{Arithmetic, BackendName, Precision};
+use crate::device::{Arithmetic, BackendName, Precision};
 use crate::failure::usage;
-use crate::run::listen_for_interruption;
+use crate::run::training_loop::listen_for_interruption;
 use file::{File, Kind};
 
 /// An experiment and where its results go.

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 use super::Laboratory;
 use crate::arguments::{Fit, Model};
+use crate::data::{Chosen, Dataset, Part};
 use crate::failure::usage;
-use crate::fit::learn;
-use crate::illustration::Illustration;
-use crate::metrics::Entry;
 use crate::model::{Stored, read_archive};
 use crate::output::write_file;
-use crate::rows::{Chosen, Dataset, Part};
-use crate::run_directory::RunDirectory;
+use crate::run::directory::RunDirectory;
+use crate::run::illustration::Illustration;
+use crate::run::learn::learn;
+use crate::run::metrics::Entry;
 use crate::settings::Settings;
 
 /// A model to train.

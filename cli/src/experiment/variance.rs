@@ -21,10 +21,10 @@ use super::estimate::Estimate;
 use super::grid::{Case, Grid, title};
 use super::report::{Report, Table};
 use super::training::points;
-use crate::arithmetic::with_backend;
-use crate::canvas::grid;
+use crate::device::with_backend;
 use crate::failure::usage;
 use crate::model::Stored;
+use crate::picture::canvas::grid;
 
 /// What a cell found.
 #[derive(Debug, Clone, Serialize, Deserialize)]

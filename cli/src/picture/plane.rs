@@ -11,9 +11,9 @@ use resflow::data::Table;
 use resflow::flow::PreparedFlow;
 use resflow::invert::Inversion;
 
-use crate::canvas::{Axes, Canvas, SIDE, side_by_side};
 use crate::output::write_file;
-use crate::run_directory::RunDirectory;
+use crate::picture::canvas::{Axes, Canvas, SIDE, side_by_side};
+use crate::run::directory::RunDirectory;
 
 /// Points of a scatter plot.
 pub(crate) const POINTS: usize = 10_000;

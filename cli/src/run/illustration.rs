@@ -9,13 +9,13 @@ use resflow::data::Table;
 use resflow::flow::PreparedFlow;
 use resflow::invert::Inversion;
 
-use crate::canvas::Axes;
-use crate::curve;
-use crate::image_grid;
-use crate::metrics::Entry;
-use crate::picture::{self, write_png};
-use crate::rows::{Dataset, model_size};
-use crate::run_directory::{IMAGE_PICTURES, PICTURES, RunDirectory};
+use crate::data::{Dataset, model_size};
+use crate::picture::canvas::Axes;
+use crate::picture::curve;
+use crate::picture::image_grid;
+use crate::picture::plane::{self, write_png};
+use crate::run::directory::{IMAGE_PICTURES, PICTURES, RunDirectory};
+use crate::run::metrics::Entry;
 
 /// Images along a side of the grid.
 const SIDE: usize = 10;
@@ -37,11 +37,11 @@ impl Illustration {
     /// That of a run on some data.
     pub(crate) fn of(dataset: &Dataset) -> Self {
         let plane = |table: &Table| match table.width() {
-            2 => Self::Plane(picture::points(table)),
+            2 => Self::Plane(plane::points(table)),
             _ => Self::Nothing,
         };
         match dataset {
-            Dataset::Density(density) => plane(&density.sample(Key::new(0).named("picture"), picture::POINTS)),
+            Dataset::Density(density) => plane(&density.sample(Key::new(0).named("picture"), plane::POINTS)),
             Dataset::Table(table) => plane(table),
             Dataset::Images(_) | Dataset::Stack(_) => Self::Images,
         }
@@ -60,7 +60,7 @@ impl Illustration {
     pub(crate) fn estimate<B: Backend>(&self, flow: &PreparedFlow<B>) -> Result<Duration> {
         match self {
             Self::Nothing => Ok(Duration::ZERO),
-            Self::Plane(data) => picture::estimate(flow, &Axes::around(data)),
+            Self::Plane(data) => plane::estimate(flow, &Axes::around(data)),
             Self::Images => {
                 let start = Instant::now();
                 flow.sample(PROBE, Key::new(0), &Inversion::for_backend::<B>())?;
@@ -81,7 +81,7 @@ impl Illustration {
     ) -> Result<()> {
         match self {
             Self::Nothing => Ok(()),
-            Self::Plane(data) => picture::draw(flow, data, key, deadline, directory),
+            Self::Plane(data) => plane::draw(flow, data, key, deadline, directory),
             Self::Images => {
                 let [samples, curve] = IMAGE_PICTURES.map(|name| directory.picture(name));
                 if let Some(picture) = curve::draw(entries) {

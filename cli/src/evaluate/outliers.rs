@@ -7,9 +7,9 @@ use resflow::config::ModelConfig;
 use resflow::flow::PreparedFlow;
 use resflow::log_prob::LogProb;
 
+use crate::data::{Chosen, Dataset, Part, check_size, model_size};
 use crate::evaluate;
 use crate::failure::{say, usage, warn};
-use crate::rows::{Chosen, Dataset, Part, check_size, model_size};
 
 /// What log p says of outliers.
 #[derive(Debug)]

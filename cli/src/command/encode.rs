@@ -9,13 +9,13 @@ use resflow::data::{Samples, Table, csv};
 use resflow::invert::Inversion;
 
 use crate::arguments::{Coordinates, Decode, Encode};
-use crate::arithmetic::with_backend;
+use crate::command::sample::{npy_bytes, report_inversion};
+use crate::data::{Dataset, read};
+use crate::device::with_backend;
 use crate::evaluate::{self, Latent};
 use crate::failure::{usage, warn};
 use crate::model::{Stored, column_names};
 use crate::output::{extension, print, write_file};
-use crate::rows::{Dataset, read};
-use crate::sample::{npy_bytes, report_inversion};
 
 /// The columns beside the coordinates.
 const LOG_DET: &str = "log_det";

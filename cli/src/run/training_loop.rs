@@ -11,12 +11,12 @@ use resflow::train::{Budget, StepReport, Trainer, Validation};
 
 use crate::arguments::Fit;
 use crate::failure::{interrupted, warn};
-use crate::illustration::Illustration;
-use crate::keeper::Keeper;
-use crate::metrics::{Bits, Classes, Entry, Metrics};
-use crate::pace::Pace;
 use crate::progress::{Position, Progress, clock};
-use crate::run_directory::RunDirectory;
+use crate::run::directory::RunDirectory;
+use crate::run::illustration::Illustration;
+use crate::run::keeper::Keeper;
+use crate::run::metrics::{Bits, Classes, Entry, Metrics};
+use crate::run::pace::Pace;
 
 /// A step is logged if its number is a multiple of this, or if it was validated.
 const LOG_EVERY: u64 = 10;

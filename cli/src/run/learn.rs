@@ -10,19 +10,19 @@ use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow};
 
 use crate::arguments::Fit;
-use crate::arithmetic::{Precision, with_backend};
+use crate::data::Dataset;
+use crate::data::labels;
+use crate::device::{Precision, with_backend};
 use crate::failure::usage;
-use crate::illustration::Illustration;
-use crate::labels;
-use crate::metrics::Metrics;
 use crate::model::{precision_of, read_archive};
 use crate::output::{print, write_file};
-use crate::pace::Pace;
-use crate::presets;
-use crate::rows::Dataset;
-use crate::run::{Run, listen_for_interruption};
-use crate::run_directory::RunDirectory;
+use crate::run::directory::RunDirectory;
+use crate::run::illustration::Illustration;
+use crate::run::metrics::Metrics;
+use crate::run::pace::Pace;
+use crate::run::training_loop::{Run, listen_for_interruption};
 use crate::settings::Settings;
+use crate::settings::presets;
 
 pub(crate) fn run(arguments: &Fit) -> Result<()> {
     listen_for_interruption()?;

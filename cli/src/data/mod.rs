@@ -1,5 +1,7 @@
 //! DATA: rows of numbers, images, or the name of a built-in density; and the part of it that a command looks at.
 
+pub(crate) mod labels;
+
 use std::fs;
 use std::path::Path;
 

@@ -2,8 +2,8 @@
 
 use image::RgbImage;
 
-use crate::canvas::{Axes, Canvas};
-use crate::metrics::Entry;
+use crate::picture::canvas::{Axes, Canvas};
+use crate::run::metrics::Entry;
 
 const TRAINING: [u8; 3] = [80, 110, 180];
 const VALIDATION: [u8; 3] = [200, 60, 40];
@@ -11,7 +11,7 @@ const VALIDATION: [u8; 3] = [200, 60, 40];
 /// The curve, where there are at least two points. The beginning may lie above the picture: its height is that of the last
 /// nine tenths of the run.
 pub(crate) fn draw(entries: &[Entry]) -> Option<RgbImage> {
-    let line = |value: fn(&crate::metrics::Bits) -> Option<f64>| -> Vec<[f64; 2]> {
+    let line = |value: fn(&crate::run::metrics::Bits) -> Option<f64>| -> Vec<[f64; 2]> {
         let points = entries.iter().filter_map(|e| Some([e.step as f64, value(e.bits.as_ref()?)?]));
         points.filter(|p| p[1].is_finite()).collect()
     };

@@ -8,14 +8,14 @@ use resflow::data::{Table, csv, npy};
 use resflow::invert::{Inversion, RowReport, Status};
 
 use crate::arguments::Sample;
-use crate::arithmetic::with_backend;
-use crate::canvas::Axes;
+use crate::data::model_size;
+use crate::device::with_backend;
 use crate::failure::{usage, warn};
-use crate::image_grid;
 use crate::model::{Stored, column_names};
 use crate::output::{extension, print, write_file};
-use crate::picture;
-use crate::rows::model_size;
+use crate::picture::canvas::Axes;
+use crate::picture::image_grid;
+use crate::picture::plane;
 
 /// Values that fit into memory on any machine this runs on.
 const MOST: u64 = 1 << 32;
@@ -92,12 +92,12 @@ fn draw<B: Backend>(arguments: &Sample, format: Format, stored: &Stored, backend
         }
         (Format::Png, Some(images)) => {
             let grid = image_grid::draw(&values, model_size(images), images.bits, image_grid::columns(n))?;
-            picture::write_png(&grid, out)?;
+            plane::write_png(&grid, out)?;
             report()?
         }
         (Format::Png, None) => {
             let points: Vec<[f64; 2]> = values.chunks_exact(2).map(|row| [row[0], row[1]]).collect();
-            picture::write_png(&picture::scatter("samples", &points, &Axes::around(&points)), out)?;
+            plane::write_png(&plane::scatter("samples", &points, &Axes::around(&points)), out)?;
             report()?
         }
     };
