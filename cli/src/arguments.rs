@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use resflow::config::{Family, Preset};
 use resflow::estimator::Estimator;
 
-use crate::data::Part;
+use crate::data::part::Part;
 use crate::device::Arithmetic;
 use crate::settings::presets;
 

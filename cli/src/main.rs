@@ -26,11 +26,11 @@ use arguments::{Arguments, Command};
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Fit(arguments) => run::learn::run(&arguments),
+        Command::Fit(arguments) => command::fit::run(&arguments),
         Command::Score(arguments) => command::score::run(&arguments),
         Command::Sample(arguments) => command::sample::run(&arguments),
-        Command::Encode(arguments) => command::encode::encode(&arguments),
-        Command::Decode(arguments) => command::encode::decode(&arguments),
+        Command::Encode(arguments) => command::encode::run(&arguments),
+        Command::Decode(arguments) => command::decode::run(&arguments),
         Command::Reconstruct(arguments) => command::reconstruct::run(&arguments),
         Command::Inspect(arguments) => command::inspect::run(&arguments),
         Command::Import(arguments) => command::import::run(&arguments),

@@ -9,15 +9,16 @@ use resflow::invert::{Inversion, Status};
 use resflow::transform::dequantise;
 
 use crate::arguments::Reconstruct;
-use crate::command::sample::report_inversion;
-use crate::data::{Chosen, Dataset, model_size};
+use crate::command::decoded::report_inversion;
+use crate::data::part::Chosen;
+use crate::data::{Dataset, model_size};
 use crate::device::with_backend;
 use crate::evaluate;
 use crate::failure::usage;
 use crate::model::Stored;
 use crate::output::{extension, print};
 use crate::picture::image_grid;
-use crate::picture::plane::write_png;
+use crate::picture::png::write_png;
 
 pub(crate) fn run(arguments: &Reconstruct) -> Result<()> {
     if extension(&arguments.out) != "png" {

@@ -10,7 +10,8 @@ use resflow::estimator::{Auto, Estimator, Sharing};
 use resflow::log_prob::LogProb;
 
 use crate::arguments::Score;
-use crate::data::{Chosen, Dataset};
+use crate::data::Dataset;
+use crate::data::part::Chosen;
 use crate::device::{Precision, with_backend};
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};

@@ -7,7 +7,7 @@ use resflow::config::ModelConfig;
 use resflow::flow::PreparedFlow;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Chosen;
+use crate::data::part::Chosen;
 use crate::evaluate;
 use crate::failure::warn;
 

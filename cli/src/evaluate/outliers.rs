@@ -7,7 +7,8 @@ use resflow::config::ModelConfig;
 use resflow::flow::PreparedFlow;
 use resflow::log_prob::LogProb;
 
-use crate::data::{Chosen, Dataset, Part, check_size, model_size};
+use crate::data::part::{Chosen, Part};
+use crate::data::{Dataset, check_size, model_size};
 use crate::evaluate;
 use crate::failure::{say, usage, warn};
 

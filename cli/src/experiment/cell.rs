@@ -15,7 +15,7 @@ use super::Laboratory;
 use super::training::Training;
 use crate::failure::{interrupted, say, usage};
 use crate::output::write_file;
-use crate::run::training_loop::is_interrupted;
+use crate::run::interruption::is_interrupted;
 
 /// A cell that is finished.
 #[derive(Debug, Clone, Serialize, Deserialize)]

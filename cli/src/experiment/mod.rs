@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result};
 use crate::arguments;
 use crate::device::{Arithmetic, BackendName, Precision};
 use crate::failure::usage;
-use crate::run::training_loop::listen_for_interruption;
+use crate::run::interruption::listen_for_interruption;
 use file::{File, Kind};
 
 /// An experiment and where its results go.

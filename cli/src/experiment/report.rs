@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Laboratory;
 use super::cell::Cell;
 use crate::output::{print, write_file};
-use crate::picture::plane::write_png;
+use crate::picture::png::write_png;
 
 /// A Markdown table.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::Laboratory;
 use crate::arguments::{Fit, Model};
-use crate::data::{Chosen, Dataset, Part};
+use crate::data::Dataset;
+use crate::data::part::{Chosen, Part};
 use crate::failure::usage;
 use crate::model::{Stored, read_archive};
 use crate::output::write_file;

@@ -4,3 +4,4 @@ pub(crate) mod canvas;
 pub(crate) mod curve;
 pub(crate) mod image_grid;
 pub(crate) mod plane;
+pub(crate) mod png;

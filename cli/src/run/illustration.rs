@@ -13,9 +13,10 @@ use crate::data::{Dataset, model_size};
 use crate::picture::canvas::Axes;
 use crate::picture::curve;
 use crate::picture::image_grid;
-use crate::picture::plane::{self, write_png};
+use crate::picture::plane;
+use crate::picture::png::write_png;
 use crate::run::directory::{IMAGE_PICTURES, PICTURES, RunDirectory};
-use crate::run::metrics::Entry;
+use crate::run::metrics::{Bits, Entry};
 
 /// Images along a side of the grid.
 const SIDE: usize = 10;
@@ -81,10 +82,11 @@ impl Illustration {
     ) -> Result<()> {
         match self {
             Self::Nothing => Ok(()),
-            Self::Plane(data) => plane::draw(flow, data, key, deadline, directory),
+            Self::Plane(data) => plane::draw(flow, data, key, deadline, directory.root()),
             Self::Images => {
                 let [samples, curve] = IMAGE_PICTURES.map(|name| directory.picture(name));
-                if let Some(picture) = curve::draw(entries) {
+                let training = line(entries, |b| Some(b.train_bits_per_dim));
+                if let Some(picture) = curve::draw(&training, &line(entries, |b| b.val_bits_per_dim)) {
                     write_png(&picture, &curve)?;
                 }
                 let Some(config) = model.images() else { return Ok(()) };
@@ -101,4 +103,10 @@ impl Illustration {
             }
         }
     }
+}
+
+/// The finite values of logged steps, over the steps.
+fn line(entries: &[Entry], value: fn(&Bits) -> Option<f64>) -> Vec<[f64; 2]> {
+    let points = entries.iter().filter_map(|e| Some([e.step as f64, value(e.bits.as_ref()?)?]));
+    points.filter(|p| p[1].is_finite()).collect()
 }

@@ -1,4 +1,4 @@
-//! `resflow fit`: a run of training with everything around it.
+//! Begins or resumes a run: what the arguments ask for, held against the data and against what was begun.
 
 use std::time::Instant;
 
@@ -15,21 +15,14 @@ use crate::data::labels;
 use crate::device::{Precision, with_backend};
 use crate::failure::usage;
 use crate::model::{precision_of, read_archive};
-use crate::output::{print, write_file};
+use crate::output::write_file;
 use crate::run::directory::RunDirectory;
 use crate::run::illustration::Illustration;
 use crate::run::metrics::Metrics;
 use crate::run::pace::Pace;
-use crate::run::training_loop::{Run, listen_for_interruption};
+use crate::run::training_loop::Run;
 use crate::settings::Settings;
 use crate::settings::presets;
-
-pub(crate) fn run(arguments: &Fit) -> Result<()> {
-    listen_for_interruption()?;
-    let dataset = Dataset::open(&arguments.data)?;
-    let illustration = Illustration::of(&dataset);
-    print(&learn(arguments, dataset, illustration)?)
-}
 
 /// Begins or resumes the run that the arguments ask for; returns what came of it, in words.
 pub(crate) fn learn(arguments: &Fit, dataset: Dataset, illustration: Illustration) -> Result<String> {

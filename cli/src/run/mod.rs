@@ -2,6 +2,7 @@
 
 pub(crate) mod directory;
 pub(crate) mod illustration;
+pub(crate) mod interruption;
 pub(crate) mod keeper;
 pub(crate) mod learn;
 pub(crate) mod metrics;
