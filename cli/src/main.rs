@@ -1,7 +1,9 @@
 //! `resflow`: residual flows from the command line.
 //!
-//! Every subcommand is a file; what they share is a file each too: arguments, loading, failures, pictures. Exit codes:
-//! 0 done, 1 the work failed, 2 the command or its configuration was wrong, 130 interrupted with a checkpoint written.
+//! Floors, each importing only from those below: `command`, a file for each subcommand; `experiment`; `run`, a training
+//! run and its directory, and `evaluate`; `picture`; `model`, which loads; `arguments`; `settings`; `data` and `device`;
+//! `progress`, `output` and `failure`. Exit codes: 0 done, 1 the work failed, 2 the command or its configuration was wrong,
+//! 130 interrupted with a checkpoint written.
 #![forbid(unsafe_code)]
 
 mod arguments;
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
         Command::Reconstruct(arguments) => command::reconstruct::run(&arguments),
         Command::Inspect(arguments) => command::inspect::run(&arguments),
         Command::Import(arguments) => command::import::run(&arguments),
-        Command::Experiment(arguments) => experiment::run(&arguments),
+        Command::Experiment(arguments) => command::experiment::run(&arguments),
         Command::Devices(arguments) => command::devices::run(&arguments),
     };
     match result {

@@ -5,6 +5,7 @@ pub(crate) mod decode;
 pub(crate) mod decoded;
 pub(crate) mod devices;
 pub(crate) mod encode;
+pub(crate) mod experiment;
 pub(crate) mod fit;
 pub(crate) mod import;
 pub(crate) mod inspect;

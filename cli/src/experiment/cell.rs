@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Laboratory;
+use super::laboratory::Laboratory;
 use super::training::Training;
 use crate::failure::{interrupted, say, usage};
 use crate::output::write_file;

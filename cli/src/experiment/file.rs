@@ -10,8 +10,7 @@ use resflow::data::image::ImageSize;
 use serde::Deserialize;
 use toml::Table;
 
-use super::comparison::Comparison;
-use super::grid::Grid;
+use super::section::{Comparison, Grid, Row};
 use crate::data::Dataset;
 use crate::data::labels;
 use crate::device::Precision;
@@ -49,19 +48,6 @@ pub(super) struct File {
 
 fn single() -> Precision {
     Precision::F32
-}
-
-/// Settings of one row of a table that differ from the file's.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Row {
-    pub(super) name: String,
-    #[serde(default)]
-    flow: Table,
-    #[serde(default)]
-    images: Table,
-    #[serde(default)]
-    train: Table,
 }
 
 /// What is measured.

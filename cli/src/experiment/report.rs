@@ -6,8 +6,8 @@ use anyhow::Result;
 use image::RgbImage;
 use serde::Serialize;
 
-use super::Laboratory;
 use super::cell::Cell;
+use super::laboratory::Laboratory;
 use crate::output::{print, write_file};
 use crate::picture::png::write_png;
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::Laboratory;
+use super::laboratory::Laboratory;
 use crate::arguments::{Fit, Model};
 use crate::data::Dataset;
 use crate::data::part::{Chosen, Part};

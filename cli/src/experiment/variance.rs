@@ -14,12 +14,13 @@ use resflow::data::{Samples, Table as Rows};
 use resflow::estimator::{Estimator, Exact, Law};
 use serde::{Deserialize, Serialize};
 
-use super::Laboratory;
 use super::cell::Cell;
 use super::chart::{Chart, Point, Scale, Series, draw};
 use super::estimate::Estimate;
-use super::grid::{Case, Grid, title};
+use super::grid::{Case, title};
+use super::laboratory::Laboratory;
 use super::report::{Report, Table};
+use super::section::Grid;
 use super::training::points;
 use crate::device::with_backend;
 use crate::failure::usage;
