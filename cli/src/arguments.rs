@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use resflow::config::{Family, Preset};
 use resflow::estimator::Estimator;
 
-use crate::arithmetic::Arithmetic;
-use crate::presets;
-use crate::rows::Part;
+use crate::data::part::Part;
+use crate::device::Arithmetic;
+use crate::settings::presets;
 
 /// Fit, score and sample residual flows: invertible networks with exact likelihoods.
 #[derive(Debug, Parser)]

@@ -1,40 +1,23 @@
 //! `resflow`: residual flows from the command line.
 //!
-//! Every subcommand is a file; what they share is a file each too: arguments, loading, failures, pictures. Exit codes:
-//! 0 done, 1 the work failed, 2 the command or its configuration was wrong, 130 interrupted with a checkpoint written.
+//! Floors, each importing only from those below: `command`, a file for each subcommand; `experiment`; `run`, a training
+//! run and its directory, and `evaluate`; `picture`; `model`, which loads; `arguments`; `settings`; `data` and `device`;
+//! `progress`, `output` and `failure`. Exit codes: 0 done, 1 the work failed, 2 the command or its configuration was wrong,
+//! 130 interrupted with a checkpoint written.
 #![forbid(unsafe_code)]
 
 mod arguments;
-mod arithmetic;
-mod canvas;
-mod classification;
-mod code;
-mod curve;
-mod devices;
+mod command;
+mod data;
+mod device;
 mod evaluate;
 mod experiment;
 mod failure;
-mod fit;
-mod illustration;
-mod image_grid;
-mod import;
-mod inspect;
-mod keeper;
-mod labels;
-mod metrics;
 mod model;
-mod outliers;
 mod output;
-mod pace;
 mod picture;
-mod presets;
 mod progress;
-mod reconstruct;
-mod rows;
 mod run;
-mod run_directory;
-mod sample;
-mod score;
 mod settings;
 
 use std::process::ExitCode;
@@ -45,16 +28,16 @@ use arguments::{Arguments, Command};
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Fit(arguments) => fit::run(&arguments),
-        Command::Score(arguments) => score::run(&arguments),
-        Command::Sample(arguments) => sample::run(&arguments),
-        Command::Encode(arguments) => code::encode(&arguments),
-        Command::Decode(arguments) => code::decode(&arguments),
-        Command::Reconstruct(arguments) => reconstruct::run(&arguments),
-        Command::Inspect(arguments) => inspect::run(&arguments),
-        Command::Import(arguments) => import::run(&arguments),
-        Command::Experiment(arguments) => experiment::run(&arguments),
-        Command::Devices(arguments) => devices::run(&arguments),
+        Command::Fit(arguments) => command::fit::run(&arguments),
+        Command::Score(arguments) => command::score::run(&arguments),
+        Command::Sample(arguments) => command::sample::run(&arguments),
+        Command::Encode(arguments) => command::encode::run(&arguments),
+        Command::Decode(arguments) => command::decode::run(&arguments),
+        Command::Reconstruct(arguments) => command::reconstruct::run(&arguments),
+        Command::Inspect(arguments) => command::inspect::run(&arguments),
+        Command::Import(arguments) => command::import::run(&arguments),
+        Command::Experiment(arguments) => command::experiment::run(&arguments),
+        Command::Devices(arguments) => command::devices::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,7 +9,7 @@ use resflow::checkpoint::{Archive, model_precision};
 use resflow::error::CheckpointError;
 
 use crate::arguments::Model;
-use crate::arithmetic::Precision;
+use crate::device::Precision;
 use crate::failure::usage;
 
 /// The contents of a model's file.

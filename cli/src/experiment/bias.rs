@@ -9,16 +9,17 @@ use resflow::backend::{Backend, Key};
 use resflow::estimator::{Estimator, Exact};
 use serde::{Deserialize, Serialize};
 
-use super::Laboratory;
 use super::cell::Cell;
 use super::chart::{Chart, Point, Scale, Series, draw};
 use super::estimate::Estimate;
-use super::grid::{Case, Grid, title};
+use super::grid::{Case, title};
+use super::laboratory::Laboratory;
 use super::report::{Report, Table};
+use super::section::Grid;
 use super::training::{Spent, points};
-use crate::arithmetic::with_backend;
-use crate::canvas::grid;
+use crate::device::with_backend;
 use crate::model::Stored;
+use crate::picture::canvas::grid;
 
 /// Replicates of a row in one evaluation, the least that has an error.
 const REPLICATES: usize = 2;

@@ -11,11 +11,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Laboratory;
+use super::laboratory::Laboratory;
 use super::training::Training;
 use crate::failure::{interrupted, say, usage};
 use crate::output::write_file;
-use crate::run::is_interrupted;
+use crate::run::interruption::is_interrupted;
 
 /// A cell that is finished.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use crate::canvas::{Axes, Canvas, ticks};
+use crate::picture::canvas::{Axes, Canvas, ticks};
 
 /// Colours that can be told apart, in the order of their use.
 const COLOURS: [[u8; 3]; 7] =

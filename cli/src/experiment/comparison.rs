@@ -10,79 +10,29 @@ use anyhow::{Context as _, Result};
 use image::RgbImage;
 use resflow::backend::Backend;
 use resflow::data::Samples;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::cell::Cell;
 use super::chart::{Chart, Point, Scale, Series, draw};
 use super::estimate::Estimate;
-use super::file::Row;
-use super::hybrid::{self, Columns, OutlierScore};
+use super::hybrid::{self, Columns};
+use super::laboratory::{Laboratory, slug};
 use super::report::{Report, Table};
+use super::score::{OutlierScore, Score};
+use super::section::{Comparison, Row};
 use super::training::{Spent, Training, held_out};
-use super::{Laboratory, slug};
-use crate::arithmetic::with_backend;
-use crate::canvas::{grid, side_by_side};
-use crate::classification::{Classified, Quality};
+use crate::data::Dataset;
+use crate::device::with_backend;
 use crate::evaluate;
+use crate::evaluate::classification::Classified;
 use crate::failure::usage;
-use crate::image_grid;
-use crate::metrics::Entry;
 use crate::model::Stored;
-use crate::rows::Dataset;
+use crate::picture::canvas::{grid, side_by_side};
+use crate::picture::image_grid;
+use crate::run::metrics::Entry;
 
 /// Real images beside samples: so many along a side.
 const SIDE: usize = 10;
-
-/// The section `[comparison]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Comparison {
-    pub(super) rows: Vec<Row>,
-    /// Trainings of each row, with consecutive seeds.
-    #[serde(default = "one")]
-    runs: u64,
-    /// Held-out points; without it 10000 of a density, all test images of a data set.
-    #[serde(default)]
-    test_rows: Option<usize>,
-    /// Data that log p is to tell from the held-out points.
-    #[serde(default)]
-    outliers: Vec<String>,
-}
-
-fn one() -> u64 {
-    1
-}
-
-/// What a cell found.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Score {
-    /// −log p of held-out data, nats, and its standard error over the points.
-    nll: f64,
-    standard_error: f64,
-    /// The same of images in bits per dimension.
-    bits_per_dim: Option<[f64; 2]>,
-    /// Points, and how log p was found; of a table they are those of the best validation.
-    points: usize,
-    estimator: String,
-    parameters: u64,
-    steps: u64,
-    /// Of steps and validations.
-    trained_seconds: f64,
-    /// Of hybrid models on labelled points.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) classification: Option<Quality>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) outliers: Vec<OutlierScore>,
-}
-
-impl Score {
-    /// What a table shows: bits per dimension of images, else nats.
-    fn shown(&self) -> [f64; 2] {
-        self.bits_per_dim.unwrap_or([self.nll, self.standard_error])
-    }
-}
 
 /// A row on some data: a training for each run.
 struct Line<'a> {

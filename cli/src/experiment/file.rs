@@ -10,13 +10,12 @@ use resflow::data::image::ImageSize;
 use serde::Deserialize;
 use toml::Table;
 
-use super::comparison::Comparison;
-use super::grid::Grid;
-use crate::arithmetic::Precision;
+use super::section::{Comparison, Grid, Row};
+use crate::data::Dataset;
+use crate::data::labels;
+use crate::device::Precision;
 use crate::failure::usage;
-use crate::labels;
-use crate::presets;
-use crate::rows::Dataset;
+use crate::settings::presets;
 use crate::settings::{Settings, place, read_text};
 
 /// An experiment as it is written.
@@ -49,19 +48,6 @@ pub(super) struct File {
 
 fn single() -> Precision {
     Precision::F32
-}
-
-/// Settings of one row of a table that differ from the file's.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Row {
-    pub(super) name: String,
-    #[serde(default)]
-    flow: Table,
-    #[serde(default)]
-    images: Table,
-    #[serde(default)]
-    train: Table,
 }
 
 /// What is measured.

@@ -5,51 +5,18 @@
 use anyhow::{Context as _, Result};
 use resflow::config::{FlowConfig, ModelConfig};
 use resflow::estimator::Estimator;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::cell::Cell;
-use super::file::Row;
+use super::laboratory::{Laboratory, slug};
+use super::section::{Grid, Row};
 use super::training::{Spent, Training};
-use super::{Laboratory, slug};
+use crate::data::Dataset;
 use crate::failure::usage;
 use crate::model::Stored;
-use crate::rows::Dataset;
 use crate::settings::Settings;
-
-/// The section `[bias]` or `[variance]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Grid {
-    estimators: Vec<String>,
-    /// c, the bounds on Lip(g).
-    pub(super) bounds: Vec<f64>,
-    /// Widths of all hidden layers; without them, those of `[flow]`.
-    #[serde(default)]
-    widths: Vec<usize>,
-    /// The estimator that models are trained with: "own", each model with the one that is measured on it, or one for all.
-    #[serde(default = "exact")]
-    trained_with: String,
-    /// Points at which the bias is measured, or of the batch whose gradient is.
-    #[serde(default = "thousand")]
-    pub(super) points: usize,
-    /// Independent estimates.
-    #[serde(default = "thirty_two")]
-    pub(super) repeats: usize,
-}
-
-fn exact() -> String {
-    "exact".to_owned()
-}
-
-fn thousand() -> usize {
-    1000
-}
-
-fn thirty_two() -> usize {
-    32
-}
 
 /// One cell of the grid.
 #[derive(Debug)]

@@ -4,59 +4,19 @@
 //! al. 2017 (arXiv 1706.04599).
 
 use anyhow::{Context as _, Result};
-use resflow::backend::Backend;
 use resflow::classifier::CalibrationBin;
 use resflow::config::ModelConfig;
-use resflow::flow::PreparedFlow;
-use resflow::log_prob::LogProb;
-use serde::{Deserialize, Serialize};
 
 use super::chart::{Chart, Point, Scale, Series};
-use super::comparison::Score;
 use super::estimate::Estimate;
-use crate::classification::Quality;
+use super::score::{OutlierScore, Score};
+use crate::data::Dataset;
+use crate::evaluate::classification::Quality;
+use crate::evaluate::outliers;
 use crate::failure::usage;
-use crate::outliers::{self, Outliers};
-use crate::rows::Dataset;
 
 /// The quantile of 95 % intervals.
 const Z: f64 = 1.96;
-
-/// How well log p tells one set of outliers from held-out points.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct OutlierScore {
-    name: String,
-    points: usize,
-    /// Null where there were not two points of each kind whose log p is a number.
-    auroc: Option<f64>,
-    standard_error: Option<f64>,
-    /// The mean over the outliers, nats; null where it is not finite.
-    mean_log_prob: Option<f64>,
-    /// The same of images.
-    bits_per_dim: Option<f64>,
-}
-
-impl OutlierScore {
-    pub(super) fn of<B: Backend>(
-        flow: &PreparedFlow<B>,
-        model: &ModelConfig,
-        inside: &LogProb,
-        name: &str,
-        seed: u64,
-    ) -> Result<Self> {
-        let Outliers { scores, auroc } = Outliers::of(flow, model, inside, (name, Dataset::open(name)?), seed)?;
-        let mean_log_prob = Some(scores.mean()).filter(|m| m.is_finite());
-        Ok(Self {
-            name: name.to_owned(),
-            points: scores.values.len(),
-            auroc: auroc.map(|a| a.value),
-            standard_error: auroc.map(|a| a.standard_error),
-            mean_log_prob,
-            bits_per_dim: mean_log_prob.and_then(|m| model.bits_per_dim(m)),
-        })
-    }
-}
 
 /// Whether a model of some data can be held against all outliers.
 pub(super) fn check_outliers(names: &[String], dataset: &Dataset, data: &str, model: &ModelConfig) -> Result<()> {

@@ -6,10 +6,10 @@ use anyhow::Result;
 use image::RgbImage;
 use serde::Serialize;
 
-use super::Laboratory;
 use super::cell::Cell;
+use super::laboratory::Laboratory;
 use crate::output::{print, write_file};
-use crate::picture::write_png;
+use crate::picture::png::write_png;
 
 /// A Markdown table.
 #[derive(Debug)]

@@ -11,16 +11,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::Laboratory;
+use super::laboratory::Laboratory;
 use crate::arguments::{Fit, Model};
+use crate::data::Dataset;
+use crate::data::part::{Chosen, Part};
 use crate::failure::usage;
-use crate::fit::learn;
-use crate::illustration::Illustration;
-use crate::metrics::Entry;
 use crate::model::{Stored, read_archive};
 use crate::output::write_file;
-use crate::rows::{Chosen, Dataset, Part};
-use crate::run_directory::RunDirectory;
+use crate::run::directory::RunDirectory;
+use crate::run::illustration::Illustration;
+use crate::run::learn::learn;
+use crate::run::metrics::Entry;
 use crate::settings::Settings;
 
 /// A model to train.

@@ -14,17 +14,18 @@ use resflow::data::{Samples, Table as Rows};
 use resflow::estimator::{Estimator, Exact, Law};
 use serde::{Deserialize, Serialize};
 
-use super::Laboratory;
 use super::cell::Cell;
 use super::chart::{Chart, Point, Scale, Series, draw};
 use super::estimate::Estimate;
-use super::grid::{Case, Grid, title};
+use super::grid::{Case, title};
+use super::laboratory::Laboratory;
 use super::report::{Report, Table};
+use super::section::Grid;
 use super::training::points;
-use crate::arithmetic::with_backend;
-use crate::canvas::grid;
+use crate::device::with_backend;
 use crate::failure::usage;
 use crate::model::Stored;
+use crate::picture::canvas::grid;
 
 /// What a cell found.
 #[derive(Debug, Clone, Serialize, Deserialize)]

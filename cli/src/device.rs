@@ -140,11 +140,11 @@ fn open_gpu(_: &Arithmetic) -> Result<Device> {
 /// Runs an expression with the backend of some precision that the arguments ask for.
 macro_rules! with_backend {
     ($precision:expr, $arithmetic:expr, |$backend:ident| $body:expr) => {
-        match $crate::arithmetic::Device::open($precision, $arithmetic)? {
-            $crate::arithmetic::Device::Single($backend) => $body,
-            $crate::arithmetic::Device::Double($backend) => $body,
+        match $crate::device::Device::open($precision, $arithmetic)? {
+            $crate::device::Device::Single($backend) => $body,
+            $crate::device::Device::Double($backend) => $body,
             #[cfg(feature = "gpu")]
-            $crate::arithmetic::Device::Gpu($backend) => $body,
+            $crate::device::Device::Gpu($backend) => $body,
         }
     };
 }

@@ -4,6 +4,9 @@
 //! depend on the seed and on its number alone, so log p, classifier and `encode` look at the same dequantised image. Rows
 //! of numbers are one call.
 
+pub(crate) mod classification;
+pub(crate) mod outliers;
+
 use anyhow::Result;
 use resflow::backend::{Backend, Key};
 use resflow::classifier::Classification;

@@ -1,4 +1,4 @@
-//! `resflow fit`: a run of training with everything around it.
+//! Begins or resumes a run: what the arguments ask for, held against the data and against what was begun.
 
 use std::time::Instant;
 
@@ -10,26 +10,19 @@ use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow};
 
 use crate::arguments::Fit;
-use crate::arithmetic::{Precision, with_backend};
+use crate::data::Dataset;
+use crate::data::labels;
+use crate::device::{Precision, with_backend};
 use crate::failure::usage;
-use crate::illustration::Illustration;
-use crate::labels;
-use crate::metrics::Metrics;
 use crate::model::{precision_of, read_archive};
-use crate::output::{print, write_file};
-use crate::pace::Pace;
-use crate::presets;
-use crate::rows::Dataset;
-use crate::run::{Run, listen_for_interruption};
-use crate::run_directory::RunDirectory;
+use crate::output::write_file;
+use crate::run::directory::RunDirectory;
+use crate::run::illustration::Illustration;
+use crate::run::metrics::Metrics;
+use crate::run::pace::Pace;
+use crate::run::training_loop::Run;
 use crate::settings::Settings;
-
-pub(crate) fn run(arguments: &Fit) -> Result<()> {
-    listen_for_interruption()?;
-    let dataset = Dataset::open(&arguments.data)?;
-    let illustration = Illustration::of(&dataset);
-    print(&learn(arguments, dataset, illustration)?)
-}
+use crate::settings::presets;
 
 /// Begins or resumes the run that the arguments ask for; returns what came of it, in words.
 pub(crate) fn learn(arguments: &Fit, dataset: Dataset, illustration: Illustration) -> Result<String> {

@@ -7,9 +7,10 @@ use resflow::config::ModelConfig;
 use resflow::flow::PreparedFlow;
 use resflow::log_prob::LogProb;
 
+use crate::data::part::{Chosen, Part};
+use crate::data::{Dataset, check_size, model_size};
 use crate::evaluate;
 use crate::failure::{say, usage, warn};
-use crate::rows::{Chosen, Dataset, Part, check_size, model_size};
 
 /// What log p says of outliers.
 #[derive(Debug)]

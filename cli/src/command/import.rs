@@ -7,7 +7,7 @@ use resflow::import::{StateDict, Weights};
 use resflow::lipschitz::Refresh;
 
 use crate::arguments::Import;
-use crate::arithmetic::{Arithmetic, Precision, with_backend};
+use crate::device::{Arithmetic, Precision, with_backend};
 use crate::failure::usage;
 use crate::output::{extension, print};
 use crate::settings::Settings;

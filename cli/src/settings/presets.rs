@@ -6,8 +6,8 @@ use anyhow::Result;
 use resflow::config::{Family, ModelConfig, Preset};
 use resflow::data::image::ImageSize;
 
+use crate::data::model_size;
 use crate::failure::usage;
-use crate::rows::model_size;
 use crate::settings::Settings;
 
 /// The preset that was asked for, or the small one for images of this size. Where a configuration file has the last word

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use resflow::backend::Backend;
 use resflow::train::Trainer;
 
-use crate::metrics::Metrics;
-use crate::run_directory::RunDirectory;
+use crate::run::directory::RunDirectory;
+use crate::run::metrics::Metrics;
 
 /// The longest time between two checkpoints.
 const LONGEST: Duration = Duration::from_secs(10);

@@ -10,14 +10,15 @@ use resflow::estimator::{Auto, Estimator, Sharing};
 use resflow::log_prob::LogProb;
 
 use crate::arguments::Score;
-use crate::arithmetic::{Precision, with_backend};
-use crate::classification::{Classified, Quality};
+use crate::data::Dataset;
+use crate::data::part::Chosen;
+use crate::device::{Precision, with_backend};
 use crate::evaluate;
+use crate::evaluate::classification::{Classified, Quality};
+use crate::evaluate::outliers::{self, Outliers};
 use crate::failure::{usage, warn};
 use crate::model::Stored;
-use crate::outliers::{self, Outliers};
 use crate::output::{extension, print, write_file};
-use crate::rows::{Chosen, Dataset};
 
 /// Fresh points of a density, unless a number is given.
 const FRESH: u32 = 10_000;

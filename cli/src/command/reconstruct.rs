@@ -9,15 +9,16 @@ use resflow::invert::{Inversion, Status};
 use resflow::transform::dequantise;
 
 use crate::arguments::Reconstruct;
-use crate::arithmetic::with_backend;
+use crate::command::decoded::report_inversion;
+use crate::data::part::Chosen;
+use crate::data::{Dataset, model_size};
+use crate::device::with_backend;
 use crate::evaluate;
 use crate::failure::usage;
-use crate::image_grid;
 use crate::model::Stored;
 use crate::output::{extension, print};
-use crate::picture::write_png;
-use crate::rows::{Chosen, Dataset, model_size};
-use crate::sample::report_inversion;
+use crate::picture::image_grid;
+use crate::picture::png::write_png;
 
 pub(crate) fn run(arguments: &Reconstruct) -> Result<()> {
     if extension(&arguments.out) != "png" {

@@ -7,9 +7,9 @@ use resflow::config::ModelConfig;
 use resflow::flow::PreparedFlow;
 use serde::{Deserialize, Serialize};
 
+use crate::data::part::Chosen;
 use crate::evaluate;
 use crate::failure::warn;
-use crate::rows::Chosen;
 
 /// Intervals of confidence over which calibration is measured, as in Guo et al. 2017 (arXiv 1706.04599).
 const INTERVALS: usize = 15;

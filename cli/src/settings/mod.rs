@@ -1,6 +1,8 @@
 //! The configuration file: TOML with the sections `[flow]` (rows of numbers) or `[images]`, and `[train]`; errors with
 //! file, line and column. What the file does not say stays as it was: the default, or the preset's.
 
+pub(crate) mod presets;
+
 use std::ops::Range;
 use std::path::Path;
 
@@ -234,7 +236,7 @@ mod tests {
     use resflow::config::Preset;
 
     use super::*;
-    use crate::presets;
+    use crate::settings::presets;
 
     fn rows(columns: usize, text: &str) -> Result<Settings> {
         Settings::beneath_file(Family::Residual, columns).parse(text, "f", &[columns])

@@ -9,13 +9,14 @@ use resflow::data::Table;
 use resflow::flow::PreparedFlow;
 use resflow::invert::Inversion;
 
-use crate::canvas::Axes;
-use crate::curve;
-use crate::image_grid;
-use crate::metrics::Entry;
-use crate::picture::{self, write_png};
-use crate::rows::{Dataset, model_size};
-use crate::run_directory::{IMAGE_PICTURES, PICTURES, RunDirectory};
+use crate::data::{Dataset, model_size};
+use crate::picture::canvas::Axes;
+use crate::picture::curve;
+use crate::picture::image_grid;
+use crate::picture::plane;
+use crate::picture::png::write_png;
+use crate::run::directory::{IMAGE_PICTURES, PICTURES, RunDirectory};
+use crate::run::metrics::{Bits, Entry};
 
 /// Images along a side of the grid.
 const SIDE: usize = 10;
@@ -37,11 +38,11 @@ impl Illustration {
     /// That of a run on some data.
     pub(crate) fn of(dataset: &Dataset) -> Self {
         let plane = |table: &Table| match table.width() {
-            2 => Self::Plane(picture::points(table)),
+            2 => Self::Plane(plane::points(table)),
             _ => Self::Nothing,
         };
         match dataset {
-            Dataset::Density(density) => plane(&density.sample(Key::new(0).named("picture"), picture::POINTS)),
+            Dataset::Density(density) => plane(&density.sample(Key::new(0).named("picture"), plane::POINTS)),
             Dataset::Table(table) => plane(table),
             Dataset::Images(_) | Dataset::Stack(_) => Self::Images,
         }
@@ -60,7 +61,7 @@ impl Illustration {
     pub(crate) fn estimate<B: Backend>(&self, flow: &PreparedFlow<B>) -> Result<Duration> {
         match self {
             Self::Nothing => Ok(Duration::ZERO),
-            Self::Plane(data) => picture::estimate(flow, &Axes::around(data)),
+            Self::Plane(data) => plane::estimate(flow, &Axes::around(data)),
             Self::Images => {
                 let start = Instant::now();
                 flow.sample(PROBE, Key::new(0), &Inversion::for_backend::<B>())?;
@@ -81,10 +82,11 @@ impl Illustration {
     ) -> Result<()> {
         match self {
             Self::Nothing => Ok(()),
-            Self::Plane(data) => picture::draw(flow, data, key, deadline, directory),
+            Self::Plane(data) => plane::draw(flow, data, key, deadline, directory.root()),
             Self::Images => {
                 let [samples, curve] = IMAGE_PICTURES.map(|name| directory.picture(name));
-                if let Some(picture) = curve::draw(entries) {
+                let training = line(entries, |b| Some(b.train_bits_per_dim));
+                if let Some(picture) = curve::draw(&training, &line(entries, |b| b.val_bits_per_dim)) {
                     write_png(&picture, &curve)?;
                 }
                 let Some(config) = model.images() else { return Ok(()) };
@@ -101,4 +103,10 @@ impl Illustration {
             }
         }
     }
+}
+
+/// The finite values of logged steps, over the steps.
+fn line(entries: &[Entry], value: fn(&Bits) -> Option<f64>) -> Vec<[f64; 2]> {
+    let points = entries.iter().filter_map(|e| Some([e.step as f64, value(e.bits.as_ref()?)?]));
+    points.filter(|p| p[1].is_finite()).collect()
 }

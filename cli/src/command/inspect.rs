@@ -9,10 +9,10 @@ use resflow::layer::Spectrum;
 use serde::Serialize;
 
 use crate::arguments::Inspect;
-use crate::arithmetic::with_backend;
+use crate::data::model_size;
+use crate::device::with_backend;
 use crate::model::{Stored, column_names};
 use crate::output::print;
-use crate::rows::model_size;
 
 /// One link of the chain.
 #[derive(Debug, Serialize)]

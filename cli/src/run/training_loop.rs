@@ -1,6 +1,5 @@
 //! One process's part of a run: the loop around the trainer.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -11,12 +10,13 @@ use resflow::train::{Budget, StepReport, Trainer, Validation};
 
 use crate::arguments::Fit;
 use crate::failure::{interrupted, warn};
-use crate::illustration::Illustration;
-use crate::keeper::Keeper;
-use crate::metrics::{Bits, Classes, Entry, Metrics};
-use crate::pace::Pace;
 use crate::progress::{Position, Progress, clock};
-use crate::run_directory::RunDirectory;
+use crate::run::directory::RunDirectory;
+use crate::run::illustration::Illustration;
+use crate::run::interruption::is_interrupted;
+use crate::run::keeper::Keeper;
+use crate::run::metrics::{Bits, Classes, Entry, Metrics};
+use crate::run::pace::Pace;
 
 /// A step is logged if its number is a multiple of this, or if it was validated.
 const LOG_EVERY: u64 = 10;
@@ -30,24 +30,6 @@ const VALIDATION_SHARE: f64 = 0.15;
 const PICTURE_SHARE: f64 = 0.05;
 /// Rows that the cost of a validation is measured with.
 const PROBE: usize = 32;
-
-/// Whether the user wants the run to stop.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// From now on Ctrl-C asks the run to stop, and a second one ends the program.
-pub(crate) fn listen_for_interruption() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot listen for Ctrl-C")
-}
-
-/// Whether the user wants the run to stop.
-pub(crate) fn is_interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
-}
 
 /// One process's part of a run.
 #[derive(Debug)]

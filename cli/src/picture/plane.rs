@@ -1,19 +1,17 @@
 //! Pictures of a flow over two columns: the data, the density exp(log p) on a grid, samples; all on the same axes.
 
-use std::io::Cursor;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use image::{ImageFormat, RgbImage};
+use anyhow::Result;
+use image::RgbImage;
 use resflow::backend::{Backend, Key};
 use resflow::data::Table;
 use resflow::flow::PreparedFlow;
 use resflow::invert::Inversion;
 
-use crate::canvas::{Axes, Canvas, SIDE, side_by_side};
-use crate::output::write_file;
-use crate::run_directory::RunDirectory;
+use crate::picture::canvas::{Axes, Canvas, SIDE, side_by_side};
+use crate::picture::png::write_png;
 
 /// Points of a scatter plot.
 pub(crate) const POINTS: usize = 10_000;
@@ -45,13 +43,13 @@ pub(crate) fn estimate<B: Backend>(flow: &PreparedFlow<B>, axes: &Axes) -> Resul
     Ok(row.mul_f64((GRID * GRID) as f64) + sample.mul_f64(POINTS as f64) + drawing)
 }
 
-/// Draws density.png, samples.png, data.png and picture.png of a run. Samples stop at the deadline.
+/// Draws density.png, samples.png, data.png and picture.png into a directory. Samples stop at the deadline.
 pub(crate) fn draw<B: Backend>(
     flow: &PreparedFlow<B>,
     data: &[[f64; 2]],
     key: Key,
     deadline: Option<Instant>,
-    directory: &RunDirectory,
+    directory: &Path,
 ) -> Result<()> {
     let axes = Axes::around(data);
     let density = density(flow, &axes, key)?;
@@ -63,9 +61,9 @@ pub(crate) fn draw<B: Backend>(
     }
     let panels = [scatter("data", data, &axes), density, scatter("samples", &samples, &axes)];
     for (name, panel) in ["data.png", "density.png", "samples.png"].iter().zip(&panels) {
-        write_png(panel, &directory.picture(name))?;
+        write_png(panel, &directory.join(name))?;
     }
-    write_png(&side_by_side(&panels), &directory.picture("picture.png"))
+    write_png(&side_by_side(&panels), &directory.join("picture.png"))
 }
 
 /// Dots at points.
@@ -77,13 +75,6 @@ pub(crate) fn scatter(title: &str, points: &[[f64; 2]], axes: &Axes) -> RgbImage
         canvas.dot(axes.place(point), ink, opacity);
     }
     canvas.finish(title, axes)
-}
-
-/// Writes a picture as PNG.
-pub(crate) fn write_png(picture: &RgbImage, path: &Path) -> Result<()> {
-    let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, ImageFormat::Png).with_context(|| path.display().to_string())?;
-    write_file(path, bytes.get_ref())
 }
 
 /// The middles of some of the grid's cells, row by row from below.

@@ -1,0 +1,83 @@
+//! The files of `resflow encode` and `resflow decode`: coordinates with log dets and their errors.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use resflow::config::ModelConfig;
+use resflow::data::csv;
+
+use crate::arguments::Coordinates;
+use crate::command::decoded::npy_bytes;
+use crate::failure::usage;
+use crate::output::{extension, print, write_file};
+
+/// The columns beside the coordinates.
+pub(crate) const LOG_DET: &str = "log_det";
+pub(crate) const ERROR: &str = "se";
+
+pub(crate) fn finite(row: &[f64]) -> bool {
+    row.iter().all(|v| v.is_finite())
+}
+
+pub(crate) fn latent_names(d: usize) -> Vec<String> {
+    (1..=d).map(|i| format!("z{i}")).collect()
+}
+
+fn is_npy(path: &Path) -> bool {
+    extension(path) == "npy"
+}
+
+/// Whether log dets go anywhere: a .npy file has no place for them.
+pub(crate) fn wants_log_dets(output: &Coordinates) -> bool {
+    output.log_det.is_some() || !is_npy(&output.out)
+}
+
+pub(crate) fn check_output(output: &Coordinates) -> Result<()> {
+    let special = |path: &Path| path.exists() && !path.is_file();
+    let ends = |path: &Path, endings: &[&str]| special(path) || endings.contains(&extension(path).as_str());
+    if !ends(&output.out, &["csv", "npy"]) {
+        let out = output.out.display();
+        return Err(usage(format_args!("--out {out}: the file's name must end in .csv or .npy")));
+    }
+    match &output.log_det {
+        Some(path) if !ends(path, &["csv"]) => {
+            Err(usage(format_args!("--log-det {}: the file's name must end in .csv", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes coordinates, log dets and errors; `model` is that of data, or `None` for latent coordinates.
+pub(crate) fn write(
+    output: &Coordinates,
+    model: Option<&ModelConfig>,
+    mut columns: Vec<String>,
+    values: Vec<f64>,
+    log_det: &[f64],
+    error: &[f64],
+) -> Result<()> {
+    let d = columns.len();
+    let names = [LOG_DET.to_owned(), ERROR.to_owned()];
+    let beside = || log_det.iter().zip(error).map(|(&l, &e)| [l, e]);
+    if let Some(path) = &output.log_det {
+        let mut bytes = Vec::new();
+        csv::write_values(Some(&names), 2, &beside().flatten().collect::<Vec<_>>(), &mut bytes)?;
+        write_file(path, &bytes)?;
+    }
+    let out = &output.out;
+    let bytes = if is_npy(out) {
+        if values.iter().any(|v| !v.is_finite()) {
+            bail!("{}: there are values that are not finite; a .csv file can hold them", out.display());
+        }
+        npy_bytes(model, d, values).with_context(|| out.display().to_string())?
+    } else {
+        columns.extend(names);
+        let all: Vec<f64> =
+            values.chunks_exact(d).zip(beside()).flat_map(|(row, more)| row.iter().copied().chain(more)).collect();
+        let mut bytes = Vec::new();
+        csv::write_values(Some(&columns), d + 2, &all, &mut bytes)?;
+        bytes
+    };
+    write_file(out, &bytes)?;
+    print(&format!("{}: {} rows\n", out.display(), log_det.len()))
+}

@@ -1,0 +1,65 @@
+//! `resflow decode`: latent points back to rows or images, with log dets.
+
+use anyhow::{Context as _, Result};
+use resflow::backend::Backend;
+use resflow::data::{Samples, Table};
+use resflow::invert::Inversion;
+
+use crate::arguments::Decode;
+use crate::command::coordinates::{ERROR, LOG_DET, check_output, finite, latent_names, wants_log_dets, write};
+use crate::command::decoded::report_inversion;
+use crate::data::read;
+use crate::device::with_backend;
+use crate::evaluate;
+use crate::failure::usage;
+use crate::model::{Stored, column_names};
+
+pub(crate) fn run(arguments: &Decode) -> Result<()> {
+    check_output(&arguments.output)?;
+    let stored = Stored::open(&arguments.model)?;
+    let table = read(&arguments.z)?;
+    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
+        decode(arguments, &stored, table, backend)
+    })
+}
+
+fn decode<B: Backend>(arguments: &Decode, stored: &Stored, table: Table, backend: B) -> Result<()> {
+    let flow = stored.flow(backend)?;
+    let prepared = flow.prepare();
+    let d = flow.dimension();
+    let z = latent(table, d).with_context(|| arguments.z.display().to_string())?;
+    let how = Inversion::for_backend::<B>();
+    let decoded = prepared.decode(&z, &how).with_context(|| arguments.z.display().to_string())?;
+    // log dets are those of the way forth at x, negated; rows without a finite x have none
+    let found: Vec<&[f64]> = decoded.rows.values().chunks_exact(d).collect();
+    let good: Vec<usize> = (0..found.len()).filter(|&i| finite(found[i])).collect();
+    let mut log_det = vec![f64::NAN; found.len()];
+    let mut error = log_det.clone();
+    if !good.is_empty() && wants_log_dets(&arguments.output) {
+        let x = Table::new(None, d, good.iter().flat_map(|&i| found[i].iter().copied()).collect())?;
+        let again =
+            evaluate::encode(&prepared, flow.config(), Samples::Rows(&x), evaluate::key(arguments.output.seed))?;
+        for (k, &i) in good.iter().enumerate() {
+            log_det[i] = -again.log_det[k];
+            error[i] = again.standard_error[k];
+        }
+    }
+    let x = decoded.rows.values().to_vec();
+    write(&arguments.output, Some(flow.config()), column_names(&flow), x, &log_det, &error)?;
+    report_inversion(&decoded.reports, &how)?;
+    Ok(())
+}
+
+/// The coordinates of a table: its columns z1 … zd if it has them, else all of its columns but log det and error.
+fn latent(table: Table, d: usize) -> Result<Table> {
+    let Some(names) = table.columns() else { return Ok(table) };
+    let wanted = latent_names(d);
+    let by_name: Option<Vec<usize>> = wanted.iter().map(|name| names.iter().position(|n| n == name)).collect();
+    let others = || (0..names.len()).filter(|&i| names[i] != LOG_DET && names[i] != ERROR).collect();
+    let columns = by_name.unwrap_or_else(others);
+    if columns.len() != d {
+        return Err(usage(format_args!("{} columns of latent coordinates, the model has {d}", columns.len())));
+    }
+    let values = (0..table.rows()).flat_map(|i| columns.iter().map(move |&c| (i, c)));
+    Ok(Table::new(None, d, values.map(|(i, c)| table.row(i)[c]).collect())?)
+}

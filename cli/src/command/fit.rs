@@ -1,0 +1,17 @@
+//! `resflow fit`: learns a density, with everything around it.
+
+use anyhow::Result;
+
+use crate::arguments::Fit;
+use crate::data::Dataset;
+use crate::output::print;
+use crate::run::illustration::Illustration;
+use crate::run::interruption::listen_for_interruption;
+use crate::run::learn::learn;
+
+pub(crate) fn run(arguments: &Fit) -> Result<()> {
+    listen_for_interruption()?;
+    let dataset = Dataset::open(&arguments.data)?;
+    let illustration = Illustration::of(&dataset);
+    print(&learn(arguments, dataset, illustration)?)
+}

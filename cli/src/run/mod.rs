@@ -1,0 +1,10 @@
+//! A run of training: what goes into it, the loop, and what it leaves in its directory.
+
+pub(crate) mod directory;
+pub(crate) mod illustration;
+pub(crate) mod interruption;
+pub(crate) mod keeper;
+pub(crate) mod learn;
+pub(crate) mod metrics;
+pub(crate) mod pace;
+pub(crate) mod training_loop;
