@@ -1,11 +1,8 @@
 //! Flows on a GPU, or on software Vulkan: how often the host waits, a device that disappears, and every family of flows.
 //!
 //! That the numbers are those of the CPU is the business of `tests/agreement` and `tests/golden`.
-#![cfg(feature = "gpu")]
 
-#[path = "../backends/wgpu/tests/device/mod.rs"]
-mod device;
-
+use crate::device;
 use resflow::backend::{Backend, BackendError, Key};
 use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig};
 use resflow::data::image::ImageSet;

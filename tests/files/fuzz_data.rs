@@ -1,12 +1,7 @@
 //! The CSV and NPY readers over mutations of the fuzz targets' seeds, without a fuzzer.
 
-#[path = "../fuzz/checks.rs"]
-#[expect(dead_code, reason = "the other targets' checks")]
-mod checks;
-#[path = "common/mutation.rs"]
-mod mutation;
-
-use mutation::{fuzz, mutate};
+use crate::checks;
+use crate::mutation::{fuzz, mutate};
 
 #[test]
 fn csv_reader_survives_mutations() {

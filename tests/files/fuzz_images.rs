@@ -1,11 +1,7 @@
 //! The readers of images over mutations of the fuzz targets' seeds, without a fuzzer.
 
-#[path = "../fuzz/checks_images.rs"]
-mod checks;
-#[path = "common/mutation.rs"]
-mod mutation;
-
-use mutation::{fuzz, mutate};
+use crate::checks_images as checks;
+use crate::mutation::{fuzz, mutate};
 
 #[test]
 fn idx_reader_survives_mutations() {

@@ -6,18 +6,10 @@ use std::path::{Path, PathBuf};
 use resflow::backend::Generator;
 use resflow::import::{StateDict, Weights};
 
-#[path = "../fuzz/checks_import.rs"]
-mod checks;
-#[path = "common/memory.rs"]
-mod memory;
-#[path = "common/mutation.rs"]
-mod mutation;
-#[path = "common/pickling.rs"]
-mod pickling;
-
-use memory::peak;
-use mutation::{below, fuzz, mutate};
-use pickling::{call, checkpoint, dict, global, int, object, pickle, tensor, text, tuple};
+use crate::checks_import as checks;
+use crate::memory::peak;
+use crate::mutation::{self, below, fuzz, mutate};
+use crate::pickling::{call, checkpoint, dict, global, int, object, pickle, tensor, text, tuple};
 
 /// Bytes of memory for a byte of a file: a pickle's values, and the room that vectors keep when they grow.
 const MULTIPLE: usize = 120;

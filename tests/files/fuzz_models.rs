@@ -12,18 +12,10 @@ use resflow::flow::Flow;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
-#[path = "../fuzz/checks.rs"]
-#[expect(dead_code, reason = "the other targets' checks")]
-mod checks;
-#[path = "../fuzz/frame.rs"]
-mod frame;
-#[path = "common/memory.rs"]
-mod memory;
-#[path = "common/mutation.rs"]
-mod mutation;
-
-use memory::peak;
-use mutation::{below, fuzz, mutate};
+use crate::checks;
+use crate::frame;
+use crate::memory::peak;
+use crate::mutation::{self, below, fuzz, mutate};
 
 /// Bytes of memory for a byte of a file: names and handles of tensors of one number, and the optimiser's copies.
 const MULTIPLE: usize = 20;

@@ -8,14 +8,8 @@ use resflow::checkpoint::Values;
 use resflow::import::{Argument, ImportError, StateDict, Weights};
 use safetensors::{Dtype, SafeTensors};
 
-#[path = "../fuzz/checks_import.rs"]
-#[expect(dead_code, reason = "the mutation tests' checks")]
-mod checks;
-#[path = "common/pickling.rs"]
-mod pickling;
-
-use checks::legacy;
-use pickling::{Entry, call, checkpoint, dict, global, int, object, pickle, storage, tensor, text, tuple, zip};
+use crate::checks_import::{self as checks, legacy};
+use crate::pickling::{Entry, call, checkpoint, dict, global, int, object, pickle, storage, tensor, text, tuple, zip};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)

@@ -2,9 +2,7 @@
 //! are a bug of their caller and panic by the backend's contract; what takes numbers, tables, configurations and files
 //! does not.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key};

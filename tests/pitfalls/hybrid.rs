@@ -1,10 +1,8 @@
 //! Hybrid models: the classifier against plain loops, the gradient of the whole loss by differences, the likelihood that a
 //! classifier leaves alone, training, files, and what is refused. No statistics: seeds are fixed.
 
-mod common;
-
-use common::bijections::slope;
-use common::*;
+use crate::common::bijections::slope;
+use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise};
 use resflow::bijection::Memory;

@@ -1,12 +1,10 @@
-//! Those of `pitfalls.rs` that are about images, named after the same list. Keys are fixed, so no test fails by chance.
-
-mod common;
+//! Those of `rows.rs` that are about images, named after the same list. Keys are fixed, so no test fails by chance.
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 
-use common::*;
+use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key, Noise, Padding};
 use resflow::bijection::{Bijection, Draw, Memory};

@@ -1,15 +1,11 @@
 //! Memory of training: one activation a block boundary and what one block needs, whatever number of terms was drawn
 //! (Chen et al. 2019, §3.2). And of reading: a small file does not take much, whatever it promises or expands to.
 
-#[path = "common/gradient_memory.rs"]
-mod gradient_memory;
-#[path = "common/memory.rs"]
-mod memory;
-
 use std::io::Write as _;
 
+use crate::gradient_memory::peak;
+use crate::memory;
 use flate2::{Compression, write::GzEncoder};
-use gradient_memory::peak;
 use resflow::bijection::Memory;
 use resflow::data::image::idx;
 

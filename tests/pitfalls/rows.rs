@@ -1,15 +1,13 @@
 //! What existing implementations get wrong, one test each, named after the list that the project keeps of them
 //! (RF: the authors' residual flows; NF: normflows; IR: i-ResNet; FE: FrEIA; TF: torchflows; NX: NuX; DN: i-DenseNet).
 //! Numbers that are missing do not apply to flows over rows of numbers: 4 mixed norms, 7 image sizes, 8 dropout, 20 the
-//! logit, 21 dequantisation. Those of training and checkpoints are in `pitfalls_training.rs`. Keys are fixed, so no test
+//! logit, 21 dequantisation. Those of training and checkpoints are in `training.rs`. Keys are fixed, so no test
 //! fails by chance; one that draws says how far from its bound chance would be.
-
-mod common;
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use common::*;
+use crate::common::*;
 use resflow::backend::{Backend, Key, Noise};
 use resflow::bijection::{Bijection, Draw, Memory};
 use resflow::block::ResidualBlock;

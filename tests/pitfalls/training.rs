@@ -1,8 +1,6 @@
-//! Those of `pitfalls.rs` that need training and checkpoints. Keys are fixed, so no test fails by chance.
+//! Those of `rows.rs` that need training and checkpoints. Keys are fixed, so no test fails by chance.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use resflow::backend::Key;
 use resflow::checkpoint::Archive;
 use resflow::config::FlowConfig;

@@ -3,10 +3,8 @@
 //! inverse, and the rate of contraction against the product of the singular values of the normalised weights. Random
 //! cases, no statistics.
 
-mod common;
-
-use common::bijections::{check_bijection, draw};
-use common::*;
+use crate::common::bijections::{check_bijection, draw};
+use crate::common::*;
 use proptest::prelude::*;
 use resflow::backend::{Backend, Key};
 use resflow::bijection::Bijection;

@@ -1,11 +1,9 @@
-//! Of couplings and invertible linear maps in particular, besides what every link promises (properties_block,
-//! properties_image_links): what stays and what moves, shapes without two sides, the ends of the scale, tiles; the log det
+//! Of couplings and invertible linear maps in particular, besides what every link promises (`block.rs`,
+//! `image_links.rs`): what stays and what moves, shapes without two sides, the ends of the scale, tiles; the log det
 //! of a matrix by its factors, rotations, singular starts. Random cases, no statistics.
 
-mod common;
-
-use common::bijections::draw;
-use common::*;
+use crate::common::bijections::draw;
+use crate::common::*;
 use nalgebra::DMatrix;
 use proptest::prelude::*;
 use resflow::NdArray;

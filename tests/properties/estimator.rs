@@ -3,9 +3,7 @@
 //! its bound. By drawing from fixed keys: the same means through `draw`, blocks and gradients, for every law, sharing
 //! and probe. The z-tests of one test function together raise a false alarm for one choice of keys in 10⁴ (Bonferroni).
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use nalgebra::DMatrix;
 use proptest::prelude::*;
 use resflow::backend::{Backend, Key};

@@ -2,9 +2,7 @@
 //! goes on where it stopped, bit for bit, and a model file gives it back in either precision; and what each family
 //! refuses. No statistics: seeds are fixed.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::Key;
 use resflow::checkpoint::Archive;

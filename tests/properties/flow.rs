@@ -3,11 +3,9 @@
 //! cover what they say. The intervals are counted over 1,000 fixed keys, where the issue asks for 93 to 97 % of 95 %: for
 //! an interval that covers exactly 95 %, one count in 270 would fall outside for other keys.
 
-mod common;
-
 use std::num::NonZeroUsize;
 
-use common::*;
+use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key, Noise};

@@ -2,12 +2,10 @@
 //! order, gradients are those by differences, and nothing depends on threads, on how the batch is cut, on saving or on what
 //! the forward pass keeps. Random architectures; the tests with many keys say how far from their bound chance would be.
 
-mod common;
-
 use std::num::NonZeroUsize;
 
-use common::bijections::{log_det_by_differences, slope};
-use common::*;
+use crate::common::bijections::{log_det_by_differences, slope};
+use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key};

@@ -1,11 +1,9 @@
 //! Layers on images: the adjoint identity and Taylor's theorem for convolutions, linear layers, activations and chains of
-//! them, as for rows in `properties_layers.rs`; σ against the SVD of the zero-padded convolution, at the size of the stored
+//! them, as for rows in `layers.rs`; σ against the SVD of the zero-padded convolution, at the size of the stored
 //! vectors, at smaller ones and after resizing. Random cases, no statistics.
 
-mod common;
-
-use common::derivatives::*;
-use common::*;
+use crate::common::derivatives::*;
+use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key};

@@ -2,10 +2,8 @@
 //! flattening and residual blocks on images of any size; the logit at and near 0 and 1; what dequantisation and bits per
 //! dimension are. Random cases, no statistics, but for the mean of the noise, which is 5 standard errors from its bound.
 
-mod common;
-
-use common::bijections::{EXACT, check_bijection, check_gradients};
-use common::*;
+use crate::common::bijections::{self, EXACT, check_bijection, check_gradients};
+use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key};
@@ -266,7 +264,7 @@ fn tiles_do_not_change_a_row() {
     // exact log dets of a wide block, too
     let small = block(&b, [2, 3, 2], 3, Nonlinearity::Elu, false, key);
     let x = normal(&b, key, [2, 2, 3, 2]);
-    let value = small.prepare(&b).forward(&b, &x, Some((common::bijections::draw(key), 1))).1.expect("asked for").value;
+    let value = small.prepare(&b).forward(&b, &x, Some((bijections::draw(key), 1))).1.expect("asked for").value;
     check_gradients(&b, &small, &x, key, &down(&b, &value));
 }
 

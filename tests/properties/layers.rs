@@ -3,10 +3,8 @@
 //! parameter, with the soft normalisation on and off and with u, v converged or not. Random cases, no statistics: a
 //! false alarm would need a second derivative that happens to vanish in six random directions at once.
 
-mod common;
-
-use common::derivatives::*;
-use common::*;
+use crate::common::derivatives::*;
+use crate::common::*;
 use proptest::prelude::*;
 use resflow::backend::{Backend, Key};
 use resflow::config::Nonlinearity;

@@ -1,9 +1,7 @@
 //! Power iteration against nalgebra's singular values, in both precisions: never above, and at most a thousandth below
 //! once converged where the two largest lie 5 % apart. Random cases, no statistics.
 
-mod common;
-
-use common::{cases, spectral_norm};
+use crate::common::{self, cases, spectral_norm};
 use nalgebra::DMatrix;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;

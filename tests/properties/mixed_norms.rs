@@ -1,9 +1,7 @@
 //! Flows whose weights are bounded between other norms than the 2-norm: g contracts in the norm of its chain, the inverse
 //! finds x, and learned orders get the gradient of the likelihood.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use resflow::backend::{Backend as _, Key};
 use resflow::checkpoint::Archive;
 use resflow::config::{FlowConfig, ModelConfig, Nonlinearity};

@@ -3,9 +3,7 @@
 //! differences; chains of norms that bound nothing are refused. Random cases: the searches for 1→q and p→∞ begin at 128
 //! random columns or rows of at most six, and miss the largest one once in 10⁹ cases.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use resflow::backend::{Backend, Key, Padding};

@@ -1,8 +1,6 @@
 //! What computes: the processor, a GPU where the program is built with support for one, and what is refused.
 
-mod binary;
-
-use binary::Folder;
+use crate::binary::Folder;
 use serde_json::Value;
 
 #[test]
@@ -40,7 +38,7 @@ fn without_support_for_gpus() {
 
 #[cfg(feature = "gpu")]
 mod gpu {
-    use binary::text;
+    use crate::binary::text;
     use resflow::data::image::{ImageSet, idx};
 
     use super::*;

@@ -1,8 +1,6 @@
 //! Whatever is wrong with the input: exit code 1 or 2, a message that says what and where, and no panic.
 
-mod binary;
-
-use binary::{Folder, TINY};
+use crate::binary::{self, Folder, TINY};
 
 #[test]
 fn data() {

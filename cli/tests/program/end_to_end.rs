@@ -1,10 +1,8 @@
 //! The binary from end to end: fit, score, sample, encode, decode, inspect.
 
-mod binary;
-
 use std::time::{Duration, Instant};
 
-use binary::{Folder, csv, metrics};
+use crate::binary::{self, Folder, csv, metrics};
 use serde_json::Value;
 
 #[test]

@@ -1,9 +1,7 @@
 //! Experiments: small ones from end to end, stopped and gone on with, and files that are refused.
 #![cfg(unix)]
 
-mod binary;
-
-use binary::{Folder, start, wait_for};
+use crate::binary::{self, Folder, start, wait_for};
 use serde_json::Value;
 
 const COMPARISON: &str = "\

@@ -1,9 +1,7 @@
 //! Every family of flows from the command line, over rows and over images: fit, inspect, score, sample, resume.
 #![cfg(unix)]
 
-mod binary;
-
-use binary::{Folder, assert_same, metrics, start, text, wait_for};
+use crate::binary::{self, Folder, assert_same, metrics, start, text, wait_for};
 use resflow::data::image::{ImageSet, idx};
 use serde_json::Value;
 

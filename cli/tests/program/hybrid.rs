@@ -1,8 +1,6 @@
 //! Hybrid models from the command line: fit, score, inspect, resume and compare a flow that classifies, and outliers.
 
-mod binary;
-
-use binary::{Folder, assert_same, metrics, start, text, wait_for};
+use crate::binary::{self, Folder, assert_same, metrics, start, text, wait_for};
 use resflow::checkpoint::Archive;
 use resflow::data::image::{ImageSet, idx, npy};
 use serde_json::Value;

@@ -1,10 +1,8 @@
 //! Images from the command line, on sixty of 8 × 8 pixels.
 
-mod binary;
-
 use std::fs::{create_dir, read, write};
 
-use binary::{Folder, metrics, text};
+use crate::binary::{self, Folder, metrics, text};
 use resflow::backend::Key;
 use resflow::data::Table;
 use resflow::data::image::{ImageSet, ImageStack, idx, npy, png};

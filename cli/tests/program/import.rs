@@ -1,11 +1,9 @@
 //! A model of the reference implementation from the command line: imported from a state dict and from torch's file, and
 //! checked number by number.
 
-mod binary;
-
 use std::path::Path;
 
-use binary::{Folder, text};
+use crate::binary::{Folder, text};
 use resflow::data::image::{ImageStack, npy};
 use resflow::data::npy::Float;
 use safetensors::SafeTensors;

@@ -1,12 +1,10 @@
 //! Killed, interrupted or out of disk: the last checkpoint is good, and going on from it changes nothing.
 #![cfg(unix)]
 
-mod binary;
-
 use std::process::Command;
 use std::time::Instant;
 
-use binary::{Folder, assert_same, csv, start, text, wait_for};
+use crate::binary::{self, Folder, assert_same, csv, start, text, wait_for};
 use resflow::checkpoint::Archive;
 
 #[test]
