@@ -1,4 +1,4 @@
-//! What holds of every file of images, for the targets here and for the mutation loops in tests/fuzz_images.rs. Each
+//! What holds of every file of images, for the targets here and for the mutation loops in tests/files/fuzz_images.rs. Each
 //! check says whether the reader accepted the input.
 
 use resflow::data::DataError;

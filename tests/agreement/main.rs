@@ -10,6 +10,8 @@
 mod common;
 mod densities;
 mod files;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod gradients;
 mod inverses;
 mod model;

@@ -1,0 +1,121 @@
+//! What computes: the processor, a GPU where the program is built with support for one, and what is refused.
+
+use crate::binary::Folder;
+use serde_json::Value;
+
+#[test]
+fn devices_lists_the_processor() {
+    let folder = Folder::new();
+    assert!(folder.succeed("devices").contains("--backend cpu"));
+    let devices: Value = serde_json::from_str(&folder.succeed("devices --json")).expect("one object");
+    assert!(devices["cpu"]["threads"].as_u64() > Some(0), "{devices}");
+    assert_eq!(devices["wgpu"].is_array(), cfg!(feature = "gpu"), "{devices}");
+}
+
+#[test]
+fn options_that_contradict_each_other() {
+    let folder = Folder::new();
+    for (line, says) in [
+        ("--adapter 0", "--backend wgpu"),
+        ("--products f16", "--backend wgpu"),
+        ("--backend wgpu --precision f64", "f32"),
+        ("--backend wgpu --threads 2", "--backend cpu"),
+    ] {
+        let error = folder.fail(&format!("fit checkerboard --out run --config tiny.toml {line}"), 2);
+        assert!(error.contains(says), "{line}: {error}");
+        assert!(!folder.path("run").exists(), "{line}: nothing is written");
+    }
+    folder.fail("fit checkerboard --out run --backend cuda", 2);
+}
+
+#[cfg(not(feature = "gpu"))]
+#[test]
+fn without_support_for_gpus() {
+    let folder = Folder::new();
+    let error = folder.fail("fit checkerboard --out run --config tiny.toml --backend wgpu", 2);
+    assert!(error.contains("--features gpu"), "{error}");
+}
+
+#[cfg(feature = "gpu")]
+mod gpu {
+    use crate::binary::text;
+    use resflow::data::image::{ImageSet, idx};
+
+    use super::*;
+
+    const IMAGES: &str = "\
+[images]
+height = 8
+width = 8
+blocks = [1, 1]
+filters = 8
+fully_connected = 1
+fully_connected_width = 8
+[train]
+batch = 16
+steps = 3
+validation_fraction = 0.2
+";
+
+    /// Whether there is an adapter; without one the test says so, or fails where one is required.
+    fn adapter(folder: &Folder) -> bool {
+        let devices: Value = serde_json::from_str(&folder.succeed("devices --json")).expect("one object");
+        let found = devices["wgpu"].as_array().is_some_and(|list| !list.is_empty());
+        let required = std::env::var("RESFLOW_REQUIRE_GPU").is_ok_and(|value| value == "1");
+        assert!(found || !required, "RESFLOW_REQUIRE_GPU=1, but there is no adapter");
+        if !found {
+            eprintln!("SKIPPED, NOT TESTED: no adapter");
+        }
+        found
+    }
+
+    #[test]
+    fn a_run_moves_between_backends() {
+        let folder = Folder::new();
+        if !adapter(&folder) {
+            let error = folder.fail("fit checkerboard --out run --config tiny.toml --backend wgpu", 1);
+            assert!(error.contains("driver"), "{error}");
+            return;
+        }
+        let output = folder.run("fit checkerboard --out run --config tiny.toml --seed 3 --steps 20 --backend wgpu");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("on "), "the adapter is named: {}", text(&output.stderr));
+        // on with the CPU, and back
+        folder.succeed("fit checkerboard --out run --resume --steps 30");
+        folder.succeed("fit checkerboard --out run --resume --steps 40 --backend wgpu");
+        folder.succeed("fit checkerboard --out cpu --config tiny.toml --seed 3 --steps 40");
+        let nll = |run: &str| {
+            let score = folder.succeed(&format!("score {run} checkerboard --rows 500 --json"));
+            let score: Value = serde_json::from_str(&score).expect("one object");
+            score["mean_log_prob"].as_f64().expect("a number")
+        };
+        // the same seeds: only rounding differs, over forty steps
+        assert!((nll("run") - nll("cpu")).abs() < 0.02, "{} and {}", nll("run"), nll("cpu"));
+        let on_gpu = folder.succeed("score run checkerboard --rows 500 --json --backend wgpu --adapter 0");
+        let on_gpu: Value = serde_json::from_str(&on_gpu).expect("one object");
+        assert!((on_gpu["mean_log_prob"].as_f64().expect("a number") - nll("run")).abs() < 1e-3);
+        folder.succeed("sample run -n 20 --out s.csv --backend wgpu");
+        folder.succeed("sample run -n 20 --out t.csv");
+        for (a, b) in folder.table("s.csv").1.iter().flatten().zip(folder.table("t.csv").1.iter().flatten()) {
+            assert!((a - b).abs() < 1e-3, "{a} and {b}");
+        }
+        let error = folder.fail("score run checkerboard --backend wgpu --adapter nowhere", 1);
+        assert!(error.contains("nowhere"), "{error}");
+    }
+
+    #[test]
+    fn images_take_steps() {
+        let folder = Folder::new();
+        if !adapter(&folder) {
+            return;
+        }
+        let byte = |e: usize| (3 * (e / 64) + 11 * (e % 8) + 13 * (e / 8 % 8)) as u8;
+        let set = ImageSet::new(8, 8, 1, (0..40 * 64).map(byte).collect(), None).expect("images");
+        let mut bytes = Vec::new();
+        idx::write_images(&set, &mut bytes).expect("a file in memory");
+        folder.write("train-images-idx3-ubyte", bytes);
+        folder.write("images.toml", IMAGES);
+        folder.succeed("fit train-images-idx3-ubyte --out digits --config images.toml --backend wgpu");
+        folder.succeed("sample digits -n 4 --out grid.png --backend wgpu");
+    }
+}

@@ -1,0 +1,122 @@
+//! Every family of flows from the command line, over rows and over images: fit, inspect, score, sample, resume.
+#![cfg(unix)]
+
+use crate::binary::{self, Folder, assert_same, metrics, start, text, wait_for};
+use resflow::data::image::{ImageSet, idx};
+use serde_json::Value;
+
+const MODELS: [&str; 4] = ["residual", "iresnet", "realnvp", "glow"];
+
+/// No setting that only some families have.
+const IMAGES: &str = "\
+[images]
+height = 8
+width = 8
+blocks = [2, 1]
+filters = 6
+fully_connected = 0
+replicates = 4
+[train]
+batch = 16
+steps = 6
+validate_every = 3
+validation_fraction = 0.2
+";
+
+fn folder() -> Folder {
+    let folder = Folder::new();
+    folder.write("images.toml", IMAGES);
+    let bytes = (0..60 * 64).map(|e| (e * 5 % 64 * 3 + e / 64) as u8).collect();
+    let mut file = Vec::new();
+    idx::write_images(&ImageSet::new(8, 8, 1, bytes, None).expect("images"), &mut file).expect("a file in memory");
+    folder.write("set.idx", file);
+    folder
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("one object")
+}
+
+#[test]
+fn rows_and_images_of_every_family() {
+    let folder = folder();
+    for (data, config, kind) in [("moons", "tiny.toml", "rows"), ("set.idx", "images.toml", "images")] {
+        for model in MODELS {
+            let (run, couples) = (format!("{kind}-{model}"), matches!(model, "realnvp" | "glow"));
+            folder.succeed(&format!("fit {data} --model {model} --config {config} --out {run} --seed 3"));
+            let settings = folder.read(&format!("{run}/config.toml"));
+            assert!(settings.contains(&format!("model = \"{model}\"")), "{settings}");
+            let last = metrics(&folder.path(&run)).pop().expect("a logged step");
+            assert_eq!((last["lipschitz"].is_f64(), last["lipschitz"].is_null()), (!couples, couples), "{last}");
+            assert!(last["val_nll"].is_f64() && last["train_nll"].is_f64(), "{last}");
+
+            let inspected = folder.succeed(&format!("inspect {run}"));
+            assert!(inspected.contains(&format!("family          {model}\n")), "{inspected}");
+            assert_eq!(inspected.contains("Lipschitz bound"), !couples, "{inspected}");
+            assert_eq!(inspected.contains("affine coupling"), couples, "{inspected}");
+            assert_eq!(inspected.contains("invertible linear map"), model == "glow", "{inspected}");
+            assert_eq!(inspected.contains("truncated after 10 terms"), model == "iresnet", "{inspected}");
+            let inspected = json(&folder.succeed(&format!("inspect {run} --json")));
+            assert_eq!((&inspected["family"], inspected["lipschitz"].is_null()), (&Value::from(model), couples));
+
+            let rows = if kind == "rows" { "--rows 200" } else { "--rows 8" };
+            let score = json(&folder.succeed(&format!("score {run} {data} --json {rows} --out scores.csv")));
+            assert!(score["mean_log_prob"].is_f64(), "{score}");
+            if couples {
+                assert_eq!(score["estimator"], "exact");
+                assert!(folder.table("scores.csv").1.iter().all(|row| row.last() == Some(&0.0)), "no error");
+            }
+            let output = folder.run(&format!("sample {run} -n 20 --out samples.npy"));
+            assert!(output.status.success(), "{run}: {}", text(&output.stderr));
+
+            // what the run is of is known to it; another family is another run
+            let resume = format!("fit {data} --out {run} --resume");
+            let longer = folder.succeed(&format!("{resume} --config {config} --model {model} --steps 50"));
+            assert!(longer.contains(" 50 steps"), "{longer}");
+            let other = MODELS[(MODELS.iter().position(|m| *m == model).unwrap_or(0) + 1) % 4];
+            let error = folder.fail(&format!("{resume} --model {other}"), 2);
+            assert!(error.contains(&format!("is of {model}")), "{error}");
+        }
+    }
+}
+
+/// The file may name the family; both must not differ, and there is no other.
+#[test]
+fn families_in_files() {
+    let folder = folder();
+    folder.write("glow.toml", format!("[flow]\nmodel = \"glow\"\n{}", &binary::TINY["[flow]\n".len()..]));
+    folder.succeed("fit moons --config glow.toml --out run");
+    assert!(folder.read("run/config.toml").contains("initial_scale = 0.0"), "Glow's own settings are beneath the file");
+    folder.succeed("fit moons --model glow --config tiny.toml --out again");
+    let model = |run: &str| std::fs::read(folder.path(run).join("model.safetensors")).expect("a model");
+    assert!(model("run") == model("again"));
+    let error = folder.fail("fit moons --model realnvp --config glow.toml --out other", 2);
+    assert!(error.contains("glow.toml says model = \"glow\""), "{error}");
+    let error = folder.fail("fit moons --model glaw --out other", 2);
+    assert!(error.contains("residual, iresnet, realnvp, glow"), "{error}");
+    folder.write("wrong.toml", "[flow]\nmodel = \"glaw\"\n");
+    assert!(folder.fail("fit moons --config wrong.toml --out other", 2).contains("line 2, column 9"));
+    folder.write("exact.toml", "[flow]\nmodel = \"iresnet\"\ntraining = \"exact\"\n");
+    assert!(folder.fail("fit moons --config exact.toml --out other", 2).contains("truncated series"));
+    folder.write("one.csv", "a\n1\n2\n3\n4\n5\n");
+    assert!(folder.fail("fit one.csv --model realnvp --out other", 2).contains("two columns"));
+    assert!(!folder.path("other").exists());
+}
+
+/// Killed in the middle, a run of couplings ends as if nothing had happened.
+#[test]
+fn a_kill_changes_nothing() {
+    let folder = folder();
+    let config = IMAGES.replace("steps = 6", "steps = 600").replace("validate_every = 3", "validate_every = 20");
+    folder.write("long.toml", config);
+    folder.succeed("fit set.idx --model glow --config long.toml --out whole");
+    let mut child = start(&folder, "fit set.idx --model glow --config long.toml --out run");
+    wait_for("a checkpoint of some steps", || {
+        let archive = resflow::checkpoint::Archive::read(&folder.path("run/checkpoint.safetensors"));
+        archive.is_ok_and(|a| a.document["run"]["step"].as_u64() > Some(0))
+    });
+    child.kill().expect("a child");
+    child.wait().expect("a child");
+    folder.succeed("fit set.idx --config long.toml --out run --resume");
+    assert_same(&folder.path("whole"), &folder.path("run"));
+}

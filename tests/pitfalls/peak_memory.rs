@@ -1,0 +1,57 @@
+//! Memory of training: one activation a block boundary and what one block needs, whatever number of terms was drawn
+//! (Chen et al. 2019, §3.2). And of reading: a small file does not take much, whatever it promises or expands to.
+
+use std::io::Write as _;
+
+use crate::gradient_memory::peak;
+use crate::memory;
+use flate2::{Compression, write::GzEncoder};
+use resflow::bijection::Memory;
+use resflow::data::image::idx;
+
+fn bytes(blocks: usize, terms: usize, memory: Memory) -> f64 {
+    peak(blocks, terms, memory).expect("a gradient") as f64
+}
+
+#[test]
+fn neumann_does_not_grow_with_the_terms() {
+    for memory in [Memory::Recompute, Memory::Keep] {
+        let (few, many) = (bytes(2, 3, memory), bytes(2, 30, memory));
+        assert!(many < 1.05 * few, "{memory:?}: {few} bytes for 3 terms, {many} for 30");
+    }
+    let (few, many) = (bytes(2, 3, Memory::Differentiate), bytes(2, 30, Memory::Differentiate));
+    assert!(many > 3.0 * few, "differentiated: {few} bytes for 3 terms, {many} for 30");
+}
+
+#[test]
+fn a_block_costs_its_boundary() {
+    // x, u, v and the output of the ActNorm behind it, and the gradients of its parameters
+    let boundary = 5.0 * 28.0 * 28.0 * 4.0 + 12.0 * (64.0 * 64.0 + 20.0 * 64.0) * 4.0;
+    let grows = |memory| (bytes(12, 4, memory) - bytes(4, 4, memory)) / 8.0;
+    let (recomputed, kept) = (grows(Memory::Recompute), grows(Memory::Keep));
+    assert!(recomputed < boundary, "a block more takes {recomputed} bytes, its boundary {boundary}");
+    assert!(kept > 5.0 * recomputed, "{kept} bytes kept, {recomputed} recomputed");
+}
+
+/// An IDX file of `images` images of 28 × 28 by its header and of `zeros` bytes in fact, compressed.
+fn compressed(images: u32, zeros: usize) -> Vec<u8> {
+    let mut file = GzEncoder::new(Vec::new(), Compression::best());
+    for word in [0x803, images, 28, 28] {
+        file.write_all(&word.to_be_bytes()).expect("memory");
+    }
+    for _ in 0..zeros >> 12 {
+        file.write_all(&[0; 1 << 12]).expect("memory");
+    }
+    file.finish().expect("memory")
+}
+
+#[test]
+fn gzip_bombs_take_little_memory() {
+    // 64 MiB behind one image; a promise of 3 TB without data; 2 GiB promised and 64 MiB there
+    for (images, zeros) in [(1, 64 << 20), (u32::MAX, 0), (2_800_000, 64 << 20)] {
+        let bytes = compressed(images, zeros);
+        let (read, held) = memory::peak(|| idx::read_images(&bytes));
+        assert!(read.is_err(), "{images} images of {zeros} bytes");
+        assert!(held < 1 << 20, "{held} bytes held for a file of {}", bytes.len());
+    }
+}

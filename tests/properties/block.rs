@@ -1,0 +1,178 @@
+//! Every bijection (shape, inverse, Jacobian, gradients), and of the residual block in particular: its log det against
+//! nalgebra, its backward pass against Taylor's theorem, its inverse by every method, the bound on the error of the
+//! inverse, and the rate of contraction against the product of the singular values of the normalised weights. Random
+//! cases, no statistics.
+
+use crate::common::bijections::{check_bijection, draw};
+use crate::common::*;
+use proptest::prelude::*;
+use resflow::backend::{Backend, Key};
+use resflow::bijection::Bijection;
+use resflow::config::Nonlinearity;
+use resflow::invert::{Inversion, Method, Status, invert_residual};
+use resflow::layer::{Keep, Layer};
+use resflow::transform::ActNorm;
+
+const ROWS: usize = 5;
+fn methods() -> impl Strategy<Value = Method> {
+    prop_oneof![Just(Method::FixedPoint), (1_usize..=5).prop_map(Method::Anderson)]
+}
+
+fn converged(net: Net) -> Net {
+    Net { iterations: None, ..net }
+}
+
+/// κ/max(κ, σ) times the singular value of each linear layer of a block, multiplied: computed here from u, v and SVD.
+fn product_of_norms(b: &Cpu, net: &Net) -> f64 {
+    let mut tensors = Vec::new();
+    net.sequence(b).visit("", &mut |name, t, _| tensors.push((name.to_owned(), b.shape(t), down(b, t))));
+    let mut product = 1.0;
+    for (i, (name, shape, w)) in tensors.iter().enumerate() {
+        if name.ends_with(".weight") {
+            let (u, v) = (&tensors[i + 2].2, &tensors[i + 3].2);
+            let sigma: f64 = u.iter().zip(w.chunks_exact(shape[1])).map(|(u, row)| u * dot(row, v)).sum();
+            product *= spectral_norm(shape[0], shape[1], w) * net.kappa / net.kappa.max(sigma);
+        }
+    }
+    product
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn every_bijection(net in nets(1..=6, &SMOOTH, true), shift in -2.0..2.0) {
+        let (b, d) = (cpu(), net.dimension());
+        let net = converged(net);
+        let s = b.affine(normal(&b, net.key().named("s"), [d]), 0.7, 0.0);
+        let shift = b.affine(normal(&b, net.key().named("shift"), [d]), 1.0, shift);
+        let actnorm = ActNorm::from_parts(&b, s, shift).expect("shapes that fit");
+        let couplings = masks(&[d]).into_iter().map(|mask| {
+            Box::new(coupling(&b, &[d], mask, net.widths[1], net.activation, net.key())) as Box<dyn Bijection<Cpu>>
+        });
+        let mut links: Vec<Box<dyn Bijection<Cpu>>> = couplings.collect();
+        links.extend([net.block(&b).boxed_clone(), actnorm.boxed_clone(), invertible(&b, d, net.key()).boxed_clone()]);
+        for link in &links {
+            let link = &**link;
+            assert!(link.output(&[d]).is_ok() && link.output(&[d + 1]).is_err() && link.output(&[]).is_err());
+            check_bijection(&b, link, &normal(&b, net.key().named("x"), [ROWS, d]), net.key());
+        }
+    }
+
+    #[test]
+    fn log_det_is_positive_and_that_of_the_jacobian(net in nets(1..=8, &Nonlinearity::ALL, true)) {
+        let (b, d) = (cpu(), net.dimension());
+        let net = converged(net);
+        let x = normal(&b, net.key().named("x"), [ROWS, d]);
+        let prepared = net.sequence(&b).prepare(&b);
+        let (_, saved) = prepared.forward(&b, &x, Keep::First);
+        let columns: Vec<_> = (0..d).map(|j| {
+            let unit: Vec<f64> = (0..ROWS * d).map(|e| f64::from(u8::from(e % d == j))).collect();
+            down(&b, &prepared.jvp(&b, &saved, &b.upload(&unit, [ROWS, d].into())).0)
+        }).collect();
+        let value = net.block(&b).prepare(&b).forward(&b, &x, Some((draw(Key::new(1)), 1))).1.expect("asked for").value;
+        for (r, value) in down(&b, &value).into_iter().enumerate() {
+            let jacobian: Vec<f64> =
+                (0..d * d).map(|e| columns[e % d][r * d + e / d] + f64::from(u8::from(e % (d + 1) == 0))).collect();
+            let expected = log_det(d, &jacobian);
+            prop_assert!((value - expected).abs() < 1e-11, "{value} and {expected}");
+        }
+    }
+
+    #[test]
+    fn round_trip(net in nets(1..=8, &Nonlinearity::ALL, true), method in methods(), spread in 0.1..30.0) {
+        let b = cpu();
+        let net = converged(net);
+        let x = b.affine(normal(&b, net.key().named("x"), [20, net.dimension()]), spread, 0.0);
+        let block = net.block(&b).prepare(&b);
+        let y = block.forward(&b, &x, None).0;
+        let how = Inversion::for_backend::<Cpu>().with_method(method).expect("a method");
+        let back = block.inverse(&b, &y, &how).expect("no device fault");
+        let (x, y, found) = (down(&b, &x), down(&b, &y), down(&b, &back.value));
+        let again = down(&b, &block.forward(&b, &back.value, None).0);
+        let d = net.dimension();
+        for (r, report) in back.rows.iter().enumerate() {
+            let row = r * d..(r + 1) * d;
+            let away = |a: &[f64], b: &[f64]| norm(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
+            let scale = y[row.clone()].iter().fold(1.0_f64, |a, y| a.max(y.abs()));
+            prop_assert_eq!(report.status, Status::Converged);
+            prop_assert!(report.residual <= how.accuracy());
+            let error = away(&found[row.clone()], &x[row.clone()]);
+            prop_assert!(error <= 1e-10 * scale, "off by {error:e}");
+            prop_assert!(error <= report.error_bound + 1e-13 * scale, "off by {error:e}, bound {:e}", report.error_bound);
+            prop_assert!(away(&again[row.clone()], &y[row]) <= 2.0 * how.accuracy() * scale * (d as f64).sqrt());
+        }
+    }
+
+    /// Stopped anywhere, the answer lies within its bound, and a row not at the accuracy says so.
+    #[test]
+    fn early_stops_are_within_their_bound(
+        net in nets(1..=8, &Nonlinearity::ALL, true), method in methods(), limit in 1_u32..12,
+    ) {
+        let b = cpu();
+        let net = converged(net);
+        let x = b.affine(normal(&b, net.key().named("x"), [10, net.dimension()]), 3.0, 0.0);
+        let block = net.block(&b).prepare(&b);
+        let y = block.forward(&b, &x, None).0;
+        let how = Inversion::for_backend::<Cpu>().with_method(method).and_then(|h| h.with_limit(limit)).expect("checked");
+        let back = block.inverse(&b, &y, &how).expect("no device fault");
+        let (x, found) = (down(&b, &x), down(&b, &back.value));
+        for ((report, x), found) in back.rows.iter().zip(x.chunks(net.dimension())).zip(found.chunks(net.dimension())) {
+            let error = norm(&x.iter().zip(found).map(|(a, b)| a - b).collect::<Vec<_>>());
+            prop_assert!(error <= report.error_bound + 1e-12, "off by {error:e}, bound {:e}", report.error_bound);
+            prop_assert!(report.iterations <= limit);
+            let expected = if report.residual <= how.accuracy() { Status::Converged } else { Status::NotConverged };
+            prop_assert!(report.status == expected || report.status == Status::FloatFloor, "{:?}", report);
+        }
+    }
+
+    #[test]
+    fn the_fixed_point_contracts_as_the_weights_say(net in nets(1..=8, &Nonlinearity::ALL, true)) {
+        let b = cpu();
+        let net = converged(net);
+        let rate = product_of_norms(&b, &net);
+        prop_assert!(rate <= net.block(&b).lipschitz_bound().expect("a block") * (1.0 + 1e-3), "{rate}");
+        let y = b.affine(normal(&b, net.key().named("y"), [1, net.dimension()]), 2.0, 0.0);
+        let prepared = net.sequence(&b).prepare(&b);
+        let residual = |x: &Tensor| {
+            let step = b.axpy(-1.0, &prepared.forward(&b, x, Keep::Value).0, y.clone());
+            (norm(&down(&b, &b.axpy(-1.0, x, step.clone()))), step)
+        };
+        let (mut last, mut x) = residual(&y);
+        let scale = 1e-15 * (1.0 + norm(&down(&b, &y)));
+        for _ in 0..40 {
+            let (size, next) = residual(&x);
+            prop_assert!(size <= rate * last * (1.0 + 1e-12) + 10.0 * scale, "{size:e} after {last:e}, rate {rate}");
+            (last, x) = (size, next);
+        }
+        // the library's iteration is that one
+        let how = Inversion::for_backend::<Cpu>().with_method(Method::FixedPoint).and_then(|h| h.with_limit(9));
+        let report = net.block(&b).prepare(&b).inverse(&b, &y, &how.expect("checked")).expect("no device fault").rows[0];
+        let first = residual(&y).0;
+        prop_assert!(report.error_bound * (1.0 - net.block(&b).lipschitz_bound().expect("a block"))
+            <= rate.powi(i32::try_from(report.iterations).expect("few") - 1) * first * (1.0 + 1e-9) + 10.0 * scale);
+    }
+
+    /// A row's answer does not depend on the rows beside it: bitwise, for a g that treats rows alike.
+    #[test]
+    fn rows_do_not_wait_for_or_change_each_other(seed: u64, n in 1_usize..9, method in methods()) {
+        let (b, d) = (cpu(), 3);
+        let how = Inversion::for_backend::<Cpu>().with_method(method).expect("checked");
+        // rows of very different size need very different numbers of iterations
+        let y: Vec<f64> = down(&b, &normal(&b, Key::new(seed), [n, d])).iter().enumerate()
+            .map(|(e, y)| y * 10_f64.powi((e / d) as i32 % 5 - 3)).collect();
+        let slope = 0.9;
+        let g = |x: &Tensor| b.affine(b.unary(resflow::backend::Unary::Sin, x.clone()), slope, 0.0);
+        let solve = |y: &[f64]| {
+            let y = b.upload(y, [y.len() / d, d].into());
+            let solution = invert_residual(&b, g, &y, slope, &how).expect("no device fault");
+            (down(&b, &solution.value), solution.rows)
+        };
+        let (together, reports) = solve(&y);
+        for (r, row) in y.chunks(d).enumerate() {
+            let (alone, report) = solve(row);
+            prop_assert_eq!(&together[r * d..(r + 1) * d], &alone[..]);
+            prop_assert_eq!(reports[r], report[0]);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Every family of flows, over rows and over images, through the one trainer and the one format: training improves it, a run
+//! goes on where it stopped, bit for bit, and a model file gives it back in either precision; and what each family
+//! refuses. No statistics: seeds are fixed.
+
+use crate::common::*;
+use resflow::NdArray;
+use resflow::backend::Key;
+use resflow::checkpoint::Archive;
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset, Stage};
+use resflow::coupling::Mask;
+use resflow::data::ToyDensity;
+use resflow::estimator::{Estimator, Exact};
+use resflow::flow::Flow;
+use resflow::invert::{Inversion, Status};
+use resflow::train::{Budget, Source, TrainConfig, Trainer};
+
+fn rows(family: Family) -> ModelConfig {
+    FlowConfig { blocks: 6, hidden: vec![16, 16], ..FlowConfig::of(family, 2) }.into()
+}
+
+fn small_images(family: Family) -> ModelConfig {
+    let residual = ImageConfig {
+        blocks: vec![2, 1],
+        filters: 6,
+        fully_connected: 1,
+        fully_connected_width: 4,
+        evaluation: Estimator::Exact(Exact),
+        ..exact_images([4, 4, 1], &[1])
+    };
+    residual.of(family).into()
+}
+
+fn source(config: &ModelConfig) -> Source {
+    match config {
+        ModelConfig::Rows(_) => Source::Density(ToyDensity::Moons),
+        // smooth images: brightness along a diagonal; the classes are their contrasts
+        ModelConfig::Images(_) => {
+            let byte = |e: usize| (3 * (e / 16) + 20 * (e % 4) + 13 * (e / 4 % 4) + 7 * (e / 16 % 5) * (e % 3)) as u8;
+            let bytes = (0..80 * 16).map(byte).collect();
+            let labels = (0..80).map(|i| i % 5).collect();
+            Source::Images(resflow::data::image::ImageSet::new(4, 4, 1, bytes, Some(labels)).expect("images"))
+        }
+    }
+}
+
+fn settings(family: Family) -> TrainConfig {
+    let settings = TrainConfig { batch: 32, warmup: 5, validation_rows: 200, ..TrainConfig::default() };
+    family.training(settings)
+}
+
+fn trainer(config: &ModelConfig, steps: u64) -> Trainer<Cpu> {
+    let flow = Flow::new(cpu(), config, Key::new(3)).expect("a configuration");
+    let budget = Budget::Steps(steps);
+    Trainer::new(flow, source(config), &settings(config.family()), budget, Key::new(4)).expect("data that fit")
+}
+
+fn hybrid(family: Family) -> ModelConfig {
+    let images = small_images(family).images().cloned().expect("images");
+    ImageConfig { classes: 5, head_width: 6, ..images }.into()
+}
+
+fn all() -> impl Iterator<Item = ModelConfig> {
+    Family::ALL.into_iter().flat_map(|family| [rows(family), small_images(family), hybrid(family)])
+}
+
+fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {
+    let mut archive = trainer.to_archive().expect("stored");
+    archive.document["run"]["elapsed"] = 0.into();
+    archive.to_bytes().expect("stored")
+}
+
+#[test]
+fn training_improves_every_family() {
+    for config in all() {
+        let mut run = trainer(&config, 150);
+        run.step().expect("finite");
+        let first = run.validate().expect("finite").nll;
+        run.run(|_, _| ()).expect("finite");
+        let last = run.best_nll().expect("validated");
+        let what = (config.family(), config.row());
+        assert!(last < first - 0.05, "{what:?}: {first} and then {last}");
+        // and it samples what it has learned, each row with a status
+        let model = run.model();
+        let samples = model.sample(20, Key::new(5)).expect("no device fault");
+        assert!(samples.reports.iter().all(|r| r.status <= Status::FloatFloor), "{what:?}");
+        assert!(samples.residual < 1e-9, "{what:?}: {:e}", samples.residual);
+        if config.family().couples() {
+            assert!(samples.reports.iter().all(|r| r.iterations == 0 && r.error_bound == 0.0), "{what:?}");
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_where_it_stopped() {
+    for config in all() {
+        let mut whole = trainer(&config, 6);
+        whole.run(|_, _| ()).expect("finite");
+        let mut first = trainer(&config, 6);
+        for _ in 0..3 {
+            first.step().expect("finite");
+        }
+        let bytes = first.to_archive().expect("stored").to_bytes().expect("stored");
+        let archive = Archive::from_bytes(&bytes).expect("a state");
+        let mut second = Trainer::resume(cpu(), &archive, source(&config)).expect("the same data");
+        assert_eq!(second.steps_done(), 3);
+        second.run(|_, _| ()).expect("finite");
+        assert!(archive_bytes(&whole) == archive_bytes(&second), "{}, {:?}", config.family(), config.row());
+    }
+}
+
+#[test]
+fn a_model_loads_in_either_precision() {
+    for config in all() {
+        let flow = random_flow(&cpu(), &config, Key::new(6), 0.1);
+        assert_eq!(flow.parameters(), config.parameters(), "{}", config.family());
+        let bytes = flow.to_archive().expect("stored").to_bytes().expect("stored");
+        let archive = Archive::from_bytes(&bytes).expect("a file");
+        let single = Flow::from_archive(NdArray::<f32>::new(), &archive).expect("a model");
+        assert_eq!(single.config(), &config);
+        let (x, key) = (uniform_rows(5, config.dimension(), Key::new(7)), Key::new(8));
+        let exact = |flow: &Flow<Cpu>| flow.log_prob(&x, key).expect("rows that fit").values;
+        let found = single.log_prob(&x, key).expect("rows that fit").values;
+        for (found, exact) in found.iter().zip(exact(&flow)) {
+            assert!((found - exact).abs() < 1e-3 * (1.0 + exact.abs()), "{}: {found} and {exact}", config.family());
+        }
+        // every tensor is wanted
+        let names: Vec<_> = archive.tensors.keys().cloned().collect();
+        for name in names {
+            let mut lacking = archive.clone();
+            lacking.tensors.remove(&name);
+            assert!(Flow::from_archive(cpu(), &lacking).is_err(), "{} without {name}", config.family());
+        }
+    }
+}
+
+#[test]
+fn what_a_family_refuses() {
+    let refused = |config: FlowConfig| config.check().expect_err("refused").to_string();
+    let exact = FlowConfig { training: Estimator::Exact(Exact), ..FlowConfig::of(Family::IResNet, 2) };
+    assert!(refused(exact).contains("truncated"));
+    for family in [Family::RealNvp, Family::Glow] {
+        assert!(refused(FlowConfig::of(family, 1)).contains("two columns"));
+        let norms = "2112".parse().expect("norms");
+        assert!(refused(FlowConfig { norms, ..FlowConfig::of(family, 2) }).contains("norms"));
+        let connected = ImageConfig { fully_connected: 2, ..ImageConfig::default().of(family) };
+        assert!(connected.check().expect_err("refused").to_string().contains("fully_connected"));
+        let pixel = ImageConfig { squeeze_first: false, ..exact_images([1, 1, 1], &[1]).of(family) };
+        assert!(pixel.check().expect_err("refused").to_string().contains("two columns or pixels"));
+        let state = resflow::import::StateDict::from_safetensors(
+            &Archive { tensors: [].into(), document: ().into() }.to_bytes().expect("stored"),
+        );
+        let config = ModelConfig::from(FlowConfig::of(family, 2));
+        let imported = Flow::from_state_dict(cpu(), &config, state.expect("an empty one"));
+        assert!(imported.expect_err("no such state dicts").to_string().contains("residual flows"));
+    }
+    assert!(refused(FlowConfig::of(Family::Glow, 5000)).contains("at most 1024"));
+    assert!("glaw".parse::<Family>().expect_err("no such model").to_string().contains("realnvp, glow"));
+}
+
+/// The log det of couplings is exact whatever the setting says.
+#[test]
+fn couplings_estimate_nothing() {
+    for config in [rows(Family::Glow), small_images(Family::RealNvp)] {
+        let mut flow = random_flow(&cpu(), &config, Key::new(9), 0.1);
+        let x = uniform_rows(4, config.dimension(), Key::new(7));
+        let before = flow.log_prob(&x, Key::new(0)).expect("rows that fit");
+        flow.set_evaluation("truncated:terms=1".parse().expect("a text"), 3).expect("in range");
+        let after = flow.log_prob(&x, Key::new(1)).expect("rows that fit");
+        assert_eq!((before.values, "exact"), (after.values, after.estimator.as_str()));
+        assert!(after.replicates == 1 && after.standard_error.iter().all(|&e| e == 0.0));
+        assert!(flow.variance_warnings().is_empty() && flow.spectra().expect("no fault").iter().all(Vec::is_empty));
+    }
+}
+
+/// The presets of every family are valid, and what their chains hold adds up.
+#[test]
+fn presets_of_every_family() {
+    for preset in Preset::ALL {
+        for family in Family::ALL {
+            let config = preset.flow().of(family);
+            config.check().unwrap_or_else(|e| panic!("{preset}, {family}: {e}"));
+            let stages = config.stages();
+            let couplings: Vec<_> =
+                stages.iter().filter_map(|s| if let Stage::Coupling(c) = s { Some(c) } else { None }).collect();
+            assert_eq!(couplings.is_empty(), !family.couples(), "{preset}, {family}");
+            for pair in couplings.windows(2) {
+                let swapped = |mask: Mask| match mask {
+                    Mask::Channels { swapped } | Mask::Checkerboard { swapped } => swapped,
+                };
+                let alike = pair[0].row == pair[1].row
+                    && std::mem::discriminant(&pair[0].mask) == std::mem::discriminant(&pair[1].mask);
+                let turned = swapped(pair[0].mask) != swapped(pair[1].mask);
+                assert!(!alike || turned, "{preset}, {family}: what one coupling keeps the next one moves");
+            }
+            let maps = stages.iter().filter(|s| matches!(s, Stage::InvertibleLinear(_))).count();
+            let boards = couplings.iter().filter(|c| matches!(c.mask, Mask::Checkerboard { .. })).count();
+            let scales = config.blocks.len();
+            match family {
+                Family::Glow => assert!(maps == couplings.len() && boards == 0, "{preset}"),
+                // of one channel all masks are checkerboards, elsewhere half of them
+                Family::RealNvp => {
+                    let first = if config.channels == 1 && !config.squeeze_first {
+                        config.blocks[0]
+                    } else {
+                        config.blocks[0] / 2
+                    };
+                    assert!(maps == 0 && boards == first + config.blocks[1..].iter().sum::<usize>() / 2, "{preset}");
+                }
+                _ => assert_eq!((maps, boards), (0, 0), "{preset}"),
+            }
+            assert!(scales >= 2, "{preset}, {family}: multi-scale");
+        }
+    }
+}
+
+/// Convolutions are free of the image size: the same couplings take other images, and score them as a flow of that size.
+#[test]
+fn couplings_take_images_of_any_size() {
+    for family in [Family::RealNvp, Family::Glow] {
+        let b = cpu();
+        let flow = random_flow(&b, small_images(family), Key::new(11), 0.1);
+        let larger = flow.resized(8, 12).expect("an even size");
+        assert_eq!(larger.config().row(), [8, 12, 1]);
+        let x = uniform_rows(2, 96, Key::new(12));
+        let encoded = larger.prepare().encode(&x, Key::new(0)).expect("images that fit");
+        let back = larger.prepare().decode(&encoded.rows, &Inversion::for_backend::<Cpu>()).expect("rows that fit");
+        let apart = back.rows.values().iter().zip(x.values()).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+        assert!(apart < 1e-10, "{family}: {apart:e}");
+        let again = Flow::from_archive(b, &larger.to_archive().expect("stored")).expect("a model of its size");
+        assert_eq!(
+            again.log_prob(&x, Key::new(0)).expect("fits").values,
+            larger.log_prob(&x, Key::new(0)).expect("fits").values
+        );
+        assert!(flow.resized(5, 4).is_err() && flow.resized(1, 1).is_err(), "{family}");
+    }
+}
