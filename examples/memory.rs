@@ -14,7 +14,7 @@ use resflow::Error;
 use resflow::bijection::Memory;
 
 const HOW: [(&str, Memory); 3] =
-    [("recompute", Memory::Recompute), ("keep", Memory::Keep), ("differentiate", Memory::Differentiate)];
+    [("recompute", Memory::Recompute), ("keep", Memory::Store), ("differentiate", Memory::Unroll)];
 
 fn main() -> Result<(), Error> {
     let table = |title: &str, cases: &[(usize, usize)], shown: fn((usize, usize)) -> usize| -> Result<(), Error> {

@@ -228,7 +228,7 @@ fn evaluates(flow: &Flow<Cpu>) {
     if cost(&flow, false) * (3 * config.blocks() * config.replicates()) as f64 > PATIENCE {
         // as a user would who has the same doubts
         let cheap = Estimator::Truncated(Truncated::new(1).expect("in range"));
-        flow.set_evaluation(cheap, 2).expect("in range");
+        flow.set_log_prob_estimator(cheap, 2).expect("in range");
     }
     let prepared = flow.prepare();
     // a standardisation may send rows to infinity, which is an error

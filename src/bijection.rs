@@ -1,245 +1,389 @@
-//! Bijections of rows: the links of a flow.
+//! Transforms: bijections of samples, of which a flow is a chain.
 //!
-//! Every link maps x to y with log|det ∂y/∂x| per row (natural logarithm), and back. Like layers, links hold parameters and
-//! are prepared once per step.
+//! Every transform maps x to y with log|det ∂y/∂x| per sample (natural logarithm), and back. Like layers, transforms hold
+//! parameters ([`Bijection`]) and are prepared once a step ([`PreparedBijection`]). One whose log det and inverse are
+//! formulas writes a [`ClosedForm`] and has the rest from [`closed_form`].
 
+use std::any::Any;
 use std::fmt::Debug;
 
-use resflow_backend::{Backend, BackendError, Key};
+use resflow_backend::{Backend, Key};
 
+use crate::batch::Batch;
 use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimator};
-use crate::invert::{Inversion, Solution};
-use crate::layer::{Layer, Saved, Slot, Spectrum, Visitor, VisitorMut};
-use crate::lipschitz::Refresh;
+use crate::invert::{Inversion, SampleReport, Solution};
+use crate::layer::Layer;
+use crate::module::{Grad, Module};
+use crate::stage::Stage;
 
-/// What a log det is computed with, and from which randomness. Random numbers are addressed by (key, row of the batch), so
-/// they do not depend on how the batch is cut.
+/// What a log det is computed with, and from which randomness. Random numbers are addressed by (key, number of the sample
+/// in the whole batch), so they do not depend on how the batch is cut.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw<'a> {
-    /// The estimator; a link resolves `Auto` by its own cost.
+    /// The estimator; a transform resolves `Auto` by its own cost.
     pub estimator: &'a Estimator,
-    /// The key of this link.
+    /// The key of this transform.
     pub key: Key,
-    /// The number that the first row has in the whole batch.
-    pub first_row: u64,
 }
 
-impl Draw<'_> {
-    /// The draw for the rows from this one on.
-    pub(crate) fn starting_at(self, row: usize) -> Self {
-        Self { first_row: self.first_row + row as u64, ..self }
+/// What a forward pass is to find besides y.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted<'a> {
+    /// Nothing.
+    Value,
+    /// The log det, estimated `replicates` times independently on one forward pass.
+    LogDet {
+        /// With what.
+        draw: Draw<'a>,
+        /// Estimates of each sample.
+        replicates: usize,
+    },
+    /// One estimate of the log det, and what a backward pass needs.
+    Gradient {
+        /// With what.
+        draw: Draw<'a>,
+        /// What is kept for the backward pass.
+        memory: Memory,
+    },
+}
+
+/// How a forward pass is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// What is to be found.
+    pub wanted: Wanted<'a>,
+    /// The settings of a transform whose forward pass is a solve.
+    pub solver: Inversion,
+}
+
+impl<'a> Ask<'a> {
+    /// For y alone.
+    pub fn value<B: Backend>() -> Self {
+        Self { wanted: Wanted::Value, solver: Inversion::for_backend::<B>() }
+    }
+
+    /// For y and so many independent estimates of the log det.
+    pub fn log_det<B: Backend>(draw: Draw<'a>, replicates: usize) -> Self {
+        Self { wanted: Wanted::LogDet { draw, replicates }, solver: Inversion::for_backend::<B>() }
+    }
+
+    /// For a backward pass.
+    pub fn gradient<B: Backend>(draw: Draw<'a>, memory: Memory) -> Self {
+        Self { wanted: Wanted::Gradient { draw, memory }, solver: Inversion::for_backend::<B>() }
+    }
+
+    /// The same for transform `number` of a chain, which has a key of its own.
+    pub fn for_transform(self, number: u64) -> Self {
+        let own = |draw: Draw<'a>| Draw { key: draw.key.split(number), ..draw };
+        let wanted = match self.wanted {
+            Wanted::Value => Wanted::Value,
+            Wanted::LogDet { draw, replicates } => Wanted::LogDet { draw: own(draw), replicates },
+            Wanted::Gradient { draw, memory } => Wanted::Gradient { draw: own(draw), memory },
+        };
+        Self { wanted, ..self }
+    }
+
+    /// Whether a log det is wanted, and into how many columns an estimate of it goes.
+    pub fn replicates(&self) -> Option<usize> {
+        match self.wanted {
+            Wanted::Value => None,
+            Wanted::LogDet { replicates, .. } => Some(replicates),
+            Wanted::Gradient { .. } => Some(1),
+        }
     }
 }
 
-/// The log det of some rows, each estimated one or more times.
+/// The log det of some samples, each estimated one or more times, in nats.
 #[derive(Debug, Clone)]
 pub struct LogDet<B: Backend> {
-    /// `[n, r]`: r independent replicates, or `[n, 1]` if the value is exact.
+    /// `[n, r]`: r independent replicates, or `[n, 1]` if the value is exact. An estimate of the log det, never a surrogate.
     pub value: B::Tensor,
     /// Whether there is no estimation error.
     pub exact: bool,
 }
 
 impl<B: Backend> LogDet<B> {
-    /// That of a map that keeps volumes.
-    pub fn zero(backend: &B, rows: usize) -> Self {
-        Self { value: backend.full(0.0, [rows, 1].into()), exact: true }
+    /// An exact one, `[n, 1]`.
+    pub fn exact(value: B::Tensor) -> Self {
+        Self { value, exact: true }
     }
 }
 
-/// What a training step's forward pass keeps of a link.
-#[derive(Debug)]
-pub struct Tape<B: Backend> {
-    /// Input or output rows, as the link needs.
-    pub rows: B::Tensor,
-    /// The tapes of runs of rows, where the link took them one run after the other; then there is nothing else.
-    pub tiles: Vec<Tape<B>>,
-    /// What g kept, unless it is to be computed again.
-    pub saved: Option<Saved<B>>,
-    /// The probes v.
-    pub probes: Vec<B::Tensor>,
-    /// What the tangents of the probes kept.
-    pub tangents: Vec<Saved<B>>,
-    /// The cotangents u, divided by the number of probes that are averaged.
-    pub cotangents: Vec<B::Tensor>,
-}
+/// What a forward pass keeps for the backward pass: a value that the transform alone knows the type of.
+pub struct Tape(Box<dyn Any + Send + Sync>);
 
-impl<B: Backend> Tape<B> {
-    /// Rows alone.
-    pub fn rows(rows: B::Tensor) -> Self {
-        Self { rows, tiles: Vec::new(), saved: None, probes: Vec::new(), tangents: Vec::new(), cotangents: Vec::new() }
+impl Tape {
+    /// Keeps a value.
+    pub fn new<T: Any + Send + Sync>(value: T) -> Self {
+        Self(Box::new(value))
+    }
+
+    /// The value that was kept.
+    ///
+    /// # Panics
+    /// If it is of another type: the tape is that of another transform.
+    #[track_caller]
+    pub fn into_value<T: Any>(self) -> T {
+        match self.0.downcast() {
+            Ok(value) => *value,
+            Err(_) => panic!("the tape of another transform: it does not hold a {}", std::any::type_name::<T>()),
+        }
+    }
+
+    /// The value that was kept, or the tape itself if it is of another type.
+    ///
+    /// # Errors
+    /// Returns the tape, unchanged, if the value is not a `T`.
+    pub fn try_into_value<T: Any>(self) -> Result<T, Self> {
+        self.0.downcast().map(|value| *value).map_err(Self)
     }
 }
 
-/// The forward pass of a training step through one link.
+impl Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tape")
+    }
+}
+
+/// What a forward pass found.
 #[derive(Debug)]
-pub struct TrainForward<B: Backend> {
-    /// y.
+pub struct Mapped<B: Backend> {
+    /// y, `[n, …]`.
     pub y: B::Tensor,
-    /// The value of log|det ∂y/∂x|, `[n, 1]`: an estimate of it, never the surrogate.
-    pub log_det: B::Tensor,
-    /// What the backward pass needs.
-    pub tape: Tape<B>,
+    /// The terms of log|det ∂y/∂x|, one of every transform inside; none if it was not wanted.
+    pub log_dets: Vec<LogDet<B>>,
+    /// How the forward pass of each sample ended, where it was a solve.
+    pub reports: Option<Vec<SampleReport>>,
+    /// What the backward pass needs, if one was announced.
+    pub tape: Option<Tape>,
     /// The number of vector-Jacobian products of the series.
     pub terms: usize,
 }
 
-impl<B: Backend> TrainForward<B> {
-    /// That of a map that keeps volumes and has no parameters.
-    pub fn volume_preserving(backend: &B, y: B::Tensor, x: &B::Tensor) -> Self {
-        let log_det = LogDet::zero(backend, backend.shape(x).rows()).value;
-        Self { tape: Tape::rows(y.clone()), y, log_det, terms: 0 }
+impl<B: Backend> Mapped<B> {
+    /// y alone.
+    pub fn value(y: B::Tensor) -> Self {
+        Self { y, log_dets: Vec::new(), reports: None, tape: None, terms: 0 }
     }
 }
 
-/// How much of the forward pass a training step keeps for its backward pass.
+/// The gradients that a backward pass takes from the output of a transform to its input.
+#[derive(Debug, Clone)]
+pub struct Cotangents<B: Backend> {
+    /// That of y, `[n, …]`; what comes back is that of x.
+    pub x: B::Tensor,
+    /// That of each sample's log det, `[n, 1]`; the same for all transforms of a chain.
+    pub log_det: B::Tensor,
+    /// That of the context, `[n, k]`, to which a transform that looks at it adds.
+    pub context: Grad<B>,
+}
+
+impl<B: Backend> Cotangents<B> {
+    /// The same on the other side of a transform.
+    pub fn with_x(self, x: B::Tensor) -> Self {
+        Self { x, ..self }
+    }
+}
+
+/// How much of the forward pass a training step keeps for its backward pass (gradient checkpointing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Memory {
     /// Everything that g computed: fastest.
     #[default]
-    Keep,
-    /// One activation per link and the vectors u, v; g is computed again. Memory does not grow with the width of g.
+    #[serde(alias = "keep")]
+    Store,
+    /// One activation a transform and the vectors u, v; g is computed again. Memory does not grow with the width of g.
     Recompute,
     /// Every power of the series, which is differentiated itself instead of summed by Neumann's series: for comparison. Memory
     /// grows with the number of terms.
-    Differentiate,
+    #[serde(alias = "differentiate")]
+    Unroll,
 }
 
-/// A link's parameters.
-pub trait Bijection<B: Backend>: Debug + Send + Sync {
-    /// Shows every stored tensor, in the order of the gradient slots.
-    fn visit(&self, path: &str, visitor: Visitor<'_, B>);
+/// A copy of a transform behind a box; every transform that is `Clone` has it.
+pub trait CloneBijection<B: Backend> {
+    /// The copy.
+    fn boxed_clone(&self) -> Box<dyn Bijection<B>>;
+}
 
-    /// Lets every stored tensor be changed, in the same order.
-    fn visit_mut(&mut self, path: &str, visitor: VisitorMut<'_, B>);
+impl<B: Backend, T: Bijection<B> + Clone + 'static> CloneBijection<B> for T {
+    fn boxed_clone(&self) -> Box<dyn Bijection<B>> {
+        Box::new(self.clone())
+    }
+}
 
-    /// The link ready for computing.
+impl<B: Backend> Clone for Box<dyn Bijection<B>> {
+    fn clone(&self) -> Self {
+        (**self).boxed_clone()
+    }
+}
+
+/// A transform's parameters and description.
+pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
+    /// The transform ready for computing.
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>>;
 
-    /// Renews the power iteration of constrained weights.
-    fn refresh(&mut self, backend: &B, how: Refresh) {
-        let _ = (backend, how);
-    }
-
-    /// Sets what depends on the first batch, given as shards; most links have nothing.
+    /// The shape that samples of this shape are mapped to, without the axis of samples; as it is, unless a transform says
+    /// otherwise.
     ///
     /// # Errors
-    /// If the batch cannot initialise the link.
-    fn initialise(&mut self, backend: &B, shards: &[B::Tensor]) -> Result<(), Error> {
-        let _ = (backend, shards);
+    /// Returns [`ConfigError::Inconsistent`] if such samples cannot pass.
+    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        Ok(shape.to_vec())
+    }
+
+    /// What the transform is, as a model file says it; `None` of a transform that cannot be saved.
+    fn stage(&self) -> Option<Stage> {
+        None
+    }
+
+    /// Sets what depends on the first batch, given as shards with the weights `[n, 1]` of their samples, if they have any.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] if the batch cannot initialise the transform, [`Error::Backend`] if the device failed.
+    fn initialise(&mut self, backend: &B, shards: &[Batch<B>], weights: Option<&[B::Tensor]>) -> Result<(), Error> {
+        let _ = (backend, shards, weights);
         Ok(())
     }
 
-    /// The shape that rows of this shape are mapped to.
-    ///
-    /// # Errors
-    /// If they cannot pass.
-    fn output(&self, row: &[usize]) -> Result<Vec<usize>, ConfigError>;
-
-    /// How many of the last channels of y are finished: they leave the chain here and become part of z.
-    fn leaving(&self) -> usize {
+    /// How many of the last channels of y are factored out: they leave the chain here and become part of z.
+    fn factored_out(&self) -> usize {
         0
     }
 
-    /// Prepares the link for rows of another shape, from other images of the same channels; returns what it maps them to.
-    /// Singular vectors stay where the stored σ bounds the new size, and are found anew where it does not.
-    ///
-    /// # Errors
-    /// If the link is made for one shape.
-    fn resize(&mut self, backend: &B, row: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        let _ = backend;
-        self.output(row)
+    /// Whether the inverse is ill-conditioned near the edge of its range, as the logit's is: residuals are then measured at
+    /// the output of the transform.
+    fn saturates(&self) -> bool {
+        false
     }
 
-    /// The cost of the log det, for a link that estimates one.
+    /// Prepares the transform for samples of another shape, from other images of the same channels; returns what it maps
+    /// them to. Singular vectors stay where the stored σ bounds the new size, and are found anew where it does not.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] if the transform is made for one shape.
+    fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        let _ = backend;
+        self.output_shape(shape)
+    }
+
+    /// The cost of the log det, for a transform that estimates one.
     fn cost(&self) -> Option<CostModel> {
         None
     }
 
-    /// g, of a residual link.
+    /// g, of a residual block.
     fn residual(&self) -> Option<&dyn Layer<B>> {
         None
     }
 
-    /// The bound on Lip(g) that the normalisation aims at, for a residual link.
+    /// The bound on Lip(g) that the normalisation aims at, for a residual block.
     fn lipschitz_bound(&self) -> Option<f64> {
         None
     }
-
-    /// Reports the σ of every constrained weight.
-    ///
-    /// # Errors
-    /// Faults of the device.
-    fn spectra(&self, backend: &B, path: &str, report: &mut dyn FnMut(Spectrum)) -> Result<(), BackendError> {
-        let _ = (backend, path, report);
-        Ok(())
-    }
-
-    /// Reports the path of each singular vector and its length in the norm in which it should be a unit vector.
-    ///
-    /// # Errors
-    /// Faults of the device.
-    fn vector_lengths(&self, backend: &B, path: &str, report: &mut dyn FnMut(String, f64)) -> Result<(), BackendError> {
-        let _ = (backend, path, report);
-        Ok(())
-    }
-
-    /// Checks what was read from a file, beyond shapes and finiteness.
-    ///
-    /// # Errors
-    /// A tensor that holds what the link cannot compute with, by its name under this path; faults of the device.
-    fn check_stored(&self, backend: &B, path: &str) -> Result<(), Error> {
-        let _ = (backend, path);
-        Ok(())
-    }
-
-    /// One line on what the link is.
-    fn describe(&self, backend: &B) -> String;
-
-    /// A copy of the link, behind a box.
-    fn boxed_clone(&self) -> Box<dyn Bijection<B>>;
 }
 
-/// A link ready for computing.
+/// A transform ready for computing.
 pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
-    /// y, and log|det ∂y/∂x| if a draw is given, estimated `replicates` times independently on one forward pass.
-    fn forward(&self, backend: &B, x: &B::Tensor, draw: Option<(Draw<'_>, usize)>) -> (B::Tensor, Option<LogDet<B>>);
-
-    /// The x with F(x) = y, and how well it is known.
+    /// y of samples x `[n, …]`, and what is wanted besides.
     ///
     /// # Errors
-    /// Faults of the device. A row that does not converge is no error but a status.
-    fn inverse(&self, backend: &B, y: &B::Tensor, how: &Inversion) -> Result<Solution<B>, Error>;
+    /// Returns [`Error::Backend`] if a solve waited for the device and it had failed. A sample whose solve does not converge is
+    /// no error but a status.
+    fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error>;
 
-    /// The forward pass of a training step.
-    fn train_forward(&self, backend: &B, x: &B::Tensor, draw: Draw<'_>, memory: Memory) -> TrainForward<B>;
+    /// The x with F(x) = y for samples y `[n, …]`, and how well each is known.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed. A sample that does not converge is no error but a status.
+    fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error>;
 
-    /// The backward pass: from the cotangents of y and of each row's log det, `[n, 1]`, to that of x, adding to the slots.
-    fn train_backward(
+    /// The backward pass, adding to the gradients of the trained tensors.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if a solve waited for the device and it had failed.
+    fn backward(
         &self,
         backend: &B,
-        tape: Tape<B>,
-        gy: B::Tensor,
-        g_log_det: &B::Tensor,
-        slots: &mut [Slot<B>],
-    ) -> B::Tensor;
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+    ) -> Result<Cotangents<B>, Error>;
 
-    /// Whether the inverse crowds numbers together, so that a forward pass from its rounded output would measure rounding
-    /// rather than the inversion.
-    fn crowds(&self) -> bool {
+    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none may be left empty.
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
+        let _ = (backend, grads);
+    }
+}
+
+/// A prepared transform whose log det and inverse are formulas; [`closed_form`] makes a [`PreparedBijection`] of it.
+pub trait ClosedForm<B: Backend>: Debug + Send + Sync {
+    /// y, and log|det ∂y/∂x| of each sample, `[n, 1]`.
+    fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor);
+
+    /// x of y; [`Solution::by_formula`] makes a solution of it.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error>;
+
+    /// The gradient in x, and those of the trained tensors, which are added; `kept` is x, or y if that is what it keeps.
+    fn pull_back(
+        &self,
+        backend: &B,
+        kept: Batch<B>,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+    ) -> Cotangents<B>;
+
+    /// Whether the backward pass wants y instead of x, which costs no memory where a next transform keeps it anyway.
+    fn keeps_output(&self) -> bool {
         false
     }
 
-    /// See [`Bijection::leaving`].
-    fn leaving(&self) -> usize {
-        0
+    /// See [`PreparedBijection::finish_gradients`].
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
+        let _ = (backend, grads);
+    }
+}
+
+/// A transform by formulas as any other.
+pub fn closed_form<B: Backend, T: ClosedForm<B> + 'static>(transform: T) -> Box<dyn PreparedBijection<B>> {
+    Box::new(ByFormula(transform))
+}
+
+#[derive(Debug)]
+struct ByFormula<T>(T);
+
+impl<B: Backend, T: ClosedForm<B>> PreparedBijection<B> for ByFormula<T> {
+    fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
+        let (y, log_det) = self.0.map(backend, batch);
+        let tape = match ask.wanted {
+            Wanted::Gradient { .. } if self.0.keeps_output() => Some(Tape::new(batch.with_x(y.clone()))),
+            Wanted::Gradient { .. } => Some(Tape::new(batch.clone())),
+            _ => None,
+        };
+        let log_dets = ask.replicates().map(|_| LogDet::exact(log_det)).into_iter().collect();
+        Ok(Mapped { log_dets, tape, ..Mapped::value(y) })
     }
 
-    /// The number of trained tensors.
-    fn slots(&self) -> usize;
+    fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
+        self.0.unmap(backend, batch)
+    }
 
-    /// Turns the gradients of what is computed with into those of what is stored; an empty slot becomes zeros.
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]);
+    fn backward(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+    ) -> Result<Cotangents<B>, Error> {
+        Ok(self.0.pull_back(backend, tape.into_value(), cotangents, grads))
+    }
+
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
+        self.0.finish_gradients(backend, grads);
+    }
 }

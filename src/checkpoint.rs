@@ -14,31 +14,23 @@ use resflow_backend::{Backend, Element};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::architecture;
 use crate::config::{ImageConfig, ModelConfig};
 use crate::data::Standardiser;
 use crate::error::{CheckpointError, Error};
+use crate::estimator::Phase;
+pub use crate::flow::Provenance;
 use crate::flow::Flow;
+use crate::module::Module as _;
+use crate::registry::Registry;
+use crate::stage::{Repeated, Size, Stage};
 
 /// The metadata entry that makes a safetensors file one of ours.
 const ENTRY: &str = "resflow";
-/// The format of this version.
+/// The format of a model whose configuration says what its transforms are.
 const FORMAT: u32 = 2;
-
-/// Where a model comes from.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Provenance {
-    /// The data it was fitted to.
-    pub data: String,
-    /// The names of the data's columns.
-    pub columns: Option<Vec<String>>,
-    /// Steps of training behind the weights.
-    pub steps: u64,
-    /// The seed of the run.
-    pub seed: u64,
-    /// Negative log likelihood on the validation data, nats per row.
-    pub validation_nll: Option<f64>,
-}
+/// The format of one whose document lists its transforms.
+const LISTED: u32 = 3;
 
 /// Stored numbers, in the precision that they were made in.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,7 +152,7 @@ impl Archive {
     /// Writes a file atomically: whoever reads it finds the old contents or the new, whatever happens meanwhile.
     ///
     /// # Errors
-    /// If the file system refuses; the old file is untouched then.
+    /// Returns [`CheckpointError::Io`] if the file system refuses; the old file is untouched then.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
         write_atomically(path, &self.to_bytes()?)
     }
@@ -225,23 +217,40 @@ pub(crate) struct ModelDocument {
     /// The estimators that `auto` chose, for the reader of the file.
     chosen: BTreeMap<String, String>,
     provenance: Provenance,
+    /// What each transform is, where it is not what the configuration spells out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chain: Option<Vec<Stage>>,
 }
 
 impl ModelDocument {
     /// Of a flow that is not there yet.
     pub(crate) fn new(config: ModelConfig, precision: &str, provenance: Provenance) -> Self {
-        Self { format: FORMAT, precision: precision.to_owned(), config, chosen: BTreeMap::new(), provenance }
+        let (precision, chosen) = (precision.to_owned(), BTreeMap::new());
+        Self { format: FORMAT, precision, config, chosen, provenance, chain: None }
     }
 
-    pub(crate) fn of<B: Backend>(flow: &Flow<B>) -> Self {
-        let chosen = [("training", true), ("evaluation", false)];
-        Self {
-            format: FORMAT,
+    /// Of a flow.
+    ///
+    /// # Errors
+    /// Returns [`Error::Unregistered`] if a part of it does not say what it is.
+    pub(crate) fn of<B: Backend>(flow: &Flow<B>) -> Result<Self, Error> {
+        if !flow.base().is_standard_normal() {
+            return Err(Error::Input(format!(
+                "a model over another base density than the standard normal cannot be saved yet: this one is over a {}",
+                flow.base().describe()
+            )));
+        }
+        let stages = flow.stages()?;
+        let chain = (stages != flow.config().stages()).then_some(stages);
+        let chosen = [("training", Phase::Training), ("evaluation", Phase::Evaluation)];
+        Ok(Self {
+            format: if chain.is_some() { LISTED } else { FORMAT },
             precision: B::Elem::NAME.to_owned(),
             config: flow.config().clone(),
-            chosen: chosen.map(|(name, training)| (name.to_owned(), flow.resolved(training).to_string())).into(),
+            chosen: chosen.map(|(name, phase)| (name.to_owned(), flow.resolved(phase).to_string())).into(),
             provenance: flow.provenance().clone(),
-        }
+            chain,
+        })
     }
 
     /// The classes of its configuration.
@@ -249,22 +258,37 @@ impl ModelDocument {
         self.config.classes()
     }
 
-    /// Checks the document before anything is allocated by it: what it configures must be there, in tensors and numbers.
+    /// Checks the document before anything is allocated by it: what it describes must be there, in tensors and numbers.
     fn check(&self, tensors: u64, stored: u64) -> Result<(), CheckpointError> {
-        if self.format != FORMAT {
-            return Err(CheckpointError::Format(format!("format {}, this version reads {FORMAT}", self.format)));
+        if self.format != if self.chain.is_some() { LISTED } else { FORMAT } {
+            return Err(CheckpointError::Format(format!(
+                "format {}, this version reads {FORMAT}, and {LISTED} with a list of transforms",
+                self.format
+            )));
         }
         self.config.check()?;
-        if self.config.stored() > stored {
-            let problem = format!("{} numbers configured, {stored} numbers stored", self.config.stored());
+        let size = match &self.chain {
+            None => self.config.size(),
+            Some(stages) => Repeated::once(stages.clone()).size(),
+        };
+        let Size { parameters, buffers, tensors: least, .. } = size;
+        let numbers = parameters.saturating_add(buffers).saturating_add(2 * self.config.dimension() as u64);
+        if numbers > stored {
+            let problem = format!("{numbers} numbers configured, {stored} numbers stored");
             return Err(CheckpointError::Format(problem));
         }
-        let least = self.config.stored_tensors();
         if least > tensors {
             let problem = format!("layers of {least} tensors configured, {tensors} tensors stored");
             return Err(CheckpointError::Format(problem));
         }
         Ok(())
+    }
+
+    /// The flow that it describes, with zeros to be filled.
+    fn zeros<B: Backend>(&self, backend: B, registry: &Registry<B>) -> Result<Flow<B>, Error> {
+        let Some(stages) = &self.chain else { return Ok(Flow::zeros(backend, &self.config)?) };
+        let transforms = architecture::described(&backend, stages, registry)?;
+        Ok(Flow::from_transforms(backend, &self.config, transforms)?)
     }
 }
 
@@ -293,15 +317,17 @@ impl<B: Backend> Flow<B> {
         document: &ModelDocument,
         prefix: &str,
         archive: &Archive,
+        registry: &Registry<B>,
     ) -> Result<Self, Error> {
         let own = archive.tensors.iter().filter(|(name, _)| name.starts_with(prefix));
         let stored = own.clone().map(|(_, (_, values))| values.len() as u64).sum();
         document.check(own.clone().count() as u64, stored)?;
-        let mut flow = Self::zeros(backend.clone(), &document.config)?;
-        let larger = flow.size_of_vectors(prefix, archive);
+        let mut flow = document.zeros(backend.clone(), registry)?;
+        let larger = if document.chain.is_none() { flow.size_of_vectors(prefix, archive) } else { None };
         if let Some(config) = &larger {
             config.check()?;
-            if config.parameters().saturating_add(config.singular_vectors()) > stored {
+            let size = ModelConfig::from(config).size();
+            if size.parameters.saturating_add(size.buffers) > stored {
                 let problem = "singular vectors of an image size that the file does not hold".into();
                 return Err(CheckpointError::Format(problem).into());
             }
@@ -324,16 +350,12 @@ impl<B: Backend> Flow<B> {
                 failed = Some(CheckpointError::Tensor { name, problem });
             }
         };
-        for (i, link) in flow.links().iter().enumerate() {
-            link.vector_lengths(&backend, &format!("links.{i}"), report)?;
-        }
+        flow.chain().vector_lengths(&backend, "links", report)?;
         if let Some(e) = failed {
             return Err(e.into());
         }
-        for (i, link) in flow.links().iter().enumerate() {
-            link.check_stored(&backend, &format!("{prefix}links.{i}"))?;
-        }
-        if let (Some(_), [height, width, _]) = (&larger, &document.config.row()[..]) {
+        flow.chain().check_stored(&backend, &format!("{prefix}links"))?;
+        if let (Some(_), [height, width, _]) = (&larger, &document.config.sample_shape()[..]) {
             flow = flow.resized(*height, *width)?;
         }
         let d = [document.config.dimension()];
@@ -380,9 +402,9 @@ impl<B: Backend> Flow<B> {
     /// The contents of the flow's model file.
     ///
     /// # Errors
-    /// Faults of the device.
+    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Backend`] if the device failed.
     pub fn to_archive(&self) -> Result<Archive, Error> {
-        let document = serde_json::json!({ "model": document_value(&ModelDocument::of(self))? });
+        let document = serde_json::json!({ "model": document_value(&ModelDocument::of(self)?)? });
         let mut archive = Archive { tensors: BTreeMap::new(), document };
         self.store("", &mut archive)?;
         Ok(archive)
@@ -391,23 +413,42 @@ impl<B: Backend> Flow<B> {
     /// The flow of a model file's contents.
     ///
     /// # Errors
-    /// Anything that does not belong together.
+    /// Returns [`Error::Checkpoint`] for anything that does not belong together, [`Error::Config`] for a part that only a
+    /// registry knows.
     pub fn from_archive(backend: B, archive: &Archive) -> Result<Self, Error> {
-        Self::restore(backend, &model_document(archive)?, "", archive)
+        Self::from_archive_with(backend, archive, &Registry::new())
+    }
+
+    /// The same for a model with parts of your own.
+    ///
+    /// # Errors
+    /// As [`from_archive`](Self::from_archive).
+    pub fn from_archive_with(backend: B, archive: &Archive, registry: &Registry<B>) -> Result<Self, Error> {
+        Self::restore(backend, &model_document(archive)?, "", archive, registry)
     }
 
     /// The same model on another device or in another precision.
     ///
     /// # Errors
-    /// Faults of either device.
+    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Config`] for one that only a
+    /// registry knows, [`Error::Backend`] if a device failed.
     pub fn to_backend<C: Backend>(&self, backend: C) -> Result<Flow<C>, Error> {
         Flow::from_archive(backend, &self.to_archive()?)
+    }
+
+    /// The same for a model with parts of your own.
+    ///
+    /// # Errors
+    /// As [`to_backend`](Self::to_backend).
+    pub fn to_backend_with<C: Backend>(&self, backend: C, registry: &Registry<C>) -> Result<Flow<C>, Error> {
+        Flow::from_archive_with(backend, &self.to_archive()?, registry)
     }
 
     /// Writes the model, atomically.
     ///
     /// # Errors
-    /// Faults of the device or the file system.
+    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Backend`] if the device failed,
+    /// [`Error::Checkpoint`] if the file system refused.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         Ok(self.to_archive()?.write(path.as_ref())?)
     }
@@ -415,9 +456,18 @@ impl<B: Backend> Flow<B> {
     /// Reads a model.
     ///
     /// # Errors
-    /// A file that cannot be read or is not a model.
+    /// Returns [`Error::Checkpoint`] if the file cannot be read or is not a model, [`Error::Config`] if it has a part that only
+    /// a registry knows.
     pub fn load(backend: B, path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::from_archive(backend, &Archive::read(path.as_ref())?)
+        Self::load_with(backend, path, &Registry::new())
+    }
+
+    /// Reads a model with parts of your own.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(backend: B, path: impl AsRef<Path>, registry: &Registry<B>) -> Result<Self, Error> {
+        Self::from_archive_with(backend, &Archive::read(path.as_ref())?, registry)
     }
 }
 
@@ -427,8 +477,7 @@ pub(crate) fn document_value<T: Serialize>(document: &T) -> Result<serde_json::V
 
 /// The part of the metadata under a key.
 pub(crate) fn section<T: serde::de::DeserializeOwned>(archive: &Archive, key: &str) -> Result<T, CheckpointError> {
-    let missing =
-        || CheckpointError::Format(format!("the metadata has no section `{key}`: another kind of resflow file?"));
+    let missing = || CheckpointError::Format(format!("the metadata has no section `{key}`: another kind of resflow file?"));
     let value = archive.document.get(key).ok_or_else(missing)?;
     T::deserialize(value).map_err(|e| CheckpointError::Format(format!("the metadata's section `{key}`: {e}")))
 }

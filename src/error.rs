@@ -86,6 +86,24 @@ pub enum Error {
         /// The first tensor whose gradient is not finite.
         layer: Option<String>,
     },
+    /// A transform did not do what transforms do.
+    #[error("transform {number} {problem}")]
+    Transform {
+        /// Its number in the chain, from 0.
+        number: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A part of a model that does not say what it is, so that a file of the model could not be loaded.
+    #[error(
+        "transform {number} ({description}) does not say what it is, so the model could not be loaded again: give it a `stage`, and register a maker for it where models are loaded"
+    )]
+    Unregistered {
+        /// Its number in the chain, from 0.
+        number: usize,
+        /// What it says of itself.
+        description: String,
+    },
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

@@ -12,6 +12,7 @@ use resflow_backend::{
     Backend, BackendError, Binary, Element as _, FixedPointColumn, FixedPointRule, FixedPointState, Over, Reduce, Unary,
 };
 
+use crate::batch::Batch;
 use crate::error::ConfigError;
 
 /// The state that an inversion ended in, for one row.
@@ -116,9 +117,9 @@ impl Inversion {
     }
 }
 
-/// How well one row was inverted.
+/// How well one sample was inverted.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RowReport {
+pub struct SampleReport {
     /// max|y − F(x)| / max(1, max|y|): of a block, measured one step before the answer; of a whole flow, see
     /// [`Decoded`](crate::flow::Decoded).
     pub residual: f64,
@@ -130,13 +131,13 @@ pub struct RowReport {
     pub status: Status,
 }
 
-/// The rows x with F(x) = y, and how well each is known.
+/// The samples x with F(x) = y, and how well each is known.
 #[derive(Debug, Clone)]
 pub struct Solution<B: Backend> {
-    /// x.
+    /// x, `[n, …]`.
     pub value: B::Tensor,
-    /// A report for each row.
-    pub rows: Vec<RowReport>,
+    /// A report for each sample.
+    pub reports: Vec<SampleReport>,
     /// The factor by which an error in y may grow into an error in x.
     pub stretch: f64,
     /// Whether the Lipschitz bound is certified; power iteration only estimates it.
@@ -144,25 +145,25 @@ pub struct Solution<B: Backend> {
 }
 
 impl<B: Backend> Solution<B> {
-    /// The solution of a link that is inverted by a formula.
+    /// The solution of a transform that is inverted by a formula.
     pub fn closed_form(backend: &B, value: B::Tensor, stretch: f64) -> Self {
-        let exact = RowReport { residual: 0.0, error_bound: 0.0, iterations: 0, status: Status::Converged };
-        let rows = vec![exact; backend.shape(&value).rows()];
-        Self { value, rows, stretch, certified: true }
+        let exact = SampleReport { residual: 0.0, error_bound: 0.0, iterations: 0, status: Status::Converged };
+        let reports = vec![exact; backend.shape(&value).rows()];
+        Self { value, reports, stretch, certified: true }
     }
 
-    /// The solution of a link whose formula may overflow: rows that did are marked.
+    /// The solution of a transform whose formula may overflow: samples that did are marked.
     ///
     /// # Errors
-    /// Faults of the device.
+    /// Returns [`BackendError`] if the device failed.
     pub fn by_formula(backend: &B, value: B::Tensor, stretch: f64) -> Result<Self, BackendError> {
         let infinite = backend.affine(backend.unary(Unary::IsFinite, value.clone()), -1.0, 1.0);
         let infinite = backend.download(&backend.reduce(Reduce::Max, Over::Row, &infinite))?;
         let mut solution = Self::closed_form(backend, value, stretch);
-        for (row, infinite) in solution.rows.iter_mut().zip(infinite) {
+        for (row, infinite) in solution.reports.iter_mut().zip(infinite) {
             if infinite.to_f64() != 0.0 {
                 let unknown = f64::INFINITY;
-                *row = RowReport { residual: unknown, error_bound: unknown, status: Status::NonFinite, ..*row };
+                *row = SampleReport { residual: unknown, error_bound: unknown, status: Status::NonFinite, ..*row };
             }
         }
         Ok(solution)
@@ -176,7 +177,8 @@ const FLOOR: f64 = 256.0;
 
 /// Everything that the iteration knows of the rows still going, all with rows first.
 struct State<B: Backend> {
-    y: B::Tensor,
+    /// y, `[n, d]`, and what belongs to its rows.
+    target: Batch<B>,
     point: FixedPointState<B::Tensor>,
     // Anderson: the point and residual before, and the differences
     previous: Option<(B::Tensor, B::Tensor)>,
@@ -185,23 +187,24 @@ struct State<B: Backend> {
 
 impl<B: Backend> State<B> {
     /// At x = y, nothing known.
-    fn new(backend: &B, y: B::Tensor) -> Self {
+    fn new(backend: &B, target: Batch<B>) -> Self {
         let mut fresh = [B::Elem::ZERO; FixedPointColumn::COUNT];
         for column in [FixedPointColumn::Residual, FixedPointColumn::Norm, FixedPointColumn::Latest] {
             fresh[column as usize] = B::Elem::from_f64(f64::INFINITY);
         }
         fresh[FixedPointColumn::Active as usize] = B::Elem::ONE;
         let one = backend.upload(&fresh, [1, fresh.len()].into());
-        let rows = backend.take_rows(&one, &vec![0; backend.shape(&y).rows()]);
+        let y = &target.x;
+        let rows = backend.take_rows(&one, &vec![0; target.len(backend)]);
         let point = FixedPointState { x: y.clone(), best: y.clone(), rows };
-        Self { y, point, previous: None, history: Vec::new() }
+        Self { target, point, previous: None, history: Vec::new() }
     }
 
     fn take(&self, b: &B, rows: &[u32]) -> Self {
         let t = |x: &B::Tensor| b.take_rows(x, rows);
         let point = &self.point;
         Self {
-            y: t(&self.y),
+            target: self.target.take(b, rows),
             point: FixedPointState { x: t(&point.x), best: t(&point.best), rows: t(&point.rows) },
             previous: self.previous.as_ref().map(|(x, r)| (t(x), t(r))),
             history: self.history.iter().map(|(x, r)| (t(x), t(r))).collect(),
@@ -209,23 +212,25 @@ impl<B: Backend> State<B> {
     }
 }
 
-/// Solves x + g(x) = y for each row of y `[n, …]`, with Lip(g) ≤ `bound`.
+/// Solves x + g(x) = y for each sample y `[n, …]` of a batch, with Lip(g) ≤ `bound`; g is given what belongs to the samples
+/// that it is evaluated at.
 ///
 /// # Errors
-/// Faults of the device.
+/// Returns [`BackendError`] if the device failed.
 pub fn invert_residual<B: Backend>(
     backend: &B,
-    g: impl Fn(&B::Tensor) -> B::Tensor,
-    y: &B::Tensor,
+    g: impl Fn(&Batch<B>) -> B::Tensor,
+    batch: &Batch<B>,
     bound: f64,
     how: &Inversion,
 ) -> Result<Solution<B>, BackendError> {
-    let shape = backend.shape(y);
+    let shape = batch.shape(backend);
     let n = shape.rows();
-    let mut state = State::new(backend, backend.reshape(y, [n, shape.row_elements()].into()));
-    let eval = |x: &B::Tensor| {
+    let mut state =
+        State::new(backend, batch.with_x(backend.reshape(&batch.x, [n, shape.row_elements()].into())));
+    let eval = |target: &Batch<B>, x: &B::Tensor| {
         let rows = backend.shape(x).rows();
-        let y = g(&backend.reshape(x, shape.with_rows(rows)));
+        let y = g(&target.with_x(backend.reshape(x, shape.with_rows(rows))));
         backend.reshape(&y, backend.shape(x))
     };
     // rows that are done, and the number each row had at the beginning
@@ -255,18 +260,23 @@ pub fn invert_residual<B: Backend>(
 }
 
 /// One evaluation of g, the bookkeeping of every row and the step.
-fn advance<B: Backend>(b: &B, g: &impl Fn(&B::Tensor) -> B::Tensor, s: State<B>, how: &Inversion) -> State<B> {
+fn advance<B: Backend>(
+    b: &B,
+    g: &impl Fn(&Batch<B>, &B::Tensor) -> B::Tensor,
+    s: State<B>,
+    how: &Inversion,
+) -> State<B> {
     let rule = FixedPointRule { accuracy: how.accuracy, floor: FLOOR * B::Elem::EPSILON, patience: PATIENCE };
-    let gx = g(&s.point.x);
+    let gx = g(&s.target, &s.point.x);
     let Method::Anderson(m) = how.method else {
-        let point = b.fixed_point_step(&rule, &s.y, &gx, s.point);
+        let point = b.fixed_point_step(&rule, &s.target.x, &gx, s.point);
         return State { point, ..s };
     };
     let column = |rows: &B::Tensor, c: FixedPointColumn| b.narrow(rows, 1, c as usize, 1);
     let x = s.point.x.clone();
     let before = column(&s.point.rows, FixedPointColumn::Latest);
-    let r = b.binary(Binary::Sub, b.binary(Binary::Sub, s.y.clone(), &x), &gx);
-    let mut point = b.fixed_point_step(&rule, &s.y, &gx, s.point);
+    let r = b.binary(Binary::Sub, b.binary(Binary::Sub, s.target.x.clone(), &x), &gx);
+    let mut point = b.fixed_point_step(&rule, &s.target.x, &gx, s.point);
     let mut history = s.history;
     if let Some((x0, r0)) = &s.previous {
         history.push((b.binary(Binary::Sub, x.clone(), x0), b.binary(Binary::Sub, r.clone(), r0)));
@@ -281,7 +291,7 @@ fn advance<B: Backend>(b: &B, g: &impl Fn(&B::Tensor) -> B::Tensor, s: State<B>,
     let usable = b.binary(Binary::Mul, finite, &column(&point.rows, FixedPointColumn::Active));
     let usable = b.binary(Binary::Less, grew, &usable);
     point.x = b.select(&usable, &mixed, &point.x);
-    State { y: s.y, point, previous: Some((x, r)), history }
+    State { target: s.target, point, previous: Some((x, r)), history }
 }
 
 /// plain − Σ γ_j (ΔX_j + ΔR_j), per row.
@@ -348,7 +358,7 @@ fn collect<B: Backend>(
         } else {
             Status::NotConverged
         };
-        RowReport { residual, error_bound: bound * norm / (1.0 - bound), iterations: iterations as u32, status }
+        SampleReport { residual, error_bound: bound * norm / (1.0 - bound), iterations: iterations as u32, status }
     });
-    Ok(Solution { value, rows: rows.collect(), stretch: 1.0 / (1.0 - bound), certified: false })
+    Ok(Solution { value, reports: rows.collect(), stretch: 1.0 / (1.0 - bound), certified: false })
 }

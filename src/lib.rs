@@ -76,9 +76,11 @@
 
 pub mod anomaly;
 mod architecture;
+pub mod base;
+pub mod batch;
 pub mod bijection;
 pub mod block;
-mod chain;
+pub mod chain;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
@@ -91,7 +93,9 @@ pub mod import;
 pub mod invert;
 pub mod layer;
 pub mod lipschitz;
-pub mod log_prob;
+pub mod module;
+pub mod registry;
+pub mod stage;
 mod tiled;
 pub mod train;
 pub mod transform;

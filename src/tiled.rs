@@ -1,135 +1,129 @@
-//! A link that takes its rows in runs, one after the other.
+//! A transform that takes its samples in runs, one after the other.
 //!
-//! Between links an image is narrow, inside a link's net it is much wider: so a run of images goes through the net and
-//! back while it is in the cache. Rows do not depend on each other and random numbers belong to rows, so that the runs
-//! change no number but for the order in which gradients of parameters are added.
+//! Between transforms an image is narrow, inside a transform's net it is much wider: so a run of images goes through the net
+//! and back while it is in the cache. Samples do not depend on each other and random numbers belong to samples, so that the
+//! runs change no number but for the order in which gradients of parameters are added.
 
 use resflow_backend::{Backend, ShardPlan};
 
-use crate::bijection::{Draw, LogDet, Memory, PreparedBijection, Tape, TrainForward};
+use crate::batch::Batch;
+use crate::bijection::{Ask, Cotangents, LogDet, Mapped, PreparedBijection, Tape};
 use crate::error::Error;
 use crate::invert::{Inversion, Solution};
-use crate::layer::{Layer, Slot};
+use crate::layer::Layer;
+use crate::module::Grad;
 
 /// Tensors that the reverse pass holds of each activation: x, φ, φ', φ'', a tangent and a cotangent.
 const KEPT: usize = 6;
 
-/// How many rows go through the net of a link at a time: of images what the device likes, of vectors all.
-pub(crate) fn tile_rows<B: Backend>(backend: &B, net: &dyn Layer<B>, input: &[usize], row: &[usize]) -> usize {
-    match row.len() {
+/// How many samples go through the net of a transform at a time: of images what the device likes, of vectors all. `input` is
+/// the shape that the net takes, `shape` that of a sample.
+pub(crate) fn tile_samples<B: Backend>(backend: &B, net: &dyn Layer<B>, input: &[usize], shape: &[usize]) -> usize {
+    match shape.len() {
         3 => backend.tile_rows(KEPT * net.activations(input) * size_of::<B::Elem>()),
         _ => usize::MAX,
     }
 }
 
-/// The link, taking at most `tile` rows at a time.
-pub(crate) fn tiled<B: Backend>(link: Box<dyn PreparedBijection<B>>, tile: usize) -> Box<dyn PreparedBijection<B>> {
-    if tile == usize::MAX { link } else { Box::new(Tiled { link, tile }) }
+/// The transform, taking at most `tile` samples at a time.
+pub(crate) fn tiled<B: Backend>(
+    transform: Box<dyn PreparedBijection<B>>,
+    tile: usize,
+) -> Box<dyn PreparedBijection<B>> {
+    if tile == usize::MAX { transform } else { Box::new(Tiled { transform, tile }) }
 }
 
 #[derive(Debug)]
 struct Tiled<B: Backend> {
-    link: Box<dyn PreparedBijection<B>>,
+    transform: Box<dyn PreparedBijection<B>>,
     tile: usize,
 }
 
+/// The tapes of the runs, with the number of samples of each.
+struct Runs(Vec<(usize, Tape)>);
+
 impl<B: Backend> Tiled<B> {
-    /// Runs of rows that go through the link one after the other, if there is more than one.
-    fn plan(&self, backend: &B, x: &B::Tensor) -> Option<ShardPlan> {
-        let rows = backend.shape(x).rows();
-        (rows > self.tile).then(|| ShardPlan::new(rows, self.tile, 1))
+    /// Runs of samples that go through the transform one after the other, if there is more than one.
+    fn runs(&self, backend: &B, batch: &Batch<B>) -> Option<Vec<Batch<B>>> {
+        let samples = batch.len(backend);
+        let cut = || ShardPlan::new(samples, self.tile, 1);
+        (samples > self.tile).then(|| cut().ranges().map(|r| batch.narrow(backend, r.start, r.len())).collect())
     }
 }
 
-/// Runs of rows as one.
+/// Runs of samples as one.
 fn join<'a, B: Backend>(backend: &B, parts: impl Iterator<Item = &'a B::Tensor>) -> B::Tensor {
     backend.concat(&parts.collect::<Vec<_>>(), 0)
 }
 
 impl<B: Backend> PreparedBijection<B> for Tiled<B> {
-    fn forward(&self, backend: &B, x: &B::Tensor, draw: Option<(Draw<'_>, usize)>) -> (B::Tensor, Option<LogDet<B>>) {
-        let Some(plan) = self.plan(backend, x) else { return self.link.forward(backend, x, draw) };
-        let parts: Vec<_> = plan
-            .ranges()
-            .map(|r| {
-                let draw = draw.map(|(draw, replicates)| (draw.starting_at(r.start), replicates));
-                self.link.forward(backend, &backend.narrow(x, 0, r.start, r.len()), draw)
-            })
-            .collect();
-        let y = join(backend, parts.iter().map(|(y, _)| y));
-        let log_det = parts[0].1.as_ref().map(|first| LogDet {
-            exact: first.exact,
-            value: join(backend, parts.iter().filter_map(|(_, l)| l.as_ref().map(|l| &l.value))),
-        });
-        (y, log_det)
+    fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
+        let Some(runs) = self.runs(backend, batch) else { return self.transform.forward(backend, batch, ask) };
+        let parts = runs.iter().map(|run| self.transform.forward(backend, run, ask));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let term = |i: usize| LogDet {
+            exact: parts[0].log_dets[i].exact,
+            value: join(backend, parts.iter().map(|p| &p.log_dets[i].value)),
+        };
+        let log_dets = (0..parts[0].log_dets.len()).map(term).collect();
+        let y = join(backend, parts.iter().map(|p| &p.y));
+        let mut out = Mapped { log_dets, ..Mapped::value(y) };
+        let mut tapes = Vec::with_capacity(parts.len());
+        for (run, part) in runs.iter().zip(parts) {
+            out.terms = out.terms.max(part.terms);
+            if let Some(reports) = part.reports {
+                out.reports.get_or_insert_default().extend(reports);
+            }
+            tapes.extend(part.tape.map(|tape| (run.len(backend), tape)));
+        }
+        out.tape = (!tapes.is_empty()).then(|| Tape::new(Runs(tapes)));
+        Ok(out)
     }
 
-    fn inverse(&self, backend: &B, y: &B::Tensor, how: &Inversion) -> Result<Solution<B>, Error> {
-        let Some(plan) = self.plan(backend, y) else { return self.link.inverse(backend, y, how) };
-        let parts = plan.ranges().map(|r| self.link.inverse(backend, &backend.narrow(y, 0, r.start, r.len()), how));
+    fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
+        let Some(runs) = self.runs(backend, batch) else { return self.transform.inverse(backend, batch, how) };
+        let parts = runs.iter().map(|run| self.transform.inverse(backend, run, how));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
         Ok(Solution {
             value: join(backend, parts.iter().map(|p| &p.value)),
             stretch: parts[0].stretch,
             certified: parts.iter().all(|p| p.certified),
-            rows: parts.into_iter().flat_map(|p| p.rows).collect(),
+            reports: parts.into_iter().flat_map(|p| p.reports).collect(),
         })
     }
 
-    fn train_forward(&self, backend: &B, x: &B::Tensor, draw: Draw<'_>, memory: Memory) -> TrainForward<B> {
-        let Some(plan) = self.plan(backend, x) else { return self.link.train_forward(backend, x, draw, memory) };
-        let parts: Vec<_> = plan
-            .ranges()
-            .map(|r| {
-                let x = backend.narrow(x, 0, r.start, r.len());
-                self.link.train_forward(backend, &x, draw.starting_at(r.start), memory)
-            })
-            .collect();
-        let y = join(backend, parts.iter().map(|p| &p.y));
-        let log_det = join(backend, parts.iter().map(|p| &p.log_det));
-        let terms = parts.iter().map(|p| p.terms).max().unwrap_or(0);
-        let tape = Tape { tiles: parts.into_iter().map(|p| p.tape).collect(), ..Tape::rows(x.clone()) };
-        TrainForward { y, log_det, tape, terms }
-    }
-
-    fn train_backward(
+    fn backward(
         &self,
         backend: &B,
-        mut tape: Tape<B>,
-        gy: B::Tensor,
-        g_log_det: &B::Tensor,
-        slots: &mut [Slot<B>],
-    ) -> B::Tensor {
-        if tape.tiles.is_empty() {
-            return self.link.train_backward(backend, tape, gy, g_log_det, slots);
-        }
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+    ) -> Result<Cotangents<B>, Error> {
+        let runs = match tape.try_into_value::<Runs>() {
+            Ok(Runs(runs)) => runs,
+            Err(tape) => return self.transform.backward(backend, tape, cotangents, grads),
+        };
         let mut first = 0;
-        let parts: Vec<_> = std::mem::take(&mut tape.tiles)
-            .into_iter()
-            .map(|tile| {
-                let rows = backend.shape(&tile.rows).rows();
-                let cut = |g: &B::Tensor| backend.narrow(g, 0, first, rows);
-                let g = self.link.train_backward(backend, tile, cut(&gy), &cut(g_log_det), slots);
-                first += rows;
-                g
-            })
-            .collect();
-        join(backend, parts.iter())
+        let mut parts = Vec::with_capacity(runs.len());
+        for (samples, tape) in runs {
+            let cut = |g: &B::Tensor| backend.narrow(g, 0, first, samples);
+            let own = Cotangents {
+                x: cut(&cotangents.x),
+                log_det: cut(&cotangents.log_det),
+                context: cotangents.context.as_ref().map(cut),
+            };
+            parts.push(self.transform.backward(backend, tape, own, grads)?);
+            first += samples;
+        }
+        let context = parts.iter().map(|p| p.context.as_ref()).collect::<Option<Vec<_>>>();
+        Ok(Cotangents {
+            x: join(backend, parts.iter().map(|p| &p.x)),
+            log_det: cotangents.log_det,
+            context: context.map(|parts| backend.concat(&parts, 0)),
+        })
     }
 
-    fn crowds(&self) -> bool {
-        self.link.crowds()
-    }
-
-    fn leaving(&self) -> usize {
-        self.link.leaving()
-    }
-
-    fn slots(&self) -> usize {
-        self.link.slots()
-    }
-
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) {
-        self.link.pull_back(backend, slots);
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
+        self.transform.finish_gradients(backend, grads);
     }
 }

@@ -40,11 +40,21 @@ pub use prediction::{Calibration, CalibrationBin, Classification, Classification
 pub use prepared::PreparedClassifier;
 use resflow_backend::{Backend, Key};
 
+use crate::batch::Batch;
 use crate::bijection::Bijection as _;
-use crate::config::ImageConfig;
 use crate::error::Error;
-use crate::layer::{Keep, Layer as _, LipschitzConv, LipschitzLinear, Role, Visitor, VisitorMut};
+use crate::layer::{Derivatives, Layer as _, LipschitzConv, LipschitzLinear};
+use crate::module::{Module, Part, PartMut, ShowPart, ShowPartMut};
 use crate::transform::ActNorm;
+
+/// A head's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadPlace {
+    /// The number of the transform whose output it looks at.
+    pub stage: usize,
+    /// The shape of the images that it looks at, `[h, w, c]`.
+    pub image: [usize; 3],
+}
 
 /// The heads of a hybrid model and the linear layer that joins them.
 #[derive(Debug, Clone)]
@@ -58,8 +68,8 @@ pub struct Classifier<B: Backend> {
 
 #[derive(Debug, Clone)]
 struct Head<B: Backend> {
-    /// The link whose output it looks at.
-    link: usize,
+    /// The number of the transform whose output it looks at.
+    transform: usize,
     /// The shape of the images that it looks at.
     image: [usize; 3],
     conv: LipschitzConv<B>,
@@ -70,35 +80,30 @@ struct Head<B: Backend> {
 const KERNEL: usize = 3;
 
 impl<B: Backend> Classifier<B> {
-    /// That of a configuration, if it has classes: with random weights, or zeros to be filled without a key.
-    pub(crate) fn of(backend: &B, config: &ImageConfig, key: Option<Key>) -> Option<Self> {
-        if config.classes == 0 {
-            return None;
-        }
-        let places = config.heads();
+    /// Builds the classifier with a head of `width` channels at each of these places. With a key weights are random, without
+    /// one zero, to be filled from a file.
+    pub(crate) fn new(backend: &B, places: &[HeadPlace], width: usize, classes: usize, key: Option<Key>) -> Self {
         let key = key.map(|key| key.named("classifier"));
-        let width = config.head_width;
         let inputs = width * places.len();
         let linear = match key {
-            Some(key) => LipschitzLinear::initialise(backend, inputs, config.classes, None, key.named("linear")),
-            None => LipschitzLinear::zeros(backend, inputs, config.classes, None),
+            Some(key) => LipschitzLinear::initialise(backend, inputs, classes, None, key.named("linear")),
+            None => LipschitzLinear::zeros(backend, inputs, classes, None),
         };
-        let head = |(s, place): (usize, &crate::config::HeadPlace)| {
+        let head = |(s, place): (usize, &HeadPlace)| {
             let [h, w, c] = place.image;
             let conv = match key {
                 Some(key) => LipschitzConv::initialise(backend, [h, w], KERNEL, c, width, None, key.split(s as u64)),
                 None => LipschitzConv::zeros(backend, [h, w], KERNEL, c, width, None),
             };
-            Head { link: place.stage, image: place.image, conv, norm: ActNorm::new(backend, width) }
+            Head { transform: place.stage, image: place.image, conv, norm: ActNorm::new(backend, width) }
         };
-        let heads: Vec<_> = places.iter().enumerate().map(head).collect();
-        Some(Self { heads, linear, classes: config.classes, width })
+        Self { heads: places.iter().enumerate().map(head).collect(), linear, classes, width }
     }
 
-    /// The same for a configuration with images of another size: heads are free convolutions and means over pixels.
-    pub(crate) fn resized(&self, config: &ImageConfig) -> Self {
+    /// The same for images of another size: heads are free convolutions and means over pixels.
+    pub(crate) fn resized(&self, places: Vec<HeadPlace>) -> Self {
         let mut resized = self.clone();
-        for (head, place) in resized.heads.iter_mut().zip(config.heads()) {
+        for (head, place) in resized.heads.iter_mut().zip(places) {
             head.image = place.image;
         }
         resized
@@ -109,53 +114,48 @@ impl<B: Backend> Classifier<B> {
         self.classes
     }
 
-    /// Shows every stored tensor, in the order of the gradient slots. Names are `classifier.…`.
-    pub fn visit(&self, visitor: Visitor<'_, B>) {
-        for (s, head) in self.heads.iter().enumerate() {
-            head.conv.visit(&format!("classifier.heads.{s}.convolution"), visitor);
-            head.norm.visit(&format!("classifier.heads.{s}.actnorm"), visitor);
-        }
-        self.linear.visit("classifier.linear", visitor);
-    }
-
-    /// Lets every stored tensor be changed, in the same order.
-    pub fn visit_mut(&mut self, visitor: VisitorMut<'_, B>) {
-        for (s, head) in self.heads.iter_mut().enumerate() {
-            head.conv.visit_mut(&format!("classifier.heads.{s}.convolution"), visitor);
-            head.norm.visit_mut(&format!("classifier.heads.{s}.actnorm"), visitor);
-        }
-        self.linear.visit_mut("classifier.linear", visitor);
-    }
-
     /// The classifier ready for computing.
     pub fn prepare(&self, backend: &B) -> PreparedClassifier<B> {
         PreparedClassifier::new(backend, self)
     }
 
-    /// Initialises the heads' norms from what they look at in the first batch: for each head, shards.
-    pub(crate) fn initialise(&mut self, backend: &B, seen: &[Vec<B::Tensor>]) -> Result<(), Error> {
+    /// Initialises the heads' norms from what they look at in the first batch: for each head, shards, with the weights
+    /// `[n, 1]` of their samples, if they have any.
+    pub(crate) fn initialise(
+        &mut self,
+        backend: &B,
+        seen: &[Vec<B::Tensor>],
+        weights: Option<&[B::Tensor]>,
+    ) -> Result<(), Error> {
         for (head, shards) in self.heads.iter_mut().zip(seen) {
             let conv = head.conv.prepare(backend);
-            let mapped: Vec<_> = shards.iter().map(|x| conv.forward(backend, x, Keep::Value).0).collect();
-            head.norm.initialise(backend, &mapped)?;
+            let map = |x: &B::Tensor| conv.forward(backend, &Batch::new(x.clone()), Derivatives::None).0;
+            let mapped: Vec<_> = shards.iter().map(|x| Batch::new(map(x))).collect();
+            head.norm.initialise(backend, &mapped, weights)?;
         }
         Ok(())
     }
+}
 
-    /// The number of trained numbers.
-    pub fn parameters(&self, backend: &B) -> u64 {
-        let mut total = 0;
-        self.visit(&mut |_, tensor, role: Role| {
-            if role.is_trained() {
-                total += backend.shape(tensor).elements() as u64;
-            }
-        });
-        total
+impl<B: Backend> Module<B> for Classifier<B> {
+    fn parts<'a>(&'a self, show: ShowPart<'_, 'a, B>) {
+        for (s, head) in self.heads.iter().enumerate() {
+            show(&format!("heads.{s}.convolution"), Part::Module(&head.conv));
+            show(&format!("heads.{s}.actnorm"), Part::Module(&head.norm));
+        }
+        show("linear", Part::Module(&self.linear));
     }
 
-    /// One line on what the classifier is.
-    pub fn describe(&self, backend: &B) -> String {
-        let heads: Vec<_> = self.heads.iter().map(|h| h.conv.describe(backend)).collect();
-        format!("{} classes; heads: {}; {}", self.classes, heads.join(", "), self.linear.describe(backend))
+    fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
+        for (s, head) in self.heads.iter_mut().enumerate() {
+            show(&format!("heads.{s}.convolution"), PartMut::Module(&mut head.conv));
+            show(&format!("heads.{s}.actnorm"), PartMut::Module(&mut head.norm));
+        }
+        show("linear", PartMut::Module(&mut self.linear));
+    }
+
+    fn describe(&self) -> String {
+        let heads: Vec<_> = self.heads.iter().map(|h| h.conv.describe()).collect();
+        format!("{} classes; heads: {}; {}", self.classes, heads.join(", "), self.linear.describe())
     }
 }

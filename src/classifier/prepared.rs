@@ -7,12 +7,15 @@
 
 use std::ops::Range;
 
-use resflow_backend::{Activation, Backend, Binary, Key, Over, Reduce, ShardPlan, Unary};
+use resflow_backend::{Activation, Backend, Binary, Key, Over, Reduce, ShardPlan, Shape, Unary};
 
 use super::Classifier;
-use crate::bijection::{Bijection as _, Draw, Memory, PreparedBijection, Tape};
+use crate::batch::Batch;
+use crate::bijection::{Ask, Bijection as _, Cotangents, Draw, Memory, PreparedBijection, Tape};
+use crate::error::Error;
 use crate::estimator::{Estimator, Exact};
-use crate::layer::{Keep, Layer as _, PreparedLayer, Saved, Slot, accumulate};
+use crate::layer::{Derivatives, Layer as _, PreparedLayer, Saved};
+use crate::module::{Grad, accumulate, fill, trained_shapes, trained_tensors};
 use crate::transform::{from_vectors, to_vectors};
 
 /// A classifier ready for computing.
@@ -23,6 +26,8 @@ pub struct PreparedClassifier<B: Backend> {
     classes: usize,
     /// The channels of each head.
     width: usize,
+    /// The shapes of all trained tensors.
+    shapes: Vec<Shape>,
 }
 
 /// Tensors that a head's reverse pass holds of its features before the mean: two of ActNorm, ReLU's value, its slope, their
@@ -31,21 +36,23 @@ const KEPT: usize = 6;
 
 #[derive(Debug)]
 struct PreparedHead<B: Backend> {
-    link: usize,
+    transform: usize,
     image: [usize; 3],
     conv: Box<dyn PreparedLayer<B>>,
     norm: Box<dyn PreparedBijection<B>>,
+    /// The trained tensors of the convolution and of the norm.
+    counts: [usize; 2],
 }
 
 /// What a head's forward pass keeps.
 struct HeadTape<B: Backend> {
     conv: Saved<B>,
-    norm: Tape<B>,
+    norm: Tape,
     /// ReLU' at each number, `[n, h, w, c]`.
     slope: B::Tensor,
 }
 
-/// What some labelled rows say of the classifier.
+/// What some labelled samples say of the classifier.
 pub(crate) struct Judged<B: Backend> {
     /// Σ wᵢ (−log p(yᵢ | xᵢ)) and Σ wᵢ \[yᵢ is the likeliest class\], `[2]`.
     pub(crate) score: B::Tensor,
@@ -53,26 +60,28 @@ pub(crate) struct Judged<B: Backend> {
     pub(crate) gradients: Vec<B::Tensor>,
 }
 
-/// ActNorm's log det is no part of the objective here, so whatever estimates it.
+/// Placeholder: ActNorm's log det is ignored here, so any estimator will do.
 const NO_LOG_DET: Estimator = Estimator::Exact(Exact);
 
 impl<B: Backend> PreparedClassifier<B> {
     pub(super) fn new(backend: &B, classifier: &Classifier<B>) -> Self {
         let head = |head: &super::Head<B>| PreparedHead {
-            link: head.link,
+            transform: head.transform,
             image: head.image,
             conv: head.conv.prepare(backend),
             norm: head.norm.prepare(backend),
+            counts: [trained_tensors(&head.conv), trained_tensors(&head.norm)],
         };
         Self {
             heads: classifier.heads.iter().map(head).collect(),
             linear: classifier.linear.prepare(backend),
             classes: classifier.classes,
             width: classifier.width,
+            shapes: trained_shapes(backend, classifier),
         }
     }
 
-    /// The rows that go through the heads at a time.
+    /// The samples that go through the heads at a time.
     fn tiles(&self, backend: &B, seen: &[B::Tensor]) -> Vec<Range<usize>> {
         let pixels = |x: &B::Tensor| backend.shape(x)[1] * backend.shape(x)[2];
         let numbers = KEPT * self.width * seen.iter().map(pixels).sum::<usize>();
@@ -85,90 +94,87 @@ impl<B: Backend> PreparedClassifier<B> {
         self.classes
     }
 
-    /// The last link that a head looks at.
-    pub(crate) fn last_link(&self) -> usize {
-        self.heads.iter().map(|h| h.link).max().unwrap_or(0)
+    /// The last transform that a head looks at.
+    pub(crate) fn last_transform(&self) -> usize {
+        self.heads.iter().map(|h| h.transform).max().unwrap_or(0)
     }
 
-    /// What the head behind link `link`, if there is one, looks at, given the link's output, of which so many of the last
-    /// channels leave: what leaves, or where nothing does, everything; as images `[n, h, w, c]`.
-    pub(crate) fn look(&self, backend: &B, link: usize, y: &B::Tensor, leaving: usize) -> Option<B::Tensor> {
-        let head = self.heads.iter().find(|h| h.link == link)?;
+    /// The input of the head attached to transform `number`, if any: the factored-out channels if the transform factors out,
+    /// otherwise its whole output; as images `[n, h, w, c]`.
+    pub(crate) fn look(&self, backend: &B, number: usize, y: &B::Tensor, factored_out: usize) -> Option<B::Tensor> {
+        let head = self.heads.iter().find(|h| h.transform == number)?;
         let shape = backend.shape(y);
         Some(match shape.rank() {
             2 => from_vectors(backend, y, &head.image),
-            rank if leaving > 0 => backend.narrow(y, rank - 1, shape.channels() - leaving, leaving),
+            rank if factored_out > 0 => backend.narrow(y, rank - 1, shape.channels() - factored_out, factored_out),
             _ => y.clone(),
         })
     }
 
-    /// Adds the gradient of what the head behind link `link` looked at, if there is one, to the cotangent of the link's
-    /// output.
+    /// Adds the gradient of the input of the head attached to transform `number`, if any, to the cotangent of the
+    /// transform's output.
     pub(crate) fn join(
         &self,
         backend: &B,
-        link: usize,
+        number: usize,
         gy: B::Tensor,
-        leaving: usize,
+        factored_out: usize,
         gradients: &[B::Tensor],
     ) -> B::Tensor {
-        let Some(head) = self.heads.iter().position(|h| h.link == link) else { return gy };
+        let Some(head) = self.heads.iter().position(|h| h.transform == number) else { return gy };
         let (own, shape) = (&gradients[head], backend.shape(&gy));
         match shape.rank() {
             2 => backend.axpy(1.0, &to_vectors(backend, own), gy),
-            rank if leaving > 0 => {
-                let stay = shape.channels() - leaving;
+            rank if factored_out > 0 => {
+                let stay = shape.channels() - factored_out;
                 let rest = backend.narrow(&gy, rank - 1, 0, stay);
-                let left = backend.narrow(&gy, rank - 1, stay, leaving);
+                let left = backend.narrow(&gy, rank - 1, stay, factored_out);
                 backend.concat(&[&rest, &backend.axpy(1.0, own, left)], rank - 1)
             }
             _ => backend.axpy(1.0, own, gy),
         }
     }
 
-    /// ln p(y | x) of each row, `[n, K]`, from what each head looks at.
-    pub(crate) fn log_probabilities(&self, backend: &B, seen: &[B::Tensor]) -> B::Tensor {
+    /// ln p(y | x) of each sample, `[n, K]`, from what each head looks at.
+    pub(crate) fn log_probabilities(&self, backend: &B, seen: &[B::Tensor]) -> Result<B::Tensor, Error> {
         let tile = |tile: Range<usize>| {
-            let features: Vec<_> = self
-                .heads
-                .iter()
-                .zip(seen)
-                .map(|(head, x)| head.features(backend, &backend.narrow(x, 0, tile.start, tile.len())))
-                .collect();
+            let features = self.heads.iter().zip(seen);
+            let features = features.map(|(head, x)| head.features(backend, &backend.narrow(x, 0, tile.start, tile.len())));
+            let features = features.collect::<Result<Vec<_>, _>>()?;
             let joined = backend.concat(&features.iter().collect::<Vec<_>>(), 1);
-            let (logits, _) = self.linear.forward(backend, &joined, Keep::Value);
-            Softmax::of(backend, &logits).log_probabilities(backend)
+            let (logits, _) = self.linear.forward(backend, &Batch::new(joined), Derivatives::None);
+            Ok(Softmax::of(backend, &logits).log_probabilities(backend))
         };
-        let tiles: Vec<_> = self.tiles(backend, seen).into_iter().map(tile).collect();
-        backend.concat(&tiles.iter().collect::<Vec<_>>(), 0)
+        let tiles = self.tiles(backend, seen).into_iter().map(tile).collect::<Result<Vec<_>, Error>>()?;
+        Ok(backend.concat(&tiles.iter().collect::<Vec<_>>(), 0))
     }
 
-    /// The cross-entropy of rows with one-hot targets `[n, K]` and weights `[n, 1]`, and its gradients: those of the
-    /// parameters are added to the slots.
+    /// The cross-entropy of samples with one-hot targets `[n, K]` and weights `[n, 1]`, and its gradients: those of the
+    /// parameters are added.
     pub(crate) fn judge(
         &self,
         backend: &B,
         seen: &[B::Tensor],
         targets: &B::Tensor,
         weights: &B::Tensor,
-        slots: &mut [Slot<B>],
-    ) -> Judged<B> {
+        grads: &mut [Grad<B>],
+    ) -> Result<Judged<B>, Error> {
         let mut score = None;
         let mut gradients = vec![Vec::new(); self.heads.len()];
         for tile in self.tiles(backend, seen) {
             let rows = |x: &B::Tensor| backend.narrow(x, 0, tile.start, tile.len());
             let seen: Vec<_> = seen.iter().map(rows).collect();
-            let judged = self.judge_tile(backend, &seen, &rows(targets), &rows(weights), slots);
+            let judged = self.judge_tile(backend, &seen, &rows(targets), &rows(weights), grads)?;
             accumulate(backend, &mut score, &judged.score);
             for (all, own) in gradients.iter_mut().zip(judged.gradients) {
                 all.push(own);
             }
         }
         let join = |tiles: Vec<B::Tensor>| backend.concat(&tiles.iter().collect::<Vec<_>>(), 0);
-        Judged {
+        Ok(Judged {
             score: score.unwrap_or_else(|| backend.full(0.0, [2].into())),
             gradients: gradients.into_iter().map(join).collect(),
-        }
+        })
     }
 
     fn judge_tile(
@@ -177,12 +183,12 @@ impl<B: Backend> PreparedClassifier<B> {
         seen: &[B::Tensor],
         targets: &B::Tensor,
         weights: &B::Tensor,
-        slots: &mut [Slot<B>],
-    ) -> Judged<B> {
-        let (features, tapes): (Vec<_>, Vec<_>) =
-            self.heads.iter().zip(seen).map(|(head, x)| head.train_forward(backend, x)).unzip();
+        grads: &mut [Grad<B>],
+    ) -> Result<Judged<B>, Error> {
+        let seen = self.heads.iter().zip(seen).map(|(head, x)| head.train_forward(backend, x));
+        let (features, tapes): (Vec<_>, Vec<_>) = seen.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let joined = backend.concat(&features.iter().collect::<Vec<_>>(), 1);
-        let (logits, saved) = self.linear.forward(backend, &joined, Keep::Second);
+        let (logits, saved) = self.linear.forward(backend, &Batch::new(joined), Derivatives::Second);
         let softmax = Softmax::of(backend, &logits);
         let cross_entropy = softmax.cross_entropy(backend, targets);
         // the true class is right where no logit, all less their largest, exceeds its own
@@ -193,70 +199,82 @@ impl<B: Backend> PreparedClassifier<B> {
 
         let difference = backend.axpy(-1.0, targets, softmax.probabilities(backend));
         let g_logits = backend.binary(Binary::Mul, difference, weights);
-        let (own, last) = slots.split_at_mut(slots.len() - self.linear.slots());
+        let heads = self.heads.iter().map(PreparedHead::grads).sum();
+        let (own, last) = grads.split_at_mut(heads);
         let (g, _) = self.linear.tangent_vjp(backend, &saved, &[], g_logits, Vec::new(), last);
         let mut gradients = Vec::with_capacity(self.heads.len());
         let mut rest = own;
         for (number, (head, tape)) in self.heads.iter().zip(tapes).enumerate() {
-            let (own, others) = rest.split_at_mut(head.slots());
+            let (own, others) = rest.split_at_mut(head.grads());
             rest = others;
             let g = backend.narrow(&g, 1, number * self.width, self.width);
-            gradients.push(head.backward(backend, tape, &g, own));
+            gradients.push(head.backward(backend, tape, &g, own)?);
         }
-        Judged { score, gradients }
+        Ok(Judged { score, gradients })
     }
 
     /// The number of trained tensors.
-    pub fn slots(&self) -> usize {
-        self.heads.iter().map(PreparedHead::slots).sum::<usize>() + self.linear.slots()
+    pub(crate) fn grads(&self) -> usize {
+        self.shapes.len()
     }
 
-    /// Turns the gradients of what is computed with into those of what is stored; an empty slot becomes zeros.
-    pub(crate) fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) {
-        let mut rest = slots;
+    /// Turns the gradients of what is computed with into those of what is stored; what got none becomes zeros.
+    pub(crate) fn finish_gradients(&self, backend: &B, grads: &mut Vec<Grad<B>>) {
+        grads.resize(self.shapes.len(), None);
+        let mut rest = &mut grads[..];
         for head in &self.heads {
-            let (conv, others) = rest.split_at_mut(head.conv.slots());
-            let (norm, others) = others.split_at_mut(head.norm.slots());
+            let [conv, norm] = head.counts;
+            let (own, others) = rest.split_at_mut(conv);
+            let _ = head.conv.finish_gradients(backend, own);
+            let (own, others) = others.split_at_mut(norm);
+            head.norm.finish_gradients(backend, own);
             rest = others;
-            let _ = head.conv.pull_back(backend, conv);
-            head.norm.pull_back(backend, norm);
         }
-        let _ = self.linear.pull_back(backend, rest);
+        let _ = self.linear.finish_gradients(backend, rest);
+        fill(backend, grads, &self.shapes);
     }
 }
 
 impl<B: Backend> PreparedHead<B> {
-    fn slots(&self) -> usize {
-        self.conv.slots() + self.norm.slots()
+    fn grads(&self) -> usize {
+        self.counts.iter().sum()
     }
 
-    /// The features of each row, `[n, width]`.
-    fn features(&self, backend: &B, x: &B::Tensor) -> B::Tensor {
-        let (mapped, _) = self.conv.forward(backend, x, Keep::Value);
-        let (normal, _) = self.norm.forward(backend, &mapped, None);
-        means(backend, &backend.activation(Activation::Relu, None, &normal, 0)[0])
+    /// The features of each sample, `[n, width]`.
+    fn features(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, Error> {
+        let (mapped, _) = self.conv.forward(backend, &Batch::new(x.clone()), Derivatives::None);
+        let normal = self.norm.forward(backend, &Batch::new(mapped), &Ask::value::<B>())?.y;
+        Ok(means(backend, &backend.activation(Activation::Relu, None, &normal, 0)[0]))
     }
 
     /// The same with what the backward pass needs.
-    fn train_forward(&self, backend: &B, x: &B::Tensor) -> (B::Tensor, HeadTape<B>) {
-        let (mapped, conv) = self.conv.forward(backend, x, Keep::Second);
-        let draw = Draw { estimator: &NO_LOG_DET, key: Key::new(0), first_row: 0 };
-        let normal = self.norm.train_forward(backend, &mapped, draw, Memory::Keep);
+    fn train_forward(&self, backend: &B, x: &B::Tensor) -> Result<(B::Tensor, HeadTape<B>), Error> {
+        let (mapped, conv) = self.conv.forward(backend, &Batch::new(x.clone()), Derivatives::Second);
+        let draw = Draw { estimator: &NO_LOG_DET, key: Key::new(0) };
+        let ask = Ask::gradient::<B>(draw, Memory::Store);
+        let normal = self.norm.forward(backend, &Batch::new(mapped), &ask)?;
         let mut orders = backend.activation(Activation::Relu, None, &normal.y, 1);
         let slope = orders.swap_remove(1);
-        (means(backend, &orders[0]), HeadTape { conv, norm: normal.tape, slope })
+        let norm = normal.tape.expect("ActNorm keeps its output");
+        Ok((means(backend, &orders[0]), HeadTape { conv, norm, slope }))
     }
 
     /// From the cotangent of the features to that of the images.
-    fn backward(&self, backend: &B, tape: HeadTape<B>, g: &B::Tensor, slots: &mut [Slot<B>]) -> B::Tensor {
+    fn backward(
+        &self,
+        backend: &B,
+        tape: HeadTape<B>,
+        g: &B::Tensor,
+        grads: &mut [Grad<B>],
+    ) -> Result<B::Tensor, Error> {
         let shape = backend.shape(&tape.slope);
         let [n, h, w, c] = [0, 1, 2, 3].map(|axis| shape[axis]);
         let g = backend.affine(backend.reshape(g, [n, 1, 1, c].into()), 1.0 / (h * w) as f64, 0.0);
         let g = backend.binary(Binary::Mul, tape.slope, &g);
-        let (conv, norm) = slots.split_at_mut(self.conv.slots());
-        let no_log_det = backend.full(0.0, [n, 1].into());
-        let g = self.norm.train_backward(backend, tape.norm, g, &no_log_det, norm);
-        self.conv.tangent_vjp(backend, &tape.conv, &[], g, Vec::new(), conv).0
+        let (conv, norm) = grads.split_at_mut(self.counts[0]);
+        let cotangents = Cotangents { x: g, log_det: backend.full(0.0, [n, 1].into()), context: None };
+        let g = self.norm.backward(backend, tape.norm, cotangents, norm)?.x;
+        Ok(self.conv.tangent_vjp(backend, &tape.conv, &[], g, Vec::new(), conv).0)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The families of flows that a configuration may be of.
 //!
-//! | family | links | log det |
+//! | family | transforms | log det |
 //! |---|---|---|
 //! | residual | y = x + g(x) (Chen et al. 2019) | exact or unbiased |
 //! | iresnet | the same blocks (Behrmann et al. 2019) | in training cut off after a fixed number of terms: biased |
@@ -15,9 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::{FlowConfig, ImageConfig, Nonlinearity};
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Exact, Probe, Truncated};
-use crate::train::TrainConfig;
 
-/// What kind of links a flow is made of.
+/// What kind of transforms a flow is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
@@ -36,9 +35,6 @@ pub enum Family {
 const IRESNET_COEFFICIENT: f64 = 0.9;
 /// The terms of their truncated series.
 const IRESNET_TERMS: usize = 10;
-/// The highest learning rate of couplings, which have no Lipschitz bound to keep them tame.
-const COUPLING_RATE: f64 = 5e-3;
-
 impl Family {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Residual, Self::IResNet, Self::RealNvp, Self::Glow];
@@ -53,18 +49,9 @@ impl Family {
         }
     }
 
-    /// Whether its links are couplings, whose log det is exact and whose weights are free; else they are residual blocks.
+    /// Whether its transforms are couplings, whose log det is exact and whose weights are free; else they are residual blocks.
     pub fn couples(self) -> bool {
         matches!(self, Self::RealNvp | Self::Glow)
-    }
-
-    /// How settings for residual flows become those for the family.
-    pub fn training(self, residual: TrainConfig) -> TrainConfig {
-        if self.couples() {
-            TrainConfig { learning_rate: residual.learning_rate.min(COUPLING_RATE), ..residual }
-        } else {
-            residual
-        }
     }
 
     /// i-ResNet's truncated series.
@@ -85,7 +72,7 @@ impl Family {
 }
 
 impl FlowConfig {
-    /// The default architecture of a family for rows of `dimension` numbers.
+    /// The default architecture of a family for samples of `dimension` numbers.
     pub fn of(family: Family, dimension: usize) -> Self {
         let residual = Self::new(dimension);
         let coupling = || Self {

@@ -3,17 +3,10 @@
 //! A head looks at each scale's output: at the images after the squeeze that ends the scale (with factor-out, at the channels
 //! that leave there), and at the end of the chain.
 
-use super::{ImageConfig, MOST_WIDTH, Stage, count};
+use super::{ImageConfig, MOST_WIDTH, count};
+pub use crate::classifier::HeadPlace;
 use crate::error::ConfigError;
-
-/// A head's place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeadPlace {
-    /// The stage whose output it looks at.
-    pub stage: usize,
-    /// The shape of the images that it looks at, `[h, w, c]`.
-    pub image: [usize; 3],
-}
+use crate::stage::{LayerStage, Size, Stage};
 
 impl ImageConfig {
     /// Where the heads are; empty without classes.
@@ -39,20 +32,19 @@ impl ImageConfig {
         count("head_width", self.head_width, MOST_WIDTH, "1 to 65536")
     }
 
-    /// The trained numbers of the classifier.
-    pub(super) fn head_parameters(&self) -> u64 {
+    /// How much the classifier stores: a convolution and an ActNorm a head, and a linear layer.
+    pub(super) fn head_size(&self) -> Size {
         if self.classes == 0 {
-            return 0;
+            return Size::default();
         }
-        let (width, scales) = (self.head_width as u64, self.scales());
-        let head = |[_, _, c]: &[usize; 3]| (9 * *c as u64 + 1).saturating_mul(width).saturating_add(2 * width);
-        let heads = scales.iter().skip(1).chain(scales.last()).map(head).fold(0, u64::saturating_add);
-        let linear = (width * scales.len() as u64 + 1).saturating_mul(self.classes as u64);
-        heads.saturating_add(linear)
-    }
-
-    /// The tensors that the classifier stores: kernel, bias, s, b and the flag of each head, weight and bias.
-    pub(super) fn head_tensors(&self) -> u64 {
-        if self.classes == 0 { 0 } else { 5 * self.blocks.len() as u64 + 2 }
+        let (width, scales) = (self.head_width, self.scales());
+        let head = |&[_, _, c]: &[usize; 3]| {
+            let convolution =
+                LayerStage::Convolution { kernel: [3, 3], inputs: c, outputs: width, coefficient: None };
+            convolution.size(&[]).plus(Stage::ActNorm { features: width }.size())
+        };
+        let inputs = width.saturating_mul(scales.len());
+        let linear = LayerStage::Linear { inputs, outputs: self.classes, coefficient: None }.size(&[]);
+        scales.iter().skip(1).chain(scales.last()).map(head).sum::<Size>().plus(linear)
     }
 }

@@ -12,11 +12,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CouplingBlock, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count,
+    Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count, flatten, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing};
 use crate::lipschitz::NormChain;
+use crate::stage::{Repeated, Size, Stage};
 use crate::transform::Logit;
 
 /// The architecture of a flow over images and the estimators it is trained and evaluated with.
@@ -24,7 +25,7 @@ use crate::transform::Logit;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageConfig {
-    /// What its links are.
+    /// What its transforms are.
     pub model: Family,
     /// The height of an image, in pixels.
     pub height: usize,
@@ -76,7 +77,7 @@ pub struct ImageConfig {
     pub training: Estimator,
     /// The estimator of log p.
     pub evaluation: Estimator,
-    /// How many independent estimates of each row's log p give its standard error.
+    /// How many independent estimates of each sample's log p give its standard error.
     pub replicates: usize,
 }
 
@@ -122,41 +123,6 @@ impl Default for ImageConfig {
             replicates: 2,
         }
     }
-}
-
-/// One link of the chain that a configuration spells out.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Stage {
-    /// A squeeze, after which this many channels leave.
-    Squeeze {
-        /// The channels before it.
-        channels: usize,
-        /// Whether half of those after it leave.
-        factor_out: bool,
-    },
-    /// The logit.
-    Logit,
-    /// ActNorm over this many features or channels.
-    ActNorm(usize),
-    /// A residual block.
-    Block(ImageBlock),
-    /// An invertible linear map over this many features or channels.
-    InvertibleLinear(usize),
-    /// An affine coupling.
-    Coupling(CouplingBlock),
-    /// From images to vectors.
-    Flatten([usize; 3]),
-}
-
-/// A residual block of an image flow.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImageBlock {
-    /// The shape of its rows: `[h, w, c]`, or `[d]` where it is fully connected.
-    pub row: Vec<usize>,
-    /// Kernel size, inputs and outputs of its layers; a fully connected one has kernel size 0.
-    pub layers: Vec<(usize, usize, usize)>,
-    /// Whether it begins with an activation.
-    pub leading_activation: bool,
 }
 
 /// No honest image is larger along an axis.
@@ -234,54 +200,60 @@ impl ImageConfig {
         std::iter::successors(Some(first), next).take(self.blocks.len()).collect()
     }
 
-    /// The chain, first applied first.
-    pub fn stages(&self) -> Vec<Stage> {
-        let mut stages = Vec::new();
-        if self.squeeze_first {
-            stages.push(Stage::Squeeze { channels: self.channels, factor_out: false });
-        }
-        if self.logit {
-            stages.push(Stage::Logit);
-        }
+    /// The chain, first applied first, equal rounds counted.
+    pub fn chain(&self) -> Vec<Repeated> {
+        let mut chain = Vec::new();
         let scales = self.scales();
         let [mut h, mut w, mut c] = scales.first().copied().unwrap_or_default();
-        if self.actnorm {
-            stages.push(Stage::ActNorm(c));
+        let mut first = Vec::new();
+        if self.squeeze_first {
+            first.push(Stage::Squeeze { factored_out: 0 });
         }
+        if self.logit {
+            first.push(Stage::Logit { alpha: self.logit_alpha });
+        }
+        let norm = |features: usize| self.actnorm.then_some(Stage::ActNorm { features });
+        first.extend(norm(c));
+        chain.push(Repeated::once(first));
         for (scale, &blocks) in self.blocks.iter().enumerate() {
             if scale > 0 {
-                stages.push(Stage::Squeeze { channels: c, factor_out: self.factor_out });
+                let factored_out = if self.factor_out { 2 * c } else { 0 };
+                chain.push(Repeated::once(vec![Stage::Squeeze { factored_out }]));
                 [h, w, c] = scales[scale];
             }
             if self.model.couples() {
-                stages.extend(self.coupling_stages([h, w, c], blocks));
+                chain.extend(self.coupling_chain([h, w, c], blocks));
                 continue;
             }
-            for block in 0..blocks {
-                let leading = if scale == 0 && block == 0 { self.first_activation } else { self.leading_activation };
-                stages.push(Stage::Block(ImageBlock {
-                    row: vec![h, w, c],
-                    layers: self.convolutions(c, leading),
-                    leading_activation: leading,
-                }));
-                if self.actnorm {
-                    stages.push(Stage::ActNorm(c));
-                }
+            let round = |leading: bool, times: usize| {
+                let layers = self.convolutions(c, leading);
+                let net = net(&layers, self.activation, leading, Some(self.coefficient), &self.norms);
+                let block = Stage::ResidualBlock { shape: vec![h, w, c], net };
+                Repeated { stages: std::iter::once(block).chain(norm(c)).collect(), times }
+            };
+            if scale == 0 {
+                chain.extend([round(self.first_activation, 1), round(self.leading_activation, blocks - 1)]);
+            } else {
+                chain.push(round(self.leading_activation, blocks));
             }
         }
         if self.fully_connected > 0 {
             let d = h * w * c;
-            stages.push(Stage::Flatten([h, w, c]));
-            for _ in 0..self.fully_connected {
-                let widths = [d, self.fully_connected_width, self.fully_connected_width, d];
-                let layers = widths.windows(2).map(|w| (0, w[0] * self.activation.widening(), w[1])).collect();
-                stages.push(Stage::Block(ImageBlock { row: vec![d], layers, leading_activation: true }));
-                if self.actnorm {
-                    stages.push(Stage::ActNorm(d));
-                }
-            }
+            chain.push(Repeated::once(vec![Stage::Flatten { image: [h, w, c] }]));
+            let widths = [d, self.fully_connected_width, self.fully_connected_width, d];
+            let layers: Vec<_> = widths.windows(2).map(|w| (0, w[0] * self.activation.widening(), w[1])).collect();
+            // the norms are those of convolutional blocks
+            let net = net(&layers, self.activation, true, Some(self.coefficient), &NormChain::Two);
+            let block = Stage::ResidualBlock { shape: vec![d], net };
+            let stages = std::iter::once(block).chain(norm(d)).collect();
+            chain.push(Repeated { stages, times: self.fully_connected });
         }
-        stages
+        chain
+    }
+
+    /// The chain, first applied first.
+    pub fn stages(&self) -> Vec<Stage> {
+        flatten(&self.chain())
     }
 
     /// (kernel, inputs, outputs) of the convolutions of a block over c channels.
@@ -293,96 +265,8 @@ impl ImageConfig {
         self.kernels.iter().enumerate().map(|(i, &k)| (k, widths[i] * widen(i), widths[i + 1])).collect()
     }
 
-    /// The number of trained numbers.
+    /// The number of trained numbers, the classifier's included.
     pub fn parameters(&self) -> u64 {
-        self.flow_parameters().saturating_add(self.head_parameters())
-    }
-
-    /// Those of the links.
-    fn flow_parameters(&self) -> u64 {
-        if self.model.couples() {
-            let first = self.scales().first().map_or(0, |[_, _, c]| 2 * *c as u64);
-            return self.coupling_parameters().saturating_add(if self.actnorm { first } else { 0 });
-        }
-        self.sum(|stage| match stage {
-            Stage::ActNorm(features) => 2 * *features as u64,
-            Stage::Block(block) => {
-                let weights = |&(k, i, o): &(usize, usize, usize)| {
-                    let taps = (k * k).max(1) as u64;
-                    taps.saturating_mul(i as u64).saturating_mul(o as u64).saturating_add(o as u64)
-                };
-                let activations = block.layers.len() as u64 - u64::from(!block.leading_activation);
-                let betas = if self.activation.has_parameter() { activations } else { 0 };
-                let orders = if block.row.len() == 3 { self.norms.parameters(block.layers.len()) } else { 0 };
-                block.layers.iter().map(weights).fold(betas + orders, u64::saturating_add)
-            }
-            _ => 0,
-        })
-    }
-
-    /// The numbers in the singular vectors of all layers.
-    pub(crate) fn singular_vectors(&self) -> u64 {
-        if self.model.couples() {
-            return 0;
-        }
-        self.sum(|stage| match stage {
-            Stage::Block(block) => {
-                let pixels: usize = block.row.iter().rev().skip(1).product();
-                let linear = |k: usize| k == 0 || (k == 1 && self.norms == NormChain::Two);
-                let vectors =
-                    |&(k, i, o): &(usize, usize, usize)| (if linear(k) { 1 } else { pixels } * (i + o)) as u64;
-                block.layers.iter().map(vectors).sum()
-            }
-            _ => 0,
-        })
-    }
-
-    /// The sum of something over the chain. Blocks of a scale are equal and counted by one of them, so that a hostile number
-    /// of them costs nothing.
-    fn sum(&self, count: impl Fn(&Stage) -> u64) -> u64 {
-        let reduced = Self {
-            blocks: self.blocks.iter().map(|&b| b.min(2)).collect(),
-            fully_connected: self.fully_connected.min(1),
-            ..self.clone()
-        };
-        let stages = reduced.stages();
-        let total = |total: u64, i: usize| {
-            total.saturating_add(count(&stages[i]).saturating_mul(self.multiplicity(&stages, i)))
-        };
-        (0..stages.len()).fold(0, total)
-    }
-
-    /// How many stages of the full chain stage i of the chain with at most two blocks a scale stands for.
-    fn multiplicity(&self, stages: &[Stage], i: usize) -> u64 {
-        let mut scale = 0;
-        let mut blocks = 0;
-        let mut flat = false;
-        for stage in &stages[..=i] {
-            match stage {
-                Stage::Squeeze { factor_out: _, .. } if blocks > 0 => {
-                    scale += 1;
-                    blocks = 0;
-                }
-                Stage::Flatten(_) => {
-                    flat = true;
-                    blocks = 0;
-                }
-                Stage::Block(_) => blocks += 1,
-                _ => {}
-            }
-        }
-        if flat {
-            return if blocks == 0 { 1 } else { self.fully_connected as u64 };
-        }
-        if blocks == 2 { self.blocks[scale] as u64 - 1 } else { 1 }
-    }
-
-    /// The number of constrained layers.
-    pub fn constrained_layers(&self) -> u64 {
-        if self.model.couples() {
-            return 0;
-        }
-        let blocks: u64 = self.blocks.iter().map(|&b| b as u64).sum();
-        blocks * self.kernels.len() as u64 + 3 * self.fully_connected as u64
+        self.chain().iter().map(Repeated::size).sum::<Size>().plus(self.head_size()).parameters
     }
 }

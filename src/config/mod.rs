@@ -9,80 +9,19 @@ mod image;
 mod preset;
 mod rows;
 
-pub use coupling::CouplingBlock;
 pub use family::Family;
 pub use hybrid::HeadPlace;
-pub use image::{ImageBlock, ImageConfig, Stage};
+pub use image::ImageConfig;
 pub use preset::Preset;
-use resflow_backend::Activation;
 pub use rows::FlowConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
 use crate::estimator::Estimator;
-use crate::lipschitz::Coefficient;
+use crate::lipschitz::{Coefficient, NormChain};
+pub use crate::stage::Nonlinearity;
+use crate::stage::{LayerStage, Net, Repeated, Size, Stage};
 use crate::transform::bits_per_dim;
-
-/// The nonlinearity of g.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Nonlinearity {
-    /// xσ(bx)/1.1 with learned b.
-    #[default]
-    LipSwish,
-    /// LipSwish of x and of −x side by side, over 1.004: twice the features.
-    ClipSwish,
-    /// See [`Activation::Elu`].
-    Elu,
-    /// See [`Activation::Softplus`].
-    Softplus,
-    /// See [`Activation::Tanh`].
-    Tanh,
-    /// See [`Activation::Relu`].
-    Relu,
-    /// See [`Activation::LipschitzCube`].
-    LipschitzCube,
-    /// See [`Activation::Sin`].
-    Sin,
-}
-
-impl Nonlinearity {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::LipSwish,
-        Self::ClipSwish,
-        Self::Elu,
-        Self::Softplus,
-        Self::Tanh,
-        Self::Relu,
-        Self::LipschitzCube,
-        Self::Sin,
-    ];
-
-    /// The elementwise function, or `None` for the concatenated one.
-    pub fn activation(self) -> Option<Activation> {
-        Some(match self {
-            Self::ClipSwish => return None,
-            Self::LipSwish => Activation::LipSwish,
-            Self::Elu => Activation::Elu,
-            Self::Softplus => Activation::Softplus,
-            Self::Tanh => Activation::Tanh,
-            Self::Relu => Activation::Relu,
-            Self::LipschitzCube => Activation::LipschitzCube,
-            Self::Sin => Activation::Sin,
-        })
-    }
-
-    /// How many times as many features come out as go in.
-    pub fn widening(self) -> usize {
-        if self == Self::ClipSwish { 2 } else { 1 }
-    }
-
-    /// Whether it learns a parameter.
-    pub fn has_parameter(self) -> bool {
-        matches!(self, Self::LipSwish | Self::ClipSwish)
-    }
-}
 
 /// The architecture of a flow and the estimators it is trained and evaluated with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,7 +43,7 @@ impl ModelConfig {
         }
     }
 
-    /// What its links are.
+    /// What its transforms are.
     pub fn family(&self) -> Family {
         match self {
             Self::Rows(c) => c.model,
@@ -112,15 +51,26 @@ impl ModelConfig {
         }
     }
 
-    /// The chain, first applied first.
-    pub fn stages(&self) -> Vec<Stage> {
+    /// The chain, first applied first, equal rounds counted.
+    pub fn chain(&self) -> Vec<Repeated> {
         match self {
-            Self::Rows(c) => c.stages(),
-            Self::Images(c) => c.stages(),
+            Self::Rows(c) => c.chain(),
+            Self::Images(c) => c.chain(),
         }
     }
 
-    /// d, the numbers in a row.
+    /// The chain, first applied first.
+    pub fn stages(&self) -> Vec<Stage> {
+        flatten(&self.chain())
+    }
+
+    /// How much the model stores: its transforms and its classifier, without the standardisation.
+    pub fn size(&self) -> Size {
+        let classifier = self.images().map_or(Size::default(), ImageConfig::head_size);
+        self.chain().iter().map(Repeated::size).sum::<Size>().plus(classifier)
+    }
+
+    /// d, the numbers in a sample.
     pub fn dimension(&self) -> usize {
         match self {
             Self::Rows(c) => c.dimension,
@@ -128,8 +78,8 @@ impl ModelConfig {
         }
     }
 
-    /// The shape of a row: `[d]`, or `[h, w, c]` of an image.
-    pub fn row(&self) -> Vec<usize> {
+    /// The shape of a sample: `[d]`, or `[h, w, c]` of an image.
+    pub fn sample_shape(&self) -> Vec<usize> {
         match self {
             Self::Rows(c) => vec![c.dimension],
             Self::Images(c) => vec![c.height, c.width, c.channels],
@@ -151,45 +101,22 @@ impl ModelConfig {
         self.images().map(|c| error / (c.dimension() as f64 * std::f64::consts::LN_2))
     }
 
-    /// The number of numbers that a file of the model holds at least: trained ones, singular vectors, standardisation.
-    pub(crate) fn stored(&self) -> u64 {
-        let vectors = match self {
-            Self::Rows(_) => 0,
-            Self::Images(c) => c.singular_vectors(),
-        };
-        self.parameters().saturating_add(vectors).saturating_add(2 * self.dimension() as u64)
-    }
-
     /// The number of trained numbers.
     pub fn parameters(&self) -> u64 {
-        match self {
-            Self::Rows(c) => c.parameters(),
-            Self::Images(c) => c.parameters(),
-        }
+        self.size().parameters
     }
 
     /// The number of constrained layers, each of which stores weight, bias, u and v.
     pub fn constrained_layers(&self) -> u64 {
-        match self {
-            Self::Rows(c) if c.model.couples() => 0,
-            Self::Rows(c) => c.blocks as u64 * c.linear_layers().len() as u64,
-            Self::Images(c) => c.constrained_layers(),
-        }
+        self.size().constrained_layers
     }
 
-    /// The number of tensors that a file of the model holds at least: weight, bias, u and v of each constrained layer, weight
-    /// and bias of each layer of a coupling; the classifier's.
-    pub(crate) fn stored_tensors(&self) -> u64 {
-        let layers = match self {
-            Self::Rows(c) => c.hidden.len() + 1,
-            Self::Images(c) => c.kernels.len(),
-        };
-        let links = if self.family().couples() {
-            2 * layers as u64 * self.blocks() as u64
-        } else {
-            4 * self.constrained_layers()
-        };
-        links + self.images().map_or(0, ImageConfig::head_tensors)
+    /// The factor on the initial weights of each net's last layer.
+    pub(crate) fn initial_scale(&self) -> f64 {
+        match self {
+            Self::Rows(c) => c.initial_scale,
+            Self::Images(c) => c.initial_scale,
+        }
     }
 
     /// The number of residual blocks, or of couplings.
@@ -281,6 +208,35 @@ impl From<ImageConfig> for ModelConfig {
     fn from(c: ImageConfig) -> Self {
         Self::Images(c)
     }
+}
+
+/// The stages of a chain, one by one.
+fn flatten(chain: &[Repeated]) -> Vec<Stage> {
+    let rounds = chain.iter().flat_map(|r| std::iter::repeat_n(&r.stages, r.times));
+    rounds.flatten().cloned().collect()
+}
+
+/// A net of affine layers (kernel size, inputs, outputs) with an activation between two, and before the first if it leads.
+/// Size 0 is linear, and so is 1 in the 2-norm: between other norms that of a 1 × 1 convolution depends on the image size.
+fn net(
+    layers: &[(usize, usize, usize)],
+    activation: Nonlinearity,
+    leading: bool,
+    coefficient: Option<f64>,
+    norms: &NormChain,
+) -> Net {
+    let mut stages = Vec::with_capacity(2 * layers.len());
+    for (i, &(size, inputs, outputs)) in layers.iter().enumerate() {
+        if i > 0 || leading {
+            stages.push(LayerStage::Activation(activation));
+        }
+        stages.push(if size == 0 || (size == 1 && *norms == NormChain::Two) {
+            LayerStage::Linear { inputs, outputs, coefficient }
+        } else {
+            LayerStage::Convolution { kernel: [size; 2], inputs, outputs, coefficient }
+        });
+    }
+    Net { layers: stages, norms: norms.orders(layers.len()).unwrap_or_default() }
 }
 
 /// Limits that no honest configuration meets, so that a hostile one cannot exhaust the memory.

@@ -4,12 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{ImageConfig, Nonlinearity};
-use crate::bijection::Memory;
 use crate::error::ConfigError;
 use crate::estimator::Estimator;
-use crate::train::TrainConfig;
 
-/// A named model and how it is trained.
+/// A named model; [`TrainConfig::of_preset`](crate::train::TrainConfig::of_preset) says how it is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
     /// MNIST as published: 16-16-16 blocks of 512 channels.
@@ -95,38 +93,6 @@ impl Preset {
                 let flow = colour(32, &[4, 4, 4]);
                 ImageConfig { filters: 64, evaluation: exact_terms(&flow.evaluation, 8), ..flow }
             }
-        }
-    }
-
-    /// The training.
-    pub fn training(self) -> TrainConfig {
-        let published = TrainConfig {
-            batch: 64,
-            learning_rate: 1e-3,
-            warmup: 1000,
-            final_fraction: 1.0,
-            clip: 1.0,
-            average: 0.999,
-            memory: Memory::Recompute,
-            validation_fraction: 0.02,
-            validation_rows: 1000,
-            flips: matches!(self, Self::Cifar10 | Self::Cifar10Small),
-            // ours: a hundred epochs of CIFAR-10
-            steps: 78_000,
-            ..TrainConfig::default()
-        };
-        match self {
-            Self::CelebAHq256 => TrainConfig { batch: 8, accumulate: 5, ..published },
-            Self::MnistSmall | Self::Cifar10Small => TrainConfig {
-                steps: 9_000,
-                learning_rate: 2e-2,
-                warmup: 200,
-                final_fraction: 0.02,
-                validation_rows: 400,
-                average: 0.998,
-                ..published
-            },
-            _ => published,
         }
     }
 }

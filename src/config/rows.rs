@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Family, ImageBlock, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Stage, check_shared, count,
+    Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count, flatten, net,
 };
 use crate::error::ConfigError;
-use crate::estimator::{Auto, CostModel, Estimator, Law, Probe, RussianRoulette, Sharing};
+use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRoulette, Sharing};
 use crate::lipschitz::NormChain;
+use crate::stage::{Repeated, Size, Stage};
 
 /// The architecture of a flow over rows of numbers, and the estimators it is trained and evaluated with.
 ///
@@ -17,9 +18,9 @@ use crate::lipschitz::NormChain;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
-    /// What its links are.
+    /// What its transforms are.
     pub model: Family,
-    /// d, the numbers in a row.
+    /// d, the numbers in a sample.
     pub dimension: usize,
     /// The number of residual blocks, or of couplings.
     pub blocks: usize,
@@ -43,7 +44,7 @@ pub struct FlowConfig {
     pub training: Estimator,
     /// The estimator of log p.
     pub evaluation: Estimator,
-    /// How many independent estimates of each row's log p give its standard error.
+    /// How many independent estimates of each sample's log p give its standard error.
     pub replicates: usize,
 }
 
@@ -77,14 +78,14 @@ impl Default for FlowConfig {
 }
 
 impl FlowConfig {
-    /// The default architecture for rows of `dimension` numbers. Where the log det is exact in training, blocks may come
+    /// The default architecture for samples of `dimension` numbers. Where the log det is exact in training, blocks may come
     /// close to Lip(g) = 1; where it is estimated, κ and the laws keep the estimators' variance bounded.
     pub fn new(dimension: usize) -> Self {
         let config = Self { dimension, ..Self::default() };
         let (inputs, outputs): (Vec<_>, Vec<_>) = config.linear_layers().into_iter().unzip();
         let multiply_adds = inputs.iter().zip(outputs).map(|(&i, o)| i as u64 * o as u64).sum();
         let cost = CostModel { dimension, multiply_adds };
-        if matches!(config.training.resolve(&cost, true), Estimator::Exact(_)) {
+        if matches!(config.training.resolve(&cost, Phase::Training), Estimator::Exact(_)) {
             return config;
         }
         let roulette = |p, exact_terms, sharing| {
@@ -126,17 +127,24 @@ impl FlowConfig {
         Ok(())
     }
 
+    /// The chain, first applied first, equal rounds counted.
+    pub fn chain(&self) -> Vec<Repeated> {
+        let norm = || self.actnorm.then_some(Stage::ActNorm { features: self.dimension });
+        let mut chain: Vec<_> = norm().map(|norm| Repeated::once(vec![norm])).into_iter().collect();
+        if self.model.couples() {
+            chain.extend(self.coupling_chain());
+            return chain;
+        }
+        let layers: Vec<_> = self.linear_layers().into_iter().map(|(i, o)| (0, i, o)).collect();
+        let net = net(&layers, self.activation, self.leading_activation, Some(self.coefficient), &self.norms);
+        let block = Stage::ResidualBlock { shape: vec![self.dimension], net };
+        chain.push(Repeated { stages: std::iter::once(block).chain(norm()).collect(), times: self.blocks });
+        chain
+    }
+
     /// The chain, first applied first.
     pub fn stages(&self) -> Vec<Stage> {
-        let norm = || self.actnorm.then_some(Stage::ActNorm(self.dimension));
-        if self.model.couples() {
-            return norm().into_iter().chain(self.coupling_stages()).collect();
-        }
-        let layers = self.linear_layers().into_iter().map(|(i, o)| (0, i, o)).collect();
-        let leading_activation = self.leading_activation;
-        let block = ImageBlock { row: vec![self.dimension], layers, leading_activation };
-        let pairs = (0..self.blocks).flat_map(|_| [Some(Stage::Block(block.clone())), norm()]);
-        std::iter::once(norm()).chain(pairs).flatten().collect()
+        flatten(&self.chain())
     }
 
     /// (inputs, outputs) of the linear layers of one residual block.
@@ -154,15 +162,6 @@ impl FlowConfig {
 
     /// The number of trained numbers.
     pub fn parameters(&self) -> u64 {
-        if self.model.couples() {
-            let first = if self.actnorm { 2 * self.dimension as u64 } else { 0 };
-            return self.coupling_parameters().saturating_add(first);
-        }
-        let layers = self.linear_layers();
-        let activations = layers.len() as u64 - u64::from(!self.leading_activation);
-        let block: u64 = layers.iter().map(|&(i, o)| (i as u64 + 1) * o as u64).sum();
-        let norms = if self.actnorm { 2 * self.dimension as u64 * (self.blocks as u64 + 1) } else { 0 };
-        let orders = self.norms.parameters(layers.len());
-        self.blocks as u64 * (block + orders + if self.activation.has_parameter() { activations } else { 0 }) + norms
+        self.chain().iter().map(Repeated::size).sum::<Size>().parameters
     }
 }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Estimator, Exact, Law, Probe, RussianRoulette, Sharing};
+use super::{Estimator, Exact, Law, Phase, Probe, RussianRoulette, Sharing};
 
 /// Terms of the series that an exact evaluation may cost.
 const EVALUATION_TERMS: f64 = 20.0;
@@ -61,9 +61,9 @@ impl CostModel {
 
 impl Auto {
     /// The estimator of this cost model.
-    pub fn choose(&self, cost: &CostModel, training: bool) -> Estimator {
+    pub fn choose(&self, cost: &CostModel, phase: Phase) -> Estimator {
         let d = cost.dimension as f64;
-        let exact = if training {
+        let exact = if phase == Phase::Training {
             let probes = self.otherwise.probes as f64;
             let roulette = CostModel::training(probes, probes * self.otherwise.expected_terms());
             CostModel::training(d, d) + cost.lu(true) <= TRAINING_FACTOR * roulette
@@ -81,9 +81,10 @@ mod tests {
     /// Pitfall 16: small models are evaluated exactly, large ones are not.
     #[test]
     fn small_models_are_exact() {
-        let choose = |dimension, training| {
+        let choose = |dimension, training: bool| {
+            let phase = if training { Phase::Training } else { Phase::Evaluation };
             let cost = CostModel { dimension, multiply_adds: 2 * 64 * dimension as u64 + 2 * 64 * 64 };
-            matches!(Auto::default().choose(&cost, training), Estimator::Exact(_))
+            matches!(Auto::default().choose(&cost, phase), Estimator::Exact(_))
         };
         assert!(choose(2, true) && choose(2, false) && choose(15, false));
         assert!(!choose(43, true) && !choose(43, false) && !choose(20, true));

@@ -5,8 +5,8 @@
 
 use resflow_backend::{Backend, Binary, Element as _, Shape};
 
-use super::{SeriesValue, Surrogate};
-use crate::layer::{PreparedLayer, Saved};
+use super::{SeriesValue, Surrogate, Vjp};
+use crate::layer::Saved;
 
 /// ln|det(I + J)| of each row, and what its gradient needs.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub struct ExactLogDet<B: Backend> {
 /// The Jacobian of g at each of `rows` rows of shape `row`, with d entries: `[n, d, d]`, entry (i, j) = ∂g_i/∂x_j.
 pub fn jacobian<B: Backend>(
     backend: &B,
-    net: &dyn PreparedLayer<B>,
+    net: &(impl Vjp<B> + ?Sized),
     saved: &Saved<B>,
     rows: usize,
     row: &[usize],
@@ -41,7 +41,7 @@ pub fn jacobian<B: Backend>(
 /// Log det and, if `gradient`, the surrogates.
 pub fn exact_log_det<B: Backend>(
     backend: &B,
-    net: &dyn PreparedLayer<B>,
+    net: &(impl Vjp<B> + ?Sized),
     saved: &Saved<B>,
     rows: usize,
     row: &[usize],

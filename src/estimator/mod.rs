@@ -13,6 +13,7 @@
 
 mod auto;
 mod differentiated;
+mod estimate;
 mod exact;
 mod law;
 mod roulette;
@@ -21,6 +22,7 @@ mod spec;
 
 pub use auto::{Auto, CostModel};
 pub use differentiated::{Differentiated, differentiated};
+pub use estimate::{Estimate, Samples, Surrogates, Vjp};
 pub use exact::{ExactLogDet, exact_log_det, jacobian};
 pub use law::Law;
 pub use roulette::{RussianRoulette, Sharing, Truncated, VarianceWarning};
@@ -28,6 +30,15 @@ use serde::{Deserialize, Serialize};
 pub use series::{SeriesValue, Surrogate, Weights, series};
 
 use crate::error::ConfigError;
+
+/// What an estimator is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// For the gradient of a training step.
+    Training,
+    /// For log p.
+    Evaluation,
+}
 
 /// Log det by the full Jacobian and LU: deterministic, error 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -107,9 +118,9 @@ impl Estimator {
 
     /// The estimator with `Auto` replaced by its choice, for training or for evaluation of rows of `dimension` entries
     /// through blocks of `multiply_adds` each.
-    pub fn resolve(&self, cost: &CostModel, training: bool) -> Self {
+    pub fn resolve(&self, cost: &CostModel, phase: Phase) -> Self {
         match self {
-            Self::Auto(auto) => auto.choose(cost, training),
+            Self::Auto(auto) => auto.choose(cost, phase),
             other => other.clone(),
         }
     }

@@ -11,7 +11,8 @@
 
 use resflow_backend::{Backend, Element as _, SeriesState, TermWeight};
 
-use crate::layer::{PreparedLayer, Saved};
+use super::Vjp;
+use crate::layer::Saved;
 
 /// The value of a log det estimate for each row, `[n, 1]`, in nats.
 #[derive(Debug, Clone)]
@@ -62,7 +63,7 @@ impl<B: Backend> Weights<B> {
 /// the weights' rows. The surrogate is computed if `gradient`.
 pub fn series<B: Backend>(
     backend: &B,
-    net: &dyn PreparedLayer<B>,
+    net: &(impl Vjp<B> + ?Sized),
     saved: &Saved<B>,
     probe: &B::Tensor,
     weights: &Weights<B>,

@@ -1,64 +1,56 @@
-//! The flow: a chain of bijections F over a standard normal base, after the standardisation of the data.
+//! The flow: a chain of bijections F over a base density, after the standardisation of the data.
 //!
-//! log p(x) = log N(F(s(x)); 0, I) + Σ log|det ∂F_l| + log|det ∂s|, in nats and in the data's own units. The standardising
-//! map s belongs to the model. A [`PreparedFlow`] holds the normalised weights and serves any number of calls and threads.
+//! log p(x) = log p₀(F(s(x))) + Σ log|det ∂F_l| + log|det ∂s|, in nats and in the data's own units; p₀ is the base, N(0, I)
+//! unless another is given. The standardising map s belongs to the model. A [`PreparedFlow`] holds the normalised weights and
+//! serves any number of calls and threads.
 
+mod gradient;
+mod log_prob;
 mod prepared;
+mod provenance;
 mod upload;
 
+pub use gradient::{Gradient, Objective, Supervision};
+pub use log_prob::LogProb;
 pub use prepared::{Decoded, Encoded, PreparedFlow};
+pub use provenance::Provenance;
 use resflow_backend::{Backend, Key};
-pub(crate) use upload::Upload;
 
 use crate::architecture::{self, Initial};
+use crate::base::{Base, Normal};
+use crate::batch::Batch;
 use crate::bijection::{Bijection, Memory};
-use crate::chain::Parts;
-use crate::checkpoint::Provenance;
+use crate::chain::Chain;
 use crate::classifier::{Classification, Classifier};
 use crate::config::{ImageConfig, ModelConfig};
 use crate::data::{Samples, Standardiser};
 use crate::error::{ConfigError, Error};
-use crate::estimator::{Estimator, Exact, Sharing, VarianceWarning};
+use crate::estimator::{Estimator, Exact, Phase, Sharing, VarianceWarning};
 use crate::invert::Inversion;
-use crate::layer::{Role, Spectrum};
-use crate::lipschitz::Refresh;
-use crate::log_prob::LogProb;
-use crate::train::{Gradient, Objective, gradient};
+use crate::lipschitz::PowerIteration;
+use crate::module::{Module as _, Role, Spectrum, trained_shapes};
+use crate::stage::Stage;
 
-/// Rows that one task of an evaluation takes at most, however many the device would.
-const MOST_ROWS: usize = 1 << 16;
+/// Samples that one task of an evaluation takes at most, however many the device would.
+const MOST_SAMPLES: usize = 1 << 16;
 
 /// A flow: parameters, configuration and the device they live on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Flow<B: Backend> {
     backend: B,
     config: ModelConfig,
     standardiser: Standardiser,
-    links: Vec<Box<dyn Bijection<B>>>,
-    parts: Parts,
+    chain: Chain<B>,
+    base: Box<dyn Base<B>>,
     classifier: Option<Classifier<B>>,
     provenance: Provenance,
-}
-
-impl<B: Backend> Clone for Flow<B> {
-    fn clone(&self) -> Self {
-        Self {
-            backend: self.backend.clone(),
-            config: self.config.clone(),
-            standardiser: self.standardiser.clone(),
-            links: self.links.iter().map(|l| l.boxed_clone()).collect(),
-            parts: self.parts.clone(),
-            classifier: self.classifier.clone(),
-            provenance: self.provenance.clone(),
-        }
-    }
 }
 
 impl<B: Backend> Flow<B> {
     /// A flow with random weights; a function of the configuration and the key.
     ///
     /// # Errors
-    /// A configuration that cannot be.
+    /// Returns [`ConfigError`] if the configuration is invalid.
     pub fn new(backend: B, config: impl Into<ModelConfig>, key: Key) -> Result<Self, ConfigError> {
         Self::configured(backend, config.into(), Initial::Random(key))
     }
@@ -69,38 +61,69 @@ impl<B: Backend> Flow<B> {
     }
 
     fn configured(backend: B, config: ModelConfig, initial: Initial) -> Result<Self, ConfigError> {
-        let links = architecture::links(&backend, &config, &initial)?;
+        let transforms = architecture::transforms(&backend, &config, initial)?;
         let key = match initial {
             Initial::Random(key) => Some(key),
             Initial::Zeros => None,
         };
-        let classifier = config.images().and_then(|images| Classifier::of(&backend, images, key));
-        Ok(Self { classifier, ..Self::from_links(backend, config, links)? })
+        let hybrid = config.images().filter(|images| images.classes > 0);
+        let classifier = hybrid.map(|c| Classifier::new(&backend, &c.heads(), c.head_width, c.classes, key));
+        Ok(Self { classifier, ..Self::from_transforms(backend, config, transforms)? })
     }
 
-    /// A flow of any links, without a classifier. The configuration is stored with it and supplies the estimators; its
-    /// architecture is that of the links as far as the model is to be saved and loaded.
+    /// A flow of any transforms, without a classifier. The configuration supplies the estimators and the shape of samples.
+    ///
+    /// A flow with transforms of your own trains like any other. To be saved, moved to another device or resumed each
+    /// transform must say what it is ([`Bijection::stage`]), and be registered where it is loaded
+    /// ([`Registry`](crate::registry::Registry)).
     ///
     /// # Errors
-    /// If rows of the configured dimension cannot pass through the links.
-    pub fn from_links(
+    /// Returns [`ConfigError`] if the configuration is invalid, or if samples of its shape cannot pass through the transforms.
+    pub fn from_transforms(
         backend: B,
         config: impl Into<ModelConfig>,
-        links: Vec<Box<dyn Bijection<B>>>,
+        transforms: Vec<Box<dyn Bijection<B>>>,
     ) -> Result<Self, ConfigError> {
         let config = config.into();
         config.check()?;
-        let parts = Parts::of(&links, &config.row())?;
-        let standardiser = Standardiser::identity(config.dimension());
-        Ok(Self { backend, config, standardiser, links, parts, classifier: None, provenance: Provenance::default() })
+        let chain = Chain::new(transforms, &config.sample_shape())?;
+        let dimension = config.dimension();
+        if chain.dimension() != dimension {
+            return Err(ConfigError::Inconsistent(format!(
+                "the transforms make {} numbers of samples of {dimension}: a bijection keeps their number",
+                chain.dimension()
+            )));
+        }
+        Ok(Self {
+            backend,
+            config,
+            standardiser: Standardiser::identity(dimension),
+            chain,
+            base: Box::new(Normal::new(dimension)),
+            classifier: None,
+            provenance: Provenance::default(),
+        })
+    }
+
+    /// The same flow over another base density.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] if the base is for another number of dimensions.
+    pub fn with_base(self, base: Box<dyn Base<B>>) -> Result<Self, ConfigError> {
+        if base.dimension() == self.dimension() {
+            Ok(Self { base, ..self })
+        } else {
+            let (found, d) = (base.dimension(), self.dimension());
+            Err(ConfigError::Inconsistent(format!("a base density in {found} dimensions for a flow in {d}")))
+        }
     }
 
     /// The same flow for images of another height and width. Weights stay; a convolution's σ stays where it bounds the new
     /// size, and is found anew where an axis is larger.
     ///
     /// # Errors
-    /// A flow that is tied to its size: one over rows of numbers or with fully connected blocks; or a size that cannot be
-    /// squeezed as often as the flow wants.
+    /// Returns [`ConfigError::Inconsistent`] for a flow that is tied to its size (one over rows of numbers or with fully
+    /// connected blocks) and for a size that cannot be squeezed as often as the flow wants.
     pub fn resized(&self, height: usize, width: usize) -> Result<Self, ConfigError> {
         let ModelConfig::Images(config) = &self.config else {
             return Err(ConfigError::Inconsistent("a flow over rows of numbers has no image size".into()));
@@ -108,18 +131,12 @@ impl<B: Backend> Flow<B> {
         let config = ImageConfig { height, width, ..config.clone() };
         config.check()?;
         let mut flow = self.clone();
-        let mut row = vec![height, width, config.channels];
-        for link in &mut flow.links {
-            row = link.resize(&self.backend, &row)?;
-            if let Some(channels) = row.last_mut() {
-                *channels -= link.leaving();
-            }
-        }
-        let links = std::mem::take(&mut flow.links);
-        let classifier = self.classifier.as_ref().map(|c| c.resized(&config));
-        let mut resized = Self { classifier, ..Self::from_links(self.backend.clone(), config, links)? };
-        resized.provenance = self.provenance.clone();
-        Ok(resized)
+        flow.chain.resize(&self.backend, &[height, width, config.channels])?;
+        flow.base = Box::new(Normal::new(config.dimension()));
+        flow.standardiser = Standardiser::identity(config.dimension());
+        flow.classifier = self.classifier.as_ref().map(|c| c.resized(config.heads()));
+        flow.config = config.into();
+        Ok(flow)
     }
 
     /// The device.
@@ -132,11 +149,11 @@ impl<B: Backend> Flow<B> {
         &self.config
     }
 
-    /// Replaces the estimator of log p.
+    /// Replaces the estimator of log p, of which each sample gets `replicates` independent estimates.
     ///
     /// # Errors
-    /// Parameters out of range.
-    pub fn set_evaluation(&mut self, estimator: Estimator, replicates: usize) -> Result<(), ConfigError> {
+    /// Returns [`ConfigError::OutOfRange`] for parameters out of range.
+    pub fn set_log_prob_estimator(&mut self, estimator: Estimator, replicates: usize) -> Result<(), ConfigError> {
         let mut config = self.config.clone();
         config.set_evaluation(estimator, replicates);
         config.check()?;
@@ -147,8 +164,8 @@ impl<B: Backend> Flow<B> {
     /// Replaces the estimator of the log dets' gradient.
     ///
     /// # Errors
-    /// Parameters out of range, or an estimator that the family is not trained with.
-    pub fn set_training(&mut self, estimator: Estimator) -> Result<(), ConfigError> {
+    /// Returns [`ConfigError`] for parameters out of range, and for an estimator that the family is not trained with.
+    pub fn set_training_estimator(&mut self, estimator: Estimator) -> Result<(), ConfigError> {
         let mut config = self.config.clone();
         config.set_training(estimator);
         config.check()?;
@@ -156,14 +173,36 @@ impl<B: Backend> Flow<B> {
         Ok(())
     }
 
-    /// The numbers in a row.
+    /// d, the numbers in a sample.
     pub fn dimension(&self) -> usize {
         self.config.dimension()
     }
 
-    /// The links, first applied first.
-    pub fn links(&self) -> &[Box<dyn Bijection<B>>] {
-        &self.links
+    /// The transforms, first applied first.
+    pub fn transforms(&self) -> &[Box<dyn Bijection<B>>] {
+        self.chain.transforms()
+    }
+
+    /// The chain of the transforms.
+    pub fn chain(&self) -> &Chain<B> {
+        &self.chain
+    }
+
+    /// What each transform is, first applied first.
+    ///
+    /// # Errors
+    /// Returns [`Error::Unregistered`] with the first transform that does not say.
+    pub fn stages(&self) -> Result<Vec<Stage>, Error> {
+        let one = |(number, transform): (usize, &Box<dyn Bijection<B>>)| {
+            let description = || transform.describe();
+            transform.stage().ok_or_else(|| Error::Unregistered { number, description: description() })
+        };
+        self.transforms().iter().enumerate().map(one).collect()
+    }
+
+    /// The base density.
+    pub fn base(&self) -> &dyn Base<B> {
+        &*self.base
     }
 
     /// The classifier, of a hybrid model.
@@ -175,12 +214,12 @@ impl<B: Backend> Flow<B> {
         self.classifier.as_mut()
     }
 
-    pub(crate) fn replace_links(&mut self, links: Vec<Box<dyn Bijection<B>>>) {
-        self.links = links;
+    pub(crate) fn base_mut(&mut self) -> &mut dyn Base<B> {
+        &mut *self.base
     }
 
-    pub(crate) fn links_mut(&mut self) -> &mut [Box<dyn Bijection<B>>] {
-        &mut self.links
+    pub(crate) fn chain_mut(&mut self) -> &mut Chain<B> {
+        &mut self.chain
     }
 
     /// Where the model comes from.
@@ -201,7 +240,7 @@ impl<B: Backend> Flow<B> {
     /// Makes a standardising map part of the model.
     ///
     /// # Errors
-    /// If it is for rows of another width, or changes images.
+    /// Returns [`ConfigError::Inconsistent`] if it is for samples of another width, or changes images.
     pub fn set_standardiser(&mut self, standardiser: Standardiser) -> Result<(), ConfigError> {
         if standardiser.width() != self.dimension() {
             return Err(ConfigError::Inconsistent(format!(
@@ -217,37 +256,29 @@ impl<B: Backend> Flow<B> {
         Ok(())
     }
 
-    /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…`, and then `classifier.…`.
+    /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…` for the transforms, `base.…`, and then
+    /// `classifier.…`.
     pub fn visit(&self, visitor: &mut dyn FnMut(&str, &B::Tensor, Role)) {
-        for (i, link) in self.links.iter().enumerate() {
-            link.visit(&format!("links.{i}"), visitor);
-        }
+        self.chain.visit("links", visitor);
+        self.base.visit("base", visitor);
         if let Some(classifier) = &self.classifier {
-            classifier.visit(visitor);
+            classifier.visit("classifier", visitor);
         }
     }
 
-    /// Lets every stored tensor be changed, in the same order. Call [`refresh`](Self::refresh) after changing weights
-    /// without their singular vectors.
+    /// Lets every stored tensor be changed, in the same order. Call [`update_spectral_norms`](Self::update_spectral_norms)
+    /// after changing weights without their singular vectors.
     pub fn visit_mut(&mut self, visitor: &mut dyn FnMut(&str, &mut B::Tensor, Role)) {
-        for (i, link) in self.links.iter_mut().enumerate() {
-            link.visit_mut(&format!("links.{i}"), visitor);
-        }
+        self.chain.visit_mut("links", visitor);
+        self.base.visit_mut("base", visitor);
         if let Some(classifier) = &mut self.classifier {
-            classifier.visit_mut(visitor);
+            classifier.visit_mut("classifier", visitor);
         }
     }
 
-    /// Renews all power iterations.
-    pub fn refresh(&mut self, how: Refresh) {
-        let backend = &self.backend;
-        let links = &self.links;
-        let renewed = backend.run(links.len(), |i| {
-            let mut link = links[i].boxed_clone();
-            link.refresh(backend, how);
-            link
-        });
-        self.links = renewed;
+    /// Continues the power iteration of every constrained weight.
+    pub fn update_spectral_norms(&mut self, how: PowerIteration) {
+        self.chain.update_all_spectral_norms(&self.backend, how);
     }
 
     /// The number of trained numbers.
@@ -261,43 +292,48 @@ impl<B: Backend> Flow<B> {
         total
     }
 
-    /// σ of every constrained weight.
+    /// σ of every constrained weight, transform by transform.
     ///
     /// # Errors
-    /// Faults of the device.
+    /// Returns [`Error::Backend`] if the device failed.
     pub fn spectra(&self) -> Result<Vec<Vec<Spectrum>>, Error> {
-        let one = |i: usize| {
+        let one = |(l, transform): (usize, &Box<dyn Bijection<B>>)| {
             let mut spectra = Vec::new();
-            self.links[i].spectra(&self.backend, &format!("links.{i}"), &mut |s| spectra.push(s))?;
+            transform.spectra(&self.backend, &format!("links.{l}"), &mut |s| spectra.push(s))?;
             Ok(spectra)
         };
-        (0..self.links.len()).map(one).collect()
+        self.transforms().iter().enumerate().map(one).collect()
     }
 
     /// The largest estimated Lipschitz bound of a block: the product of its normalised weights' σ.
     ///
     /// # Errors
-    /// Faults of the device.
+    /// Returns [`Error::Backend`] if the device failed.
     pub fn lipschitz_estimate(&self) -> Result<f64, Error> {
         let blocks = self.spectra()?.into_iter().filter(|s| !s.is_empty());
         Ok(blocks.map(|s| s.iter().map(Spectrum::effective).product()).fold(0.0, f64::max))
     }
 
-    /// The estimator in use, `Auto` resolved by the first block's cost; exact where no link estimates anything.
-    pub fn resolved(&self, training: bool) -> Estimator {
-        let setting = if training { self.config.training() } else { self.config.evaluation() };
-        let cost = self.links.iter().find_map(|l| l.cost());
-        match cost.map_or(Estimator::Exact(Exact), |cost| setting.resolve(&cost, training)) {
-            // in evaluation every row draws its own N, whatever the setting says
-            Estimator::RussianRoulette(r) if !training => Estimator::RussianRoulette(r.with_sharing(Sharing::Sample)),
+    /// The estimator in use, `Auto` resolved by the first block's cost; exact where no transform estimates anything.
+    pub fn resolved(&self, phase: Phase) -> Estimator {
+        let setting = match phase {
+            Phase::Training => self.config.training(),
+            Phase::Evaluation => self.config.evaluation(),
+        };
+        let cost = self.transforms().iter().find_map(|t| t.cost());
+        match cost.map_or(Estimator::Exact(Exact), |cost| setting.resolve(&cost, phase)) {
+            // in evaluation every sample draws its own N, whatever the setting says
+            Estimator::RussianRoulette(r) if phase == Phase::Evaluation => {
+                Estimator::RussianRoulette(r.with_sharing(Sharing::Sample))
+            }
             estimator => estimator,
         }
     }
 
     /// A warning for each of training and evaluation whose estimator's variance has no bound for these blocks.
     pub fn variance_warnings(&self) -> Vec<VarianceWarning> {
-        let bound = self.links.iter().filter_map(|l| l.lipschitz_bound()).fold(0.0, f64::max);
-        let warnings = [true, false].map(|training| match self.resolved(training) {
+        let bound = self.transforms().iter().filter_map(|t| t.lipschitz_bound()).fold(0.0, f64::max);
+        let warnings = [Phase::Training, Phase::Evaluation].map(|phase| match self.resolved(phase) {
             Estimator::RussianRoulette(r) => r.variance_warning(bound),
             _ => None,
         });
@@ -306,29 +342,38 @@ impl<B: Backend> Flow<B> {
         warnings
     }
 
-    /// The flow with its weights normalised once, for any number of evaluations.
+    /// The flow with its weights normalised once, for any number of evaluations and threads. This costs about as much as
+    /// scoring one sample; every method of a [`Flow`] that computes does it anew.
     pub fn prepare(&self) -> PreparedFlow<B> {
+        self.prepare_with(self.chain.prepare_chain(&self.backend))
+    }
+
+    /// The same around a chain that is prepared already.
+    pub(crate) fn prepare_with(&self, chain: crate::chain::PreparedChain<B>) -> PreparedFlow<B> {
         let backend = &self.backend;
-        let links = &self.links;
         PreparedFlow {
-            links: backend.run(links.len(), |i| links[i].prepare(backend)),
             backend: backend.clone(),
             standardiser: self.standardiser.clone(),
-            row: self.config.row(),
-            parts: self.parts.clone(),
+            sample_shape: self.config.sample_shape(),
+            chain,
+            base: self.base.prepare(backend),
+            base_shapes: trained_shapes(backend, &*self.base),
             classifier: self.classifier.as_ref().map(|c| c.prepare(backend)),
-            estimator: self.config.evaluation().clone(),
-            resolved: self.resolved(false),
+            training: self.config.training().clone(),
+            evaluation: self.config.evaluation().clone(),
+            resolved: self.resolved(Phase::Evaluation),
             replicates: self.config.replicates(),
             target: None,
-            shard_rows: self.evaluation_rows(),
-            bits: self.config.images().map_or(0, |c| c.bits),
+            shard_samples: self.evaluation_samples(),
+            sample_bytes: self.sample_bytes(),
+            parameters: self.parameters(),
+            bits: self.config.images().map(|c| c.bits),
         }
     }
 
-    /// Activations that a row keeps alive on its way through the model in training, in bytes. Of images only what passes
+    /// Activations that a sample keeps alive on its way through the model in training, in bytes. Of images only what passes
     /// from block to block: a block takes them in tiles of its own.
-    pub(crate) fn row_bytes(&self) -> usize {
+    pub(crate) fn sample_bytes(&self) -> usize {
         let numbers = match &self.config {
             ModelConfig::Rows(c) => 6 * c.linear_layers().iter().map(|&(i, _)| i).sum::<usize>() * c.blocks,
             // x, u and v
@@ -337,60 +382,50 @@ impl<B: Backend> Flow<B> {
         numbers * size_of::<B::Elem>()
     }
 
-    /// The rows of one task of an evaluation, which keeps only a block's activations alive. A block takes images in tiles of
-    /// its own; what is counted of them is what passes from block to block, some dozens of times.
-    fn evaluation_rows(&self) -> usize {
+    /// The samples of one task of an evaluation, which keeps only a block's activations alive. A block takes images in tiles
+    /// of its own; what is counted of them is what passes from block to block, some dozens of times.
+    fn evaluation_samples(&self) -> usize {
         let bytes = match &self.config {
-            ModelConfig::Rows(_) => self.row_bytes() / self.links.len().max(1),
+            ModelConfig::Rows(_) => self.sample_bytes() / self.transforms().len().max(1),
             ModelConfig::Images(c) => 64 * c.dimension() * size_of::<B::Elem>(),
         };
-        self.backend.shard_rows(bytes).min(MOST_ROWS)
+        self.backend.shard_rows(bytes).min(MOST_SAMPLES)
     }
 
-    /// The gradient of −Σ wᵢ log p(xᵢ) for rows x in standardised units, `[n, d]` or images `[n, h, w, c]`, with weights `[n, 1]` (1/n each if
-    /// none are given), by the training estimator. Includes the gradient in x. A classifier has no part in log p: its
-    /// gradients are zeros.
+    /// The gradient of −Σ wᵢ log p(xᵢ) for samples x in standardised units, `[n, d]` or images `[n, h, w, c]`, with weights
+    /// `[n, 1]` (1/n each if none are given), by the training estimator. Includes the gradient in x. A classifier has no part
+    /// in log p: its gradients are zeros.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Returns [`Error::Input`] for shapes that do not fit, [`Error::Backend`] if the device failed.
     pub fn gradient(&self, x: &B::Tensor, weights: Option<&B::Tensor>, key: Key) -> Result<Gradient<B>, Error> {
         let shape = self.backend.shape(x);
-        if shape.rank() == 0 || shape[1..] != self.config.row() || shape.rows() == 0 {
-            return Err(Error::Input(format!("rows of shape {shape} for a flow over rows {:?}", self.config.row())));
+        let wanted = self.config.sample_shape();
+        if shape.rank() == 0 || shape[1..] != wanted || shape.rows() == 0 {
+            let axes = wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(Error::Input(format!("a tensor of shape {shape} for a flow whose batches are [n, {axes}], n > 0")));
         }
         let mean = self.backend.full(1.0 / shape.rows() as f64, [shape.rows(), 1].into());
         let weights = weights.unwrap_or(&mean);
         if self.backend.shape(weights)[..] != [shape.rows(), 1] {
             return Err(Error::Input(format!(
-                "weights of shape {} for {} rows",
+                "weights of shape {} for {} samples: expected [n, 1]",
                 self.backend.shape(weights),
                 shape.rows()
             )));
         }
-        let objective = Objective {
-            x,
-            weights,
-            estimator: self.config.training(),
-            key,
-            first_row: 0,
-            memory: if self.config.images().is_some() { Memory::Recompute } else { Memory::Keep },
-            row_bytes: self.row_bytes(),
-            parameters: self.parameters(),
-            input_gradient: true,
-            supervision: None,
-        };
-        let mut found = gradient(&self.backend, self.prepare().links(), &objective);
-        if let Some(classifier) = &self.classifier {
-            let zeros = self.backend.full(0.0, [classifier.parameters(&self.backend) as usize].into());
-            found.flat = self.backend.concat(&[&found.flat, &zeros], 0);
-        }
-        Ok(found)
+        let memory = if self.config.images().is_some() { Memory::Recompute } else { Memory::Store };
+        let batch = Batch::new(x.clone());
+        let objective =
+            Objective { batch: &batch, weights, key, memory, input_gradient: true, supervision: None };
+        self.prepare().gradient(&objective)
     }
 
-    /// log p of rows in the data's units, or of images, see [`PreparedFlow::log_prob`].
+    /// log p of samples in the data's units, or of images, see [`PreparedFlow::log_prob`]. Normalises the weights first:
+    /// [`prepare`](Self::prepare) once for many calls.
     ///
     /// # Errors
-    /// Rows of another width or images of another size, or faults of the device.
+    /// As [`PreparedFlow::log_prob`].
     pub fn log_prob<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<LogProb, Error> {
         self.prepare().log_prob(samples, key)
     }
@@ -398,16 +433,16 @@ impl<B: Backend> Flow<B> {
     /// p(y | x) of images by a hybrid model, see [`PreparedFlow::classify`].
     ///
     /// # Errors
-    /// A model without a classifier, images of another size, or faults of the device.
+    /// As [`PreparedFlow::classify`].
     pub fn classify<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Classification, Error> {
         self.prepare().classify(samples, key)
     }
 
-    /// Rows drawn from the model, see [`PreparedFlow::sample`].
+    /// Samples drawn from the model, see [`PreparedFlow::sample`].
     ///
     /// # Errors
-    /// Faults of the device.
-    pub fn sample(&self, rows: usize, key: Key) -> Result<Decoded, Error> {
-        self.prepare().sample(rows, key, &Inversion::for_backend::<B>())
+    /// As [`PreparedFlow::sample`].
+    pub fn sample(&self, count: usize, key: Key) -> Result<Decoded, Error> {
+        self.prepare().sample(count, key, &Inversion::for_backend::<B>())
     }
 }

@@ -2,69 +2,78 @@
 //!
 //! The weights are normalised once; any number of calls and threads share them.
 
-use resflow_backend::{Backend, Element as _, Key, Noise, ShardPlan};
+use resflow_backend::{Backend, Element as _, Key, ShardPlan, Shape};
 
+use super::log_prob::{self, LogProb, Target};
 use super::upload::Upload;
-use crate::bijection::{Draw, LogDet, PreparedBijection};
-use crate::chain::{Back, Forth, Parts};
+use crate::base::PreparedBase;
+use crate::batch::Batch;
+use crate::bijection::{Ask, Draw, LogDet};
+use crate::chain::PreparedChain;
 use crate::classifier::{Classification, PreparedClassifier};
 use crate::data::{Samples, Standardiser, Table};
 use crate::error::{ConfigError, Error};
 use crate::estimator::Estimator;
-use crate::invert::{Inversion, RowReport, Status};
-use crate::log_prob::{self, LogProb, Target};
+use crate::invert::{Inversion, SampleReport, Status};
 use crate::transform::{from_vectors, to_vectors};
 
-/// Rows in latent space, with the log det of the way there.
+/// Samples in latent space, with the log det of the way there.
 #[derive(Debug, Clone)]
 pub struct Encoded {
-    /// z = F(s(x)).
-    pub rows: Table,
-    /// log|det ∂z/∂x| of each row, in nats.
+    /// z = F(s(x)), one row a sample.
+    pub latents: Table,
+    /// log|det ∂z/∂x| of each sample, in nats.
     pub log_det: Vec<f64>,
     /// Its standard error; 0 where exact.
     pub standard_error: Vec<f64>,
 }
 
-/// Rows in data space, with how well each is known.
+/// Samples in data space, with how well each is known.
 #[derive(Debug, Clone)]
 pub struct Decoded {
-    /// x = s⁻¹(F⁻¹(z)), in the data's units.
-    pub rows: Table,
-    /// How the inversion of each row ended; the bound is in standardised units.
-    pub reports: Vec<RowReport>,
-    /// max|F(x) − z| / max(1, max|z|), the largest over rows: measured through the whole flow (of images from the logit's
+    /// x = s⁻¹(F⁻¹(z)), in the data's units, one row a sample.
+    pub samples: Table,
+    /// How the inversion of each sample ended; the bound is in standardised units.
+    pub reports: Vec<SampleReport>,
+    /// max|F(x) − z| / max(1, max|z|), the largest over samples: measured through the whole flow (of images from the logit's
     /// output on: x itself is rounded where the logit is steepest), or, if the check was left out, the largest of any block.
     pub residual: f64,
 }
 
-/// A flow with its weights normalised.
+/// A flow with its weights normalised. It is `Send` and `Sync`: one serves any number of threads.
 #[derive(Debug)]
 pub struct PreparedFlow<B: Backend> {
     pub(super) backend: B,
-    pub(super) links: Vec<Box<dyn PreparedBijection<B>>>,
+    pub(super) chain: PreparedChain<B>,
+    pub(super) base: Box<dyn PreparedBase<B>>,
+    /// The shapes of the base's trained tensors.
+    pub(super) base_shapes: Vec<Shape>,
     pub(super) standardiser: Standardiser,
-    /// The shape of a row.
-    pub(super) row: Vec<usize>,
-    pub(super) parts: Parts,
+    pub(super) sample_shape: Vec<usize>,
     pub(super) classifier: Option<PreparedClassifier<B>>,
-    pub(super) estimator: Estimator,
+    pub(super) training: Estimator,
+    pub(super) evaluation: Estimator,
     pub(super) resolved: Estimator,
     pub(super) replicates: usize,
     pub(super) target: Option<Target>,
-    pub(super) shard_rows: usize,
-    /// The bits of a channel of images, or 0.
-    pub(super) bits: u32,
+    /// Samples of one task of an evaluation.
+    pub(super) shard_samples: usize,
+    /// Bytes that a sample keeps alive in training.
+    pub(super) sample_bytes: usize,
+    /// The trained numbers.
+    pub(super) parameters: u64,
+    /// The bits of a channel of images.
+    pub(super) bits: Option<u32>,
 }
 
-/// The larger; NaN if either is NaN.
-fn larger(a: f64, b: f64) -> f64 {
-    if a.is_nan() || a > b { a } else { b }
+/// The largest of some numbers, NaN if any is.
+fn largest(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, |a: f64, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) })
 }
 
 /// What one shard of an evaluation returns: z and the parts of log p that the host adds up.
 pub(crate) struct Evaluated<B: Backend> {
-    pub(crate) z: B::Tensor,
+    pub(crate) z: Batch<B>,
     pub(crate) log_dets: Vec<LogDet<B>>,
 }
 
@@ -79,8 +88,17 @@ impl<B: Backend> PreparedFlow<B> {
         &self.resolved
     }
 
-    pub(crate) fn links(&self) -> &[Box<dyn PreparedBijection<B>>] {
-        &self.links
+    /// The chain of transforms.
+    pub fn chain(&self) -> &PreparedChain<B> {
+        &self.chain
+    }
+
+    pub(crate) fn base(&self) -> &dyn PreparedBase<B> {
+        &*self.base
+    }
+
+    pub(crate) fn classifier(&self) -> Option<&PreparedClassifier<B>> {
+        self.classifier.as_ref()
     }
 
     pub(crate) fn standardiser(&self) -> &Standardiser {
@@ -116,8 +134,8 @@ impl<B: Backend> PreparedFlow<B> {
     /// Rows of another width or images of another size, or faults of the device.
     pub fn encode<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Encoded, Error> {
         let (z, log_prob) = log_prob::evaluate(self, samples.into(), key, true)?;
-        let rows = z.unwrap_or_else(|| Table::of_computed(self.standardiser.width(), Vec::new()));
-        Ok(Encoded { rows, log_det: log_prob.log_det, standard_error: log_prob.standard_error })
+        let latents = z.unwrap_or_else(|| Table::of_computed(self.standardiser.width(), Vec::new()));
+        Ok(Encoded { latents, log_det: log_prob.log_det, standard_error: log_prob.standard_error })
     }
 
     /// Whether there is a classifier.
@@ -137,14 +155,12 @@ impl<B: Backend> PreparedFlow<B> {
         let upload = Upload::new(self, samples.into(), key)?;
         let plan = self.plan(upload.count());
         let parts = self.backend.run(plan.shards(), |i| {
-            let mut way = Forth::new(upload.all(self, plan.rows(i)));
+            let x = Batch::new(upload.all(self, plan.rows(i)));
             let mut seen = Vec::new();
-            for (l, link) in self.links.iter().enumerate().take(classifier.last_link() + 1) {
-                let y = link.forward(&self.backend, &way.rows, None).0;
-                seen.extend(classifier.look(&self.backend, l, &y, link.leaving()));
-                way.pass(&self.backend, y, link.leaving());
-            }
-            self.backend.download(&classifier.log_probabilities(&self.backend, &seen))
+            self.chain.observe(&self.backend, &x, classifier.last_transform() + 1, &mut |l, y, factored_out| {
+                seen.extend(classifier.look(&self.backend, l, y, factored_out));
+            })?;
+            Ok::<_, Error>(self.backend.download(&classifier.log_probabilities(&self.backend, &seen)?)?)
         });
         let mut log_probabilities = Vec::with_capacity(upload.count() * classifier.classes());
         for part in parts {
@@ -173,76 +189,58 @@ impl<B: Backend> PreparedFlow<B> {
     ///
     /// # Errors
     /// Faults of the device. A row that does not converge is no error: see the reports.
-    pub fn sample(&self, rows: usize, key: Key, how: &Inversion) -> Result<Decoded, Error> {
-        let d = self.standardiser.width();
-        let plan = self.plan(rows);
+    pub fn sample(&self, count: usize, key: Key, how: &Inversion) -> Result<Decoded, Error> {
+        let plan = self.plan(count);
         let parts = self.backend.run(plan.shards(), |i| {
             let range = plan.rows(i);
-            let first = (range.start * d) as u64;
-            let z = self.backend.noise(key.named("sample"), Noise::Normal, first, [range.len(), d].into());
+            let z = self.base.sample(&self.backend, key.named("sample"), range.start as u64, range.len(), None);
             self.invert(&z, how)
         });
         self.join(parts)
     }
 
-    fn join(&self, parts: Vec<Result<(Vec<f64>, Vec<RowReport>), Error>>) -> Result<Decoded, Error> {
+    fn join(&self, parts: Vec<Result<(Vec<f64>, Vec<SampleReport>), Error>>) -> Result<Decoded, Error> {
         let (mut values, mut reports) = (Vec::new(), Vec::new());
         for part in parts {
             let (v, r) = part?;
             values.extend(v);
             reports.extend(r);
         }
-        let residual = reports.iter().map(|r| r.residual).fold(0.0, larger);
-        Ok(Decoded { rows: self.standardiser.invert_computed(values), reports, residual })
+        let residual = largest(reports.iter().map(|r| r.residual));
+        Ok(Decoded { samples: self.standardiser.invert_computed(values), reports, residual })
     }
 
     /// x of z on the device, and the reports; the residual is measured through the whole chain.
-    fn invert(&self, z: &B::Tensor, how: &Inversion) -> Result<(Vec<f64>, Vec<RowReport>), Error> {
+    fn invert(&self, z: &B::Tensor, how: &Inversion) -> Result<(Vec<f64>, Vec<SampleReport>), Error> {
         let backend = &self.backend;
-        let mut back = Back::new(backend, z, &self.parts);
-        let fresh = RowReport { residual: 0.0, error_bound: 0.0, iterations: 0, status: Status::Converged };
-        let mut reports = vec![fresh; backend.shape(z).rows()];
-        let mut measured_from = None;
-        for (l, link) in self.links.iter().enumerate().rev() {
-            let y = back.output(backend, link.leaving());
-            let solution = link.inverse(backend, &y, how)?;
-            let nothing_left = self.links[..l].iter().all(|link| link.leaving() == 0);
-            if link.crowds() && nothing_left && measured_from.is_none() {
-                measured_from = Some((l + 1, y));
+        let first = self.chain.measured_from();
+        let mut measured = None;
+        let z = Batch::new(z.clone());
+        let solution = self.chain.inverse_observed(backend, &z, how, &mut |l, y, _| {
+            if l + 1 == first {
+                measured = Some(y.clone());
             }
-            back.pass(solution.value);
-            for (total, row) in reports.iter_mut().zip(&solution.rows) {
-                // where nothing is off, nothing grows, by however much it might
-                let grown = if total.error_bound > 0.0 { total.error_bound * solution.stretch } else { 0.0 };
-                total.error_bound = grown + row.error_bound;
-                total.iterations += row.iterations;
-                total.residual = total.residual.max(row.residual);
-                total.status = total.status.max(row.status);
-            }
-        }
-        let x = back.finish();
+        })?;
+        let (x, mut reports) = (solution.value, solution.reports);
         if how.checks() {
-            let (first, rows) = measured_from.unwrap_or((0, x.clone()));
-            self.measure(&self.links[first..], rows, z, &mut reports)?;
+            let from = Batch::new(measured.unwrap_or_else(|| x.clone()));
+            self.measure(first, &from, &z.x, &mut reports)?;
         }
         let x = backend.download(&to_vectors(backend, &x))?;
         Ok((x.iter().map(|x| x.to_f64()).collect(), reports))
     }
 
-    /// Replaces the residuals of the blocks by that of the whole way back through these links.
+    /// Replaces the residuals of the blocks by that of the whole way back from the input of transform number `first`.
     fn measure(
         &self,
-        links: &[Box<dyn PreparedBijection<B>>],
-        rows: B::Tensor,
+        first: usize,
+        from: &Batch<B>,
         z: &B::Tensor,
-        reports: &mut [RowReport],
+        reports: &mut [SampleReport],
     ) -> Result<(), Error> {
         let backend = &self.backend;
-        let mut way = Forth::new(rows);
-        for link in links {
-            way.pass(backend, link.forward(backend, &way.rows, None).0, link.leaving());
-        }
-        let (again, _) = way.finish(backend);
+        let ask = Ask::value::<B>();
+        let again = self.chain.forward_from(backend, first, from, &ask, &mut |_, _, _| ())?.y;
         let (z, again) = (backend.download(z)?, backend.download(&again)?);
         let d = self.standardiser.width();
         for (i, report) in reports.iter_mut().enumerate() {
@@ -257,25 +255,20 @@ impl<B: Backend> PreparedFlow<B> {
         Ok(())
     }
 
-    /// Some rows of a table on the device, as the first link wants them.
+    /// Some rows of a table on the device, as the first transform wants them.
     pub(crate) fn upload(&self, table: &Table, rows: std::ops::Range<usize>) -> B::Tensor {
         let d = table.width();
         let values = &table.values()[rows.start * d..rows.end * d];
         let values: Vec<B::Elem> = values.iter().map(|&v| B::Elem::from_f64(v)).collect();
-        from_vectors(&self.backend, &self.backend.upload(&values, [rows.len(), d].into()), &self.row)
+        from_vectors(&self.backend, &self.backend.upload(&values, [rows.len(), d].into()), &self.sample_shape)
     }
 
-    /// One shard forward through all links.
-    pub(crate) fn forward(&self, x: &B::Tensor, key: Key, first_row: u64) -> Evaluated<B> {
-        let mut way = Forth::new(x.clone());
-        let mut log_dets = Vec::with_capacity(self.links.len());
-        for (l, link) in self.links.iter().enumerate() {
-            let draw = Draw { estimator: &self.estimator, key: key.split(l as u64), first_row };
-            let (y, log_det) = link.forward(&self.backend, &way.rows, Some((draw, self.replicates)));
-            way.pass(&self.backend, y, link.leaving());
-            log_dets.extend(log_det);
-        }
-        Evaluated { z: way.finish(&self.backend).0, log_dets }
+    /// One shard forward through the chain.
+    pub(crate) fn forward(&self, x: &Batch<B>, key: Key) -> Result<Evaluated<B>, Error> {
+        let draw = Draw { estimator: &self.evaluation, key };
+        let ask = Ask::log_det::<B>(draw, self.replicates);
+        let mapped = self.chain.forward_observed(&self.backend, x, &ask, &mut |_, _, _| ())?;
+        Ok(Evaluated { z: x.with_x(mapped.y), log_dets: mapped.log_dets })
     }
 
     pub(crate) fn replicates(&self) -> usize {
@@ -286,18 +279,18 @@ impl<B: Backend> PreparedFlow<B> {
         self.target
     }
 
-    pub(crate) fn bits(&self) -> u32 {
+    pub(crate) fn bits(&self) -> Option<u32> {
         self.bits
     }
 
     pub(crate) fn check_samples(&self, samples: Samples<'_>) -> Result<(), Error> {
         match samples {
             Samples::Rows(rows) => self.check_width(rows),
-            Samples::Images(set) if self.row == [set.height(), set.width(), set.channels()] => Ok(()),
+            Samples::Images(set) if self.sample_shape == [set.height(), set.width(), set.channels()] => Ok(()),
             Samples::Images(set) => Err(Error::Input(format!(
                 "images of {} for a model of {}",
                 set.size(),
-                match self.row[..] {
+                match self.sample_shape[..] {
                     [h, w, c] => format!("{h}x{w} pixels with {c} channel{}", if c == 1 { "" } else { "s" }),
                     _ => format!("rows of {} numbers", self.standardiser.width()),
                 }
@@ -318,11 +311,6 @@ impl<B: Backend> PreparedFlow<B> {
     }
 
     pub(crate) fn plan(&self, rows: usize) -> ShardPlan {
-        ShardPlan::new(rows, self.shard_rows, 1)
+        ShardPlan::new(rows, self.shard_samples, 1)
     }
-}
-
-/// The largest of some numbers, NaN if any is.
-fn largest(values: impl Iterator<Item = f64>) -> f64 {
-    values.fold(0.0, |a: f64, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) })
 }

@@ -1,4 +1,4 @@
-//! Samples in the form in which the links take them: standardised, or dequantised with noise of the key.
+//! Samples in the form in which the transforms take them: standardised, or dequantised with noise of the key.
 
 use std::ops::Range;
 
@@ -15,6 +15,7 @@ pub(crate) struct Upload<'a> {
     /// The table in standardised units.
     standard: Option<Table>,
     key: Key,
+    /// The bits of a channel that the flow models; 8 of anything else.
     bits: u32,
 }
 
@@ -26,7 +27,7 @@ impl<'a> Upload<'a> {
             Samples::Rows(rows) => Some(flow.standardiser().apply(rows)?),
             Samples::Images(_) => None,
         };
-        Ok(Self { samples, standard, key: key.named("dequantise"), bits: flow.bits() })
+        Ok(Self { samples, standard, key: key.named("dequantise"), bits: flow.bits().unwrap_or(8) })
     }
 
     /// The number of samples.

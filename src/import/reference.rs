@@ -17,10 +17,11 @@ use resflow_backend::Backend;
 
 use super::{ImportError, StateDict};
 use crate::checkpoint::{Archive, ModelDocument, Provenance, Values, document_value};
-use crate::config::{ImageBlock, ModelConfig, Stage};
+use crate::config::ModelConfig;
 use crate::error::{ConfigError, Error};
 use crate::flow::Flow;
 use crate::lipschitz::NormChain;
+use crate::stage::{LayerStage, Net, Stage};
 
 impl<B: Backend> Flow<B> {
     /// The flow of a state dict of the reference implementation, whose architecture a file does not say.
@@ -60,20 +61,20 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
             Stage::Squeeze { .. } => {
                 place = Place { scale: place.scale.map(|s| s + 1), index: 0 };
             }
-            Stage::Logit => place.index += 1,
-            Stage::Flatten(_) => flat = true,
-            Stage::ActNorm(features) => {
+            Stage::Logit { .. } => place.index += 1,
+            Stage::Flatten { .. } => flat = true,
+            Stage::ActNorm { features } => {
                 let module = if flat { ".fc_module" } else { "" };
                 translation.actnorm(&format!("{place}{module}"), link, *features)?;
                 place.index += 1;
             }
-            Stage::Block(block) => {
+            Stage::ResidualBlock { shape, net } => {
                 let module = if flat { ".nnet.nnet" } else { ".nnet" };
-                translation.block(config, &format!("{place}{module}"), link, block)?;
+                translation.block(&format!("{place}{module}"), link, shape, net)?;
                 place.index += 1;
             }
-            // refused above
-            Stage::InvertibleLinear(_) | Stage::Coupling(_) => {}
+            // no configuration of a residual flow spells them out
+            Stage::InvertibleLinear { .. } | Stage::Coupling { .. } | Stage::Custom(_) => {}
         }
     }
     let Translation { state, mut tensors } = translation;
@@ -161,30 +162,32 @@ impl Translation {
         Ok(())
     }
 
-    fn block(&mut self, config: &ModelConfig, from: &str, link: usize, block: &ImageBlock) -> Result<(), ImportError> {
-        let beta = match config {
-            ModelConfig::Rows(c) => c.activation.has_parameter(),
-            ModelConfig::Images(c) => c.activation.has_parameter(),
-        };
-        let mut j = 0;
-        for (i, &layer) in block.layers.iter().enumerate() {
-            if i > 0 || block.leading_activation {
-                if beta {
-                    self.same(&format!("{from}.{j}.beta"), &[1], format!("links.{link}.net.{j}.beta"))?;
+    fn block(&mut self, from: &str, link: usize, shape: &[usize], net: &Net) -> Result<(), ImportError> {
+        for (j, layer) in net.layers.iter().enumerate() {
+            let (from, to) = (format!("{from}.{j}"), format!("links.{link}.net.{j}"));
+            match layer {
+                LayerStage::Activation(f) if f.has_parameter() => {
+                    self.same(&format!("{from}.beta"), &[1], format!("{to}.beta"))?;
                 }
-                j += 1;
+                LayerStage::Activation(_) | LayerStage::Custom(_) => {}
+                LayerStage::Linear { inputs, outputs, .. } => {
+                    let size = usize::from(shape.len() == 3);
+                    self.constrained(&from, &to, shape, (size, *inputs, *outputs))?;
+                }
+                LayerStage::Convolution { kernel, inputs, outputs, .. } => {
+                    self.constrained(&from, &to, shape, (kernel[0], *inputs, *outputs))?;
+                }
             }
-            self.constrained(&format!("{from}.{j}"), &format!("links.{link}.net.{j}"), &block.row, layer)?;
-            j += 1;
         }
         Ok(())
     }
 
+    /// Moves an affine layer of a kernel size (0 for a linear layer), inputs and outputs.
     fn constrained(
         &mut self,
         from: &str,
         to: &str,
-        row: &[usize],
+        shape: &[usize],
         (size, inputs, outputs): (usize, usize, usize),
     ) -> Result<(), ImportError> {
         let name = |leaf: &str| (format!("{from}.{leaf}"), format!("{to}.{leaf}"));
@@ -201,7 +204,7 @@ impl Translation {
         self.same(&bias, &[outputs], our_bias)?;
         for (leaf, channels) in [("u", outputs), ("v", inputs)] {
             let (vector, ours) = name(leaf);
-            match (size, row) {
+            match (size, shape) {
                 (2.., &[h, w, _]) => {
                     self.tensor(&vector, &[channels, h, w], &[1, 2, 0], ours, vec![1, h, w, channels])?;
                 }
@@ -209,7 +212,7 @@ impl Translation {
             }
         }
         let dims = format!("{from}.spatial_dims");
-        if let (Some((_, found)), &[h, w, _]) = (self.state.tensors.get(&dims), row) {
+        if let (Some((_, found)), &[h, w, _]) = (self.state.tensors.get(&dims), shape) {
             let found = found.to::<f64>();
             if size > 1 && found != [h as f64, w as f64] {
                 let problem = format!("is {found:?}, the configuration has images of {h} × {w} there");

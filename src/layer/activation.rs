@@ -2,8 +2,11 @@
 
 use resflow_backend::{Activation, Backend, Binary, Unary};
 
-use super::{Keep, Layer, OrderGradients, PreparedLayer, Role, Saved, Slot, Visitor, VisitorMut, accumulate};
+use super::{Derivatives, Layer, OrderGradients, PreparedLayer, Saved};
+use crate::batch::Batch;
 use crate::error::ConfigError;
+use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate};
+use crate::stage::{LayerStage, Nonlinearity};
 
 /// The raw β of a fresh LipSwish (Chen et al. 2019): b = softplus(0.5).
 pub(super) const INITIAL_BETA: f64 = 0.5;
@@ -35,32 +38,38 @@ pub(super) fn softplus<B: Backend>(backend: &B, beta: &B::Tensor) -> B::Tensor {
     backend.axpy(1.0, &backend.unary(Unary::Ln1p, decay), positive)
 }
 
-/// Multiplies the gradient in b by ∂b/∂β = σ(β) = 1 − e^{−b}; an empty slot becomes zero.
-pub(super) fn pull_back_softplus<B: Backend>(backend: &B, b: &B::Tensor, slot: &mut Slot<B>) {
-    let gradient = slot.take().unwrap_or_else(|| backend.full(0.0, [1].into()));
+/// Multiplies the gradient in b by ∂b/∂β = σ(β) = 1 − e^{−b}; without one it becomes zero.
+pub(super) fn finish_softplus<B: Backend>(backend: &B, b: &B::Tensor, grad: &mut Grad<B>) {
+    let gradient = grad.take().unwrap_or_else(|| backend.full(0.0, [1].into()));
     let slope = backend.affine(backend.unary(Unary::ExpM1, backend.affine(b.clone(), -1.0, 0.0)), -1.0, 0.0);
-    *slot = Some(backend.binary(Binary::Mul, gradient, &slope));
+    *grad = Some(backend.binary(Binary::Mul, gradient, &slope));
+}
+
+impl<B: Backend> Module<B> for ActivationLayer<B> {
+    fn parts<'a>(&'a self, show: ShowPart<'_, 'a, B>) {
+        if let Some(beta) = &self.beta {
+            show("beta", Part::Tensor(beta, Role::Parameter));
+        }
+    }
+
+    fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
+        if let Some(beta) = &mut self.beta {
+            show("beta", PartMut::Tensor(beta, Role::Parameter));
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("{:?}", self.function)
+    }
 }
 
 impl<B: Backend> Layer<B> for ActivationLayer<B> {
-    fn visit(&self, path: &str, visitor: Visitor<'_, B>) {
-        if let Some(beta) = &self.beta {
-            visitor(&format!("{path}.beta"), beta, Role::Parameter);
-        }
-    }
-
-    fn visit_mut(&mut self, path: &str, visitor: VisitorMut<'_, B>) {
-        if let Some(beta) = &mut self.beta {
-            visitor(&format!("{path}.beta"), beta, Role::Parameter);
-        }
-    }
-
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
         let b = self.beta.as_ref().map(|beta| softplus(backend, beta));
         Box::new(PreparedActivation::<B> { function: self.function, b })
     }
 
-    fn output(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
+    fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
         Ok(input.to_vec())
     }
 
@@ -72,12 +81,8 @@ impl<B: Backend> Layer<B> for ActivationLayer<B> {
         1.0
     }
 
-    fn describe(&self, _backend: &B) -> String {
-        format!("{:?}", self.function)
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Layer<B>> {
-        Box::new(self.clone())
+    fn stage(&self) -> Option<LayerStage> {
+        Nonlinearity::of(self.function).map(LayerStage::Activation)
     }
 }
 
@@ -89,11 +94,11 @@ struct PreparedActivation<B: Backend> {
 }
 
 /// What an activation keeps of x and of the derivatives at x: φ' alone for `First`; x, φ, φ', φ'' for `Second`.
-pub(super) fn kept<B: Backend>(x: &B::Tensor, mut orders: Vec<B::Tensor>, keep: Keep) -> Saved<B> {
+pub(super) fn kept<B: Backend>(x: &B::Tensor, mut orders: Vec<B::Tensor>, keep: Derivatives) -> Saved<B> {
     Saved::tensors(match keep {
-        Keep::Value => Vec::new(),
-        Keep::First => vec![orders.swap_remove(1)],
-        Keep::Second => {
+        Derivatives::None => Vec::new(),
+        Derivatives::First => vec![orders.swap_remove(1)],
+        Derivatives::Second => {
             orders.insert(0, x.clone());
             orders
         }
@@ -106,7 +111,8 @@ pub(super) fn slope<B: Backend>(saved: &Saved<B>) -> &B::Tensor {
 }
 
 impl<B: Backend> PreparedLayer<B> for PreparedActivation<B> {
-    fn forward(&self, backend: &B, x: &B::Tensor, keep: Keep) -> (B::Tensor, Saved<B>) {
+    fn forward(&self, backend: &B, batch: &Batch<B>, keep: Derivatives) -> (B::Tensor, Saved<B>) {
+        let x = &batch.x;
         let orders = backend.activation(self.function, self.b.as_ref(), x, keep as usize);
         (orders[0].clone(), kept(x, orders, keep))
     }
@@ -130,24 +136,20 @@ impl<B: Backend> PreparedLayer<B> for PreparedActivation<B> {
         tangents: &[&Saved<B>],
         gy: B::Tensor,
         gdy: Vec<B::Tensor>,
-        slots: &mut [Slot<B>],
+        grads: &mut [Grad<B>],
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let dx: Vec<_> = tangents.iter().map(|t| t.tensors[0].clone()).collect();
         let (x, derivatives) = saved.tensors.split_first().expect("kept for the second derivative");
         let out = backend.activation_reverse(self.function, self.b.as_ref(), x, derivatives, &dx, gy, gdy);
         if let Some(gradient) = out.parameter {
-            accumulate(backend, &mut slots[0], &gradient);
+            accumulate(backend, &mut grads[0], &gradient);
         }
         (out.gx, out.gdx)
     }
 
-    fn slots(&self) -> usize {
-        usize::from(self.b.is_some())
-    }
-
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) -> OrderGradients<B> {
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) -> OrderGradients<B> {
         if let Some(b) = &self.b {
-            pull_back_softplus(backend, b, &mut slots[0]);
+            finish_softplus(backend, b, &mut grads[0]);
         }
         [None, None]
     }

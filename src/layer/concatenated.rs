@@ -4,9 +4,12 @@
 
 use resflow_backend::{Activation, Backend, Binary};
 
-use super::activation::{INITIAL_BETA, pull_back_softplus, slope, softplus};
-use super::{Keep, Layer, OrderGradients, PreparedLayer, Role, Saved, Slot, Visitor, VisitorMut, accumulate};
+use super::activation::{INITIAL_BETA, finish_softplus, kept, slope, softplus};
+use super::{Derivatives, Layer, OrderGradients, PreparedLayer, Saved};
+use crate::batch::Batch;
 use crate::error::ConfigError;
+use crate::module::{Grad, Module, accumulate};
+use crate::stage::{LayerStage, Nonlinearity};
 
 /// The norm of (φ'(x), φ'(−x)) is at most this.
 const SCALE: f64 = 1.004;
@@ -24,20 +27,20 @@ impl<B: Backend> ConcatenatedLipSwish<B> {
     }
 }
 
+impl<B: Backend> Module<B> for ConcatenatedLipSwish<B> {
+    crate::parts!(B; beta: Parameter);
+
+    fn describe(&self) -> String {
+        "CLipSwish".into()
+    }
+}
+
 impl<B: Backend> Layer<B> for ConcatenatedLipSwish<B> {
-    fn visit(&self, path: &str, visitor: Visitor<'_, B>) {
-        visitor(&format!("{path}.beta"), &self.beta, Role::Parameter);
-    }
-
-    fn visit_mut(&mut self, path: &str, visitor: VisitorMut<'_, B>) {
-        visitor(&format!("{path}.beta"), &mut self.beta, Role::Parameter);
-    }
-
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
         Box::new(Prepared::<B> { b: softplus(backend, &self.beta) })
     }
 
-    fn output(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
+    fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
         let mut output = input.to_vec();
         let last =
             output.last_mut().ok_or_else(|| ConfigError::Inconsistent("CLipSwish needs a feature axis".into()))?;
@@ -53,12 +56,8 @@ impl<B: Backend> Layer<B> for ConcatenatedLipSwish<B> {
         1.0
     }
 
-    fn describe(&self, _backend: &B) -> String {
-        "CLipSwish".into()
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Layer<B>> {
-        Box::new(self.clone())
+    fn stage(&self) -> Option<LayerStage> {
+        Some(LayerStage::Activation(Nonlinearity::ClipSwish))
     }
 }
 
@@ -83,21 +82,15 @@ fn halves<B: Backend>(backend: &B, g: &B::Tensor) -> [B::Tensor; 2] {
 }
 
 impl<B: Backend> PreparedLayer<B> for Prepared<B> {
-    fn forward(&self, backend: &B, x: &B::Tensor, keep: Keep) -> (B::Tensor, Saved<B>) {
+    fn forward(&self, backend: &B, batch: &Batch<B>, keep: Derivatives) -> (B::Tensor, Saved<B>) {
+        let x = &batch.x;
         let mut values = Vec::with_capacity(2);
         let mut parts = Vec::with_capacity(2);
         for sign in [1.0, -1.0] {
             let x = if sign > 0.0 { x.clone() } else { backend.affine(x.clone(), -1.0, 0.0) };
-            let mut orders = backend.activation(Activation::LipSwish, Some(&self.b), &x, keep as usize);
+            let orders = backend.activation(Activation::LipSwish, Some(&self.b), &x, keep as usize);
             values.push(orders[0].clone());
-            parts.push(Saved::tensors(match keep {
-                Keep::Value => Vec::new(),
-                Keep::First => vec![orders.swap_remove(1)],
-                Keep::Second => {
-                    orders.insert(0, x);
-                    orders
-                }
-            }));
+            parts.push(kept(&x, orders, keep));
         }
         (join(backend, &values[0], &values[1], 1.0), Saved { tensors: Vec::new(), parts })
     }
@@ -121,7 +114,7 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
         tangents: &[&Saved<B>],
         gy: B::Tensor,
         gdy: Vec<B::Tensor>,
-        slots: &mut [Slot<B>],
+        grads: &mut [Grad<B>],
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let gy = halves(backend, &gy);
         let gdy: Vec<_> = gdy.iter().map(|g| halves(backend, g)).collect();
@@ -132,7 +125,7 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
             let (x, derivatives) = saved.parts[half].tensors.split_first().expect("kept for the second derivative");
             let out = backend.activation_reverse(Activation::LipSwish, Some(&self.b), x, derivatives, &dx, gy, gdy);
             if let Some(gradient) = out.parameter {
-                accumulate(backend, &mut slots[0], &gradient);
+                accumulate(backend, &mut grads[0], &gradient);
             }
             sums = Some(match sums {
                 None => (out.gx, out.gdx),
@@ -145,12 +138,8 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
         sums.expect("two halves")
     }
 
-    fn slots(&self) -> usize {
-        1
-    }
-
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) -> OrderGradients<B> {
-        pull_back_softplus(backend, &self.b, &mut slots[0]);
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) -> OrderGradients<B> {
+        finish_softplus(backend, &self.b, &mut grads[0]);
         [None, None]
     }
 }

@@ -7,9 +7,9 @@
 
 use resflow_backend::{Backend, BackendError, Binary, Element as _, Key, Noise, Shape};
 
-use super::{Role, Slot, Spectrum, Visitor, VisitorMut};
 use crate::error::ConfigError;
-use crate::lipschitz::{Coefficient, DualPair, LinearOperator, Norm, Norms, Order, Refresh, SingularPair};
+use crate::lipschitz::{Coefficient, DualPair, LinearOperator, Norm, Norms, Order, PowerIteration, SingularPair};
+use crate::module::{Grad, Spectrum};
 
 /// The orders that a weight's norm is taken between, with the raw parameters of learned ones.
 #[derive(Debug, Clone)]
@@ -58,36 +58,24 @@ impl<B: Backend> Constraint<B> {
     }
 
     /// The constraint with its pair after more iterations.
-    pub(super) fn refreshed(&self, backend: &B, operator: &dyn LinearOperator<B>, how: Refresh) -> Self {
-        Self { pair: self.refreshed_pair(backend, operator, how), ..self.clone() }
+    pub(super) fn updated(&self, backend: &B, operator: &dyn LinearOperator<B>, how: PowerIteration) -> Self {
+        Self { pair: self.updated_pair(backend, operator, how), ..self.clone() }
     }
 
-    fn refreshed_pair(&self, backend: &B, operator: &dyn LinearOperator<B>, how: Refresh) -> SingularPair<B> {
+    fn updated_pair(&self, backend: &B, operator: &dyn LinearOperator<B>, how: PowerIteration) -> SingularPair<B> {
         let pair = &self.pair;
-        let Some(norms) = &self.norms else { return pair.refreshed(backend, operator, how) };
+        let Some(norms) = &self.norms else { return pair.updated(backend, operator, how) };
         let norms = norms.checked(backend);
-        let kept = DualPair::new(pair.u.clone(), pair.v.clone()).refreshed(backend, operator, &norms, how);
+        let kept = DualPair::new(pair.u.clone(), pair.v.clone()).updated(backend, operator, &norms, how);
         let best = match how {
-            Refresh::Iterations(_) => kept,
-            Refresh::Converge { .. } => {
+            PowerIteration::Iterations(_) => kept,
+            PowerIteration::Converge { .. } => {
                 let found = DualPair::search(backend, operator, &norms, how, STARTS, Key::new(0).named("norms"));
-                // of equal ones the one found: it has the right lengths even where W = 0
+                // on a tie the new pair: its u and v are unit vectors even if W = 0
                 found.or_better(backend, operator, kept)
             }
         };
         SingularPair::new(backend, best.u, best.v)
-    }
-
-    /// Shows u and v under a layer's path.
-    pub(super) fn visit(&self, path: &str, visitor: Visitor<'_, B>) {
-        visitor(&format!("{path}.u"), &self.pair.u, Role::Buffer);
-        visitor(&format!("{path}.v"), &self.pair.v, Role::Buffer);
-    }
-
-    /// Lets u and v be changed.
-    pub(super) fn visit_mut(&mut self, path: &str, visitor: VisitorMut<'_, B>) {
-        visitor(&format!("{path}.u"), &mut self.pair.u, Role::Buffer);
-        visitor(&format!("{path}.v"), &mut self.pair.v, Role::Buffer);
     }
 
     /// σ of the weight behind an operator, for reports.
@@ -120,7 +108,7 @@ impl<B: Backend> Constraint<B> {
 }
 
 /// Gradients of the raw orders of a layer's domain and codomain, where they are learned.
-pub type OrderGradients<B> = [Slot<B>; 2];
+pub type OrderGradients<B> = [Grad<B>; 2];
 
 /// A weight after its normalisation.
 #[derive(Debug)]
@@ -140,36 +128,36 @@ struct Scaling<B: Backend> {
 
 impl<B: Backend> Normalised<B> {
     /// Normalises a weight, the tensor behind the operator, if it is constrained.
-    pub(super) fn new<O: LinearOperator<B>>(
+    pub(super) fn new(
         backend: &B,
         weight: &B::Tensor,
-        constrained: Option<(&Constraint<B>, O)>,
+        constrained: Option<(&Constraint<B>, &dyn LinearOperator<B>)>,
     ) -> Self {
         let Some((constraint, operator)) = constrained else {
             return Self { effective: weight.clone(), scaling: None };
         };
-        let sigma = constraint.pair.sigma(backend, &operator);
+        let sigma = constraint.pair.sigma(backend, operator);
         let factor = constraint.coefficient.factor(backend, &sigma);
         let effective = backend.binary(Binary::Mul, weight.clone(), &factor);
         let norms = constraint.norms.as_ref().map(|n| n.checked(backend));
         Self { effective, scaling: Some(Scaling { sigma, factor, norms }) }
     }
 
-    /// Turns the gradient of W_eff in a slot into that of W; returns those of the raw parameters of the domain's and of the
+    /// Turns the gradient of W_eff into that of W; returns those of the raw parameters of the domain's and of the
     /// codomain's order, where they are learned.
-    pub(super) fn pull_back<O: LinearOperator<B>>(
+    pub(super) fn finish_gradient(
         &self,
         backend: &B,
         weight: &B::Tensor,
-        constrained: Option<(&Constraint<B>, O)>,
-        slot: &mut Slot<B>,
+        constrained: Option<(&Constraint<B>, &dyn LinearOperator<B>)>,
+        grad: &mut Grad<B>,
     ) -> OrderGradients<B> {
-        let Some(effective) = slot.take() else {
-            *slot = Some(backend.full(0.0, backend.shape(weight)));
+        let Some(effective) = grad.take() else {
+            *grad = Some(backend.full(0.0, backend.shape(weight)));
             return [None, None];
         };
         let (Some(scaling), Some((constraint, operator))) = (&self.scaling, constrained) else {
-            *slot = Some(effective);
+            *grad = Some(effective);
             return [None, None];
         };
         let pair = &constraint.pair;
@@ -177,9 +165,9 @@ impl<B: Backend> Normalised<B> {
         let shrink = constraint.coefficient.pull_back_weight(backend, &scaling.sigma, &inner);
         let scaled = backend.binary(Binary::Mul, effective, &scaling.factor);
         let outer = backend.binary(Binary::Mul, operator.pair_gradient(backend, &pair.u, &pair.v), &shrink);
-        *slot = Some(backend.axpy(1.0, &outer, scaled));
+        *grad = Some(backend.axpy(1.0, &outer, scaled));
         let Some(norms) = &scaling.norms else { return [None, None] };
-        DualPair::new(pair.u.clone(), pair.v.clone()).order_gradient(backend, &operator, norms, &shrink)
+        DualPair::new(pair.u.clone(), pair.v.clone()).order_gradient(backend, operator, norms, &shrink)
     }
 }
 

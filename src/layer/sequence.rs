@@ -3,18 +3,18 @@
 //! The norms that constrained layers are bounded between meet at their boundaries, so a chain owns the raw parameters of
 //! learned ones: one parameter is the codomain of a layer and the domain of the next.
 
-use resflow_backend::{Backend, BackendError};
+use resflow_backend::Backend;
 
 use super::activation::kept;
-use super::{
-    Keep, Layer, LayerNorms, OrderGradients, PreparedLayer, Role, Saved, Slot, Spectrum, Visitor, VisitorMut,
-    accumulate,
-};
+use super::{Derivatives, Layer, LayerNorms, OrderGradients, PreparedLayer, Saved};
+use crate::batch::Batch;
 use crate::error::ConfigError;
-use crate::lipschitz::{Order, Refresh, check_chain, two_norm_factor};
+use crate::lipschitz::{Order, check_chain, two_norm_factor};
+use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate, trained_tensors};
+use crate::stage::Net;
 
 /// A chain of layers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sequence<B: Backend> {
     layers: Vec<Box<dyn Layer<B>>>,
     /// The (domain, codomain) of each constrained layer, where they are not all the 2-norm.
@@ -81,42 +81,46 @@ impl<B: Backend> Sequence<B> {
     }
 }
 
-impl<B: Backend> Layer<B> for Sequence<B> {
-    fn visit(&self, path: &str, visitor: Visitor<'_, B>) {
+impl<B: Backend> Module<B> for Sequence<B> {
+    fn parts<'a>(&'a self, show: ShowPart<'_, 'a, B>) {
         for (i, order) in self.orders.iter().enumerate() {
-            visitor(&format!("{path}.orders.{i}"), order, Role::Parameter);
+            show(&format!("orders.{i}"), Part::Tensor(order, Role::Parameter));
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            layer.visit(&format!("{path}.{i}"), visitor);
+            show(&i.to_string(), Part::Module(&**layer));
         }
     }
 
-    fn visit_mut(&mut self, path: &str, visitor: VisitorMut<'_, B>) {
+    fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
         for (i, order) in self.orders.iter_mut().enumerate() {
-            visitor(&format!("{path}.orders.{i}"), order, Role::Parameter);
+            show(&format!("orders.{i}"), PartMut::Tensor(order, Role::Parameter));
         }
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            layer.visit_mut(&format!("{path}.{i}"), visitor);
+            show(&i.to_string(), PartMut::Module(&mut **layer));
         }
+    }
+
+    fn tensors_changed(&mut self) {
         self.distribute();
     }
 
+    fn describe(&self) -> String {
+        self.layers.iter().map(|l| l.describe()).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl<B: Backend> Layer<B> for Sequence<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
         Box::new(PreparedSequence {
             layers: self.layers.iter().map(|l| l.prepare(backend)).collect(),
+            counts: self.layers.iter().map(|l| trained_tensors(&**l)).collect(),
             norms: self.norms.clone(),
             orders: self.orders.len(),
         })
     }
 
-    fn refresh(&mut self, backend: &B, how: Refresh) {
-        for layer in &mut self.layers {
-            layer.refresh(backend, how);
-        }
-    }
-
-    fn output(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        self.layers.iter().try_fold(input.to_vec(), |shape, layer| layer.output(&shape))
+    fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        self.layers.iter().try_fold(input.to_vec(), |shape, layer| layer.output_shape(&shape))
     }
 
     fn resize(&mut self, backend: &B, input: &[usize]) -> Result<Vec<usize>, ConfigError> {
@@ -128,7 +132,7 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         let mut total = 0;
         for layer in &self.layers {
             total += layer.activations(&shape);
-            shape = layer.output(&shape).unwrap_or(shape);
+            shape = layer.output_shape(&shape).unwrap_or(shape);
         }
         total
     }
@@ -138,22 +142,13 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         let mut total = 0;
         for layer in &self.layers {
             total += layer.multiply_adds(&shape);
-            shape = layer.output(&shape).unwrap_or(shape);
+            shape = layer.output_shape(&shape).unwrap_or(shape);
         }
         total
     }
 
     fn lipschitz_bound(&self) -> f64 {
         self.layers.iter().map(|l| l.lipschitz_bound()).product()
-    }
-
-    fn spectra(&self, backend: &B, path: &str, report: &mut dyn FnMut(Spectrum)) -> Result<(), BackendError> {
-        self.layers.iter().enumerate().try_for_each(|(i, layer)| layer.spectra(backend, &format!("{path}.{i}"), report))
-    }
-
-    fn vector_lengths(&self, backend: &B, path: &str, report: &mut dyn FnMut(String, f64)) -> Result<(), BackendError> {
-        let mut layers = self.layers.iter().enumerate();
-        layers.try_for_each(|(i, layer)| layer.vector_lengths(backend, &format!("{path}.{i}"), report))
     }
 
     fn two_norm_factor(&self, input: &[usize]) -> f64 {
@@ -166,16 +161,9 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         }
     }
 
-    fn describe(&self, backend: &B) -> String {
-        self.layers.iter().map(|l| l.describe(backend)).collect::<Vec<_>>().join("; ")
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Layer<B>> {
-        Box::new(Self {
-            layers: self.layers.iter().map(|l| l.boxed_clone()).collect(),
-            norms: self.norms.clone(),
-            orders: self.orders.clone(),
-        })
+    fn net(&self) -> Option<Net> {
+        let layers = self.layers.iter().map(|layer| layer.stage()).collect::<Option<_>>()?;
+        Some(Net { layers, norms: self.norms.clone() })
     }
 }
 
@@ -183,13 +171,15 @@ impl<B: Backend> Layer<B> for Sequence<B> {
 struct PreparedSequence<B: Backend> {
     layers: Vec<Box<dyn PreparedLayer<B>>>,
     norms: Vec<(Order, Order)>,
-    /// The number of learned orders, whose slots come first.
+    /// The number of trained tensors of each layer.
+    counts: Vec<usize>,
+    /// The number of learned orders, whose gradients come first.
     orders: usize,
 }
 
 impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
-    fn forward(&self, backend: &B, x: &B::Tensor, keep: Keep) -> (B::Tensor, Saved<B>) {
-        let mut value = x.clone();
+    fn forward(&self, backend: &B, batch: &Batch<B>, keep: Derivatives) -> (B::Tensor, Saved<B>) {
+        let mut value = batch.x.clone();
         let mut parts = Vec::with_capacity(self.layers.len());
         let mut layers = self.layers.iter().peekable();
         while let Some(layer) = layers.next() {
@@ -198,11 +188,11 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
             if let (Some([wt, bias]), Some((f, parameter)), true) = (layer.product(), follows, rows) {
                 layers.next();
                 let (y, orders) = backend.linear_activation(&value, wt, bias, f, parameter, keep as usize);
-                parts.push(Saved::tensors(if keep == Keep::Second { vec![value] } else { Vec::new() }));
+                parts.push(Saved::tensors(if keep == Derivatives::Second { vec![value] } else { Vec::new() }));
                 value = orders[0].clone();
                 parts.push(kept(y.as_ref().unwrap_or(&value), orders, keep));
             } else {
-                let (next, saved) = layer.forward(backend, &value, keep);
+                let (next, saved) = layer.forward(backend, &batch.with_x(value), keep);
                 value = next;
                 parts.push(saved);
             }
@@ -246,28 +236,24 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         tangents: &[&Saved<B>],
         mut gy: B::Tensor,
         mut gdy: Vec<B::Tensor>,
-        slots: &mut [Slot<B>],
+        grads: &mut [Grad<B>],
     ) -> (B::Tensor, Vec<B::Tensor>) {
-        let mut end = slots.len();
+        let mut end = grads.len();
         for (i, layer) in self.layers.iter().enumerate().rev() {
-            let start = end - layer.slots();
+            let start = end - self.counts[i];
             let kept: Vec<_> = tangents.iter().map(|t| &t.parts[i]).collect();
-            (gy, gdy) = layer.tangent_vjp(backend, &saved.parts[i], &kept, gy, gdy, &mut slots[start..end]);
+            (gy, gdy) = layer.tangent_vjp(backend, &saved.parts[i], &kept, gy, gdy, &mut grads[start..end]);
             end = start;
         }
         (gy, gdy)
     }
 
-    fn slots(&self) -> usize {
-        self.orders + self.layers.iter().map(|l| l.slots()).sum::<usize>()
-    }
-
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) -> OrderGradients<B> {
-        let (orders, mut rest) = slots.split_at_mut(self.orders);
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) -> OrderGradients<B> {
+        let (orders, mut rest) = grads.split_at_mut(self.orders);
         let mut norms = self.norms.iter();
-        for layer in &self.layers {
-            let (own, others) = rest.split_at_mut(layer.slots());
-            let gradients = layer.pull_back(backend, own);
+        for (layer, &count) in self.layers.iter().zip(&self.counts) {
+            let (own, others) = rest.split_at_mut(count);
+            let gradients = layer.finish_gradients(backend, own);
             rest = others;
             if !layer.is_constrained() {
                 continue;
@@ -279,8 +265,8 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
                 }
             }
         }
-        for slot in orders {
-            slot.get_or_insert_with(|| backend.full(0.0, [1].into()));
+        for order in orders {
+            order.get_or_insert_with(|| backend.full(0.0, [1].into()));
         }
         [None, None]
     }

@@ -11,7 +11,7 @@
 use resflow_backend::{Backend, Binary, Key, Noise, Unary};
 
 use super::power::{SHAKE, STRIDE, iterate_to_rest};
-use super::{LinearOperator, Norm, Refresh};
+use super::{LinearOperator, Norm, PowerIteration};
 
 /// The norms before and after a linear map.
 #[derive(Debug, Clone)]
@@ -60,12 +60,12 @@ impl<B: Backend> DualPair<B> {
         backend: &B,
         operator: &dyn LinearOperator<B>,
         norms: &Norms<B>,
-        how: Refresh,
+        how: PowerIteration,
         starts: usize,
         key: Key,
     ) -> Self {
         let start = |i: usize| {
-            Self::random(backend, operator, norms, key.split(i as u64)).refreshed(backend, operator, norms, how)
+            Self::random(backend, operator, norms, key.split(i as u64)).updated(backend, operator, norms, how)
         };
         (1..starts).fold(start(0), |best, i| best.or_better(backend, operator, start(i)))
     }
@@ -82,7 +82,7 @@ impl<B: Backend> DualPair<B> {
     }
 
     /// The pair after more iterations on this operator.
-    pub fn refreshed(&self, backend: &B, operator: &dyn LinearOperator<B>, norms: &Norms<B>, how: Refresh) -> Self {
+    pub fn updated(&self, backend: &B, operator: &dyn LinearOperator<B>, norms: &Norms<B>, how: PowerIteration) -> Self {
         let dual = norms.domain.dual(backend);
         let advance = |mut pair: Self, count: usize| {
             for _ in 0..count {
@@ -93,8 +93,8 @@ impl<B: Backend> DualPair<B> {
             pair
         };
         match how {
-            Refresh::Iterations(count) => advance(self.clone(), count),
-            Refresh::Converge { tolerance, limit } => {
+            PowerIteration::Iterations(count) => advance(self.clone(), count),
+            PowerIteration::Converge { tolerance, limit } => {
                 let rest = |pair: Self| {
                     iterate_to_rest(backend, tolerance, limit, pair, |pair| {
                         let pair = advance(pair, STRIDE);

@@ -12,4 +12,4 @@ pub use induced::{DualPair, Norms};
 pub use norm::Norm;
 pub use operator::{ConvOperator, DenseOperator, LinearOperator};
 pub use order::{Exponent, Order, learned_exponent, two_norm_factor};
-pub use power::{Coefficient, Refresh, SingularPair};
+pub use power::{Coefficient, PowerIteration, SingularPair};

@@ -9,6 +9,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::ConfigError;
 
 /// ½ ln 3 as the reference implementation has it, rounded to single precision and 4e−8 too large: its checkpoints, and ours,
@@ -21,8 +23,9 @@ pub(super) const LEAK: f64 = 0.3;
 /// The fixed orders other than 1 and ∞.
 const BETWEEN: std::ops::RangeInclusive<f64> = 1.0001..=10001.0;
 
-/// The order of a norm.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+/// The order of a norm. Serialised it is a text: a number, `inf`, or `learned:` and the number of its parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Order {
     /// Σ|xᵢ|.
     One,
@@ -91,6 +94,28 @@ impl fmt::Display for Order {
             Self::Infinity => f.write_str("max norm"),
             Self::Fixed(p) => write!(f, "{}-norm", p.get()),
             Self::Learned(raw) => write!(f, "norm of learned order {raw}"),
+        }
+    }
+}
+
+impl From<Order> for String {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Learned(number) => format!("learned:{number}"),
+            other => other.exponent().unwrap_or(2.0).to_string(),
+        }
+    }
+}
+
+impl TryFrom<String> for Order {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        let wrong = || ConfigError::Syntax(format!("`{text}` is no order of a norm"));
+        match text.strip_prefix("learned:") {
+            // no block has more than 64 layers
+            Some(number) => number.parse().ok().filter(|&n| n < 65).map(Self::Learned).ok_or_else(wrong),
+            None => Self::fixed(text.parse().map_err(|_| wrong())?),
         }
     }
 }

@@ -55,7 +55,7 @@ pub(super) const SHAKE: f64 = 0.3;
 
 /// How a power iteration is renewed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Refresh {
+pub enum PowerIteration {
     /// A fixed number of iterations, without waiting for the device.
     Iterations(usize),
     /// Until σ changes by less than a relative tolerance per iteration, or the limit is reached.
@@ -67,7 +67,7 @@ pub enum Refresh {
     },
 }
 
-impl Refresh {
+impl PowerIteration {
     /// Close enough for random weights, which the first steps change anyway: a relative change of 10⁻³.
     pub fn initial() -> Self {
         Self::Converge { tolerance: 1e-3, limit: 200 }
@@ -145,14 +145,14 @@ impl<B: Backend> SingularPair<B> {
     }
 
     /// The pair after more iterations on this operator.
-    pub fn refreshed(&self, backend: &B, operator: &dyn LinearOperator<B>, how: Refresh) -> Self {
+    pub fn updated(&self, backend: &B, operator: &dyn LinearOperator<B>, how: PowerIteration) -> Self {
         let advance = |pair: Self, count: usize| {
             let [u, v, sigma] = operator.power_iteration(backend, pair.u, pair.v, count);
             (Self { u, v, shapes: self.shapes }, sigma)
         };
         match how {
-            Refresh::Iterations(count) => advance(self.clone(), count).0,
-            Refresh::Converge { tolerance, limit } => {
+            PowerIteration::Iterations(count) => advance(self.clone(), count).0,
+            PowerIteration::Converge { tolerance, limit } => {
                 let rest = |pair| iterate_to_rest(backend, tolerance, limit, pair, |pair| advance(pair, STRIDE));
                 let (first, sigma) = rest(self.clone());
                 // a start that is nearly orthogonal to the leading pair stands still at the next one: shake, and look again

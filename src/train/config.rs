@@ -68,7 +68,7 @@ impl Default for TrainConfig {
             average: 0.998,
             power_iterations: 5,
             density_weight: 1.0,
-            memory: Memory::Keep,
+            memory: Memory::Store,
             validation_rows: 5000,
             validation_fraction: 0.1,
             validate_every: 0,

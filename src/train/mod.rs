@@ -1,6 +1,6 @@
 //! Training: gradients, optimiser, schedules, averaging, validation and resumable state.
 //!
-//! [`gradient`] is the mathematics; a [`Trainer`] is one run: it draws batches, steps, validates the averaged weights,
+//! The mathematics is [`PreparedFlow::gradient`](crate::flow::PreparedFlow::gradient); a [`Trainer`] is one run: it draws batches, steps, validates the averaged weights,
 //! keeps the best and can be stopped and resumed at any step, bit for bit on the CPU.
 //!
 //! ```
@@ -21,7 +21,7 @@
 //! ```
 
 mod config;
-mod gradient;
+mod defaults;
 mod source;
 mod state;
 mod trainer;
@@ -29,7 +29,6 @@ mod trainer;
 use std::time::Duration;
 
 pub use config::TrainConfig;
-pub use gradient::{Gradient, Objective, Supervision, gradient};
 use serde::{Deserialize, Serialize};
 pub use source::Source;
 pub use trainer::{StepReport, Trainer, Validation};

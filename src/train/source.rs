@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use resflow_backend::{Backend, Element, Key, Shape};
 
+use crate::batch::Batch;
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
 use crate::data::{DataError, Samples, Standardiser, Table, ToyDensity, permutation};
@@ -23,8 +24,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// The shape of a row: `[d]` or `[h, w, c]`.
-    pub fn row(&self) -> Vec<usize> {
+    /// The shape of a sample: `[d]` or `[h, w, c]`.
+    pub fn sample_shape(&self) -> Vec<usize> {
         match self {
             Self::Density(_) => vec![2],
             Self::Table(table) => vec![table.width()],
@@ -98,11 +99,12 @@ pub(crate) struct Drawing {
     pub(crate) key: Key,
 }
 
-/// Rows in standardised units.
+/// What a step is taken on.
 #[derive(Debug)]
-pub(crate) struct Batch<B: Backend> {
-    pub(crate) rows: B::Tensor,
-    /// 1 at each row's class, else 0, `[n, K]`, where labels are wanted.
+pub(crate) struct Drawn<B: Backend> {
+    /// The samples in standardised units.
+    pub(crate) batch: Batch<B>,
+    /// 1 at each sample's class, else 0, `[n, K]`, where labels are wanted.
     pub(crate) targets: Option<B::Tensor>,
 }
 
@@ -160,7 +162,7 @@ impl Batches {
     }
 
     /// Batch number `batch` of so many rows, on the device.
-    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, rows: usize) -> Batch<B> {
+    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, rows: usize) -> Drawn<B> {
         let key = self.drawing.key;
         let order = self.order(batch * rows as u64, rows);
         let targets = self.targets(backend, &order);
@@ -187,7 +189,7 @@ impl Batches {
                 dequantise(backend, &bytes, shape, self.drawing.bits, key.named("dequantise"), first)
             }
         };
-        Batch { rows, targets }
+        Drawn { batch: Batch::new(rows), targets }
     }
 
     /// The classes of some images, where labels are wanted.
@@ -219,7 +221,7 @@ impl Batches {
     }
 }
 
-/// Heads or tails.
+/// A fair coin from the key.
 fn coin(key: Key) -> bool {
     use rand::Rng as _;
     key.generator().next_u64() >> 63 == 1

@@ -16,6 +16,7 @@ use crate::classifier::ClassificationScore;
 use crate::data::Excerpt;
 use crate::error::{CheckpointError, Error};
 use crate::flow::Flow;
+use crate::registry::Registry;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,7 +65,7 @@ impl<B: Backend> Trainer<B> {
             initialised: self.initialised,
             best_nll: self.best.as_ref().map(|b| b.nll),
             best_classification: self.best_classification(),
-            best: self.best.as_ref().map(|b| ModelDocument::of(&b.flow)),
+            best: self.best.as_ref().map(|b| ModelDocument::of(&b.flow)).transpose()?,
             validation: self.last_validation.as_ref().map(|v| StoredValidation {
                 step: v.step,
                 nll: Some(v.nll).filter(|x| x.is_finite()),
@@ -74,7 +75,7 @@ impl<B: Backend> Trainer<B> {
             }),
             without_improvement: self.without_improvement,
         };
-        let model = document_value(&ModelDocument::of(&self.flow))?;
+        let model = document_value(&ModelDocument::of(&self.flow)?)?;
         let document = serde_json::json!({ "run": document_value(&run)?, "model": model });
         let mut archive = Archive { tensors: BTreeMap::new(), document };
         self.flow.store("flow.", &mut archive)?;
@@ -96,6 +97,19 @@ impl<B: Backend> Trainer<B> {
     /// # Errors
     /// A state that does not belong together, or other data than the run had.
     pub fn resume(backend: B, archive: &Archive, source: Source) -> Result<Self, Error> {
+        Self::resume_with(backend, archive, source, &Registry::new())
+    }
+
+    /// The same for a model with parts of your own.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume), and [`Error::Config`] for a part that is not in the registry.
+    pub fn resume_with(
+        backend: B,
+        archive: &Archive,
+        source: Source,
+        registry: &Registry<B>,
+    ) -> Result<Self, Error> {
         let run: RunDocument = section(archive, "run")?;
         let model: ModelDocument = section(archive, "model")?;
         run.config.check()?;
@@ -114,11 +128,11 @@ impl<B: Backend> Trainer<B> {
         if elapsed > MOST_TIME {
             return Err(format("the run's time is longer than a thousand years"));
         }
-        let flow = Flow::restore(backend.clone(), &model, "flow.", archive)?;
+        let flow = Flow::restore(backend.clone(), &model, "flow.", archive, registry)?;
         let provenance = flow.provenance().clone();
         let best = match (run.best_nll, &run.best) {
             (Some(nll), Some(document)) => {
-                let flow = Flow::restore(backend.clone(), document, "best.", archive)?;
+                let flow = Flow::restore(backend.clone(), document, "best.", archive, registry)?;
                 Some(Best { nll, classification: run.best_classification, flow })
             }
             (None, None) => None,

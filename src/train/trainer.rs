@@ -8,19 +8,15 @@ use std::time::Duration;
 
 use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
-use super::gradient::{Gradient, Objective, Supervision, flatten, gradient};
-use super::source::{Batch, Batches, Drawing, Source, Validation as ValidationData};
+use super::source::{Batches, Drawing, Drawn, Source, Validation as ValidationSet};
 use super::{Budget, TrainConfig};
-use crate::bijection::PreparedBijection;
-use crate::chain::Forth;
-use crate::checkpoint::Provenance;
-use crate::classifier::{ClassificationScore, Classifier, PreparedClassifier};
+use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::Samples;
 use crate::data::image::ImageSet;
 use crate::error::Error;
-use crate::flow::Flow;
-use crate::layer::VisitorMut;
-use crate::lipschitz::Refresh;
+use crate::flow::{Flow, Gradient, Objective, PreparedFlow, Provenance, Supervision};
+use crate::lipschitz::PowerIteration;
+use crate::module::{Module as _, Role, assign, flatten};
 
 /// What one step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,10 +81,9 @@ pub struct Trainer<B: Backend> {
     pub(super) initialised: bool,
     parameters: B::Tensor,
     decayed: B::Tensor,
-    prepared: Vec<Box<dyn PreparedBijection<B>>>,
-    classifier: Option<PreparedClassifier<B>>,
+    prepared: PreparedFlow<B>,
     batches: Batches,
-    validation: ValidationData,
+    validation: ValidationSet,
 }
 
 impl<B: Backend> Trainer<B> {
@@ -105,15 +100,15 @@ impl<B: Backend> Trainer<B> {
     ) -> Result<Self, Error> {
         config.check()?;
         budget.check()?;
-        if source.row() != flow.config().row() {
-            let words = |row: &[usize]| match row {
+        if source.sample_shape() != flow.config().sample_shape() {
+            let words = |shape: &[usize]| match shape {
                 [h, w, c] => format!("images of {h} × {w} pixels, {c} channels"),
-                row => format!("rows of {} columns", row.iter().product::<usize>()),
+                shape => format!("rows of {} columns", shape.iter().product::<usize>()),
             };
             return Err(Error::Input(format!(
                 "the data has {}, the flow is for {}",
-                words(&source.row()),
-                words(&flow.config().row())
+                words(&source.sample_shape()),
+                words(&flow.config().sample_shape())
             )));
         }
         let classes = flow.classifier().map_or(0, Classifier::classes);
@@ -143,14 +138,12 @@ impl<B: Backend> Trainer<B> {
         let parameters = flat_parameters(&flow);
         let zeros = || backend.full(0.0, backend.shape(&parameters));
         let moments = [zeros(), zeros()];
-        let prepared = flow.links().iter().map(|l| l.prepare(&backend)).collect();
-        let classifier = flow.classifier().map(|c| c.prepare(&backend));
+        let prepared = flow.prepare();
         Ok(Self {
             decayed: decay_mask(&flow),
             average: parameters.clone(),
             parameters,
             prepared,
-            classifier,
             flow,
             config: config.clone(),
             budget,
@@ -273,18 +266,17 @@ impl<B: Backend> Trainer<B> {
 
     fn advance(&mut self) -> Result<StepReport, Error> {
         let backend = self.flow.backend().clone();
-        let d = self.flow.dimension();
         if !self.initialised {
             self.initialise()?;
         }
         let step = self.step + 1;
         let rate = self.config.rate(step, self.progress());
-        let gradient = self.gradient(&backend);
+        let gradient = self.gradient(&backend)?;
         let Applied { loss, norm, classification } = self.apply(&gradient, step, rate)?;
 
         self.step = step;
         self.flow.set_provenance(Provenance { steps: step, ..self.flow.provenance().clone() });
-        let constant = 0.5 * d as f64 * (2.0 * std::f64::consts::PI).ln() - self.flow.standardiser().log_det();
+        let constant = self.prepared.base().constant() - self.flow.standardiser().log_det();
         Ok(StepReport {
             step,
             train_nll: loss + constant,
@@ -296,36 +288,29 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// Batch `part` of those that the present step adds up.
-    fn batch(&mut self, backend: &B, part: usize) -> Batch<B> {
+    fn batch(&mut self, backend: &B, part: usize) -> Drawn<B> {
         let number = self.step * self.config.accumulate as u64 + part as u64;
         self.batches.batch(backend, number, self.config.batch)
     }
 
     /// The gradient of the present step: the sum over its batches, of the mean over all their rows.
-    fn gradient(&mut self, backend: &B) -> Gradient<B> {
+    fn gradient(&mut self, backend: &B) -> Result<Gradient<B>, Error> {
         let rows = self.config.batch;
         let weights = backend.full(1.0 / self.step_rows() as f64, [rows, 1].into());
         let mut sum: Option<Gradient<B>> = None;
         for part in 0..self.config.accumulate {
-            let batch = self.batch(backend, part);
-            let supervision = self.classifier.as_ref().zip(batch.targets.as_ref());
+            let Drawn { batch, targets } = self.batch(backend, part);
+            let batch = batch.starting_at((part * rows) as u64);
+            let density_weight = self.config.density_weight;
             let objective = Objective {
-                x: &batch.rows,
+                batch: &batch,
                 weights: &weights,
-                estimator: self.flow.config().training(),
                 key: self.key.named("training").split(self.step),
-                first_row: (part * rows) as u64,
                 memory: self.config.memory,
-                row_bytes: self.flow.row_bytes(),
-                parameters: backend.shape(&self.parameters).elements() as u64,
                 input_gradient: false,
-                supervision: supervision.map(|(classifier, targets)| Supervision {
-                    classifier,
-                    targets,
-                    density_weight: self.config.density_weight,
-                }),
+                supervision: targets.as_ref().map(|targets| Supervision { targets, density_weight }),
             };
-            let own = gradient(backend, &self.prepared, &objective);
+            let own = self.prepared.gradient(&objective)?;
             sum = Some(match sum {
                 None => own,
                 Some(sum) => Gradient {
@@ -340,10 +325,10 @@ impl<B: Backend> Trainer<B> {
                 },
             });
         }
-        sum.expect("a step has at least one batch")
+        Ok(sum.expect("a step has at least one batch"))
     }
 
-    /// Clips, steps, averages, renews; returns what came of it.
+    /// Clips, steps, averages, updates; returns what came of it.
     fn apply(&mut self, gradient: &Gradient<B>, step: u64, rate: f64) -> Result<Applied, Error> {
         let b = self.flow.backend().clone();
         let one = b.full(1.0, [1].into());
@@ -358,7 +343,7 @@ impl<B: Backend> Trainer<B> {
         } else {
             one.clone()
         };
-        // a norm of zero makes no direction longer
+        // zero gradient: clip/0 is not finite, use scale 1
         let scale = b.select(&b.unary(Unary::IsFinite, scale.clone()), &scale, &one);
         let rule = AdamStep {
             learning_rate: rate,
@@ -389,64 +374,48 @@ impl<B: Backend> Trainer<B> {
         // the average starts short, so that a short run does not remember its beginning
         let decay = self.config.average.min(step as f64 / (step as f64 + 10.0));
         self.average = b.axpy(1.0 - decay, &self.parameters, b.affine(self.average.clone(), decay, 0.0));
-        self.renew();
+        self.update();
         Ok(Applied { loss, norm, classification })
     }
 
-    /// Puts the parameters into the flow, renews the power iterations and prepares the links, all links at once.
-    fn renew(&mut self) {
+    /// Puts the parameters into the flow, continues the power iterations and prepares the transforms, all at once.
+    fn update(&mut self) {
         let b = self.flow.backend().clone();
-        let links = self.flow.links();
-        let mut starts = Vec::with_capacity(links.len());
-        let mut at = 0;
-        for link in links {
-            starts.push(at);
-            link.visit("", &mut |_, t, role| at += if role.is_trained() { b.shape(t).elements() } else { 0 });
-        }
-        let how = Refresh::Iterations(self.config.power_iterations);
-        let renewed = b.run(links.len(), |i| {
-            let mut link = links[i].boxed_clone();
-            assign(&b, &mut |visitor| link.visit_mut("", visitor), &self.parameters, starts[i]);
-            link.refresh(&b, how);
-            let prepared = link.prepare(&b);
-            (link, prepared)
-        });
-        let (links, prepared) = renewed.into_iter().unzip();
-        self.flow.replace_links(links);
-        self.prepared = prepared;
+        let how = PowerIteration::Iterations(self.config.power_iterations);
+        let (chain, prepared) = self.flow.chain().updated(&b, &self.parameters, how);
+        *self.flow.chain_mut() = chain;
+        self.assign_rest(&self.parameters.clone());
+        self.prepared = self.flow.prepare_with(prepared);
+    }
+
+    /// Sets the base and the classifier from the flat parameters, in which they come after the chain.
+    fn assign_rest(&mut self, flat: &B::Tensor) {
+        let b = self.flow.backend().clone();
+        let mut at = self.flow.chain().parameters(&b) as usize;
+        assign(&b, self.flow.base_mut(), flat, at);
+        at += self.flow.base().parameters(&b) as usize;
         if let Some(classifier) = self.flow.classifier_mut() {
-            assign(&b, &mut |visitor| classifier.visit_mut(visitor), &self.parameters, at);
-            self.classifier = Some(classifier.prepare(&b));
+            assign(&b, classifier, flat, at);
         }
     }
 
-    /// Walks all of the first step's batches through the links, initialising each.
+    /// Walks all of the first step's batches through the chain, initialising each transform.
     fn initialise(&mut self) -> Result<(), Error> {
         let b = self.flow.backend().clone();
         let mut shards = Vec::new();
         for part in 0..self.config.accumulate {
-            let x = self.batch(&b, part).rows;
-            let rows = b.shape(&x).rows();
-            let plan = resflow_backend::ShardPlan::new(rows, b.shard_rows(self.flow.row_bytes()), b.lanes());
-            shards.extend(plan.ranges().map(|r| b.narrow(&x, 0, r.start, r.len())));
+            let x = self.batch(&b, part).batch;
+            let (n, bytes) = (x.len(&b), self.flow.sample_bytes());
+            let plan = resflow_backend::ShardPlan::new(n, b.shard_rows(bytes), b.lanes());
+            shards.extend(plan.ranges().map(|r| x.narrow(&b, r.start, r.len())));
         }
-        let mut seen = Vec::new();
-        for (l, link) in self.flow.links_mut().iter_mut().enumerate() {
-            link.initialise(&b, &shards)?;
-            let prepared = link.prepare(&b);
-            let passed = b.run(shards.len(), |i| {
-                let mut way = Forth::new(shards[i].clone());
-                let y = prepared.forward(&b, &shards[i], None).0;
-                let look = self.classifier.as_ref().and_then(|c| c.look(&b, l, &y, prepared.leaving()));
-                way.pass(&b, y, prepared.leaving());
-                (way.rows, look)
-            });
-            let (rows, looks): (Vec<_>, Vec<_>) = passed.into_iter().unzip();
-            shards = rows;
-            seen.extend(looks.into_iter().collect::<Option<Vec<_>>>());
-        }
+        let classifier = self.prepared.classifier();
+        let look = |l: usize, y: &B::Tensor, factored_out: usize| {
+            classifier.and_then(|c| c.look(&b, l, y, factored_out))
+        };
+        let seen = self.flow.chain_mut().initialise_with(&b, &shards, None, &look)?;
         if let Some(classifier) = self.flow.classifier_mut() {
-            classifier.initialise(&b, &seen)?;
+            classifier.initialise(&b, &seen, None)?;
         }
         self.initialised = true;
         self.derive();
@@ -475,8 +444,15 @@ impl<B: Backend> Trainer<B> {
         let mut flow = self.flow.clone();
         if self.config.average > 0.0 {
             let b = flow.backend().clone();
-            assign(&b, &mut |visitor| flow.visit_mut(visitor), &self.average, 0);
-            flow.refresh(Refresh::converge::<B>());
+            let mut at = 0;
+            flow.visit_mut(&mut |_, tensor, role| {
+                if role.is_trained() {
+                    let shape = b.shape(tensor);
+                    *tensor = b.reshape(&b.narrow(&self.average, 0, at, shape.elements()), shape);
+                    at += shape.elements();
+                }
+            });
+            flow.update_spectral_norms(PowerIteration::converge::<B>());
         }
         flow
     }
@@ -519,10 +495,8 @@ impl<B: Backend> Trainer<B> {
 
     /// After the flow's tensors were replaced: everything that is derived from them.
     pub(super) fn derive(&mut self) {
-        let b = self.flow.backend().clone();
         self.parameters = flat_parameters(&self.flow);
-        self.prepared = self.flow.links().iter().map(|l| l.prepare(&b)).collect();
-        self.classifier = self.flow.classifier().map(|c| c.prepare(&b));
+        self.prepared = self.flow.prepare();
     }
 }
 
@@ -549,20 +523,9 @@ fn decay_mask<B: Backend>(flow: &Flow<B>) -> B::Tensor {
     let mut mask = Vec::new();
     flow.visit(&mut |_, tensor, role| {
         if role.is_trained() {
-            let value = B::Elem::from_f64(f64::from(u8::from(role == crate::layer::Role::Weight)));
+            let value = B::Elem::from_f64(f64::from(u8::from(role == Role::Weight)));
             mask.extend(std::iter::repeat_n(value, flow.backend().shape(tensor).elements()));
         }
     });
     flow.backend().upload(&mask, [mask.len()].into())
-}
-
-/// Sets the trained tensors that a visit shows from the flat ones, from `at` on.
-fn assign<B: Backend>(b: &B, visit: &mut dyn FnMut(VisitorMut<'_, B>), flat: &B::Tensor, mut at: usize) {
-    visit(&mut |_, tensor, role| {
-        if role.is_trained() {
-            let shape = b.shape(tensor);
-            *tensor = b.reshape(&b.narrow(flat, 0, at, shape.elements()), shape);
-            at += shape.elements();
-        }
-    });
 }

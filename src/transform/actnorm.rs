@@ -1,14 +1,18 @@
 //! ActNorm (Kingma and Dhariwal 2018): y = (x + b)·eˢ per feature or channel, log|det ∂y/∂x| = H·W·Σ s.
 //!
-//! Features are the last axis; of images `[h, w, c]` they are the channels, which h·w pixels share. Initialised from the first batch, b = −mean and s = −½ ln max(var, 0.2) with the unbiased variance. Whether it has been
-//! initialised is saved state: loading a model does not initialise it again.
+//! Features are the last axis; of images `[h, w, c]` they are the channels, which h·w pixels share. Initialised from the
+//! first batch, b = −mean and s = −½ ln max(var, 0.2) with the unbiased variance; of weighted samples wᵢ with
+//! Σ wᵢ (xᵢ − mean)²/(Σ wᵢ − 1), so that weight 2 is the sample twice. Whether it has been initialised is saved state:
+//! loading a model does not initialise it again.
 
 use resflow_backend::{Backend, Binary, Element as _, Over, Reduce, Shape, Unary};
 
-use crate::bijection::{Bijection, Draw, LogDet, Memory, PreparedBijection, Tape, TrainForward};
+use crate::batch::{Batch, per_sample};
+use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
-use crate::invert::{Inversion, Solution};
-use crate::layer::{Role, Slot, Visitor, VisitorMut, accumulate};
+use crate::invert::Solution;
+use crate::module::{Grad, Module, accumulate};
+use crate::stage::Stage;
 
 /// Variances below this count as this, so that a nearly constant feature is not blown up.
 const LEAST_VARIANCE: f64 = 0.2;
@@ -23,7 +27,7 @@ pub struct ActNorm<B: Backend> {
 }
 
 impl<B: Backend> ActNorm<B> {
-    /// For rows of `features` entries, or images of so many channels; not yet initialised: the identity until then.
+    /// For samples of `features` entries, or images of so many channels; not yet initialised: the identity until then.
     pub fn new(backend: &B, features: usize) -> Self {
         let zeros = || backend.full(0.0, [features].into());
         Self { log_scale: zeros(), bias: zeros(), initialised: backend.full(0.0, [1].into()), features }
@@ -42,21 +46,17 @@ impl<B: Backend> ActNorm<B> {
     }
 }
 
+impl<B: Backend> Module<B> for ActNorm<B> {
+    crate::parts!(B; log_scale: Parameter, bias: Parameter, initialised: Buffer);
+
+    fn describe(&self) -> String {
+        format!("ActNorm over {} features", self.features)
+    }
+}
+
 impl<B: Backend> Bijection<B> for ActNorm<B> {
-    fn visit(&self, path: &str, visitor: Visitor<'_, B>) {
-        visitor(&format!("{path}.log_scale"), &self.log_scale, Role::Parameter);
-        visitor(&format!("{path}.bias"), &self.bias, Role::Parameter);
-        visitor(&format!("{path}.initialised"), &self.initialised, Role::Buffer);
-    }
-
-    fn visit_mut(&mut self, path: &str, visitor: VisitorMut<'_, B>) {
-        visitor(&format!("{path}.log_scale"), &mut self.log_scale, Role::Parameter);
-        visitor(&format!("{path}.bias"), &mut self.bias, Role::Parameter);
-        visitor(&format!("{path}.initialised"), &mut self.initialised, Role::Buffer);
-    }
-
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
-        Box::new(PreparedActNorm::<B> {
+        closed_form(PreparedActNorm::<B> {
             bias: self.bias.clone(),
             scale: backend.unary(Unary::Exp, self.log_scale.clone()),
             inverse_scale: backend.unary(Unary::Exp, backend.affine(self.log_scale.clone(), -1.0, 0.0)),
@@ -64,24 +64,35 @@ impl<B: Backend> Bijection<B> for ActNorm<B> {
         })
     }
 
-    fn initialise(&mut self, backend: &B, shards: &[B::Tensor]) -> Result<(), Error> {
+    fn initialise(&mut self, backend: &B, shards: &[Batch<B>], weights: Option<&[B::Tensor]>) -> Result<(), Error> {
         if backend.download(&self.initialised)?[0].to_f64() != 0.0 {
             return Ok(());
         }
-        let samples: usize = shards.iter().map(|s| backend.shape(s).elements() / self.features.max(1)).sum();
+        let samples: usize = shards.iter().map(|s| s.shape(backend).elements() / self.features.max(1)).sum();
         if samples < 2 {
             return Err(Error::Input(format!(
                 "ActNorm is initialised from the variance of the first batch, which has {samples} row(s): use a batch of at least 2"
             )));
         }
+        let count = match weights {
+            None => Count { total: samples as f64, less_one: (samples - 1) as f64 },
+            Some(weights) => Count::of_weights(backend, shards, weights)?,
+        };
         // two passes in the order of the shards
         let total = |f: &dyn Fn(&B::Tensor) -> B::Tensor| {
-            let sums = shards.iter().map(|s| backend.reduce(Reduce::Sum, Over::Channel, &f(s)));
+            let sums = shards.iter().enumerate().map(|(i, shard)| {
+                let mut values = f(&shard.x);
+                if let Some(weights) = weights {
+                    let weights = per_sample(backend, &weights[i], backend.shape(&values));
+                    values = backend.binary(Binary::Mul, values, &weights);
+                }
+                backend.reduce(Reduce::Sum, Over::Channel, &values)
+            });
             sums.reduce(|a, b| backend.axpy(1.0, &b, a)).expect("at least one shard")
         };
-        let mean = backend.affine(total(&|x| x.clone()), 1.0 / samples as f64, 0.0);
+        let mean = backend.affine(total(&|x| x.clone()), 1.0 / count.total, 0.0);
         let square = |x: &B::Tensor| backend.unary(Unary::Square, backend.binary(Binary::Sub, x.clone(), &mean));
-        let variance = backend.affine(total(&square), 1.0 / (samples - 1) as f64, 0.0);
+        let variance = backend.affine(total(&square), 1.0 / count.less_one, 0.0);
         let floored = backend.binary(Binary::Max, variance, &backend.full(LEAST_VARIANCE, [1].into()));
         let log_scale = backend.affine(backend.unary(Unary::Ln, floored), -0.5, 0.0);
         let finite = backend.all_finite(&backend.concat(&[&log_scale, &mean], 0));
@@ -96,20 +107,49 @@ impl<B: Backend> Bijection<B> for ActNorm<B> {
         Ok(())
     }
 
-    fn output(&self, row: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        if matches!(row.len(), 1 | 3) && row.last() == Some(&self.features) {
-            Ok(row.to_vec())
+    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        if matches!(shape.len(), 1 | 3) && shape.last() == Some(&self.features) {
+            Ok(shape.to_vec())
         } else {
-            Err(ConfigError::Inconsistent(format!("an ActNorm of {} features cannot take rows {row:?}", self.features)))
+            Err(ConfigError::Inconsistent(format!(
+                "an ActNorm of {} features cannot take samples {shape:?}",
+                self.features
+            )))
         }
     }
 
-    fn describe(&self, _backend: &B) -> String {
-        format!("ActNorm over {} features", self.features)
+    fn stage(&self) -> Option<Stage> {
+        Some(Stage::ActNorm { features: self.features })
     }
+}
 
-    fn boxed_clone(&self) -> Box<dyn Bijection<B>> {
-        Box::new(self.clone())
+/// How many numbers of a feature a mean and a variance are divided by.
+struct Count {
+    total: f64,
+    less_one: f64,
+}
+
+impl Count {
+    /// Weights count how often a sample is there. Where all of a feature's together are less than two they can only be
+    /// importances, and Kish's effective number of samples says what one less of them is.
+    fn of_weights<B: Backend>(backend: &B, shards: &[Batch<B>], weights: &[B::Tensor]) -> Result<Self, Error> {
+        let (mut total, mut squares) = (0.0, 0.0);
+        for (shard, weights) in shards.iter().zip(weights) {
+            let shape = shard.shape(backend);
+            let pixels = (shape.row_elements() / shape.channels().max(1)) as f64;
+            for w in backend.download(weights)? {
+                total += pixels * w.to_f64();
+                squares += pixels * w.to_f64().powi(2);
+            }
+        }
+        let effective = total * total / squares;
+        if !(total > 0.0 && effective > 1.0) {
+            return Err(Error::Input(
+                "ActNorm is initialised from the variance of the first batch, in which all weight is on one row: use a larger batch"
+                    .into(),
+            ));
+        }
+        Ok(Self { total, less_one: if total >= 2.0 { total - 1.0 } else { total * (1.0 - 1.0 / effective) } })
     }
 }
 
@@ -123,11 +163,7 @@ struct PreparedActNorm<B: Backend> {
 }
 
 impl<B: Backend> PreparedActNorm<B> {
-    fn map(&self, backend: &B, x: &B::Tensor) -> B::Tensor {
-        backend.binary(Binary::Mul, backend.binary(Binary::Add, x.clone(), &self.bias), &self.scale)
-    }
-
-    /// The pixels of a row that share the parameters.
+    /// The pixels of a sample that share the parameters.
     fn pixels(shape: Shape) -> f64 {
         (shape.row_elements() / shape.channels().max(1)) as f64
     }
@@ -139,50 +175,38 @@ impl<B: Backend> PreparedActNorm<B> {
     }
 }
 
-impl<B: Backend> PreparedBijection<B> for PreparedActNorm<B> {
-    fn forward(&self, backend: &B, x: &B::Tensor, draw: Option<(Draw<'_>, usize)>) -> (B::Tensor, Option<LogDet<B>>) {
-        let log_det = draw.map(|_| LogDet { value: self.log_det(backend, x), exact: true });
-        (self.map(backend, x), log_det)
+impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
+    fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor) {
+        let x = &batch.x;
+        let shift = backend.binary(Binary::Add, x.clone(), &self.bias);
+        (backend.binary(Binary::Mul, shift, &self.scale), self.log_det(backend, x))
     }
 
-    fn inverse(&self, backend: &B, y: &B::Tensor, _how: &Inversion) -> Result<Solution<B>, Error> {
-        let x = backend.binary(Binary::Mul, y.clone(), &self.inverse_scale);
+    fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {
+        let x = backend.binary(Binary::Mul, batch.x.clone(), &self.inverse_scale);
         let stretch = backend.download(&backend.reduce(Reduce::Max, Over::All, &self.inverse_scale))?[0].to_f64();
         Ok(Solution::closed_form(backend, backend.binary(Binary::Sub, x, &self.bias), stretch))
     }
 
-    fn train_forward(&self, backend: &B, x: &B::Tensor, _draw: Draw<'_>, _memory: Memory) -> TrainForward<B> {
-        let y = self.map(backend, x);
-        let log_det = self.log_det(backend, x);
-        TrainForward { y: y.clone(), log_det, tape: Tape::rows(y), terms: 0 }
-    }
-
-    fn train_backward(
+    fn pull_back(
         &self,
         backend: &B,
-        tape: Tape<B>,
-        gy: B::Tensor,
-        g_log_det: &B::Tensor,
-        slots: &mut [Slot<B>],
-    ) -> B::Tensor {
+        kept: Batch<B>,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+    ) -> Cotangents<B> {
         // ∂y/∂s = y, and every pixel's log det grows by each entry of s
-        let through_y =
-            backend.reduce(Reduce::Sum, Over::Channel, &backend.binary(Binary::Mul, gy.clone(), &tape.rows));
-        let pixels = Self::pixels(backend.shape(&tape.rows));
-        let through_log_det = backend.affine(backend.reduce(Reduce::Sum, Over::All, g_log_det), pixels, 0.0);
-        accumulate(backend, &mut slots[0], &backend.binary(Binary::Add, through_y, &through_log_det));
+        let Cotangents { x: gy, log_det, context } = cotangents;
+        let through_y = backend.reduce(Reduce::Sum, Over::Channel, &backend.binary(Binary::Mul, gy.clone(), &kept.x));
+        let pixels = Self::pixels(kept.shape(backend));
+        let through_log_det = backend.affine(backend.reduce(Reduce::Sum, Over::All, &log_det), pixels, 0.0);
+        accumulate(backend, &mut grads[0], &backend.binary(Binary::Add, through_y, &through_log_det));
         let gx = backend.binary(Binary::Mul, gy, &self.scale);
-        accumulate(backend, &mut slots[1], &backend.reduce(Reduce::Sum, Over::Channel, &gx));
-        gx
+        accumulate(backend, &mut grads[1], &backend.reduce(Reduce::Sum, Over::Channel, &gx));
+        Cotangents { x: gx, log_det, context }
     }
 
-    fn slots(&self) -> usize {
-        2
-    }
-
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) {
-        for slot in slots {
-            slot.get_or_insert_with(|| backend.full(0.0, backend.shape(&self.bias)));
-        }
+    fn keeps_output(&self) -> bool {
+        true
     }
 }

@@ -5,12 +5,14 @@
 
 use resflow_backend::{Backend, Shape};
 
-use crate::bijection::{Bijection, Draw, LogDet, Memory, PreparedBijection, Tape, TrainForward};
+use crate::batch::Batch;
+use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
-use crate::invert::{Inversion, Solution};
-use crate::layer::{Slot, Visitor, VisitorMut};
+use crate::invert::Solution;
+use crate::module::{Grad, Module};
+use crate::stage::Stage;
 
-/// Rows of shape `row`, `[n, h, w, c]` or already `[n, d]`, as vectors `[n, d]` in (C, H, W) order.
+/// Samples `[n, h, w, c]` or already `[n, d]`, as vectors `[n, d]` in (C, H, W) order.
 pub(crate) fn to_vectors<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
     let shape = backend.shape(x);
     let flat = [shape.rows(), shape.row_elements()].into();
@@ -21,88 +23,74 @@ pub(crate) fn to_vectors<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
     }
 }
 
-/// The inverse of [`to_vectors`] for rows of a shape.
-pub(crate) fn from_vectors<B: Backend>(backend: &B, x: &B::Tensor, row: &[usize]) -> B::Tensor {
+/// The inverse of [`to_vectors`] for samples of a shape.
+pub(crate) fn from_vectors<B: Backend>(backend: &B, x: &B::Tensor, shape: &[usize]) -> B::Tensor {
     let n = backend.shape(x).rows();
-    match *row {
+    match *shape {
         [h, w, c] if c > 1 => backend.permute(&backend.reshape(x, [n, c, h, w].into()), &[0, 2, 3, 1]),
         _ => {
-            let mut shape = vec![n];
-            shape.extend(row);
-            backend.reshape(x, Shape::new(&shape))
+            let all = [&[n], shape].concat();
+            backend.reshape(x, Shape::new(&all))
         }
     }
 }
 
 /// Makes vectors of images, for fully connected blocks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Flatten {
-    row: Vec<usize>,
+    image: [usize; 3],
 }
 
 impl Flatten {
     /// For images `[h, w, c]`.
     pub fn new(image: [usize; 3]) -> Self {
-        Self { row: image.to_vec() }
+        Self { image }
+    }
+}
+
+impl<B: Backend> Module<B> for Flatten {
+    fn describe(&self) -> String {
+        "flatten".into()
     }
 }
 
 impl<B: Backend> Bijection<B> for Flatten {
-    fn visit(&self, _path: &str, _visitor: Visitor<'_, B>) {}
-
-    fn visit_mut(&mut self, _path: &str, _visitor: VisitorMut<'_, B>) {}
-
     fn prepare(&self, _backend: &B) -> Box<dyn PreparedBijection<B>> {
-        Box::new(self.clone())
+        closed_form(*self)
     }
 
-    fn output(&self, row: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        if row == self.row {
-            Ok(vec![row.iter().product()])
+    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        if shape == self.image {
+            Ok(vec![shape.iter().product()])
         } else {
             Err(ConfigError::Inconsistent(format!(
-                "fully connected blocks are made for rows of shape {:?}, not {row:?}: such a flow is tied to its image size",
-                self.row
+                "fully connected blocks are made for samples of shape {:?}, not {shape:?}: such a flow is tied to its image size",
+                self.image
             )))
         }
     }
 
-    fn describe(&self, _backend: &B) -> String {
-        "flatten".into()
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Bijection<B>> {
-        Box::new(self.clone())
+    fn stage(&self) -> Option<Stage> {
+        Some(Stage::Flatten { image: self.image })
     }
 }
 
-impl<B: Backend> PreparedBijection<B> for Flatten {
-    fn forward(&self, backend: &B, x: &B::Tensor, draw: Option<(Draw<'_>, usize)>) -> (B::Tensor, Option<LogDet<B>>) {
-        (to_vectors(backend, x), draw.map(|_| LogDet::zero(backend, backend.shape(x).rows())))
+impl<B: Backend> ClosedForm<B> for Flatten {
+    fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor) {
+        (to_vectors(backend, &batch.x), backend.full(0.0, [batch.len(backend), 1].into()))
     }
 
-    fn inverse(&self, backend: &B, y: &B::Tensor, _how: &Inversion) -> Result<Solution<B>, Error> {
-        Ok(Solution::closed_form(backend, from_vectors(backend, y, &self.row), 1.0))
+    fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {
+        Ok(Solution::closed_form(backend, from_vectors(backend, &batch.x, &self.image), 1.0))
     }
 
-    fn train_forward(&self, backend: &B, x: &B::Tensor, _draw: Draw<'_>, _memory: Memory) -> TrainForward<B> {
-        TrainForward::volume_preserving(backend, to_vectors(backend, x), x)
+    fn pull_back(&self, backend: &B, _: Batch<B>, cotangents: Cotangents<B>, _: &mut [Grad<B>]) -> Cotangents<B> {
+        let x = from_vectors(backend, &cotangents.x, &self.image);
+        cotangents.with_x(x)
     }
 
-    fn train_backward(
-        &self,
-        backend: &B,
-        _tape: Tape<B>,
-        gy: B::Tensor,
-        _g_log_det: &B::Tensor,
-        _slots: &mut [Slot<B>],
-    ) -> B::Tensor {
-        from_vectors(backend, &gy, &self.row)
+    // the next transform keeps it anyway
+    fn keeps_output(&self) -> bool {
+        true
     }
-
-    fn slots(&self) -> usize {
-        0
-    }
-
-    fn pull_back(&self, _backend: &B, _slots: &mut [Slot<B>]) {}
 }

@@ -11,10 +11,13 @@ use std::sync::OnceLock;
 
 use resflow_backend::{Backend, Binary, Element as _, Key, Noise, Over, Reduce, Unary};
 
-use crate::bijection::{Bijection, Draw, LogDet, Memory, PreparedBijection, Tape, TrainForward};
+use crate::batch::Batch;
+use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{CheckpointError, ConfigError, Error};
-use crate::invert::{Inversion, Solution};
-use crate::layer::{Role, Slot, Visitor, VisitorMut, accumulate, by_rows, matrix};
+use crate::invert::Solution;
+use crate::layer::{by_rows, matrix};
+use crate::module::{Grad, Module, accumulate};
+use crate::stage::Stage;
 
 /// A pivot of at most this many n ε of the largest number is what rounding leaves of a row that the others span.
 const SINGULAR: f64 = 64.0;
@@ -140,62 +143,11 @@ impl Factors {
     }
 }
 
-impl<B: Backend> Bijection<B> for InvertibleLinear<B> {
-    fn visit(&self, path: &str, visitor: Visitor<'_, B>) {
-        visitor(&format!("{path}.lu"), &self.lu, Role::Parameter);
-        visitor(&format!("{path}.permutation"), &self.permutation, Role::Buffer);
-        visitor(&format!("{path}.sign"), &self.sign, Role::Buffer);
-    }
+impl<B: Backend> Module<B> for InvertibleLinear<B> {
+    crate::parts!(B; lu: Parameter, permutation: Buffer, sign: Buffer);
 
-    fn visit_mut(&mut self, path: &str, visitor: VisitorMut<'_, B>) {
-        visitor(&format!("{path}.lu"), &mut self.lu, Role::Parameter);
-        visitor(&format!("{path}.permutation"), &mut self.permutation, Role::Buffer);
-        visitor(&format!("{path}.sign"), &mut self.sign, Role::Buffer);
-    }
-
-    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
-        let n = self.features;
-        let spread = |x: &B::Tensor| backend.binary(Binary::Add, backend.full(0.0, [n, n].into()), x);
-        let column = |x: &B::Tensor| backend.reshape(x, [n, 1].into());
-        let columns = spread(&self.count);
-        // ones where the number of the column is that of a vector's entry
-        let hot = |numbers: &B::Tensor| {
-            let apart = backend.binary(Binary::Sub, columns.clone(), &column(numbers));
-            let apart = backend.unary(Unary::Abs, apart);
-            backend.binary(Binary::LessEqual, apart, &backend.full(0.5, [1].into()))
-        };
-        let diagonal = hot(&self.count);
-        let below = backend.binary(Binary::Less, columns.clone(), &column(&self.count));
-        let above = backend.binary(Binary::Less, spread(&column(&self.count)), &columns);
-        let part = |mask: &B::Tensor| backend.binary(Binary::Mul, self.lu.clone(), mask);
-        let logarithms = backend.reduce(Reduce::Sum, Over::Channel, &part(&diagonal));
-        let pivots = backend.binary(Binary::Mul, backend.unary(Unary::Exp, logarithms.clone()), &self.sign);
-        let lower = backend.axpy(1.0, &diagonal, part(&below));
-        let upper = backend.axpy(1.0, &backend.binary(Binary::Mul, diagonal.clone(), &pivots), part(&above));
-        let permutation = hot(&self.permutation);
-        let product = backend.matmul(&lower, false, &upper, false);
-        Box::new(Prepared::<B> {
-            weight: backend.matmul(&permutation, false, &product, false),
-            inverse: OnceLock::new(),
-            log_det: backend.reduce(Reduce::Sum, Over::All, &logarithms),
-            masks: [below, diagonal, above],
-            permutation,
-            lower,
-            upper,
-            pivots,
-            features: n,
-        })
-    }
-
-    fn output(&self, row: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        if matches!(row.len(), 1 | 3) && row.last() == Some(&self.features) {
-            Ok(row.to_vec())
-        } else {
-            Err(ConfigError::Inconsistent(format!(
-                "an invertible linear map of {} features cannot take rows {row:?}",
-                self.features
-            )))
-        }
+    fn describe(&self) -> String {
+        format!("invertible linear map of {} features, LU", self.features)
     }
 
     fn check_stored(&self, backend: &B, path: &str) -> Result<(), Error> {
@@ -221,13 +173,56 @@ impl<B: Backend> Bijection<B> for InvertibleLinear<B> {
         }
         Ok(())
     }
+}
 
-    fn describe(&self, _backend: &B) -> String {
-        format!("invertible linear map of {} features, LU", self.features)
+impl<B: Backend> Bijection<B> for InvertibleLinear<B> {
+    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
+        let n = self.features;
+        let spread = |x: &B::Tensor| backend.binary(Binary::Add, backend.full(0.0, [n, n].into()), x);
+        let column = |x: &B::Tensor| backend.reshape(x, [n, 1].into());
+        let columns = spread(&self.count);
+        // ones where the number of the column is that of a vector's entry
+        let hot = |numbers: &B::Tensor| {
+            let apart = backend.binary(Binary::Sub, columns.clone(), &column(numbers));
+            let apart = backend.unary(Unary::Abs, apart);
+            backend.binary(Binary::LessEqual, apart, &backend.full(0.5, [1].into()))
+        };
+        let diagonal = hot(&self.count);
+        let below = backend.binary(Binary::Less, columns.clone(), &column(&self.count));
+        let above = backend.binary(Binary::Less, spread(&column(&self.count)), &columns);
+        let part = |mask: &B::Tensor| backend.binary(Binary::Mul, self.lu.clone(), mask);
+        let logarithms = backend.reduce(Reduce::Sum, Over::Channel, &part(&diagonal));
+        let pivots = backend.binary(Binary::Mul, backend.unary(Unary::Exp, logarithms.clone()), &self.sign);
+        let lower = backend.axpy(1.0, &diagonal, part(&below));
+        let upper = backend.axpy(1.0, &backend.binary(Binary::Mul, diagonal.clone(), &pivots), part(&above));
+        let permutation = hot(&self.permutation);
+        let product = backend.matmul(&lower, false, &upper, false);
+        closed_form(Prepared::<B> {
+            weight: backend.matmul(&permutation, false, &product, false),
+            inverse: OnceLock::new(),
+            log_det: backend.reduce(Reduce::Sum, Over::All, &logarithms),
+            masks: [below, diagonal, above],
+            permutation,
+            lower,
+            upper,
+            pivots,
+            features: n,
+        })
     }
 
-    fn boxed_clone(&self) -> Box<dyn Bijection<B>> {
-        Box::new(self.clone())
+    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        if matches!(shape.len(), 1 | 3) && shape.last() == Some(&self.features) {
+            Ok(shape.to_vec())
+        } else {
+            Err(ConfigError::Inconsistent(format!(
+                "an invertible linear map of {} features cannot take samples {shape:?}",
+                self.features
+            )))
+        }
+    }
+
+    fn stage(&self) -> Option<Stage> {
+        Some(Stage::InvertibleLinear { features: self.features })
     }
 }
 
@@ -249,69 +244,54 @@ struct Prepared<B: Backend> {
 }
 
 impl<B: Backend> Prepared<B> {
-    fn map(&self, backend: &B, x: &B::Tensor) -> B::Tensor {
-        by_rows(backend, x, |x| backend.matmul(x, false, &self.weight, true))
-    }
-
-    /// The pixels of a row that share the map.
+    /// The pixels of a sample that share the map.
     fn pixels(&self, backend: &B, x: &B::Tensor) -> f64 {
         (backend.shape(x).row_elements() / self.features) as f64
     }
-
-    fn log_det(&self, backend: &B, x: &B::Tensor) -> B::Tensor {
-        let total = backend.affine(self.log_det.clone(), self.pixels(backend, x), 0.0);
-        backend.binary(Binary::Add, backend.full(0.0, [backend.shape(x).rows(), 1].into()), &total)
-    }
 }
 
-impl<B: Backend> PreparedBijection<B> for Prepared<B> {
-    fn forward(&self, backend: &B, x: &B::Tensor, draw: Option<(Draw<'_>, usize)>) -> (B::Tensor, Option<LogDet<B>>) {
-        let log_det = draw.map(|_| LogDet { value: self.log_det(backend, x), exact: true });
-        (self.map(backend, x), log_det)
+impl<B: Backend> ClosedForm<B> for Prepared<B> {
+    fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor) {
+        let x = &batch.x;
+        let y = by_rows(backend, x, |x| backend.matmul(x, false, &self.weight, true));
+        let total = backend.affine(self.log_det.clone(), self.pixels(backend, x), 0.0);
+        (y, backend.binary(Binary::Add, backend.full(0.0, [batch.len(backend), 1].into()), &total))
     }
 
-    fn inverse(&self, backend: &B, y: &B::Tensor, _how: &Inversion) -> Result<Solution<B>, Error> {
+    fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {
         let n = self.features;
         let inverse = self.inverse.get_or_init(|| {
             let (_, inverse) = backend.lu(&backend.reshape(&self.weight, [1, n, n].into()));
             backend.reshape(&inverse, [n, n].into())
         });
-        let x = by_rows(backend, y, |y| backend.matmul(y, false, inverse, true));
+        let x = by_rows(backend, &batch.x, |y| backend.matmul(y, false, inverse, true));
         // ‖W⁻¹‖₂ is at most the root of the sum of squares
         let square = backend.download(&backend.dot(inverse, inverse))?[0].to_f64();
         Ok(Solution::by_formula(backend, x, square.sqrt())?)
     }
 
-    fn train_forward(&self, backend: &B, x: &B::Tensor, _draw: Draw<'_>, _memory: Memory) -> TrainForward<B> {
-        let log_det = self.log_det(backend, x);
-        TrainForward { y: self.map(backend, x), log_det, tape: Tape::rows(x.clone()), terms: 0 }
-    }
-
-    fn train_backward(
+    fn pull_back(
         &self,
         backend: &B,
-        tape: Tape<B>,
-        gy: B::Tensor,
-        g_log_det: &B::Tensor,
-        slots: &mut [Slot<B>],
-    ) -> B::Tensor {
+        kept: Batch<B>,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+    ) -> Cotangents<B> {
         // what is added up is the gradient of W, and below it a row of that of Σ ln|U_ii|
-        let outer = backend.matmul(&matrix(backend, &gy), true, &matrix(backend, &tape.rows), false);
-        let total = backend.reduce(Reduce::Sum, Over::All, g_log_det);
-        let total = backend.affine(total, self.pixels(backend, &tape.rows), 0.0);
+        let gy = &cotangents.x;
+        let outer = backend.matmul(&matrix(backend, gy), true, &matrix(backend, &kept.x), false);
+        let total = backend.reduce(Reduce::Sum, Over::All, &cotangents.log_det);
+        let total = backend.affine(total, self.pixels(backend, &kept.x), 0.0);
         let total = backend.binary(Binary::Add, backend.full(0.0, [1, self.features].into()), &total);
-        accumulate(backend, &mut slots[0], &backend.concat(&[&outer, &total], 0));
-        by_rows(backend, &gy, |gy| backend.matmul(gy, false, &self.weight, false))
+        accumulate(backend, &mut grads[0], &backend.concat(&[&outer, &total], 0));
+        let gx = by_rows(backend, gy, |gy| backend.matmul(gy, false, &self.weight, false));
+        cotangents.with_x(gx)
     }
 
-    fn slots(&self) -> usize {
-        1
-    }
-
-    fn pull_back(&self, backend: &B, slots: &mut [Slot<B>]) {
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
         let n = self.features;
-        let Some(sum) = slots[0].take() else {
-            slots[0] = Some(backend.full(0.0, [n, n].into()));
+        let Some(sum) = grads[0].take() else {
+            grads[0] = Some(backend.full(0.0, [n, n].into()));
             return;
         };
         let [below, diagonal, above] = &self.masks;
@@ -324,6 +304,6 @@ impl<B: Backend> PreparedBijection<B> for Prepared<B> {
         let pivots = backend.binary(Binary::Add, pivots, &backend.narrow(&sum, 0, n, 1));
         let parts = [(lower, below), (pivots, diagonal), (upper, above)];
         let masked = parts.map(|(gradient, mask)| backend.binary(Binary::Mul, gradient, mask));
-        slots[0] = masked.into_iter().reduce(|a, b| backend.axpy(1.0, &b, a));
+        grads[0] = masked.into_iter().reduce(|a, b| backend.axpy(1.0, &b, a));
     }
 }

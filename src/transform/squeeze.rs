@@ -1,29 +1,31 @@
 //! Squeeze (Dinh et al. 2017): `[2h, 2w, c]` → `[h, w, 4c]`, output channel = c·4 + dy·2 + dx; log|det| = 0.
 //!
-//! The inverse of a pixel shuffle. With factor-out the second half of the channels is finished after it and leaves for z.
+//! The inverse of a pixel shuffle. With factor-out the second half of the channels is finished after it and becomes part of z.
 
 use resflow_backend::{Backend, Shape};
 
-use crate::bijection::{Bijection, Draw, LogDet, Memory, PreparedBijection, Tape, TrainForward};
+use crate::batch::Batch;
+use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
-use crate::invert::{Inversion, Solution};
-use crate::layer::{Slot, Visitor, VisitorMut};
+use crate::invert::Solution;
+use crate::module::{Grad, Module};
+use crate::stage::Stage;
 
 /// Trades each 2 × 2 pixels for four times the channels.
 #[derive(Debug, Clone, Copy)]
 pub struct Squeeze {
-    leaving: usize,
+    factored_out: usize,
 }
 
 impl Squeeze {
     /// A squeeze after which everything goes on.
     pub fn new() -> Self {
-        Self { leaving: 0 }
+        Self { factored_out: 0 }
     }
 
-    /// A squeeze of images of `channels` channels after which the second half of the new channels leaves for z.
+    /// A squeeze of images of `channels` channels after which the second half of the new channels is factored out.
     pub fn with_factor_out(channels: usize) -> Self {
-        Self { leaving: 2 * channels }
+        Self { factored_out: 2 * channels }
     }
 }
 
@@ -33,40 +35,44 @@ impl Default for Squeeze {
     }
 }
 
+impl<B: Backend> Module<B> for Squeeze {
+    fn describe(&self) -> String {
+        match self.factored_out {
+            0 => "squeeze".into(),
+            n => format!("squeeze; the last {n} channels are factored out"),
+        }
+    }
+}
+
 impl<B: Backend> Bijection<B> for Squeeze {
-    fn visit(&self, _path: &str, _visitor: Visitor<'_, B>) {}
-
-    fn visit_mut(&mut self, _path: &str, _visitor: VisitorMut<'_, B>) {}
-
     fn prepare(&self, _backend: &B) -> Box<dyn PreparedBijection<B>> {
-        Box::new(*self)
+        closed_form(*self)
     }
 
-    fn output(&self, row: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        match *row {
-            [h, w, c] if h > 0 && w > 0 && h % 2 == 0 && w % 2 == 0 && (self.leaving == 0 || self.leaving == 2 * c) => {
+    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        match *shape {
+            [h, w, c]
+                if h > 0
+                    && w > 0
+                    && h % 2 == 0
+                    && w % 2 == 0
+                    && (self.factored_out == 0 || self.factored_out == 2 * c) =>
+            {
                 Ok(vec![h / 2, w / 2, 4 * c])
             }
             [h, w, _] if h % 2 == 1 || w % 2 == 1 => Err(ConfigError::Inconsistent(format!(
                 "images of {h} × {w} cannot be squeezed: height and width must be even"
             ))),
-            _ => Err(ConfigError::Inconsistent(format!("rows of shape {row:?} cannot be squeezed"))),
+            _ => Err(ConfigError::Inconsistent(format!("samples of shape {shape:?} cannot be squeezed"))),
         }
     }
 
-    fn leaving(&self) -> usize {
-        self.leaving
+    fn stage(&self) -> Option<Stage> {
+        Some(Stage::Squeeze { factored_out: self.factored_out })
     }
 
-    fn describe(&self, _backend: &B) -> String {
-        match self.leaving {
-            0 => "squeeze".into(),
-            n => format!("squeeze; the last {n} channels leave"),
-        }
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Bijection<B>> {
-        Box::new(*self)
+    fn factored_out(&self) -> usize {
+        self.factored_out
     }
 }
 
@@ -94,37 +100,22 @@ fn extents(shape: Shape) -> [usize; 4] {
     }
 }
 
-impl<B: Backend> PreparedBijection<B> for Squeeze {
-    fn forward(&self, backend: &B, x: &B::Tensor, draw: Option<(Draw<'_>, usize)>) -> (B::Tensor, Option<LogDet<B>>) {
-        (squeeze(backend, x), draw.map(|_| LogDet::zero(backend, backend.shape(x).rows())))
+impl<B: Backend> ClosedForm<B> for Squeeze {
+    fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor) {
+        (squeeze(backend, &batch.x), backend.full(0.0, [batch.len(backend), 1].into()))
     }
 
-    fn inverse(&self, backend: &B, y: &B::Tensor, _how: &Inversion) -> Result<Solution<B>, Error> {
-        Ok(Solution::closed_form(backend, unsqueeze(backend, y), 1.0))
+    fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {
+        Ok(Solution::closed_form(backend, unsqueeze(backend, &batch.x), 1.0))
     }
 
-    fn train_forward(&self, backend: &B, x: &B::Tensor, _draw: Draw<'_>, _memory: Memory) -> TrainForward<B> {
-        TrainForward::volume_preserving(backend, squeeze(backend, x), x)
+    fn pull_back(&self, backend: &B, _: Batch<B>, cotangents: Cotangents<B>, _: &mut [Grad<B>]) -> Cotangents<B> {
+        let x = unsqueeze(backend, &cotangents.x);
+        cotangents.with_x(x)
     }
 
-    fn train_backward(
-        &self,
-        backend: &B,
-        _tape: Tape<B>,
-        gy: B::Tensor,
-        _g_log_det: &B::Tensor,
-        _slots: &mut [Slot<B>],
-    ) -> B::Tensor {
-        unsqueeze(backend, &gy)
+    // the next transform keeps it anyway
+    fn keeps_output(&self) -> bool {
+        true
     }
-
-    fn leaving(&self) -> usize {
-        self.leaving
-    }
-
-    fn slots(&self) -> usize {
-        0
-    }
-
-    fn pull_back(&self, _backend: &B, _slots: &mut [Slot<B>]) {}
 }

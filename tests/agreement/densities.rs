@@ -2,7 +2,7 @@
 //! noise the device draws.
 
 use resflow::backend::Backend;
-use resflow::log_prob::LogProb;
+use resflow::flow::LogProb;
 
 use crate::model::{Model, dense, pictures};
 use crate::record::{Record, agreement};

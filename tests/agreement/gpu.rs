@@ -81,7 +81,7 @@ fn an_inversion_waits_every_eight_iterations() {
             let before = gpu.statistics().read_backs;
             let decoded = prepared.sample(20, Key::new(5), &how).expect("the device is sound");
             let waits = gpu.statistics().read_backs - before;
-            let blocks = trainer.flow().links().iter().filter(|l| l.residual().is_some()).count() as u64;
+            let blocks = trainer.flow().transforms().iter().filter(|l| l.residual().is_some()).count() as u64;
             // the sum over blocks of the slowest row, at most
             let iterations: u64 =
                 decoded.reports.iter().map(|r| u64::from(r.iterations)).max().unwrap_or(0) + 8 * blocks;

@@ -15,7 +15,7 @@ use crate::tolerance::Quantity;
 type Case = (Model, usize, Option<Memory>);
 
 fn memory() -> impl Strategy<Value = Option<Memory>> {
-    let all = [Memory::Keep, Memory::Recompute, Memory::Differentiate].map(Some);
+    let all = [Memory::Derivatives, Memory::Recompute, Memory::Unroll].map(Some);
     prop_oneof![Just(None), proptest::sample::select(all.to_vec())]
 }
 
@@ -52,7 +52,7 @@ fn whole<B: Backend>(b: &B, (model, n, memory): &Case) -> Record {
     let found = match memory {
         None => flow.gradient(&x, Some(&weights), model.key).expect("shapes that fit"),
         Some(memory) => {
-            let links: Vec<_> = flow.links().iter().map(|link| link.prepare(b)).collect();
+            let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(b)).collect();
             let objective = Objective {
                 x: &x,
                 weights: &weights,
@@ -85,7 +85,7 @@ fn supervised<B: Backend>(b: &B, (model, n, density_weight): &(Model, usize, f64
     let classes = classifier.classes();
     let one = |e: usize| f64::from(u8::from(e % classes == e / classes * 2 % classes));
     let targets = upload(b, &(0..n * classes).map(one).collect::<Vec<_>>(), [*n, classes]);
-    let links: Vec<_> = flow.links().iter().map(|link| link.prepare(b)).collect();
+    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(b)).collect();
     let found = gradient(
         b,
         &links,
@@ -116,10 +116,10 @@ fn supervised<B: Backend>(b: &B, (model, n, density_weight): &(Model, usize, f64
 fn surrogates<B: Backend>(b: &B, (model, n): &(Model, usize)) -> Record {
     let mut record = Record::new(model.dimension());
     let mut x = model.batch(b, *n);
-    for (l, link) in model.load(b).links().iter().enumerate() {
+    for (l, link) in model.load(b).transforms().iter().enumerate() {
         let draw =
             Draw { estimator: model.config.training(), key: model.key.named("draw").split(l as u64), first_row: 5 };
-        let forward = link.prepare(b).train_forward(b, &x, draw, Memory::Keep);
+        let forward = link.prepare(b).train_forward(b, &x, draw, Memory::Store);
         record.tensor(b, Quantity::Value, format!("links.{l} y"), &forward.y);
         record.tensor(b, Quantity::LogDet, format!("links.{l} log det"), &forward.log_det);
         record.push(Quantity::Exact, format!("links.{l} terms"), vec![forward.terms as f64]);

@@ -102,11 +102,11 @@ pub(crate) fn with_rows(n: usize, row: &[usize]) -> Shape {
 /// Shows the number, the net and the row shape of every block.
 pub(crate) fn each_block<B: Backend>(flow: &Flow<B>, mut show: impl FnMut(usize, &dyn Layer<B>, &[usize])) {
     let mut row = flow.config().row();
-    for (l, link) in flow.links().iter().enumerate() {
+    for (l, link) in flow.transforms().iter().enumerate() {
         if let Some(net) = link.residual() {
             show(l, net, &row);
         }
-        row = link.output(&row).expect("rows that pass");
+        row = link.output_shape(&row).expect("rows that pass");
         if let Some(channels) = row.last_mut() {
             *channels -= link.leaving();
         }

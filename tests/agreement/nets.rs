@@ -1,7 +1,7 @@
 //! One block's g: its value and its derivatives, every parameter's gradient among them.
 
 use resflow::backend::{Backend, Key, Shape};
-use resflow::layer::{Keep, Layer, Saved, Slot};
+use resflow::layer::{Derivatives, Layer, Saved, Grad};
 
 use crate::model::{Model, dense, each_block, normals, pictures, upload, with_rows};
 use crate::record::{Record, agreement, host};
@@ -34,9 +34,9 @@ fn one<B: Backend>(
     let normal = |what: &str| upload(b, &normals(key.named(what), shape.elements()), shape);
     let prepared = net.prepare(b);
     let (x, dx, gy) = (normal("x"), normal("dx"), normal("gy"));
-    record.tensor(b, Quantity::Value, format!("{name}g"), &prepared.forward(b, &x, Keep::Value).0);
-    let (_, first) = prepared.forward(b, &x, Keep::First);
-    let (y, second) = prepared.forward(b, &x, Keep::Second);
+    record.tensor(b, Quantity::Value, format!("{name}g"), &prepared.forward(b, &x, Derivatives::None).0);
+    let (_, first) = prepared.forward(b, &x, Derivatives::First);
+    let (y, second) = prepared.forward(b, &x, Derivatives::Second);
     record.tensor(b, Quantity::Value, format!("{name}g, all kept"), &y);
     for (how, saved) in [("", &first), (", all kept", &second)] {
         record.tensor(b, Quantity::Derivative, format!("{name}jvp{how}"), &prepared.jvp(b, saved, &dx).0);
@@ -45,18 +45,18 @@ fn one<B: Backend>(
     let kept: Vec<Saved<B>> =
         (0..tangents).map(|m| prepared.keep_tangent(b, &second, &normal(&format!("tangent {m}")))).collect();
     let gdy = (0..tangents).map(|m| normal(&format!("gdy {m}"))).collect();
-    let mut slots: Vec<Slot<B>> = vec![None; prepared.slots()];
-    let (gx, gdx) = prepared.tangent_vjp(b, &second, &kept.iter().collect::<Vec<_>>(), gy, gdy, &mut slots);
+    let mut grads: Vec<Grad<B>> = vec![None; prepared.grads()];
+    let (gx, gdx) = prepared.tangent_vjp(b, &second, &kept.iter().collect::<Vec<_>>(), gy, gdy, &mut grads);
     record.tensor(b, Quantity::Derivative, format!("{name}gx"), &gx);
     for (m, gdx) in gdx.iter().enumerate() {
         record.tensor(b, Quantity::Derivative, format!("{name}gdx {m}"), gdx);
     }
-    prepared.pull_back(b, &mut slots);
-    let (mut values, mut parts, mut slots) = (Vec::new(), Vec::new(), slots.into_iter());
+    prepared.finish_gradients(b, &mut grads);
+    let (mut values, mut parts, mut grads) = (Vec::new(), Vec::new(), grads.into_iter());
     net.visit("", &mut |path, _, role| {
         if role.is_trained() {
             let start = values.len();
-            values.extend(host(b, slots.next().flatten().as_ref().expect("a gradient of every parameter")));
+            values.extend(host(b, grads.next().flatten().as_ref().expect("a gradient of every parameter")));
             parts.push((path.to_owned(), start..values.len()));
         }
     });

@@ -3,7 +3,7 @@
 use resflow::backend::Backend;
 use resflow::flow::Flow;
 use resflow::layer::Role;
-use resflow::lipschitz::Refresh;
+use resflow::lipschitz::PowerIteration;
 
 use crate::model::{Model, dense, normals, pictures, upload};
 use crate::record::{Record, agreement};
@@ -35,10 +35,10 @@ fn norms<B: Backend>(b: &B, (model, few): &Case) -> Record {
         }
     });
     for (name, iterations) in [("after a few", *few), ("after many", 60)] {
-        flow.refresh(Refresh::Iterations(iterations));
+        flow.update_spectral_norms(PowerIteration::Iterations(iterations));
         record_sigma(&mut record, Quantity::Sigma, name, &flow);
     }
-    flow.refresh(Refresh::converge::<B>());
+    flow.update_spectral_norms(PowerIteration::converge::<B>());
     record_sigma(&mut record, Quantity::SigmaAtRest, "at rest", &flow);
     record
 }

@@ -7,7 +7,7 @@ use resflow::backend::{Backend, Element as _};
 use resflow::bijection::Memory;
 use resflow::checkpoint::Archive;
 use resflow::flow::Flow;
-use resflow::lipschitz::Refresh;
+use resflow::lipschitz::PowerIteration;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
 use crate::common::{images, rows};
@@ -57,7 +57,7 @@ fn descent<B: Backend>(b: &B, (model, n): &(Model, usize)) -> Record {
                 at += shape.elements();
             }
         });
-        flow.refresh(Refresh::Iterations(3));
+        flow.update_spectral_norms(PowerIteration::Iterations(3));
         record.tensor(b, Quantity::LogDet, format!("loss {step}"), &found.loss);
     }
     record_parameters(&mut record, Quantity::Trained, "", &flow);
@@ -74,7 +74,7 @@ struct Run {
 }
 
 fn runs(models: impl Strategy<Value = Model>, most: usize) -> impl Strategy<Value = Run> {
-    let memory = proptest::sample::select(vec![Memory::Keep, Memory::Recompute]);
+    let memory = proptest::sample::select(vec![Memory::Derivatives, Memory::Recompute]);
     let clip = prop_oneof![Just(0.0), Just(0.5), Just(10.0)];
     let decay = prop_oneof![Just(0.0), Just(0.1)];
     (models, 2..=most, 1_usize..=2, memory, clip, decay, any::<bool>()).prop_map(

@@ -48,7 +48,7 @@ pub(crate) fn check_bijection(b: &Cpu, link: &dyn Bijection<Cpu>, x: &Tensor, ke
     let (shape, rows) = (b.shape(x), b.shape(x).rows());
     let prepared = link.prepare(b);
     let (y, none) = prepared.forward(b, x, None);
-    let output = link.output(&shape[1..]).expect("rows that it takes");
+    let output = link.output_shape(&shape[1..]).expect("rows that it takes");
     assert!(none.is_none() && b.shape(&y)[1..] == output && b.shape(&y).rows() == rows, "{what}");
     assert_eq!(prepared.leaving(), link.leaving(), "{what}");
     let (y2, log_det) = prepared.forward(b, x, Some((draw(key), 1)));
@@ -75,15 +75,15 @@ pub(crate) fn check_gradients(b: &Cpu, link: &dyn Bijection<Cpu>, x: &Tensor, ke
     let (what, prepared) = (link.describe(b), link.prepare(b));
     let (shape, y) = (b.shape(x), prepared.forward(b, x, None).0);
     // parameters: the same in both visits, each with a gradient
-    let (mut seen, mut slots) = (Vec::new(), 0);
+    let (mut seen, mut grads) = (Vec::new(), 0);
     link.visit("p", &mut |name, _, role| {
-        slots += usize::from(role.is_trained());
+        grads += usize::from(role.is_trained());
         seen.push((name.to_owned(), role));
     });
     let mut again = Vec::new();
     link.boxed_clone().visit_mut("p", &mut |name, _, role: Role| again.push((name.to_owned(), role)));
     assert_eq!(seen, again, "{what}");
-    assert!(seen.iter().all(|(name, _)| name.starts_with("p.")) && prepared.slots() == slots, "{what}");
+    assert!(seen.iter().all(|(name, _)| name.starts_with("p.")) && prepared.grads() == grads, "{what}");
     let trained: Vec<Role> = seen.iter().map(|s| s.1).filter(|r| r.is_trained()).collect();
     let gy = normal(b, key.named("gy"), b.shape(&y));
     let weights = normal(b, key.named("weights"), [shape.rows(), 1]);
@@ -92,15 +92,15 @@ pub(crate) fn check_gradients(b: &Cpu, link: &dyn Bijection<Cpu>, x: &Tensor, ke
         assert_eq!(down(b, &trained), down(b, &y), "{what}");
         let difference = down(b, &value).into_iter().zip(log_det).map(|(p, q)| (p - q).abs() / (1.0 + q.abs()));
         assert!(difference.fold(0.0, f64::max) < 1e-13, "{what}");
-        let mut gradients = vec![None; slots];
+        let mut gradients = vec![None; grads];
         let gx = prepared.train_backward(b, tape, gy.clone(), &weights, &mut gradients);
         assert_eq!(b.shape(&gx), shape, "{what}");
-        prepared.pull_back(b, &mut gradients);
+        prepared.finish_gradients(b, &mut gradients);
         let gradients: Vec<_> = gradients.iter().map(|g| down(b, g.as_ref().expect("filled"))).collect();
         (down(b, &gx), gradients)
     };
-    let (gx, gradients) = backward(Memory::Keep);
-    for other in [Memory::Recompute, Memory::Differentiate] {
+    let (gx, gradients) = backward(Memory::Store);
+    for other in [Memory::Recompute, Memory::Unroll] {
         assert_eq!((&gx, &gradients), (&backward(other).0, &backward(other).1), "{what}");
     }
     let near = |derivative: f64, f: &dyn Fn(f64) -> f64, name: &str| {

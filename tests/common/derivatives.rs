@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use resflow::backend::{Backend, Key};
-use resflow::layer::{Keep, Layer, Saved};
+use resflow::layer::{Derivatives, Layer, Saved};
 
 use super::{Cpu, Tensor, dot, down, inner, norm, normal};
 
@@ -59,7 +59,7 @@ fn taylor(what: &str, f: impl Fn(f64) -> Vec<f64>, derivative: &[f64]) -> Result
 /// f(x), J dx_1, … one after the other.
 fn evaluate(b: &Cpu, layer: &dyn Layer<Cpu>, x: &Tensor, dx: &[Tensor]) -> Vec<Vec<f64>> {
     let prepared = layer.prepare(b);
-    let (y, saved) = prepared.forward(b, x, Keep::First);
+    let (y, saved) = prepared.forward(b, x, Derivatives::First);
     let mut out = vec![down(b, &y)];
     out.extend(dx.iter().map(|dx| down(b, &prepared.jvp(b, &saved, dx).0)));
     out
@@ -68,10 +68,10 @@ fn evaluate(b: &Cpu, layer: &dyn Layer<Cpu>, x: &Tensor, dx: &[Tensor]) -> Vec<V
 pub(crate) fn adjoint(b: &Cpu, layer: &dyn Layer<Cpu>, x: &Tensor, key: Key) -> Result<(), TestCaseError> {
     let prepared = layer.prepare(b);
     let dx = normal(b, key.named("dx"), b.shape(x));
-    let (y, first) = prepared.forward(b, x, Keep::First);
+    let (y, first) = prepared.forward(b, x, Derivatives::First);
     let gy = normal(b, key.named("gy"), b.shape(&y));
-    let (y2, second) = prepared.forward(b, x, Keep::Second);
-    let (y0, _) = prepared.forward(b, x, Keep::Value);
+    let (y2, second) = prepared.forward(b, x, Derivatives::Second);
+    let (y0, _) = prepared.forward(b, x, Derivatives::None);
     prop_assert_eq!(down(b, &y), down(b, &y2));
     prop_assert_eq!(down(b, &y), down(b, &y0));
     let (dy, back) = (prepared.jvp(b, &first, &dx).0, prepared.vjp(b, &first, gy.clone()));
@@ -96,7 +96,7 @@ pub(crate) fn derivatives(
 ) -> Result<(), TestCaseError> {
     let prepared = layer.prepare(b);
     let shape = b.shape(x);
-    let (y, saved) = prepared.forward(b, x, Keep::Second);
+    let (y, saved) = prepared.forward(b, x, Derivatives::Second);
     let direction = normal(b, key.named("direction"), shape);
     let value = |h: f64, dx: &[Tensor]| evaluate(b, layer, &b.axpy(h, &direction, x.clone()), dx);
     taylor("jvp in x", |h| value(h, &[])[0].clone(), &down(b, &prepared.jvp(b, &saved, &direction).0))?;
@@ -115,18 +115,18 @@ pub(crate) fn derivatives(
         let key = key.named("cotangent").split(c);
         let gy = normal(b, key.named("gy"), b.shape(&y));
         let gdy: Vec<_> = (0..tangents).map(|m| normal(b, key.split(m), b.shape(&y))).collect();
-        let mut slots = vec![None; prepared.slots()];
+        let mut grads = vec![None; prepared.grads()];
         let kept: Vec<_> = kept.iter().collect();
-        let (gx, gdx) = prepared.tangent_vjp(b, &saved, &kept, gy.clone(), gdy.clone(), &mut slots);
-        prepared.pull_back(b, &mut slots);
+        let (gx, gdx) = prepared.tangent_vjp(b, &saved, &kept, gy.clone(), gdy.clone(), &mut grads);
+        prepared.finish_gradients(b, &mut grads);
         let back = prepared.vjp(b, &saved, gy.clone());
         slopes[0].push(inner(b, &back, &direction));
         slopes[1].push(inner(b, &gx, &direction));
         slopes[2].push(gdx.iter().zip(&dx_moves).map(|(g, d)| inner(b, g, d)).sum());
-        for (i, (slot, d)) in slots.iter().zip(&moves).enumerate() {
+        for (i, (slot, d)) in grads.iter().zip(&moves).enumerate() {
             slopes[3 + i].push(inner(b, slot.as_ref().expect("filled by pull_back"), d));
         }
-        prop_assert_eq!(slots.len(), parameters.len());
+        prop_assert_eq!(grads.len(), parameters.len());
         cotangents.push(std::iter::once(gy).chain(gdy).map(|g| down(b, &g)).collect::<Vec<_>>());
     }
     let paired = |outputs: Vec<Vec<f64>>| -> Vec<f64> {

@@ -17,7 +17,7 @@ pub(crate) fn peak(blocks: usize, terms: usize, memory: Memory) -> Result<usize,
     let config = ImageConfig { blocks: vec![blocks], filters: 64, fully_connected: 0, ..ImageConfig::default() };
     let backend = NdArray::<f32>::with_threads(NonZeroUsize::MIN)?;
     let flow = Flow::new(backend.clone(), &config, Key::new(0))?;
-    let links: Vec<_> = flow.links().iter().map(|link| link.prepare(&backend)).collect();
+    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(&backend)).collect();
     let x = backend.noise(Key::new(1), Noise::Uniform, 0, [1, 28, 28, 1].into());
     let weights = backend.full(1.0, [1, 1].into());
     let estimator = Estimator::Truncated(Truncated::new(terms)?);

@@ -21,10 +21,10 @@ use resflow::data::image::ImageSet;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::layer::{
-    ActivationLayer, ConcatenatedLipSwish, Keep, Layer, LipschitzConv, LipschitzLinear, OrderGradients, PreparedLayer,
-    Saved, Sequence, Slot,
+    ActivationLayer, ConcatenatedLipSwish, Derivatives, Layer, LipschitzConv, LipschitzLinear, OrderGradients, PreparedLayer,
+    Saved, Sequence, Grad,
 };
-use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, Refresh, SingularPair};
+use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, PowerIteration, SingularPair};
 use resflow::transform::InvertibleLinear;
 
 /// The backend of most tests: double precision, one thread.
@@ -138,7 +138,7 @@ pub(crate) fn linear(
     let sigma = spectral_norm(outputs, inputs, &down(b, &raw));
     let weight = b.affine(raw, stretch * kappa / sigma, 0.0);
     let bias = b.affine(normal(b, key.named("b"), [outputs]), 0.5, 0.0);
-    let how = iterations.map_or_else(Refresh::converge::<Cpu>, Refresh::Iterations);
+    let how = iterations.map_or_else(PowerIteration::converge::<Cpu>, PowerIteration::Iterations);
     let operator = DenseOperator::new(b, &weight).expect("a matrix");
     let pair = SingularPair::random(b, [outputs], [inputs], key.named("uv")).refreshed(b, &operator, how);
     // u, v that have not converged may find σ at κ, where the normalisation has a kink: step aside
@@ -185,7 +185,7 @@ pub(crate) fn conv(
     let factor = stretch * kappa / conv_norm(b, &raw, image);
     let weight = b.affine(raw, factor, 0.0);
     let bias = b.affine(normal(b, key.named("b"), [outputs]), 0.5, 0.0);
-    let how = iterations.map_or_else(Refresh::converge::<Cpu>, Refresh::Iterations);
+    let how = iterations.map_or_else(PowerIteration::converge::<Cpu>, PowerIteration::Iterations);
     let operator = ConvOperator::new(b, &weight, Padding::same(kernel), image).expect("a kernel");
     let (output, input) =
         (LinearOperator::<Cpu>::output_shape(&operator), LinearOperator::<Cpu>::input_shape(&operator));
@@ -346,7 +346,7 @@ pub(crate) fn random_flow<B: Backend>(b: &B, config: impl Into<ModelConfig>, key
             *t = b.axpy(spread, &noise, t.clone());
         }
     });
-    flow.refresh(Refresh::converge::<B>());
+    flow.update_spectral_norms(PowerIteration::converge::<B>());
     flow
 }
 
@@ -457,14 +457,14 @@ impl PreparedLayer<Cpu> for Spy<'_> {
         tangents: &[&Saved<Cpu>],
         gy: Tensor,
         gdy: Vec<Tensor>,
-        slots: &mut [Slot<Cpu>],
+        grads: &mut [Grad<Cpu>],
     ) -> (Tensor, Vec<Tensor>) {
-        self.inner.tangent_vjp(b, saved, tangents, gy, gdy, slots)
+        self.inner.tangent_vjp(b, saved, tangents, gy, gdy, grads)
     }
-    fn slots(&self) -> usize {
-        self.inner.slots()
+    fn grads(&self) -> usize {
+        self.inner.grads()
     }
-    fn pull_back(&self, b: &Cpu, slots: &mut [Slot<Cpu>]) -> OrderGradients<Cpu> {
-        self.inner.pull_back(b, slots)
+    fn finish_gradients(&self, b: &Cpu, grads: &mut [Grad<Cpu>]) -> OrderGradients<Cpu> {
+        self.inner.finish_gradients(b, grads)
     }
 }

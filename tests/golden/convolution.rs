@@ -5,7 +5,7 @@
 //! hundred iterations: both iterations go on until that change is far below the tolerance.
 
 use resflow::backend::{Backend, Binary, Element as _, Key, Noise, Padding, Unary};
-use resflow::lipschitz::{DenseOperator, Refresh, SingularPair};
+use resflow::lipschitz::{DenseOperator, PowerIteration, SingularPair};
 
 use crate::fixture::{Comparison, Fixture, host};
 
@@ -45,7 +45,7 @@ pub(crate) fn compare<B: Backend>(backend: &B) {
         let mut pair = SingularPair::random(backend, [pixels * outputs], [n], Key::new(number));
         let operator = DenseOperator::new(backend, &matrix).expect("a matrix");
         let by_matrix = converge(comparison.tolerance(), |iterations| {
-            pair = pair.refreshed(backend, &operator, Refresh::Iterations(iterations));
+            pair = pair.refreshed(backend, &operator, PowerIteration::Iterations(iterations));
             host(backend, &pair.sigma(backend, &operator))[0]
         });
         comparison.close(&format!("{number}.sigma by the full matrix"), &[by_matrix], sigma);

@@ -16,7 +16,7 @@ use resflow::flow::Flow;
 use resflow::import::StateDict;
 use resflow::invert::Inversion;
 use resflow::layer::{ActivationLayer, Layer, LipschitzLinear, Sequence};
-use resflow::lipschitz::{Coefficient, DenseOperator, Refresh, SingularPair};
+use resflow::lipschitz::{Coefficient, DenseOperator, PowerIteration, SingularPair};
 use resflow::train::{Gradient, Objective, gradient};
 use resflow::transform::ActNorm;
 
@@ -94,7 +94,7 @@ fn flow<B: Backend>(backend: &B, file: &Fixture) -> Flow<B> {
         evaluation: Estimator::Exact(Exact),
         ..FlowConfig::default()
     };
-    Flow::from_links(backend.clone(), config, links.collect()).expect("links that fit")
+    Flow::from_transforms(backend.clone(), config, links.collect()).expect("links that fit")
 }
 
 /// z, log det and log p; and x again from z.
@@ -118,7 +118,7 @@ fn gradients<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fix
     compare_gradient(comparison, "", flow, file, &whole);
 
     let rows = backend.shape(&x).rows();
-    let links: Vec<_> = flow.links().iter().map(|link| link.prepare(backend)).collect();
+    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(backend)).collect();
     let in_shards = |weights: &B::Tensor| {
         let objective = Objective {
             x: &x,
@@ -200,7 +200,7 @@ fn norms<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture
                 linear.pair().expect("constrained").clone(),
                 SingularPair::random(backend, outputs, inputs, Key::new(1)),
             ] {
-                let converged = pair.refreshed(backend, &operator, Refresh::converge::<B>());
+                let converged = pair.refreshed(backend, &operator, PowerIteration::converge::<B>());
                 comparison.tensor(backend, &name, &converged.sigma(backend, &operator), file.values(&name));
             }
         }

@@ -11,7 +11,7 @@
 
 use resflow::backend::Backend;
 use resflow::estimator::{Law, RussianRoulette, Weights, differentiated, exact_log_det, jacobian, series};
-use resflow::layer::{Keep, Layer, PreparedLayer, Role, Saved, Slot};
+use resflow::layer::{Derivatives, Layer, PreparedLayer, Role, Saved, Grad};
 
 use crate::fixture::{Comparison, Fixture, host};
 
@@ -63,14 +63,14 @@ fn theirs<B: Backend>(backend: &B, x: &B::Tensor) -> Vec<f64> {
 
 impl<'a, B: Backend> Net<'a, B> {
     fn new(backend: &'a B, prepared: Box<dyn PreparedLayer<B>>, parameters: Parameters<'a, B>, x: B::Tensor) -> Self {
-        let (_, saved) = prepared.forward(backend, &x, Keep::Second);
+        let (_, saved) = prepared.forward(backend, &x, Derivatives::Second);
         let shape = backend.shape(&x);
         Self { backend, parameters, prepared, saved, rows: shape.rows(), row: shape[1..].to_vec(), x }
     }
 
     /// g(x).
     fn value(&self) -> B::Tensor {
-        self.prepared.forward(self.backend, &self.x, Keep::Value).0
+        self.prepared.forward(self.backend, &self.x, Derivatives::None).0
     }
 
     fn estimators(&self, comparison: &mut Comparison, file: &Fixture, law: Law, exact: usize, terms: usize) {
@@ -93,7 +93,7 @@ impl<'a, B: Backend> Net<'a, B> {
         let (value, surrogate) = series(backend, net, &self.saved, probe, weights, true);
         comparison.tensor(backend, &format!("est.basic.value, {how}"), &value.0, file.values("est.basic.value"));
         // evaluation keeps less and asks for no surrogate
-        let (_, first) = net.forward(backend, &self.x, Keep::First);
+        let (_, first) = net.forward(backend, &self.x, Derivatives::First);
         let (value, none) = series(backend, net, &first, probe, weights, false);
         assert!(none.is_none(), "a surrogate that was not asked for");
         comparison.tensor(backend, &format!("est.basic.value, {how}, first"), &value.0, file.values("est.basic.value"));
@@ -103,7 +103,7 @@ impl<'a, B: Backend> Net<'a, B> {
         let flat = |x: &B::Tensor| backend.reshape(x, [self.rows, self.row.iter().product()].into());
         let value = backend.dot_rows(&flat(&u), &flat(&jv));
         comparison.tensor(backend, &format!("est.neumann.value, {how}"), &value, file.values("est.neumann.value"));
-        self.pull_back(comparison, file, "est.neumann", how, &[&tangent], vec![u]);
+        self.finish_gradients(comparison, file, "est.neumann", how, &[&tangent], vec![u]);
     }
 
     fn gradient_of_series(&self, comparison: &mut Comparison, file: &Fixture, probe: &B::Tensor, coefficients: &[f64]) {
@@ -111,11 +111,11 @@ impl<'a, B: Backend> Net<'a, B> {
         let d = differentiated(backend, net, &self.saved, probe, &[coefficients.to_vec()]);
         comparison.tensor(backend, "est.basic.value, differentiated", &d.value, file.values("est.basic.value"));
         let kept: Vec<_> = d.tangents.iter().map(|t| net.keep_tangent(backend, &self.saved, t)).collect();
-        self.pull_back(comparison, file, "est.basic", "", &kept.iter().collect::<Vec<_>>(), d.cotangents);
+        self.finish_gradients(comparison, file, "est.basic", "", &kept.iter().collect::<Vec<_>>(), d.cotangents);
     }
 
     /// The gradient in x and in every parameter.
-    fn pull_back(
+    fn finish_gradients(
         &self,
         comparison: &mut Comparison,
         file: &Fixture,
@@ -125,21 +125,21 @@ impl<'a, B: Backend> Net<'a, B> {
         cotangents: Vec<B::Tensor>,
     ) {
         let (backend, net) = (self.backend, &*self.prepared);
-        let mut slots: Vec<Slot<B>> = vec![None; net.slots()];
+        let mut grads: Vec<Grad<B>> = vec![None; net.grads()];
         let none = backend.full(0.0, backend.shape(&self.x));
-        let (gx, _) = net.tangent_vjp(backend, &self.saved, tangents, none, cotangents, &mut slots);
-        net.pull_back(backend, &mut slots);
+        let (gx, _) = net.tangent_vjp(backend, &self.saved, tangents, none, cotangents, &mut grads);
+        net.finish_gradients(backend, &mut grads);
         let name = format!("{key}.grad_x");
         comparison.close(&format!("{name} {how}"), &theirs(backend, &gx), file.values(&name));
-        let mut slots = slots.into_iter();
+        let mut grads = grads.into_iter();
         (self.parameters)(&mut |name, _, role| {
             if role.is_trained() {
-                let gradient = slots.next().flatten().expect("a gradient of every parameter");
+                let gradient = grads.next().flatten().expect("a gradient of every parameter");
                 let name = format!("{key}.grad{name}");
                 comparison.close(&format!("{name} {how}"), &theirs(backend, &gradient), file.values(&name));
             }
         });
-        assert!(slots.next().is_none(), "a slot that belongs to no parameter");
+        assert!(grads.next().is_none(), "a slot that belongs to no parameter");
     }
 
     fn exact(&self, comparison: &mut Comparison, file: &Fixture) {

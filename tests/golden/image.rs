@@ -12,7 +12,7 @@ use resflow::estimator::{Estimator, Exact, Law, RussianRoulette, Sharing, Trunca
 use resflow::flow::Flow;
 use resflow::import::StateDict;
 use resflow::invert::Inversion;
-use resflow::layer::Slot;
+use resflow::layer::Grad;
 
 use crate::estimators;
 use crate::fixture::{Comparison, Fixture, host};
@@ -32,7 +32,7 @@ pub(crate) fn compare<B: Backend>(backend: &B, name: &str) {
     base_gradient(&mut comparison, &flow, &file);
     norms(&mut comparison, &flow, &file, &places);
     let first = places.iter().position(|p| p.as_deref() == Some(file.text("est_block"))).expect("the block is there");
-    let net = flow.links()[first].residual().expect("a residual block");
+    let net = flow.transforms()[first].residual().expect("a residual block");
     estimators::compare_images(&mut comparison, backend, net, &file);
     comparison.finish();
     file.assert_all_read();
@@ -119,7 +119,7 @@ fn blocks<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixtur
     let roulette = RussianRoulette::new(law, 2).expect("a law").with_sharing(Sharing::Sample);
     let roulette = Estimator::RussianRoulette(roulette);
     let (mut deviations, mut estimates) = (0.0, 0.0);
-    for (link, place) in flow.links().iter().zip(places) {
+    for (link, place) in flow.transforms().iter().zip(places) {
         let prepared = link.prepare(backend);
         let draw = |estimator, key| Draw { estimator, key: Key::new(key), first_row: 0 };
         let (y, log_det) = prepared.forward(backend, &x, Some((draw(&Estimator::Exact(Exact), 0), 2)));
@@ -163,7 +163,7 @@ fn images<B: Backend>(backend: &B, file: &Fixture, key: &str) -> B::Tensor {
 fn base_gradient<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
     let backend = flow.backend();
     let estimator = Estimator::Truncated(Truncated::new(1).expect("one term"));
-    let links: Vec<_> = flow.links().iter().map(|link| link.prepare(backend)).collect();
+    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(backend)).collect();
     let mut x = images(backend, file, "x");
     let rows = backend.shape(&x).rows();
     let (mut tapes, mut left) = (Vec::new(), Vec::new());
@@ -184,8 +184,8 @@ fn base_gradient<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: 
             let axis = backend.shape(&g).rank() - 1;
             g = backend.concat(&[&g, &negative(&left)], axis);
         }
-        let mut slots: Vec<Slot<B>> = vec![None; link.slots()];
-        g = link.train_backward(backend, tape, g, &none, &mut slots);
+        let mut grads: Vec<Grad<B>> = vec![None; link.grads()];
+        g = link.train_backward(backend, tape, g, &none, &mut grads);
     }
     let gradient = backend.permute(&g, &[0, 3, 1, 2]);
     comparison.tensor(backend, "grad_x_logpz", &gradient, file.values("grad_x_logpz"));

@@ -2,7 +2,7 @@
 //! norm ‖W‖_{p→q} = uᵀWv of the stored dual vectors, which another iteration does not change, and the normalised weight.
 
 use resflow::backend::{Backend, Binary, Element as _};
-use resflow::lipschitz::{Coefficient, DenseOperator, DualPair, Norm, Norms, Order, Refresh, learned_exponent};
+use resflow::lipschitz::{Coefficient, DenseOperator, DualPair, Norm, Norms, Order, PowerIteration, learned_exponent};
 
 use crate::fixture::{Comparison, Fixture, host};
 
@@ -37,7 +37,7 @@ pub(crate) fn compare<B: Backend>(backend: &B) {
         let normalised = backend.binary(Binary::Mul, weight.clone(), &coefficient.factor(backend, &sigma));
         comparison.tensor(backend, &key("weight_normalised"), &normalised, file.values(&key("weight_normalised")));
 
-        let again = pair.refreshed(backend, &operator, &norms, Refresh::Iterations(1));
+        let again = pair.refreshed(backend, &operator, &norms, PowerIteration::Iterations(1));
         comparison.tensor(backend, &key("norm, iterated"), &again.sigma(backend, &operator), file.values(&key("norm")));
         // vectors are found to the root of what the norm is found to
         let close = |a: &B::Tensor, b: &B::Tensor| {

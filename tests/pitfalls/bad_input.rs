@@ -122,7 +122,7 @@ fn configurations() {
         change(&mut config);
         assert!(config.check().is_err(), "{config:?}");
         assert!(Flow::new(cpu(), &config, Key::new(0)).is_err());
-        assert!(Flow::from_links(cpu(), config, Vec::new()).is_err());
+        assert!(Flow::from_transforms(cpu(), config, Vec::new()).is_err());
     };
     f(|c| c.dimension = 0);
     f(|c| c.dimension = usize::MAX);
@@ -185,12 +185,12 @@ fn layers_links_and_blocks() {
     assert!(ResidualBlock::new(double(), &[]).is_err());
     assert!(ActNorm::from_parts(&b, zeros(&[2]), zeros(&[3])).is_err());
     assert!(ActNorm::from_parts(&b, zeros(&[2, 1]), zeros(&[2, 1])).is_err());
-    assert!(ActNorm::new(&b, 2).output(&[3]).is_err());
+    assert!(ActNorm::new(&b, 2).output_shape(&[3]).is_err());
     for shards in [vec![], vec![zeros(&[0, 2])], vec![zeros(&[1, 2])]] {
         let error = ActNorm::new(&b, 2).initialise(&b, &shards).expect_err("no variance");
         assert!(error.to_string().contains("ActNorm"), "{error}");
     }
-    let links = |l: ResidualBlock<Cpu>| Flow::from_links(b.clone(), FlowConfig::new(3), vec![Box::new(l)]);
+    let links = |l: ResidualBlock<Cpu>| Flow::from_transforms(b.clone(), FlowConfig::new(3), vec![Box::new(l)]);
     assert!(links(ResidualBlock::new(layer(2, 2), &[2]).expect("a block")).is_err(), "two columns for three");
     // extents of nothing
     assert_eq!(b.shape(&LipschitzLinear::initialise(&b, 0, 0, kappa, Key::new(0)).normalised_weight(&b))[..], [0, 0]);
@@ -244,7 +244,7 @@ fn flows_and_their_rows() {
     // also where no link iterates
     let b32 = NdArray::<f32>::new();
     let plain =
-        Flow::from_links(b32.clone(), FlowConfig::new(2), vec![Box::new(ActNorm::new(&b32, 2))]).expect("valid");
+        Flow::from_transforms(b32.clone(), FlowConfig::new(2), vec![Box::new(ActNorm::new(&b32, 2))]).expect("valid");
     let report = plain.prepare().decode(&table(2, vec![1e300, 0.1]), &Inversion::for_backend::<NdArray<f32>>());
     assert_eq!(report.expect("a width").reports[0].status, Status::NonFinite);
     let log_p = f.log_prob(&rows(2, 2, Key::new(1)), Key::new(0)).expect("rows");

@@ -58,7 +58,7 @@ fn supervised(
     (density_weight, memory, parameters): (f64, Memory, u64),
 ) -> Gradient<Cpu> {
     let b = flow.backend();
-    let links: Vec<_> = flow.links().iter().map(|link| link.prepare(b)).collect();
+    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(b)).collect();
     let classifier = flow.classifier().expect("a hybrid model").prepare(b);
     let objective = Objective {
         x,
@@ -92,10 +92,10 @@ fn the_gradient_is_that_of_the_whole_loss() {
         let x = batch(&config, n, key.named("x"));
         let weights = b.upload(&[0.5, 0.2, 0.9], [n, 1].into());
         let found = judged(&flow, &x, &weights, lambda, Memory::Recompute);
-        let kept = judged(&flow, &x, &weights, lambda, Memory::Keep);
+        let kept = judged(&flow, &x, &weights, lambda, Memory::Store);
         assert_eq!(down(&b, &found.flat), down(&b, &kept.flat));
         let value = |flow: &Flow<Cpu>, x: &Tensor| {
-            let found = judged(flow, x, &weights, lambda, Memory::Keep);
+            let found = judged(flow, x, &weights, lambda, Memory::Store);
             lambda * down(&b, &found.loss)[0] + down(&b, &found.classification.expect("judged"))[0]
         };
         let check = |gradient: f64, f: &dyn Fn(f64) -> f64, what: &str| {
@@ -203,7 +203,7 @@ fn probabilities_by_plain_loops() {
         let places = config.heads();
         let mut features = vec![Vec::new(); n];
         let mut head = 0;
-        for (l, link) in flow.links().iter().enumerate() {
+        for (l, link) in flow.transforms().iter().enumerate() {
             let y = link.prepare(&b).forward(&b, &x, None).0;
             let (shape, leaving) = (b.shape(&y), link.leaving());
             if places.get(head).is_some_and(|place| place.stage == l) {
@@ -234,7 +234,7 @@ fn probabilities_by_plain_loops() {
         let shape = [n, config.height, config.width, config.channels].into();
         let x = resflow::transform::dequantise(&b, set.bytes(), shape, 8, key.named("dequantise"), 0);
         let mean = b.full(1.0 / n as f64, [n, 1].into());
-        let found = judged(&flow, &x, &mean, 1.0, Memory::Keep).classification.expect("judged");
+        let found = judged(&flow, &x, &mean, 1.0, Memory::Store).classification.expect("judged");
         let score = said.score(set.labels().expect("labelled")).expect("labels");
         let [cross_entropy, accuracy] = [0, 1].map(|i| down(&b, &found)[i]);
         assert!((cross_entropy - score.cross_entropy).abs() < 1e-12 && (accuracy - score.accuracy).abs() < 1e-12);

@@ -15,7 +15,7 @@ use resflow::error::Error;
 use resflow::estimator::{Estimator, Exact, Weights, series};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status, invert_residual};
-use resflow::layer::{Keep, Layer, PreparedLayer};
+use resflow::layer::{Derivatives, Layer, PreparedLayer};
 use resflow::lipschitz::{ConvOperator, NormChain};
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use resflow::transform::{bits_per_dim, dequantise};
@@ -139,7 +139,7 @@ fn pitfall_06_a_slow_image_does_not_hold_up_the_batch() {
     let evaluated = Cell::new(0);
     let g = |x: &Tensor| {
         evaluated.set(evaluated.get() + b.shape(x).rows());
-        prepared.forward(&b, x, Keep::Value).0
+        prepared.forward(&b, x, Derivatives::None).0
     };
     let how = Inversion::for_backend::<Cpu>().with_method(Method::FixedPoint).expect("a method");
     let together = invert_residual(&b, g, &b.upload(&y, shape(n)), 0.95, &how).expect("no device fault");
@@ -208,7 +208,7 @@ fn pitfall_08_g_is_a_function() {
         let config = ImageConfig { activation, fully_connected: 1, ..exact_images([4, 4, 2], &[1, 1]) };
         let flow = random_flow(&b, &config, Key::new(8), 0.2);
         let x = b.affine(b.noise(Key::new(9), Noise::Uniform, 0, [3, 4, 4, 2].into()), 0.9, 0.05);
-        for link in flow.links().iter().take(4) {
+        for link in flow.transforms().iter().take(4) {
             let forward = |key| {
                 let draw = Draw { estimator: &EXACT, key: Key::new(key), first_row: 5 * key };
                 let prepared = link.prepare(&b);
@@ -232,7 +232,7 @@ fn pitfall_17_no_subnormal_numbers_in_the_series_of_convolutions() {
     // J of a tanh is tiny where the input is large: rows decay at very different rates
     let mut x = down(&b, &normal(&b, Key::new(18), [8, 4, 3, 2]));
     x.iter_mut().enumerate().for_each(|(e, x)| *x *= 1.0 + (e / 24) as f64);
-    let (_, saved) = prepared.forward(&b, &b.upload(&x, [8, 4, 3, 2].into()), Keep::First);
+    let (_, saved) = prepared.forward(&b, &b.upload(&x, [8, 4, 3, 2].into()), Derivatives::First);
     let probe = b.noise(Key::new(19), Noise::Rademacher, 0, [8, 4, 3, 2].into());
     let spy = Spy::new(&*prepared);
     let (value, _) = series(&b, &spy, &saved, &probe, &Weights::Batch(vec![1.0; 1000]), true);

@@ -15,11 +15,11 @@ fn bytes(blocks: usize, terms: usize, memory: Memory) -> f64 {
 
 #[test]
 fn neumann_does_not_grow_with_the_terms() {
-    for memory in [Memory::Recompute, Memory::Keep] {
+    for memory in [Memory::Recompute, Memory::Store] {
         let (few, many) = (bytes(2, 3, memory), bytes(2, 30, memory));
         assert!(many < 1.05 * few, "{memory:?}: {few} bytes for 3 terms, {many} for 30");
     }
-    let (few, many) = (bytes(2, 3, Memory::Differentiate), bytes(2, 30, Memory::Differentiate));
+    let (few, many) = (bytes(2, 3, Memory::Unroll), bytes(2, 30, Memory::Unroll));
     assert!(many > 3.0 * few, "differentiated: {few} bytes for 3 terms, {many} for 30");
 }
 
@@ -28,7 +28,7 @@ fn a_block_costs_its_boundary() {
     // x, u, v and the output of the ActNorm behind it, and the gradients of its parameters
     let boundary = 5.0 * 28.0 * 28.0 * 4.0 + 12.0 * (64.0 * 64.0 + 20.0 * 64.0) * 4.0;
     let grows = |memory| (bytes(12, 4, memory) - bytes(4, 4, memory)) / 8.0;
-    let (recomputed, kept) = (grows(Memory::Recompute), grows(Memory::Keep));
+    let (recomputed, kept) = (grows(Memory::Recompute), grows(Memory::Store));
     assert!(recomputed < boundary, "a block more takes {recomputed} bytes, its boundary {boundary}");
     assert!(kept > 5.0 * recomputed, "{kept} bytes kept, {recomputed} recomputed");
 }

@@ -16,8 +16,8 @@ use resflow::error::ConfigError;
 use resflow::estimator::{Estimator, Exact, Law, RussianRoulette, Sharing, Weights, exact_log_det, series};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status, invert_residual};
-use resflow::layer::{Keep, Layer, LipschitzLinear, Saved};
-use resflow::lipschitz::{Coefficient, DenseOperator, Refresh, SingularPair};
+use resflow::layer::{Derivatives, Layer, LipschitzLinear, Saved};
+use resflow::lipschitz::{Coefficient, DenseOperator, PowerIteration, SingularPair};
 
 const EXACT: Estimator = Estimator::Exact(Exact);
 
@@ -45,7 +45,7 @@ fn pitfall_01_power_iteration_is_a_lower_bound_and_marked_as_one() {
     let start = SingularPair::random(&b, [30], [30], key.named("start"));
     let operator = DenseOperator::new(&b, &w).expect("a matrix");
     let sigma = |how| down(&b, &start.refreshed(&b, &operator, how).sigma(&b, &operator))[0];
-    let (few, converged) = (sigma(Refresh::Iterations(3)), sigma(Refresh::converge::<Cpu>()));
+    let (few, converged) = (sigma(PowerIteration::Iterations(3)), sigma(PowerIteration::converge::<Cpu>()));
     assert!(few < 0.99 * truth && converged <= truth * (1.0 + 8.0 * f64::EPSILON), "{few} {converged} {truth}");
     let y = normal(&b, key, [3, 4]);
     let block = net(1, 4, 0.9).block(&b).prepare(&b);
@@ -65,7 +65,7 @@ fn pitfall_02_the_stop_does_not_depend_on_the_dimension() {
         let w: Vec<f64> = (0..n * n).map(entry).collect();
         let w = b.upload(&w, [n, n].into());
         let operator = DenseOperator::new(&b, &w).expect("a matrix");
-        let pair = SingularPair::random(&b, [n], [n], Key::new(3)).refreshed(&b, &operator, Refresh::converge::<Cpu>());
+        let pair = SingularPair::random(&b, [n], [n], Key::new(3)).refreshed(&b, &operator, PowerIteration::converge::<Cpu>());
         let sigma = down(&b, &pair.sigma(&b, &operator))[0];
         assert!((sigma - 1.0).abs() < 1e-12, "n = {n}: σ is {:e} off", sigma - 1.0);
     }
@@ -84,7 +84,7 @@ fn pitfall_03_refreshed_vectors_belong_to_the_new_weights() {
         }
     });
     assert!(effective(&layer) > 1.0, "the old vectors were good enough: choose another matrix");
-    layer.refresh(&b, Refresh::converge::<Cpu>());
+    layer.update_spectral_norms(&b, PowerIteration::converge::<Cpu>());
     assert!((effective(&layer) - 0.9).abs() < 1e-9);
 }
 
@@ -159,7 +159,7 @@ fn pitfall_09_surrogate_is_not_the_loss() {
     let (b, d) = (cpu(), 3);
     let prepared = linear(&b, d, d, 0.9, 2.0, None, Key::new(9)).prepare(&b);
     let x = normal(&b, Key::new(9), [4, d]);
-    let (_, saved) = prepared.forward(&b, &x, Keep::First);
+    let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
     let exact = exact_log_det(&b, &*prepared, &saved, 4, &[d], true);
     let mut surrogate = vec![0.0; 4];
     for (v, s) in exact.probes.iter().zip(&exact.surrogates) {
@@ -236,7 +236,7 @@ fn pitfall_11_weights_match_the_law_and_terms_their_signs() {
     let one = b.full(1.0, [1, 1].into());
     let slope = down(&b, &layer.jvp(&b, &Saved::tensors(vec![]), &one).0)[0];
     for terms in 1..30 {
-        let saved = layer.forward(&b, &one, Keep::First).1;
+        let saved = layer.forward(&b, &one, Derivatives::First).1;
         let (value, u) = series(&b, &*layer, &saved, &one, &Weights::Batch(vec![1.0; terms]), true);
         let log: f64 = (1..=terms as i32).map(|k| -(-slope).powi(k) / f64::from(k)).sum();
         let inverse: f64 = (0..=terms as i32).map(|k| (-slope).powi(k)).sum();
@@ -278,7 +278,7 @@ fn pitfall_13_evaluation_is_reproducible_and_has_an_error() {
     assert_eq!(first.values, again.values);
     assert_eq!(first.standard_error, again.standard_error);
     assert!(first.values != other.values && first.standard_error.iter().all(|e| *e > 0.0));
-    flow.set_evaluation(EXACT, 2).expect("in range");
+    flow.set_log_prob_estimator(EXACT, 2).expect("in range");
     let exact = get(&flow, 3);
     assert!(exact.standard_error.iter().all(|e| *e == 0.0) && exact.values == get(&flow, 4).values);
     // the errors are neither far too small nor far too large: the mean square of 50 t-like ratios
@@ -295,19 +295,19 @@ fn pitfall_14_the_log_det_has_a_gradient() {
     let x = normal(&b, Key::new(14), [4, d]);
     let block = link.prepare(&b);
     let draw = Draw { estimator: &EXACT, key: Key::new(0), first_row: 0 };
-    let tape = block.train_forward(&b, &x, draw, Memory::Keep).tape;
-    let mut slots = vec![None; block.slots()];
-    let gx = block.train_backward(&b, tape, b.full(0.0, [4, d].into()), &b.full(1.0, [4, 1].into()), &mut slots);
-    block.pull_back(&b, &mut slots);
+    let tape = block.train_forward(&b, &x, draw, Memory::Store).tape;
+    let mut grads = vec![None; block.grads()];
+    let gx = block.train_backward(&b, tape, b.full(0.0, [4, d].into()), &b.full(1.0, [4, 1].into()), &mut grads);
+    block.finish_gradients(&b, &mut grads);
     let log_det =
         |x: &Tensor| down(&b, &block.forward(&b, x, Some((draw, 1))).1.expect("asked for").value).iter().sum::<f64>();
     let direction = normal(&b, Key::new(15), [4, d]);
     let at = |h: f64| log_det(&b.axpy(h, &direction, x.clone()));
     let (expected, found) = ((at(1e-5) - at(-1e-5)) / 2e-5, inner(&b, &gx, &direction));
     assert!(found.abs() > 1e-2 && (found - expected).abs() < 1e-8, "{found}, by differences {expected}");
-    for (i, slot) in slots.iter().enumerate() {
+    for (i, slot) in grads.iter().enumerate() {
         let size = norm(&down(&b, slot.as_ref().expect("filled")));
-        assert!(size > 1e-4 || i == slots.len() - 1, "slot {i}: only the last bias cannot change the log det");
+        assert!(size > 1e-4 || i == grads.len() - 1, "slot {i}: only the last bias cannot change the log det");
     }
 }
 
@@ -348,7 +348,7 @@ fn pitfall_17_no_subnormal_numbers_in_the_series() {
     let prepared = net.sequence(&b).prepare(&b);
     let mut x = down(&b, &normal(&b, Key::new(17), [8, 4]));
     x.iter_mut().enumerate().for_each(|(e, x)| *x *= 1.0 + (e / 4) as f64);
-    let (_, saved) = prepared.forward(&b, &b.upload(&x, [8, 4].into()), Keep::First);
+    let (_, saved) = prepared.forward(&b, &b.upload(&x, [8, 4].into()), Derivatives::First);
     let mut v = vec![0.0; 32];
     Noise::Rademacher.fill(Key::new(18), 0, &mut v);
     let probe = b.upload(&v, [8, 4].into());

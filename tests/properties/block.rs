@@ -10,7 +10,7 @@ use resflow::backend::{Backend, Key};
 use resflow::bijection::Bijection;
 use resflow::config::Nonlinearity;
 use resflow::invert::{Inversion, Method, Status, invert_residual};
-use resflow::layer::{Keep, Layer};
+use resflow::layer::{Derivatives, Layer};
 use resflow::transform::ActNorm;
 
 const ROWS: usize = 5;
@@ -54,7 +54,7 @@ proptest! {
         links.extend([net.block(&b).boxed_clone(), actnorm.boxed_clone(), invertible(&b, d, net.key()).boxed_clone()]);
         for link in &links {
             let link = &**link;
-            assert!(link.output(&[d]).is_ok() && link.output(&[d + 1]).is_err() && link.output(&[]).is_err());
+            assert!(link.output_shape(&[d]).is_ok() && link.output_shape(&[d + 1]).is_err() && link.output_shape(&[]).is_err());
             check_bijection(&b, link, &normal(&b, net.key().named("x"), [ROWS, d]), net.key());
         }
     }
@@ -65,7 +65,7 @@ proptest! {
         let net = converged(net);
         let x = normal(&b, net.key().named("x"), [ROWS, d]);
         let prepared = net.sequence(&b).prepare(&b);
-        let (_, saved) = prepared.forward(&b, &x, Keep::First);
+        let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
         let columns: Vec<_> = (0..d).map(|j| {
             let unit: Vec<f64> = (0..ROWS * d).map(|e| f64::from(u8::from(e % d == j))).collect();
             down(&b, &prepared.jvp(&b, &saved, &b.upload(&unit, [ROWS, d].into())).0)
@@ -135,7 +135,7 @@ proptest! {
         let y = b.affine(normal(&b, net.key().named("y"), [1, net.dimension()]), 2.0, 0.0);
         let prepared = net.sequence(&b).prepare(&b);
         let residual = |x: &Tensor| {
-            let step = b.axpy(-1.0, &prepared.forward(&b, x, Keep::Value).0, y.clone());
+            let step = b.axpy(-1.0, &prepared.forward(&b, x, Derivatives::None).0, y.clone());
             (norm(&down(&b, &b.axpy(-1.0, x, step.clone()))), step)
         };
         let (mut last, mut x) = residual(&y);

@@ -142,7 +142,7 @@ fn what_cannot_be() {
     assert!(image.boxed_clone().resize(&b, &[1, 1, 1]).is_err(), "one pixel has no two sides");
     let mut resized = image.boxed_clone();
     assert_eq!(resized.resize(&b, &[5, 4, 1]).expect("any size"), [5, 4, 1]);
-    assert!(resized.output(&[5, 4, 1]).is_ok() && resized.output(&[2, 3, 1]).is_err());
+    assert!(resized.output_shape(&[5, 4, 1]).is_ok() && resized.output_shape(&[2, 3, 1]).is_err());
 }
 
 /// ln σ and 1/σ keep their precision where σ is 1 and where it is next to nothing; what overflows is a status.
@@ -182,11 +182,11 @@ fn tiles_do_not_change_a_row() {
         let (y, log_det) = prepared.forward(&b, &part(&x), Some((draw(key), 1)));
         let back = prepared.inverse(&b, &y, &Inversion::for_backend::<Cpu>()).expect("no device fault");
         assert_eq!(back.rows.len(), to - from);
-        let mut slots = vec![None; prepared.slots()];
+        let mut grads = vec![None; prepared.grads()];
         let forward = prepared.train_forward(&b, &part(&x), draw(key), Memory::Recompute);
-        let gx = prepared.train_backward(&b, forward.tape, part(&gy), &part(&weights), &mut slots);
+        let gx = prepared.train_backward(&b, forward.tape, part(&gy), &part(&weights), &mut grads);
         let rows = [&y, &log_det.expect("asked for").value, &back.value, &forward.y, &gx].map(|t| down(&b, t));
-        (rows, slots.into_iter().flat_map(|g| down(&b, &g.expect("filled"))).collect::<Vec<_>>())
+        (rows, grads.into_iter().flat_map(|g| down(&b, &g.expect("filled"))).collect::<Vec<_>>())
     };
     let (together, sums) = outcome(0, n);
     let parts: Vec<_> = (0..n).map(|i| outcome(i, i + 1)).collect();

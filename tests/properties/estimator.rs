@@ -13,7 +13,7 @@ use resflow::config::Nonlinearity;
 use resflow::estimator::{
     Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Truncated, Weights, jacobian, series,
 };
-use resflow::layer::{Keep, Layer as _, LipschitzLinear, Saved};
+use resflow::layer::{Derivatives, Layer as _, LipschitzLinear, Saved};
 use resflow::lipschitz::{Coefficient, SingularPair};
 use statrs::function::gamma::ln_gamma;
 
@@ -150,7 +150,7 @@ impl Point {
         let (b, d) = (cpu(), net.dimension());
         let prepared = net.sequence(&b).prepare(&b);
         let x = normal(&b, net.key().named("x"), [1, d]);
-        let (_, saved) = prepared.forward(&b, &x, Keep::First);
+        let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
         let j = down(&b, &jacobian(&b, &*prepared, &saved, 1, &[d]));
         let m = DMatrix::from_row_slice(d, d, &j) + DMatrix::identity(d, d);
         let (log_det, inverse) = (m.determinant().ln(), m.try_inverse().expect("invertible"));
@@ -230,10 +230,10 @@ proptest! {
         let run = |start: usize, rows: usize| {
             let draw = Draw { estimator: &estimator, key: net.key(), first_row: first + start as u64 };
             let x = b.narrow(&x, 0, start, rows);
-            let trained = block.train_forward(&b, &x, draw, Memory::Keep);
+            let trained = block.train_forward(&b, &x, draw, Memory::Store);
             let (values, ones) = (down(&b, &trained.log_det), b.full(1.0, [rows, 1].into()));
-            let mut slots = vec![None; block.slots()];
-            let gx = block.train_backward(&b, trained.tape, b.full(0.0, [rows, d].into()), &ones, &mut slots);
+            let mut grads = vec![None; block.grads()];
+            let gx = block.train_backward(&b, trained.tape, b.full(0.0, [rows, d].into()), &ones, &mut grads);
             let evaluated = block.forward(&b, &x, Some((draw, 3))).1.expect("asked for").value;
             (values, down(&b, &gx), down(&b, &evaluated))
         };
@@ -296,13 +296,13 @@ fn estimates_and_gradients_have_the_exact_mean() {
         // one number a key: value, a projection of the parameters' gradient, one of x's, and the replicates' mean
         let run = |estimator: &Estimator, key: Key| {
             let draw = Draw { estimator, key, first_row: 0 };
-            let trained = block.train_forward(&b, &x, draw, Memory::Keep);
+            let trained = block.train_forward(&b, &x, draw, Memory::Store);
             let value = inner(&b, &trained.log_det, &weights);
-            let mut slots = vec![None; block.slots()];
-            let gx = block.train_backward(&b, trained.tape, b.full(0.0, shape), &weights, &mut slots);
-            block.pull_back(&b, &mut slots);
+            let mut grads = vec![None; block.grads()];
+            let gx = block.train_backward(&b, trained.tape, b.full(0.0, shape), &weights, &mut grads);
+            block.finish_gradients(&b, &mut grads);
             let mut projection = 0.0;
-            for (s, slot) in slots.iter().enumerate() {
+            for (s, slot) in grads.iter().enumerate() {
                 let slot = slot.as_ref().expect("filled");
                 projection += inner(&b, slot, &normal(&b, net.key().named("slot").split(s as u64), b.shape(slot)));
             }

@@ -164,7 +164,7 @@ fn couplings_estimate_nothing() {
         let mut flow = random_flow(&cpu(), &config, Key::new(9), 0.1);
         let x = uniform_rows(4, config.dimension(), Key::new(7));
         let before = flow.log_prob(&x, Key::new(0)).expect("rows that fit");
-        flow.set_evaluation("truncated:terms=1".parse().expect("a text"), 3).expect("in range");
+        flow.set_log_prob_estimator("truncated:terms=1".parse().expect("a text"), 3).expect("in range");
         let after = flow.log_prob(&x, Key::new(1)).expect("rows that fit");
         assert_eq!((before.values, "exact"), (after.values, after.estimator.as_str()));
         assert!(after.replicates == 1 && after.standard_error.iter().all(|&e| e == 0.0));

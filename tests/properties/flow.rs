@@ -15,7 +15,7 @@ use resflow::estimator::{Estimator, Exact, Law, Probe, RussianRoulette, Sharing}
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status};
 use resflow::layer::Role;
-use resflow::lipschitz::Refresh;
+use resflow::lipschitz::PowerIteration;
 
 fn configs(activations: &'static [Nonlinearity]) -> impl Strategy<Value = FlowConfig> {
     let activation = (proptest::sample::select(activations), exact_families());
@@ -253,7 +253,7 @@ fn strong(b: &Cpu, replicates: usize) -> Flow<Cpu> {
             *t = b.full(4.0, [4].into());
         }
     });
-    flow.refresh(Refresh::converge::<Cpu>());
+    flow.update_spectral_norms(PowerIteration::converge::<Cpu>());
     flow
 }
 

@@ -198,7 +198,7 @@ proptest! {
         let rows = uniform_rows(n, config.dimension(), key);
         let x = upload(&b, &rows, image(&config));
         let gradient = |memory, from: usize, to: usize, row_bytes| {
-            let links: Vec<_> = flow.links().iter().map(|l| l.prepare(&b)).collect();
+            let links: Vec<_> = flow.transforms().iter().map(|l| l.prepare(&b)).collect();
             let weights = b.full(1.0 / n as f64, [to - from, 1].into());
             let x = b.narrow(&x, 0, from, to - from);
             gradient(&b, &links, &Objective {
@@ -220,10 +220,10 @@ proptest! {
             Ok(())
         };
         let all = |g: &Gradient<Cpu>| [down(&b, &g.flat), down(&b, &g.loss), down(&b, g.input.as_ref().expect("asked for"))].concat();
-        let whole = gradient(Memory::Keep, 0, n, 1);
+        let whole = gradient(Memory::Derivatives, 0, n, 1);
         near(&all(&whole), &all(&gradient(Memory::Recompute, 0, n, 1)))?;
         prop_assert_eq!(down(&b, &whole.loss), down(&b, &flow.gradient(&x, None, key).expect("shapes that fit").loss));
-        let parts = [gradient(Memory::Recompute, 0, 3, 1), gradient(Memory::Keep, 3, n, 1)];
+        let parts = [gradient(Memory::Recompute, 0, 3, 1), gradient(Memory::Derivatives, 3, n, 1)];
         let [first, second] = &parts;
         near(&down(&b, &whole.flat), &down(&b, &b.axpy(1.0, &first.flat, second.flat.clone())))?;
         near(&down(&b, &whole.loss), &down(&b, &b.axpy(1.0, &first.loss, second.loss.clone())))?;
@@ -374,7 +374,7 @@ fn small(training: &str) -> Flow<Cpu> {
 
 fn with_memory(flow: &Flow<Cpu>, x: &Tensor, memory: Memory, estimator: &Estimator, key: Key) -> Gradient<Cpu> {
     let b = flow.backend();
-    let links: Vec<_> = flow.links().iter().map(|l| l.prepare(b)).collect();
+    let links: Vec<_> = flow.transforms().iter().map(|l| l.prepare(b)).collect();
     let rows = b.shape(x).rows();
     let weights: Vec<f64> = (0..rows).map(|i| 0.5 - 0.3 * i as f64).collect();
     let objective = Objective {
@@ -406,7 +406,7 @@ fn the_differentiated_series_is_a_derivative() {
         let estimator = flow.config().training().clone();
         let rows = uniform_rows(3, 8, Key::new(21));
         let x = upload(&b, &rows, [4, 2, 1]);
-        let of = |flow: &Flow<Cpu>, x: &Tensor| with_memory(flow, x, Memory::Differentiate, &estimator, Key::new(22));
+        let of = |flow: &Flow<Cpu>, x: &Tensor| with_memory(flow, x, Memory::Unroll, &estimator, Key::new(22));
         let found = of(&flow, &x);
         let (flat, mut at) = (down(&b, &found.flat), 0);
         let near = |value: f64, f: &dyn Fn(f64) -> f64, name: &str| {
@@ -436,11 +436,11 @@ fn both_gradients_are_unbiased() {
     let everything = |g: &Gradient<Cpu>| {
         [down(&b, &g.flat), down(&b, g.input.as_ref().expect("asked for")), down(&b, &g.loss)].concat()
     };
-    let exact = everything(&with_memory(&flow, &x, Memory::Keep, &Estimator::Exact(Exact), Key::new(0)));
+    let exact = everything(&with_memory(&flow, &x, Memory::Derivatives, &Estimator::Exact(Exact), Key::new(0)));
     let scale = norm(&exact);
     let directions: Vec<_> = (0..8).map(|k| down(&b, &normal(&b, Key::new(26).split(k), [exact.len()]))).collect();
     let limit = bonferroni(1e-6, 2 * directions.len());
-    for memory in [Memory::Recompute, Memory::Differentiate] {
+    for memory in [Memory::Recompute, Memory::Unroll] {
         let estimator = flow.config().training();
         let samples: Vec<Vec<f64>> =
             (0..KEYS).map(|k| everything(&with_memory(&flow, &x, memory, estimator, Key::new(27).split(k)))).collect();

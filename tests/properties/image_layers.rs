@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key};
 use resflow::config::Nonlinearity;
-use resflow::layer::{Keep, Layer, LipschitzConv, LipschitzLinear, Role};
-use resflow::lipschitz::{Coefficient, Refresh, SingularPair};
+use resflow::layer::{Derivatives, Layer, LipschitzConv, LipschitzLinear, Role};
+use resflow::lipschitz::{Coefficient, PowerIteration, SingularPair};
 
 const ROWS: usize = 3;
 
@@ -35,7 +35,7 @@ fn norm_in_use(b: &Cpu, layer: &dyn Layer<Cpu>, image: [usize; 3]) -> f64 {
     let mut units = vec![0.0; i * i];
     units.iter_mut().step_by(i + 1).for_each(|u| *u = 1.0);
     let units = b.upload(&units, [i, image[0], image[1], image[2]].into());
-    let (y, saved) = prepared.forward(b, &units, Keep::First);
+    let (y, saved) = prepared.forward(b, &units, Derivatives::First);
     let o = b.shape(&y).row_elements();
     // the transpose has the same norm
     spectral_norm(i, o, &down(b, &prepared.jvp(b, &saved, &units).0))
@@ -55,7 +55,7 @@ proptest! {
         // on images of the size that σ was found on, or smaller ones
         let (h, w) = (h.saturating_sub(smaller.0).max(1), w.saturating_sub(smaller.1).max(1));
         let x = normal(&b, key.named("x"), [ROWS, h, w, i]);
-        prop_assert_eq!(layer.output(&[h, w, i]).expect("a size that it takes"), vec![h, w, o]);
+        prop_assert_eq!(layer.output_shape(&[h, w, i]).expect("a size that it takes"), vec![h, w, o]);
         prop_assert_eq!(layer.multiply_adds(&[h, w, i]), (h * w * i * o * kernel[0] * kernel[1]) as u64);
         if iterations.is_none() {
             adjoint(&b, &layer, &x, key)?;
@@ -71,7 +71,7 @@ proptest! {
         let (b, key) = (cpu(), Key::new(seed));
         let layer = linear(&b, i, o, 0.9, stretch, None, key);
         let x = normal(&b, key.named("x"), [ROWS, h, w, i]);
-        prop_assert_eq!(layer.output(&[h, w, i]).expect("any image"), vec![h, w, o]);
+        prop_assert_eq!(layer.output_shape(&[h, w, i]).expect("any image"), vec![h, w, o]);
         prop_assert_eq!(layer.multiply_adds(&[h, w, i]), (h * w * i * o) as u64);
         adjoint(&b, &layer, &x, key)?;
         derivatives(&b, &layer, &x, tangents, key)?;
@@ -88,13 +88,13 @@ proptest! {
         let conv = LipschitzConv::from_parts(&b, kernel, bias, pair, layer.coefficient().expect("constrained")).expect("shapes that fit");
         let outcome = |layer: &dyn Layer<Cpu>| {
             let prepared = layer.prepare(&b);
-            let (y, saved) = prepared.forward(&b, &x, Keep::Second);
+            let (y, saved) = prepared.forward(&b, &x, Derivatives::Second);
             let (dx, gy) = (normal(&b, key.named("dx"), b.shape(&x)), normal(&b, key.named("gy"), b.shape(&y)));
             let (dy, kept) = prepared.jvp(&b, &saved, &dx);
-            let mut slots = vec![None; 2];
-            let (gx, gdx) = prepared.tangent_vjp(&b, &saved, &[&kept], gy.clone(), vec![gy.clone()], &mut slots);
-            prepared.pull_back(&b, &mut slots);
-            let parts = [y, dy, prepared.vjp(&b, &saved, gy), gx, gdx[0].clone(), slots[0].clone().expect("filled"), slots[1].clone().expect("filled")];
+            let mut grads = vec![None; 2];
+            let (gx, gdx) = prepared.tangent_vjp(&b, &saved, &[&kept], gy.clone(), vec![gy.clone()], &mut grads);
+            prepared.finish_gradients(&b, &mut grads);
+            let parts = [y, dy, prepared.vjp(&b, &saved, gy), gx, gdx[0].clone(), grads[0].clone().expect("filled"), grads[1].clone().expect("filled")];
             parts.iter().flat_map(|t| down(&b, t)).collect::<Vec<_>>()
         };
         let (a, c) = (outcome(&layer), outcome(&conv));
@@ -110,7 +110,7 @@ proptest! {
         let (b, key) = (cpu(), Key::new(seed));
         let layer = activation(&b, which, key);
         let x = away_from_kinks(&b, &normal(&b, key.named("x"), [ROWS, h, w, c]));
-        prop_assert_eq!(layer.output(&[h, w, c]).expect("any image"), vec![h, w, c * which.widening()]);
+        prop_assert_eq!(layer.output_shape(&[h, w, c]).expect("any image"), vec![h, w, c * which.widening()]);
         adjoint(&b, &*layer, &x, key)?;
         derivatives(&b, &*layer, &x, tangents, key)?;
     }
@@ -151,7 +151,7 @@ proptest! {
         }
         // larger along either axis: refused until it is resized
         for image in [[h + 1, w], [h, w + 2], [h + 2, w + 1]] {
-            prop_assert!(layer.output(&[image[0], image[1], i]).is_err());
+            prop_assert!(layer.output_shape(&[image[0], image[1], i]).is_err());
             let mut larger = layer.clone();
             prop_assert_eq!(larger.resize(&b, &[image[0], image[1], i]).expect("any size"), vec![image[0], image[1], o]);
             let exact = conv_norm(&b, layer.kernel(), image);
@@ -178,7 +178,7 @@ proptest! {
             let exact = conv_norm(&host, &host.upload(&raw, [o, 3, 3, i].into()), [h, w]);
             let sigma = effective(b, &layer).1;
             prop_assert!(sigma <= exact * (1.0 + above) && sigma >= 0.9 * exact, "{sigma} of {exact}");
-            layer.refresh(b, Refresh::converge::<B>());
+            layer.update_spectral_norms(b, PowerIteration::converge::<B>());
             let sigma = effective(b, &layer).1;
             prop_assert!(sigma <= exact * (1.0 + above) && sigma >= (1.0 - below) * exact, "{sigma} of {exact}");
             Ok(())
@@ -207,5 +207,5 @@ fn parts_that_do_not_fit() {
     assert!(!make(&[2, 3, 5, 4], &[2], &[2, 6, 7, 2], &[2, 6, 7, 4]));
     assert!(!make(&[2, 60], &[2], &[1, 6, 7, 2], &[1, 6, 7, 4]));
     let linear = LipschitzLinear::<Cpu>::zeros(&b, 3, 2, kappa);
-    assert!(linear.output(&[4, 4, 2]).is_err() && linear.output(&[]).is_err() && linear.output(&[5, 3]).is_ok());
+    assert!(linear.output_shape(&[4, 4, 2]).is_err() && linear.output_shape(&[]).is_err() && linear.output_shape(&[5, 3]).is_ok());
 }

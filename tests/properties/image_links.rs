@@ -222,7 +222,7 @@ fn tiles_do_not_change_a_row() {
         };
         random_flow(&b, &config, key, 0.05)
     };
-    let link = &net.links()[2];
+    let link = &net.transforms()[2];
     let n = 5;
     let activations = 256 * (48 * 4 + 2);
     assert!(b.tile_rows(6 * activations * 8) < n, "the rows go through in one run: take a wider net");
@@ -237,7 +237,7 @@ fn tiles_do_not_change_a_row() {
             let back = prepared.inverse(&b, &y, &Inversion::for_backend::<Cpu>()).expect("no device fault");
             let mut rows = vec![down(&b, &y), down(&b, &log_det.expect("asked for").value), down(&b, &back.value)];
             assert_eq!(back.rows.len(), to - from);
-            let mut all = vec![None; prepared.slots()];
+            let mut all = vec![None; prepared.grads()];
             let forward = prepared.train_forward(&b, &part(&x), draw, Memory::Recompute);
             rows.push(down(&b, &forward.y));
             rows.push(down(&b, &forward.log_det));

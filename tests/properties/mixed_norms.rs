@@ -9,7 +9,7 @@ use resflow::estimator::{Estimator, Exact, jacobian};
 use resflow::flow::Flow;
 use resflow::invert::Inversion;
 use resflow::layer::Keep;
-use resflow::lipschitz::Refresh;
+use resflow::lipschitz::PowerIteration;
 
 /// Weights that are well above their bounds, and orders away from 2.
 fn flow(config: impl Into<ModelConfig>, key: Key) -> Flow<Cpu> {
@@ -24,12 +24,12 @@ fn flow(config: impl Into<ModelConfig>, key: Key) -> Flow<Cpu> {
             *t = b.affine(t.clone(), 3.0, 0.0);
         }
     });
-    flow.refresh(converged());
+    flow.update_spectral_norms(converged());
     flow
 }
 
-fn converged() -> Refresh {
-    Refresh::Converge { tolerance: 1e-14, limit: 20_000 }
+fn converged() -> PowerIteration {
+    PowerIteration::Converge { tolerance: 1e-14, limit: 20_000 }
 }
 
 fn dense(norms: &str) -> FlowConfig {
@@ -69,10 +69,10 @@ fn blocks_contract_in_the_norm_of_their_chain() {
             let d: usize = row.iter().product();
             let x = normal(&b, Key::new(8), [4, d]);
             let x = b.reshape(&x, [&[4], &row[..]].concat()[..].into());
-            for link in flow.links() {
+            for link in flow.transforms() {
                 let Some(net) = link.residual() else { continue };
                 let net = net.prepare(&b);
-                let (_, saved) = net.forward(&b, &x, Keep::First);
+                let (_, saved) = net.forward(&b, &x, Derivatives::First);
                 for j in down(&b, &jacobian(&b, &*net, &saved, 4, &row)).chunks_exact(d * d) {
                     let norm = induced(j, d, columns);
                     // σ is approached from below
@@ -122,7 +122,7 @@ fn learned_orders_get_their_gradient() {
                 at += n;
             }
         });
-        flow.refresh(converged());
+        flow.update_spectral_norms(converged());
         -flow.log_prob(&rows, Key::new(0)).expect("rows").mean()
     };
     let (mut at, mut orders) = (0, 0);

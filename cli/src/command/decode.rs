@@ -31,7 +31,7 @@ fn decode<B: Backend>(arguments: &Decode, stored: &Stored, table: Table, backend
     let how = Inversion::for_backend::<B>();
     let decoded = prepared.decode(&z, &how).with_context(|| arguments.z.display().to_string())?;
     // log dets are those of the way forth at x, negated; rows without a finite x have none
-    let found: Vec<&[f64]> = decoded.rows.values().chunks_exact(d).collect();
+    let found: Vec<&[f64]> = decoded.samples.values().chunks_exact(d).collect();
     let good: Vec<usize> = (0..found.len()).filter(|&i| finite(found[i])).collect();
     let mut log_det = vec![f64::NAN; found.len()];
     let mut error = log_det.clone();
@@ -44,7 +44,7 @@ fn decode<B: Backend>(arguments: &Decode, stored: &Stored, table: Table, backend
             error[i] = again.standard_error[k];
         }
     }
-    let x = decoded.rows.values().to_vec();
+    let x = decoded.samples.values().to_vec();
     write(&arguments.output, Some(flow.config()), column_names(&flow), x, &log_det, &error)?;
     report_inversion(&decoded.reports, &how)?;
     Ok(())

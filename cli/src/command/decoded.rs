@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use resflow::config::ModelConfig;
 use resflow::data::image::{ImageStack, npy as image_npy};
 use resflow::data::{Table, npy};
-use resflow::invert::{Inversion, RowReport, Status};
+use resflow::invert::{Inversion, SampleReport, Status};
 
 use crate::failure::warn;
 
@@ -36,7 +36,7 @@ pub(crate) fn npy_bytes(model: Option<&ModelConfig>, d: usize, mut values: Vec<f
 }
 
 /// Warns of rows that did not reach the accuracy; rows without a value are an error. Returns the largest residual.
-pub(crate) fn report_inversion(reports: &[RowReport], how: &Inversion) -> Result<f64> {
+pub(crate) fn report_inversion(reports: &[SampleReport], how: &Inversion) -> Result<f64> {
     let count = |status| reports.iter().filter(|r| r.status == status).count();
     let worst = |status| reports.iter().filter(|r| r.status == status).map(|r| r.error_bound).fold(0.0, f64::max);
     let residual = reports.iter().map(|r| r.residual).filter(|r| r.is_finite()).fold(0.0, f64::max);

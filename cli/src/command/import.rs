@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use resflow::Flow;
 use resflow::backend::Backend;
 use resflow::import::{StateDict, Weights};
-use resflow::lipschitz::Refresh;
+use resflow::lipschitz::PowerIteration;
 
 use crate::arguments::Import;
 use crate::device::{Arithmetic, Precision, with_backend};
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &Import) -> Result<()> {
 }
 
 fn converge<B: Backend>(flow: &mut Flow<B>) {
-    flow.refresh(Refresh::converge::<B>());
+    flow.update_spectral_norms(PowerIteration::converge::<B>());
 }
 
 fn finish<B: Backend>(flow: &Flow<B>, precision: Precision, arguments: &Import) -> Result<()> {

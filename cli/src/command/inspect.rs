@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use resflow::Flow;
 use resflow::backend::Backend;
-use resflow::layer::Spectrum;
+use resflow::estimator::Phase;
+use resflow::module::{Module as _, Spectrum};
 use serde::Serialize;
 
 use crate::arguments::Inspect;
@@ -60,11 +61,11 @@ pub(crate) fn run(arguments: &Inspect) -> Result<()> {
 
 fn links<B: Backend>(flow: &Flow<B>) -> Result<Vec<Link>> {
     let spectra = flow.spectra()?;
-    let pairs = flow.links().iter().zip(spectra).enumerate();
+    let pairs = flow.transforms().iter().zip(spectra).enumerate();
     Ok(pairs
         .map(|(index, (link, spectra))| Link {
             index,
-            description: link.describe(flow.backend()),
+            description: link.describe(),
             lipschitz: (!spectra.is_empty()).then(|| spectra.iter().map(Spectrum::effective).product()),
             weights: spectra
                 .into_iter()
@@ -80,13 +81,13 @@ fn links<B: Backend>(flow: &Flow<B>) -> Result<Vec<Link>> {
 }
 
 fn estimators<B: Backend>(flow: &Flow<B>) -> Estimators {
-    let choice = |configured: &resflow::estimator::Estimator, training| Choice {
+    let choice = |configured: &resflow::estimator::Estimator, phase| Choice {
         configured: configured.to_string(),
-        used: flow.resolved(training).to_string(),
+        used: flow.resolved(phase).to_string(),
     };
     Estimators {
-        training: choice(flow.config().training(), true),
-        evaluation: choice(flow.config().evaluation(), false),
+        training: choice(flow.config().training(), Phase::Training),
+        evaluation: choice(flow.config().evaluation(), Phase::Evaluation),
         replicates: flow.config().replicates(),
     }
 }
@@ -112,7 +113,7 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<S
         "estimators": estimators(flow),
         "classifier": flow.classifier().map(|c| serde_json::json!({
             "classes": c.classes(),
-            "description": c.describe(flow.backend()),
+            "description": c.describe(),
             "parameters": c.parameters(flow.backend()),
         })),
         "provenance": flow.provenance(),
@@ -163,7 +164,7 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
     }
     if let Some(classifier) = flow.classifier() {
         let parameters = classifier.parameters(flow.backend());
-        line("classifier", &format_args!("{}; {parameters} parameters", classifier.describe(flow.backend())));
+        line("classifier", &format_args!("{}; {parameters} parameters", classifier.describe()));
     }
     line("precision", &stored.native.name());
     line("parameters", &flow.parameters());

@@ -49,7 +49,7 @@ fn reconstruct<B: Backend>(arguments: &Reconstruct, stored: &Stored, dataset: Da
     // a round trip is to show how far the inverse comes: to the floor of the arithmetic
     let usual = Inversion::for_backend::<B>();
     let how = usual.with_accuracy(usual.accuracy() / 10.0)?;
-    let mut back = prepared.decode(&encoded.rows, &how)?;
+    let mut back = prepared.decode(&encoded.latents, &how)?;
     for report in &mut back.reports {
         if report.status == Status::FloatFloor {
             report.status = Status::Converged;
@@ -57,9 +57,9 @@ fn reconstruct<B: Backend>(arguments: &Reconstruct, stored: &Stored, dataset: Da
     }
     let residual = report_inversion(&back.reports, &how)?;
 
-    let errors = x.values().iter().zip(back.rows.values()).map(|(x, again)| (x - again).abs());
+    let errors = x.values().iter().zip(back.samples.values()).map(|(x, again)| (x - again).abs());
     let (largest, sum) = errors.fold((0.0, 0.0), |(m, s): (f64, f64), e| (m.max(e), s + e));
-    let pairs = x.values().chunks_exact(d).zip(back.rows.values().chunks_exact(d));
+    let pairs = x.values().chunks_exact(d).zip(back.samples.values().chunks_exact(d));
     let both: Vec<f64> = pairs.flat_map(|(x, again)| x.iter().chain(again).copied()).collect();
     // pairs side by side, about as many images across as down
     let columns = 2 * image_grid::columns(x.rows().div_ceil(2));

@@ -65,7 +65,7 @@ fn draw<B: Backend>(arguments: &Sample, format: Format, stored: &Stored, backend
     }
     let how = Inversion::for_backend::<B>();
     let drawn = flow.prepare().sample(n, Key::new(arguments.seed), &how)?;
-    let values = drawn.rows.into_values();
+    let values = drawn.samples.into_values();
     let report = || report_inversion(&drawn.reports, &how);
     let residual = match (format, model.images()) {
         (Format::Csv, _) => {

@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use resflow::backend::{Backend, Key};
 use resflow::config::{FlowConfig, ModelConfig};
-use resflow::estimator::{Auto, Estimator, Sharing};
-use resflow::log_prob::LogProb;
+use resflow::estimator::{Auto, Estimator, Phase, Sharing};
+use resflow::flow::LogProb;
 
 use crate::arguments::Score;
 use crate::data::Dataset;
@@ -62,10 +62,10 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, dataset: Dataset, backe
     let data = chosen_data(arguments, dataset, flow.config())?;
     let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
     let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
-    flow.set_evaluation(estimator, replicates).map_err(usage)?;
+    flow.set_log_prob_estimator(estimator, replicates).map_err(usage)?;
     // training's warnings are for `fit`
-    if let Estimator::RussianRoulette(roulette) = flow.resolved(false) {
-        let bound = flow.links().iter().filter_map(|l| l.lipschitz_bound()).fold(0.0, f64::max);
+    if let Estimator::RussianRoulette(roulette) = flow.resolved(Phase::Evaluation) {
+        let bound = flow.transforms().iter().filter_map(|l| l.lipschitz_bound()).fold(0.0, f64::max);
         roulette.variance_warning(bound).into_iter().for_each(warn);
     }
     let model = flow.config();

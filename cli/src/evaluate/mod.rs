@@ -13,7 +13,7 @@ use resflow::classifier::Classification;
 use resflow::config::ModelConfig;
 use resflow::data::Samples;
 use resflow::flow::PreparedFlow;
-use resflow::log_prob::LogProb;
+use resflow::flow::LogProb;
 
 use crate::progress::Progress;
 
@@ -97,7 +97,7 @@ pub(crate) fn encode<B: Backend>(
     let mut all = Latent::default();
     in_pieces(model, samples, key, |piece, key| {
         let own = flow.encode(piece, key)?;
-        all.z.extend_from_slice(own.rows.values());
+        all.z.extend_from_slice(own.latents.values());
         all.log_det.extend(own.log_det);
         all.standard_error.extend(own.standard_error);
         Ok(String::new())

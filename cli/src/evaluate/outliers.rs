@@ -5,7 +5,7 @@ use resflow::anomaly::{Auroc, auroc};
 use resflow::backend::{Backend, Key};
 use resflow::config::ModelConfig;
 use resflow::flow::PreparedFlow;
-use resflow::log_prob::LogProb;
+use resflow::flow::LogProb;
 
 use crate::data::part::{Chosen, Part};
 use crate::data::{Dataset, check_size, model_size};

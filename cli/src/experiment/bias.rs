@@ -62,11 +62,11 @@ fn measure<B: Backend>(
     let mut flow = stored.flow(backend)?;
     let seed = laboratory.file.seed;
     let points = points(&case.training.settings, case.training.data, seed, section.points)?;
-    flow.set_evaluation(Estimator::Exact(Exact), REPLICATES)?;
+    flow.set_log_prob_estimator(Estimator::Exact(Exact), REPLICATES)?;
     // each cell has probes of its own: a deviation that all of them shared would look like a bias
     let key = Key::new(seed).named("bias").named(&case.name());
     let exact = flow.log_prob(points.samples(), key)?;
-    flow.set_evaluation(case.estimator.clone(), REPLICATES)?;
+    flow.set_log_prob_estimator(case.estimator.clone(), REPLICATES)?;
     let flow = flow.prepare();
     let mut means = Vec::with_capacity(section.repeats);
     for repeat in 0..section.repeats as u64 {

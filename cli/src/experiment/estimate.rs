@@ -1,7 +1,7 @@
 //! The mean of independent estimates, with Student's t interval.
 
 use anyhow::Result;
-use resflow::log_prob::LogProb;
+use resflow::flow::LogProb;
 use serde::{Deserialize, Serialize};
 
 /// The confidence of all intervals.

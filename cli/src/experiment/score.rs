@@ -4,7 +4,7 @@ use anyhow::Result;
 use resflow::backend::Backend;
 use resflow::config::ModelConfig;
 use resflow::flow::PreparedFlow;
-use resflow::log_prob::LogProb;
+use resflow::flow::LogProb;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;

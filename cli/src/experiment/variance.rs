@@ -71,9 +71,9 @@ fn measure<B: Backend>(
     let Samples::Rows(rows) = points.samples() else { return Err(usage("a batch of rows is needed")) };
     let rows = flow.standardiser().apply(rows)?;
     let key = Key::new(seed).named("variance").named(&case.name());
-    flow.set_training(Estimator::Exact(Exact))?;
+    flow.set_training_estimator(Estimator::Exact(Exact))?;
     let (exact, _) = gradient(&flow, &rows, key)?;
-    flow.set_training(case.estimator.clone())?;
+    flow.set_training_estimator(case.estimator.clone())?;
     let (mut gradients, mut products, mut times) = (Vec::new(), 0, Vec::new());
     for repeat in 0..section.repeats as u64 {
         let start = Instant::now();

@@ -57,7 +57,7 @@ pub(crate) fn draw<B: Backend>(
     while samples.len() < POINTS && (samples.is_empty() || deadline.is_none_or(|d| Instant::now() < d)) {
         let piece =
             flow.sample(PIECE, key.named("picture").split(samples.len() as u64), &Inversion::for_backend::<B>())?;
-        samples.extend(piece.rows.values().chunks_exact(2).map(|row| [row[0], row[1]]));
+        samples.extend(piece.samples.values().chunks_exact(2).map(|row| [row[0], row[1]]));
     }
     let panels = [scatter("data", data, &axes), density, scatter("samples", &samples, &axes)];
     for (name, panel) in ["data.png", "density.png", "samples.png"].iter().zip(&panels) {

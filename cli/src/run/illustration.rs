@@ -97,7 +97,7 @@ impl Illustration {
                     }
                     let how = Inversion::for_backend::<B>();
                     let drawn = flow.sample(PIECE, key.named("picture").split(piece as u64), &how)?;
-                    values.extend(drawn.rows.values());
+                    values.extend(drawn.samples.values());
                 }
                 write_png(&image_grid::draw(&values, model_size(config), config.bits, SIDE)?, &samples)
             }

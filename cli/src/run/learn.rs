@@ -62,7 +62,7 @@ fn asked_family(arguments: &Fit) -> Result<Option<Family>> {
 
 /// The settings of a new run: defaults or preset, with those of the file in their place.
 fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
-    let (row, classes) = (source.row(), asked_classes(arguments, source)?);
+    let (row, classes) = (source.sample_shape(), asked_classes(arguments, source)?);
     let family = asked_family(arguments)?.unwrap_or_default();
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
@@ -157,7 +157,7 @@ fn resume(
         let (has, wants) = (precision.name(), other.name());
         return Err(usage(format_args!("--precision {wants}: the run in {} is in {has}", directory.root().display())));
     }
-    let (row, classes) = (source.row(), asked_classes(arguments, &source)?);
+    let (row, classes) = (source.sample_shape(), asked_classes(arguments, &source)?);
     with_backend!(precision, &arguments.arithmetic, |backend| {
         let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
             Error::Input(problem) => usage(format_args!("{}: {problem}", path.display())),

@@ -36,7 +36,7 @@ struct Sections {
 impl Settings {
     /// The defaults of a family for data of `columns` columns.
     pub(crate) fn new(family: Family, columns: usize) -> Self {
-        Self { model: FlowConfig::of(family, columns).into(), train: family.training(TrainConfig::default()) }
+        Self { model: FlowConfig::of(family, columns).into(), train: TrainConfig::default().for_family(family) }
     }
 
     /// What a file for data of `columns` columns is laid over.
@@ -68,7 +68,7 @@ impl Settings {
             (None, Some(images)) => images.into(),
             _ => return Err(usage(format_args!("{file}: needs one of the sections [images] and [flow]"))),
         };
-        let row = model.row();
+        let row = model.sample_shape();
         Ok(Self { model, train: TrainConfig::default() }.parse(&text, &file, &row)?.model)
     }
 
@@ -101,7 +101,7 @@ impl Settings {
         let merged = self.with(toml::from_str(text).map_err(syntax)?).map_err(|e| wrong(None, &e.to_string()))?;
         let section = |name: &str| document.get_ref().get(name).and_then(|v| v.get_ref().as_table());
         let names: &[&str] = if own == "flow" { &["dimension"] } else { &["height", "width", "channels"] };
-        for ((name, value), data) in names.iter().zip(merged.model.row()).zip(row) {
+        for ((name, value), data) in names.iter().zip(merged.model.sample_shape()).zip(row) {
             if let Some((key, _)) = section(own).and_then(|t| t.get_key_value(*name))
                 && value != *data
             {
@@ -262,7 +262,7 @@ mod tests {
                 let settings = presets::settings(preset, family);
                 settings.model.check().unwrap_or_else(|e| panic!("{preset}, {family}: {e}"));
                 let text = settings.to_toml("a comment").expect("serialises");
-                let row = settings.model.row();
+                let row = settings.model.sample_shape();
                 let beneath = presets::settings(Preset::Cifar10, Family::Residual);
                 let other = beneath.parse(&text, "f", &row).expect(&text);
                 assert_eq!(other, settings, "{preset}, {family}: whatever is beneath");

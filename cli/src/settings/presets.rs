@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use resflow::config::{Family, ModelConfig, Preset};
 use resflow::data::image::ImageSize;
+use resflow::train::TrainConfig;
 
 use crate::data::model_size;
 use crate::failure::usage;
@@ -32,7 +33,7 @@ pub(crate) fn choose(asked: Option<Preset>, found: ImageSize, configured: bool) 
 
 /// What a run of a family begins from.
 pub(crate) fn settings(preset: Preset, family: Family) -> Settings {
-    Settings { model: ModelConfig::Images(preset.flow().of(family)), train: family.training(preset.training()) }
+    Settings { model: ModelConfig::Images(preset.flow().of(family)), train: TrainConfig::of_preset(preset).for_family(family) }
 }
 
 /// Whether settings are for images of this size; `preset` is where they come from.
@@ -51,7 +52,7 @@ pub(crate) fn listing() -> String {
     let mut out = String::new();
     for preset in Preset::ALL {
         let flow = preset.flow();
-        let train = preset.training();
+        let train = TrainConfig::of_preset(preset);
         let bits = if flow.bits == 8 { String::new() } else { format!(" in {} bits", flow.bits) };
         // writing to a String cannot fail
         let _ = writeln!(

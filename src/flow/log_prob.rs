@@ -1,7 +1,7 @@
 //! log p with its standard error.
 //!
 //! Where the log dets are estimated, each row gets M ≥ 2 replicates that share one forward pass and have their own probes
-//! and their own N, keyed by (row, replicate). A replicate's log p is the sum over all links, so the error is taken over
+//! and their own N, keyed by (row, replicate). A replicate's log p is the sum over all transforms, so the error is taken over
 //! replicates of the sum over blocks, correlations included. Parts are added on the host in double precision.
 //!
 //! "Until the standard error is below ε" draws further replicates for the rows that are above it. A rule that looks at the
@@ -12,9 +12,12 @@ use std::ops::Range;
 use resflow_backend::{Backend, Element, Key};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
+use super::PreparedFlow;
+use super::upload::Upload;
+use crate::batch::Batch;
 use crate::data::{Samples, Table};
 use crate::error::Error;
-use crate::flow::{PreparedFlow, Upload};
+
 
 /// log p of some rows, in nats and in the data's units.
 #[derive(Debug, Clone)]
@@ -124,16 +127,14 @@ pub(crate) fn evaluate<B: Backend>(
     let d = flow.standardiser().width();
     let count = samples.count();
     let mut z = Vec::with_capacity(if latent { count * d } else { 0 });
-    let mut square = Vec::with_capacity(count);
+    let mut base = Vec::with_capacity(count);
     let mut moments = vec![Moments::default(); count];
     let mut replicates = 1;
-    run(flow, &source, None, key, |row, estimates, _| {
-        square.push(row.iter().map(|z| z * z).sum::<f64>());
-        if latent {
-            z.extend_from_slice(row);
-        }
-        moments[square.len() - 1] = Moments::of(estimates);
-        replicates = estimates.len();
+    run(flow, &source, None, key, latent, |sample, at| {
+        base.push(sample.base);
+        z.extend_from_slice(sample.z);
+        moments[at] = Moments::of(sample.estimates);
+        replicates = sample.estimates.len();
     })?;
     if let Some(target) = flow.target().filter(|_| replicates > 1) {
         for round in 1.. {
@@ -141,17 +142,16 @@ pub(crate) fn evaluate<B: Backend>(
             if open.is_empty() {
                 break;
             }
-            run(flow, &source, Some(&open), key.named("again").split(round), |_, estimates, at| {
-                let row = &mut moments[open[at]];
-                *row = row.and(Moments::of(estimates));
+            run(flow, &source, Some(&open), key.named("again").split(round), false, |sample, at| {
+                let own = &mut moments[open[at]];
+                *own = own.and(Moments::of(sample.estimates));
             })?;
         }
     }
     let offset = flow.standardiser().log_det();
-    let base = -0.5 * d as f64 * (2.0 * std::f64::consts::PI).ln();
     let log_det: Vec<f64> = moments.iter().map(|m| m.mean + offset).collect();
     let out = LogProb {
-        values: log_det.iter().zip(&square).map(|(l, square)| base - 0.5 * square + l).collect(),
+        values: log_det.iter().zip(&base).map(|(l, base)| base + l).collect(),
         standard_error: moments.iter().map(|m| m.standard_error()).collect(),
         log_det,
         replicates,
@@ -172,24 +172,35 @@ impl Target {
     }
 }
 
-/// Evaluates all samples, or some; shows each one's z, its estimates of the log det and its place among them, in order.
+/// What an evaluation finds of a sample.
+struct Found<'a> {
+    /// z, where it is wanted.
+    z: &'a [f64],
+    /// log p(z).
+    base: f64,
+    /// The estimates of the log det, one a replicate.
+    estimates: &'a [f64],
+}
+
+/// Evaluates all samples, or some; shows what is found of each and its place among them, in order.
 fn run<B: Backend>(
     flow: &PreparedFlow<B>,
     source: &Upload<'_>,
     which: Option<&[usize]>,
     key: Key,
-    mut each: impl FnMut(&[f64], &[f64], usize),
+    latent: bool,
+    mut each: impl FnMut(Found<'_>, usize),
 ) -> Result<(), Error> {
     let count = which.map_or(source.count(), <[usize]>::len);
     let d = flow.standardiser().width();
     let backend = flow.backend();
-    // random numbers are those of the row, not of its place in `which`: each piece is a run of consecutive rows
-    let row = |at: usize| which.map_or(at, |which| which[at]);
+    // random numbers are those of the sample, not of its place in `which`: each piece is a run of consecutive samples
+    let number = |at: usize| which.map_or(at, |which| which[at]);
     let mut pieces: Vec<Range<usize>> = Vec::new();
     for range in flow.plan(count).ranges() {
         let mut start = range.start;
         for at in range.start + 1..=range.end {
-            if at == range.end || row(at) != row(at - 1) + 1 {
+            if at == range.end || number(at) != number(at - 1) + 1 {
                 pieces.push(start..at);
                 start = at;
             }
@@ -202,15 +213,16 @@ fn run<B: Backend>(
     for pieces in pieces.chunks(wave) {
         let parts = backend.run(pieces.len(), |i| {
             let range = pieces[i].clone();
-            let first_row = row(range.start) as u64;
+            let first = number(range.start) as u64;
             let x =
                 which.map_or_else(|| source.all(flow, range.clone()), |which| source.some(flow, &which[range.clone()]));
-            shard(flow, &x, key, first_row)
+            shard(flow, &Batch::new(x).starting_at(first), key, latent)
         });
         for part in parts {
-            let (z, estimates, replicates) = part?;
-            for (row, estimates) in z.chunks_exact(d).zip(estimates.chunks_exact(replicates)) {
-                each(row, estimates, at);
+            let Shard { z, base, estimates, replicates } = part?;
+            for (i, (base, estimates)) in base.into_iter().zip(estimates.chunks_exact(replicates)).enumerate() {
+                let z = z.as_ref().map_or(&[][..], |z| &z[i * d..(i + 1) * d]);
+                each(Found { z, base, estimates }, at);
                 at += 1;
             }
         }
@@ -222,34 +234,40 @@ fn run<B: Backend>(
 const WAVE: usize = 256;
 const WAVE_BYTES: usize = 256 << 20;
 
-/// z of a shard, its log det estimates (row-major, one a replicate) and the number of replicates.
-fn shard<B: Backend>(
-    flow: &PreparedFlow<B>,
-    x: &B::Tensor,
-    key: Key,
-    first_row: u64,
-) -> Result<(Vec<f64>, Vec<f64>, usize), Error> {
+/// What is found of some samples, one after the other.
+struct Shard {
+    z: Option<Vec<f64>>,
+    base: Vec<f64>,
+    estimates: Vec<f64>,
+    replicates: usize,
+}
+
+fn shard<B: Backend>(flow: &PreparedFlow<B>, x: &Batch<B>, key: Key, latent: bool) -> Result<Shard, Error> {
     let backend = flow.backend();
-    let rows = backend.shape(x).rows();
-    let evaluated = flow.forward(x, key, first_row);
+    let count = x.len(backend);
+    let evaluated = flow.forward(x, key)?;
     let replicates = if evaluated.log_dets.iter().all(|l| l.exact) { 1 } else { flow.replicates() };
-    let mut sums = vec![0.0; rows * replicates];
+    let mut estimates = vec![0.0; count * replicates];
     if !evaluated.log_dets.is_empty() {
         let columns: Vec<_> = evaluated.log_dets.iter().map(|l| &l.value).collect();
         let joined = backend.concat(&columns, 1);
         let width = backend.shape(&joined).channels();
         let values = backend.download(&joined)?;
-        for (row, sums) in values.chunks_exact(width).zip(sums.chunks_exact_mut(replicates)) {
+        for (values, sums) in values.chunks_exact(width).zip(estimates.chunks_exact_mut(replicates)) {
             let mut at = 0;
             for log_det in &evaluated.log_dets {
                 let own = if log_det.exact { 1 } else { replicates };
                 for (m, sum) in sums.iter_mut().enumerate() {
-                    *sum += row[at + if log_det.exact { 0 } else { m }].to_f64();
+                    *sum += values[at + if log_det.exact { 0 } else { m }].to_f64();
                 }
                 at += own;
             }
         }
     }
-    let z = backend.download(&evaluated.z)?.into_iter().map(Element::to_f64).collect();
-    Ok((z, sums, replicates))
+    let base = flow.base().log_prob(backend, &evaluated.z)?;
+    let z = match latent {
+        true => Some(backend.download(&evaluated.z.x)?.into_iter().map(Element::to_f64).collect()),
+        false => None,
+    };
+    Ok(Shard { z, base, estimates, replicates })
 }

@@ -1,0 +1,205 @@
+//! Estimates of log det(I + J) at samples where a forward pass has kept what the products with J need.
+//!
+//! Whoever has a vector-Jacobian product ([`Vjp`]) has the log det: independent replicates for an evaluation
+//! ([`Estimate::replicates`]), or one value with the surrogates of its gradient for a training step
+//! ([`Estimate::surrogates`]). Noise is addressed by the number of the sample in the whole batch, so nothing depends on how
+//! the batch is cut.
+
+use resflow_backend::{Backend, Key};
+
+use super::{
+    CostModel, Estimator, Phase, Probe, RussianRoulette, Sharing, Weights, differentiated, exact_log_det, series,
+};
+use crate::bijection::{Draw, LogDet};
+use crate::layer::{PreparedLayer, Saved};
+
+/// Something that multiplies with the transpose of its Jacobian.
+pub trait Vjp<B: Backend> {
+    /// Jᵀ u for cotangents u `[n, …]`, at the samples where `saved` was kept.
+    fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor;
+}
+
+impl<B: Backend, L: PreparedLayer<B> + ?Sized> Vjp<B> for L {
+    fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor {
+        PreparedLayer::vjp(self, backend, saved, u)
+    }
+}
+
+/// The samples at which a log det is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Samples<'a> {
+    /// n.
+    pub count: usize,
+    /// The shape of a sample, without the axis of samples.
+    pub shape: &'a [usize],
+    /// The number of the first in the whole batch.
+    pub first: u64,
+}
+
+/// Surrogates of a log det: probes v and cotangents u, `[n, …]`; the sum of uᵀJv has its gradient.
+#[derive(Debug, Clone)]
+pub struct Surrogates<B: Backend> {
+    /// The value, `[n, 1]`.
+    pub log_det: LogDet<B>,
+    /// The probes v.
+    pub probes: Vec<B::Tensor>,
+    /// The cotangents u, divided by the number of probes that are averaged.
+    pub cotangents: Vec<B::Tensor>,
+    /// Terms of the longest series.
+    pub terms: usize,
+}
+
+/// The log det of a map at some samples.
+#[derive(Debug)]
+pub struct Estimate<'a, B: Backend, N: ?Sized> {
+    /// The device.
+    pub backend: &'a B,
+    /// The map whose Jacobian is J.
+    pub net: &'a N,
+    /// What its forward pass kept, at least for the first derivative.
+    pub saved: &'a Saved<B>,
+    /// Where.
+    pub samples: Samples<'a>,
+    /// What the log det costs, by which `Auto` chooses.
+    pub cost: CostModel,
+}
+
+/// The coefficients of each sample.
+fn coefficients(roulette: &RussianRoulette, key: Key, first: u64, count: usize) -> Vec<Vec<f64>> {
+    let key = key.named("law");
+    (0..count as u64).map(|i| roulette.coefficients(&roulette.draw(key.split(first + i)))).collect()
+}
+
+/// The order that undoes an order.
+fn inverse_order(order: &[u32]) -> Vec<u32> {
+    let mut back = vec![0; order.len()];
+    for (to, &from) in order.iter().enumerate() {
+        back[from as usize] = to as u32;
+    }
+    back
+}
+
+impl<B: Backend, N: ?Sized> Estimate<'_, B, N> {
+    /// The probe number `index` of a key, `[n, …]`.
+    fn probe(&self, key: Key, probe: Probe, index: usize) -> B::Tensor {
+        let shape = [&[self.samples.count], self.samples.shape].concat();
+        let first = self.samples.first * self.samples.shape.iter().product::<usize>() as u64;
+        self.backend.noise(key.named("probe").split(index as u64), probe.noise(), first, shape[..].into())
+    }
+}
+
+impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
+    /// Independent estimates, `[n, replicates]`, each with its own probes and its own N per sample; `[n, 1]` where exact.
+    pub fn replicates(&self, draw: &Draw<'_>, replicates: usize) -> LogDet<B> {
+        let (backend, count) = (self.backend, self.samples.count);
+        let (probe, probes, roulette, truncated) = match draw.estimator.resolve(&self.cost, Phase::Evaluation) {
+            Estimator::Exact(_) | Estimator::Auto(_) => {
+                let exact = exact_log_det(backend, self.net, self.saved, count, self.samples.shape, false);
+                return LogDet::exact(exact.value.0);
+            }
+            Estimator::Truncated(t) => (t.probe, t.probes, None, Some(t)),
+            Estimator::RussianRoulette(r) => (r.probe, r.probes, Some(r), None),
+        };
+        // all replicates of all samples as one batch: sample i of replicate m is number m·n + i
+        let keys: Vec<Key> = (0..replicates as u64).map(|m| draw.key.named("replicate").split(m)).collect();
+        let (order, weights) = if let Some(roulette) = roulette {
+            let all = keys.iter().flat_map(|&key| coefficients(&roulette, key, self.samples.first, count));
+            Weights::rows(backend, &all.collect::<Vec<_>>())
+        } else {
+            let all = (0..(count * replicates) as u32).collect();
+            (all, Weights::Batch(truncated.map_or_else(Vec::new, |t| t.coefficients())))
+        };
+        let source: Vec<u32> = order.iter().map(|&i| i % count.max(1) as u32).collect();
+        let saved = self.saved.take_rows(backend, &source);
+        let mut sum = backend.full(0.0, [count * replicates, 1].into());
+        for index in 0..probes {
+            let parts: Vec<_> = keys.iter().map(|&key| self.probe(key, probe, index)).collect();
+            let v = backend.take_rows(&backend.concat(&parts.iter().collect::<Vec<_>>(), 0), &order);
+            let (value, _) = series(backend, self.net, &saved, &v, &weights, false);
+            sum = backend.axpy(1.0 / probes as f64, &value.0, sum);
+        }
+        let by_replicate = backend.take_rows(&sum, &inverse_order(&order));
+        let value = backend.permute(&backend.reshape(&by_replicate, [replicates, count].into()), &[1, 0]);
+        LogDet { value, exact: false }
+    }
+
+    /// The log det and its surrogates for a training step: exact, or the Neumann series from the same vectors as the value.
+    pub fn surrogates(&self, draw: &Draw<'_>) -> Surrogates<B> {
+        let (backend, n) = (self.backend, self.samples.count);
+        let (probe, count, weights, order) = match draw.estimator.resolve(&self.cost, Phase::Training) {
+            Estimator::Exact(_) | Estimator::Auto(_) => {
+                let exact = exact_log_det(backend, self.net, self.saved, n, self.samples.shape, true);
+                return Surrogates {
+                    log_det: LogDet::exact(exact.value.0),
+                    probes: exact.probes,
+                    cotangents: exact.surrogates.into_iter().map(|s| s.u).collect(),
+                    terms: self.cost.dimension,
+                };
+            }
+            Estimator::Truncated(t) => (t.probe, t.probes, Weights::Batch(t.coefficients()), None),
+            Estimator::RussianRoulette(r) if r.sharing == Sharing::Batch => {
+                (r.probe, r.probes, Weights::Batch(r.coefficients(&r.draw(draw.key.named("law")))), None)
+            }
+            Estimator::RussianRoulette(r) => {
+                let (order, weights) = Weights::rows(backend, &coefficients(&r, draw.key, self.samples.first, n));
+                (r.probe, r.probes, weights, Some(order))
+            }
+        };
+        let sorted = order.as_ref().map(|order| self.saved.take_rows(backend, order));
+        let mut out = Surrogates {
+            log_det: LogDet { value: backend.full(0.0, [n, 1].into()), exact: false },
+            probes: Vec::with_capacity(count),
+            cotangents: Vec::with_capacity(count),
+            terms: weights.terms(),
+        };
+        for index in 0..count {
+            let v = self.probe(draw.key, probe, index);
+            let (value, u) = if let (Some(order), Some(sorted)) = (&order, &sorted) {
+                let (value, surrogate) =
+                    series(backend, self.net, sorted, &backend.take_rows(&v, order), &weights, true);
+                let back = inverse_order(order);
+                let u = surrogate.expect("asked for").u;
+                (backend.take_rows(&value.0, &back), backend.take_rows(&u, &back))
+            } else {
+                let (value, surrogate) = series(backend, self.net, self.saved, &v, &weights, true);
+                (value.0, surrogate.expect("asked for").u)
+            };
+            out.log_det.value = backend.axpy(1.0 / count as f64, &value, out.log_det.value);
+            out.probes.push(v);
+            out.cotangents.push(if count == 1 { u } else { backend.affine(u, 1.0 / count as f64, 0.0) });
+        }
+        out
+    }
+}
+
+impl<B: Backend> Estimate<'_, B, dyn PreparedLayer<B>> {
+    /// The log det and the terms of its differentiated series, for comparison; `None` where it is exact.
+    pub fn unrolled(&self, draw: &Draw<'_>) -> Option<Surrogates<B>> {
+        let (backend, n) = (self.backend, self.samples.count);
+        let (probe, count, coefficients) = match draw.estimator.resolve(&self.cost, Phase::Training) {
+            Estimator::Exact(_) | Estimator::Auto(_) => return None,
+            Estimator::Truncated(t) => (t.probe, t.probes, vec![t.coefficients()]),
+            Estimator::RussianRoulette(r) if r.sharing == Sharing::Batch => {
+                (r.probe, r.probes, vec![r.coefficients(&r.draw(draw.key.named("law")))])
+            }
+            Estimator::RussianRoulette(r) => {
+                (r.probe, r.probes, coefficients(&r, draw.key, self.samples.first, n))
+            }
+        };
+        let mut out = Surrogates {
+            log_det: LogDet { value: backend.full(0.0, [n, 1].into()), exact: false },
+            probes: Vec::new(),
+            cotangents: Vec::new(),
+            terms: coefficients.iter().map(Vec::len).max().unwrap_or(0),
+        };
+        let share = 1.0 / count as f64;
+        for index in 0..count {
+            let v = self.probe(draw.key, probe, index);
+            let d = differentiated(backend, self.net, self.saved, &v, &coefficients);
+            out.log_det.value = backend.axpy(share, &d.value, out.log_det.value);
+            out.probes.extend(d.tangents);
+            out.cotangents.extend(d.cotangents.into_iter().map(|u| backend.affine(u, share, 0.0)));
+        }
+        Some(out)
+    }
+}

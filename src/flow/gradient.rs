@@ -1,0 +1,191 @@
+//! The gradient of a weighted negative log likelihood, −Σ wᵢ log p(xᵢ), over a batch.
+//!
+//! The batch is cut into shards; each goes forward through the chain and back before its lane takes the next. Gradients
+//! gather in one accumulator a lane, lanes are added in order, and each transform's sum is taken back through its
+//! normalisation once. The result is a function of the batch, the configuration and the key: the number of threads does
+//! not enter.
+
+use resflow_backend::{Backend, Key, ShardPlan};
+
+use super::PreparedFlow;
+use crate::batch::Batch;
+use crate::bijection::{Ask, Cotangents, Draw, Memory};
+use crate::chain::add_up;
+use crate::error::Error;
+use crate::module::{Grad, accumulate, fill, flatten};
+
+/// The most accumulators that a gradient of this many numbers gets: fewer where they would fill the memory.
+fn most_lanes(parameters: u64) -> usize {
+    match parameters {
+        0..=2_000_000 => 8,
+        2_000_001..=8_000_000 => 4,
+        8_000_001..=16_000_000 => 2,
+        _ => 1,
+    }
+}
+
+/// What a gradient is taken of, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Objective<'a, B: Backend> {
+    /// The batch in standardised units, `[n, d]` or `[n, h, w, c]`; it may be a part of a larger one.
+    pub batch: &'a Batch<B>,
+    /// wᵢ, `[n, 1]`; 1/n each makes the mean.
+    pub weights: &'a B::Tensor,
+    /// The key of this step.
+    pub key: Key,
+    /// What the forward pass keeps.
+    pub memory: Memory,
+    /// Whether the gradient in x is wanted.
+    pub input_gradient: bool,
+    /// What else is minimised, of a hybrid model.
+    pub supervision: Option<Supervision<'a, B>>,
+}
+
+/// Labelled samples for a classifier: the objective becomes Σ wᵢ (λ (−log p(xᵢ)) − log p(yᵢ | xᵢ)).
+#[derive(Debug, Clone, Copy)]
+pub struct Supervision<'a, B: Backend> {
+    /// 1 at each sample's class, else 0, `[n, K]`.
+    pub targets: &'a B::Tensor,
+    /// λ. With 0 log p is computed and reported all the same.
+    pub density_weight: f64,
+}
+
+/// A gradient and the value that it belongs to.
+#[derive(Debug, Clone)]
+pub struct Gradient<B: Backend> {
+    /// The gradients of all trained tensors one after the other in the order of a visit, `[P]`; without supervision those of
+    /// a classifier are zeros.
+    pub flat: B::Tensor,
+    /// Σ wᵢ (E(zᵢ) − log det), `[1]`, nats: Σ wᵢ (−log p(xᵢ)) without the base density's constant, and without the λ of a
+    /// supervision. The log dets in it are values, not surrogates.
+    pub loss: B::Tensor,
+    /// With supervision Σ wᵢ (−log p(yᵢ | xᵢ)), and Σ wᵢ over the samples whose likeliest class is theirs, `[2]`.
+    pub classification: Option<B::Tensor>,
+    /// The gradient in x, if asked for, of the shape of x.
+    pub input: Option<B::Tensor>,
+    /// Vector-Jacobian products of the series, summed over transforms, of the longest shard.
+    pub terms: usize,
+}
+
+struct Lane<B: Backend> {
+    chain: Vec<Grad<B>>,
+    base: Vec<Grad<B>>,
+    classifier: Vec<Grad<B>>,
+    loss: Option<B::Tensor>,
+    classification: Option<B::Tensor>,
+    inputs: Vec<B::Tensor>,
+    terms: usize,
+}
+
+impl<B: Backend> PreparedFlow<B> {
+    /// The gradient of −Σ wᵢ log p(xᵢ), or of what a supervision makes of it, by the training estimator.
+    ///
+    /// # Errors
+    /// Returns the error of a transform that failed, and [`Error::Backend`] if the device did.
+    pub fn gradient(&self, objective: &Objective<'_, B>) -> Result<Gradient<B>, Error> {
+        let backend = &self.backend;
+        let n = objective.batch.len(backend);
+        let lanes = backend.lanes().min(most_lanes(self.parameters));
+        let plan = ShardPlan::new(n, backend.shard_rows(self.sample_bytes), lanes);
+        let lanes = backend.run(plan.lanes(), |l| -> Result<Lane<B>, Error> {
+            let mut lane = Lane {
+                chain: vec![None; self.chain.grads()],
+                base: vec![None; self.base_shapes.len()],
+                classifier: vec![None; self.classifier.as_ref().map_or(0, |c| c.grads())],
+                loss: None,
+                classification: None,
+                inputs: Vec::new(),
+                terms: 0,
+            };
+            for shard in plan.lane(l) {
+                self.run_shard(objective, shard.start, shard.len(), &mut lane)?;
+            }
+            Ok(lane)
+        });
+        let mut lanes = lanes.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let sum = |parts: Vec<B::Tensor>| parts.into_iter().reduce(|a, b| backend.axpy(1.0, &b, a));
+        let loss = sum(lanes.iter_mut().filter_map(|l| l.loss.take()).collect());
+        let classification = sum(lanes.iter_mut().filter_map(|l| l.classification.take()).collect());
+        // shard i is entry i div L of lane i mod L
+        let input = objective.input_gradient.then(|| {
+            let count = plan.lanes();
+            let parts: Vec<_> = (0..plan.shards()).map(|i| &lanes[i % count].inputs[i / count]).collect();
+            backend.concat(&parts, 0)
+        });
+        let terms = lanes.iter().map(|l| l.terms).max().unwrap_or(0);
+        let take = |part: fn(&mut Lane<B>) -> &mut Vec<Grad<B>>, lanes: &mut [Lane<B>]| -> Vec<Vec<Grad<B>>> {
+            lanes.iter_mut().map(|lane| std::mem::take(part(lane))).collect()
+        };
+        let of_chain = take(|lane| &mut lane.chain, &mut lanes);
+        let mut parts = self.chain.gather(backend, &of_chain);
+        drop(of_chain);
+        let mut of_base = add_up(backend, take(|lane| &mut lane.base, &mut lanes).iter().map(Vec::as_slice));
+        self.base.finish_gradients(backend, &mut of_base);
+        fill(backend, &mut of_base, &self.base_shapes);
+        parts.extend(of_base.into_iter().flatten());
+        if let Some(classifier) = &self.classifier {
+            let mut sums = add_up(backend, take(|lane| &mut lane.classifier, &mut lanes).iter().map(Vec::as_slice));
+            classifier.finish_gradients(backend, &mut sums);
+            parts.extend(sums.into_iter().flatten());
+        }
+        Ok(Gradient {
+            flat: flatten(backend, parts.iter()).unwrap_or_else(|| backend.full(0.0, [0].into())),
+            classification,
+            loss: loss.unwrap_or_else(|| backend.full(0.0, [1].into())),
+            input,
+            terms,
+        })
+    }
+
+    /// A shard forward through the chain and back.
+    fn run_shard(
+        &self,
+        objective: &Objective<'_, B>,
+        start: usize,
+        count: usize,
+        lane: &mut Lane<B>,
+    ) -> Result<(), Error> {
+        let backend = &self.backend;
+        let weights = backend.narrow(objective.weights, 0, start, count);
+        let batch = objective.batch.narrow(backend, start, count);
+        let draw = Draw { estimator: &self.training, key: objective.key };
+        let ask = Ask::gradient::<B>(draw, objective.memory);
+        let judge = self.classifier.as_ref().zip(objective.supervision.as_ref());
+        let mut seen = Vec::new();
+        let mapped = self.chain.forward_observed(backend, &batch, &ask, &mut |l, y, factored_out| {
+            if let Some((classifier, _)) = judge {
+                seen.extend(classifier.look(backend, l, y, factored_out));
+            }
+        })?;
+        let sum = |log_det, term: &crate::bijection::LogDet<B>| backend.axpy(1.0, &term.value, log_det);
+        let log_det = mapped.log_dets.iter().fold(backend.full(0.0, [count, 1].into()), sum);
+        let z = batch.with_x(mapped.y);
+        let nll = backend.axpy(-1.0, &log_det, self.base.energy(backend, &z));
+        let loss = backend.dot(&weights, &nll);
+        accumulate(backend, &mut lane.loss, &loss);
+        lane.terms = lane.terms.max(mapped.terms);
+
+        let mut density_weights = weights.clone();
+        let mut from_heads = Vec::new();
+        if let Some((classifier, supervision)) = judge {
+            let targets = backend.narrow(supervision.targets, 0, start, count);
+            let judged = classifier.judge(backend, &seen, &targets, &weights, &mut lane.classifier)?;
+            accumulate(backend, &mut lane.classification, &judged.score);
+            from_heads = judged.gradients;
+            density_weights = backend.affine(weights, supervision.density_weight, 0.0);
+        }
+        let gz = self.base.pull_back(backend, z, &density_weights, &mut lane.base);
+        let log_det = backend.affine(density_weights, -1.0, 0.0);
+        let cotangents = Cotangents { x: gz, log_det, context: None };
+        let tape = mapped.tape.ok_or(Error::Transform { number: 0, problem: "kept nothing".into() })?;
+        let join = |l: usize, gy: B::Tensor, factored_out: usize| match judge {
+            Some((classifier, _)) => classifier.join(backend, l, gy, factored_out, &from_heads),
+            None => gy,
+        };
+        let back = self.chain.backward_joined(backend, tape, cotangents, &mut lane.chain, &join)?;
+        if objective.input_gradient {
+            lane.inputs.push(back.x);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! Where a model comes from.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a model comes from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Provenance {
+    /// The data it was fitted to.
+    pub data: String,
+    /// The names of the data's columns.
+    pub columns: Option<Vec<String>>,
+    /// Steps of training behind the weights.
+    pub steps: u64,
+    /// The seed of the run.
+    pub seed: u64,
+    /// Negative log likelihood on the validation data, nats per sample.
+    pub validation_nll: Option<f64>,
+}

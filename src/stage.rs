@@ -1,0 +1,371 @@
+//! Stages: what the transforms of a chain are, as configurations spell them out and model files store them.
+//!
+//! A stage is a description without weights. It says of itself how many numbers it stores ([`Stage::size`]), which is the
+//! one place where parameters are counted before anything is built, and what a hostile file is held to. Equal stages one
+//! after the other are written once and counted ([`Repeated`]), so that a hostile number of them costs nothing.
+//!
+//! Invariant: the transform built of a stage returns it ([`Bijection::stage`](crate::bijection::Bijection::stage)) and
+//! stores as many numbers as its size says.
+
+use resflow_backend::Activation;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ConfigError;
+use crate::lipschitz::Order;
+
+/// The nonlinearity of g.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nonlinearity {
+    /// xσ(bx)/1.1 with learned b.
+    #[default]
+    LipSwish,
+    /// LipSwish of x and of −x side by side, over 1.004: twice the features.
+    ClipSwish,
+    /// See [`Activation::Elu`].
+    Elu,
+    /// See [`Activation::Softplus`].
+    Softplus,
+    /// See [`Activation::Tanh`].
+    Tanh,
+    /// See [`Activation::Relu`].
+    Relu,
+    /// See [`Activation::LipschitzCube`].
+    LipschitzCube,
+    /// See [`Activation::Sin`].
+    Sin,
+}
+
+impl Nonlinearity {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::LipSwish,
+        Self::ClipSwish,
+        Self::Elu,
+        Self::Softplus,
+        Self::Tanh,
+        Self::Relu,
+        Self::LipschitzCube,
+        Self::Sin,
+    ];
+
+    /// The elementwise function, or `None` for the concatenated one.
+    pub fn activation(self) -> Option<Activation> {
+        Some(match self {
+            Self::ClipSwish => return None,
+            Self::LipSwish => Activation::LipSwish,
+            Self::Elu => Activation::Elu,
+            Self::Softplus => Activation::Softplus,
+            Self::Tanh => Activation::Tanh,
+            Self::Relu => Activation::Relu,
+            Self::LipschitzCube => Activation::LipschitzCube,
+            Self::Sin => Activation::Sin,
+        })
+    }
+
+    /// The nonlinearity of an elementwise function.
+    pub(crate) fn of(activation: Activation) -> Option<Self> {
+        Self::ALL.into_iter().find(|n| n.activation() == Some(activation))
+    }
+
+    /// How many times as many features come out as go in.
+    pub fn widening(self) -> usize {
+        if self == Self::ClipSwish { 2 } else { 1 }
+    }
+
+    /// Whether it learns a parameter.
+    pub fn has_parameter(self) -> bool {
+        matches!(self, Self::LipSwish | Self::ClipSwish)
+    }
+}
+
+/// Which numbers of a sample stay in a coupling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mask {
+    /// The first ⌈c/2⌉ features or channels stay; swapped, the last ⌊c/2⌋ do.
+    Channels {
+        /// Whether it is the other part that stays.
+        swapped: bool,
+    },
+    /// The pixels of an image whose row and column have an even sum stay; swapped, the others do.
+    Checkerboard {
+        /// Whether it is the other part that stays.
+        swapped: bool,
+    },
+}
+
+impl Mask {
+    /// The shapes of what a coupling's net takes and gives, for samples of a shape: `[…, a]` and `[…, 2b]` channels; under a
+    /// checkerboard the whole image, zero where it is moved, and 2c channels.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] if nothing would stay, or nothing be moved.
+    pub fn net_shapes(self, shape: &[usize]) -> Result<[Vec<usize>; 2], ConfigError> {
+        let nothing = |what: &str| Err(ConfigError::Inconsistent(format!("samples of shape {shape:?} have {what}")));
+        let (input, output) = match (self, shape) {
+            (Self::Channels { .. }, &[.., c]) if c < 2 => return nothing("no two features to couple"),
+            (Self::Channels { swapped }, &[.., c]) => {
+                let stays = if swapped { c / 2 } else { c - c / 2 };
+                (stays, 2 * (c - stays))
+            }
+            (Self::Checkerboard { .. }, &[h, w, _]) if h * w < 2 => return nothing("no two pixels to couple"),
+            (Self::Checkerboard { .. }, &[_, _, c]) => (c, 2 * c),
+            (Self::Checkerboard { .. }, _) => return nothing("no pixels: a checkerboard is for images"),
+            (Self::Channels { .. }, []) => return nothing("no features"),
+        };
+        let with = |channels: usize| [&shape[..shape.len() - 1], &[channels]].concat();
+        Ok([with(input), with(output)])
+    }
+
+    /// The numbers of the stated parity, in words.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::Channels { swapped: false } => "the first half stays",
+            Self::Channels { swapped: true } => "the second half stays",
+            Self::Checkerboard { swapped: false } => "even pixels stay",
+            Self::Checkerboard { swapped: true } => "odd pixels stay",
+        }
+    }
+}
+
+/// A part of the user's own: the name that it is registered under, and what its maker needs to make it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Custom {
+    /// The name in the [`Registry`](crate::registry::Registry).
+    pub name: String,
+    /// Its settings: sizes, constants. Tensors are stored apart.
+    #[serde(default)]
+    pub settings: serde_json::Value,
+}
+
+impl Custom {
+    /// A part registered under a name, with settings that serialise to JSON.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Syntax`] if they do not.
+    pub fn new(name: &str, settings: impl Serialize) -> Result<Self, ConfigError> {
+        let settings = serde_json::to_value(settings).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+        Ok(Self { name: name.to_owned(), settings })
+    }
+}
+
+/// A layer of a net.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum LayerStage {
+    /// A linear layer; of images a 1 × 1 convolution.
+    Linear {
+        /// Features that enter.
+        inputs: usize,
+        /// Features that leave.
+        outputs: usize,
+        /// κ; free without.
+        coefficient: Option<f64>,
+    },
+    /// A zero-padded convolution.
+    Convolution {
+        /// Height and width of the kernel, odd.
+        kernel: [usize; 2],
+        /// Channels that enter.
+        inputs: usize,
+        /// Channels that leave.
+        outputs: usize,
+        /// κ; free without.
+        coefficient: Option<f64>,
+    },
+    /// An activation.
+    Activation(Nonlinearity),
+    /// One of the user's own.
+    Custom(Custom),
+}
+
+/// A chain of layers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Net {
+    /// The layers, first applied first.
+    pub layers: Vec<LayerStage>,
+    /// The (domain, codomain) of each constrained layer, where they are not all the 2-norm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub norms: Vec<(Order, Order)>,
+}
+
+/// One transform of a chain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Stage {
+    /// A squeeze.
+    Squeeze {
+        /// How many of the last channels are factored out after it.
+        factored_out: usize,
+    },
+    /// The logit.
+    Logit {
+        /// Its margin α.
+        alpha: f64,
+    },
+    /// ActNorm.
+    ActNorm {
+        /// Features or channels.
+        features: usize,
+    },
+    /// From images to vectors.
+    Flatten {
+        /// `[h, w, c]`.
+        image: [usize; 3],
+    },
+    /// An invertible linear map.
+    InvertibleLinear {
+        /// Features or channels.
+        features: usize,
+    },
+    /// A residual block.
+    ResidualBlock {
+        /// The shape of its samples: `[h, w, c]`, or `[d]`.
+        shape: Vec<usize>,
+        /// g.
+        net: Net,
+    },
+    /// An affine coupling.
+    Coupling {
+        /// The shape of its samples: `[h, w, c]`, or `[d]`.
+        shape: Vec<usize>,
+        /// What stays.
+        mask: Mask,
+        /// Its net, whose output is s and t side by side.
+        net: Net,
+    },
+    /// One of the user's own.
+    Custom(Custom),
+}
+
+/// How much something stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Size {
+    /// Trained numbers.
+    pub parameters: u64,
+    /// Stored numbers that are not trained.
+    pub buffers: u64,
+    /// Stored tensors.
+    pub tensors: u64,
+    /// Layers whose weights are constrained.
+    pub constrained_layers: u64,
+}
+
+impl Size {
+    /// Of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            parameters: self.parameters.saturating_add(other.parameters),
+            buffers: self.buffers.saturating_add(other.buffers),
+            tensors: self.tensors.saturating_add(other.tensors),
+            constrained_layers: self.constrained_layers.saturating_add(other.constrained_layers),
+        }
+    }
+
+    /// Of so many.
+    #[must_use]
+    pub fn times(self, count: u64) -> Self {
+        Self {
+            parameters: self.parameters.saturating_mul(count),
+            buffers: self.buffers.saturating_mul(count),
+            tensors: self.tensors.saturating_mul(count),
+            constrained_layers: self.constrained_layers.saturating_mul(count),
+        }
+    }
+}
+
+impl std::iter::Sum for Size {
+    fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
+        sizes.fold(Self::default(), Self::plus)
+    }
+}
+
+/// The product of some extents.
+fn product(extents: &[usize]) -> u64 {
+    extents.iter().map(|&e| e as u64).fold(1, u64::saturating_mul)
+}
+
+impl LayerStage {
+    /// How much the layer stores, on samples of this shape.
+    pub fn size(&self, shape: &[usize]) -> Size {
+        let weighted = |kernel: &[usize], inputs: usize, outputs: usize, pixels: u64, constrained: bool| Size {
+            parameters: product(kernel).saturating_mul(product(&[inputs, outputs])).saturating_add(outputs as u64),
+            buffers: if constrained { pixels.saturating_mul((inputs + outputs) as u64) } else { 0 },
+            tensors: if constrained { 4 } else { 2 },
+            constrained_layers: u64::from(constrained),
+        };
+        match self {
+            Self::Linear { inputs, outputs, coefficient } => {
+                weighted(&[], *inputs, *outputs, 1, coefficient.is_some())
+            }
+            Self::Convolution { kernel, inputs, outputs, coefficient } => {
+                let pixels = product(&shape[..shape.len().saturating_sub(1)]);
+                weighted(kernel, *inputs, *outputs, pixels, coefficient.is_some())
+            }
+            Self::Activation(f) if f.has_parameter() => Size { parameters: 1, tensors: 1, ..Size::default() },
+            Self::Activation(_) | Self::Custom(_) => Size::default(),
+        }
+    }
+}
+
+impl Net {
+    /// How much the net stores, on samples of this shape.
+    pub fn size(&self, shape: &[usize]) -> Size {
+        let learned = self.norms.iter().flat_map(|&(p, q)| [p, q]).filter_map(|order| match order {
+            Order::Learned(number) => Some(number as u64 + 1),
+            _ => None,
+        });
+        let orders = learned.max().unwrap_or(0);
+        let orders = Size { parameters: orders, tensors: orders, ..Size::default() };
+        self.layers.iter().map(|layer| layer.size(shape)).chain([orders]).sum()
+    }
+}
+
+impl Stage {
+    /// How much the transform stores; nothing is said of the user's own.
+    pub fn size(&self) -> Size {
+        match self {
+            Self::ActNorm { features } => {
+                Size { parameters: 2 * *features as u64, buffers: 1, tensors: 3, constrained_layers: 0 }
+            }
+            Self::InvertibleLinear { features } => Size {
+                parameters: product(&[*features, *features]),
+                buffers: 2 * *features as u64,
+                tensors: 3,
+                constrained_layers: 0,
+            },
+            Self::ResidualBlock { shape, net } | Self::Coupling { shape, net, .. } => net.size(shape),
+            Self::Squeeze { .. } | Self::Logit { .. } | Self::Flatten { .. } | Self::Custom(_) => Size::default(),
+        }
+    }
+
+    /// Whether it is a residual block or a coupling.
+    pub(crate) fn is_block(&self) -> bool {
+        matches!(self, Self::ResidualBlock { .. } | Self::Coupling { .. })
+    }
+}
+
+/// Stages that come so many times, one round after the other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Repeated {
+    /// The stages of a round.
+    pub stages: Vec<Stage>,
+    /// The number of rounds.
+    pub times: usize,
+}
+
+impl Repeated {
+    /// Stages that come once.
+    pub fn once(stages: Vec<Stage>) -> Self {
+        Self { stages, times: 1 }
+    }
+
+    /// How much all rounds store.
+    pub fn size(&self) -> Size {
+        self.stages.iter().map(Stage::size).sum::<Size>().times(self.times as u64)
+    }
+}

@@ -1,0 +1,61 @@
+//! How the models that configurations name are trained, unless it is said otherwise.
+
+use super::TrainConfig;
+use crate::bijection::Memory;
+use crate::config::{Family, ModelConfig, Preset};
+
+/// The highest learning rate of couplings, which have no Lipschitz bound to keep them tame.
+const COUPLING_RATE: f64 = 5e-3;
+
+impl TrainConfig {
+    /// The settings for a model: those of toys and tables for rows of numbers, those of a small published model for images,
+    /// and what the family needs.
+    pub fn for_model(model: &ModelConfig) -> Self {
+        match model {
+            ModelConfig::Rows(c) => Self::default().for_family(c.model),
+            ModelConfig::Images(c) => Self::of_preset(Preset::MnistSmall).for_family(c.model),
+        }
+    }
+
+    /// The settings of a named model.
+    pub fn of_preset(preset: Preset) -> Self {
+        let published = Self {
+            batch: 64,
+            learning_rate: 1e-3,
+            warmup: 1000,
+            final_fraction: 1.0,
+            clip: 1.0,
+            average: 0.999,
+            memory: Memory::Recompute,
+            validation_fraction: 0.02,
+            validation_rows: 1000,
+            flips: matches!(preset, Preset::Cifar10 | Preset::Cifar10Small),
+            // ours: a hundred epochs of CIFAR-10
+            steps: 78_000,
+            ..Self::default()
+        };
+        match preset {
+            Preset::CelebAHq256 => Self { batch: 8, accumulate: 5, ..published },
+            Preset::MnistSmall | Preset::Cifar10Small => Self {
+                steps: 9_000,
+                learning_rate: 2e-2,
+                warmup: 200,
+                final_fraction: 0.02,
+                validation_rows: 400,
+                average: 0.998,
+                ..published
+            },
+            _ => published,
+        }
+    }
+
+    /// How settings for residual flows become those for a family.
+    #[must_use]
+    pub fn for_family(self, family: Family) -> Self {
+        if family.couples() {
+            Self { learning_rate: self.learning_rate.min(COUPLING_RATE), ..self }
+        } else {
+            self
+        }
+    }
+}
