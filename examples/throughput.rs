@@ -100,7 +100,7 @@ fn measure<B: Backend>(workload: &Workload, backend: B, threads: usize) -> Resul
         let seconds = median(9, || prepared.decode(&z, &how).map(drop))?;
         let back = match &data {
             Data::Rows(rows) => {
-                let pairs = decoded.rows.values().iter().zip(rows.values());
+                let pairs = decoded.samples.values().iter().zip(rows.values());
                 pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / scale
             }
             // bytes have noise added: compare in latent space

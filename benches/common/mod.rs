@@ -110,7 +110,7 @@ impl Workload {
     /// The settings of training that suit the workload.
     pub(crate) fn training(&self) -> TrainConfig {
         let memory = match self.model {
-            Model::Rows { .. } => resflow::bijection::Memory::Derivatives,
+            Model::Rows { .. } => resflow::bijection::Memory::Store,
             Model::Images { .. } => resflow::bijection::Memory::Recompute,
         };
         TrainConfig { memory, ..TrainConfig::default() }

@@ -15,7 +15,7 @@ use crate::tolerance::Quantity;
 type Case = (Model, usize, Option<Memory>);
 
 fn memory() -> impl Strategy<Value = Option<Memory>> {
-    let all = [Memory::Derivatives, Memory::Recompute, Memory::Unroll].map(Some);
+    let all = [Memory::Store, Memory::Recompute, Memory::Unroll].map(Some);
     prop_oneof![Just(None), proptest::sample::select(all.to_vec())]
 }
 

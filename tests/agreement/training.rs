@@ -74,7 +74,7 @@ struct Run {
 }
 
 fn runs(models: impl Strategy<Value = Model>, most: usize) -> impl Strategy<Value = Run> {
-    let memory = proptest::sample::select(vec![Memory::Derivatives, Memory::Recompute]);
+    let memory = proptest::sample::select(vec![Memory::Store, Memory::Recompute]);
     let clip = prop_oneof![Just(0.0), Just(0.5), Just(10.0)];
     let decay = prop_oneof![Just(0.0), Just(0.1)];
     (models, 2..=most, 1_usize..=2, memory, clip, decay, any::<bool>()).prop_map(

@@ -220,10 +220,10 @@ proptest! {
             Ok(())
         };
         let all = |g: &Gradient<Cpu>| [down(&b, &g.flat), down(&b, &g.loss), down(&b, g.input.as_ref().expect("asked for"))].concat();
-        let whole = gradient(Memory::Derivatives, 0, n, 1);
+        let whole = gradient(Memory::Store, 0, n, 1);
         near(&all(&whole), &all(&gradient(Memory::Recompute, 0, n, 1)))?;
         prop_assert_eq!(down(&b, &whole.loss), down(&b, &flow.gradient(&x, None, key).expect("shapes that fit").loss));
-        let parts = [gradient(Memory::Recompute, 0, 3, 1), gradient(Memory::Derivatives, 3, n, 1)];
+        let parts = [gradient(Memory::Recompute, 0, 3, 1), gradient(Memory::Store, 3, n, 1)];
         let [first, second] = &parts;
         near(&down(&b, &whole.flat), &down(&b, &b.axpy(1.0, &first.flat, second.flat.clone())))?;
         near(&down(&b, &whole.loss), &down(&b, &b.axpy(1.0, &first.loss, second.loss.clone())))?;
@@ -436,7 +436,7 @@ fn both_gradients_are_unbiased() {
     let everything = |g: &Gradient<Cpu>| {
         [down(&b, &g.flat), down(&b, g.input.as_ref().expect("asked for")), down(&b, &g.loss)].concat()
     };
-    let exact = everything(&with_memory(&flow, &x, Memory::Derivatives, &Estimator::Exact(Exact), Key::new(0)));
+    let exact = everything(&with_memory(&flow, &x, Memory::Store, &Estimator::Exact(Exact), Key::new(0)));
     let scale = norm(&exact);
     let directions: Vec<_> = (0..8).map(|k| down(&b, &normal(&b, Key::new(26).split(k), [exact.len()]))).collect();
     let limit = bonferroni(1e-6, 2 * directions.len());
