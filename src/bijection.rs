@@ -9,7 +9,7 @@ use std::fmt::Debug;
 
 use resflow_backend::{Backend, Key};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, SampleWeights};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimator};
 use crate::invert::{Inversion, SampleReport, Solution};
@@ -239,11 +239,11 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
         None
     }
 
-    /// Sets what depends on the first batch, given as shards with the weights `[n, 1]` of their samples, if they have any.
+    /// Sets what depends on the first batch, given as shards with the weights of their samples, if they have any.
     ///
     /// # Errors
     /// Returns [`Error::Input`] if the batch cannot initialise the transform, [`Error::Backend`] if the device failed.
-    fn initialise(&mut self, backend: &B, shards: &[Batch<B>], weights: Option<&[B::Tensor]>) -> Result<(), Error> {
+    fn initialise(&mut self, backend: &B, shards: &[Batch<B>], weights: Option<SampleWeights<'_, B>>) -> Result<(), Error> {
         let _ = (backend, shards, weights);
         Ok(())
     }

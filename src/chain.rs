@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use resflow_backend::Backend;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, SampleWeights};
 use crate::bijection::{Ask, Bijection, Cotangents, Mapped, PreparedBijection, Tape, Wanted};
 use crate::error::{ConfigError, Error};
 use crate::invert::{Inversion, SampleReport, Solution, Status};
@@ -203,7 +203,7 @@ impl<B: Backend> Chain<B> {
         &mut self,
         backend: &B,
         shards: &[Batch<B>],
-        weights: Option<&[B::Tensor]>,
+        weights: Option<SampleWeights<'_, B>>,
         observe: ShardObserver<'_, B>,
     ) -> Result<Vec<Vec<B::Tensor>>, Error> {
         let mut shards = shards.to_vec();
@@ -251,7 +251,7 @@ impl<B: Backend> Bijection<B> for Chain<B> {
         Ok(vec![Parts::of(&self.transforms, shape)?.dimension()])
     }
 
-    fn initialise(&mut self, backend: &B, shards: &[Batch<B>], weights: Option<&[B::Tensor]>) -> Result<(), Error> {
+    fn initialise(&mut self, backend: &B, shards: &[Batch<B>], weights: Option<SampleWeights<'_, B>>) -> Result<(), Error> {
         self.initialise_with(backend, shards, weights, &|_, _, _| None).map(drop)
     }
 

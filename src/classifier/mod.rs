@@ -40,7 +40,7 @@ pub use prediction::{Calibration, CalibrationBin, Classification, Classification
 pub use prepared::PreparedClassifier;
 use resflow_backend::{Backend, Key};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, SampleWeights};
 use crate::bijection::Bijection as _;
 use crate::error::Error;
 use crate::layer::{Derivatives, Layer as _, LipschitzConv, LipschitzLinear};
@@ -120,12 +120,12 @@ impl<B: Backend> Classifier<B> {
     }
 
     /// Initialises the heads' norms from what they look at in the first batch: for each head, shards, with the weights
-    /// `[n, 1]` of their samples, if they have any.
+    /// of their samples, if they have any.
     pub(crate) fn initialise(
         &mut self,
         backend: &B,
         seen: &[Vec<B::Tensor>],
-        weights: Option<&[B::Tensor]>,
+        weights: Option<SampleWeights<'_, B>>,
     ) -> Result<(), Error> {
         for (head, shards) in self.heads.iter_mut().zip(seen) {
             let conv = head.conv.prepare(backend);

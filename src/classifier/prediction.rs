@@ -101,15 +101,27 @@ impl Classification {
     /// How right it is.
     ///
     /// # Errors
-    /// Another number of labels than of rows, or a label that is no class.
+    /// Returns [`Error::Input`] for another number of labels than of samples, or a label that is no class.
     pub fn score(&self, labels: &[u8]) -> Result<ClassificationScore, Error> {
+        self.score_weighted(labels, None)
+    }
+
+    /// How right it is on samples with weights: both are weighted means.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score), and for another number of weights than of samples.
+    pub fn score_weighted(&self, labels: &[u8], weights: Option<&[f64]>) -> Result<ClassificationScore, Error> {
         self.check(labels)?;
-        let n = labels.len().max(1) as f64;
-        let loss = |(i, &label): (usize, &u8)| -self.log_probability(i, usize::from(label));
-        let right = self.likeliest().zip(labels).filter(|(said, label)| is_right(*said, **label)).count();
+        if let Some(weights) = weights.filter(|weights| weights.len() != labels.len()) {
+            return Err(Error::Input(format!("{} weights for {} samples", weights.len(), labels.len())));
+        }
+        let weight = |i: usize| weights.map_or(1.0, |weights| weights[i]);
+        let total = weights.map_or(labels.len().max(1) as f64, |weights| weights.iter().sum());
+        let loss = |(i, &label): (usize, &u8)| weight(i) * -self.log_probability(i, usize::from(label));
+        let right = self.likeliest().zip(labels).enumerate().filter(|(_, (said, label))| is_right(*said, **label));
         Ok(ClassificationScore {
-            cross_entropy: labels.iter().enumerate().map(loss).sum::<f64>() / n,
-            accuracy: right as f64 / n,
+            cross_entropy: labels.iter().enumerate().map(loss).sum::<f64>() / total,
+            accuracy: right.map(|(i, _)| weight(i)).sum::<f64>() / total,
             count: labels.len(),
         })
     }

@@ -14,7 +14,7 @@ use std::io::Write;
 
 use csv::{ByteRecord, ReaderBuilder, Terminator, WriterBuilder};
 
-use super::error::{DataError, Place};
+use crate::error::{DataError, Place};
 use super::table::{Table, trim};
 
 /// Reads a table.

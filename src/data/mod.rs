@@ -24,17 +24,17 @@ use std::path::Path;
 use resflow_backend::Key;
 
 pub mod csv;
-mod error;
+mod dataset;
 pub mod image;
 pub mod npy;
-mod samples;
+mod open;
 mod standardise;
 mod table;
 mod toy;
 
-pub use error::{DataError, Place};
-pub(crate) use error::{Excerpt, Message};
-pub use samples::Samples;
+pub use crate::error::{DataError, Place};
+pub use dataset::{Dataset, Samples, Values};
+pub use open::{Opened, open};
 pub use standardise::Standardiser;
 pub use table::Table;
 pub use toy::ToyDensity;

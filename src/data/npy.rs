@@ -13,7 +13,7 @@ use std::io::Write;
 
 use npyz::{DType, Endianness, NpyFile, NpyHeader, Order, TypeChar, TypeStr, WriteOptions, WriterBuilder};
 
-use super::error::{DataError, Place};
+use crate::error::{DataError, Place};
 use super::table::Table;
 
 /// NumPy's `max_header_size`.
@@ -179,7 +179,7 @@ fn unparsed(problem: &str) -> DataError {
     if problem.starts_with("could not parse Python expression") {
         unreadable("its header is not a Python dictionary")
     } else {
-        unreadable(&format!("in its header, {}", super::error::Excerpt(problem)))
+        unreadable(&format!("in its header, {}", crate::error::Excerpt(problem)))
     }
 }
 

@@ -4,7 +4,7 @@
 //! deviations from it, both scaled by their largest magnitude so that no square over- or underflows. Standardising a
 //! density p of x gives p(z) = p(x) Π s, so log p(x) = log p(z) − Σ ln s: [`Standardiser::log_det`] is that last term.
 
-use super::error::DataError;
+use crate::error::DataError;
 use super::table::Table;
 
 /// The affine transform that gives every column mean zero and standard deviation one.
@@ -22,11 +22,28 @@ impl Standardiser {
     /// If there are fewer than two rows, a column is constant, or a standard deviation leaves the range of normal
     /// double-precision numbers. The error names the column.
     pub fn fit(table: &Table) -> Result<Self, DataError> {
+        Self::fit_weighted(table, None)
+    }
+
+    /// Those of a table whose rows have weights: μ = Σ wᵢ xᵢ/Σ wᵢ and s² = Σ wᵢ (xᵢ − μ)²/Σ wᵢ, so that weight 2 is the row
+    /// twice and a row of weight 0 is not there.
+    ///
+    /// # Errors
+    ///
+    /// As [`fit`](Self::fit), where rows of weight 0 do not count.
+    pub fn fit_weighted(table: &Table, weights: Option<&[f64]>) -> Result<Self, DataError> {
+        if let Some(weights) = weights {
+            let there: Vec<usize> = (0..table.rows()).filter(|&i| weights[i] > 0.0).collect();
+            if there.len() < table.rows() {
+                let weights: Vec<_> = there.iter().map(|&i| weights[i]).collect();
+                return Self::fit_weighted(&table.select(&there), Some(&weights));
+            }
+        }
         let rows = table.rows();
         if rows < 2 {
             return Err(DataError::TooFewRows { rows, needed: 2, purpose: "for a standard deviation" });
         }
-        let moments = (0..table.width()).map(|column| moments(table, column));
+        let moments = (0..table.width()).map(|column| moments(table, column, weights));
         let (mean, deviation) = moments.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         Ok(Self { mean, deviation })
     }
@@ -117,17 +134,21 @@ impl Standardiser {
 }
 
 /// Mean and standard deviation of one column.
-fn moments(table: &Table, column: usize) -> Result<(f64, f64), DataError> {
-    let rows = table.rows() as f64;
+fn moments(table: &Table, column: usize, weights: Option<&[f64]>) -> Result<(f64, f64), DataError> {
+    // as fractions of the largest, so that no sum of them overflows
+    let heaviest = weights.map_or(1.0, |weights| weights.iter().copied().fold(0.0, f64::max));
+    let weight = |i: usize| weights.map_or(1.0, |weights| weights[i] / heaviest);
+    let total = weights.map_or(table.rows() as f64, |weights| weights.iter().map(|w| w / heaviest).sum());
     let values = || table.values().iter().skip(column).step_by(table.width()).copied();
     let (low, high) = values().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
     if low == high {
         return Err(DataError::Constant { label: table.label(column), value: low });
     }
+    let sum = |f: &dyn Fn(f64) -> f64| values().enumerate().map(|(i, v)| weight(i) * f(v)).sum::<f64>();
     let scale = low.abs().max(high.abs());
-    let mean = (values().map(|v| v / scale).sum::<f64>() / rows).clamp(-1.0, 1.0) * scale;
+    let mean = (sum(&|v| v / scale) / total).clamp(-1.0, 1.0) * scale;
     let reach = (mean - low).max(high - mean);
-    let deviation = reach * (values().map(|v| ((v - mean) / reach).powi(2)).sum::<f64>() / rows).sqrt();
+    let deviation = reach * (sum(&|v| ((v - mean) / reach).powi(2)) / total).sqrt();
     if deviation.is_normal() {
         Ok((mean, deviation))
     } else {

@@ -5,7 +5,7 @@
 
 use resflow_backend::{Element, Key};
 
-use super::error::{DataError, Place};
+use crate::error::{DataError, Place};
 use super::permutation;
 
 /// Rows of finite numbers.
@@ -45,6 +45,45 @@ impl Table {
         Ok(Self { columns, width, values })
     }
 
+    /// A table of rows, each a slice of numbers.
+    ///
+    /// # Errors
+    /// Returns [`DataError::UnequalRows`] if their lengths differ, and the errors of [`new`](Self::new).
+    ///
+    /// ```
+    /// use resflow::data::Table;
+    /// assert_eq!(Table::from_rows(&[vec![1.0, 2.0], vec![3.0, 4.0]])?.row(1), [3.0, 4.0]);
+    /// assert!(Table::from_rows(&[vec![1.0, 2.0], vec![3.0]]).is_err());
+    /// # Ok::<(), resflow::data::DataError>(())
+    /// ```
+    pub fn from_rows<R: AsRef<[f64]>>(rows: &[R]) -> Result<Self, DataError> {
+        let width = rows.first().map_or(0, |row| row.as_ref().len());
+        if let Some(row) = rows.iter().position(|row| row.as_ref().len() != width) {
+            return Err(DataError::UnequalRows { row, found: rows[row].as_ref().len(), expected: width });
+        }
+        Self::new(None, width, rows.iter().flat_map(AsRef::as_ref).copied().collect())
+    }
+
+    /// The table without the column of a name, and that column; `None` if there is no such column.
+    ///
+    /// # Errors
+    /// Returns [`DataError::TableShape`] if nothing would be left.
+    pub fn without_column(&self, name: &str) -> Result<Option<(Self, Vec<f64>)>, DataError> {
+        let Some(at) = self.columns.as_ref().and_then(|names| names.iter().position(|n| n == name)) else {
+            return Ok(None);
+        };
+        if self.width == 1 {
+            return Err(DataError::TableShape { values: 0, width: 0 });
+        }
+        let column = self.values.iter().skip(at).step_by(self.width).copied().collect();
+        let rest = self.values.iter().enumerate().filter(|(i, _)| i % self.width != at).map(|(_, &v)| v).collect();
+        let names = self.columns.clone().map(|mut names| {
+            names.remove(at);
+            names
+        });
+        Ok(Some((Self { columns: names, width: self.width - 1, values: rest }, column)))
+    }
+
     /// A table of finite values under lawful names, which nothing needs to check.
     pub(super) fn of_finite(columns: Vec<String>, values: Vec<f64>) -> Self {
         debug_assert!(values.iter().all(|v| v.is_finite()));
@@ -75,7 +114,7 @@ impl Table {
     /// A column's number, counted from one, and its name, as error messages show them.
     pub fn label(&self, column: usize) -> String {
         match &self.columns {
-            Some(names) => format!("column {} (`{}`)", column + 1, super::error::Excerpt(&names[column])),
+            Some(names) => format!("column {} (`{}`)", column + 1, crate::error::Excerpt(&names[column])),
             None => format!("column {}", column + 1),
         }
     }

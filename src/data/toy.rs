@@ -23,7 +23,7 @@ use rand::{Rng, RngExt as _};
 use rand_distr::StandardNormal;
 use resflow_backend::Key;
 
-use super::error::DataError;
+use crate::error::DataError;
 use super::table::Table;
 
 /// A built-in density in two dimensions.
@@ -167,7 +167,7 @@ impl FromStr for ToyDensity {
 
     fn from_str(name: &str) -> Result<Self, DataError> {
         let found = Self::ALL.into_iter().find(|density| density.name() == name);
-        found.ok_or_else(|| DataError::UnknownDensity { name: name.to_owned() })
+        found.ok_or_else(|| DataError::UnknownDensity { name: name.to_owned(), known: Self::names() })
     }
 }
 

@@ -19,32 +19,45 @@ use crate::data::{Samples, Table};
 use crate::error::Error;
 
 
-/// log p of some rows, in nats and in the data's units.
+/// log p of some samples, in nats and in the data's units.
 #[derive(Debug, Clone)]
 pub struct LogProb {
-    /// log p of each row: the mean over replicates.
+    /// log p of each sample: the mean over replicates.
     pub values: Vec<f64>,
     /// The standard error of each value; 0 where the log det is exact.
     pub standard_error: Vec<f64>,
-    /// log|det ∂z/∂x| of each row, the part of the value besides the base density.
+    /// log|det ∂z/∂x| of each sample, the part of the value besides the base density.
     pub log_det: Vec<f64>,
-    /// The number of replicates behind each value, 1 where exact; more for some rows where a standard error was asked for.
+    /// The weight of each sample, where the samples had weights.
+    pub weights: Option<Vec<f64>>,
+    /// The number of replicates behind each value, 1 where exact; more for some samples where a standard error was asked for.
     pub replicates: usize,
     /// The estimator, in words.
     pub estimator: String,
 }
 
 impl LogProb {
-    /// The mean over rows.
+    /// The mean over samples, weighted if they have weights; NaN of no samples.
     pub fn mean(&self) -> f64 {
-        self.values.iter().sum::<f64>() / self.values.len() as f64
+        match &self.weights {
+            None => self.values.iter().sum::<f64>() / self.values.len() as f64,
+            Some(weights) => weighted(weights, &self.values).0,
+        }
     }
 
-    /// The standard error of the mean over rows as an estimate of E\[log p\]: the spread of the rows, in which the error
-    /// of each row is contained. For a single row, that row's own error.
+    /// The standard error of the mean over samples as an estimate of E\[log p\]: the spread of the samples, in which the
+    /// error of each is contained. For a single sample, that sample's own error. Of weighted samples n is Kish's effective
+    /// number, (Σ wᵢ)²/Σ wᵢ².
     pub fn mean_standard_error(&self) -> f64 {
         if self.values.len() < 2 {
             return self.standard_error.first().copied().unwrap_or(0.0);
+        }
+        if let Some(weights) = &self.weights {
+            let (mean, n) = weighted(weights, &self.values);
+            let squares: Vec<f64> = self.values.iter().map(|v| (v - mean).powi(2)).collect();
+            let variance = weighted(weights, &squares).0;
+            // one sample with all the weight says nothing of a spread
+            return if n > 1.0 { (variance / (n - 1.0)).sqrt() } else { f64::INFINITY };
         }
         let n = self.values.len() as f64;
         let mean = self.mean();
@@ -71,6 +84,15 @@ impl LogProb {
         };
         Ok((value - half, value + half))
     }
+}
+
+/// The weighted mean, and the effective number of samples. A value of weight 0 is not there, whatever it is.
+fn weighted(weights: &[f64], values: &[f64]) -> (f64, f64) {
+    let heaviest = weights.iter().copied().fold(0.0, f64::max);
+    let there = || weights.iter().zip(values).filter(|(w, _)| **w > 0.0).map(|(w, v)| (w / heaviest, v));
+    let total: f64 = there().map(|(w, _)| w).sum();
+    let mean = there().map(|(w, v)| w * v).sum::<f64>() / total;
+    (mean, total * total / there().map(|(w, _)| w * w).sum::<f64>())
 }
 
 /// When an evaluation has drawn enough.
@@ -125,7 +147,7 @@ pub(crate) fn evaluate<B: Backend>(
 ) -> Result<(Option<Table>, LogProb), Error> {
     let source = Upload::new(flow, samples, key)?;
     let d = flow.standardiser().width();
-    let count = samples.count();
+    let count = samples.len();
     let mut z = Vec::with_capacity(if latent { count * d } else { 0 });
     let mut base = Vec::with_capacity(count);
     let mut moments = vec![Moments::default(); count];
@@ -154,6 +176,7 @@ pub(crate) fn evaluate<B: Backend>(
         values: log_det.iter().zip(&base).map(|(l, base)| base + l).collect(),
         standard_error: moments.iter().map(|m| m.standard_error()).collect(),
         log_det,
+        weights: samples.weights().map(<[f64]>::to_vec),
         replicates,
         estimator: flow.resolved().to_string(),
     };

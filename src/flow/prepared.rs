@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::bijection::{Ask, Draw, LogDet};
 use crate::chain::PreparedChain;
 use crate::classifier::{Classification, PreparedClassifier};
-use crate::data::{Samples, Standardiser, Table};
+use crate::data::{Samples, Standardiser, Table, Values};
 use crate::error::{ConfigError, Error};
 use crate::estimator::Estimator;
 use crate::invert::{Inversion, SampleReport, Status};
@@ -284,10 +284,10 @@ impl<B: Backend> PreparedFlow<B> {
     }
 
     pub(crate) fn check_samples(&self, samples: Samples<'_>) -> Result<(), Error> {
-        match samples {
-            Samples::Rows(rows) => self.check_width(rows),
-            Samples::Images(set) if self.sample_shape == [set.height(), set.width(), set.channels()] => Ok(()),
-            Samples::Images(set) => Err(Error::Input(format!(
+        match samples.values() {
+            Values::Tabular(rows) => self.check_width(rows),
+            Values::Images(set) if self.sample_shape == [set.height(), set.width(), set.channels()] => Ok(()),
+            Values::Images(set) => Err(Error::Input(format!(
                 "images of {} for a model of {}",
                 set.size(),
                 match self.sample_shape[..] {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use resflow_backend::{Backend, Key, Shape};
 
 use super::PreparedFlow;
-use crate::data::{Samples, Table};
+use crate::data::{Samples, Table, Values};
 use crate::error::Error;
 use crate::transform::dequantise;
 
@@ -23,23 +23,20 @@ impl<'a> Upload<'a> {
     /// Samples that fit a flow.
     pub(crate) fn new<B: Backend>(flow: &PreparedFlow<B>, samples: Samples<'a>, key: Key) -> Result<Self, Error> {
         flow.check_samples(samples)?;
-        let standard = match samples {
-            Samples::Rows(rows) => Some(flow.standardiser().apply(rows)?),
-            Samples::Images(_) => None,
-        };
+        let standard = samples.table().map(|table| flow.standardiser().apply(table)).transpose()?;
         Ok(Self { samples, standard, key: key.named("dequantise"), bits: flow.bits().unwrap_or(8) })
     }
 
     /// The number of samples.
     pub(crate) fn count(&self) -> usize {
-        self.samples.count()
+        self.samples.len()
     }
 
     /// Consecutive samples on the device.
     pub(crate) fn all<B: Backend>(&self, flow: &PreparedFlow<B>, range: Range<usize>) -> B::Tensor {
-        match (self.samples, &self.standard) {
-            (Samples::Rows(table), standard) => flow.upload(standard.as_ref().unwrap_or(table), range),
-            (Samples::Images(set), _) => {
+        match (self.samples.values(), &self.standard) {
+            (Values::Tabular(table), standard) => flow.upload(standard.as_ref().unwrap_or(table), range),
+            (Values::Images(set), _) => {
                 let shape = Shape::from([range.len(), set.height(), set.width(), set.channels()]);
                 let stride = shape.row_elements();
                 let bytes = &set.bytes()[range.start * stride..range.end * stride];
@@ -50,11 +47,11 @@ impl<'a> Upload<'a> {
 
     /// Some samples on the device, each with the noise of its own number.
     pub(crate) fn some<B: Backend>(&self, flow: &PreparedFlow<B>, which: &[usize]) -> B::Tensor {
-        match (self.samples, &self.standard) {
-            (Samples::Rows(table), standard) => {
+        match (self.samples.values(), &self.standard) {
+            (Values::Tabular(table), standard) => {
                 flow.upload(&standard.as_ref().unwrap_or(table).select(which), 0..which.len())
             }
-            (Samples::Images(_), _) => {
+            (Values::Images(_), _) => {
                 let images: Vec<_> = which.iter().map(|&i| self.all(flow, i..i + 1)).collect();
                 flow.backend().concat(&images.iter().collect::<Vec<_>>(), 0)
             }

@@ -12,7 +12,6 @@
 //! # Ok::<(), resflow::import::ImportError>(())
 //! ```
 
-mod error;
 mod names;
 mod pickle;
 mod reference;
@@ -29,7 +28,7 @@ use resflow_backend::Element;
 use safetensors::SafeTensors;
 
 use crate::checkpoint::Values;
-pub use error::ImportError;
+pub use crate::error::ImportError;
 use scalar::Scalar;
 
 /// Which numbers of a checkpoint the parameters get.
@@ -165,7 +164,7 @@ impl StateDict {
         if count == 0 {
             return Ok(());
         }
-        let first = self.tensors.keys().take(5).map(|name| crate::data::Excerpt(name).to_string());
+        let first = self.tensors.keys().take(5).map(|name| crate::error::Excerpt(name).to_string());
         let names = first.chain((count > 5).then(|| "…".to_owned())).collect::<Vec<_>>().join(", ");
         Err(ImportError::Unused { count, names })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::error::ImportError;
+use crate::error::ImportError;
 
 /// Strips the prefixes `module.`, `param.` and `buffer.`. If any name has one of the latter two, entries without are
 /// dropped: such files hold numbers beside the state dict.

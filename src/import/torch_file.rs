@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::error::ImportError;
+use crate::error::ImportError;
 use super::pickle::{self, Id, Pickle, Value};
 use super::tensor::Tensor;
 use super::torch_legacy;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::error::ImportError;
+use crate::error::ImportError;
 use super::pickle::{self, Pickle, Value};
 use super::scalar::Scalar;
 use super::tensor::storage_extent;

@@ -5,7 +5,7 @@ use std::io;
 
 use zip::{CompressionMethod, ZipArchive};
 
-use super::error::ImportError;
+use crate::error::ImportError;
 
 /// The entries of a file.
 pub(super) struct TorchZip<'a> {

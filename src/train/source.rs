@@ -8,19 +8,37 @@ use resflow_backend::{Backend, Element, Key, Shape};
 use crate::batch::Batch;
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
-use crate::data::{DataError, Samples, Standardiser, Table, ToyDensity, permutation};
-use crate::error::Error;
+use crate::data::{Dataset, Samples, Standardiser, Table, ToyDensity, Values, permutation};
+use crate::error::{DataError, Error};
 use crate::transform::dequantise;
 
-/// Training and validation rows, which never overlap.
+/// Training and validation samples, which never overlap.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// Fresh points of a built-in density at every step; validation points have a key of their own.
     Density(ToyDensity),
-    /// The rows of a table, shuffled anew in every epoch; some are set aside for validation.
-    Table(Table),
-    /// Images, likewise; their noise is drawn anew at every step.
-    Images(ImageSet),
+    /// Samples, shuffled anew in every epoch; some are set aside for validation. The noise of images is drawn anew at every
+    /// step.
+    Data(Dataset),
+    /// Samples to train on, and other ones to validate on.
+    Split {
+        /// To train on.
+        training: Dataset,
+        /// To validate on.
+        validation: Dataset,
+    },
+}
+
+impl From<ToyDensity> for Source {
+    fn from(density: ToyDensity) -> Self {
+        Self::Density(density)
+    }
+}
+
+impl<D: Into<Dataset>> From<D> for Source {
+    fn from(data: D) -> Self {
+        Self::Data(data.into())
+    }
 }
 
 impl Source {
@@ -28,68 +46,84 @@ impl Source {
     pub fn sample_shape(&self) -> Vec<usize> {
         match self {
             Self::Density(_) => vec![2],
-            Self::Table(table) => vec![table.width()],
-            Self::Images(set) => vec![set.height(), set.width(), set.channels()],
+            Self::Data(data) | Self::Split { training: data, .. } => data.sample_shape(),
         }
     }
 
-    /// Whether a classifier of so many classes can learn from the labels.
+    /// The samples to train on, unless they are drawn.
+    pub fn data(&self) -> Option<&Dataset> {
+        match self {
+            Self::Density(_) => None,
+            Self::Data(data) | Self::Split { training: data, .. } => Some(data),
+        }
+    }
+
+    /// Whether the source can train a flow of a shape, with a classifier of so many classes.
     ///
     /// # Errors
-    /// No labels, or one that is no class.
-    pub(crate) fn check_labels(&self, classes: usize) -> Result<(), Error> {
-        let labels = if let Self::Images(set) = self { set.labels() } else { None };
-        match labels {
-            _ if classes == 0 => Ok(()),
-            Some(labels) => check_labels(labels, classes),
-            None => Err(Error::Input(format!("the model has {classes} classes, the data have no labels"))),
+    /// Returns [`Error::Input`] for samples of two shapes, no labels, or a label that is no class.
+    pub(crate) fn check(&self, classes: usize) -> Result<(), Error> {
+        let parts = match self {
+            Self::Density(_) => vec![],
+            Self::Data(data) => vec![data],
+            Self::Split { training, validation } if training.sample_shape() == validation.sample_shape() => {
+                vec![training, validation]
+            }
+            Self::Split { training, validation } => {
+                return Err(Error::Input(format!(
+                    "training samples of shape {:?} and validation samples of shape {:?}",
+                    training.sample_shape(),
+                    validation.sample_shape()
+                )));
+            }
+        };
+        let missing = || Error::Input(format!("the model has {classes} classes, the data have no labels"));
+        if classes > 0 && parts.is_empty() {
+            return Err(missing());
         }
+        for part in parts {
+            if part.is_empty() {
+                return Err(Error::Input("there are no samples to learn from".into()));
+            }
+            if classes > 0 {
+                check_labels(part.labels().ok_or_else(missing)?, classes)?;
+            }
+        }
+        Ok(())
     }
 
-    /// The fingerprint of what a model with so many classes learns from.
-    pub(crate) fn fingerprint_for(&self, classes: usize) -> String {
-        match self {
-            Self::Images(set) if classes > 0 => set.labelled_fingerprint(),
-            _ => self.fingerprint(),
-        }
-    }
-
-    /// A short text that tells two sources apart, to refuse resuming on other data. Labels do not count.
-    pub fn fingerprint(&self) -> String {
+    /// A short text that tells two sources apart, to refuse resuming on other data. Labels count for a model that has
+    /// classes.
+    pub(crate) fn fingerprint(&self, classes: usize) -> String {
         match self {
             Self::Density(density) => density.name().to_owned(),
-            Self::Images(set) => set.fingerprint(),
-            Self::Table(table) => {
-                let bytes = table.values().iter().flat_map(|v| v.to_bits().to_le_bytes());
-                let hash =
-                    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-                format!("{} rows of {} columns, FNV-1a {hash:016x}", table.rows(), table.width())
+            Self::Data(data) => data.fingerprint(classes > 0),
+            Self::Split { training, validation } => {
+                format!("{}; validation {}", training.fingerprint(classes > 0), validation.fingerprint(classes > 0))
             }
         }
     }
 }
 
-/// Rows set aside for validation, in the data's units. Those of a density are drawn when they are first asked for: a run's
-/// state can be loaded, and refused, in memory of the order of its file, however many rows it wants.
+/// Samples set aside for validation, in the data's units. Those of a density are drawn when they are first asked for: a run's
+/// state can be loaded, and refused, in memory of the order of its file, however many it wants.
 #[derive(Debug)]
-pub(crate) enum Validation {
-    Rows(LazyLock<Table, Box<dyn FnOnce() -> Table + Send>>),
-    Images(ImageSet),
-}
+pub(crate) struct ValidationSet(LazyLock<Dataset, Box<dyn FnOnce() -> Dataset + Send>>);
 
-impl Validation {
+impl ValidationSet {
+    fn of(data: Dataset) -> Self {
+        Self(LazyLock::new(Box::new(|| data)))
+    }
+
     pub(crate) fn samples(&self) -> Samples<'_> {
-        match self {
-            Self::Rows(table) => Samples::Rows(table),
-            Self::Images(set) => Samples::Images(set),
-        }
+        self.0.samples()
     }
 }
 
 /// How a source is divided and drawn from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Drawing {
-    pub(crate) validation_rows: usize,
+    pub(crate) validation_samples: usize,
     pub(crate) validation_fraction: f64,
     pub(crate) flips: bool,
     /// The bits of a channel of images.
@@ -106,6 +140,8 @@ pub(crate) struct Drawn<B: Backend> {
     pub(crate) batch: Batch<B>,
     /// 1 at each sample's class, else 0, `[n, K]`, where labels are wanted.
     pub(crate) targets: Option<B::Tensor>,
+    /// The weight of each sample, where they have any; all of the training samples have mean 1.
+    pub(crate) weights: Option<Vec<f64>>,
 }
 
 /// Batches in standardised units.
@@ -113,6 +149,8 @@ pub(crate) struct Drawn<B: Backend> {
 pub(crate) struct Batches {
     training: Training,
     drawing: Drawing,
+    /// What one whole sample weighs: 1 over the mean of the weights that were given.
+    unit: f64,
     /// The number of the epoch and its order.
     epoch: Option<(u64, Vec<usize>)>,
 }
@@ -120,95 +158,117 @@ pub(crate) struct Batches {
 #[derive(Debug)]
 enum Training {
     Density(ToyDensity),
-    Table(Table),
-    Images(ImageSet),
+    Data(Dataset),
 }
 
 impl Batches {
-    /// Divides a source into batches, validation rows (in the data's units) and the standardisation of the training rows.
-    pub(crate) fn new(source: Source, drawing: Drawing) -> Result<(Self, Validation, Standardiser), DataError> {
-        let Drawing { validation_rows, validation_fraction, key, .. } = drawing;
-        let (training, validation, standardiser) = match source {
+    /// Divides a source into batches, validation samples (in the data's units) and the standardisation of the training
+    /// samples.
+    pub(crate) fn new(source: Source, drawing: Drawing) -> Result<(Self, ValidationSet, Standardiser), DataError> {
+        let Drawing { validation_samples, validation_fraction, key, .. } = drawing;
+        let (training, validation) = match source {
             Source::Density(density) => {
-                let validation = move || density.sample(key.named("validation data"), validation_rows);
-                let validation = Validation::Rows(LazyLock::new(Box::new(validation)));
-                (Training::Density(density), validation, Standardiser::identity(2))
+                let validation = move || density.sample(key.named("validation data"), validation_samples).into();
+                let validation = ValidationSet(LazyLock::new(Box::new(validation)));
+                let batches = Self { training: Training::Density(density), drawing, unit: 1.0, epoch: None };
+                return Ok((batches, validation, Standardiser::identity(2)));
             }
-            Source::Table(table) => {
-                let (training, validation) = table.split(validation_fraction, key.named("split"))?;
-                let standardiser = Standardiser::fit(&training)?;
-                let rows = standardiser.apply(&training)?;
-                let validation = Validation::Rows(LazyLock::new(Box::new(|| validation)));
-                (Training::Table(rows), validation, standardiser)
+            Source::Data(data) => {
+                let (training, validation) = data.split(validation_fraction, key.named("split"))?;
+                // of images, which are expensive, no more than was asked for
+                let few: Vec<usize> = (0..validation.len().min(validation_samples)).collect();
+                (training, if validation.images().is_some() { validation.select(&few)? } else { validation })
             }
-            Source::Images(set) => {
-                let d = set.height() * set.width() * set.channels();
-                let (training, validation) = set.split(validation_fraction, key.named("split"))?;
-                let some: Vec<usize> = (0..validation.len().min(validation_rows)).collect();
-                let validation = Validation::Images(validation.take(&some)?);
-                (Training::Images(training), validation, Standardiser::identity(d))
+            Source::Split { training, validation } => (training, validation),
+        };
+        let (training, standardiser) = match training.table() {
+            Some(table) => {
+                let standardiser = Standardiser::fit_weighted(table, training.weights())?;
+                let table = standardiser.apply(table)?;
+                (training.with_table(table), standardiser)
+            }
+            None => {
+                let d = training.sample_shape().iter().product();
+                (training, Standardiser::identity(d))
             }
         };
-        Ok((Self { training, drawing, epoch: None }, validation, standardiser))
+        let unit = training.weights().map_or(1.0, |weights| {
+            let heaviest = weights.iter().copied().fold(0.0, f64::max);
+            weights.len() as f64 / weights.iter().map(|w| w / heaviest).sum::<f64>() / heaviest
+        });
+        let batches = Self { training: Training::Data(training), drawing, unit, epoch: None };
+        Ok((batches, ValidationSet::of(validation), standardiser))
     }
 
-    /// Rows in an epoch, if there are epochs.
-    pub(crate) fn epoch_rows(&self) -> Option<usize> {
+    /// Samples in an epoch, if there are epochs.
+    pub(crate) fn epoch_samples(&self) -> Option<usize> {
         match &self.training {
             Training::Density(_) => None,
-            Training::Table(table) => Some(table.rows()),
-            Training::Images(set) => Some(set.len()),
+            Training::Data(data) => Some(data.len()),
         }
     }
 
-    /// Batch number `batch` of so many rows, on the device.
-    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, rows: usize) -> Drawn<B> {
-        let key = self.drawing.key;
-        let order = self.order(batch * rows as u64, rows);
-        let targets = self.targets(backend, &order);
-        let rows = match &self.training {
-            Training::Density(density) => {
-                let table = density.sample(key.named("batch").split(batch), rows);
-                backend.upload(&table.to_elements(), [rows, 2].into())
-            }
-            Training::Table(table) => {
-                let values = order.iter().flat_map(|&i| table.row(i)).map(|&v| B::Elem::from_f64(v));
-                backend.upload(&values.collect::<Vec<_>>(), [rows, table.width()].into())
-            }
-            Training::Images(set) => {
-                let mut bytes = Vec::with_capacity(rows * set.bytes().len() / set.len());
-                let first = batch * rows as u64;
-                for (i, &image) in order.iter().enumerate() {
-                    let start = bytes.len();
-                    bytes.extend_from_slice(set.image(image).unwrap_or_default());
-                    if self.drawing.flips && coin(key.named("flip").split(first + i as u64)) {
-                        flip(&mut bytes[start..], set.width(), set.channels());
-                    }
-                }
-                let shape = Shape::from([rows, set.height(), set.width(), set.channels()]);
-                dequantise(backend, &bytes, shape, self.drawing.bits, key.named("dequantise"), first)
-            }
-        };
-        Drawn { batch: Batch::new(rows), targets }
+    /// What one whole sample weighs.
+    pub(crate) fn unit(&self) -> f64 {
+        self.unit
     }
 
-    /// The classes of some images, where labels are wanted.
-    fn targets<B: Backend>(&self, backend: &B, order: &[usize]) -> Option<B::Tensor> {
+    /// Batch number `batch` of so many samples, on the device.
+    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, count: usize) -> Drawn<B> {
+        let key = self.drawing.key;
+        let order = self.order(batch * count as u64, count);
+        let data = match &self.training {
+            Training::Density(density) => {
+                let table = density.sample(key.named("batch").split(batch), count);
+                let x = backend.upload(&table.to_elements(), [count, 2].into());
+                return Drawn { batch: Batch::new(x), targets: None, weights: None };
+            }
+            Training::Data(data) => data,
+        };
+        let x = match data.samples().values() {
+            Values::Tabular(table) => self.rows(backend, table, &order),
+            Values::Images(set) => self.images(backend, set, &order, batch * count as u64),
+        };
+        let weights = data.weights().map(|weights| order.iter().map(|&i| weights[i] * self.unit).collect());
+        Drawn { batch: Batch::new(x), targets: self.targets(backend, data, &order), weights }
+    }
+
+    fn rows<B: Backend>(&self, backend: &B, table: &Table, order: &[usize]) -> B::Tensor {
+        let values = order.iter().flat_map(|&i| table.row(i)).map(|&v| B::Elem::from_f64(v));
+        backend.upload(&values.collect::<Vec<_>>(), [order.len(), table.width()].into())
+    }
+
+    /// Images with fresh noise, that of number `first` and so on.
+    fn images<B: Backend>(&self, backend: &B, set: &ImageSet, order: &[usize], first: u64) -> B::Tensor {
+        let key = self.drawing.key;
+        let mut bytes = Vec::with_capacity(order.len() * set.bytes().len() / set.len());
+        for (i, &image) in order.iter().enumerate() {
+            let start = bytes.len();
+            bytes.extend_from_slice(set.image(image).unwrap_or_default());
+            if self.drawing.flips && coin(key.named("flip").split(first + i as u64)) {
+                flip(&mut bytes[start..], set.width(), set.channels());
+            }
+        }
+        let shape = Shape::from([order.len(), set.height(), set.width(), set.channels()]);
+        dequantise(backend, &bytes, shape, self.drawing.bits, key.named("dequantise"), first)
+    }
+
+    /// The classes of some samples, where labels are wanted.
+    fn targets<B: Backend>(&self, backend: &B, data: &Dataset, order: &[usize]) -> Option<B::Tensor> {
         let classes = self.drawing.classes;
-        let Training::Images(set) = &self.training else { return None };
-        let labels = set.labels().filter(|_| classes > 0)?;
+        let labels = data.labels().filter(|_| classes > 0)?;
         let mut targets = vec![B::Elem::from_f64(0.0); order.len() * classes];
-        for (row, &image) in order.iter().enumerate() {
-            targets[row * classes + usize::from(labels[image])] = B::Elem::from_f64(1.0);
+        for (sample, &number) in order.iter().enumerate() {
+            targets[sample * classes + usize::from(labels[number])] = B::Elem::from_f64(1.0);
         }
         Some(backend.upload(&targets, [order.len(), classes].into()))
     }
 
-    /// The rows at some positions of the epochs one after the other.
-    fn order(&mut self, first: u64, rows: usize) -> Vec<usize> {
-        let Some(n) = self.epoch_rows() else { return Vec::new() };
-        let mut out = Vec::with_capacity(rows);
-        for position in first..first + rows as u64 {
+    /// The samples at some positions of the epochs one after the other.
+    fn order(&mut self, first: u64, count: usize) -> Vec<usize> {
+        let Some(n) = self.epoch_samples() else { return Vec::new() };
+        let mut out = Vec::with_capacity(count);
+        for position in first..first + count as u64 {
             let number = position / n as u64;
             if self.epoch.as_ref().is_none_or(|(e, _)| *e != number) {
                 self.epoch = Some((number, permutation(n, self.drawing.key.named("epoch").split(number))));

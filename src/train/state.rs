@@ -13,7 +13,7 @@ use super::trainer::Best;
 use super::{Budget, MOST_TIME, Source, TrainConfig, Trainer, Validation, config};
 use crate::checkpoint::{Archive, ModelDocument, Values, document_value, section};
 use crate::classifier::ClassificationScore;
-use crate::data::Excerpt;
+use crate::error::Excerpt;
 use crate::error::{CheckpointError, Error};
 use crate::flow::Flow;
 use crate::registry::Registry;
@@ -96,7 +96,7 @@ impl<B: Backend> Trainer<B> {
     ///
     /// # Errors
     /// A state that does not belong together, or other data than the run had.
-    pub fn resume(backend: B, archive: &Archive, source: Source) -> Result<Self, Error> {
+    pub fn resume(backend: B, archive: &Archive, source: impl Into<Source>) -> Result<Self, Error> {
         Self::resume_with(backend, archive, source, &Registry::new())
     }
 
@@ -107,15 +107,16 @@ impl<B: Backend> Trainer<B> {
     pub fn resume_with(
         backend: B,
         archive: &Archive,
-        source: Source,
+        source: impl Into<Source>,
         registry: &Registry<B>,
     ) -> Result<Self, Error> {
+        let source = source.into();
         let run: RunDocument = section(archive, "run")?;
         let model: ModelDocument = section(archive, "model")?;
         run.config.check()?;
         config::check_steps("step", run.step, 0)?;
         let format = |problem: &str| Error::Checkpoint(CheckpointError::Format(problem.into()));
-        let fingerprint = source.fingerprint_for(model.classes());
+        let fingerprint = source.fingerprint(model.classes());
         if fingerprint != run.data {
             return Err(Error::Input(format!(
                 "the run was on other data ({}), this is {fingerprint}",

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
-use super::source::{Batches, Drawing, Drawn, Source, Validation as ValidationSet};
+use super::source::{Batches, Drawing, Drawn, Source, ValidationSet};
 use super::{Budget, TrainConfig};
 use crate::classifier::{ClassificationScore, Classifier};
-use crate::data::Samples;
-use crate::data::image::ImageSet;
+use crate::batch::SampleWeights;
+use crate::data::{Dataset, Samples};
 use crate::error::Error;
 use crate::flow::{Flow, Gradient, Objective, PreparedFlow, Provenance, Supervision};
 use crate::lipschitz::PowerIteration;
@@ -82,6 +82,8 @@ pub struct Trainer<B: Backend> {
     parameters: B::Tensor,
     decayed: B::Tensor,
     prepared: PreparedFlow<B>,
+    /// The weight of the latest step's samples, 1 where they have none.
+    weight: f64,
     batches: Batches,
     validation: ValidationSet,
 }
@@ -93,11 +95,12 @@ impl<B: Backend> Trainer<B> {
     /// Settings out of range, or data that does not fit the flow.
     pub fn new(
         mut flow: Flow<B>,
-        source: Source,
+        source: impl Into<Source>,
         config: &TrainConfig,
         budget: Budget,
         key: Key,
     ) -> Result<Self, Error> {
+        let source = source.into();
         config.check()?;
         budget.check()?;
         if source.sample_shape() != flow.config().sample_shape() {
@@ -112,12 +115,10 @@ impl<B: Backend> Trainer<B> {
             )));
         }
         let classes = flow.classifier().map_or(0, Classifier::classes);
-        source.check_labels(classes)?;
-        let fingerprint = source.fingerprint_for(classes);
-        let columns = match &source {
-            Source::Table(table) => table.columns().map(<[String]>::to_vec),
-            Source::Density(_) | Source::Images(_) => None,
-        };
+        source.check(classes)?;
+        let fingerprint = source.fingerprint(classes);
+        let table = source.data().and_then(Dataset::table);
+        let columns = table.and_then(|table| table.columns().map(<[String]>::to_vec));
         flow.set_provenance(Provenance {
             data: fingerprint.clone(),
             columns,
@@ -125,7 +126,7 @@ impl<B: Backend> Trainer<B> {
             ..Provenance::default()
         });
         let drawing = Drawing {
-            validation_rows: config.validation_rows,
+            validation_samples: config.validation_rows,
             validation_fraction: config.validation_fraction,
             flips: config.flips,
             bits: flow.config().images().map_or(8, |c| c.bits),
@@ -144,6 +145,7 @@ impl<B: Backend> Trainer<B> {
             average: parameters.clone(),
             parameters,
             prepared,
+            weight: 1.0,
             flow,
             config: config.clone(),
             budget,
@@ -176,18 +178,18 @@ impl<B: Backend> Trainer<B> {
         self.budget
     }
 
-    /// The validation rows, in the data's units.
-    pub fn validation_rows(&self) -> Samples<'_> {
+    /// The validation samples, in the data's units.
+    pub fn validation_samples(&self) -> Samples<'_> {
         self.validation.samples()
     }
 
-    /// Rows or images in an epoch, if the data come in epochs.
-    pub fn epoch_rows(&self) -> Option<usize> {
-        self.batches.epoch_rows()
+    /// Samples in an epoch, if the data come in epochs.
+    pub fn epoch_samples(&self) -> Option<usize> {
+        self.batches.epoch_samples()
     }
 
-    /// The rows of a step.
-    pub fn step_rows(&self) -> usize {
+    /// The samples of a step.
+    pub fn step_samples(&self) -> usize {
         self.config.batch * self.config.accumulate
     }
 
@@ -274,6 +276,8 @@ impl<B: Backend> Trainer<B> {
         let gradient = self.gradient(&backend)?;
         let Applied { loss, norm, classification } = self.apply(&gradient, step, rate)?;
 
+        // Σ wᵢ E(zᵢ) of a batch whose weights are not 1 together
+        let loss = if (self.weight - 1.0).abs() < 1e-9 { loss } else { loss / self.weight };
         self.step = step;
         self.flow.set_provenance(Provenance { steps: step, ..self.flow.provenance().clone() });
         let constant = self.prepared.base().constant() - self.flow.standardiser().log_det();
@@ -295,12 +299,16 @@ impl<B: Backend> Trainer<B> {
 
     /// The gradient of the present step: the sum over its batches, of the mean over all their rows.
     fn gradient(&mut self, backend: &B) -> Result<Gradient<B>, Error> {
-        let rows = self.config.batch;
-        let weights = backend.full(1.0 / self.step_rows() as f64, [rows, 1].into());
+        let count = self.config.batch;
+        let share = 1.0 / self.step_samples() as f64;
+        let alike = backend.full(share, [count, 1].into());
         let mut sum: Option<Gradient<B>> = None;
+        self.weight = 0.0;
         for part in 0..self.config.accumulate {
-            let Drawn { batch, targets } = self.batch(backend, part);
-            let batch = batch.starting_at((part * rows) as u64);
+            let Drawn { batch, targets, weights: own } = self.batch(backend, part);
+            let batch = batch.starting_at((part * count) as u64);
+            self.weight += own.as_ref().map_or(count as f64, |own| own.iter().sum()) * share;
+            let weights = own.map_or_else(|| alike.clone(), |own| column(backend, own.into_iter().map(|w| w * share)));
             let density_weight = self.config.density_weight;
             let objective = Objective {
                 batch: &batch,
@@ -362,7 +370,7 @@ impl<B: Backend> Trainer<B> {
         let classification = report.get(3..5).map(|score| ClassificationScore {
             cross_entropy: score[0],
             accuracy: score[1],
-            count: self.step_rows(),
+            count: self.step_samples(),
         });
         if finite == 0.0 {
             let losses = loss.is_finite() && classification.is_none_or(|c| c.cross_entropy.is_finite());
@@ -402,20 +410,24 @@ impl<B: Backend> Trainer<B> {
     /// Walks all of the first step's batches through the chain, initialising each transform.
     fn initialise(&mut self) -> Result<(), Error> {
         let b = self.flow.backend().clone();
-        let mut shards = Vec::new();
+        let (mut shards, mut weights) = (Vec::new(), Vec::new());
         for part in 0..self.config.accumulate {
-            let x = self.batch(&b, part).batch;
-            let (n, bytes) = (x.len(&b), self.flow.sample_bytes());
+            let Drawn { batch, weights: own, .. } = self.batch(&b, part);
+            let (n, bytes) = (batch.len(&b), self.flow.sample_bytes());
             let plan = resflow_backend::ShardPlan::new(n, b.shard_rows(bytes), b.lanes());
-            shards.extend(plan.ranges().map(|r| x.narrow(&b, r.start, r.len())));
+            shards.extend(plan.ranges().map(|r| batch.narrow(&b, r.start, r.len())));
+            let own = own.map(|own| column(&b, own.into_iter()));
+            weights.extend(own.iter().flat_map(|own| plan.ranges().map(|r| b.narrow(own, 0, r.start, r.len()))));
         }
+        let unit = self.batches.unit();
+        let weights = (!weights.is_empty()).then(|| SampleWeights { shards: &weights, unit });
         let classifier = self.prepared.classifier();
         let look = |l: usize, y: &B::Tensor, factored_out: usize| {
             classifier.and_then(|c| c.look(&b, l, y, factored_out))
         };
-        let seen = self.flow.chain_mut().initialise_with(&b, &shards, None, &look)?;
+        let seen = self.flow.chain_mut().initialise_with(&b, &shards, weights, &look)?;
         if let Some(classifier) = self.flow.classifier_mut() {
-            classifier.initialise(&b, &seen, None)?;
+            classifier.initialise(&b, &seen, weights)?;
         }
         self.initialised = true;
         self.derive();
@@ -468,8 +480,9 @@ impl<B: Backend> Trainer<B> {
         let prepared = flow.prepare();
         let result = prepared.log_prob(samples, key)?;
         let nll = -result.mean();
-        let labels = samples.images().and_then(ImageSet::labels).filter(|_| prepared.classifies());
-        let classification = labels.map(|labels| prepared.classify(samples, key)?.score(labels)).transpose()?;
+        let labels = samples.labels().filter(|_| prepared.classifies());
+        let score = |labels| prepared.classify(samples, key)?.score_weighted(labels, samples.weights());
+        let classification = labels.map(score).transpose()?;
         let weigh = |nll, classification| objective(nll, classification, self.config.density_weight);
         let value = weigh(nll, classification);
         let better = |best: &Best<B>| value < weigh(best.nll, best.classification);
@@ -505,6 +518,12 @@ struct Applied {
     loss: f64,
     norm: f64,
     classification: Option<ClassificationScore>,
+}
+
+/// A number for each sample, `[n, 1]`.
+fn column<B: Backend>(backend: &B, values: impl Iterator<Item = f64>) -> B::Tensor {
+    let values: Vec<_> = values.map(B::Elem::from_f64).collect();
+    backend.upload(&values, [values.len(), 1].into())
 }
 
 /// All trained tensors one after the other.

@@ -7,7 +7,7 @@
 
 use resflow_backend::{Backend, Binary, Element as _, Over, Reduce, Shape, Unary};
 
-use crate::batch::{Batch, per_sample};
+use crate::batch::{Batch, SampleWeights, per_sample};
 use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
 use crate::invert::Solution;
@@ -64,7 +64,7 @@ impl<B: Backend> Bijection<B> for ActNorm<B> {
         })
     }
 
-    fn initialise(&mut self, backend: &B, shards: &[Batch<B>], weights: Option<&[B::Tensor]>) -> Result<(), Error> {
+    fn initialise(&mut self, backend: &B, shards: &[Batch<B>], weights: Option<SampleWeights<'_, B>>) -> Result<(), Error> {
         if backend.download(&self.initialised)?[0].to_f64() != 0.0 {
             return Ok(());
         }
@@ -83,7 +83,7 @@ impl<B: Backend> Bijection<B> for ActNorm<B> {
             let sums = shards.iter().enumerate().map(|(i, shard)| {
                 let mut values = f(&shard.x);
                 if let Some(weights) = weights {
-                    let weights = per_sample(backend, &weights[i], backend.shape(&values));
+                    let weights = per_sample(backend, &weights.shards[i], backend.shape(&values));
                     values = backend.binary(Binary::Mul, values, &weights);
                 }
                 backend.reduce(Reduce::Sum, Over::Channel, &values)
@@ -130,11 +130,15 @@ struct Count {
 }
 
 impl Count {
-    /// Weights count how often a sample is there. Where all of a feature's together are less than two they can only be
-    /// importances, and Kish's effective number of samples says what one less of them is.
-    fn of_weights<B: Backend>(backend: &B, shards: &[Batch<B>], weights: &[B::Tensor]) -> Result<Self, Error> {
+    /// Weights count how often a sample is there. Where all of a feature's together are less than two samples they can only
+    /// be importances, and Kish's effective number of samples says what one less of them is.
+    fn of_weights<B: Backend>(
+        backend: &B,
+        shards: &[Batch<B>],
+        weights: SampleWeights<'_, B>,
+    ) -> Result<Self, Error> {
         let (mut total, mut squares) = (0.0, 0.0);
-        for (shard, weights) in shards.iter().zip(weights) {
+        for (shard, weights) in shards.iter().zip(weights.shards) {
             let shape = shard.shape(backend);
             let pixels = (shape.row_elements() / shape.channels().max(1)) as f64;
             for w in backend.download(weights)? {
@@ -143,13 +147,15 @@ impl Count {
             }
         }
         let effective = total * total / squares;
-        if !(total > 0.0 && effective > 1.0) {
+        // a little more than one: rounding
+        if !(total > 0.0 && effective > 1.0 + 1e-9) {
             return Err(Error::Input(
                 "ActNorm is initialised from the variance of the first batch, in which all weight is on one row: use a larger batch"
                     .into(),
             ));
         }
-        Ok(Self { total, less_one: if total >= 2.0 { total - 1.0 } else { total * (1.0 - 1.0 / effective) } })
+        let whole = total >= 2.0 * weights.unit;
+        Ok(Self { total, less_one: if whole { total - weights.unit } else { total * (1.0 - 1.0 / effective) } })
     }
 }
 

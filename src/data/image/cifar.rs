@@ -4,7 +4,7 @@
 //! CIFAR-100 has a coarse label (of 20) before the fine one (of 100), which is the one that is kept.
 
 use super::{ImageError, ImageSet};
-use crate::data::DataError;
+use crate::error::DataError;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;

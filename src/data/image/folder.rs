@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{ImageData, ImageError, ImageSet, ImageSize, cifar, idx, png, within};
-use crate::data::DataError;
+use crate::error::DataError;
 
 /// A file or a folder, by its name.
 struct Entry {

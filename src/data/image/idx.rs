@@ -12,7 +12,7 @@ use std::io::{self, Read, Write};
 use flate2::bufread::MultiGzDecoder;
 
 use super::{ImageError, ImageSet};
-use crate::data::DataError;
+use crate::error::DataError;
 
 /// More than deflate can make of a byte; the slack is for files of a few bytes.
 const EXPANSION: (u64, u64) = (1_100, 4_096);

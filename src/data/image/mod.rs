@@ -21,17 +21,17 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use super::DataError;
+use crate::error::DataError;
 
 pub mod cifar;
-mod error;
 mod folder;
 pub mod idx;
 pub mod npy;
 pub mod png;
 mod set;
 
-pub use error::ImageError;
+pub use crate::error::ImageError;
+pub(crate) use set::{FNV_OFFSET, fnv};
 pub use set::{ImageSet, ImageSize, ImageStack, flip};
 
 /// What a path holds.

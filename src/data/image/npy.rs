@@ -8,7 +8,7 @@ use std::io::Write;
 use npyz::{Order, TypeChar, WriteOptions, WriterBuilder};
 
 use super::{ImageError, ImageSet, ImageStack};
-use crate::data::DataError;
+use crate::error::DataError;
 use crate::data::npy::{Array, Float};
 
 /// The first bytes of every NPY file.

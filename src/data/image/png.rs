@@ -12,7 +12,7 @@ use std::io::{Cursor, ErrorKind};
 use ::png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, Limits, Transformations};
 
 use super::{ImageError, ImageSet};
-use crate::data::DataError;
+use crate::error::DataError;
 
 /// The most that one image takes, as it comes out of the decoder.
 const MOST_BYTES: usize = 64 << 20;

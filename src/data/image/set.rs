@@ -7,19 +7,9 @@ use std::fmt;
 
 use resflow_backend::Key;
 
-use super::ImageError;
-use crate::data::{DataError, permutation};
-
-/// The size of one image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ImageSize {
-    /// Rows of pixels.
-    pub height: usize,
-    /// Pixels in a row.
-    pub width: usize,
-    /// Values of a pixel.
-    pub channels: usize,
-}
+use crate::data::permutation;
+pub use crate::error::ImageSize;
+use crate::error::{DataError, ImageError};
 
 impl ImageSize {
     /// The values of one image, h · w · c.
@@ -41,13 +31,6 @@ impl ImageSize {
             (0, _) => Err(ImageError::Zero { what: "number of images" }),
             (images, _) => Ok(images),
         }
-    }
-}
-
-impl fmt::Display for ImageSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { height, width, channels } = self;
-        write!(f, "{height}x{width} pixels with {channels} channel{}", if *channels == 1 { "" } else { "s" })
     }
 }
 
@@ -269,9 +252,11 @@ fn channel(pixel: &[u8], channels: usize, c: usize) -> u8 {
     }
 }
 
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+/// Where the FNV-1a hash of bytes begins.
+pub(crate) const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
-fn fnv(hash: u64, byte: u8) -> u64 {
+/// One byte more.
+pub(crate) fn fnv(hash: u64, byte: u8) -> u64 {
     (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
 }
 

@@ -1,6 +1,6 @@
 //! The arguments of opcodes: numbers, counted bytes and lines.
 
-use super::super::error::ImportError;
+use crate::error::ImportError;
 use super::value::Value;
 
 /// A place in a pickle.

@@ -10,7 +10,7 @@ mod value;
 
 use std::collections::HashMap;
 
-use super::error::ImportError;
+use crate::error::ImportError;
 use argument::{Cursor, long, quoted, text};
 pub(crate) use value::{Id, Pickle, Record, Value};
 

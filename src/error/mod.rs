@@ -1,8 +1,15 @@
 //! Errors of the library, by what the caller can do about them.
 
+mod data;
+mod image;
+mod import;
+
+pub use data::{DataError, Place};
+pub(crate) use data::{Excerpt, Message};
+pub use image::{ImageError, ImageSize};
+pub use import::ImportError;
 use resflow_backend::BackendError;
 
-use crate::data::{Excerpt, Message};
 
 /// A setting or an architecture that cannot be.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -66,13 +73,13 @@ pub enum Error {
     Input(String),
     /// A file or data set that cannot be read.
     #[error(transparent)]
-    Data(#[from] crate::data::DataError),
+    Data(#[from] DataError),
     /// A checkpoint that cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// A foreign file that cannot be read or does not belong to the architecture.
     #[error(transparent)]
-    Import(#[from] crate::import::ImportError),
+    Import(#[from] ImportError),
     /// Training became non-finite; nothing was changed by that step.
     #[error(
         "training diverged at step {step}: {what} is not finite{}; the state before this step is kept, try a lower learning rate or a smaller coefficient",

@@ -2,8 +2,25 @@
 
 use std::fmt;
 
-use super::ImageSize;
-use crate::data::error::{Count, Dimensions, Excerpt, Message};
+use super::data::{Count, Dimensions, Excerpt, Message};
+
+/// The size of one image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ImageSize {
+    /// Rows of pixels.
+    pub height: usize,
+    /// Pixels in a row.
+    pub width: usize,
+    /// Values of a pixel.
+    pub channels: usize,
+}
+
+impl fmt::Display for ImageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { height, width, channels } = self;
+        write!(f, "{height}x{width} pixels with {channels} channel{}", if *channels == 1 { "" } else { "s" })
+    }
+}
 
 /// At most four bytes in hexadecimal, as `xxd` shows them.
 struct Bytes<'a>(&'a [u8]);

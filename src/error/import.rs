@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::data::{Excerpt, Message};
+use super::data::{Excerpt, Message};
 
 /// What went wrong in reading a state dict.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ impl fmt::Display for Line<'_> {
 }
 
 impl ImportError {
-    pub(super) fn tensor(name: &str, problem: impl Into<String>) -> Self {
+    pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { name: name.to_owned(), problem: problem.into() }
     }
 }

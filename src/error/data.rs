@@ -7,8 +7,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::ToyDensity;
-use super::image::ImageError;
+use super::ImageError;
 
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +75,7 @@ fn shorten(text: &str, most: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 /// At most eight entries of an array's shape, written as NumPy writes it.
-pub(super) struct Dimensions<'a>(pub(super) &'a [u64]);
+pub(crate) struct Dimensions<'a>(pub(crate) &'a [u64]);
 
 impl fmt::Display for Dimensions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,8 +87,24 @@ impl fmt::Display for Dimensions<'_> {
     }
 }
 
+/// The names of columns, in a sentence.
+struct Known<'a>(&'a [String]);
+
+impl fmt::Display for Known<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str(": the columns have no names");
+        }
+        f.write_str("; there are ")?;
+        for (i, name) in self.0.iter().take(20).enumerate() {
+            write!(f, "{}`{}`", if i > 0 { ", " } else { "" }, Excerpt(name))?;
+        }
+        if self.0.len() > 20 { f.write_str(", …") } else { Ok(()) }
+    }
+}
+
 /// `count` and a noun in the right number.
-pub(super) struct Count(pub(super) usize, pub(super) &'static str);
+pub(crate) struct Count(pub(crate) usize, pub(crate) &'static str);
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -280,10 +295,51 @@ pub enum DataError {
     /// A fraction that is not strictly between zero and one.
     #[error("the validation fraction is {0}: it must lie strictly between 0 and 1")]
     Fraction(f64),
+    /// Rows of different lengths.
+    #[error("row {} has {found} numbers, the first row has {expected}: all rows of a table have the same length", row + 1)]
+    UnequalRows {
+        /// The first row that differs, from 0.
+        row: usize,
+        /// Its length.
+        found: usize,
+        /// That of the first row.
+        expected: usize,
+    },
+    /// What belongs to samples, in another number than theirs.
+    #[error("{found} {what} for {samples} samples: there must be one for each")]
+    Belongings {
+        /// Contexts, labels or weights.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// The number of samples.
+        samples: usize,
+    },
+    /// A weight that no sample can have.
+    #[error("the weight of sample {} is {weight}: weights are finite numbers, 0 or above", sample + 1)]
+    Weight {
+        /// The number of the sample, from 0.
+        sample: usize,
+        /// Its weight.
+        weight: f64,
+    },
+    /// Samples none of which counts.
+    #[error("all weights are 0, in training or in what is set aside for validation: nothing could be learned or measured")]
+    NoWeight,
+    /// A column that a table does not have.
+    #[error("there is no column `{}`{}", Excerpt(name), Known(known))]
+    NoColumn {
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are; none if the columns have no names.
+        known: Vec<String>,
+    },
     /// A name that is no built-in density's.
-    #[error("there is no built-in density `{}`: the names are {}", Excerpt(name), ToyDensity::names())]
+    #[error("there is no built-in density `{}`: the names are {}", Excerpt(name), known)]
     UnknownDensity {
         /// The name that was asked for.
         name: String,
+        /// The names that there are.
+        known: String,
     },
 }

@@ -1,0 +1,314 @@
+//! Samples and what belongs to each of them: the one type that holds data, and its borrowed view.
+//!
+//! A [`Dataset`] has samples, tabular or images, and for each of them, where there is one, a context (what a conditional
+//! model is told), a label (its class) and a weight. Selecting and splitting take everything along. A [`Samples`] is the view
+//! of one: what is evaluated.
+
+use resflow_backend::Key;
+
+use super::image::ImageSet;
+use super::{Table, permutation};
+use crate::error::DataError;
+
+/// Numbers, or bytes of images.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Values<T, I> {
+    /// One row of numbers a sample, in the data's units (of images: \[0, 1\], in (C, H, W) order).
+    Tabular(T),
+    /// Images as bytes, to which uniform noise is added.
+    Images(I),
+}
+
+/// Samples with what belongs to each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    values: Values<Table, ImageSet>,
+    context: Option<Table>,
+    labels: Option<Vec<u8>>,
+    weights: Option<Vec<f64>>,
+}
+
+impl From<Table> for Dataset {
+    fn from(table: Table) -> Self {
+        Self { values: Values::Tabular(table), context: None, labels: None, weights: None }
+    }
+}
+
+impl From<ImageSet> for Dataset {
+    fn from(set: ImageSet) -> Self {
+        Self { values: Values::Images(set), context: None, labels: None, weights: None }
+    }
+}
+
+impl Dataset {
+    /// A table of samples, one slice of numbers each.
+    ///
+    /// # Errors
+    /// Returns [`DataError::UnequalRows`] if their lengths differ, and the errors of [`Table::new`].
+    pub fn from_rows<R: AsRef<[f64]>>(rows: &[R]) -> Result<Self, DataError> {
+        Table::from_rows(rows).map(Self::from)
+    }
+
+    /// The same with a context for each sample.
+    ///
+    /// # Errors
+    /// Returns [`DataError::Belongings`] if there is another number of contexts than of samples.
+    pub fn with_context(self, context: Table) -> Result<Self, DataError> {
+        self.check("contexts", context.rows())?;
+        Ok(Self { context: Some(context), ..self })
+    }
+
+    /// The same with the class of each sample, from 0.
+    ///
+    /// # Errors
+    /// Returns [`DataError::Belongings`] if there is another number of labels than of samples.
+    pub fn with_labels(self, labels: Vec<u8>) -> Result<Self, DataError> {
+        self.check("labels", labels.len())?;
+        Ok(Self { labels: Some(labels), ..self })
+    }
+
+    /// The same with the weight of each sample: weight 2 is the sample twice, weight 0 none.
+    ///
+    /// # Errors
+    /// Returns [`DataError::Belongings`] if there is another number of weights than of samples, [`DataError::Weight`] for
+    /// one that is negative or not finite, [`DataError::NoWeight`] if all are zero.
+    pub fn with_weights(self, weights: Vec<f64>) -> Result<Self, DataError> {
+        self.check("weights", weights.len())?;
+        if let Some(sample) = weights.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
+            return Err(DataError::Weight { sample, weight: weights[sample] });
+        }
+        if !weights.iter().any(|&w| w > 0.0) {
+            return Err(DataError::NoWeight);
+        }
+        Ok(Self { weights: Some(weights), ..self })
+    }
+
+    /// The same with a column of the table as weights, which it then is no longer part of.
+    ///
+    /// # Errors
+    /// Returns [`DataError::NoColumn`] if there is no such column, and the errors of [`with_weights`](Self::with_weights).
+    pub fn with_weight_column(self, name: &str) -> Result<Self, DataError> {
+        let missing = |known: Vec<String>| DataError::NoColumn { name: name.to_owned(), known };
+        let Values::Tabular(table) = &self.values else { return Err(missing(Vec::new())) };
+        let Some((rest, weights)) = table.without_column(name)? else {
+            return Err(missing(table.columns().map(<[String]>::to_vec).unwrap_or_default()));
+        };
+        Self { values: Values::Tabular(rest), ..self }.with_weights(weights)
+    }
+
+    fn check(&self, what: &'static str, found: usize) -> Result<(), DataError> {
+        let samples = self.len();
+        if found == samples { Ok(()) } else { Err(DataError::Belongings { what, found, samples }) }
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.samples().len()
+    }
+
+    /// Whether there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The shape of a sample: `[d]` or `[h, w, c]`.
+    pub fn sample_shape(&self) -> Vec<usize> {
+        match &self.values {
+            Values::Tabular(table) => vec![table.width()],
+            Values::Images(set) => vec![set.height(), set.width(), set.channels()],
+        }
+    }
+
+    /// The view of it.
+    pub fn samples(&self) -> Samples<'_> {
+        let values = match &self.values {
+            Values::Tabular(table) => Values::Tabular(table),
+            Values::Images(set) => Values::Images(set),
+        };
+        Samples {
+            values,
+            context: self.context.as_ref(),
+            labels: self.labels.as_deref(),
+            weights: self.weights.as_deref(),
+        }
+    }
+
+    /// The table, where the samples are tabular.
+    pub fn table(&self) -> Option<&Table> {
+        self.samples().table()
+    }
+
+    /// The images, where the samples are images.
+    pub fn images(&self) -> Option<&ImageSet> {
+        self.samples().images()
+    }
+
+    /// The weights of the samples, where they have any.
+    pub fn weights(&self) -> Option<&[f64]> {
+        self.weights.as_deref()
+    }
+
+    /// The classes of the samples, where they have any.
+    pub fn labels(&self) -> Option<&[u8]> {
+        self.samples().labels()
+    }
+
+    /// Its samples without what belongs to them.
+    pub fn into_values(self) -> Values<Table, ImageSet> {
+        self.values
+    }
+
+    /// The samples of these numbers, in this order, with what belongs to them; a number may come more than once.
+    ///
+    /// # Errors
+    /// Returns [`DataError`] for no samples at all of images.
+    ///
+    /// # Panics
+    /// If there is no sample of a number.
+    #[track_caller]
+    pub fn select(&self, numbers: &[usize]) -> Result<Self, DataError> {
+        let values = match &self.values {
+            Values::Tabular(table) => Values::Tabular(table.select(numbers)),
+            Values::Images(set) => Values::Images(set.take(numbers)?),
+        };
+        fn pick<T: Copy>(all: Option<&[T]>, numbers: &[usize]) -> Option<Vec<T>> {
+            all.map(|all| numbers.iter().map(|&i| all[i]).collect())
+        }
+        Ok(Self {
+            values,
+            context: self.context.as_ref().map(|context| context.select(numbers)),
+            labels: pick(self.labels.as_deref(), numbers),
+            weights: pick(self.weights.as_deref(), numbers),
+        })
+    }
+
+    /// Sets samples aside for validation: `(training, validation)`. The key's permutation shuffles the samples; the first
+    /// round(`fraction` · n) of them, at least one and at most all but one, are the validation samples.
+    ///
+    /// # Errors
+    /// Returns [`DataError::Fraction`] if `fraction` is not strictly between 0 and 1, [`DataError::TooFewRows`] or
+    /// [`DataError::Image`] if there are fewer than two samples, and [`DataError::NoWeight`] if all weight would be on one
+    /// side.
+    pub fn split(&self, fraction: f64, key: Key) -> Result<(Self, Self), DataError> {
+        if !(fraction > 0.0 && fraction < 1.0) {
+            return Err(DataError::Fraction(fraction));
+        }
+        let n = self.len();
+        if n < 2 {
+            return Err(match self.values {
+                Values::Tabular(_) => {
+                    DataError::TooFewRows { rows: n, needed: 2, purpose: "to set some aside for validation" }
+                }
+                Values::Images(_) => crate::error::ImageError::TooFew.into(),
+            });
+        }
+        let count = ((n as f64 * fraction).round() as usize).clamp(1, n - 1);
+        let order = permutation(n, key);
+        let (training, validation) = (self.select(&order[count..])?, self.select(&order[..count])?);
+        for side in [&training, &validation] {
+            if side.weights.as_ref().is_some_and(|weights| !weights.iter().any(|&w| w > 0.0)) {
+                return Err(DataError::NoWeight);
+            }
+        }
+        Ok((training, validation))
+    }
+
+    /// The same samples with other numbers, of a table that was standardised.
+    pub(crate) fn with_table(self, table: Table) -> Self {
+        Self { values: Values::Tabular(table), ..self }
+    }
+
+    /// A short text that tells two data sets apart, to refuse resuming on other data. Labels count if they are learned from.
+    pub(crate) fn fingerprint(&self, with_labels: bool) -> String {
+        let values = match &self.values {
+            Values::Images(set) if with_labels => set.labelled_fingerprint(),
+            Values::Images(set) => set.fingerprint(),
+            Values::Tabular(table) => {
+                let hash = hash(table.values());
+                format!("{} rows of {} columns, FNV-1a {hash:016x}", table.rows(), table.width())
+            }
+        };
+        match &self.weights {
+            Some(weights) => format!("{values}, weights {:016x}", hash(weights)),
+            None => values,
+        }
+    }
+}
+
+/// FNV-1a of the bits of numbers.
+fn hash(values: &[f64]) -> u64 {
+    let bytes = values.iter().flat_map(|v| v.to_bits().to_le_bytes());
+    bytes.fold(super::image::FNV_OFFSET, super::image::fnv)
+}
+
+/// The view of samples: what a flow is evaluated on.
+#[derive(Debug, Clone, Copy)]
+pub struct Samples<'a> {
+    values: Values<&'a Table, &'a ImageSet>,
+    context: Option<&'a Table>,
+    labels: Option<&'a [u8]>,
+    weights: Option<&'a [f64]>,
+}
+
+impl<'a> Samples<'a> {
+    /// The samples themselves.
+    pub fn values(&self) -> Values<&'a Table, &'a ImageSet> {
+        self.values
+    }
+
+    /// The table, where the samples are tabular.
+    pub fn table(&self) -> Option<&'a Table> {
+        if let Values::Tabular(table) = self.values { Some(table) } else { None }
+    }
+
+    /// The images, where the samples are images.
+    pub fn images(&self) -> Option<&'a ImageSet> {
+        if let Values::Images(set) = self.values { Some(set) } else { None }
+    }
+
+    /// What a conditional model is told of each sample.
+    pub fn context(&self) -> Option<&'a Table> {
+        self.context
+    }
+
+    /// The class of each sample; images may bring their own.
+    pub fn labels(&self) -> Option<&'a [u8]> {
+        self.labels.or_else(|| self.images().and_then(ImageSet::labels))
+    }
+
+    /// The weight of each sample; without any all count alike.
+    pub fn weights(&self) -> Option<&'a [f64]> {
+        self.weights
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        match self.values {
+            Values::Tabular(table) => table.rows(),
+            Values::Images(set) => set.len(),
+        }
+    }
+
+    /// Whether there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<'a> From<&'a Table> for Samples<'a> {
+    fn from(table: &'a Table) -> Self {
+        Self { values: Values::Tabular(table), context: None, labels: None, weights: None }
+    }
+}
+
+impl<'a> From<&'a ImageSet> for Samples<'a> {
+    fn from(set: &'a ImageSet) -> Self {
+        Self { values: Values::Images(set), context: None, labels: None, weights: None }
+    }
+}
+
+impl<'a> From<&'a Dataset> for Samples<'a> {
+    fn from(dataset: &'a Dataset) -> Self {
+        dataset.samples()
+    }
+}
