@@ -53,7 +53,7 @@ impl<B: Backend> Batch<B> {
 
     /// `length` samples from number `start` of these on.
     pub fn narrow(&self, backend: &B, start: usize, length: usize) -> Self {
-        Self { first: self.first + start as u64, ..self.map(|t| backend.narrow(t, 0, start, length)) }
+        Self { first: self.first.wrapping_add(start as u64), ..self.map(|t| backend.narrow(t, 0, start, length)) }
     }
 
     /// The samples of these numbers, in this order; a number may come more than once.

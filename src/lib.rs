@@ -86,6 +86,8 @@ pub mod classifier;
 pub mod config;
 pub mod coupling;
 pub mod data;
+#[cfg(any(feature = "cpu", feature = "gpu"))]
+pub mod device;
 pub mod error;
 pub mod estimator;
 pub mod flow;
@@ -93,6 +95,8 @@ pub mod import;
 pub mod invert;
 pub mod layer;
 pub mod lipschitz;
+#[cfg(feature = "ndarray")]
+pub mod model;
 pub mod module;
 pub mod registry;
 pub mod stage;
@@ -102,6 +106,8 @@ pub mod transform;
 
 pub use error::Error;
 pub use flow::Flow;
+#[cfg(feature = "ndarray")]
+pub use model::{Fit, Model, fit};
 pub use resflow_backend as backend;
 #[cfg(feature = "cpu")]
 pub use resflow_ndarray::NdArray;

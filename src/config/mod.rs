@@ -43,6 +43,32 @@ impl ModelConfig {
         }
     }
 
+    /// The default model for samples of a shape, `[d]` or `[h, w, c]`: for images that of two cores, with as many scales as
+    /// their size can be halved for.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError`] for a shape that is neither, or too large.
+    pub fn for_shape(shape: &[usize]) -> Result<Self, ConfigError> {
+        let config = match *shape {
+            [d] if d > 0 => Self::Rows(FlowConfig::new(d)),
+            [height, width, channels] => {
+                let preset = if channels == 1 { Preset::MnistSmall } else { Preset::Cifar10Small };
+                let mut config = ImageConfig { height, width, channels, ..preset.flow() };
+                while config.blocks.len() > 1 {
+                    let divisor = 1 << (config.blocks.len() - 1);
+                    if height.is_multiple_of(divisor) && width.is_multiple_of(divisor) {
+                        break;
+                    }
+                    config.blocks.pop();
+                }
+                Self::Images(config)
+            }
+            _ => return Err(ConfigError::Inconsistent(format!("no flow is for samples of shape {shape:?}"))),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
     /// What its transforms are.
     pub fn family(&self) -> Family {
         match self {

@@ -241,6 +241,12 @@ fn hash(values: &[f64]) -> u64 {
     bytes.fold(super::image::FNV_OFFSET, super::image::fnv)
 }
 
+/// A number for a sample, a function of its numbers alone: with it as its number in
+/// [`log_prob_from`](crate::flow::PreparedFlow::log_prob_from) a sample has the same estimate wherever and whenever it is scored.
+pub fn number_of(sample: &[f64]) -> u64 {
+    hash(sample)
+}
+
 /// The view of samples: what a flow is evaluated on.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {

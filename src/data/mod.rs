@@ -33,7 +33,7 @@ mod table;
 mod toy;
 
 pub use crate::error::{DataError, Place};
-pub use dataset::{Dataset, Samples, Values};
+pub use dataset::{Dataset, Samples, Values, number_of};
 pub use open::{Opened, open};
 pub use standardise::Standardiser;
 pub use table::Table;

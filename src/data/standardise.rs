@@ -115,6 +115,14 @@ impl Standardiser {
         self.map(table, |z, mean, deviation| z * deviation + mean)
     }
 
+    /// z = (x − μ) / s for a table of the right width, infinite where it overflows.
+    pub(crate) fn apply_computed(&self, table: &Table) -> Table {
+        let width = self.width();
+        let values = table.values().iter().enumerate();
+        let values = values.map(|(i, x)| (x - self.mean[i % width]) / self.deviation[i % width]);
+        Table::of_computed(width, values.collect())
+    }
+
     /// x = μ + s z for computed rows, infinite and NaN ones included.
     pub(crate) fn invert_computed(&self, z: Vec<f64>) -> Table {
         let width = self.width();

@@ -67,7 +67,7 @@ pub struct Estimate<'a, B: Backend, N: ?Sized> {
 /// The coefficients of each sample.
 fn coefficients(roulette: &RussianRoulette, key: Key, first: u64, count: usize) -> Vec<Vec<f64>> {
     let key = key.named("law");
-    (0..count as u64).map(|i| roulette.coefficients(&roulette.draw(key.split(first + i)))).collect()
+    (0..count as u64).map(|i| roulette.coefficients(&roulette.draw(key.split(first.wrapping_add(i))))).collect()
 }
 
 /// The order that undoes an order.
@@ -83,7 +83,8 @@ impl<B: Backend, N: ?Sized> Estimate<'_, B, N> {
     /// The probe number `index` of a key, `[n, …]`.
     fn probe(&self, key: Key, probe: Probe, index: usize) -> B::Tensor {
         let shape = [&[self.samples.count], self.samples.shape].concat();
-        let first = self.samples.first * self.samples.shape.iter().product::<usize>() as u64;
+        // addresses wrap around beyond any honest number
+        let first = self.samples.first.wrapping_mul(self.samples.shape.iter().product::<usize>() as u64);
         self.backend.noise(key.named("probe").split(index as u64), probe.noise(), first, shape[..].into())
     }
 }

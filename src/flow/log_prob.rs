@@ -17,6 +17,7 @@ use super::upload::Upload;
 use crate::batch::Batch;
 use crate::data::{Samples, Table};
 use crate::error::Error;
+use crate::invert::Status;
 
 
 /// log p of some samples, in nats and in the data's units.
@@ -28,6 +29,9 @@ pub struct LogProb {
     pub standard_error: Vec<f64>,
     /// log|det ∂z/∂x| of each sample, the part of the value besides the base density.
     pub log_det: Vec<f64>,
+    /// [`Status::NonFinite`] for a sample so far out that the arithmetic overflowed, whose log p is −∞; else
+    /// [`Status::Converged`].
+    pub status: Vec<Status>,
     /// The weight of each sample, where the samples had weights.
     pub weights: Option<Vec<f64>>,
     /// The number of replicates behind each value, 1 where exact; more for some samples where a standard error was asked for.
@@ -46,11 +50,11 @@ impl LogProb {
     }
 
     /// The standard error of the mean over samples as an estimate of E\[log p\]: the spread of the samples, in which the
-    /// error of each is contained. For a single sample, that sample's own error. Of weighted samples n is Kish's effective
+    /// error of each is contained. For a single sample, that sample's own error; NaN of no samples. Of weighted samples n is Kish's effective
     /// number, (Σ wᵢ)²/Σ wᵢ².
     pub fn mean_standard_error(&self) -> f64 {
         if self.values.len() < 2 {
-            return self.standard_error.first().copied().unwrap_or(0.0);
+            return self.standard_error.first().copied().unwrap_or(f64::NAN);
         }
         if let Some(weights) = &self.weights {
             let (mean, n) = weighted(weights, &self.values);
@@ -138,14 +142,15 @@ impl Moments {
     }
 }
 
-/// log p of all samples, and z if wanted.
+/// log p of all samples, of which the first is number `first`, and z if wanted.
 pub(crate) fn evaluate<B: Backend>(
     flow: &PreparedFlow<B>,
     samples: Samples<'_>,
+    first: u64,
     key: Key,
     latent: bool,
 ) -> Result<(Option<Table>, LogProb), Error> {
-    let source = Upload::new(flow, samples, key)?;
+    let source = Upload::starting_at(flow, samples, first, key)?;
     let d = flow.standardiser().width();
     let count = samples.len();
     let mut z = Vec::with_capacity(if latent { count * d } else { 0 });
@@ -172,9 +177,19 @@ pub(crate) fn evaluate<B: Backend>(
     }
     let offset = flow.standardiser().log_det();
     let log_det: Vec<f64> = moments.iter().map(|m| m.mean + offset).collect();
+    let mut values: Vec<f64> = log_det.iter().zip(&base).map(|(l, base)| base + l).collect();
+    let mut standard_error: Vec<f64> = moments.iter().map(|m| m.standard_error()).collect();
+    let mut status = vec![Status::Converged; count];
+    for i in 0..count {
+        if !values[i].is_finite() {
+            // so far out that the arithmetic overflowed: the density is 0 to every precision
+            (values[i], standard_error[i], status[i]) = (f64::NEG_INFINITY, 0.0, Status::NonFinite);
+        }
+    }
     let out = LogProb {
-        values: log_det.iter().zip(&base).map(|(l, base)| base + l).collect(),
-        standard_error: moments.iter().map(|m| m.standard_error()).collect(),
+        values,
+        standard_error,
+        status,
         log_det,
         weights: samples.weights().map(<[f64]>::to_vec),
         replicates,
@@ -236,7 +251,7 @@ fn run<B: Backend>(
     for pieces in pieces.chunks(wave) {
         let parts = backend.run(pieces.len(), |i| {
             let range = pieces[i].clone();
-            let first = number(range.start) as u64;
+            let first = source.first() + number(range.start) as u64;
             let x =
                 which.map_or_else(|| source.all(flow, range.clone()), |which| source.some(flow, &which[range.clone()]));
             shard(flow, &Batch::new(x).starting_at(first), key, latent)

@@ -4,11 +4,12 @@
 
 use resflow_backend::{Backend, Element as _, Key, ShardPlan, Shape};
 
+use super::Objective;
 use super::log_prob::{self, LogProb, Target};
 use super::upload::Upload;
 use crate::base::PreparedBase;
 use crate::batch::Batch;
-use crate::bijection::{Ask, Draw, LogDet};
+use crate::bijection::{Ask, Draw, LogDet, Memory};
 use crate::chain::PreparedChain;
 use crate::classifier::{Classification, PreparedClassifier};
 use crate::data::{Samples, Standardiser, Table, Values};
@@ -88,6 +89,16 @@ impl<B: Backend> PreparedFlow<B> {
         &self.resolved
     }
 
+    /// d, the numbers in a sample.
+    pub fn dimension(&self) -> usize {
+        self.standardiser.width()
+    }
+
+    /// The shape of a sample: `[d]` or `[h, w, c]`.
+    pub fn sample_shape(&self) -> &[usize] {
+        &self.sample_shape
+    }
+
     /// The chain of transforms.
     pub fn chain(&self) -> &PreparedChain<B> {
         &self.chain
@@ -101,7 +112,8 @@ impl<B: Backend> PreparedFlow<B> {
         self.classifier.as_ref()
     }
 
-    pub(crate) fn standardiser(&self) -> &Standardiser {
+    /// The standardising map.
+    pub fn standardiser(&self) -> &Standardiser {
         &self.standardiser
     }
 
@@ -125,7 +137,50 @@ impl<B: Backend> PreparedFlow<B> {
     /// # Errors
     /// Rows of another width or images of another size, or faults of the device.
     pub fn log_prob<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<LogProb, Error> {
-        Ok(log_prob::evaluate(self, samples.into(), key, false)?.1)
+        Ok(log_prob::evaluate(self, samples.into(), 0, key, false)?.1)
+    }
+
+    /// The same for samples of which the first is number `first` of its data set. Where log dets are estimated, a sample's
+    /// noise is a function of the key and its number: scored alone as number i it gets the estimate that it has as number i of
+    /// a batch, up to the rounding of single precision. A service that scores samples as they come numbers them by what they
+    /// are, with [`data::number_of`](crate::data::number_of), so that the same sample always has the same score.
+    ///
+    /// # Errors
+    /// As [`log_prob`](Self::log_prob).
+    pub fn log_prob_from<'a>(&self, samples: impl Into<Samples<'a>>, first: u64, key: Key) -> Result<LogProb, Error> {
+        Ok(log_prob::evaluate(self, samples.into(), first, key, false)?.1)
+    }
+
+    /// log p of each sample, and its gradient in the sample, `[n, d]`, in nats per unit of the data (of images in \[0, 1\] and
+    /// (C, H, W) order). The gradient is that of the training estimator, unbiased for the estimators that are.
+    ///
+    /// # Errors
+    /// As [`log_prob`](Self::log_prob).
+    pub fn log_prob_and_gradient<'a>(
+        &self,
+        samples: impl Into<Samples<'a>>,
+        key: Key,
+    ) -> Result<(LogProb, Table), Error> {
+        let samples = samples.into();
+        let (_, log_prob) = log_prob::evaluate(self, samples, 0, key, false)?;
+        let source = Upload::new(self, samples, key)?;
+        let (backend, d) = (&self.backend, self.standardiser.width());
+        let memory = if self.bits.is_some() { Memory::Recompute } else { Memory::Store };
+        let mut gradient = Vec::with_capacity(samples.len() * d);
+        for range in self.plan(samples.len()).ranges() {
+            let batch = Batch::new(source.all(self, range.clone())).starting_at(range.start as u64);
+            let weights = backend.full(1.0, [range.len(), 1].into());
+            let key = key.named("gradient");
+            let (weights, input_gradient) = (&weights, true);
+            let objective = Objective { batch: &batch, weights, key, memory, input_gradient, supervision: None };
+            if let Some(input) = self.gradient(&objective)?.input {
+                let values = backend.download(&to_vectors(backend, &input))?;
+                // of −log p, in standardised units
+                let deviation = self.standardiser.deviation().iter().cycle();
+                gradient.extend(values.iter().zip(deviation).map(|(g, s)| -g.to_f64() / s));
+            }
+        }
+        Ok((log_prob, Table::of_computed(d, gradient)))
     }
 
     /// z of each row or image, with log|det ∂z/∂x|.
@@ -133,7 +188,7 @@ impl<B: Backend> PreparedFlow<B> {
     /// # Errors
     /// Rows of another width or images of another size, or faults of the device.
     pub fn encode<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Encoded, Error> {
-        let (z, log_prob) = log_prob::evaluate(self, samples.into(), key, true)?;
+        let (z, log_prob) = log_prob::evaluate(self, samples.into(), 0, key, true)?;
         let latents = z.unwrap_or_else(|| Table::of_computed(self.standardiser.width(), Vec::new()));
         Ok(Encoded { latents, log_det: log_prob.log_det, standard_error: log_prob.standard_error })
     }

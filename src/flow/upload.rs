@@ -14,6 +14,8 @@ pub(crate) struct Upload<'a> {
     samples: Samples<'a>,
     /// The table in standardised units.
     standard: Option<Table>,
+    /// The number of the first sample.
+    first: u64,
     key: Key,
     /// The bits of a channel that the flow models; 8 of anything else.
     bits: u32,
@@ -22,14 +24,29 @@ pub(crate) struct Upload<'a> {
 impl<'a> Upload<'a> {
     /// Samples that fit a flow.
     pub(crate) fn new<B: Backend>(flow: &PreparedFlow<B>, samples: Samples<'a>, key: Key) -> Result<Self, Error> {
+        Self::starting_at(flow, samples, 0, key)
+    }
+
+    /// The same for samples of which the first is number `first`.
+    pub(crate) fn starting_at<B: Backend>(
+        flow: &PreparedFlow<B>,
+        samples: Samples<'a>,
+        first: u64,
+        key: Key,
+    ) -> Result<Self, Error> {
         flow.check_samples(samples)?;
-        let standard = samples.table().map(|table| flow.standardiser().apply(table)).transpose()?;
-        Ok(Self { samples, standard, key: key.named("dequantise"), bits: flow.bits().unwrap_or(8) })
+        let standard = samples.table().map(|table| flow.standardiser().apply_computed(table));
+        Ok(Self { samples, standard, first, key: key.named("dequantise"), bits: flow.bits().unwrap_or(8) })
     }
 
     /// The number of samples.
     pub(crate) fn count(&self) -> usize {
         self.samples.len()
+    }
+
+    /// The number of the first sample.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
     }
 
     /// Consecutive samples on the device.
@@ -40,7 +57,7 @@ impl<'a> Upload<'a> {
                 let shape = Shape::from([range.len(), set.height(), set.width(), set.channels()]);
                 let stride = shape.row_elements();
                 let bytes = &set.bytes()[range.start * stride..range.end * stride];
-                dequantise(flow.backend(), bytes, shape, self.bits, self.key, range.start as u64)
+                dequantise(flow.backend(), bytes, shape, self.bits, self.key, self.first.wrapping_add(range.start as u64))
             }
         }
     }

@@ -16,7 +16,7 @@ pub struct TrainConfig {
     pub accumulate: usize,
     /// Whether images are mirrored at random.
     pub flips: bool,
-    /// The number of steps, unless the run is given a time limit instead.
+    /// The number of steps of a run that is given no other [`Budget`](super::Budget); a run's own settings say its budget's.
     pub steps: u64,
     /// The learning rate after the warm-up.
     pub learning_rate: f64,
@@ -45,7 +45,7 @@ pub struct TrainConfig {
     pub validation_rows: usize,
     /// The fraction of the rows or images set aside for validation, for files.
     pub validation_fraction: f64,
-    /// Steps between validations; 0 chooses forty validations in a run of given steps.
+    /// Steps between validations; 0 lays forty of them over the run's budget, steps or time.
     pub validate_every: u64,
     /// Validations without improvement after which the run ends; 0 never.
     pub patience: u32,
@@ -148,8 +148,8 @@ impl TrainConfig {
         self.learning_rate * warm * (self.final_fraction + (1.0 - self.final_fraction) * cosine)
     }
 
-    /// Steps between validations.
-    pub fn validation_interval(&self) -> u64 {
-        if self.validate_every > 0 { self.validate_every } else { (self.steps / 40).max(10) }
+    /// The number of steps as a budget.
+    pub fn budget(&self) -> super::Budget {
+        super::Budget::Steps(self.steps)
     }
 }

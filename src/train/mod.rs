@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use config::TrainConfig;
 use serde::{Deserialize, Serialize};
 pub use source::Source;
-pub use trainer::{StepReport, Trainer, Validation};
+pub use trainer::{StepReport, Trainer, Validation, Verdict};
 
 use crate::error::ConfigError;
 

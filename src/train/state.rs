@@ -189,6 +189,9 @@ impl<B: Backend> Trainer<B> {
     /// A budget of nothing.
     pub fn set_budget(&mut self, budget: Budget) -> Result<(), Error> {
         budget.check()?;
+        if let Budget::Steps(steps) = budget {
+            self.config.steps = steps;
+        }
         self.budget = budget;
         Ok(())
     }

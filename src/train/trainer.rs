@@ -50,6 +50,27 @@ pub struct Validation {
     pub improved: bool,
 }
 
+/// What an observer of a run answers: nothing, or whether to go on.
+pub trait Verdict {
+    /// Whether the run goes on.
+    fn goes_on(&self) -> bool;
+}
+
+impl Verdict for () {
+    fn goes_on(&self) -> bool {
+        true
+    }
+}
+
+impl Verdict for std::ops::ControlFlow<()> {
+    fn goes_on(&self) -> bool {
+        self.is_continue()
+    }
+}
+
+/// Validations of a run whose settings leave it open.
+const VALIDATIONS: u64 = 40;
+
 /// The best averaged weights.
 #[derive(Debug, Clone)]
 pub(super) struct Best<B: Backend> {
@@ -78,6 +99,8 @@ pub struct Trainer<B: Backend> {
     pub(super) best: Option<Best<B>>,
     pub(super) last_validation: Option<Validation>,
     pub(super) without_improvement: u32,
+    /// See [`milestone`](Self::milestone), at the latest validation.
+    milestone: u64,
     pub(super) initialised: bool,
     parameters: B::Tensor,
     decayed: B::Tensor,
@@ -140,6 +163,10 @@ impl<B: Backend> Trainer<B> {
         let zeros = || backend.full(0.0, backend.shape(&parameters));
         let moments = [zeros(), zeros()];
         let prepared = flow.prepare();
+        let mut config = config.clone();
+        if let Budget::Steps(steps) = budget {
+            config.steps = steps;
+        }
         Ok(Self {
             decayed: decay_mask(&flow),
             average: parameters.clone(),
@@ -147,7 +174,7 @@ impl<B: Backend> Trainer<B> {
             prepared,
             weight: 1.0,
             flow,
-            config: config.clone(),
+            config,
             budget,
             key,
             fingerprint,
@@ -157,6 +184,7 @@ impl<B: Backend> Trainer<B> {
             best: None,
             last_validation: None,
             without_improvement: 0,
+            milestone: 0,
             initialised: false,
             batches,
             validation,
@@ -238,18 +266,34 @@ impl<B: Backend> Trainer<B> {
     /// Whether the settings ask for a validation now.
     pub fn validation_due(&self) -> bool {
         let validated = self.last_validation.as_ref().is_some_and(|v| v.step == self.step);
-        !validated && (self.finished() || self.step.is_multiple_of(self.config.validation_interval()))
+        let due = match (self.config.validate_every, self.budget) {
+            (0, Budget::Steps(steps)) => self.step.is_multiple_of((steps / VALIDATIONS).max(10)),
+            (0, Budget::Time(_)) => self.milestone() > self.milestone,
+            (every, _) => self.step.is_multiple_of(every),
+        };
+        !validated && (self.finished() || due)
     }
 
-    /// Steps and validates until the run is finished; the last validation is always made.
+    /// The number of the latest of the validations that are laid over the run.
+    fn milestone(&self) -> u64 {
+        (self.progress() * VALIDATIONS as f64) as u64
+    }
+
+    /// Steps and validates until the run is finished or the observer, which is told of every step, stops it with
+    /// [`ControlFlow::Break`](std::ops::ControlFlow::Break). The last validation of a finished run is always made.
     ///
     /// # Errors
     /// As [`step`](Self::step).
-    pub fn run(&mut self, mut observe: impl FnMut(&StepReport, Option<&Validation>)) -> Result<(), Error> {
+    pub fn run<V: Verdict>(
+        &mut self,
+        mut observe: impl FnMut(&StepReport, Option<&Validation>) -> V,
+    ) -> Result<(), Error> {
         while !self.finished() {
             let report = self.step()?;
             let validation = if self.validation_due() { Some(self.validate()?) } else { None };
-            observe(&report, validation.as_ref());
+            if !observe(&report, validation.as_ref()).goes_on() {
+                break;
+            }
         }
         Ok(())
     }
@@ -498,6 +542,7 @@ impl<B: Backend> Trainer<B> {
         let validation = Validation { step, nll, standard_error, classification, improved };
         self.last_validation = Some(validation.clone());
         self.elapsed += start.elapsed();
+        self.milestone = self.milestone();
         Ok(validation)
     }
 

@@ -1,0 +1,124 @@
+//! Arrays as samples, and samples as arrays.
+
+use ndarray::{Array2, ArrayView2, ArrayRef2};
+
+use crate::data::image::ImageSet;
+use crate::data::{Dataset, Table, Values};
+use crate::error::{DataError, Error};
+
+/// What samples can be taken from: arrays and rows of numbers, tables, images.
+pub trait IntoDataset {
+    /// The samples.
+    ///
+    /// # Errors
+    /// Returns [`DataError::NotFinite`] for a number that is not finite, [`DataError::UnequalRows`] for rows of different
+    /// lengths, [`DataError::TableShape`] for no columns.
+    fn into_dataset(self) -> Result<Dataset, DataError>;
+}
+
+fn of_view<T: Copy + Into<f64>>(x: &ArrayRef2<T>) -> Result<Dataset, DataError> {
+    Ok(Table::new(None, x.ncols(), x.iter().map(|&v| v.into()).collect())?.into())
+}
+
+macro_rules! arrays {
+    ($($element:ty),*) => {$(
+        impl IntoDataset for ArrayView2<'_, $element> {
+            fn into_dataset(self) -> Result<Dataset, DataError> {
+                of_view(&self)
+            }
+        }
+
+        impl IntoDataset for &ArrayView2<'_, $element> {
+            fn into_dataset(self) -> Result<Dataset, DataError> {
+                of_view(self)
+            }
+        }
+
+        impl IntoDataset for &Array2<$element> {
+            fn into_dataset(self) -> Result<Dataset, DataError> {
+                of_view(self)
+            }
+        }
+    )*};
+}
+arrays!(f64, f32);
+
+impl IntoDataset for &[Vec<f64>] {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Dataset::from_rows(self)
+    }
+}
+
+impl IntoDataset for &Vec<Vec<f64>> {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Dataset::from_rows(self)
+    }
+}
+
+impl<const D: usize> IntoDataset for &[[f64; D]] {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Dataset::from_rows(self)
+    }
+}
+
+impl<const D: usize> IntoDataset for &Vec<[f64; D]> {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Dataset::from_rows(self)
+    }
+}
+
+impl<const D: usize, const N: usize> IntoDataset for &[[f64; D]; N] {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Dataset::from_rows(self)
+    }
+}
+
+impl IntoDataset for Dataset {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Ok(self)
+    }
+}
+
+impl IntoDataset for &Dataset {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Ok(self.clone())
+    }
+}
+
+impl IntoDataset for Table {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Ok(self.into())
+    }
+}
+
+impl IntoDataset for &Table {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Ok(self.clone().into())
+    }
+}
+
+impl IntoDataset for ImageSet {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Ok(self.into())
+    }
+}
+
+impl IntoDataset for &ImageSet {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Ok(self.clone().into())
+    }
+}
+
+/// A table as an array.
+pub(super) fn array(table: Table) -> Array2<f64> {
+    let shape = (table.rows(), table.width());
+    Array2::from_shape_vec(shape, table.into_values()).expect("a table has rows times width numbers")
+}
+
+/// Latents, which are a table.
+pub(super) fn latents(z: impl IntoDataset) -> Result<Table, Error> {
+    match z.into_dataset()?.into_values() {
+        Values::Tabular(table) => Ok(table),
+        Values::Images(_) => Err(Error::Input("latents are numbers, not images of bytes".into())),
+    }
+}

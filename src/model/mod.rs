@@ -1,0 +1,256 @@
+//! The front door: a trained model in five lines, arrays in and arrays out.
+//!
+//! ```
+//! use ndarray::Array2;
+//!
+//! let x = Array2::from_shape_fn((200, 3), |(i, j)| ((i * 7 + j * 13) % 101) as f64 / 50.0);
+//! # let fit = resflow::Fit::new().steps(5);
+//! let model = fit.run(&x)?;                          // or resflow::fit(&x)?, with all defaults
+//! let log_p = model.log_prob(&x)?;                   // nats, in the data's own units
+//! let samples = model.sample(10)?;
+//! assert_eq!((log_p.len(), samples.dim()), (200, (10, 3)));
+//! # Ok::<(), resflow::Error>(())
+//! ```
+//!
+//! A [`Model`] is a flow on a device that was chosen at run time, its weights normalised once; it is `Send` and `Sync`, and
+//! cloning it copies nothing. What it computes are functions of the samples and of its key, which is that of the run unless
+//! [`Model::with_key`] gives another. [`Flow`](crate::Flow) is what is behind it, for a backend known at compile time.
+
+mod array;
+mod fit;
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use array::IntoDataset;
+pub use fit::{Fit, Progress, fit};
+use ndarray::{Array1, Array2};
+use resflow_backend::{Backend, Key};
+
+use self::array::{array, latents};
+use crate::checkpoint::{Archive, model_precision};
+use crate::config::ModelConfig;
+use crate::data::{Dataset, Samples, Table};
+use crate::device::{Device, DeviceOptions, Precision};
+use crate::error::Error;
+use crate::flow::{Decoded, Encoded, Flow, LogProb, PreparedFlow, Provenance};
+use crate::invert::Inversion;
+
+/// A flow on one of the devices.
+#[derive(Debug)]
+struct Held<B: Backend> {
+    flow: Flow<B>,
+    prepared: PreparedFlow<B>,
+}
+
+/// What a model does, whatever it runs on.
+trait Operations: Debug + Send + Sync {
+    fn config(&self) -> &ModelConfig;
+    fn provenance(&self) -> &Provenance;
+    fn device(&self) -> String;
+    fn archive(&self) -> Result<Archive, Error>;
+    fn log_prob(&self, samples: Samples<'_>, key: Key) -> Result<LogProb, Error>;
+    fn log_prob_and_gradient(&self, samples: Samples<'_>, key: Key) -> Result<(LogProb, Table), Error>;
+    fn encode(&self, samples: Samples<'_>, key: Key) -> Result<Encoded, Error>;
+    fn decode(&self, z: &Table) -> Result<Decoded, Error>;
+    fn sample(&self, count: usize, key: Key) -> Result<Decoded, Error>;
+}
+
+impl<B: Backend> Operations for Held<B> {
+    fn config(&self) -> &ModelConfig {
+        self.flow.config()
+    }
+
+    fn provenance(&self) -> &Provenance {
+        self.flow.provenance()
+    }
+
+    fn device(&self) -> String {
+        self.flow.backend().name()
+    }
+
+    fn archive(&self) -> Result<Archive, Error> {
+        self.flow.to_archive()
+    }
+
+    fn log_prob(&self, samples: Samples<'_>, key: Key) -> Result<LogProb, Error> {
+        self.prepared.log_prob(samples, key)
+    }
+
+    fn log_prob_and_gradient(&self, samples: Samples<'_>, key: Key) -> Result<(LogProb, Table), Error> {
+        self.prepared.log_prob_and_gradient(samples, key)
+    }
+
+    fn encode(&self, samples: Samples<'_>, key: Key) -> Result<Encoded, Error> {
+        self.prepared.encode(samples, key)
+    }
+
+    fn decode(&self, z: &Table) -> Result<Decoded, Error> {
+        self.prepared.decode(z, &Inversion::for_backend::<B>())
+    }
+
+    fn sample(&self, count: usize, key: Key) -> Result<Decoded, Error> {
+        self.prepared.sample(count, key, &Inversion::for_backend::<B>())
+    }
+}
+
+/// A trained model: densities, samples and latents of data in their own units.
+#[derive(Debug, Clone)]
+pub struct Model {
+    held: Arc<dyn Operations>,
+    key: Key,
+}
+
+/// One serves any number of threads.
+const _: fn() = || {
+    fn assert<T: Send + Sync>() {}
+    assert::<Model>();
+};
+
+impl Model {
+    /// The model of a flow. Normalises its weights, which costs about as much as scoring one sample.
+    pub fn new<B: Backend>(flow: Flow<B>) -> Self {
+        let (prepared, key) = (flow.prepare(), Key::new(flow.provenance().seed).named("model"));
+        Self { held: Arc::new(Held { flow, prepared }), key }
+    }
+
+    /// Reads a model file onto the CPU, in the precision that it was made in.
+    ///
+    /// # Errors
+    /// Returns [`Error::Checkpoint`] if the file cannot be read or is not a model.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let archive = Archive::read(path.as_ref())?;
+        let double = model_precision(&archive)? == "f64";
+        let precision = if double { Precision::F64 } else { Precision::F32 };
+        Self::from_archive(&archive, &DeviceOptions::cpu(precision))
+    }
+
+    /// Reads a model file onto a device.
+    ///
+    /// # Errors
+    /// Returns [`Error::Checkpoint`] if the file cannot be read or is not a model, and the errors of [`Device::open`].
+    pub fn load_on(path: impl AsRef<Path>, device: &DeviceOptions) -> Result<Self, Error> {
+        Self::from_archive(&Archive::read(path.as_ref())?, device)
+    }
+
+    fn from_archive(archive: &Archive, device: &DeviceOptions) -> Result<Self, Error> {
+        let device = Device::open(device)?;
+        crate::with_device!(device, |backend| Ok(Self::new(Flow::from_archive(backend, archive)?)))
+    }
+
+    /// Writes the model file, atomically.
+    ///
+    /// # Errors
+    /// Returns [`Error::Checkpoint`] if the file system refused, [`Error::Backend`] if the device failed.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        Ok(self.held.archive()?.write(path.as_ref())?)
+    }
+
+    /// The same model, whose random numbers are functions of another key.
+    #[must_use]
+    pub fn with_key(&self, key: Key) -> Self {
+        Self { held: Arc::clone(&self.held), key }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        self.held.config()
+    }
+
+    /// Where the model comes from: data, steps, validation.
+    pub fn provenance(&self) -> &Provenance {
+        self.held.provenance()
+    }
+
+    /// The device, in words.
+    pub fn device(&self) -> String {
+        self.held.device()
+    }
+
+    /// d, the numbers of a sample.
+    pub fn dimension(&self) -> usize {
+        self.config().dimension()
+    }
+
+    /// log p of each sample, `[n]`, nats. [`score`](Self::score) has the standard errors.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] for samples of another shape, [`Error::Data`] for data that are none, [`Error::Backend`] if the
+    /// device failed.
+    pub fn log_prob(&self, x: impl IntoDataset) -> Result<Array1<f64>, Error> {
+        Ok(Array1::from(self.score(x)?.values))
+    }
+
+    /// log p of each sample with its standard error, their mean and its standard error.
+    ///
+    /// # Errors
+    /// As [`log_prob`](Self::log_prob).
+    pub fn score(&self, x: impl IntoDataset) -> Result<LogProb, Error> {
+        self.held.log_prob(x.into_dataset()?.samples(), self.key.named("score"))
+    }
+
+    /// log p of each sample, `[n]`, nats, and its gradient in the samples, `[n, d]`, nats per unit of the data. Where log dets
+    /// are estimated the gradient is unbiased, and noisier than the value.
+    ///
+    /// # Errors
+    /// As [`log_prob`](Self::log_prob).
+    pub fn log_prob_and_gradient(&self, x: impl IntoDataset) -> Result<(Array1<f64>, Array2<f64>), Error> {
+        let data = x.into_dataset()?;
+        let (log_prob, gradient) = self.held.log_prob_and_gradient(data.samples(), self.key.named("score"))?;
+        Ok((Array1::from(log_prob.values), array(gradient)))
+    }
+
+    /// z of each sample, `[n, d]`.
+    ///
+    /// # Errors
+    /// As [`log_prob`](Self::log_prob).
+    #[doc(alias = "forward")]
+    pub fn encode(&self, x: impl IntoDataset) -> Result<Array2<f64>, Error> {
+        Ok(array(self.held.encode(x.into_dataset()?.samples(), self.key.named("score"))?.latents))
+    }
+
+    /// x of each z, `[n, d]`. [`decode_with_reports`](Self::decode_with_reports) says how well each is known.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] for another number of columns than d, [`Error::Backend`] if the device failed.
+    #[doc(alias = "inverse")]
+    pub fn decode(&self, z: impl IntoDataset) -> Result<Array2<f64>, Error> {
+        Ok(array(self.decode_with_reports(z)?.samples))
+    }
+
+    /// x of each z with the residual, error bound and status of its inversion.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_with_reports(&self, z: impl IntoDataset) -> Result<Decoded, Error> {
+        self.held.decode(&latents(z)?)
+    }
+
+    /// Samples of the model, `[count, d]`; the same ones at every call of a model with the same key.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    pub fn sample(&self, count: usize) -> Result<Array2<f64>, Error> {
+        Ok(array(self.sample_with_reports(count)?.samples))
+    }
+
+    /// Samples with the residual, error bound and status of each.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_with_reports(&self, count: usize) -> Result<Decoded, Error> {
+        self.held.sample(count, self.key)
+    }
+
+    /// Samples of the model, `[count, d]`, and log p of each, `[count]`, nats.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_with_log_prob(&self, count: usize) -> Result<(Array2<f64>, Array1<f64>), Error> {
+        let samples = Dataset::from(self.sample_with_reports(count)?.samples);
+        let log_prob = self.held.log_prob(samples.samples(), self.key.named("score"))?;
+        let crate::data::Values::Tabular(samples) = samples.into_values() else { unreachable!("samples are a table") };
+        Ok((array(samples), Array1::from(log_prob.values)))
+    }
+}
