@@ -118,6 +118,25 @@ impl Archive {
         Ok(Self { tensors, document })
     }
 
+    /// Whether it is the state of a run (`checkpoint.safetensors`) rather than a model.
+    pub fn is_run(&self) -> bool {
+        self.document.get("run").is_some()
+    }
+
+    /// The best model in the state of a run, or its present weights before the first validation; a model as it is.
+    #[must_use]
+    pub fn into_model(mut self) -> Self {
+        let Some(run) = self.document.get("run") else { return self };
+        let best = run.get("best").filter(|v| !v.is_null()).cloned();
+        let prefix = if best.is_some() { "best." } else { "flow." };
+        let model = best.or_else(|| self.document.get("model").cloned()).unwrap_or_default();
+        self.document = serde_json::json!({ "model": model });
+        self.tensors.retain(|name, _| name.starts_with(prefix));
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors = tensors.map(|(name, t)| (name[prefix.len()..].to_owned(), t)).collect();
+        self
+    }
+
     /// Reads a file.
     ///
     /// # Errors
@@ -187,6 +206,11 @@ fn io(path: &Path, source: std::io::Error) -> CheckpointError {
 /// # Errors
 /// If the file system refuses; the old file is untouched then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    if path.file_name().is_none() {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "this path names no file to write");
+        let shown = if path.as_os_str().is_empty() { "the empty path".into() } else { path.display().to_string() };
+        return Err(CheckpointError::Io { path: shown, source });
+    }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let attempt = || {
         let mut builder = tempfile::Builder::new();
@@ -424,6 +448,11 @@ impl<B: Backend> Flow<B> {
     /// # Errors
     /// As [`from_archive`](Self::from_archive).
     pub fn from_archive_with(backend: B, archive: &Archive, registry: &Registry<B>) -> Result<Self, Error> {
+        if archive.is_run() {
+            let problem = "it is the state of a run: load the model.safetensors beside it, take `Archive::into_model`, or go on \
+                           with the run by `Trainer::resume`";
+            return Err(CheckpointError::Format(problem.into()).into());
+        }
         Self::restore(backend, &model_document(archive)?, "", archive, registry)
     }
 

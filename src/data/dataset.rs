@@ -161,25 +161,13 @@ impl Dataset {
     /// The samples of these numbers, in this order, with what belongs to them; a number may come more than once.
     ///
     /// # Errors
-    /// Returns [`DataError`] for no samples at all of images.
+    /// As [`Samples::select`].
     ///
     /// # Panics
     /// If there is no sample of a number.
     #[track_caller]
     pub fn select(&self, numbers: &[usize]) -> Result<Self, DataError> {
-        let values = match &self.values {
-            Values::Tabular(table) => Values::Tabular(table.select(numbers)),
-            Values::Images(set) => Values::Images(set.take(numbers)?),
-        };
-        fn pick<T: Copy>(all: Option<&[T]>, numbers: &[usize]) -> Option<Vec<T>> {
-            all.map(|all| numbers.iter().map(|&i| all[i]).collect())
-        }
-        Ok(Self {
-            values,
-            context: self.context.as_ref().map(|context| context.select(numbers)),
-            labels: pick(self.labels.as_deref(), numbers),
-            weights: pick(self.weights.as_deref(), numbers),
-        })
+        self.samples().select(numbers)
     }
 
     /// Sets samples aside for validation: `(training, validation)`. The key's permutation shuffles the samples; the first
@@ -298,6 +286,30 @@ impl<'a> Samples<'a> {
     /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The samples of these numbers, in this order, with what belongs to them; a number may come more than once.
+    ///
+    /// # Errors
+    /// Returns [`DataError::Image`] for no samples at all of images.
+    ///
+    /// # Panics
+    /// If there is no sample of a number.
+    #[track_caller]
+    pub fn select(&self, numbers: &[usize]) -> Result<Dataset, DataError> {
+        fn pick<T: Copy>(all: Option<&[T]>, numbers: &[usize]) -> Option<Vec<T>> {
+            all.map(|all| numbers.iter().map(|&i| all[i]).collect())
+        }
+        let values = match self.values {
+            Values::Tabular(table) => Values::Tabular(table.select(numbers)),
+            Values::Images(set) => Values::Images(set.take(numbers)?),
+        };
+        Ok(Dataset {
+            values,
+            context: self.context.map(|context| context.select(numbers)),
+            labels: pick(self.labels, numbers),
+            weights: pick(self.weights, numbers),
+        })
     }
 }
 
