@@ -75,14 +75,6 @@ pub struct SampleWeights<'a, B: Backend> {
     pub unit: f64,
 }
 
-impl<B: Backend> Clone for SampleWeights<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Backend> Copy for SampleWeights<'_, B> {}
-
 /// A number for each sample, `[n, 1]`, in the rank of the samples, `[n, 1, …]`, so that it multiplies all of a sample's.
 pub fn per_sample<B: Backend>(backend: &B, weights: &B::Tensor, samples: Shape) -> B::Tensor {
     let mut shape = vec![1; samples.rank()];

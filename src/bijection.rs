@@ -125,10 +125,8 @@ impl Tape {
     /// If it is of another type: the tape is that of another transform.
     #[track_caller]
     pub fn into_value<T: Any>(self) -> T {
-        match self.0.downcast() {
-            Ok(value) => *value,
-            Err(_) => panic!("the tape of another transform: it does not hold a {}", std::any::type_name::<T>()),
-        }
+        let name = std::any::type_name::<T>();
+        *self.0.downcast().unwrap_or_else(|_| panic!("the tape of another transform: it does not hold a {name}"))
     }
 
     /// The value that was kept, or the tape itself if it is of another type.
@@ -243,7 +241,12 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
     ///
     /// # Errors
     /// Returns [`Error::Input`] if the batch cannot initialise the transform, [`Error::Backend`] if the device failed.
-    fn initialise(&mut self, backend: &B, shards: &[Batch<B>], weights: Option<SampleWeights<'_, B>>) -> Result<(), Error> {
+    fn initialise(
+        &mut self,
+        backend: &B,
+        shards: &[Batch<B>],
+        weights: Option<&SampleWeights<'_, B>>,
+    ) -> Result<(), Error> {
         let _ = (backend, shards, weights);
         Ok(())
     }
@@ -330,13 +333,8 @@ pub trait ClosedForm<B: Backend>: Debug + Send + Sync {
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error>;
 
     /// The gradient in x, and those of the trained tensors, which are added; `kept` is x, or y if that is what it keeps.
-    fn pull_back(
-        &self,
-        backend: &B,
-        kept: Batch<B>,
-        cotangents: Cotangents<B>,
-        grads: &mut [Grad<B>],
-    ) -> Cotangents<B>;
+    fn pull_back(&self, backend: &B, kept: Batch<B>, cotangents: Cotangents<B>, grads: &mut [Grad<B>])
+    -> Cotangents<B>;
 
     /// Whether the backward pass wants y instead of x, which costs no memory where a next transform keeps it anyway.
     fn keeps_output(&self) -> bool {

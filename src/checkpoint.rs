@@ -19,8 +19,8 @@ use crate::config::{ImageConfig, ModelConfig};
 use crate::data::Standardiser;
 use crate::error::{CheckpointError, Error};
 use crate::estimator::Phase;
-pub use crate::flow::Provenance;
 use crate::flow::Flow;
+pub use crate::flow::Provenance;
 use crate::module::Module as _;
 use crate::registry::Registry;
 use crate::stage::{Repeated, Size, Stage};
@@ -248,6 +248,7 @@ pub(crate) struct ModelDocument {
 
 impl ModelDocument {
     /// Of a flow that is not there yet.
+    #[cfg(feature = "import")]
     pub(crate) fn new(config: ModelConfig, precision: &str, provenance: Provenance) -> Self {
         let (precision, chosen) = (precision.to_owned(), BTreeMap::new());
         Self { format: FORMAT, precision, config, chosen, provenance, chain: None }
@@ -312,7 +313,7 @@ impl ModelDocument {
     fn zeros<B: Backend>(&self, backend: B, registry: &Registry<B>) -> Result<Flow<B>, Error> {
         let Some(stages) = &self.chain else { return Ok(Flow::zeros(backend, &self.config)?) };
         let transforms = architecture::described(&backend, stages, registry)?;
-        Ok(Flow::from_transforms(backend, &self.config, transforms)?)
+        Flow::from_transforms(backend, &self.config, transforms)
     }
 }
 
@@ -506,7 +507,8 @@ pub(crate) fn document_value<T: Serialize>(document: &T) -> Result<serde_json::V
 
 /// The part of the metadata under a key.
 pub(crate) fn section<T: serde::de::DeserializeOwned>(archive: &Archive, key: &str) -> Result<T, CheckpointError> {
-    let missing = || CheckpointError::Format(format!("the metadata has no section `{key}`: another kind of resflow file?"));
+    let missing =
+        || CheckpointError::Format(format!("the metadata has no section `{key}`: another kind of resflow file?"));
     let value = archive.document.get(key).ok_or_else(missing)?;
     T::deserialize(value).map_err(|e| CheckpointError::Format(format!("the metadata's section `{key}`: {e}")))
 }

@@ -235,8 +235,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     ) -> Result<Cotangents<B>, Error> {
         let CouplingTape { batch, said } = tape.into_value::<CouplingTape<B>>();
         let (a, b) = self.split.apart(backend, &batch.x);
-        let (st, saved) =
-            said.unwrap_or_else(|| self.net.forward(backend, &batch.with_x(a), Derivatives::Second));
+        let (st, saved) = said.unwrap_or_else(|| self.net.forward(backend, &batch.with_x(a), Derivatives::Second));
         let affine = Affine::of(backend, &st);
         let (ga, gb) = self.split.apart(backend, &cotangents.x);
         let gb = self.split.moving(backend, gb);

@@ -226,8 +226,7 @@ pub fn invert_residual<B: Backend>(
 ) -> Result<Solution<B>, BackendError> {
     let shape = batch.shape(backend);
     let n = shape.rows();
-    let mut state =
-        State::new(backend, batch.with_x(backend.reshape(&batch.x, [n, shape.row_elements()].into())));
+    let mut state = State::new(backend, batch.with_x(backend.reshape(&batch.x, [n, shape.row_elements()].into())));
     let eval = |target: &Batch<B>, x: &B::Tensor| {
         let rows = backend.shape(x).rows();
         let y = g(&target.with_x(backend.reshape(x, shape.with_rows(rows))));

@@ -91,6 +91,7 @@ pub mod device;
 pub mod error;
 pub mod estimator;
 pub mod flow;
+#[cfg(feature = "import")]
 pub mod import;
 pub mod invert;
 pub mod layer;

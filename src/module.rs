@@ -206,12 +206,7 @@ pub(crate) fn trained_tensors<B: Backend, M: Module<B> + ?Sized>(module: &M) -> 
 }
 
 /// Sets the trained tensors of a module from flat ones, `[P]`, from entry `at` on.
-pub(crate) fn assign<B: Backend, M: Module<B> + ?Sized>(
-    backend: &B,
-    module: &mut M,
-    flat: &B::Tensor,
-    mut at: usize,
-) {
+pub(crate) fn assign<B: Backend, M: Module<B> + ?Sized>(backend: &B, module: &mut M, flat: &B::Tensor, mut at: usize) {
     module.visit_mut("", &mut |_, tensor, role| {
         if role.is_trained() {
             let shape = backend.shape(tensor);

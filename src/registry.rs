@@ -93,7 +93,8 @@ fn make<B: Backend, T: ?Sized>(
 ) -> Result<Box<T>, ConfigError> {
     let Some(maker) = makers.get(&custom.name) else {
         let known: Vec<_> = makers.keys().map(|name| format!("`{name}`")).collect();
-        let known = if known.is_empty() { "none is registered".into() } else { format!("there are {}", known.join(", ")) };
+        let known =
+            if known.is_empty() { "none is registered".into() } else { format!("there are {}", known.join(", ")) };
         return Err(ConfigError::Inconsistent(format!(
             "the model has a {kind} of its maker's own, `{}`, which is not in the registry that it is loaded with: {known}",
             custom.name.chars().take(100).collect::<String>()

@@ -299,9 +299,7 @@ impl LayerStage {
             constrained_layers: u64::from(constrained),
         };
         match self {
-            Self::Linear { inputs, outputs, coefficient } => {
-                weighted(&[], *inputs, *outputs, 1, coefficient.is_some())
-            }
+            Self::Linear { inputs, outputs, coefficient } => weighted(&[], *inputs, *outputs, 1, coefficient.is_some()),
             Self::Convolution { kernel, inputs, outputs, coefficient } => {
                 let pixels = product(&shape[..shape.len().saturating_sub(1)]);
                 weighted(kernel, *inputs, *outputs, pixels, coefficient.is_some())
@@ -340,6 +338,17 @@ impl Stage {
             },
             Self::ResidualBlock { shape, net } | Self::Coupling { shape, net, .. } => net.size(shape),
             Self::Squeeze { .. } | Self::Logit { .. } | Self::Flatten { .. } | Self::Custom(_) => Size::default(),
+        }
+    }
+
+    /// Whether it is, or holds, a part of the user's own.
+    pub(crate) fn is_custom(&self) -> bool {
+        match self {
+            Self::Custom(_) => true,
+            Self::ResidualBlock { net, .. } | Self::Coupling { net, .. } => {
+                net.layers.iter().any(|layer| matches!(layer, LayerStage::Custom(_)))
+            }
+            _ => false,
         }
     }
 

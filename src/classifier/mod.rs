@@ -125,7 +125,7 @@ impl<B: Backend> Classifier<B> {
         &mut self,
         backend: &B,
         seen: &[Vec<B::Tensor>],
-        weights: Option<SampleWeights<'_, B>>,
+        weights: Option<&SampleWeights<'_, B>>,
     ) -> Result<(), Error> {
         for (head, shards) in self.heads.iter_mut().zip(seen) {
             let conv = head.conv.prepare(backend);

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use resflow_backend::{Activation, Backend, Binary, Key, Over, Reduce, ShardPlan, Shape, Unary};
+use resflow_backend::{Activation, Backend, Binary, Key, Over, Reduce, Shape, ShardPlan, Unary};
 
 use super::Classifier;
 use crate::batch::Batch;
@@ -139,7 +139,8 @@ impl<B: Backend> PreparedClassifier<B> {
     pub(crate) fn log_probabilities(&self, backend: &B, seen: &[B::Tensor]) -> Result<B::Tensor, Error> {
         let tile = |tile: Range<usize>| {
             let features = self.heads.iter().zip(seen);
-            let features = features.map(|(head, x)| head.features(backend, &backend.narrow(x, 0, tile.start, tile.len())));
+            let features =
+                features.map(|(head, x)| head.features(backend, &backend.narrow(x, 0, tile.start, tile.len())));
             let features = features.collect::<Result<Vec<_>, _>>()?;
             let joined = backend.concat(&features.iter().collect::<Vec<_>>(), 1);
             let (logits, _) = self.linear.forward(backend, &Batch::new(joined), Derivatives::None);

@@ -58,13 +58,7 @@ fn layers(
 }
 
 /// The couplings, maps and norms of one scale, two rounds of equal masks written once.
-fn scale(
-    family: Family,
-    shape: &[usize],
-    blocks: usize,
-    actnorm: bool,
-    net: impl Fn(Mask) -> Net,
-) -> Vec<Repeated> {
+fn scale(family: Family, shape: &[usize], blocks: usize, actnorm: bool, net: impl Fn(Mask) -> Net) -> Vec<Repeated> {
     let features = shape.last().copied().unwrap_or(0);
     let round = |i: usize| {
         let mask = mask(family, shape, blocks, i);

@@ -39,8 +39,7 @@ impl ImageConfig {
         }
         let (width, scales) = (self.head_width, self.scales());
         let head = |&[_, _, c]: &[usize; 3]| {
-            let convolution =
-                LayerStage::Convolution { kernel: [3, 3], inputs: c, outputs: width, coefficient: None };
+            let convolution = LayerStage::Convolution { kernel: [3, 3], inputs: c, outputs: width, coefficient: None };
             convolution.size(&[]).plus(Stage::ActNorm { features: width }.size())
         };
         let inputs = width.saturating_mul(scales.len());

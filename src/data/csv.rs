@@ -14,8 +14,8 @@ use std::io::Write;
 
 use csv::{ByteRecord, ReaderBuilder, Terminator, WriterBuilder};
 
-use crate::error::{DataError, Place};
 use super::table::{Table, trim};
+use crate::error::{DataError, Place};
 
 /// Reads a table.
 ///

@@ -13,8 +13,8 @@ use std::io::Write;
 
 use npyz::{DType, Endianness, NpyFile, NpyHeader, Order, TypeChar, TypeStr, WriteOptions, WriterBuilder};
 
-use crate::error::{DataError, Place};
 use super::table::Table;
+use crate::error::{DataError, Place};
 
 /// NumPy's `max_header_size`.
 const MAX_HEADER: usize = 10_000;

@@ -4,8 +4,8 @@
 //! deviations from it, both scaled by their largest magnitude so that no square over- or underflows. Standardising a
 //! density p of x gives p(z) = p(x) Π s, so log p(x) = log p(z) − Σ ln s: [`Standardiser::log_det`] is that last term.
 
-use crate::error::DataError;
 use super::table::Table;
+use crate::error::DataError;
 
 /// The affine transform that gives every column mean zero and standard deviation one.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,8 +5,8 @@
 
 use resflow_backend::{Element, Key};
 
-use crate::error::{DataError, Place};
 use super::permutation;
+use crate::error::{DataError, Place};
 
 /// Rows of finite numbers.
 ///

@@ -23,8 +23,8 @@ use rand::{Rng, RngExt as _};
 use rand_distr::StandardNormal;
 use resflow_backend::Key;
 
-use crate::error::DataError;
 use super::table::Table;
+use crate::error::DataError;
 
 /// A built-in density in two dimensions.
 ///

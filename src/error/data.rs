@@ -324,7 +324,9 @@ pub enum DataError {
         weight: f64,
     },
     /// Samples none of which counts.
-    #[error("all weights are 0, in training or in what is set aside for validation: nothing could be learned or measured")]
+    #[error(
+        "all weights are 0, in training or in what is set aside for validation: nothing could be learned or measured"
+    )]
     NoWeight,
     /// A column that a table does not have.
     #[error("there is no column `{}`{}", Excerpt(name), Known(known))]

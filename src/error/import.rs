@@ -61,6 +61,7 @@ impl fmt::Display for Line<'_> {
     }
 }
 
+#[cfg(feature = "import")]
 impl ImportError {
     pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { name: name.to_owned(), problem: problem.into() }

@@ -10,7 +10,6 @@ pub use image::{ImageError, ImageSize};
 pub use import::ImportError;
 use resflow_backend::BackendError;
 
-
 /// A setting or an architecture that cannot be.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -183,9 +183,7 @@ impl<B: Backend> Estimate<'_, B, dyn PreparedLayer<B>> {
             Estimator::RussianRoulette(r) if r.sharing == Sharing::Batch => {
                 (r.probe, r.probes, vec![r.coefficients(&r.draw(draw.key.named("law")))])
             }
-            Estimator::RussianRoulette(r) => {
-                (r.probe, r.probes, coefficients(&r, draw.key, self.samples.first, n))
-            }
+            Estimator::RussianRoulette(r) => (r.probe, r.probes, coefficients(&r, draw.key, self.samples.first, n)),
         };
         let mut out = Surrogates {
             log_det: LogDet { value: backend.full(0.0, [n, 1].into()), exact: false },

@@ -11,6 +11,7 @@ use super::PreparedFlow;
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Draw, Memory};
 use crate::chain::add_up;
+use crate::classifier::PreparedClassifier;
 use crate::error::Error;
 use crate::module::{Grad, accumulate, fill, flatten};
 
@@ -91,7 +92,7 @@ impl<B: Backend> PreparedFlow<B> {
             let mut lane = Lane {
                 chain: vec![None; self.chain.grads()],
                 base: vec![None; self.base_shapes.len()],
-                classifier: vec![None; self.classifier.as_ref().map_or(0, |c| c.grads())],
+                classifier: vec![None; self.classifier.as_ref().map_or(0, PreparedClassifier::grads)],
                 loss: None,
                 classification: None,
                 inputs: Vec::new(),
@@ -117,7 +118,7 @@ impl<B: Backend> PreparedFlow<B> {
             lanes.iter_mut().map(|lane| std::mem::take(part(lane))).collect()
         };
         let of_chain = take(|lane| &mut lane.chain, &mut lanes);
-        let mut parts = self.chain.gather(backend, &of_chain);
+        let mut parts = self.chain.gather(backend, &of_chain)?;
         drop(of_chain);
         let mut of_base = add_up(backend, take(|lane| &mut lane.base, &mut lanes).iter().map(Vec::as_slice));
         self.base.finish_gradients(backend, &mut of_base);

@@ -19,7 +19,6 @@ use crate::data::{Samples, Table};
 use crate::error::Error;
 use crate::invert::Status;
 
-
 /// log p of some samples, in nats and in the data's units.
 #[derive(Debug, Clone)]
 pub struct LogProb {
@@ -303,9 +302,7 @@ fn shard<B: Backend>(flow: &PreparedFlow<B>, x: &Batch<B>, key: Key, latent: boo
         }
     }
     let base = flow.base().log_prob(backend, &evaluated.z)?;
-    let z = match latent {
-        true => Some(backend.download(&evaluated.z.x)?.into_iter().map(Element::to_f64).collect()),
-        false => None,
-    };
+    let z =
+        if latent { Some(backend.download(&evaluated.z.x)?.into_iter().map(Element::to_f64).collect()) } else { None };
     Ok(Shard { z, base, estimates, replicates })
 }

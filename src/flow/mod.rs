@@ -68,7 +68,7 @@ impl<B: Backend> Flow<B> {
         };
         let hybrid = config.images().filter(|images| images.classes > 0);
         let classifier = hybrid.map(|c| Classifier::new(&backend, &c.heads(), c.head_width, c.classes, key));
-        Ok(Self { classifier, ..Self::from_transforms(backend, config, transforms)? })
+        Ok(Self { classifier, ..Self::of_transforms(backend, config, transforms)? })
     }
 
     /// A flow of any transforms, without a classifier. The configuration supplies the estimators and the shape of samples.
@@ -78,13 +78,24 @@ impl<B: Backend> Flow<B> {
     /// ([`Registry`](crate::registry::Registry)).
     ///
     /// # Errors
-    /// Returns [`ConfigError`] if the configuration is invalid, or if samples of its shape cannot pass through the transforms.
+    /// Returns [`Error::Config`] if the configuration is invalid, or if samples of its shape cannot pass through the
+    /// transforms; [`Error::Transform`] if a transform of your own, which is tried on a few zeros, gives something of a wrong
+    /// shape.
     pub fn from_transforms(
         backend: B,
         config: impl Into<ModelConfig>,
         transforms: Vec<Box<dyn Bijection<B>>>,
+    ) -> Result<Self, Error> {
+        let flow = Self::of_transforms(backend, config.into(), transforms)?;
+        flow.chain.try_own(&flow.backend, flow.config.training())?;
+        Ok(flow)
+    }
+
+    fn of_transforms(
+        backend: B,
+        config: ModelConfig,
+        transforms: Vec<Box<dyn Bijection<B>>>,
     ) -> Result<Self, ConfigError> {
-        let config = config.into();
         config.check()?;
         let chain = Chain::new(transforms, &config.sample_shape())?;
         let dimension = config.dimension();
@@ -193,11 +204,11 @@ impl<B: Backend> Flow<B> {
     /// # Errors
     /// Returns [`Error::Unregistered`] with the first transform that does not say.
     pub fn stages(&self) -> Result<Vec<Stage>, Error> {
-        let one = |(number, transform): (usize, &Box<dyn Bijection<B>>)| {
-            let description = || transform.describe();
-            transform.stage().ok_or_else(|| Error::Unregistered { number, description: description() })
-        };
-        self.transforms().iter().enumerate().map(one).collect()
+        let transforms = self.transforms().iter().enumerate();
+        let stages = transforms.map(|(number, transform)| {
+            transform.stage().ok_or_else(|| Error::Unregistered { number, description: transform.describe() })
+        });
+        stages.collect()
     }
 
     /// The base density.
@@ -297,12 +308,13 @@ impl<B: Backend> Flow<B> {
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
     pub fn spectra(&self) -> Result<Vec<Vec<Spectrum>>, Error> {
-        let one = |(l, transform): (usize, &Box<dyn Bijection<B>>)| {
+        let transforms = self.transforms().iter().enumerate();
+        let spectra = transforms.map(|(l, transform)| {
             let mut spectra = Vec::new();
             transform.spectra(&self.backend, &format!("links.{l}"), &mut |s| spectra.push(s))?;
             Ok(spectra)
-        };
-        self.transforms().iter().enumerate().map(one).collect()
+        });
+        spectra.collect()
     }
 
     /// The largest estimated Lipschitz bound of a block: the product of its normalised weights' σ.
@@ -403,7 +415,9 @@ impl<B: Backend> Flow<B> {
         let wanted = self.config.sample_shape();
         if shape.rank() == 0 || shape[1..] != wanted || shape.rows() == 0 {
             let axes = wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            return Err(Error::Input(format!("a tensor of shape {shape} for a flow whose batches are [n, {axes}], n > 0")));
+            return Err(Error::Input(format!(
+                "a tensor of shape {shape} for a flow whose batches are [n, {axes}], n > 0"
+            )));
         }
         let mean = self.backend.full(1.0 / shape.rows() as f64, [shape.rows(), 1].into());
         let weights = weights.unwrap_or(&mean);
@@ -416,8 +430,7 @@ impl<B: Backend> Flow<B> {
         }
         let memory = if self.config.images().is_some() { Memory::Recompute } else { Memory::Store };
         let batch = Batch::new(x.clone());
-        let objective =
-            Objective { batch: &batch, weights, key, memory, input_gradient: true, supervision: None };
+        let objective = Objective { batch: &batch, weights, key, memory, input_gradient: true, supervision: None };
         self.prepare().gradient(&objective)
     }
 

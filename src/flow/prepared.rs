@@ -2,7 +2,7 @@
 //!
 //! The weights are normalised once; any number of calls and threads share them.
 
-use resflow_backend::{Backend, Element as _, Key, ShardPlan, Shape};
+use resflow_backend::{Backend, Element as _, Key, Shape, ShardPlan};
 
 use super::Objective;
 use super::log_prob::{self, LogProb, Target};
@@ -286,13 +286,7 @@ impl<B: Backend> PreparedFlow<B> {
     }
 
     /// Replaces the residuals of the blocks by that of the whole way back from the input of transform number `first`.
-    fn measure(
-        &self,
-        first: usize,
-        from: &Batch<B>,
-        z: &B::Tensor,
-        reports: &mut [SampleReport],
-    ) -> Result<(), Error> {
+    fn measure(&self, first: usize, from: &Batch<B>, z: &B::Tensor, reports: &mut [SampleReport]) -> Result<(), Error> {
         let backend = &self.backend;
         let ask = Ask::value::<B>();
         let again = self.chain.forward_from(backend, first, from, &ask, &mut |_, _, _| ())?.y;

@@ -57,7 +57,14 @@ impl<'a> Upload<'a> {
                 let shape = Shape::from([range.len(), set.height(), set.width(), set.channels()]);
                 let stride = shape.row_elements();
                 let bytes = &set.bytes()[range.start * stride..range.end * stride];
-                dequantise(flow.backend(), bytes, shape, self.bits, self.key, self.first.wrapping_add(range.start as u64))
+                dequantise(
+                    flow.backend(),
+                    bytes,
+                    shape,
+                    self.bits,
+                    self.key,
+                    self.first.wrapping_add(range.start as u64),
+                )
             }
         }
     }

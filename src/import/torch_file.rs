@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::ImportError;
 use super::pickle::{self, Id, Pickle, Value};
 use super::tensor::Tensor;
 use super::torch_legacy;
 use super::torch_zip::TorchZip;
 use super::{Argument, StateDict, Weights, names};
+use crate::error::ImportError;
 
 /// The first bytes of a zip file.
 pub(super) const ZIP_MAGIC: &[u8] = b"PK\x03\x04";

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::ImportError;
 use super::pickle::{self, Pickle, Value};
 use super::scalar::Scalar;
 use super::tensor::storage_extent;
+use crate::error::ImportError;
 
 /// 0x1950a86a20f9469cfc6c, as pickles hold it.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];

@@ -73,6 +73,12 @@ impl<B: Backend> Saved<B> {
         self.map(&|x| backend.narrow(x, 0, 0, rows))
     }
 
+    /// The shape of a tensor whose first axis is not that of `samples` samples, if there is one.
+    pub(crate) fn without_samples(&self, backend: &B, samples: usize) -> Option<resflow_backend::Shape> {
+        let own = self.tensors.iter().map(|x| backend.shape(x)).find(|s| s.rank() == 0 || s.rows() != samples);
+        own.or_else(|| self.parts.iter().find_map(|part| part.without_samples(backend, samples)))
+    }
+
     fn map(&self, f: &impl Fn(&B::Tensor) -> B::Tensor) -> Self {
         Self { tensors: self.tensors.iter().map(f).collect(), parts: self.parts.iter().map(|p| p.map(f)).collect() }
     }

@@ -82,7 +82,13 @@ impl<B: Backend> DualPair<B> {
     }
 
     /// The pair after more iterations on this operator.
-    pub fn updated(&self, backend: &B, operator: &dyn LinearOperator<B>, norms: &Norms<B>, how: PowerIteration) -> Self {
+    pub fn updated(
+        &self,
+        backend: &B,
+        operator: &dyn LinearOperator<B>,
+        norms: &Norms<B>,
+        how: PowerIteration,
+    ) -> Self {
         let dual = norms.domain.dual(backend);
         let advance = |mut pair: Self, count: usize| {
             for _ in 0..count {

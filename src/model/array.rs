@@ -1,6 +1,6 @@
 //! Arrays as samples, and samples as arrays.
 
-use ndarray::{Array2, ArrayView2, ArrayRef2};
+use ndarray::{Array2, ArrayRef2, ArrayView2};
 
 use crate::data::image::ImageSet;
 use crate::data::{Dataset, Table, Values};

@@ -52,10 +52,6 @@ impl TrainConfig {
     /// How settings for residual flows become those for a family.
     #[must_use]
     pub fn for_family(self, family: Family) -> Self {
-        if family.couples() {
-            Self { learning_rate: self.learning_rate.min(COUPLING_RATE), ..self }
-        } else {
-            self
-        }
+        if family.couples() { Self { learning_rate: self.learning_rate.min(COUPLING_RATE), ..self } } else { self }
     }
 }

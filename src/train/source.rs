@@ -8,7 +8,7 @@ use resflow_backend::{Backend, Element, Key, Shape};
 use crate::batch::Batch;
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
-use crate::data::{Dataset, Samples, Standardiser, Table, ToyDensity, Values, permutation};
+use crate::data::{Dataset, Samples, Standardiser, ToyDensity, Values, permutation};
 use crate::error::{DataError, Error};
 use crate::transform::dequantise;
 
@@ -181,16 +181,13 @@ impl Batches {
             }
             Source::Split { training, validation } => (training, validation),
         };
-        let (training, standardiser) = match training.table() {
-            Some(table) => {
-                let standardiser = Standardiser::fit_weighted(table, training.weights())?;
-                let table = standardiser.apply(table)?;
-                (training.with_table(table), standardiser)
-            }
-            None => {
-                let d = training.sample_shape().iter().product();
-                (training, Standardiser::identity(d))
-            }
+        let (training, standardiser) = if let Some(table) = training.table() {
+            let standardiser = Standardiser::fit_weighted(table, training.weights())?;
+            let table = standardiser.apply(table)?;
+            (training.with_table(table), standardiser)
+        } else {
+            let d = training.sample_shape().iter().product();
+            (training, Standardiser::identity(d))
         };
         let unit = training.weights().map_or(1.0, |weights| {
             let heaviest = weights.iter().copied().fold(0.0, f64::max);
@@ -226,16 +223,14 @@ impl Batches {
             Training::Data(data) => data,
         };
         let x = match data.samples().values() {
-            Values::Tabular(table) => self.rows(backend, table, &order),
+            Values::Tabular(table) => {
+                let values = order.iter().flat_map(|&i| table.row(i)).map(|&v| B::Elem::from_f64(v));
+                backend.upload(&values.collect::<Vec<_>>(), [count, table.width()].into())
+            }
             Values::Images(set) => self.images(backend, set, &order, batch * count as u64),
         };
         let weights = data.weights().map(|weights| order.iter().map(|&i| weights[i] * self.unit).collect());
         Drawn { batch: Batch::new(x), targets: self.targets(backend, data, &order), weights }
-    }
-
-    fn rows<B: Backend>(&self, backend: &B, table: &Table, order: &[usize]) -> B::Tensor {
-        let values = order.iter().flat_map(|&i| table.row(i)).map(|&v| B::Elem::from_f64(v));
-        backend.upload(&values.collect::<Vec<_>>(), [order.len(), table.width()].into())
     }
 
     /// Images with fresh noise, that of number `first` and so on.

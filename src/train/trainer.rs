@@ -10,8 +10,8 @@ use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
 use super::source::{Batches, Drawing, Drawn, Source, ValidationSet};
 use super::{Budget, TrainConfig};
-use crate::classifier::{ClassificationScore, Classifier};
 use crate::batch::SampleWeights;
+use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
 use crate::error::Error;
 use crate::flow::{Flow, Gradient, Objective, PreparedFlow, Provenance, Supervision};
@@ -466,12 +466,11 @@ impl<B: Backend> Trainer<B> {
         let unit = self.batches.unit();
         let weights = (!weights.is_empty()).then(|| SampleWeights { shards: &weights, unit });
         let classifier = self.prepared.classifier();
-        let look = |l: usize, y: &B::Tensor, factored_out: usize| {
-            classifier.and_then(|c| c.look(&b, l, y, factored_out))
-        };
-        let seen = self.flow.chain_mut().initialise_with(&b, &shards, weights, &look)?;
+        let look =
+            |l: usize, y: &B::Tensor, factored_out: usize| classifier.and_then(|c| c.look(&b, l, y, factored_out));
+        let seen = self.flow.chain_mut().initialise_with(&b, &shards, weights.as_ref(), &look)?;
         if let Some(classifier) = self.flow.classifier_mut() {
-            classifier.initialise(&b, &seen, weights)?;
+            classifier.initialise(&b, &seen, weights.as_ref())?;
         }
         self.initialised = true;
         self.derive();

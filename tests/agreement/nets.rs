@@ -1,7 +1,7 @@
 //! One block's g: its value and its derivatives, every parameter's gradient among them.
 
 use resflow::backend::{Backend, Key, Shape};
-use resflow::layer::{Derivatives, Layer, Saved, Grad};
+use resflow::layer::{Derivatives, Grad, Layer, Saved};
 
 use crate::model::{Model, dense, each_block, normals, pictures, upload, with_rows};
 use crate::record::{Record, agreement, host};

@@ -21,8 +21,8 @@ use resflow::data::image::ImageSet;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::layer::{
-    ActivationLayer, ConcatenatedLipSwish, Derivatives, Layer, LipschitzConv, LipschitzLinear, OrderGradients, PreparedLayer,
-    Saved, Sequence, Grad,
+    ActivationLayer, ConcatenatedLipSwish, Derivatives, Grad, Layer, LipschitzConv, LipschitzLinear, OrderGradients,
+    PreparedLayer, Saved, Sequence,
 };
 use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, PowerIteration, SingularPair};
 use resflow::transform::InvertibleLinear;

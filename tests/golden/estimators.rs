@@ -11,7 +11,7 @@
 
 use resflow::backend::Backend;
 use resflow::estimator::{Law, RussianRoulette, Weights, differentiated, exact_log_det, jacobian, series};
-use resflow::layer::{Derivatives, Layer, PreparedLayer, Role, Saved, Grad};
+use resflow::layer::{Derivatives, Grad, Layer, PreparedLayer, Role, Saved};
 
 use crate::fixture::{Comparison, Fixture, host};
 

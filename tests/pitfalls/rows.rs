@@ -65,7 +65,8 @@ fn pitfall_02_the_stop_does_not_depend_on_the_dimension() {
         let w: Vec<f64> = (0..n * n).map(entry).collect();
         let w = b.upload(&w, [n, n].into());
         let operator = DenseOperator::new(&b, &w).expect("a matrix");
-        let pair = SingularPair::random(&b, [n], [n], Key::new(3)).refreshed(&b, &operator, PowerIteration::converge::<Cpu>());
+        let pair =
+            SingularPair::random(&b, [n], [n], Key::new(3)).refreshed(&b, &operator, PowerIteration::converge::<Cpu>());
         let sigma = down(&b, &pair.sigma(&b, &operator))[0];
         assert!((sigma - 1.0).abs() < 1e-12, "n = {n}: σ is {:e} off", sigma - 1.0);
     }

@@ -207,5 +207,9 @@ fn parts_that_do_not_fit() {
     assert!(!make(&[2, 3, 5, 4], &[2], &[2, 6, 7, 2], &[2, 6, 7, 4]));
     assert!(!make(&[2, 60], &[2], &[1, 6, 7, 2], &[1, 6, 7, 4]));
     let linear = LipschitzLinear::<Cpu>::zeros(&b, 3, 2, kappa);
-    assert!(linear.output_shape(&[4, 4, 2]).is_err() && linear.output_shape(&[]).is_err() && linear.output_shape(&[5, 3]).is_ok());
+    assert!(
+        linear.output_shape(&[4, 4, 2]).is_err()
+            && linear.output_shape(&[]).is_err()
+            && linear.output_shape(&[5, 3]).is_ok()
+    );
 }

@@ -48,7 +48,8 @@ fn check<B: Backend>(b: &B, o: usize, i: usize, values: &[f64], seed: u64) -> Re
     let w = b.upload(&rounded, [o, i].into());
     let start = SingularPair::random(b, [o], [i], Key::new(seed));
     let operator = DenseOperator::new(b, &w).expect("a matrix");
-    for how in [0, 1, 2, 3, 5, 50].map(PowerIteration::Iterations).into_iter().chain([PowerIteration::converge::<B>()]) {
+    for how in [0, 1, 2, 3, 5, 50].map(PowerIteration::Iterations).into_iter().chain([PowerIteration::converge::<B>()])
+    {
         let pair = start.refreshed(b, &operator, how);
         let sigma = b.download(&pair.sigma(b, &operator)).expect("no device fault")[0].to_f64();
         prop_assert!(sigma <= exact * (1.0 + 8.0 * B::Elem::EPSILON), "{sigma} above {exact} after {how:?}");

@@ -12,8 +12,8 @@ use resflow::backend::{Backend, Key};
 use resflow::classifier::Classification;
 use resflow::config::ModelConfig;
 use resflow::data::Samples;
-use resflow::flow::PreparedFlow;
 use resflow::flow::LogProb;
+use resflow::flow::PreparedFlow;
 
 use crate::progress::Progress;
 

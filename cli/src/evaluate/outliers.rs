@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result};
 use resflow::anomaly::{Auroc, auroc};
 use resflow::backend::{Backend, Key};
 use resflow::config::ModelConfig;
-use resflow::flow::PreparedFlow;
 use resflow::flow::LogProb;
+use resflow::flow::PreparedFlow;
 
 use crate::data::part::{Chosen, Part};
 use crate::data::{Dataset, check_size, model_size};

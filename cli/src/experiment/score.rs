@@ -3,8 +3,8 @@
 use anyhow::Result;
 use resflow::backend::Backend;
 use resflow::config::ModelConfig;
-use resflow::flow::PreparedFlow;
 use resflow::flow::LogProb;
+use resflow::flow::PreparedFlow;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;

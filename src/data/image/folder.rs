@@ -4,7 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{ImageData, ImageError, ImageSet, ImageSize, cifar, idx, png, within};
+use super::open::{ImageData, within};
+use super::{ImageError, ImageSet, ImageSize, cifar, idx, png};
 use crate::error::DataError;
 
 /// A file or a folder, by its name.

@@ -8,8 +8,8 @@ use std::io::Write;
 use npyz::{Order, TypeChar, WriteOptions, WriterBuilder};
 
 use super::{ImageError, ImageSet, ImageStack};
-use crate::error::DataError;
 use crate::data::npy::{Array, Float};
+use crate::error::DataError;
 
 /// The first bytes of every NPY file.
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";

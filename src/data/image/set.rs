@@ -124,6 +124,7 @@ impl ImageSet {
     }
 
     /// Size, bytes and labels, without a copy.
+    #[cfg(feature = "images")]
     pub(super) fn into_parts(self) -> (ImageSize, Vec<u8>, Option<Vec<u8>>) {
         (self.size, self.bytes, self.labels)
     }

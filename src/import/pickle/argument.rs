@@ -1,7 +1,7 @@
 //! The arguments of opcodes: numbers, counted bytes and lines.
 
-use crate::error::ImportError;
 use super::value::Value;
+use crate::error::ImportError;
 
 /// A place in a pickle.
 #[derive(Debug)]
