@@ -137,7 +137,7 @@ struct Count {
 impl Count {
     /// Weights count how often a sample is there. Where all of a feature's together are less than two samples they can only
     /// be importances, and Kish's effective number of samples says what one less of them is.
-    fn of_weights<B: Backend>(backend: &B, shards: &[Batch<B>], weights: SampleWeights<'_, B>) -> Result<Self, Error> {
+    fn of_weights<B: Backend>(backend: &B, shards: &[Batch<B>], weights: &SampleWeights<'_, B>) -> Result<Self, Error> {
         let (mut total, mut squares) = (0.0, 0.0);
         for (shard, weights) in shards.iter().zip(weights.shards) {
             let shape = shard.shape(backend);
