@@ -1,0 +1,12 @@
+//! The program from outside: run, stopped, killed, starved of disk, and given what it must refuse.
+
+mod backends;
+mod bad_input;
+mod binary;
+mod end_to_end;
+mod experiment;
+mod families;
+mod hybrid;
+mod images;
+mod import;
+mod interruption;

@@ -1,0 +1,27 @@
+//! Whatever is read: tables, images, configurations, checkpoints and state dicts; good files, bad ones, and mutations of the
+//! fuzz targets' seeds.
+#![cfg(feature = "cpu")]
+
+#[path = "../../fuzz/checks.rs"]
+#[expect(dead_code, reason = "one that only the fuzz target needs")]
+mod checks;
+#[path = "../../fuzz/checks_images.rs"]
+mod checks_images;
+#[path = "../../fuzz/checks_import.rs"]
+mod checks_import;
+mod data;
+mod data_images;
+#[path = "../../fuzz/frame.rs"]
+mod frame;
+mod fuzz_data;
+mod fuzz_images;
+mod fuzz_import;
+mod fuzz_models;
+mod import_state;
+// counts what each thread holds, so that tests beside it do not disturb it
+#[path = "../common/memory.rs"]
+mod memory;
+#[path = "../common/mutation.rs"]
+mod mutation;
+#[path = "../common/pickling.rs"]
+mod pickling;

@@ -1,0 +1,17 @@
+//! What must be true of any network: layers, links and whole flows of every family, the estimators, norms and bounds.
+#![cfg(feature = "cpu")]
+
+mod block;
+#[path = "../common/mod.rs"]
+mod common;
+mod coupling;
+mod estimator;
+mod families;
+mod flow;
+mod image_flows;
+mod image_layers;
+mod image_links;
+mod layers;
+mod lipschitz;
+mod mixed_norms;
+mod norms;
