@@ -7,6 +7,8 @@
 
 mod activations;
 mod actnorm;
+#[path = "../common/asking.rs"]
+mod asking;
 mod convolution;
 mod coupling;
 mod dense;
