@@ -106,7 +106,7 @@ fn everything<B: Backend>(b: &B, model: &Model) -> (Record, Vec<u8>) {
     record_gradient(&mut record, &flow, &found);
     record_log_prob(&mut record, "", flow.log_prob(&model.rows(n), model.key).expect("rows that fit"));
     let samples = flow.sample(n, model.key).expect("no device fault");
-    record.push(Quantity::Inverse, "samples", samples.rows.into_values());
+    record.push(Quantity::Inverse, "samples", samples.samples.into_values());
     record.push(Quantity::Inverse, "bounds", samples.reports.iter().map(|r| r.error_bound).collect());
     let source = match model.image() {
         Some(image) => Source::Images(images(12, image, model.key)),

@@ -146,7 +146,7 @@ fn every_family_agrees_with_the_cpu() {
             for (got, want) in got.values.iter().zip(&want.values) {
                 assert!((got - want).abs() <= 1e-4 * (1.0 + want.abs()), "{family:?}: log p {got}, not {want}");
             }
-            let z = flow.prepare().encode(samples(), Key::new(5)).expect("rows that fit").rows;
+            let z = flow.prepare().encode(samples(), Key::new(5)).expect("rows that fit").latents;
             let back = flow.prepare().decode(&z, &Inversion::for_backend::<Wgpu>()).expect("rows that fit");
             assert!(back.residual < 1e-4, "{family:?}: the round trip is off by {}", back.residual);
         }

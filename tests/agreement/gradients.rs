@@ -133,7 +133,7 @@ fn surrogates<B: Backend>(b: &B, (model, n): &(Model, usize)) -> Record {
             record.push(Quantity::Neumann, format!("links.{l} u {index}"), u);
         }
         let shape = b.shape(&forward.y);
-        x = b.narrow(&forward.y, shape.rank() - 1, 0, shape.channels() - link.leaving());
+        x = b.narrow(&forward.y, shape.rank() - 1, 0, shape.channels() - link.factored_out());
     }
     record
 }

@@ -1,7 +1,7 @@
 //! One block's g: its value and its derivatives, every parameter's gradient among them.
 
 use resflow::backend::{Backend, Key, Shape};
-use resflow::layer::{Derivatives, Layer, Saved, Grad};
+use resflow::layer::{Derivatives, Grad, Layer, Saved};
 
 use crate::model::{Model, dense, each_block, normals, pictures, upload, with_rows};
 use crate::record::{Record, agreement, host};
@@ -34,9 +34,14 @@ fn one<B: Backend>(
     let normal = |what: &str| upload(b, &normals(key.named(what), shape.elements()), shape);
     let prepared = net.prepare(b);
     let (x, dx, gy) = (normal("x"), normal("dx"), normal("gy"));
-    record.tensor(b, Quantity::Value, format!("{name}g"), &prepared.forward(b, &x, Derivatives::None).0);
-    let (_, first) = prepared.forward(b, &x, Derivatives::First);
-    let (y, second) = prepared.forward(b, &x, Derivatives::Second);
+    record.tensor(
+        b,
+        Quantity::Value,
+        format!("{name}g"),
+        &prepared.forward(b, &Batch::new(x.clone()), Derivatives::None).0,
+    );
+    let (_, first) = prepared.forward(b, &Batch::new(x.clone()), Derivatives::First);
+    let (y, second) = prepared.forward(b, &Batch::new(x.clone()), Derivatives::Second);
     record.tensor(b, Quantity::Value, format!("{name}g, all kept"), &y);
     for (how, saved) in [("", &first), (", all kept", &second)] {
         record.tensor(b, Quantity::Derivative, format!("{name}jvp{how}"), &prepared.jvp(b, saved, &dx).0);

@@ -21,7 +21,10 @@ use resflow::data::Table;
 use resflow::data::image::ImageSet;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
-use resflow::layer::{ActivationLayer, ConcatenatedLipSwish, Derivatives, Layer, LipschitzConv, LipschitzLinear, OrderGradients, PreparedLayer, Saved, Sequence};
+use resflow::layer::{
+    ActivationLayer, ConcatenatedLipSwish, Derivatives, Layer, LipschitzConv, LipschitzLinear, OrderGradients,
+    PreparedLayer, Saved, Sequence,
+};
 use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, PowerIteration, SingularPair};
 use resflow::module::{Grad, Module as _};
 use resflow::transform::InvertibleLinear;

@@ -63,7 +63,7 @@ fn estimators() {
                 Flow::new(cpu(), &FlowConfig { training: estimator.clone(), ..FlowConfig::new(2) }, Key::new(0))
                     .is_err()
             );
-            assert!(flow().set_evaluation(estimator, 8).is_err());
+            assert!(flow().set_log_prob_estimator(estimator, 8).is_err());
         }
     }
     assert_eq!(good.coefficients(&[]), [1.0, 1.0]);
@@ -105,13 +105,13 @@ fn inversions() {
     let solve = |y: &[f64]| block.inverse(&b, &b.upload(y, [y.len() / 2, 2].into()), &how).expect("no device fault");
     let solution = solve(&y);
     assert_eq!(
-        [0, 1, 2, 4].map(|r| solution.rows[r].status),
+        [0, 1, 2, 4].map(|r| solution.reports[r].status),
         [Status::NonFinite, Status::Converged, Status::NonFinite, Status::Converged]
     );
-    assert!(!solution.rows[0].error_bound.is_finite() && !solution.rows[2].error_bound.is_finite());
+    assert!(!solution.reports[0].error_bound.is_finite() && !solution.reports[2].error_bound.is_finite());
     let found = down(&b, &solution.value);
     assert_eq!(found[2..4], down(&b, &solve(&y[2..4]).value)[..]);
-    assert!(solve(&[]).rows.is_empty());
+    assert!(solve(&[]).reports.is_empty());
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn configurations() {
             sharing: Sharing::Batch,
         });
     });
-    assert!(flow().set_evaluation(Estimator::default(), 0).is_err());
+    assert!(flow().set_log_prob_estimator(Estimator::default(), 0).is_err());
     assert!(serde_json::from_str::<FlowConfig>(r#"{"dimensoin": 2}"#).is_err());
     assert!(serde_json::from_str::<FlowConfig>(r#"{"dimension": -2}"#).is_err());
 }
@@ -222,12 +222,12 @@ fn flows_and_their_rows() {
     let nothing = table(2, vec![]);
     for estimator in [Estimator::default(), Estimator::Truncated(Truncated::new(3).expect("in range"))] {
         let mut f = flow();
-        f.set_evaluation(estimator, 3).expect("in range");
+        f.set_log_prob_estimator(estimator, 3).expect("in range");
         let log_p = f.log_prob(&nothing, Key::new(0)).expect("no rows");
         assert!(log_p.values.is_empty() && log_p.mean().is_nan() && log_p.interval(0, 0.95).is_err());
-        assert_eq!(f.prepare().encode(&nothing, Key::new(0)).expect("no rows").rows.rows(), 0);
+        assert_eq!(f.prepare().encode(&nothing, Key::new(0)).expect("no rows").latents.rows(), 0);
     }
-    assert_eq!(f.sample(0, Key::new(0)).expect("no rows").rows.rows(), 0);
+    assert_eq!(f.sample(0, Key::new(0)).expect("no rows").samples.rows(), 0);
     let decoded = f.prepare().decode(&nothing, &Inversion::for_backend::<Cpu>()).expect("no rows");
     assert!(decoded.reports.is_empty() && decoded.residual == 0.0);
     // rows beyond the range of the arithmetic: never a number that looks like a likelihood

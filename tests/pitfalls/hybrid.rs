@@ -205,7 +205,7 @@ fn probabilities_by_plain_loops() {
         let mut head = 0;
         for (l, link) in flow.transforms().iter().enumerate() {
             let y = link.prepare(&b).forward(&b, &x, None).0;
-            let (shape, leaving) = (b.shape(&y), link.leaving());
+            let (shape, leaving) = (b.shape(&y), link.factored_out());
             if places.get(head).is_some_and(|place| place.stage == l) {
                 let seen = match (shape.rank(), leaving) {
                     (2, _) => as_images(&down(&b, &y), places[head].image),

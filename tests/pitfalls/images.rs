@@ -139,17 +139,17 @@ fn pitfall_06_a_slow_image_does_not_hold_up_the_batch() {
     let evaluated = Cell::new(0);
     let g = |x: &Tensor| {
         evaluated.set(evaluated.get() + b.shape(x).rows());
-        prepared.forward(&b, x, Derivatives::None).0
+        prepared.forward(&b, &Batch::new(x.clone()), Derivatives::None).0
     };
     let how = Inversion::for_backend::<Cpu>().with_method(Method::FixedPoint).expect("a method");
     let together = invert_residual(&b, g, &b.upload(&y, shape(n)), 0.95, &how).expect("no device fault");
-    let (slow, fast) = (together.rows[7].iterations, together.rows[0].iterations);
-    assert!(together.rows.iter().all(|r| r.status == Status::Converged) && slow > 3 * fast, "{slow} and {fast}");
-    let needed: usize = together.rows.iter().map(|r| r.iterations as usize).sum();
+    let (slow, fast) = (together.reports[7].iterations, together.reports[0].iterations);
+    assert!(together.reports.iter().all(|r| r.status == Status::Converged) && slow > 3 * fast, "{slow} and {fast}");
+    let needed: usize = together.reports.iter().map(|r| r.iterations as usize).sum();
     assert!(evaluated.get() <= needed * 4 / 3 + n, "{} images evaluated, {needed} needed", evaluated.get());
     // nor does it change the others
     let alone = invert_residual(&b, g, &b.upload(&y[..d], shape(1)), 0.95, &how).expect("no device fault");
-    assert_eq!(alone.rows[0].iterations, fast);
+    assert_eq!(alone.reports[0].iterations, fast);
     let all = down(&b, &together.value);
     assert!(all[..d].iter().zip(down(&b, &alone.value)).all(|(a, c)| (a - c).abs() < 1e-13));
     let block = ResidualBlock::new(Box::new(net), &image).expect("a contraction").prepare(&b);
@@ -168,7 +168,7 @@ fn pitfall_07_flows_take_other_image_sizes() {
     };
     for (height, width) in [(4, 8), (8, 4), (4, 4), (8, 8), (12, 8), (4, 16), (16, 12)] {
         let other = flow.resized(height, width).expect("multiples of 4");
-        assert_eq!(other.config().row(), [height, width, 1]);
+        assert_eq!(other.config().sample_shape(), [height, width, 1]);
         let smaller = height <= 8 && width <= 8;
         // a σ that bounds the new size stays as it is, another one is found anew
         assert_eq!(spectra(&other) == spectra(&flow), smaller, "{height} × {width}");
@@ -183,13 +183,13 @@ fn pitfall_07_flows_take_other_image_sizes() {
         let x = uniform_rows(2, height * width, Key::new(8));
         let prepared = other.prepare();
         let encoded = prepared.encode(&x, Key::new(9)).expect("rows of the new size");
-        let decoded = prepared.decode(&encoded.rows, &Inversion::for_backend::<Cpu>()).expect("rows");
-        assert!(decoded.rows.values().iter().zip(x.values()).all(|(a, c)| (a - c).abs() < 1e-10));
+        let decoded = prepared.decode(&encoded.latents, &Inversion::for_backend::<Cpu>()).expect("rows");
+        assert!(decoded.samples.values().iter().zip(x.values()).all(|(a, c)| (a - c).abs() < 1e-10));
         assert!(flow.log_prob(&x, Key::new(9)).is_err() || (height * width == 64));
         // and is a model that can be stored
         let bytes = other.to_archive().expect("stored");
         let again = Flow::from_archive(b.clone(), &bytes).expect("loads without being run first");
-        assert_eq!(again.prepare().encode(&x, Key::new(9)).expect("rows").rows, encoded.rows);
+        assert_eq!(again.prepare().encode(&x, Key::new(9)).expect("rows").latents, encoded.latents);
         assert_eq!(spectra(&again), spectra(&other));
     }
     // sizes that cannot be squeezed, and flows that are tied to their size
@@ -217,7 +217,7 @@ fn pitfall_08_g_is_a_function() {
                     .map(|y| down(&b, &y))
             };
             let (one, other) = (forward(1), forward(2));
-            assert!(one == other && one[0] == one[1] && one[1] == one[2], "{}", link.describe(&b));
+            assert!(one == other && one[0] == one[1] && one[1] == one[2], "{}", link.describe());
         }
     }
 }
@@ -276,10 +276,10 @@ fn pitfall_20_black_and_white_pixels_are_finite() {
         }
         // and black comes back black
         let back = flow.prepare().decode(
-            &flow.prepare().encode(&table(16, extreme.clone()), Key::new(0)).expect("rows").rows,
+            &flow.prepare().encode(&table(16, extreme.clone()), Key::new(0)).expect("rows").latents,
             &Inversion::for_backend::<B>(),
         );
-        let back = back.expect("rows").rows;
+        let back = back.expect("rows").samples;
         assert!(back.values().iter().zip(&extreme).all(|(a, x)| (a - x).abs() < 1e-5));
     }
     check(&cpu());

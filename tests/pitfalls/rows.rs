@@ -44,7 +44,7 @@ fn pitfall_01_power_iteration_is_a_lower_bound_and_marked_as_one() {
     let truth = spectral_norm(30, 30, &down(&b, &w));
     let start = SingularPair::random(&b, [30], [30], key.named("start"));
     let operator = DenseOperator::new(&b, &w).expect("a matrix");
-    let sigma = |how| down(&b, &start.refreshed(&b, &operator, how).sigma(&b, &operator))[0];
+    let sigma = |how| down(&b, &start.updated(&b, &operator, how).sigma(&b, &operator))[0];
     let (few, converged) = (sigma(PowerIteration::Iterations(3)), sigma(PowerIteration::converge::<Cpu>()));
     assert!(few < 0.99 * truth && converged <= truth * (1.0 + 8.0 * f64::EPSILON), "{few} {converged} {truth}");
     let y = normal(&b, key, [3, 4]);
@@ -65,7 +65,8 @@ fn pitfall_02_the_stop_does_not_depend_on_the_dimension() {
         let w: Vec<f64> = (0..n * n).map(entry).collect();
         let w = b.upload(&w, [n, n].into());
         let operator = DenseOperator::new(&b, &w).expect("a matrix");
-        let pair = SingularPair::random(&b, [n], [n], Key::new(3)).refreshed(&b, &operator, PowerIteration::converge::<Cpu>());
+        let pair =
+            SingularPair::random(&b, [n], [n], Key::new(3)).updated(&b, &operator, PowerIteration::converge::<Cpu>());
         let sigma = down(&b, &pair.sigma(&b, &operator))[0];
         assert!((sigma - 1.0).abs() < 1e-12, "n = {n}: σ is {:e} off", sigma - 1.0);
     }
@@ -113,7 +114,7 @@ fn pitfall_05_the_inverse_reaches_its_accuracy_or_says_that_it_did_not() {
             let limited = how.with_limit(limit).expect("positive");
             let solution = block.inverse(&b, &y, &limited).expect("no device fault");
             let again = down(&b, &block.forward(&b, &solution.value, None).0);
-            for (r, (report, last)) in solution.rows.iter().zip(&mut last).enumerate() {
+            for (r, (report, last)) in solution.reports.iter().zip(&mut last).enumerate() {
                 let row = r * 4..r * 4 + 4;
                 let y = &down(&b, &y)[row.clone()];
                 let scale = y.iter().fold(1.0_f64, |a, y| a.max(y.abs()));
@@ -148,8 +149,8 @@ fn pitfall_06_a_slow_row_does_not_hold_up_the_batch() {
     let how = Inversion::for_backend::<Cpu>().with_method(Method::FixedPoint).expect("a method");
     let solution = invert_residual(&b, g, &b.upload(&y, [n, 1].into()), 0.99, &how).expect("no device fault");
     let (slow, needed) =
-        (solution.rows[37].iterations, solution.rows.iter().map(|r| r.iterations as usize).sum::<usize>());
-    assert!(slow > 500 && solution.rows[0].iterations < 20, "{slow}");
+        (solution.reports[37].iterations, solution.reports.iter().map(|r| r.iterations as usize).sum::<usize>());
+    assert!(slow > 500 && solution.reports[0].iterations < 20, "{slow}");
     assert!(evaluated.get() <= needed * 4 / 3 + n, "{} rows evaluated, {needed} needed", evaluated.get());
 }
 
@@ -159,7 +160,7 @@ fn pitfall_09_surrogate_is_not_the_loss() {
     let (b, d) = (cpu(), 3);
     let prepared = linear(&b, d, d, 0.9, 2.0, None, Key::new(9)).prepare(&b);
     let x = normal(&b, Key::new(9), [4, d]);
-    let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
+    let (_, saved) = prepared.forward(&b, &Batch::new(x.clone()), Derivatives::First);
     let exact = exact_log_det(&b, &*prepared, &saved, 4, &[d], true);
     let mut surrogate = vec![0.0; 4];
     for (v, s) in exact.probes.iter().zip(&exact.surrogates) {
@@ -172,7 +173,7 @@ fn pitfall_09_surrogate_is_not_the_loss() {
     // the loss of a training step is made of values: its mean over keys is the exact one, 5 standard errors away at most
     let flow = random_flow(&b, estimated(d), Key::new(9), 0.2);
     let mut exact = flow.clone();
-    exact.set_evaluation(EXACT, 2).expect("in range");
+    exact.set_log_prob_estimator(EXACT, 2).expect("in range");
     let rows = table(d, down(&b, &x));
     let expected = -exact.log_prob(&rows, Key::new(0)).expect("rows").mean() - 1.5 * std::f64::consts::TAU.ln();
     let loss = |k| down(&b, &flow.gradient(&x, None, Key::new(10).split(k)).expect("shapes").loss)[0];
@@ -294,7 +295,7 @@ fn pitfall_14_the_log_det_has_a_gradient() {
     let link = net(14, d, 0.9).block(&b);
     let x = normal(&b, Key::new(14), [4, d]);
     let block = link.prepare(&b);
-    let draw = Draw { estimator: &EXACT, key: Key::new(0), first_row: 0 };
+    let draw = Draw { estimator: &EXACT, key: Key::new(0) };
     let tape = block.train_forward(&b, &x, draw, Memory::Store).tape;
     let mut grads = vec![None; block.grads()];
     let gx = block.train_backward(&b, tape, b.full(0.0, [4, d].into()), &b.full(1.0, [4, 1].into()), &mut grads);
@@ -326,7 +327,7 @@ fn pitfall_15_randomness_belongs_to_the_row() {
         );
     }
     let how = Inversion::for_backend::<Cpu>();
-    let (many, few) = [200, 5].map(|n| flow.sample(n, Key::new(18), &how).expect("no device fault").rows).into();
+    let (many, few) = [200, 5].map(|n| flow.sample(n, Key::new(18), &how).expect("no device fault").samples).into();
     assert!(many.values()[..20].iter().zip(few.values()).all(|(a, b)| (a - b).abs() < 1e-11));
 }
 
