@@ -6,7 +6,7 @@ use proptest::strategy::Union;
 use resflow::backend::Backend;
 use resflow::checkpoint::Archive;
 use resflow::flow::Flow;
-use resflow::layer::Role;
+use resflow::module::Role;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
 use crate::common::{images, rows};

@@ -1,10 +1,9 @@
-//! Short forms of what tests ask of transforms, flows and modules.
+//! Short forms of what tests ask of transforms and modules.
 #![allow(dead_code)] // each test binary uses its own part
 
 use resflow::backend::Backend;
 use resflow::batch::Batch;
 use resflow::bijection::{Ask, Cotangents, Draw, LogDet, Mapped, Memory, PreparedBijection, Tape};
-use resflow::flow::{Gradient, Objective, PreparedFlow, Supervision};
 use resflow::module::{Grad, Module};
 
 /// The number of trained tensors of a module, each of which has a gradient.
@@ -74,34 +73,4 @@ pub(crate) fn pull_back<B: Backend>(
 fn only<B: Backend>(mut log_dets: Vec<LogDet<B>>) -> LogDet<B> {
     assert_eq!(log_dets.len(), 1, "a single transform has one log det");
     log_dets.remove(0)
-}
-
-/// The gradient of an objective, one run of so many samples after the other, added up: that of the whole batch.
-pub(crate) fn gradient_by_runs<B: Backend>(
-    flow: &PreparedFlow<B>,
-    objective: &Objective<'_, B>,
-    samples: usize,
-) -> Gradient<B> {
-    let b = flow.backend();
-    let n = objective.batch.len(b);
-    let one = |start: usize| {
-        let count = samples.min(n - start);
-        let (batch, weights) = (objective.batch.narrow(b, start, count), b.narrow(objective.weights, 0, start, count));
-        let judged = objective.supervision.as_ref();
-        let targets = judged.map(|s| b.narrow(s.targets, 0, start, count));
-        let supervision =
-            judged.zip(targets.as_ref()).map(|(s, targets)| Supervision { targets, density_weight: s.density_weight });
-        let objective = Objective { batch: &batch, weights: &weights, supervision, ..*objective };
-        flow.gradient(&objective).expect("no device fault")
-    };
-    let runs: Vec<_> = (0..n).step_by(samples).map(one).collect();
-    let sum = |parts: Vec<B::Tensor>| parts.into_iter().reduce(|a, c| b.axpy(1.0, &c, a));
-    let inputs: Option<Vec<_>> = runs.iter().map(|run| run.input.as_ref()).collect();
-    Gradient {
-        flat: sum(runs.iter().map(|run| run.flat.clone()).collect()).expect("samples"),
-        loss: sum(runs.iter().map(|run| run.loss.clone()).collect()).expect("samples"),
-        classification: sum(runs.iter().filter_map(|run| run.classification.clone()).collect()),
-        input: inputs.map(|inputs| b.concat(&inputs, 0)),
-        terms: runs.iter().map(|run| run.terms).max().expect("samples"),
-    }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod asking;
 pub(crate) mod bijections;
+pub(crate) mod cut;
 pub(crate) mod derivatives;
 
 use std::num::NonZeroUsize;

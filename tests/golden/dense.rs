@@ -20,7 +20,7 @@ use resflow::layer::{ActivationLayer, Layer, LipschitzLinear, Sequence};
 use resflow::lipschitz::{Coefficient, DenseOperator, PowerIteration, SingularPair};
 use resflow::transform::ActNorm;
 
-use crate::asking::gradient_by_runs;
+use crate::cut::{Cut, uncut};
 use crate::estimators;
 use crate::fixture::{Comparison, Fixture, host};
 
@@ -119,7 +119,9 @@ fn gradients<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fix
     compare_gradient(comparison, "", flow, file, &whole);
 
     let rows = backend.shape(&x).rows();
-    let prepared = flow.prepare();
+    // shards of few rows, several in a lane
+    let device = Cut { device: backend.clone(), rows: 4, lanes: 2 };
+    let prepared = self::flow(&device, file).prepare();
     let batch = Batch::new(x);
     let in_shards = |weights: &B::Tensor| {
         let objective = Objective {
@@ -130,7 +132,7 @@ fn gradients<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fix
             input_gradient: true,
             supervision: None,
         };
-        gradient_by_runs(&prepared, &objective, 5)
+        uncut(prepared.gradient(&objective).expect("the device works"))
     };
     let mean = 1.0 / rows as f64;
     compare_gradient(comparison, "recomputed ", flow, file, &in_shards(&backend.full(mean, [rows, 1].into())));

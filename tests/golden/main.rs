@@ -11,6 +11,8 @@ mod actnorm;
 mod asking;
 mod convolution;
 mod coupling;
+#[path = "../common/cut.rs"]
+mod cut;
 mod dense;
 mod estimators;
 mod fixture;

@@ -6,6 +6,7 @@ use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key};
+use resflow::batch::Batch;
 use resflow::bijection::Bijection as _;
 use resflow::block::ResidualBlock;
 use resflow::checkpoint::{Archive, Values, write_atomically};
@@ -102,7 +103,8 @@ fn inversions() {
     let block = block.block(&b).prepare(&b);
     // rows that cannot be inverted are an outcome of their own, and spoil no other row
     let y = [f64::NAN, 0.0, 1.0, 2.0, f64::INFINITY, 1.0, 1e308, -1e308, 0.5, -0.5];
-    let solve = |y: &[f64]| block.inverse(&b, &b.upload(y, [y.len() / 2, 2].into()), &how).expect("no device fault");
+    let batch = |y: &[f64]| Batch::new(b.upload(y, [y.len() / 2, 2].into()));
+    let solve = |y: &[f64]| block.inverse(&b, &batch(y), &how).expect("no device fault");
     let solution = solve(&y);
     assert_eq!(
         [0, 1, 2, 4].map(|r| solution.reports[r].status),
@@ -187,7 +189,8 @@ fn layers_links_and_blocks() {
     assert!(ActNorm::from_parts(&b, zeros(&[2, 1]), zeros(&[2, 1])).is_err());
     assert!(ActNorm::new(&b, 2).output_shape(&[3]).is_err());
     for shards in [vec![], vec![zeros(&[0, 2])], vec![zeros(&[1, 2])]] {
-        let error = ActNorm::new(&b, 2).initialise(&b, &shards).expect_err("no variance");
+        let shards: Vec<_> = shards.into_iter().map(Batch::new).collect();
+        let error = ActNorm::new(&b, 2).initialise(&b, &shards, None).expect_err("no variance");
         assert!(error.to_string().contains("ActNorm"), "{error}");
     }
     let links = |l: ResidualBlock<Cpu>| Flow::from_transforms(b.clone(), FlowConfig::new(3), vec![Box::new(l)]);

@@ -2,16 +2,17 @@
 //! classifier leaves alone, training, files, and what is refused. No statistics: seeds are fixed.
 
 use crate::common::bijections::slope;
+use crate::common::cut::Cut;
 use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise};
+use resflow::batch::Batch;
 use resflow::bijection::Memory;
 use resflow::checkpoint::{Archive, Values};
 use resflow::config::{Family, ImageConfig, ModelConfig};
 use resflow::data::image::ImageSet;
-use resflow::estimator::{Estimator, Exact};
-use resflow::flow::Flow;
-use resflow::train::{Budget, Gradient, Objective, Source, Supervision, TrainConfig, Trainer, gradient};
+use resflow::flow::{Flow, Gradient, Objective, Supervision};
+use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
 const CLASSES: usize = 3;
 
@@ -46,34 +47,27 @@ fn targets(n: usize) -> Tensor {
 /// The loss and its gradient, with a weight for each row.
 fn judged(flow: &Flow<Cpu>, x: &Tensor, weights: &Tensor, density_weight: f64, memory: Memory) -> Gradient<Cpu> {
     let targets = targets(flow.backend().shape(x).rows());
-    supervised(flow, x, weights, &targets, (density_weight, memory, flow.parameters()))
+    supervised(flow, x, weights, &targets, density_weight, memory)
 }
 
-/// The same for any targets, in as many lanes as so many parameters get.
-fn supervised(
-    flow: &Flow<Cpu>,
+/// The same for any targets.
+fn supervised<B: Backend<Tensor = Tensor>>(
+    flow: &Flow<B>,
     x: &Tensor,
     weights: &Tensor,
     targets: &Tensor,
-    (density_weight, memory, parameters): (f64, Memory, u64),
-) -> Gradient<Cpu> {
-    let b = flow.backend();
-    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(b)).collect();
-    let classifier = flow.classifier().expect("a hybrid model").prepare(b);
+    density_weight: f64,
+    memory: Memory,
+) -> Gradient<B> {
     let objective = Objective {
-        x,
+        batch: &Batch::new(x.clone()),
         weights,
-        estimator: &Estimator::Exact(Exact),
         key: Key::new(0),
-        first_row: 0,
         memory,
-        // shards as small as they get
-        row_bytes: 1 << 30,
-        parameters,
         input_gradient: true,
-        supervision: Some(Supervision { classifier: &classifier, targets, density_weight }),
+        supervision: Some(Supervision { targets, density_weight }),
     };
-    gradient(b, &links, &objective)
+    flow.prepare().gradient(&objective).expect("no device fault")
 }
 
 fn batch(config: &ImageConfig, n: usize, key: Key) -> Tensor {
@@ -154,24 +148,23 @@ fn gradients_of_rows_add_up() {
         let (flow, n, key) = (model(&config, Key::new(20)), 60, Key::new(21));
         let (x, all) = (batch(&config, n, key), targets(n));
         let weights: Vec<f64> = (0..n).map(|i| 0.1 + (i % 7) as f64).collect();
-        let how = |parameters| (0.3, Memory::Recompute, parameters);
-        let everything = |found: &Gradient<Cpu>| {
-            let parts = [Some(&found.flat), Some(&found.loss), found.classification.as_ref()];
-            parts.iter().flat_map(|t| down(&b, t.expect("judged"))).collect::<Vec<_>>()
-        };
+        let everything =
+            |found: [Option<&Tensor>; 3]| found.iter().flat_map(|t| down(&b, t.expect("judged"))).collect::<Vec<_>>();
         let (mut sum, mut inputs) = (Vec::new(), Vec::new());
         for (i, &w) in weights.iter().enumerate() {
             let [x, own] = [&x, &all].map(|t| b.narrow(t, 0, i, 1));
-            let found = supervised(&flow, &x, &b.upload(&[w], [1, 1].into()), &own, how(0));
-            let own = everything(&found);
+            let found = supervised(&flow, &x, &b.upload(&[w], [1, 1].into()), &own, 0.3, Memory::Recompute);
+            let own = everything([Some(&found.flat), Some(&found.loss), found.classification.as_ref()]);
             sum = if sum.is_empty() { own } else { sum.iter().zip(&own).map(|(a, b)| a + b).collect() };
             inputs.extend(down(&b, found.input.as_ref().expect("asked for")));
         }
         let weights = b.upload(&weights, [n, 1].into());
         // one lane of three shards, and eight lanes
-        for parameters in [u64::MAX, 0] {
-            let found = supervised(&flow, &x, &weights, &all, how(parameters));
-            let difference: Vec<_> = everything(&found).iter().zip(&sum).map(|(a, b)| a - b).collect();
+        for lanes in [1, 8] {
+            let flow = flow.to_backend(Cut { device: b.clone(), rows: 24, lanes }).expect("no device fault");
+            let found = supervised(&flow, &x, &weights, &all, 0.3, Memory::Recompute);
+            let whole = everything([Some(&found.flat), Some(&found.loss), found.classification.as_ref()]);
+            let difference: Vec<_> = whole.iter().zip(&sum).map(|(a, b)| a - b).collect();
             assert!(norm(&difference) < 1e-11 * norm(&sum), "{:e}", norm(&difference) / norm(&sum));
             let input = down(&b, found.input.as_ref().expect("asked for"));
             let difference: Vec<_> = input.iter().zip(&inputs).map(|(a, b)| a - b).collect();
@@ -204,7 +197,7 @@ fn probabilities_by_plain_loops() {
         let mut features = vec![Vec::new(); n];
         let mut head = 0;
         for (l, link) in flow.transforms().iter().enumerate() {
-            let y = link.prepare(&b).forward(&b, &x, None).0;
+            let y = crate::common::asking::value(&b, &*link.prepare(&b), &x);
             let (shape, leaving) = (b.shape(&y), link.factored_out());
             if places.get(head).is_some_and(|place| place.stage == l) {
                 let seen = match (shape.rank(), leaving) {

@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 
+use crate::common::asking::{train, value, with_log_det};
 use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key, Noise, Padding};
+use resflow::batch::Batch;
 use resflow::bijection::{Bijection, Draw, Memory};
 use resflow::block::ResidualBlock;
 use resflow::checkpoint::{Archive, Values};
@@ -17,6 +19,7 @@ use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status, invert_residual};
 use resflow::layer::{Derivatives, Layer, PreparedLayer};
 use resflow::lipschitz::{ConvOperator, NormChain};
+use resflow::module::Module as _;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use resflow::transform::{bits_per_dim, dequantise};
 
@@ -137,23 +140,24 @@ fn pitfall_06_a_slow_image_does_not_hold_up_the_batch() {
     y[7 * d..8 * d].iter_mut().enumerate().for_each(|(e, y)| *y = 30.0 + e as f64);
     let shape = |n: usize| -> resflow::backend::Shape { [n, h, w, c].into() };
     let evaluated = Cell::new(0);
-    let g = |x: &Tensor| {
-        evaluated.set(evaluated.get() + b.shape(x).rows());
-        prepared.forward(&b, &Batch::new(x.clone()), Derivatives::None).0
+    let g = |x: &Batch<Cpu>| {
+        evaluated.set(evaluated.get() + x.len(&b));
+        prepared.forward(&b, x, Derivatives::None).0
     };
     let how = Inversion::for_backend::<Cpu>().with_method(Method::FixedPoint).expect("a method");
-    let together = invert_residual(&b, g, &b.upload(&y, shape(n)), 0.95, &how).expect("no device fault");
+    let batch = |y: &[f64], n| Batch::new(b.upload(y, shape(n)));
+    let together = invert_residual(&b, g, &batch(&y, n), 0.95, &how).expect("no device fault");
     let (slow, fast) = (together.reports[7].iterations, together.reports[0].iterations);
     assert!(together.reports.iter().all(|r| r.status == Status::Converged) && slow > 3 * fast, "{slow} and {fast}");
     let needed: usize = together.reports.iter().map(|r| r.iterations as usize).sum();
     assert!(evaluated.get() <= needed * 4 / 3 + n, "{} images evaluated, {needed} needed", evaluated.get());
     // nor does it change the others
-    let alone = invert_residual(&b, g, &b.upload(&y[..d], shape(1)), 0.95, &how).expect("no device fault");
+    let alone = invert_residual(&b, g, &batch(&y[..d], 1), 0.95, &how).expect("no device fault");
     assert_eq!(alone.reports[0].iterations, fast);
     let all = down(&b, &together.value);
     assert!(all[..d].iter().zip(down(&b, &alone.value)).all(|(a, c)| (a - c).abs() < 1e-13));
     let block = ResidualBlock::new(Box::new(net), &image).expect("a contraction").prepare(&b);
-    let again = down(&b, &block.forward(&b, &together.value, None).0);
+    let again = down(&b, &value(&b, &*block, &together.value));
     assert!(again.iter().zip(&y).all(|(a, y)| (a - y).abs() < 1e-11 * (1.0 + y.abs())));
 }
 
@@ -210,10 +214,11 @@ fn pitfall_08_g_is_a_function() {
         let x = b.affine(b.noise(Key::new(9), Noise::Uniform, 0, [3, 4, 4, 2].into()), 0.9, 0.05);
         for link in flow.transforms().iter().take(4) {
             let forward = |key| {
-                let draw = Draw { estimator: &EXACT, key: Key::new(key), first_row: 5 * key };
+                let draw = Draw { estimator: &EXACT, key: Key::new(key) };
                 let prepared = link.prepare(&b);
-                let trained = prepared.train_forward(&b, &x, draw, Memory::Recompute);
-                [prepared.forward(&b, &x, None).0, prepared.forward(&b, &x, Some((draw, 2))).0, trained.y]
+                let batch = Batch::new(x.clone()).starting_at(5 * key);
+                let trained = train(&b, &*prepared, &batch, draw, Memory::Recompute);
+                [value(&b, &*prepared, &x), with_log_det(&b, &*prepared, &batch, draw, 2).0, trained.y]
                     .map(|y| down(&b, &y))
             };
             let (one, other) = (forward(1), forward(2));
@@ -232,7 +237,8 @@ fn pitfall_17_no_subnormal_numbers_in_the_series_of_convolutions() {
     // J of a tanh is tiny where the input is large: rows decay at very different rates
     let mut x = down(&b, &normal(&b, Key::new(18), [8, 4, 3, 2]));
     x.iter_mut().enumerate().for_each(|(e, x)| *x *= 1.0 + (e / 24) as f64);
-    let (_, saved) = prepared.forward(&b, &b.upload(&x, [8, 4, 3, 2].into()), Derivatives::First);
+    let x = Batch::new(b.upload(&x, [8, 4, 3, 2].into()));
+    let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
     let probe = b.noise(Key::new(19), Noise::Rademacher, 0, [8, 4, 3, 2].into());
     let spy = Spy::new(&*prepared);
     let (value, _) = series(&b, &spy, &saved, &probe, &Weights::Batch(vec![1.0; 1000]), true);

@@ -7,7 +7,7 @@ use resflow::config::FlowConfig;
 use resflow::data::ToyDensity;
 use resflow::error::{CheckpointError, Error};
 use resflow::flow::Flow;
-use resflow::layer::Role;
+use resflow::module::Role;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
 fn settings() -> TrainConfig {
