@@ -1,13 +1,9 @@
 //! One block's g: its value and its derivatives, every parameter's gradient among them.
 
 use resflow::backend::{Backend, Key, Shape};
-<<<<<<< HEAD
-use resflow::layer::{Derivatives, Grad, Layer, Saved};
-=======
 use resflow::batch::Batch;
 use resflow::layer::{Derivatives, Layer, Saved};
 use resflow::module::Grad;
->>>>>>> a860752b10a3ac6cb7a47c8a212fd2bd2d91f7db
 
 use crate::common::asking::count_grads;
 use crate::model::{Model, dense, each_block, normals, pictures, upload, with_rows};

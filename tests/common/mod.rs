@@ -23,11 +23,7 @@ use resflow::data::image::ImageSet;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::layer::{
-<<<<<<< HEAD
-    ActivationLayer, ConcatenatedLipSwish, Derivatives, Grad, Layer, LipschitzConv, LipschitzLinear, OrderGradients,
-=======
     ActivationLayer, ConcatenatedLipSwish, Derivatives, Layer, LipschitzConv, LipschitzLinear, OrderGradients,
->>>>>>> a860752b10a3ac6cb7a47c8a212fd2bd2d91f7db
     PreparedLayer, Saved, Sequence,
 };
 use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, PowerIteration, SingularPair};

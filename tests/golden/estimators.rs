@@ -12,12 +12,8 @@
 use resflow::backend::Backend;
 use resflow::batch::Batch;
 use resflow::estimator::{Law, RussianRoulette, Weights, differentiated, exact_log_det, jacobian, series};
-<<<<<<< HEAD
-use resflow::layer::{Derivatives, Grad, Layer, PreparedLayer, Role, Saved};
-=======
 use resflow::layer::{Derivatives, Layer, PreparedLayer, Saved};
 use resflow::module::{Grad, Role};
->>>>>>> a860752b10a3ac6cb7a47c8a212fd2bd2d91f7db
 
 use crate::fixture::{Comparison, Fixture, host};
 

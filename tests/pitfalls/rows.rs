@@ -69,11 +69,7 @@ fn pitfall_02_the_stop_does_not_depend_on_the_dimension() {
         let w = b.upload(&w, [n, n].into());
         let operator = DenseOperator::new(&b, &w).expect("a matrix");
         let pair =
-<<<<<<< HEAD
-            SingularPair::random(&b, [n], [n], Key::new(3)).refreshed(&b, &operator, PowerIteration::converge::<Cpu>());
-=======
             SingularPair::random(&b, [n], [n], Key::new(3)).updated(&b, &operator, PowerIteration::converge::<Cpu>());
->>>>>>> a860752b10a3ac6cb7a47c8a212fd2bd2d91f7db
         let sigma = down(&b, &pair.sigma(&b, &operator))[0];
         assert!((sigma - 1.0).abs() < 1e-12, "n = {n}: σ is {:e} off", sigma - 1.0);
     }
