@@ -81,6 +81,7 @@ pub mod batch;
 pub mod bijection;
 pub mod block;
 pub mod chain;
+pub mod check;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
