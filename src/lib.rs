@@ -86,6 +86,7 @@ pub mod batch;
 pub mod bijection;
 pub mod block;
 pub mod chain;
+pub mod check;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
