@@ -33,7 +33,10 @@ pub(crate) fn choose(asked: Option<Preset>, found: ImageSize, configured: bool) 
 
 /// What a run of a family begins from.
 pub(crate) fn settings(preset: Preset, family: Family) -> Settings {
-    Settings { model: ModelConfig::Images(preset.flow().of(family)), train: TrainConfig::of_preset(preset).for_family(family) }
+    Settings {
+        model: ModelConfig::Images(preset.flow().of(family)),
+        train: TrainConfig::of_preset(preset).for_family(family),
+    }
 }
 
 /// Whether settings are for images of this size; `preset` is where they come from.
