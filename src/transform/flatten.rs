@@ -12,7 +12,7 @@ use crate::invert::Solution;
 use crate::module::{Grad, Module};
 use crate::stage::Stage;
 
-/// Samples `[n, h, w, c]` or already `[n, d]`, as vectors `[n, d]` in (C, H, W) order.
+/// Reshapes samples `[n, h, w, c]`, or already `[n, d]`, to vectors `[n, d]` in (C, H, W) order.
 pub(crate) fn to_vectors<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
     let shape = backend.shape(x);
     let flat = [shape.rows(), shape.row_elements()].into();
@@ -42,7 +42,7 @@ pub struct Flatten {
 }
 
 impl Flatten {
-    /// For images `[h, w, c]`.
+    /// Builds the map for images `[h, w, c]`.
     pub fn new(image: [usize; 3]) -> Self {
         Self { image }
     }
