@@ -1,8 +1,8 @@
 //! Out-of-distribution (OOD) detection: how well a score tells data like the model's from others.
 //!
-//! The area under the receiver operating characteristic is the probability that a row of the one kind scores above one of the
-//! other, ties counted half: 1 tells them apart, ½ is chance, and below ½ the model finds the others likelier, as
-//! likelihoods of images may (Nalisnick et al. 2019, arXiv 1810.09136).
+//! The area under the receiver operating characteristic is the probability that a row of the one kind scores above one
+//! of the other, ties counted half: 1 tells them apart, ½ is chance, and below ½ the model finds the others likelier,
+//! as likelihoods of images may (Nalisnick et al. 2019, arXiv 1810.09136).
 
 use crate::error::Error;
 

@@ -1,7 +1,7 @@
 //! Devices chosen at run time.
 //!
-//! The library is generic over a backend, which is chosen when a program is compiled. A [`Device`] is one of the built-in
-//! backends, chosen when it runs; [`with_device!`](crate::with_device) runs generic code on it.
+//! The library is generic over a backend, which is chosen when a program is compiled. A [`Device`] is one of the
+//! built-in backends, chosen when it runs; [`with_device!`](crate::with_device) runs generic code on it.
 //!
 //! ```
 //! use resflow::backend::Key;

@@ -1,11 +1,11 @@
-//! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995; Chen,
-//! Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
+//! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995;
+//! Chen, Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
 //!
-//! The flows that they are compared with, i-ResNets, Real NVP and Glow, are configurations of the same links, trainer and
-//! files: [`config::Family`].
+//! The flows that they are compared with, i-ResNets, Real NVP and Glow, are configurations of the same transforms,
+//! trainer and files: [`config::Family`].
 //!
 //! # The model
-//! A [`Flow`] maps data x to z through links F = F_L ∘ … ∘ F₁ and gives z a standard normal density:
+//! A [`Flow`] maps data x to z through transforms F = F_L ∘ … ∘ F₁ and gives z a standard normal density:
 //!
 //! ```text
 //! log p(x) = log N(F(x); 0, I) + Σ_l log|det ∂F_l|                     nats, in the data's own units
@@ -14,8 +14,8 @@
 //! ```
 //!
 //! * The Lipschitz bound comes from normalised weights, W / max(1, σ/κ): [`lipschitz`], [`layer`].
-//! * The log det is exact for small d and otherwise an unbiased, randomly truncated series (Russian roulette) with an error
-//!   bar: [`estimator`], [`log_prob`].
+//! * The log det is exact for small d and otherwise an unbiased, randomly truncated series (Russian roulette) with an
+//!   error bar: [`estimator`], [`log_prob`].
 //! * Its gradient is the Neumann series uᵀ ∂J v, in memory that does not depend on the number of terms: [`estimator`],
 //!   [`train`].
 //! * The inverse is a fixed point, with a residual, an error bound and a status for every sample: [`invert`].
@@ -40,7 +40,7 @@
 //! trainer.run(|step, _validation| println!("{}: {:.3} nats", step.step, step.train_nll))?;
 //! let model = trainer.model();
 //!
-//! // score, with standard errors; sample, with the status of every row
+//! // score, with standard errors; sample, with the status of every sample
 //! let score = model.log_prob(trainer.validation_rows(), Key::new(2))?;
 //! println!("log p = {:.3} ± {:.3}", score.mean(), score.mean_standard_error());
 //! let samples = model.sample(1000, Key::new(3))?;
@@ -61,7 +61,7 @@
 //! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); out-of-distribution detection |
 //! | [`config`], [`checkpoint`] | the checked configuration and the files |
 //! | [`train`] | gradients, optimiser, schedules, averaging, validation, resumable runs |
-//! | [`bijection`], [`block`], [`coupling`], [`transform`] | links: the residual block, the affine coupling, ActNorm |
+//! | [`bijection`], [`block`], [`coupling`], [`transform`] | transforms: the residual block, the affine coupling, ActNorm |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
 //! | [`invert`] | fixed points, plain and accelerated |
@@ -70,8 +70,9 @@
 //! | [`backend`] | the interface of devices, for writing one |
 //!
 //! # Randomness
-//! Every random number is a function of a [`Key`](backend::Key) and an address. The same key gives the same numbers on every
-//! backend, in every precision and on any number of threads; there is no global state.
+//! Every random number is a function of a [`Key`](backend::Key) and an address. The same key gives the same numbers on
+//! every backend (normal ones up to a few ulp), in every precision and on any number of threads; there is no global
+//! state.
 #![forbid(unsafe_code)]
 
 pub mod anomaly;

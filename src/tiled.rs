@@ -1,8 +1,9 @@
 //! A transform that takes its samples in runs, one after the other.
 //!
-//! Between transforms an image is narrow, inside a transform's net it is much wider: so a run of images goes through the net
-//! and back while it is in the cache. Samples do not depend on each other and random numbers belong to samples, so that the
-//! runs change no number but for the order in which gradients of parameters are added.
+//! Between transforms an image is narrow, inside a transform's net it is much wider: so a run of images goes through
+//! the net and back while it is in the cache. Samples do not depend on each other and random numbers belong to samples,
+//! so runs change results only by rounding: gradients of parameters are added in another order, and so may products of
+//! matrices of other sizes be.
 
 use resflow_backend::{Backend, ShardPlan};
 
@@ -16,8 +17,8 @@ use crate::module::Grad;
 /// Tensors that the reverse pass holds of each activation: x, φ, φ', φ'', a tangent and a cotangent.
 const KEPT: usize = 6;
 
-/// How many samples go through the net of a transform at a time: of images what the device likes, of vectors all. `input` is
-/// the shape that the net takes, `shape` that of a sample.
+/// The number of samples that go through the net of a transform at a time: of images what the device likes, of vectors
+/// all. `input` is the shape that the net takes, `shape` that of a sample.
 pub(crate) fn tile_samples<B: Backend>(backend: &B, net: &dyn Layer<B>, input: &[usize], shape: &[usize]) -> usize {
     match shape.len() {
         3 => backend.tile_rows(KEPT * net.activations(input) * size_of::<B::Elem>()),
@@ -25,7 +26,7 @@ pub(crate) fn tile_samples<B: Backend>(backend: &B, net: &dyn Layer<B>, input: &
     }
 }
 
-/// The transform, taking at most `tile` samples at a time.
+/// Makes a transform take at most `tile` samples at a time.
 pub(crate) fn tiled<B: Backend>(
     transform: Box<dyn PreparedBijection<B>>,
     tile: usize,
@@ -43,7 +44,8 @@ struct Tiled<B: Backend> {
 struct Runs(Vec<(usize, Tape)>);
 
 impl<B: Backend> Tiled<B> {
-    /// Runs of samples that go through the transform one after the other, if there is more than one.
+    /// Cuts the batch into runs of samples that go through the transform one after the other, if there is more than
+    /// one.
     fn runs(&self, backend: &B, batch: &Batch<B>) -> Option<Vec<Batch<B>>> {
         let samples = batch.len(backend);
         let cut = || ShardPlan::new(samples, self.tile, 1);
@@ -51,7 +53,7 @@ impl<B: Backend> Tiled<B> {
     }
 }
 
-/// Runs of samples as one.
+/// Joins runs of samples.
 fn join<'a, B: Backend>(backend: &B, parts: impl Iterator<Item = &'a B::Tensor>) -> B::Tensor {
     backend.concat(&parts.collect::<Vec<_>>(), 0)
 }
