@@ -41,7 +41,7 @@
 //! let model = trainer.model();
 //!
 //! // score, with standard errors; sample, with the status of every sample
-//! let score = model.log_prob(trainer.validation_rows(), Key::new(2))?;
+//! let score = model.log_prob(trainer.validation_samples(), Key::new(2))?;
 //! println!("log p = {:.3} ± {:.3}", score.mean(), score.mean_standard_error());
 //! let samples = model.sample(1000, Key::new(3))?;
 //! assert!(samples.residual < 1e-4);
@@ -61,7 +61,7 @@
 //! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); out-of-distribution detection |
 //! | [`config`], [`checkpoint`] | the checked configuration and the files |
 //! | [`train`] | gradients, optimiser, schedules, averaging, validation, resumable runs |
-//! | [`bijection`], [`block`], [`coupling`], [`transform`] | transforms: the residual block, the affine coupling, ActNorm |
+//! | [`bijection`], [`block`], [`coupling`], [`transform`] | the residual block, affine coupling, ActNorm and others |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
 //! | [`invert`] | fixed points, plain and accelerated |

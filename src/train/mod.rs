@@ -17,7 +17,7 @@
 //! let mut trainer = Trainer::new(flow, source, &TrainConfig::default(), Budget::Steps(20), Key::new(1))?;
 //! trainer.run(|report, _| assert!(report.train_nll.is_finite()))?;
 //! let model = trainer.model();
-//! # assert!(model.log_prob(trainer.validation_rows(), Key::new(2))?.mean().is_finite());
+//! # assert!(model.log_prob(trainer.validation_samples(), Key::new(2))?.mean().is_finite());
 //! # Ok::<(), resflow::Error>(())
 //! ```
 
