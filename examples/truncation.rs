@@ -43,7 +43,7 @@ fn main() -> Result<(), Error> {
                 model.set_evaluation(estimator, 2)?;
                 // probes of their own in every cell: a deviation that all shared would look like a bias
                 let key = Key::new(2).split(number as u64).split(terms as u64);
-                model.log_prob(trainer.validation_rows(), key)
+                model.log_prob(trainer.validation_samples(), key)
             };
             let exact = score(Estimator::Exact(Exact))?;
             let cut = score(Estimator::Truncated(Truncated { probes: PROBES, ..truncated.clone() }))?;

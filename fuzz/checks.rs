@@ -177,7 +177,7 @@ fn explained_or<T>(result: Result<T, Error>) -> Option<T> {
 pub(crate) fn load(bytes: &[u8]) -> Option<Loaded> {
     let archive = Archive::from_bytes(bytes).map_err(|error| explained(&error)).ok()?;
     let data = archive.document.pointer("/run/data").and_then(|data| data.as_str()).unwrap_or_default();
-    let images = Source::Images(images());
+    let images = Source::from(images());
     let density = || Source::Density(data.parse().unwrap_or(ToyDensity::Moons));
     let source = if data.starts_with(&images.fingerprint()) { images } else { density() };
     let model = explained_or(Flow::from_archive(cpu(), &archive));
@@ -275,7 +275,7 @@ fn trains(mut run: Trainer<Cpu>) {
     let (config, flow) = (run.config(), run.flow());
     let (blocks, power) = (flow.config().blocks() as f64, config.power_iterations as f64);
     let cheap = |rows: usize, passes: f64| (rows as f64 * passes + 10.0 * power) * blocks <= PATIENCE;
-    if cheap(run.step_rows(), cost(flow, true)) {
+    if cheap(run.step_samples(), cost(flow, true)) {
         assert!((0.0..=f64::MAX).contains(&run.progress()));
         match run.step() {
             Ok(report) => assert!(report.learning_rate >= 0.0 && report.step == run.steps_done()),

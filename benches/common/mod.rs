@@ -93,8 +93,8 @@ impl Workload {
     pub(crate) fn trainer<B: Backend>(&self, backend: B, config: TrainConfig) -> Result<Trainer<B>, Error> {
         let flow = Flow::new(backend, self.config()?, Key::new(0))?;
         let source = match self.data(2 * self.batch)? {
-            Data::Rows(table) => Source::Table(table),
-            Data::Images(set) => Source::Images(set),
+            Data::Rows(table) => Source::from(table),
+            Data::Images(set) => Source::from(set),
         };
         let train = TrainConfig {
             batch: self.batch,

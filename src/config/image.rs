@@ -18,7 +18,7 @@ use crate::error::ConfigError;
 use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing};
 use crate::lipschitz::NormChain;
 use crate::stage::{Repeated, Size, Stage};
-use crate::transform::Logit;
+use crate::transform::{Logit, bits_per_dim};
 
 /// The architecture of a flow over images and the estimators it is trained and evaluated with.
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
@@ -192,6 +192,11 @@ impl ImageConfig {
     /// d, the numbers in an image.
     pub fn dimension(&self) -> usize {
         self.height * self.width * self.channels
+    }
+
+    /// Bits per dimension of a log density in nats.
+    pub fn to_bits_per_dim(&self, log_prob: f64) -> f64 {
+        bits_per_dim(log_prob, self.dimension(), self.bits)
     }
 
     /// The shapes of the images in each scale, `[h, w, c]`.

@@ -21,7 +21,6 @@ use crate::estimator::Estimator;
 use crate::lipschitz::{Coefficient, NormChain};
 pub use crate::stage::Nonlinearity;
 use crate::stage::{LayerStage, Net, Repeated, Size, Stage};
-use crate::transform::bits_per_dim;
 
 /// The architecture of a flow and the estimators it is trained and evaluated with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,7 +122,7 @@ impl ModelConfig {
 
     /// Converts a log density in nats to bits per dimension, for images.
     pub fn bits_per_dim(&self, log_prob: f64) -> Option<f64> {
-        self.images().map(|c| bits_per_dim(log_prob, c.dimension(), c.bits))
+        self.images().map(|c| c.to_bits_per_dim(log_prob))
     }
 
     /// Converts a standard error in nats to bits per dimension, for images.

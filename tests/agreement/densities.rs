@@ -28,7 +28,7 @@ fn densities<B: Backend>(b: &B, (model, n): &Case) -> Record {
     let rows = model.rows(*n);
     record_log_prob(&mut record, "", prepared.log_prob(&rows, model.key).expect("rows that fit"));
     let encoded = prepared.encode(&rows, model.key).expect("rows that fit");
-    record.push(Quantity::Value, "z", encoded.rows.into_values());
+    record.push(Quantity::Value, "z", encoded.latents.into_values());
     record.push(Quantity::LogDet, "log det of z", encoded.log_det);
     if let Some(images) = model.images(*n) {
         record_log_prob(&mut record, "bytes: ", prepared.log_prob(&images, model.key).expect("images that fit"));

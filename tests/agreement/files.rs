@@ -6,7 +6,7 @@ use proptest::strategy::Union;
 use resflow::backend::Backend;
 use resflow::checkpoint::Archive;
 use resflow::flow::Flow;
-use resflow::layer::Role;
+use resflow::module::Role;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
 use crate::common::{images, rows};
@@ -106,11 +106,11 @@ fn everything<B: Backend>(b: &B, model: &Model) -> (Record, Vec<u8>) {
     record_gradient(&mut record, &flow, &found);
     record_log_prob(&mut record, "", flow.log_prob(&model.rows(n), model.key).expect("rows that fit"));
     let samples = flow.sample(n, model.key).expect("no device fault");
-    record.push(Quantity::Inverse, "samples", samples.rows.into_values());
+    record.push(Quantity::Inverse, "samples", samples.samples.into_values());
     record.push(Quantity::Inverse, "bounds", samples.reports.iter().map(|r| r.error_bound).collect());
     let source = match model.image() {
-        Some(image) => Source::Images(images(12, image, model.key)),
-        None => Source::Table(rows(60, model.dimension(), model.key)),
+        Some(image) => Source::from(images(12, image, model.key)),
+        None => Source::from(rows(60, model.dimension(), model.key)),
     };
     let config = TrainConfig { batch: n.min(40), ..TrainConfig::default() };
     let mut trainer = Trainer::new(flow, source, &config, Budget::Steps(3), model.key).expect("settings");

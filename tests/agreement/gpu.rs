@@ -40,9 +40,9 @@ fn runs<B: Backend>(backend: &B) -> Vec<Trainer<B>> {
     let rows = |d| -> ModelConfig { FlowConfig { blocks: 3, hidden: vec![16, 16], ..FlowConfig::new(d) }.into() };
     let cases = [
         (rows(2), Source::Density(ToyDensity::Moons)),
-        (rows(24), Source::Table(table(200, 24))),
-        (small_images(Family::Residual), Source::Images(images(80))),
-        (hybrid(), Source::Images(images(80))),
+        (rows(24), Source::from(table(200, 24))),
+        (small_images(Family::Residual), Source::from(images(80))),
+        (hybrid(), Source::from(images(80))),
     ];
     let settings = TrainConfig { batch: 24, validation_rows: 50, ..TrainConfig::default() };
     let run = |(config, source)| {
@@ -126,7 +126,7 @@ fn every_family_agrees_with_the_cpu() {
     for family in Family::ALL {
         let config = FlowConfig { blocks: 4, hidden: vec![12, 12], ..FlowConfig::of(family, 5) };
         for (config, source) in
-            [(config.into(), Source::Table(rows.clone())), (small_images(family), Source::Images(set.clone()))]
+            [(config.into(), Source::from(rows.clone())), (small_images(family), Source::from(set.clone()))]
         {
             let settings = TrainConfig { batch: 16, warmup: 0, epsilon: 1e-3, ..TrainConfig::default() };
             let flow = Flow::new(NdArray::<f64>::new(), &config, Key::new(3)).expect("a configuration");
@@ -138,7 +138,7 @@ fn every_family_agrees_with_the_cpu() {
             }
             let flow = trainer.flow();
             let reference = flow.to_backend(NdArray::<f64>::new()).expect("the device is sound");
-            let samples = || if config.images().is_some() { Samples::Images(&set) } else { Samples::Rows(&rows) };
+            let samples = || if config.images().is_some() { Samples::from(&set) } else { Samples::from(&rows) };
             let [got, want] = [
                 flow.log_prob(samples(), Key::new(5)).expect("rows that fit"),
                 reference.log_prob(samples(), Key::new(5)).expect("rows that fit"),
@@ -146,7 +146,7 @@ fn every_family_agrees_with_the_cpu() {
             for (got, want) in got.values.iter().zip(&want.values) {
                 assert!((got - want).abs() <= 1e-4 * (1.0 + want.abs()), "{family:?}: log p {got}, not {want}");
             }
-            let z = flow.prepare().encode(samples(), Key::new(5)).expect("rows that fit").rows;
+            let z = flow.prepare().encode(samples(), Key::new(5)).expect("rows that fit").latents;
             let back = flow.prepare().decode(&z, &Inversion::for_backend::<Wgpu>()).expect("rows that fit");
             assert!(back.residual < 1e-4, "{family:?}: the round trip is off by {}", back.residual);
         }

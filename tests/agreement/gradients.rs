@@ -3,10 +3,14 @@
 
 use proptest::prelude::*;
 use resflow::backend::Backend;
+use resflow::batch::Batch;
 use resflow::bijection::{Draw, Memory};
-use resflow::flow::Flow;
-use resflow::train::{Gradient, Objective, Supervision, gradient};
+use resflow::estimator::{Estimate, Samples};
+use resflow::flow::{Flow, Gradient, Objective, Supervision};
+use resflow::layer::Derivatives;
 
+use crate::common::asking::{Trained, train};
+use crate::common::cut::{Cut, uncut};
 use crate::model::{Model, dense, hybrids, normals, pictures, upload};
 use crate::record::{Record, agreement, host};
 use crate::tolerance::Quantity;
@@ -43,6 +47,11 @@ pub(crate) fn record_gradient<B: Backend>(record: &mut Record, flow: &Flow<B>, f
     record.parts(Quantity::Gradient, "gradient of ", host(b, &found.flat), parts);
 }
 
+/// As if few rows filled the cache: several shards in a lane.
+fn cut<B: Backend>(b: &B) -> Cut<B> {
+    Cut { device: b.clone(), rows: 4, lanes: 2 }
+}
+
 fn whole<B: Backend>(b: &B, (model, n, memory): &Case) -> Record {
     let flow = model.load(b);
     let x = model.batch(b, *n);
@@ -52,21 +61,15 @@ fn whole<B: Backend>(b: &B, (model, n, memory): &Case) -> Record {
     let found = match memory {
         None => flow.gradient(&x, Some(&weights), model.key).expect("shapes that fit"),
         Some(memory) => {
-            let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(b)).collect();
             let objective = Objective {
-                x: &x,
+                batch: &Batch::new(x),
                 weights: &weights,
-                estimator: model.config.training(),
                 key: model.key,
-                first_row: 0,
                 memory: *memory,
-                // as if a row filled the cache, where there is one: shards as small as they get
-                row_bytes: 1 << 30,
-                parameters: flow.parameters(),
                 input_gradient: true,
                 supervision: None,
             };
-            gradient(b, &links, &objective)
+            uncut(model.load(&cut(b)).prepare().gradient(&objective).expect("no device fault"))
         }
     };
     let mut record = Record::new(model.dimension());
@@ -81,59 +84,51 @@ fn supervised<B: Backend>(b: &B, (model, n, density_weight): &(Model, usize, f64
     let said = flow.classify(&model.images(*n).expect("images"), model.key).expect("images that fit");
     record.push(Quantity::Value, "log probabilities", said.log_probabilities);
 
-    let classifier = flow.classifier().expect("a hybrid model").prepare(b);
-    let classes = classifier.classes();
+    let classes = flow.classifier().expect("a hybrid model").classes();
     let one = |e: usize| f64::from(u8::from(e % classes == e / classes * 2 % classes));
     let targets = upload(b, &(0..n * classes).map(one).collect::<Vec<_>>(), [*n, classes]);
-    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(b)).collect();
-    let found = gradient(
-        b,
-        &links,
-        &Objective {
-            x: &model.batch(b, *n),
-            weights: &b.full(1.0 / *n as f64, [*n, 1].into()),
-            estimator: model.config.training(),
-            key: model.key,
-            first_row: 0,
-            memory: Memory::Recompute,
-            row_bytes: 1 << 30,
-            parameters: flow.parameters(),
-            input_gradient: true,
-            supervision: Some(Supervision {
-                classifier: &classifier,
-                targets: &targets,
-                density_weight: *density_weight,
-            }),
-        },
-    );
+    let objective = Objective {
+        batch: &Batch::new(model.batch(b, *n)),
+        weights: &b.full(1.0 / *n as f64, [*n, 1].into()),
+        key: model.key,
+        memory: Memory::Recompute,
+        input_gradient: true,
+        supervision: Some(Supervision { targets: &targets, density_weight: *density_weight }),
+    };
+    let found = model.load(&cut(b)).prepare().gradient(&objective).expect("no device fault");
+    let found = uncut(found);
     record_gradient(&mut record, &flow, &found);
     let score = host(b, found.classification.as_ref().expect("judged"));
     record.push(Quantity::Value, "cross-entropy", vec![score[0]]);
     record
 }
 
-/// Each link in training: y, the log det with the numbers N and probes of the key, v and u.
+/// Each link in training: y, the log det with the numbers N and probes of the key; of a block also v and u.
 fn surrogates<B: Backend>(b: &B, (model, n): &(Model, usize)) -> Record {
     let mut record = Record::new(model.dimension());
-    let mut x = model.batch(b, *n);
+    let mut x = Batch::new(model.batch(b, *n)).starting_at(5);
     for (l, link) in model.load(b).transforms().iter().enumerate() {
-        let draw =
-            Draw { estimator: model.config.training(), key: model.key.named("draw").split(l as u64), first_row: 5 };
-        let forward = link.prepare(b).train_forward(b, &x, draw, Memory::Store);
-        record.tensor(b, Quantity::Value, format!("links.{l} y"), &forward.y);
-        record.tensor(b, Quantity::LogDet, format!("links.{l} log det"), &forward.log_det);
-        record.push(Quantity::Exact, format!("links.{l} terms"), vec![forward.terms as f64]);
-        // a link that takes its rows in tiles has the vectors of each
-        let tapes =
-            if forward.tape.tiles.is_empty() { vec![&forward.tape] } else { forward.tape.tiles.iter().collect() };
-        for index in 0..tapes[0].probes.len() {
-            let v = tapes.iter().flat_map(|tape| host(b, &tape.probes[index])).collect();
-            let u = tapes.iter().flat_map(|tape| host(b, &tape.cotangents[index])).collect();
-            record.push(Quantity::Draw, format!("links.{l} v {index}"), v);
-            record.push(Quantity::Neumann, format!("links.{l} u {index}"), u);
+        let draw = Draw { estimator: model.config.training(), key: model.key.named("draw").split(l as u64) };
+        let Trained { y, log_det, terms, .. } = train(b, &*link.prepare(b), &x, draw, Memory::Store);
+        record.tensor(b, Quantity::Value, format!("links.{l} y"), &y);
+        record.tensor(b, Quantity::LogDet, format!("links.{l} log det"), &log_det);
+        record.push(Quantity::Exact, format!("links.{l} terms"), vec![terms as f64]);
+        if let (Some(net), Some(cost)) = (link.residual(), link.cost()) {
+            // what the block kept: the vectors of the same key at the same samples
+            let net = net.prepare(b);
+            let (_, saved) = net.forward(b, &x, Derivatives::First);
+            let shape = x.shape(b);
+            let samples = Samples { count: *n, shape: &shape[1..], first: x.first };
+            let found = Estimate { backend: b, net: &*net, saved: &saved, samples, cost }.surrogates(&draw);
+            assert_eq!(found.terms, terms, "links.{l}");
+            record.tensor(b, Quantity::LogDet, format!("links.{l} log det of u and v"), &found.log_det.value);
+            for (index, (v, u)) in found.probes.iter().zip(&found.cotangents).enumerate() {
+                record.tensor(b, Quantity::Draw, format!("links.{l} v {index}"), v);
+                record.tensor(b, Quantity::Neumann, format!("links.{l} u {index}"), u);
+            }
         }
-        let shape = b.shape(&forward.y);
-        x = b.narrow(&forward.y, shape.rank() - 1, 0, shape.channels() - link.leaving());
+        let shape = b.shape(&y);
+        x = x.with_x(b.narrow(&y, shape.rank() - 1, 0, shape.channels() - link.factored_out()));
     }
     record
 }

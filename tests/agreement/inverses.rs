@@ -19,19 +19,19 @@ agreement!(image_samples: 8 of (pictures(), 1_usize..=4) => samples((Model, usiz
 fn record_decoded(record: &mut Record, name: &str, found: Decoded) {
     let status = found.reports.iter().map(|r| r.status as u8 as f64).collect();
     record.push(Quantity::Exact, format!("{name}status"), status);
-    record.push(Quantity::Inverse, format!("{name}x"), found.rows.into_values());
+    record.push(Quantity::Inverse, format!("{name}x"), found.samples.into_values());
     record.push(Quantity::Inverse, format!("{name}residuals"), found.reports.iter().map(|r| r.residual).collect());
 }
 
 fn round_trip<B: Backend>(b: &B, (model, n, history): &Case) -> Record {
     let prepared = model.load(b).prepare();
     let x = model.rows(*n);
-    let z = prepared.encode(&x, model.key).expect("rows that fit").rows;
+    let z = prepared.encode(&x, model.key).expect("rows that fit").latents;
     let mut record = Record::new(model.dimension());
     for (name, method) in [("fixed point: ", Method::FixedPoint), ("Anderson: ", Method::Anderson(*history))] {
         let how = Inversion::for_backend::<B>().with_method(method).expect("a method");
         let found = prepared.decode(&z, &how).expect("rows that fit");
-        let off = found.rows.values().iter().zip(x.values()).map(|(found, x)| found - x).collect();
+        let off = found.samples.values().iter().zip(x.values()).map(|(found, x)| found - x).collect();
         record_decoded(&mut record, name, found);
         record.push(Quantity::Inverse, format!("{name}x of z of x, less x"), off);
     }

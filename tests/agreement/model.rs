@@ -69,7 +69,7 @@ impl Model {
     /// [`rows`](Self::rows) as the first link takes them.
     pub(crate) fn batch<B: Backend>(&self, backend: &B, n: usize) -> B::Tensor {
         let rows = self.rows(n);
-        let shape = with_rows(n, &self.config.row());
+        let shape = with_rows(n, &self.config.sample_shape());
         match self.image() {
             Some(image) => upload(backend, &as_images(rows.values(), image), shape),
             None => upload(backend, rows.values(), shape),
@@ -101,14 +101,14 @@ pub(crate) fn with_rows(n: usize, row: &[usize]) -> Shape {
 
 /// Shows the number, the net and the row shape of every block.
 pub(crate) fn each_block<B: Backend>(flow: &Flow<B>, mut show: impl FnMut(usize, &dyn Layer<B>, &[usize])) {
-    let mut row = flow.config().row();
+    let mut row = flow.config().sample_shape();
     for (l, link) in flow.transforms().iter().enumerate() {
         if let Some(net) = link.residual() {
             show(l, net, &row);
         }
         row = link.output_shape(&row).expect("rows that pass");
         if let Some(channels) = row.last_mut() {
-            *channels -= link.leaving();
+            *channels -= link.factored_out();
         }
     }
 }

@@ -1,8 +1,11 @@
 //! One block's g: its value and its derivatives, every parameter's gradient among them.
 
 use resflow::backend::{Backend, Key, Shape};
-use resflow::layer::{Derivatives, Grad, Layer, Saved};
+use resflow::batch::Batch;
+use resflow::layer::{Derivatives, Layer, Saved};
+use resflow::module::Grad;
 
+use crate::common::asking::count_grads;
 use crate::model::{Model, dense, each_block, normals, pictures, upload, with_rows};
 use crate::record::{Record, agreement, host};
 use crate::tolerance::Quantity;
@@ -34,9 +37,14 @@ fn one<B: Backend>(
     let normal = |what: &str| upload(b, &normals(key.named(what), shape.elements()), shape);
     let prepared = net.prepare(b);
     let (x, dx, gy) = (normal("x"), normal("dx"), normal("gy"));
-    record.tensor(b, Quantity::Value, format!("{name}g"), &prepared.forward(b, &x, Derivatives::None).0);
-    let (_, first) = prepared.forward(b, &x, Derivatives::First);
-    let (y, second) = prepared.forward(b, &x, Derivatives::Second);
+    record.tensor(
+        b,
+        Quantity::Value,
+        format!("{name}g"),
+        &prepared.forward(b, &Batch::new(x.clone()), Derivatives::None).0,
+    );
+    let (_, first) = prepared.forward(b, &Batch::new(x.clone()), Derivatives::First);
+    let (y, second) = prepared.forward(b, &Batch::new(x.clone()), Derivatives::Second);
     record.tensor(b, Quantity::Value, format!("{name}g, all kept"), &y);
     for (how, saved) in [("", &first), (", all kept", &second)] {
         record.tensor(b, Quantity::Derivative, format!("{name}jvp{how}"), &prepared.jvp(b, saved, &dx).0);
@@ -45,7 +53,7 @@ fn one<B: Backend>(
     let kept: Vec<Saved<B>> =
         (0..tangents).map(|m| prepared.keep_tangent(b, &second, &normal(&format!("tangent {m}")))).collect();
     let gdy = (0..tangents).map(|m| normal(&format!("gdy {m}"))).collect();
-    let mut grads: Vec<Grad<B>> = vec![None; prepared.grads()];
+    let mut grads: Vec<Grad<B>> = vec![None; count_grads(net)];
     let (gx, gdx) = prepared.tangent_vjp(b, &second, &kept.iter().collect::<Vec<_>>(), gy, gdy, &mut grads);
     record.tensor(b, Quantity::Derivative, format!("{name}gx"), &gx);
     for (m, gdx) in gdx.iter().enumerate() {

@@ -2,8 +2,8 @@
 
 use resflow::backend::Backend;
 use resflow::flow::Flow;
-use resflow::layer::Role;
 use resflow::lipschitz::PowerIteration;
+use resflow::module::Role;
 
 use crate::model::{Model, dense, normals, pictures, upload};
 use crate::record::{Record, agreement};

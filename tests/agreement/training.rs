@@ -101,8 +101,8 @@ impl Run {
     fn source(&self) -> Source {
         let key = self.model.key.named("data");
         match self.model.image() {
-            Some(image) => Source::Images(images(12, image, key)),
-            None => Source::Table(rows(60, self.model.dimension(), key)),
+            Some(image) => Source::from(images(12, image, key)),
+            None => Source::from(rows(60, self.model.dimension(), key)),
         }
     }
 

@@ -3,23 +3,26 @@
 
 use nalgebra::DMatrix;
 use resflow::backend::{Backend, Key, Noise};
-use resflow::bijection::{Bijection, Draw, Memory, PreparedBijection, TrainForward};
+use resflow::batch::Batch;
+use resflow::bijection::{Ask, Bijection, Draw, Memory, PreparedBijection};
+use resflow::chain::Chain;
 use resflow::estimator::{Estimator, Exact};
 use resflow::invert::{Inversion, Status};
-use resflow::layer::Role;
+use resflow::module::Role;
 
+use super::asking::{Trained, count_grads, pull_back, train, value, with_log_det};
 use super::{Cpu, Tensor, dot, down, inner, norm, normal};
 
 pub(crate) const EXACT: Estimator = Estimator::Exact(Exact);
 
 pub(crate) fn draw(key: Key) -> Draw<'static> {
-    Draw { estimator: &EXACT, key, first_row: 0 }
+    Draw { estimator: &EXACT, key }
 }
 
-/// Σ gy·y + Σ w·log det, the function whose gradient `train_backward` gives.
+/// Σ gy·y + Σ w·log det, the function whose gradient the backward pass gives.
 fn objective(b: &Cpu, link: &dyn PreparedBijection<Cpu>, x: &Tensor, gy: &Tensor, weights: &Tensor) -> f64 {
-    let (y, log_det) = link.forward(b, x, Some((draw(Key::new(0)), 1)));
-    inner(b, &y, gy) + inner(b, &log_det.expect("asked for").value, weights)
+    let (y, log_det) = with_log_det(b, link, &Batch::new(x.clone()), draw(Key::new(0)), 1);
+    inner(b, &y, gy) + inner(b, &log_det.value, weights)
 }
 
 /// A derivative at 0 by Richardson's extrapolation of central differences.
@@ -44,25 +47,31 @@ pub(crate) fn log_det_by_differences(b: &Cpu, x: &Tensor, f: impl Fn(&Tensor) ->
 
 /// Everything that every link promises, at x.
 pub(crate) fn check_bijection(b: &Cpu, link: &dyn Bijection<Cpu>, x: &Tensor, key: Key) {
-    let what = link.describe(b);
+    let what = link.describe();
     let (shape, rows) = (b.shape(x), b.shape(x).rows());
     let prepared = link.prepare(b);
-    let (y, none) = prepared.forward(b, x, None);
+    let y = value(b, &*prepared, x);
     let output = link.output_shape(&shape[1..]).expect("rows that it takes");
-    assert!(none.is_none() && b.shape(&y)[1..] == output && b.shape(&y).rows() == rows, "{what}");
-    assert_eq!(prepared.leaving(), link.leaving(), "{what}");
-    let (y2, log_det) = prepared.forward(b, x, Some((draw(key), 1)));
-    let log_det = log_det.expect("asked for");
+    assert!(b.shape(&y)[1..] == output && b.shape(&y).rows() == rows, "{what}");
+    // a prepared chain of it parts with as many channels as the link says, and has a gradient for each trained tensor
+    let chain = Chain::new(vec![link.boxed_clone()], &shape[1..]).expect("rows that it takes").prepare_chain(b);
+    let mut seen = Vec::new();
+    let mut observe = |l, y: &Tensor, factored_out| seen.push((l, down(b, y), factored_out));
+    let z = chain.forward_observed(b, &Batch::new(x.clone()), &Ask::value::<Cpu>(), &mut observe);
+    assert_eq!(b.shape(&z.expect("no device fault").y)[..], [rows, shape.row_elements()], "{what}");
+    assert_eq!(seen, [(0, down(b, &y), link.factored_out())], "{what}");
+    assert_eq!(chain.grads(), count_grads(link), "{what}");
+    let (y2, log_det) = with_log_det(b, &*prepared, &Batch::new(x.clone()), draw(key), 1);
     assert!(log_det.exact && b.shape(&log_det.value)[..] == [rows, 1], "{what}");
     assert_eq!(down(b, &y), down(b, &y2), "{what}");
 
-    let back = prepared.inverse(b, &y, &Inversion::for_backend::<Cpu>()).expect("no device fault");
-    assert!(back.rows.iter().all(|r| r.status == Status::Converged) && back.rows.len() == rows, "{what}");
+    let back = prepared.inverse(b, &Batch::new(y.clone()), &Inversion::for_backend::<Cpu>()).expect("no device fault");
+    assert!(back.reports.iter().all(|r| r.status == Status::Converged) && back.reports.len() == rows, "{what}");
     assert_eq!(b.shape(&back.value), shape, "{what}");
     let error = down(b, &back.value).iter().zip(down(b, x)).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
     assert!(error < 1e-10, "{what}: the inverse is {error:e} away");
 
-    let expected = log_det_by_differences(b, x, |x| prepared.forward(b, x, None).0);
+    let expected = log_det_by_differences(b, x, |x| value(b, &*prepared, x));
     for (value, expected) in down(b, &log_det.value).into_iter().zip(expected) {
         let scale = 1.0 + expected.abs();
         assert!((value - expected).abs() < 1e-7 * scale, "{what}: log det {value}, by differences {expected}");
@@ -72,8 +81,8 @@ pub(crate) fn check_bijection(b: &Cpu, link: &dyn Bijection<Cpu>, x: &Tensor, ke
 
 /// The training pass computes the same numbers, and its backward pass the derivatives.
 pub(crate) fn check_gradients(b: &Cpu, link: &dyn Bijection<Cpu>, x: &Tensor, key: Key, log_det: &[f64]) {
-    let (what, prepared) = (link.describe(b), link.prepare(b));
-    let (shape, y) = (b.shape(x), prepared.forward(b, x, None).0);
+    let (what, prepared) = (link.describe(), link.prepare(b));
+    let (shape, y) = (b.shape(x), value(b, &*prepared, x));
     // parameters: the same in both visits, each with a gradient
     let (mut seen, mut grads) = (Vec::new(), 0);
     link.visit("p", &mut |name, _, role| {
@@ -83,17 +92,18 @@ pub(crate) fn check_gradients(b: &Cpu, link: &dyn Bijection<Cpu>, x: &Tensor, ke
     let mut again = Vec::new();
     link.boxed_clone().visit_mut("p", &mut |name, _, role: Role| again.push((name.to_owned(), role)));
     assert_eq!(seen, again, "{what}");
-    assert!(seen.iter().all(|(name, _)| name.starts_with("p.")) && prepared.grads() == grads, "{what}");
+    assert!(seen.iter().all(|(name, _)| name.starts_with("p.")), "{what}");
     let trained: Vec<Role> = seen.iter().map(|s| s.1).filter(|r| r.is_trained()).collect();
     let gy = normal(b, key.named("gy"), b.shape(&y));
     let weights = normal(b, key.named("weights"), [shape.rows(), 1]);
     let backward = |memory| {
-        let TrainForward { y: trained, log_det: value, tape, .. } = prepared.train_forward(b, x, draw(key), memory);
+        let batch = Batch::new(x.clone());
+        let Trained { y: trained, log_det: value, tape, .. } = train(b, &*prepared, &batch, draw(key), memory);
         assert_eq!(down(b, &trained), down(b, &y), "{what}");
         let difference = down(b, &value).into_iter().zip(log_det).map(|(p, q)| (p - q).abs() / (1.0 + q.abs()));
         assert!(difference.fold(0.0, f64::max) < 1e-13, "{what}");
         let mut gradients = vec![None; grads];
-        let gx = prepared.train_backward(b, tape, gy.clone(), &weights, &mut gradients);
+        let gx = pull_back(b, &*prepared, tape, gy.clone(), &weights, &mut gradients);
         assert_eq!(b.shape(&gx), shape, "{what}");
         prepared.finish_gradients(b, &mut gradients);
         let gradients: Vec<_> = gradients.iter().map(|g| down(b, g.as_ref().expect("filled"))).collect();

@@ -3,10 +3,11 @@
 use std::num::NonZeroUsize;
 
 use resflow::backend::{Backend as _, Key, Noise};
+use resflow::batch::Batch;
 use resflow::bijection::Memory;
 use resflow::config::ImageConfig;
 use resflow::estimator::{Estimator, Truncated};
-use resflow::train::{Objective, gradient};
+use resflow::flow::Objective;
 use resflow::{Error, Flow, NdArray};
 
 use crate::memory;
@@ -16,24 +17,20 @@ use crate::memory;
 pub(crate) fn peak(blocks: usize, terms: usize, memory: Memory) -> Result<usize, Error> {
     let config = ImageConfig { blocks: vec![blocks], filters: 64, fully_connected: 0, ..ImageConfig::default() };
     let backend = NdArray::<f32>::with_threads(NonZeroUsize::MIN)?;
-    let flow = Flow::new(backend.clone(), &config, Key::new(0))?;
-    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(&backend)).collect();
+    let mut flow = Flow::new(backend.clone(), &config, Key::new(0))?;
+    flow.set_training_estimator(Estimator::Truncated(Truncated::new(terms)?))?;
+    let prepared = flow.prepare();
     let x = backend.noise(Key::new(1), Noise::Uniform, 0, [1, 28, 28, 1].into());
     let weights = backend.full(1.0, [1, 1].into());
-    let estimator = Estimator::Truncated(Truncated::new(terms)?);
     let objective = Objective {
-        x: &x,
+        batch: &Batch::new(x),
         weights: &weights,
-        estimator: &estimator,
         key: Key::new(2),
-        first_row: 0,
         memory,
-        row_bytes: 1,
-        parameters: flow.parameters(),
         input_gradient: false,
         supervision: None,
     };
-    let (result, bytes) = memory::peak(|| gradient(&backend, &links, &objective));
-    backend.download(&result.loss)?;
+    let (result, bytes) = memory::peak(|| prepared.gradient(&objective));
+    backend.download(&result?.loss)?;
     Ok(bytes)
 }

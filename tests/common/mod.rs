@@ -1,7 +1,9 @@
 //! Shared by the property tests: random networks and flows in double precision, and a little linear algebra on the host.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub(crate) mod asking;
 pub(crate) mod bijections;
+pub(crate) mod cut;
 pub(crate) mod derivatives;
 
 use std::num::NonZeroUsize;
@@ -12,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise, Padding, Shape};
-use resflow::bijection::Bijection as _;
+use resflow::batch::Batch;
 use resflow::block::ResidualBlock;
 use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::coupling::{Coupling, Mask};
@@ -21,10 +23,11 @@ use resflow::data::image::ImageSet;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::layer::{
-    ActivationLayer, ConcatenatedLipSwish, Derivatives, Grad, Layer, LipschitzConv, LipschitzLinear, OrderGradients,
+    ActivationLayer, ConcatenatedLipSwish, Derivatives, Layer, LipschitzConv, LipschitzLinear, OrderGradients,
     PreparedLayer, Saved, Sequence,
 };
 use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, PowerIteration, SingularPair};
+use resflow::module::{Grad, Module as _};
 use resflow::transform::InvertibleLinear;
 
 /// The backend of most tests: double precision, one thread.
@@ -140,7 +143,7 @@ pub(crate) fn linear(
     let bias = b.affine(normal(b, key.named("b"), [outputs]), 0.5, 0.0);
     let how = iterations.map_or_else(PowerIteration::converge::<Cpu>, PowerIteration::Iterations);
     let operator = DenseOperator::new(b, &weight).expect("a matrix");
-    let pair = SingularPair::random(b, [outputs], [inputs], key.named("uv")).refreshed(b, &operator, how);
+    let pair = SingularPair::random(b, [outputs], [inputs], key.named("uv")).updated(b, &operator, how);
     // u, v that have not converged may find σ at κ, where the normalisation has a kink: step aside
     let found = down(b, &pair.sigma(b, &operator))[0] / kappa;
     let weight = if (found - 1.0).abs() < 0.03 { b.affine(weight, 1.1, 0.0) } else { weight };
@@ -189,7 +192,7 @@ pub(crate) fn conv(
     let operator = ConvOperator::new(b, &weight, Padding::same(kernel), image).expect("a kernel");
     let (output, input) =
         (LinearOperator::<Cpu>::output_shape(&operator), LinearOperator::<Cpu>::input_shape(&operator));
-    let pair = SingularPair::random(b, output, input, key.named("uv")).refreshed(b, &operator, how);
+    let pair = SingularPair::random(b, output, input, key.named("uv")).updated(b, &operator, how);
     let found = down(b, &pair.sigma(b, &operator))[0] / kappa;
     let weight = if (found - 1.0).abs() < 0.03 { b.affine(weight, 1.1, 0.0) } else { weight };
     let coefficient = Coefficient::new(kappa).expect("a coefficient");
@@ -437,7 +440,7 @@ impl<'a> Spy<'a> {
 }
 
 impl PreparedLayer<Cpu> for Spy<'_> {
-    fn forward(&self, b: &Cpu, x: &Tensor, keep: Keep) -> (Tensor, Saved<Cpu>) {
+    fn forward(&self, b: &Cpu, x: &Batch<Cpu>, keep: Derivatives) -> (Tensor, Saved<Cpu>) {
         self.inner.forward(b, x, keep)
     }
     fn jvp(&self, b: &Cpu, saved: &Saved<Cpu>, dx: &Tensor) -> (Tensor, Saved<Cpu>) {
@@ -460,9 +463,6 @@ impl PreparedLayer<Cpu> for Spy<'_> {
         grads: &mut [Grad<Cpu>],
     ) -> (Tensor, Vec<Tensor>) {
         self.inner.tangent_vjp(b, saved, tangents, gy, gdy, grads)
-    }
-    fn grads(&self) -> usize {
-        self.inner.grads()
     }
     fn finish_gradients(&self, b: &Cpu, grads: &mut [Grad<Cpu>]) -> OrderGradients<Cpu> {
         self.inner.finish_gradients(b, grads)

@@ -370,7 +370,7 @@ fn hostile_configurations_take_little_memory() {
         assert!(!checkpoint(&archive.to_bytes().expect("stored")), "{diagonal}");
     }
     // resuming on a table draws nothing either, and the number of the step does not overflow that of the row
-    let source = Source::Table(ToyDensity::Moons.sample(Key::new(0), 100));
+    let source = Source::from(ToyDensity::Moons.sample(Key::new(0), 100));
     let flow = Flow::new(NdArray::<f64>::new(), tiny(), Key::new(0)).expect("valid");
     let settings = TrainConfig { batch: 64, ..TrainConfig::default() };
     let trainer = Trainer::new(flow, source.clone(), &settings, Budget::Steps(1 << 39), Key::new(0)).expect("valid");
@@ -480,7 +480,7 @@ fn run_of(config: ModelConfig, steps: usize) -> Archive {
     let settings = TrainConfig { batch: 16, accumulate, validation_rows: 20, warmup: 2, ..TrainConfig::default() };
     let source = match &config {
         ModelConfig::Rows(_) => Source::Density(ToyDensity::Moons),
-        ModelConfig::Images(_) => Source::Images(checks::images()),
+        ModelConfig::Images(_) => Source::from(checks::images()),
     };
     let flow = Flow::new(NdArray::<f64>::new(), config, Key::new(1)).expect("valid");
     let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(9), Key::new(2)).expect("valid");

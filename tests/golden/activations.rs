@@ -2,8 +2,10 @@
 //! operation and by the layer. Compared over all x, and once more inside |x| ≤ 6 where large values of φ hide nothing.
 
 use resflow::backend::{Activation, Backend, Element as _};
+use resflow::batch::Batch;
 use resflow::layer::{ActivationLayer, Derivatives, Layer};
 
+use crate::asking::count_grads;
 use crate::fixture::{Comparison, Fixture, host};
 
 const FUNCTIONS: [(Activation, &str); 6] = [
@@ -69,15 +71,15 @@ fn layer<B: Backend>(comparison: &mut Comparison, backend: &B, points: &Points<'
     let n = points.file.values("x").len();
     let x = backend.reshape(&points.file.tensor(backend, "x"), [n, 1].into());
     let ones = |rows: usize| backend.full(1.0, [rows, 1].into());
-    let (y, saved) = prepared.forward(backend, &x, Derivatives::Second);
+    let (y, saved) = prepared.forward(backend, &Batch::new(x.clone()), Derivatives::Second);
     points.close(comparison, &format!("{name}.y"), "of the layer", &host(backend, &y));
-    let (_, first) = prepared.forward(backend, &x, Derivatives::First);
+    let (_, first) = prepared.forward(backend, &Batch::new(x.clone()), Derivatives::First);
     for (how, saved) in [("of the layer", &saved), ("of the layer, first", &first)] {
         let slope = prepared.vjp(backend, saved, ones(n));
         points.close(comparison, &format!("{name}.d1"), how, &host(backend, &slope));
     }
     let (_, tangent) = prepared.jvp(backend, &saved, &ones(n));
-    let mut grads = vec![None; prepared.grads()];
+    let mut grads = vec![None; count_grads(&layer)];
     let none = backend.full(0.0, [n, 1].into());
     let (curvature, _) = prepared.tangent_vjp(backend, &saved, &[&tangent], none, vec![ones(n)], &mut grads);
     points.close(comparison, &format!("{name}.d2"), "of the layer", &host(backend, &curvature));
@@ -85,8 +87,9 @@ fn layer<B: Backend>(comparison: &mut Comparison, backend: &B, points: &Points<'
     if function.has_parameter() {
         // one point at a time, since the gradient is a sum
         let gradients = (0..n).map(|i| {
-            let (_, saved) = prepared.forward(backend, &backend.narrow(&x, 0, i, 1), Derivatives::Second);
-            let mut grads = vec![None; prepared.grads()];
+            let point = Batch::new(backend.narrow(&x, 0, i, 1));
+            let (_, saved) = prepared.forward(backend, &point, Derivatives::Second);
+            let mut grads = vec![None; count_grads(&layer)];
             prepared.tangent_vjp(backend, &saved, &[], ones(1), Vec::new(), &mut grads);
             prepared.finish_gradients(backend, &mut grads);
             host(backend, grads[0].as_ref().expect("a gradient"))[0]

@@ -45,7 +45,7 @@ pub(crate) fn compare<B: Backend>(backend: &B) {
         let mut pair = SingularPair::random(backend, [pixels * outputs], [n], Key::new(number));
         let operator = DenseOperator::new(backend, &matrix).expect("a matrix");
         let by_matrix = converge(comparison.tolerance(), |iterations| {
-            pair = pair.refreshed(backend, &operator, PowerIteration::Iterations(iterations));
+            pair = pair.updated(backend, &operator, PowerIteration::Iterations(iterations));
             host(backend, &pair.sigma(backend, &operator))[0]
         });
         comparison.close(&format!("{number}.sigma by the full matrix"), &[by_matrix], sigma);

@@ -2,6 +2,7 @@
 //! both parities. Values, log dets and the way back.
 
 use resflow::backend::{Activation, Backend, Key};
+use resflow::batch::Batch;
 use resflow::bijection::{Bijection, Draw, PreparedBijection};
 use resflow::coupling::{Coupling, Mask};
 use resflow::estimator::{Estimator, Exact};
@@ -9,12 +10,13 @@ use resflow::invert::{Inversion, Status};
 use resflow::layer::{ActivationLayer, Layer, LipschitzConv, LipschitzLinear, Sequence};
 use resflow::transform::ActNorm;
 
+use crate::asking::with_log_det;
 use crate::fixture::{Comparison, Fixture, host};
 
 const EXACT: Estimator = Estimator::Exact(Exact);
 
 fn draw() -> Draw<'static> {
-    Draw { estimator: &EXACT, key: Key::new(0), first_row: 0 }
+    Draw { estimator: &EXACT, key: Key::new(0) }
 }
 
 /// layer, ELU, layer.
@@ -34,16 +36,16 @@ fn forth_and_back<B: Backend>(
     let mut y = x.clone();
     let mut log_det = vec![0.0; backend.shape(x).rows()];
     for link in links {
-        let (next, own) = link.forward(backend, &y, Some((draw(), 2)));
-        let own = own.expect("asked for");
+        let (next, own) = with_log_det(backend, &**link, &Batch::new(y), draw(), 2);
         assert!(own.exact, "a coupling estimates nothing");
         log_det.iter_mut().zip(host(backend, &own.value)).for_each(|(sum, own)| *sum += own);
         y = next;
     }
     let mut back = y.clone();
     for link in links.iter().rev() {
-        let solution = link.inverse(backend, &back, &Inversion::for_backend::<B>()).expect("the device works");
-        assert!(solution.rows.iter().all(|r| r.status == Status::Converged));
+        let solution =
+            link.inverse(backend, &Batch::new(back), &Inversion::for_backend::<B>()).expect("the device works");
+        assert!(solution.reports.iter().all(|r| r.status == Status::Converged));
         back = solution.value;
     }
     comparison.close(&format!("{name}, there and back"), &host(backend, &back), &host(backend, x));

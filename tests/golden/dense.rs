@@ -7,19 +7,20 @@
 use std::f64::consts::TAU;
 
 use resflow::backend::{Backend, Element as _, Key};
+use resflow::batch::Batch;
 use resflow::bijection::{Bijection, Memory};
 use resflow::block::ResidualBlock;
 use resflow::config::FlowConfig;
 use resflow::data::Table;
 use resflow::estimator::{Estimator, Exact};
-use resflow::flow::Flow;
+use resflow::flow::{Flow, Gradient, Objective};
 use resflow::import::StateDict;
 use resflow::invert::Inversion;
 use resflow::layer::{ActivationLayer, Layer, LipschitzLinear, Sequence};
 use resflow::lipschitz::{Coefficient, DenseOperator, PowerIteration, SingularPair};
-use resflow::train::{Gradient, Objective, gradient};
 use resflow::transform::ActNorm;
 
+use crate::cut::{Cut, uncut};
 use crate::estimators;
 use crate::fixture::{Comparison, Fixture, host};
 
@@ -102,13 +103,13 @@ fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixtur
     let prepared = flow.prepare();
     let table = |key: &str| Table::new(None, flow.dimension(), file.values(key).to_vec()).expect("a table");
     let encoded = prepared.encode(&table("x"), Key::new(0)).expect("encodes");
-    comparison.close("z", encoded.rows.values(), file.values("z"));
+    comparison.close("z", encoded.latents.values(), file.values("z"));
     comparison.close("logdet", &encoded.log_det, file.values("logdet"));
     assert!(encoded.standard_error.iter().all(|&e| e == 0.0), "an exact log det has no error");
     let log_prob = prepared.log_prob(&table("x"), Key::new(0)).expect("evaluates");
     comparison.close("logp", &log_prob.values, file.values("logp"));
     let decoded = prepared.decode(&table("z"), &Inversion::for_backend::<B>()).expect("decodes");
-    comparison.close("x of z", decoded.rows.values(), file.values("x"));
+    comparison.close("x of z", decoded.samples.values(), file.values("x"));
 }
 
 fn gradients<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
@@ -118,22 +119,20 @@ fn gradients<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fix
     compare_gradient(comparison, "", flow, file, &whole);
 
     let rows = backend.shape(&x).rows();
-    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(backend)).collect();
+    // shards of few rows, several in a lane
+    let device = Cut { device: backend.clone(), rows: 4, lanes: 2 };
+    let prepared = self::flow(&device, file).prepare();
+    let batch = Batch::new(x);
     let in_shards = |weights: &B::Tensor| {
         let objective = Objective {
-            x: &x,
+            batch: &batch,
             weights,
-            estimator: &Estimator::Exact(Exact),
             key: Key::new(0),
-            first_row: 0,
             memory: Memory::Recompute,
-            // as if a row filled the cache: shards as small as they get
-            row_bytes: 1 << 30,
-            parameters: flow.parameters(),
             input_gradient: true,
             supervision: None,
         };
-        gradient(backend, &links, &objective)
+        uncut(prepared.gradient(&objective).expect("the device works"))
     };
     let mean = 1.0 / rows as f64;
     compare_gradient(comparison, "recomputed ", flow, file, &in_shards(&backend.full(mean, [rows, 1].into())));
@@ -200,7 +199,7 @@ fn norms<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture
                 linear.pair().expect("constrained").clone(),
                 SingularPair::random(backend, outputs, inputs, Key::new(1)),
             ] {
-                let converged = pair.refreshed(backend, &operator, PowerIteration::converge::<B>());
+                let converged = pair.updated(backend, &operator, PowerIteration::converge::<B>());
                 comparison.tensor(backend, &name, &converged.sigma(backend, &operator), file.values(&name));
             }
         }

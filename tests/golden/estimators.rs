@@ -10,8 +10,10 @@
 //!   pullback of the tangents Jⁱv with the cotangents Σ_j a_{i+j+1} (Jᵀ)ʲv.
 
 use resflow::backend::Backend;
+use resflow::batch::Batch;
 use resflow::estimator::{Law, RussianRoulette, Weights, differentiated, exact_log_det, jacobian, series};
-use resflow::layer::{Derivatives, Grad, Layer, PreparedLayer, Role, Saved};
+use resflow::layer::{Derivatives, Layer, PreparedLayer, Saved};
+use resflow::module::{Grad, Role};
 
 use crate::fixture::{Comparison, Fixture, host};
 
@@ -20,6 +22,8 @@ struct Net<'a, B: Backend> {
     backend: &'a B,
     /// The prefix of its parameters' names.
     parameters: Parameters<'a, B>,
+    /// Their number.
+    grads: usize,
     prepared: Box<dyn PreparedLayer<B>>,
     saved: Saved<B>,
     x: B::Tensor,
@@ -27,7 +31,7 @@ struct Net<'a, B: Backend> {
     row: Vec<usize>,
 }
 
-/// Shows name (behind the place of the net), tensor and role.
+/// Shows name (inside the net), tensor and role.
 type Parameters<'a, B> = Box<dyn Fn(&mut dyn FnMut(&str, &<B as Backend>::Tensor, Role)) + 'a>;
 
 /// Compares every `est.*` of a dense flow's first block.
@@ -63,14 +67,16 @@ fn theirs<B: Backend>(backend: &B, x: &B::Tensor) -> Vec<f64> {
 
 impl<'a, B: Backend> Net<'a, B> {
     fn new(backend: &'a B, prepared: Box<dyn PreparedLayer<B>>, parameters: Parameters<'a, B>, x: B::Tensor) -> Self {
-        let (_, saved) = prepared.forward(backend, &x, Derivatives::Second);
+        let (_, saved) = prepared.forward(backend, &Batch::new(x.clone()), Derivatives::Second);
+        let mut grads = 0;
+        parameters(&mut |_, _, role| grads += usize::from(role.is_trained()));
         let shape = backend.shape(&x);
-        Self { backend, parameters, prepared, saved, rows: shape.rows(), row: shape[1..].to_vec(), x }
+        Self { backend, parameters, grads, prepared, saved, rows: shape.rows(), row: shape[1..].to_vec(), x }
     }
 
     /// g(x).
     fn value(&self) -> B::Tensor {
-        self.prepared.forward(self.backend, &self.x, Derivatives::None).0
+        self.prepared.forward(self.backend, &Batch::new(self.x.clone()), Derivatives::None).0
     }
 
     fn estimators(&self, comparison: &mut Comparison, file: &Fixture, law: Law, exact: usize, terms: usize) {
@@ -93,7 +99,7 @@ impl<'a, B: Backend> Net<'a, B> {
         let (value, surrogate) = series(backend, net, &self.saved, probe, weights, true);
         comparison.tensor(backend, &format!("est.basic.value, {how}"), &value.0, file.values("est.basic.value"));
         // evaluation keeps less and asks for no surrogate
-        let (_, first) = net.forward(backend, &self.x, Derivatives::First);
+        let (_, first) = net.forward(backend, &Batch::new(self.x.clone()), Derivatives::First);
         let (value, none) = series(backend, net, &first, probe, weights, false);
         assert!(none.is_none(), "a surrogate that was not asked for");
         comparison.tensor(backend, &format!("est.basic.value, {how}, first"), &value.0, file.values("est.basic.value"));
@@ -125,7 +131,7 @@ impl<'a, B: Backend> Net<'a, B> {
         cotangents: Vec<B::Tensor>,
     ) {
         let (backend, net) = (self.backend, &*self.prepared);
-        let mut grads: Vec<Grad<B>> = vec![None; net.grads()];
+        let mut grads: Vec<Grad<B>> = vec![None; self.grads];
         let none = backend.full(0.0, backend.shape(&self.x));
         let (gx, _) = net.tangent_vjp(backend, &self.saved, tangents, none, cotangents, &mut grads);
         net.finish_gradients(backend, &mut grads);
@@ -135,7 +141,7 @@ impl<'a, B: Backend> Net<'a, B> {
         (self.parameters)(&mut |name, _, role| {
             if role.is_trained() {
                 let gradient = grads.next().flatten().expect("a gradient of every parameter");
-                let name = format!("{key}.grad{name}");
+                let name = format!("{key}.grad.{name}");
                 comparison.close(&format!("{name} {how}"), &theirs(backend, &gradient), file.values(&name));
             }
         });

@@ -5,15 +5,18 @@
 //! Single precision is compared by the blocks' own part of the log det: the logit's hundreds of nats would hide an error.
 
 use resflow::backend::{Backend, Element as _, Key};
+use resflow::batch::Batch;
 use resflow::bijection::{Draw, Memory};
-use resflow::config::{ImageConfig, ModelConfig, Nonlinearity, Stage};
+use resflow::config::{ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::Table;
 use resflow::estimator::{Estimator, Exact, Law, RussianRoulette, Sharing, Truncated};
 use resflow::flow::Flow;
 use resflow::import::StateDict;
 use resflow::invert::Inversion;
-use resflow::layer::Grad;
+use resflow::module::Grad;
+use resflow::stage::Stage;
 
+use crate::asking::{count_grads, pull_back, train, with_log_det};
 use crate::estimators;
 use crate::fixture::{Comparison, Fixture, host};
 
@@ -72,15 +75,15 @@ fn config(file: &Fixture) -> ImageConfig {
 /// The reference's name of each link that is a block.
 fn places(config: &ImageConfig) -> Vec<Option<String>> {
     let (mut scale, mut index) = (0, 0);
-    let stages = config.stages();
+    let stages = ModelConfig::from(config).stages();
     let names = stages.iter().enumerate().map(|(i, stage)| {
         let name = format!("transforms.{scale}.chain.{index}");
         match stage {
             Stage::Squeeze { .. } if i > 0 => (scale, index) = (scale + 1, 0),
-            Stage::Logit | Stage::ActNorm(_) | Stage::Block(_) => index += 1,
+            Stage::Logit { .. } | Stage::ActNorm { .. } | Stage::ResidualBlock { .. } => index += 1,
             _ => {}
         }
-        matches!(stage, Stage::Block(_)).then_some(name)
+        matches!(stage, Stage::ResidualBlock { .. }).then_some(name)
     });
     names.collect()
 }
@@ -89,7 +92,7 @@ fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixtur
     let prepared = flow.prepare();
     let table = |key: &str| Table::new(None, flow.dimension(), file.values(key).to_vec()).expect("a table");
     let encoded = prepared.encode(&table("x"), Key::new(0)).expect("encodes");
-    comparison.close("z", encoded.rows.values(), file.values("z"));
+    comparison.close("z", encoded.latents.values(), file.values("z"));
     comparison.close("logdet", &encoded.log_det, file.values("logdet"));
     let log_prob = prepared.log_prob(&table("x"), Key::new(0)).expect("evaluates");
     assert!(log_prob.standard_error.iter().all(|&e| e == 0.0), "an exact log det has no error");
@@ -98,8 +101,9 @@ fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixtur
     comparison.close("bits_per_dim", &bits, file.values("bits_per_dim"));
 
     let decoded = prepared.decode(&table("z"), &Inversion::for_backend::<B>()).expect("decodes");
-    let worst =
-        |reference: &[f64]| decoded.rows.values().iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let worst = |reference: &[f64]| {
+        decoded.samples.values().iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    };
     let round_trip = worst(file.values("x"));
     let limit = if B::Elem::EPSILON < 1e-10 { 1e-10 } else { 1e-4 };
     assert!(round_trip < limit, "x of z is {round_trip:e} off");
@@ -111,8 +115,8 @@ fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixtur
 /// Every block's log det at its own input, exact and estimated.
 fn blocks<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture, places: &[Option<String>]) {
     let backend = flow.backend();
-    let mut x = images(backend, file, "x");
-    let rows = backend.shape(&x).rows();
+    let mut x = Batch::new(images(backend, file, "x"));
+    let rows = x.len(backend);
     let mut sum = vec![0.0; rows];
     let replicates = 64;
     let law = Law::Poisson { rate: 2.0 };
@@ -121,10 +125,11 @@ fn blocks<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixtur
     let (mut deviations, mut estimates) = (0.0, 0.0);
     for (link, place) in flow.transforms().iter().zip(places) {
         let prepared = link.prepare(backend);
-        let draw = |estimator, key| Draw { estimator, key: Key::new(key), first_row: 0 };
-        let (y, log_det) = prepared.forward(backend, &x, Some((draw(&Estimator::Exact(Exact), 0), 2)));
+        let draw = |estimator, key| Draw { estimator, key: Key::new(key) };
+        let exact = draw(&Estimator::Exact(Exact), 0);
+        let (y, log_det) = with_log_det(backend, &*prepared, &x, exact, 2);
         if let Some(place) = place {
-            let exact = host(backend, &log_det.expect("asked for").value);
+            let exact = host(backend, &log_det.value);
             let reference = file.values(&format!("block_logdet.{place}"));
             for ((sum, exact), reference) in sum.iter_mut().zip(&exact).zip(reference) {
                 *sum += exact;
@@ -132,8 +137,8 @@ fn blocks<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixtur
                 let limit = comparison.tolerance() * reference.abs().max(1.0);
                 assert!(off <= limit, "block_logdet.{place} is {off:e} off {reference}");
             }
-            let (_, estimate) = prepared.forward(backend, &x, Some((draw(&roulette, 3), replicates)));
-            let estimate = host(backend, &estimate.expect("asked for").value);
+            let (_, estimate) = with_log_det(backend, &*prepared, &x, draw(&roulette, 3), replicates);
+            let estimate = host(backend, &estimate.value);
             for (row, reference) in estimate.chunks_exact(replicates).zip(reference) {
                 let n = replicates as f64;
                 let mean = row.iter().sum::<f64>() / n;
@@ -144,9 +149,10 @@ fn blocks<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixtur
                 estimates += 1.0_f64;
             }
         }
-        let leaving = link.leaving();
+        let leaving = link.factored_out();
         let shape = backend.shape(&y);
-        x = if leaving == 0 { y } else { backend.narrow(&y, shape.rank() - 1, 0, shape.channels() - leaving) };
+        let rest = if leaving == 0 { y } else { backend.narrow(&y, shape.rank() - 1, 0, shape.channels() - leaving) };
+        x = Batch::new(rest);
     }
     comparison.close("blocks_logdet", &sum, file.values("blocks_logdet"));
     // the mean over all of them: standard normal but for the tails of t
@@ -163,15 +169,15 @@ fn images<B: Backend>(backend: &B, file: &Fixture, key: &str) -> B::Tensor {
 fn base_gradient<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
     let backend = flow.backend();
     let estimator = Estimator::Truncated(Truncated::new(1).expect("one term"));
-    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(backend)).collect();
+    let links: Vec<_> = flow.transforms().iter().map(|link| (link, link.prepare(backend))).collect();
     let mut x = images(backend, file, "x");
     let rows = backend.shape(&x).rows();
     let (mut tapes, mut left) = (Vec::new(), Vec::new());
-    for link in &links {
-        let draw = Draw { estimator: &estimator, key: Key::new(0), first_row: 0 };
-        let forward = link.train_forward(backend, &x, draw, Memory::Recompute);
+    for (link, prepared) in &links {
+        let draw = Draw { estimator: &estimator, key: Key::new(0) };
+        let forward = train(backend, &**prepared, &Batch::new(x), draw, Memory::Recompute);
         tapes.push(forward.tape);
-        let (shape, leaving) = (backend.shape(&forward.y), link.leaving());
+        let (shape, leaving) = (backend.shape(&forward.y), link.factored_out());
         let (axis, stay) = (shape.rank() - 1, shape.channels() - leaving);
         x = backend.narrow(&forward.y, axis, 0, stay);
         left.push((leaving > 0).then(|| backend.narrow(&forward.y, axis, stay, leaving)));
@@ -179,13 +185,13 @@ fn base_gradient<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: 
     let negative = |z: &B::Tensor| backend.affine(z.clone(), -1.0, 0.0);
     let none = backend.full(0.0, [rows, 1].into());
     let mut g = negative(&x);
-    for ((link, tape), left) in links.iter().zip(tapes).zip(left).rev() {
+    for (((link, prepared), tape), left) in links.iter().zip(tapes).zip(left).rev() {
         if let Some(left) = left {
             let axis = backend.shape(&g).rank() - 1;
             g = backend.concat(&[&g, &negative(&left)], axis);
         }
-        let mut grads: Vec<Grad<B>> = vec![None; link.grads()];
-        g = link.train_backward(backend, tape, g, &none, &mut grads);
+        let mut grads: Vec<Grad<B>> = vec![None; count_grads(&***link)];
+        g = pull_back(backend, &**prepared, tape, g, &none, &mut grads);
     }
     let gradient = backend.permute(&g, &[0, 3, 1, 2]);
     comparison.tensor(backend, "grad_x_logpz", &gradient, file.values("grad_x_logpz"));

@@ -37,7 +37,7 @@ pub(crate) fn compare<B: Backend>(backend: &B) {
         let normalised = backend.binary(Binary::Mul, weight.clone(), &coefficient.factor(backend, &sigma));
         comparison.tensor(backend, &key("weight_normalised"), &normalised, file.values(&key("weight_normalised")));
 
-        let again = pair.refreshed(backend, &operator, &norms, PowerIteration::Iterations(1));
+        let again = pair.updated(backend, &operator, &norms, PowerIteration::Iterations(1));
         comparison.tensor(backend, &key("norm, iterated"), &again.sigma(backend, &operator), file.values(&key("norm")));
         // vectors are found to the root of what the norm is found to
         let close = |a: &B::Tensor, b: &B::Tensor| {

@@ -7,8 +7,12 @@
 
 mod activations;
 mod actnorm;
+#[path = "../common/asking.rs"]
+mod asking;
 mod convolution;
 mod coupling;
+#[path = "../common/cut.rs"]
+mod cut;
 mod dense;
 mod estimators;
 mod fixture;

@@ -6,6 +6,7 @@ use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key};
+use resflow::batch::Batch;
 use resflow::bijection::Bijection as _;
 use resflow::block::ResidualBlock;
 use resflow::checkpoint::{Archive, Values, write_atomically};
@@ -63,7 +64,7 @@ fn estimators() {
                 Flow::new(cpu(), &FlowConfig { training: estimator.clone(), ..FlowConfig::new(2) }, Key::new(0))
                     .is_err()
             );
-            assert!(flow().set_evaluation(estimator, 8).is_err());
+            assert!(flow().set_log_prob_estimator(estimator, 8).is_err());
         }
     }
     assert_eq!(good.coefficients(&[]), [1.0, 1.0]);
@@ -102,16 +103,17 @@ fn inversions() {
     let block = block.block(&b).prepare(&b);
     // rows that cannot be inverted are an outcome of their own, and spoil no other row
     let y = [f64::NAN, 0.0, 1.0, 2.0, f64::INFINITY, 1.0, 1e308, -1e308, 0.5, -0.5];
-    let solve = |y: &[f64]| block.inverse(&b, &b.upload(y, [y.len() / 2, 2].into()), &how).expect("no device fault");
+    let batch = |y: &[f64]| Batch::new(b.upload(y, [y.len() / 2, 2].into()));
+    let solve = |y: &[f64]| block.inverse(&b, &batch(y), &how).expect("no device fault");
     let solution = solve(&y);
     assert_eq!(
-        [0, 1, 2, 4].map(|r| solution.rows[r].status),
+        [0, 1, 2, 4].map(|r| solution.reports[r].status),
         [Status::NonFinite, Status::Converged, Status::NonFinite, Status::Converged]
     );
-    assert!(!solution.rows[0].error_bound.is_finite() && !solution.rows[2].error_bound.is_finite());
+    assert!(!solution.reports[0].error_bound.is_finite() && !solution.reports[2].error_bound.is_finite());
     let found = down(&b, &solution.value);
     assert_eq!(found[2..4], down(&b, &solve(&y[2..4]).value)[..]);
-    assert!(solve(&[]).rows.is_empty());
+    assert!(solve(&[]).reports.is_empty());
 }
 
 #[test]
@@ -151,7 +153,7 @@ fn configurations() {
             sharing: Sharing::Batch,
         });
     });
-    assert!(flow().set_evaluation(Estimator::default(), 0).is_err());
+    assert!(flow().set_log_prob_estimator(Estimator::default(), 0).is_err());
     assert!(serde_json::from_str::<FlowConfig>(r#"{"dimensoin": 2}"#).is_err());
     assert!(serde_json::from_str::<FlowConfig>(r#"{"dimension": -2}"#).is_err());
 }
@@ -187,7 +189,8 @@ fn layers_links_and_blocks() {
     assert!(ActNorm::from_parts(&b, zeros(&[2, 1]), zeros(&[2, 1])).is_err());
     assert!(ActNorm::new(&b, 2).output_shape(&[3]).is_err());
     for shards in [vec![], vec![zeros(&[0, 2])], vec![zeros(&[1, 2])]] {
-        let error = ActNorm::new(&b, 2).initialise(&b, &shards).expect_err("no variance");
+        let shards: Vec<_> = shards.into_iter().map(Batch::new).collect();
+        let error = ActNorm::new(&b, 2).initialise(&b, &shards, None).expect_err("no variance");
         assert!(error.to_string().contains("ActNorm"), "{error}");
     }
     let links = |l: ResidualBlock<Cpu>| Flow::from_transforms(b.clone(), FlowConfig::new(3), vec![Box::new(l)]);
@@ -222,12 +225,12 @@ fn flows_and_their_rows() {
     let nothing = table(2, vec![]);
     for estimator in [Estimator::default(), Estimator::Truncated(Truncated::new(3).expect("in range"))] {
         let mut f = flow();
-        f.set_evaluation(estimator, 3).expect("in range");
+        f.set_log_prob_estimator(estimator, 3).expect("in range");
         let log_p = f.log_prob(&nothing, Key::new(0)).expect("no rows");
         assert!(log_p.values.is_empty() && log_p.mean().is_nan() && log_p.interval(0, 0.95).is_err());
-        assert_eq!(f.prepare().encode(&nothing, Key::new(0)).expect("no rows").rows.rows(), 0);
+        assert_eq!(f.prepare().encode(&nothing, Key::new(0)).expect("no rows").latents.rows(), 0);
     }
-    assert_eq!(f.sample(0, Key::new(0)).expect("no rows").rows.rows(), 0);
+    assert_eq!(f.sample(0, Key::new(0)).expect("no rows").samples.rows(), 0);
     let decoded = f.prepare().decode(&nothing, &Inversion::for_backend::<Cpu>()).expect("no rows");
     assert!(decoded.reports.is_empty() && decoded.residual == 0.0);
     // rows beyond the range of the arithmetic: never a number that looks like a likelihood
@@ -295,7 +298,7 @@ fn training() {
         rows(2, 2, Key::new(0)),
         table(2, (0..100).map(|i| if i % 2 == 0 { 1.0 } else { f64::from(i) }).collect()),
     ] {
-        assert!(start(Source::Table(rows), Budget::Steps(5)).is_err());
+        assert!(start(Source::from(rows), Budget::Steps(5)).is_err());
     }
     let mut t = start(Source::Density(ToyDensity::Moons), Budget::Steps(1)).expect("valid");
     assert!(t.set_budget(Budget::Steps(0)).is_err());

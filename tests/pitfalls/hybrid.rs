@@ -2,16 +2,17 @@
 //! classifier leaves alone, training, files, and what is refused. No statistics: seeds are fixed.
 
 use crate::common::bijections::slope;
+use crate::common::cut::Cut;
 use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise};
+use resflow::batch::Batch;
 use resflow::bijection::Memory;
 use resflow::checkpoint::{Archive, Values};
 use resflow::config::{Family, ImageConfig, ModelConfig};
 use resflow::data::image::ImageSet;
-use resflow::estimator::{Estimator, Exact};
-use resflow::flow::Flow;
-use resflow::train::{Budget, Gradient, Objective, Source, Supervision, TrainConfig, Trainer, gradient};
+use resflow::flow::{Flow, Gradient, Objective, Supervision};
+use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
 const CLASSES: usize = 3;
 
@@ -46,34 +47,27 @@ fn targets(n: usize) -> Tensor {
 /// The loss and its gradient, with a weight for each row.
 fn judged(flow: &Flow<Cpu>, x: &Tensor, weights: &Tensor, density_weight: f64, memory: Memory) -> Gradient<Cpu> {
     let targets = targets(flow.backend().shape(x).rows());
-    supervised(flow, x, weights, &targets, (density_weight, memory, flow.parameters()))
+    supervised(flow, x, weights, &targets, density_weight, memory)
 }
 
-/// The same for any targets, in as many lanes as so many parameters get.
-fn supervised(
-    flow: &Flow<Cpu>,
+/// The same for any targets.
+fn supervised<B: Backend<Tensor = Tensor>>(
+    flow: &Flow<B>,
     x: &Tensor,
     weights: &Tensor,
     targets: &Tensor,
-    (density_weight, memory, parameters): (f64, Memory, u64),
-) -> Gradient<Cpu> {
-    let b = flow.backend();
-    let links: Vec<_> = flow.transforms().iter().map(|link| link.prepare(b)).collect();
-    let classifier = flow.classifier().expect("a hybrid model").prepare(b);
+    density_weight: f64,
+    memory: Memory,
+) -> Gradient<B> {
     let objective = Objective {
-        x,
+        batch: &Batch::new(x.clone()),
         weights,
-        estimator: &Estimator::Exact(Exact),
         key: Key::new(0),
-        first_row: 0,
         memory,
-        // shards as small as they get
-        row_bytes: 1 << 30,
-        parameters,
         input_gradient: true,
-        supervision: Some(Supervision { classifier: &classifier, targets, density_weight }),
+        supervision: Some(Supervision { targets, density_weight }),
     };
-    gradient(b, &links, &objective)
+    flow.prepare().gradient(&objective).expect("no device fault")
 }
 
 fn batch(config: &ImageConfig, n: usize, key: Key) -> Tensor {
@@ -154,24 +148,23 @@ fn gradients_of_rows_add_up() {
         let (flow, n, key) = (model(&config, Key::new(20)), 60, Key::new(21));
         let (x, all) = (batch(&config, n, key), targets(n));
         let weights: Vec<f64> = (0..n).map(|i| 0.1 + (i % 7) as f64).collect();
-        let how = |parameters| (0.3, Memory::Recompute, parameters);
-        let everything = |found: &Gradient<Cpu>| {
-            let parts = [Some(&found.flat), Some(&found.loss), found.classification.as_ref()];
-            parts.iter().flat_map(|t| down(&b, t.expect("judged"))).collect::<Vec<_>>()
-        };
+        let everything =
+            |found: [Option<&Tensor>; 3]| found.iter().flat_map(|t| down(&b, t.expect("judged"))).collect::<Vec<_>>();
         let (mut sum, mut inputs) = (Vec::new(), Vec::new());
         for (i, &w) in weights.iter().enumerate() {
             let [x, own] = [&x, &all].map(|t| b.narrow(t, 0, i, 1));
-            let found = supervised(&flow, &x, &b.upload(&[w], [1, 1].into()), &own, how(0));
-            let own = everything(&found);
+            let found = supervised(&flow, &x, &b.upload(&[w], [1, 1].into()), &own, 0.3, Memory::Recompute);
+            let own = everything([Some(&found.flat), Some(&found.loss), found.classification.as_ref()]);
             sum = if sum.is_empty() { own } else { sum.iter().zip(&own).map(|(a, b)| a + b).collect() };
             inputs.extend(down(&b, found.input.as_ref().expect("asked for")));
         }
         let weights = b.upload(&weights, [n, 1].into());
         // one lane of three shards, and eight lanes
-        for parameters in [u64::MAX, 0] {
-            let found = supervised(&flow, &x, &weights, &all, how(parameters));
-            let difference: Vec<_> = everything(&found).iter().zip(&sum).map(|(a, b)| a - b).collect();
+        for lanes in [1, 8] {
+            let flow = flow.to_backend(Cut { device: b.clone(), rows: 24, lanes }).expect("no device fault");
+            let found = supervised(&flow, &x, &weights, &all, 0.3, Memory::Recompute);
+            let whole = everything([Some(&found.flat), Some(&found.loss), found.classification.as_ref()]);
+            let difference: Vec<_> = whole.iter().zip(&sum).map(|(a, b)| a - b).collect();
             assert!(norm(&difference) < 1e-11 * norm(&sum), "{:e}", norm(&difference) / norm(&sum));
             let input = down(&b, found.input.as_ref().expect("asked for"));
             let difference: Vec<_> = input.iter().zip(&inputs).map(|(a, b)| a - b).collect();
@@ -204,8 +197,8 @@ fn probabilities_by_plain_loops() {
         let mut features = vec![Vec::new(); n];
         let mut head = 0;
         for (l, link) in flow.transforms().iter().enumerate() {
-            let y = link.prepare(&b).forward(&b, &x, None).0;
-            let (shape, leaving) = (b.shape(&y), link.leaving());
+            let y = crate::common::asking::value(&b, &*link.prepare(&b), &x);
+            let (shape, leaving) = (b.shape(&y), link.factored_out());
             if places.get(head).is_some_and(|place| place.stage == l) {
                 let seen = match (shape.rank(), leaving) {
                     (2, _) => as_images(&down(&b, &y), places[head].image),
@@ -338,7 +331,7 @@ fn settings() -> TrainConfig {
 
 fn trainer(family: Family, steps: u64) -> Trainer<Cpu> {
     let flow = Flow::new(cpu(), small(family), Key::new(1)).expect("a configuration");
-    let source = Source::Images(corners(120));
+    let source = Source::from(corners(120));
     Trainer::new(flow, source, &settings(), Budget::Steps(steps), Key::new(2)).expect("labelled images")
 }
 
@@ -366,7 +359,7 @@ fn the_best_model_is_that_of_the_whole_loss() {
     for weight in [0.1, 0.0] {
         let flow = Flow::new(cpu(), small(Family::Residual), Key::new(1)).expect("a configuration");
         let settings = TrainConfig { density_weight: weight, validate_every: 5, ..settings() };
-        let source = Source::Images(corners(120));
+        let source = Source::from(corners(120));
         let mut run = Trainer::new(flow, source, &settings, Budget::Steps(60), Key::new(2)).expect("labelled images");
         let (mut least, mut least_nll, mut apart) = (f64::INFINITY, f64::INFINITY, 0);
         run.run(|_, validation| {
@@ -399,7 +392,7 @@ fn a_run_goes_on_and_a_model_is_kept() {
     }
     first.validate().expect("finite");
     let archive = Archive::from_bytes(&bytes(&first)).expect("a state");
-    let mut second = Trainer::resume(cpu(), &archive, Source::Images(corners(120))).expect("the same data");
+    let mut second = Trainer::resume(cpu(), &archive, Source::from(corners(120))).expect("the same data");
     assert_eq!(second.best_classification(), first.best_classification());
     second.run(|_, _| ()).expect("finite");
     assert!(bytes(&whole) == bytes(&second));
@@ -434,10 +427,10 @@ fn what_cannot_be_learned_is_refused() {
         Trainer::new(flow, source, &settings(), Budget::Steps(1), Key::new(2)).map(|_| ()).map_err(|e| e.to_string())
     };
     let unlabelled = images(20, [4, 4, 1], Key::new(3));
-    let error = begin(small(Family::Residual), Source::Images(unlabelled)).expect_err("no labels");
+    let error = begin(small(Family::Residual), Source::from(unlabelled)).expect_err("no labels");
     assert!(error.contains("3 classes, the data have no labels"), "{error}");
     let config = ImageConfig { classes: 2, ..small(Family::Residual) };
-    let error = begin(config, Source::Images(corners(20))).expect_err("a label 2");
+    let error = begin(config, Source::from(corners(20))).expect_err("a label 2");
     assert!(error.contains("a label is 2, the model has the classes 0 to 1"), "{error}");
     for classes in [1, 257, usize::MAX] {
         let config = ImageConfig { classes, ..small(Family::Residual) };
@@ -451,7 +444,7 @@ fn what_cannot_be_learned_is_refused() {
     let run = trainer(Family::Residual, 3).to_archive().expect("stored");
     let corners = corners(120);
     let other = corners.labels().expect("labelled").iter().map(|l| (l + 1) % 3).collect();
-    let other = Source::Images(corners.with_labels(other).expect("as many labels"));
+    let other = Source::from(corners.with_labels(other).expect("as many labels"));
     let error = Trainer::resume(cpu(), &run, other).expect_err("other labels").to_string();
     assert!(error.contains("the run was on other data") && error.contains("labels"), "{error}");
     // images of another size than the flow was made for: heads go with them

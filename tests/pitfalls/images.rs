@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 
+use crate::common::asking::{train, value, with_log_det};
 use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key, Noise, Padding};
+use resflow::batch::Batch;
 use resflow::bijection::{Bijection, Draw, Memory};
 use resflow::block::ResidualBlock;
 use resflow::checkpoint::{Archive, Values};
@@ -17,6 +19,7 @@ use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status, invert_residual};
 use resflow::layer::{Derivatives, Layer, PreparedLayer};
 use resflow::lipschitz::{ConvOperator, NormChain};
+use resflow::module::Module as _;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use resflow::transform::{bits_per_dim, dequantise};
 
@@ -52,7 +55,7 @@ fn pitfall_03_averaged_kernels_have_their_own_singular_vectors() {
         memory: Memory::Recompute,
         ..TrainConfig::default()
     };
-    let source = Source::Images(images(60, [4, 5, 1], Key::new(1)));
+    let source = Source::from(images(60, [4, 5, 1], Key::new(1)));
     let flow = Flow::new(b.clone(), &config, Key::new(2)).expect("valid");
     let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(25), Key::new(3)).expect("valid");
     trainer.run(|_, _| ()).expect("finite");
@@ -137,23 +140,24 @@ fn pitfall_06_a_slow_image_does_not_hold_up_the_batch() {
     y[7 * d..8 * d].iter_mut().enumerate().for_each(|(e, y)| *y = 30.0 + e as f64);
     let shape = |n: usize| -> resflow::backend::Shape { [n, h, w, c].into() };
     let evaluated = Cell::new(0);
-    let g = |x: &Tensor| {
-        evaluated.set(evaluated.get() + b.shape(x).rows());
+    let g = |x: &Batch<Cpu>| {
+        evaluated.set(evaluated.get() + x.len(&b));
         prepared.forward(&b, x, Derivatives::None).0
     };
     let how = Inversion::for_backend::<Cpu>().with_method(Method::FixedPoint).expect("a method");
-    let together = invert_residual(&b, g, &b.upload(&y, shape(n)), 0.95, &how).expect("no device fault");
-    let (slow, fast) = (together.rows[7].iterations, together.rows[0].iterations);
-    assert!(together.rows.iter().all(|r| r.status == Status::Converged) && slow > 3 * fast, "{slow} and {fast}");
-    let needed: usize = together.rows.iter().map(|r| r.iterations as usize).sum();
+    let batch = |y: &[f64], n| Batch::new(b.upload(y, shape(n)));
+    let together = invert_residual(&b, g, &batch(&y, n), 0.95, &how).expect("no device fault");
+    let (slow, fast) = (together.reports[7].iterations, together.reports[0].iterations);
+    assert!(together.reports.iter().all(|r| r.status == Status::Converged) && slow > 3 * fast, "{slow} and {fast}");
+    let needed: usize = together.reports.iter().map(|r| r.iterations as usize).sum();
     assert!(evaluated.get() <= needed * 4 / 3 + n, "{} images evaluated, {needed} needed", evaluated.get());
     // nor does it change the others
-    let alone = invert_residual(&b, g, &b.upload(&y[..d], shape(1)), 0.95, &how).expect("no device fault");
-    assert_eq!(alone.rows[0].iterations, fast);
+    let alone = invert_residual(&b, g, &batch(&y[..d], 1), 0.95, &how).expect("no device fault");
+    assert_eq!(alone.reports[0].iterations, fast);
     let all = down(&b, &together.value);
     assert!(all[..d].iter().zip(down(&b, &alone.value)).all(|(a, c)| (a - c).abs() < 1e-13));
     let block = ResidualBlock::new(Box::new(net), &image).expect("a contraction").prepare(&b);
-    let again = down(&b, &block.forward(&b, &together.value, None).0);
+    let again = down(&b, &value(&b, &*block, &together.value));
     assert!(again.iter().zip(&y).all(|(a, y)| (a - y).abs() < 1e-11 * (1.0 + y.abs())));
 }
 
@@ -168,7 +172,7 @@ fn pitfall_07_flows_take_other_image_sizes() {
     };
     for (height, width) in [(4, 8), (8, 4), (4, 4), (8, 8), (12, 8), (4, 16), (16, 12)] {
         let other = flow.resized(height, width).expect("multiples of 4");
-        assert_eq!(other.config().row(), [height, width, 1]);
+        assert_eq!(other.config().sample_shape(), [height, width, 1]);
         let smaller = height <= 8 && width <= 8;
         // a σ that bounds the new size stays as it is, another one is found anew
         assert_eq!(spectra(&other) == spectra(&flow), smaller, "{height} × {width}");
@@ -183,13 +187,13 @@ fn pitfall_07_flows_take_other_image_sizes() {
         let x = uniform_rows(2, height * width, Key::new(8));
         let prepared = other.prepare();
         let encoded = prepared.encode(&x, Key::new(9)).expect("rows of the new size");
-        let decoded = prepared.decode(&encoded.rows, &Inversion::for_backend::<Cpu>()).expect("rows");
-        assert!(decoded.rows.values().iter().zip(x.values()).all(|(a, c)| (a - c).abs() < 1e-10));
+        let decoded = prepared.decode(&encoded.latents, &Inversion::for_backend::<Cpu>()).expect("rows");
+        assert!(decoded.samples.values().iter().zip(x.values()).all(|(a, c)| (a - c).abs() < 1e-10));
         assert!(flow.log_prob(&x, Key::new(9)).is_err() || (height * width == 64));
         // and is a model that can be stored
         let bytes = other.to_archive().expect("stored");
         let again = Flow::from_archive(b.clone(), &bytes).expect("loads without being run first");
-        assert_eq!(again.prepare().encode(&x, Key::new(9)).expect("rows").rows, encoded.rows);
+        assert_eq!(again.prepare().encode(&x, Key::new(9)).expect("rows").latents, encoded.latents);
         assert_eq!(spectra(&again), spectra(&other));
     }
     // sizes that cannot be squeezed, and flows that are tied to their size
@@ -210,14 +214,15 @@ fn pitfall_08_g_is_a_function() {
         let x = b.affine(b.noise(Key::new(9), Noise::Uniform, 0, [3, 4, 4, 2].into()), 0.9, 0.05);
         for link in flow.transforms().iter().take(4) {
             let forward = |key| {
-                let draw = Draw { estimator: &EXACT, key: Key::new(key), first_row: 5 * key };
+                let draw = Draw { estimator: &EXACT, key: Key::new(key) };
                 let prepared = link.prepare(&b);
-                let trained = prepared.train_forward(&b, &x, draw, Memory::Recompute);
-                [prepared.forward(&b, &x, None).0, prepared.forward(&b, &x, Some((draw, 2))).0, trained.y]
+                let batch = Batch::new(x.clone()).starting_at(5 * key);
+                let trained = train(&b, &*prepared, &batch, draw, Memory::Recompute);
+                [value(&b, &*prepared, &x), with_log_det(&b, &*prepared, &batch, draw, 2).0, trained.y]
                     .map(|y| down(&b, &y))
             };
             let (one, other) = (forward(1), forward(2));
-            assert!(one == other && one[0] == one[1] && one[1] == one[2], "{}", link.describe(&b));
+            assert!(one == other && one[0] == one[1] && one[1] == one[2], "{}", link.describe());
         }
     }
 }
@@ -232,7 +237,8 @@ fn pitfall_17_no_subnormal_numbers_in_the_series_of_convolutions() {
     // J of a tanh is tiny where the input is large: rows decay at very different rates
     let mut x = down(&b, &normal(&b, Key::new(18), [8, 4, 3, 2]));
     x.iter_mut().enumerate().for_each(|(e, x)| *x *= 1.0 + (e / 24) as f64);
-    let (_, saved) = prepared.forward(&b, &b.upload(&x, [8, 4, 3, 2].into()), Derivatives::First);
+    let x = Batch::new(b.upload(&x, [8, 4, 3, 2].into()));
+    let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
     let probe = b.noise(Key::new(19), Noise::Rademacher, 0, [8, 4, 3, 2].into());
     let spy = Spy::new(&*prepared);
     let (value, _) = series(&b, &spy, &saved, &probe, &Weights::Batch(vec![1.0; 1000]), true);
@@ -276,10 +282,10 @@ fn pitfall_20_black_and_white_pixels_are_finite() {
         }
         // and black comes back black
         let back = flow.prepare().decode(
-            &flow.prepare().encode(&table(16, extreme.clone()), Key::new(0)).expect("rows").rows,
+            &flow.prepare().encode(&table(16, extreme.clone()), Key::new(0)).expect("rows").latents,
             &Inversion::for_backend::<B>(),
         );
-        let back = back.expect("rows").rows;
+        let back = back.expect("rows").samples;
         assert!(back.values().iter().zip(&extreme).all(|(a, x)| (a - x).abs() < 1e-5));
     }
     check(&cpu());

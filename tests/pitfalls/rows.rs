@@ -7,17 +7,20 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
+use crate::common::asking::{count_grads, pull_back, train, value, with_log_det};
 use crate::common::*;
 use resflow::backend::{Backend, Key, Noise};
+use resflow::batch::Batch;
 use resflow::bijection::{Bijection, Draw, Memory};
 use resflow::block::ResidualBlock;
 use resflow::config::{FlowConfig, Nonlinearity};
 use resflow::error::ConfigError;
-use resflow::estimator::{Estimator, Exact, Law, RussianRoulette, Sharing, Weights, exact_log_det, series};
+use resflow::estimator::{Estimator, Exact, Law, Phase, RussianRoulette, Sharing, Weights, exact_log_det, series};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status, invert_residual};
 use resflow::layer::{Derivatives, Layer, LipschitzLinear, Saved};
 use resflow::lipschitz::{Coefficient, DenseOperator, PowerIteration, SingularPair};
+use resflow::module::Module as _;
 
 const EXACT: Estimator = Estimator::Exact(Exact);
 
@@ -44,10 +47,10 @@ fn pitfall_01_power_iteration_is_a_lower_bound_and_marked_as_one() {
     let truth = spectral_norm(30, 30, &down(&b, &w));
     let start = SingularPair::random(&b, [30], [30], key.named("start"));
     let operator = DenseOperator::new(&b, &w).expect("a matrix");
-    let sigma = |how| down(&b, &start.refreshed(&b, &operator, how).sigma(&b, &operator))[0];
+    let sigma = |how| down(&b, &start.updated(&b, &operator, how).sigma(&b, &operator))[0];
     let (few, converged) = (sigma(PowerIteration::Iterations(3)), sigma(PowerIteration::converge::<Cpu>()));
     assert!(few < 0.99 * truth && converged <= truth * (1.0 + 8.0 * f64::EPSILON), "{few} {converged} {truth}");
-    let y = normal(&b, key, [3, 4]);
+    let y = Batch::new(normal(&b, key, [3, 4]));
     let block = net(1, 4, 0.9).block(&b).prepare(&b);
     assert!(!block.inverse(&b, &y, &Inversion::for_backend::<Cpu>()).expect("no device fault").certified);
 }
@@ -66,7 +69,7 @@ fn pitfall_02_the_stop_does_not_depend_on_the_dimension() {
         let w = b.upload(&w, [n, n].into());
         let operator = DenseOperator::new(&b, &w).expect("a matrix");
         let pair =
-            SingularPair::random(&b, [n], [n], Key::new(3)).refreshed(&b, &operator, PowerIteration::converge::<Cpu>());
+            SingularPair::random(&b, [n], [n], Key::new(3)).updated(&b, &operator, PowerIteration::converge::<Cpu>());
         let sigma = down(&b, &pair.sigma(&b, &operator))[0];
         assert!((sigma - 1.0).abs() < 1e-12, "n = {n}: σ is {:e} off", sigma - 1.0);
     }
@@ -80,7 +83,7 @@ fn pitfall_03_refreshed_vectors_belong_to_the_new_weights() {
     let effective = |l: &LipschitzLinear<Cpu>| spectral_norm(8, 8, &down(&b, &l.normalised_weight(&b)));
     let other = b.affine(normal(&b, Key::new(5), [8, 8]), 2.0, 0.0);
     layer.visit_mut("", &mut |name, t, _| {
-        if name == ".weight" {
+        if name == "weight" {
             *t = other.clone();
         }
     });
@@ -106,15 +109,15 @@ fn pitfall_05_the_inverse_reaches_its_accuracy_or_says_that_it_did_not() {
     let block = net(5, 4, 0.99).block(&b);
     let (c, block) = (block.lipschitz_bound().expect("a block"), block.prepare(&b));
     let x = normal(&b, Key::new(5), [20, 4]);
-    let y = block.forward(&b, &x, None).0;
+    let y = value(&b, &*block, &x);
     for method in [Method::FixedPoint, Method::Anderson(2)] {
         let how = Inversion::for_backend::<Cpu>().with_method(method).expect("a method");
         let mut last = vec![f64::INFINITY; 20];
         for limit in [1, 2, 3, 5, 8, 13, 21, 200, 2000] {
             let limited = how.with_limit(limit).expect("positive");
-            let solution = block.inverse(&b, &y, &limited).expect("no device fault");
-            let again = down(&b, &block.forward(&b, &solution.value, None).0);
-            for (r, (report, last)) in solution.rows.iter().zip(&mut last).enumerate() {
+            let solution = block.inverse(&b, &Batch::new(y.clone()), &limited).expect("no device fault");
+            let again = down(&b, &value(&b, &*block, &solution.value));
+            for (r, (report, last)) in solution.reports.iter().zip(&mut last).enumerate() {
                 let row = r * 4..r * 4 + 4;
                 let y = &down(&b, &y)[row.clone()];
                 let scale = y.iter().fold(1.0_f64, |a, y| a.max(y.abs()));
@@ -142,15 +145,16 @@ fn pitfall_06_a_slow_row_does_not_hold_up_the_batch() {
     let mut y = vec![std::f64::consts::FRAC_PI_2 + 0.99; n];
     y[37] = 0.01;
     let evaluated = Cell::new(0);
-    let g = |x: &Tensor| {
-        evaluated.set(evaluated.get() + b.shape(x).rows());
-        b.affine(b.unary(resflow::backend::Unary::Sin, x.clone()), 0.99, 0.0)
+    let g = |x: &Batch<Cpu>| {
+        evaluated.set(evaluated.get() + x.len(&b));
+        b.affine(b.unary(resflow::backend::Unary::Sin, x.x.clone()), 0.99, 0.0)
     };
     let how = Inversion::for_backend::<Cpu>().with_method(Method::FixedPoint).expect("a method");
-    let solution = invert_residual(&b, g, &b.upload(&y, [n, 1].into()), 0.99, &how).expect("no device fault");
+    let y = Batch::new(b.upload(&y, [n, 1].into()));
+    let solution = invert_residual(&b, g, &y, 0.99, &how).expect("no device fault");
     let (slow, needed) =
-        (solution.rows[37].iterations, solution.rows.iter().map(|r| r.iterations as usize).sum::<usize>());
-    assert!(slow > 500 && solution.rows[0].iterations < 20, "{slow}");
+        (solution.reports[37].iterations, solution.reports.iter().map(|r| r.iterations as usize).sum::<usize>());
+    assert!(slow > 500 && solution.reports[0].iterations < 20, "{slow}");
     assert!(evaluated.get() <= needed * 4 / 3 + n, "{} rows evaluated, {needed} needed", evaluated.get());
 }
 
@@ -160,7 +164,7 @@ fn pitfall_09_surrogate_is_not_the_loss() {
     let (b, d) = (cpu(), 3);
     let prepared = linear(&b, d, d, 0.9, 2.0, None, Key::new(9)).prepare(&b);
     let x = normal(&b, Key::new(9), [4, d]);
-    let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
+    let (_, saved) = prepared.forward(&b, &Batch::new(x.clone()), Derivatives::First);
     let exact = exact_log_det(&b, &*prepared, &saved, 4, &[d], true);
     let mut surrogate = vec![0.0; 4];
     for (v, s) in exact.probes.iter().zip(&exact.surrogates) {
@@ -173,7 +177,7 @@ fn pitfall_09_surrogate_is_not_the_loss() {
     // the loss of a training step is made of values: its mean over keys is the exact one, 5 standard errors away at most
     let flow = random_flow(&b, estimated(d), Key::new(9), 0.2);
     let mut exact = flow.clone();
-    exact.set_evaluation(EXACT, 2).expect("in range");
+    exact.set_log_prob_estimator(EXACT, 2).expect("in range");
     let rows = table(d, down(&b, &x));
     let expected = -exact.log_prob(&rows, Key::new(0)).expect("rows").mean() - 1.5 * std::f64::consts::TAU.ln();
     let loss = |k| down(&b, &flow.gradient(&x, None, Key::new(10).split(k)).expect("shapes").loss)[0];
@@ -237,7 +241,7 @@ fn pitfall_11_weights_match_the_law_and_terms_their_signs() {
     let one = b.full(1.0, [1, 1].into());
     let slope = down(&b, &layer.jvp(&b, &Saved::tensors(vec![]), &one).0)[0];
     for terms in 1..30 {
-        let saved = layer.forward(&b, &one, Derivatives::First).1;
+        let saved = layer.forward(&b, &Batch::new(one.clone()), Derivatives::First).1;
         let (value, u) = series(&b, &*layer, &saved, &one, &Weights::Batch(vec![1.0; terms]), true);
         let log: f64 = (1..=terms as i32).map(|k| -(-slope).powi(k) / f64::from(k)).sum();
         let inverse: f64 = (0..=terms as i32).map(|k| (-slope).powi(k)).sum();
@@ -295,13 +299,16 @@ fn pitfall_14_the_log_det_has_a_gradient() {
     let link = net(14, d, 0.9).block(&b);
     let x = normal(&b, Key::new(14), [4, d]);
     let block = link.prepare(&b);
-    let draw = Draw { estimator: &EXACT, key: Key::new(0), first_row: 0 };
-    let tape = block.train_forward(&b, &x, draw, Memory::Store).tape;
-    let mut grads = vec![None; block.grads()];
-    let gx = block.train_backward(&b, tape, b.full(0.0, [4, d].into()), &b.full(1.0, [4, 1].into()), &mut grads);
+    let draw = Draw { estimator: &EXACT, key: Key::new(0) };
+    let tape = train(&b, &*block, &Batch::new(x.clone()), draw, Memory::Store).tape;
+    let mut grads = vec![None; count_grads(&link)];
+    let (zeros, ones) = (b.full(0.0, [4, d].into()), b.full(1.0, [4, 1].into()));
+    let gx = pull_back(&b, &*block, tape, zeros, &ones, &mut grads);
     block.finish_gradients(&b, &mut grads);
-    let log_det =
-        |x: &Tensor| down(&b, &block.forward(&b, x, Some((draw, 1))).1.expect("asked for").value).iter().sum::<f64>();
+    let log_det = |x: &Tensor| {
+        let (_, log_det) = with_log_det(&b, &*block, &Batch::new(x.clone()), draw, 1);
+        down(&b, &log_det.value).iter().sum::<f64>()
+    };
     let direction = normal(&b, Key::new(15), [4, d]);
     let at = |h: f64| log_det(&b.axpy(h, &direction, x.clone()));
     let (expected, found) = ((at(1e-5) - at(-1e-5)) / 2e-5, inner(&b, &gx, &direction));
@@ -327,16 +334,17 @@ fn pitfall_15_randomness_belongs_to_the_row() {
         );
     }
     let how = Inversion::for_backend::<Cpu>();
-    let (many, few) = [200, 5].map(|n| flow.sample(n, Key::new(18), &how).expect("no device fault").rows).into();
+    let (many, few) = [200, 5].map(|n| flow.sample(n, Key::new(18), &how).expect("no device fault").samples).into();
     assert!(many.values()[..20].iter().zip(few.values()).all(|(a, b)| (a - b).abs() < 1e-11));
 }
 
 /// Everyone: two dimensions by a random series, though a 2 × 2 determinant is cheaper and has no error.
 #[test]
 fn pitfall_16_small_models_are_exact_by_default() {
-    let resolved = |d, training| Flow::new(cpu(), FlowConfig::new(d), Key::new(0)).expect("valid").resolved(training);
-    assert!([true, false].into_iter().all(|training| resolved(2, training) == EXACT));
-    assert!([true, false].into_iter().all(|training| matches!(resolved(64, training), Estimator::RussianRoulette(_))));
+    let resolved = |d, phase| Flow::new(cpu(), FlowConfig::new(d), Key::new(0)).expect("valid").resolved(phase);
+    let phases = [Phase::Training, Phase::Evaluation];
+    assert!(phases.into_iter().all(|phase| resolved(2, phase) == EXACT));
+    assert!(phases.into_iter().all(|phase| matches!(resolved(64, phase), Estimator::RussianRoulette(_))));
 }
 
 /// RF: once (Jᵀ)ᵏv has decayed, subnormal numbers make evaluation 20 times slower than training.
@@ -349,7 +357,8 @@ fn pitfall_17_no_subnormal_numbers_in_the_series() {
     let prepared = net.sequence(&b).prepare(&b);
     let mut x = down(&b, &normal(&b, Key::new(17), [8, 4]));
     x.iter_mut().enumerate().for_each(|(e, x)| *x *= 1.0 + (e / 4) as f64);
-    let (_, saved) = prepared.forward(&b, &b.upload(&x, [8, 4].into()), Derivatives::First);
+    let x = Batch::new(b.upload(&x, [8, 4].into()));
+    let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
     let mut v = vec![0.0; 32];
     Noise::Rademacher.fill(Key::new(18), 0, &mut v);
     let probe = b.upload(&v, [8, 4].into());

@@ -7,7 +7,7 @@ use resflow::config::FlowConfig;
 use resflow::data::ToyDensity;
 use resflow::error::{CheckpointError, Error};
 use resflow::flow::Flow;
-use resflow::layer::Role;
+use resflow::module::Role;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
 fn settings() -> TrainConfig {
@@ -151,17 +151,17 @@ fn pitfall_19_decay_schedule_and_validation_do_what_they_say() {
     }
     // the model is the one with the best validation, and its score is reproduced by evaluating it on those rows
     let rows = table(2, rows(100, 2, Key::new(4)).into_values());
-    let source = Source::Table(rows.clone());
+    let source = Source::from(rows.clone());
     let mut t = Trainer::new(flow(), source, &settings(), Budget::Steps(60), Key::new(5)).expect("valid");
     let mut scores = Vec::new();
     t.run(|_, validation| scores.extend(validation.map(|v| v.nll))).expect("finite");
     let best = scores.iter().copied().fold(f64::INFINITY, f64::min);
     let model = t.model();
-    let again = -model.log_prob(t.validation_rows(), Key::new(9)).expect("rows").mean();
+    let again = -model.log_prob(t.validation_samples(), Key::new(9)).expect("rows").mean();
     assert!(scores.len() == 12 && t.best_nll() == Some(best) && (again - best).abs() < 1e-12, "{scores:?} {again}");
     assert_eq!(model.provenance().validation_nll, Some(best));
     // the standardisation, and so training, knows the other rows only
-    let held = t.validation_rows().table().expect("rows");
+    let held = t.validation_samples().table().expect("rows");
     let is_held = |i: &usize| (0..held.rows()).any(|h| held.row(h) == rows.row(*i));
     let others: Vec<usize> = (0..rows.rows()).filter(|i| !is_held(i)).collect();
     assert_eq!((held.rows(), others.len()), (10, 90));

@@ -3,14 +3,17 @@
 //! inverse, and the rate of contraction against the product of the singular values of the normalised weights. Random
 //! cases, no statistics.
 
+use crate::common::asking::{value, with_log_det};
 use crate::common::bijections::{check_bijection, draw};
 use crate::common::*;
 use proptest::prelude::*;
 use resflow::backend::{Backend, Key};
-use resflow::bijection::Bijection;
+use resflow::batch::Batch;
+use resflow::bijection::{Bijection, CloneBijection as _};
 use resflow::config::Nonlinearity;
 use resflow::invert::{Inversion, Method, Status, invert_residual};
 use resflow::layer::{Derivatives, Layer};
+use resflow::module::Module as _;
 use resflow::transform::ActNorm;
 
 const ROWS: usize = 5;
@@ -65,16 +68,16 @@ proptest! {
         let net = converged(net);
         let x = normal(&b, net.key().named("x"), [ROWS, d]);
         let prepared = net.sequence(&b).prepare(&b);
-        let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
+        let (_, saved) = prepared.forward(&b, &Batch::new(x.clone()), Derivatives::First);
         let columns: Vec<_> = (0..d).map(|j| {
             let unit: Vec<f64> = (0..ROWS * d).map(|e| f64::from(u8::from(e % d == j))).collect();
             down(&b, &prepared.jvp(&b, &saved, &b.upload(&unit, [ROWS, d].into())).0)
         }).collect();
-        let value = net.block(&b).prepare(&b).forward(&b, &x, Some((draw(Key::new(1)), 1))).1.expect("asked for").value;
-        for (r, value) in down(&b, &value).into_iter().enumerate() {
+        let (_, log_det) = with_log_det(&b, &*net.block(&b).prepare(&b), &Batch::new(x), draw(Key::new(1)), 1);
+        for (r, value) in down(&b, &log_det.value).into_iter().enumerate() {
             let jacobian: Vec<f64> =
                 (0..d * d).map(|e| columns[e % d][r * d + e / d] + f64::from(u8::from(e % (d + 1) == 0))).collect();
-            let expected = log_det(d, &jacobian);
+            let expected = crate::common::log_det(d, &jacobian);
             prop_assert!((value - expected).abs() < 1e-11, "{value} and {expected}");
         }
     }
@@ -85,13 +88,13 @@ proptest! {
         let net = converged(net);
         let x = b.affine(normal(&b, net.key().named("x"), [20, net.dimension()]), spread, 0.0);
         let block = net.block(&b).prepare(&b);
-        let y = block.forward(&b, &x, None).0;
+        let y = value(&b, &*block, &x);
         let how = Inversion::for_backend::<Cpu>().with_method(method).expect("a method");
-        let back = block.inverse(&b, &y, &how).expect("no device fault");
+        let back = block.inverse(&b, &Batch::new(y.clone()), &how).expect("no device fault");
         let (x, y, found) = (down(&b, &x), down(&b, &y), down(&b, &back.value));
-        let again = down(&b, &block.forward(&b, &back.value, None).0);
+        let again = down(&b, &value(&b, &*block, &back.value));
         let d = net.dimension();
-        for (r, report) in back.rows.iter().enumerate() {
+        for (r, report) in back.reports.iter().enumerate() {
             let row = r * d..(r + 1) * d;
             let away = |a: &[f64], b: &[f64]| norm(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
             let scale = y[row.clone()].iter().fold(1.0_f64, |a, y| a.max(y.abs()));
@@ -113,11 +116,11 @@ proptest! {
         let net = converged(net);
         let x = b.affine(normal(&b, net.key().named("x"), [10, net.dimension()]), 3.0, 0.0);
         let block = net.block(&b).prepare(&b);
-        let y = block.forward(&b, &x, None).0;
+        let y = value(&b, &*block, &x);
         let how = Inversion::for_backend::<Cpu>().with_method(method).and_then(|h| h.with_limit(limit)).expect("checked");
-        let back = block.inverse(&b, &y, &how).expect("no device fault");
+        let back = block.inverse(&b, &Batch::new(y.clone()), &how).expect("no device fault");
         let (x, found) = (down(&b, &x), down(&b, &back.value));
-        for ((report, x), found) in back.rows.iter().zip(x.chunks(net.dimension())).zip(found.chunks(net.dimension())) {
+        for ((report, x), found) in back.reports.iter().zip(x.chunks(net.dimension())).zip(found.chunks(net.dimension())) {
             let error = norm(&x.iter().zip(found).map(|(a, b)| a - b).collect::<Vec<_>>());
             prop_assert!(error <= report.error_bound + 1e-12, "off by {error:e}, bound {:e}", report.error_bound);
             prop_assert!(report.iterations <= limit);
@@ -135,7 +138,7 @@ proptest! {
         let y = b.affine(normal(&b, net.key().named("y"), [1, net.dimension()]), 2.0, 0.0);
         let prepared = net.sequence(&b).prepare(&b);
         let residual = |x: &Tensor| {
-            let step = b.axpy(-1.0, &prepared.forward(&b, x, Derivatives::None).0, y.clone());
+            let step = b.axpy(-1.0, &prepared.forward(&b, &Batch::new(x.clone()), Derivatives::None).0, y.clone());
             (norm(&down(&b, &b.axpy(-1.0, x, step.clone()))), step)
         };
         let (mut last, mut x) = residual(&y);
@@ -147,7 +150,7 @@ proptest! {
         }
         // the library's iteration is that one
         let how = Inversion::for_backend::<Cpu>().with_method(Method::FixedPoint).and_then(|h| h.with_limit(9));
-        let report = net.block(&b).prepare(&b).inverse(&b, &y, &how.expect("checked")).expect("no device fault").rows[0];
+        let report = net.block(&b).prepare(&b).inverse(&b, &Batch::new(y.clone()), &how.expect("checked")).expect("no device fault").reports[0];
         let first = residual(&y).0;
         prop_assert!(report.error_bound * (1.0 - net.block(&b).lipschitz_bound().expect("a block"))
             <= rate.powi(i32::try_from(report.iterations).expect("few") - 1) * first * (1.0 + 1e-9) + 10.0 * scale);
@@ -162,11 +165,11 @@ proptest! {
         let y: Vec<f64> = down(&b, &normal(&b, Key::new(seed), [n, d])).iter().enumerate()
             .map(|(e, y)| y * 10_f64.powi((e / d) as i32 % 5 - 3)).collect();
         let slope = 0.9;
-        let g = |x: &Tensor| b.affine(b.unary(resflow::backend::Unary::Sin, x.clone()), slope, 0.0);
+        let g = |x: &Batch<Cpu>| b.affine(b.unary(resflow::backend::Unary::Sin, x.x.clone()), slope, 0.0);
         let solve = |y: &[f64]| {
-            let y = b.upload(y, [y.len() / d, d].into());
+            let y = Batch::new(b.upload(y, [y.len() / d, d].into()));
             let solution = invert_residual(&b, g, &y, slope, &how).expect("no device fault");
-            (down(&b, &solution.value), solution.rows)
+            (down(&b, &solution.value), solution.reports)
         };
         let (together, reports) = solve(&y);
         for (r, row) in y.chunks(d).enumerate() {

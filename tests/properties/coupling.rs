@@ -2,13 +2,15 @@
 //! `image_links.rs`): what stays and what moves, shapes without two sides, the ends of the scale, tiles; the log det
 //! of a matrix by its factors, rotations, singular starts. Random cases, no statistics.
 
+use crate::common::asking::{count_grads, pull_back, train, value, with_log_det};
 use crate::common::bijections::draw;
 use crate::common::*;
 use nalgebra::DMatrix;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key};
-use resflow::bijection::{Bijection, Memory};
+use resflow::batch::Batch;
+use resflow::bijection::{Bijection, CloneBijection as _, Memory};
 use resflow::config::Nonlinearity;
 use resflow::coupling::{Coupling, Mask};
 use resflow::invert::{Inversion, Status};
@@ -29,7 +31,7 @@ proptest! {
         prop_assert_eq!(sides.len(), 2 * usize::from(c > 1) + 2 * usize::from(pixels > 1));
         for mask in sides {
             let link = coupling(&b, &row, mask, 3, Nonlinearity::Tanh, key);
-            let y = down(&b, &link.prepare(&b).forward(&b, &x, None).0);
+            let y = down(&b, &value(&b, &*link.prepare(&b), &x));
             for (e, (x, y)) in down(&b, &x).into_iter().zip(y).enumerate() {
                 let (pixel, channel) = (e % (pixels * c) / c, e % c);
                 let stays = match mask {
@@ -58,8 +60,8 @@ proptest! {
         let link = Coupling::new(Box::new(layer), Mask::Channels { swapped }, &[d]).expect("two sides");
         let x = upload(numbers("x", 5 * d), &[5, d]);
         let prepared = link.prepare(&b);
-        let y = prepared.forward(&b, &x, None).0;
-        let back = prepared.inverse(&b, &y, &Inversion::for_backend::<NdArray<f32>>()).expect("no device fault");
+        let y = value(&b, &*prepared, &x);
+        let back = prepared.inverse(&b, &Batch::new(y), &Inversion::for_backend::<NdArray<f32>>()).expect("no device fault");
         let get = |t: &<NdArray<f32> as Backend>::Tensor| b.download(t).expect("no device fault");
         for (x, found) in get(&x).into_iter().zip(get(&back.value)) {
             prop_assert!((x - found).abs() < 1e-3 * (1.0 + x.abs()), "{x} and {found}");
@@ -75,8 +77,8 @@ proptest! {
         prop_assume!(determinant.abs() > 1e-3);
         let link = InvertibleLinear::from_matrix(&b, n, &matrix).expect("regular");
         let x = normal(&b, key.named("x"), [3, 2, 2, n]);
-        let (y, log_det) = link.prepare(&b).forward(&b, &x, Some((draw(key), 1)));
-        for value in down(&b, &log_det.expect("asked for").value) {
+        let (y, log_det) = with_log_det(&b, &*link.prepare(&b), &Batch::new(x.clone()), draw(key), 1);
+        for value in down(&b, &log_det.value) {
             prop_assert!((value - 4.0 * determinant.abs().ln()).abs() < 1e-10 * (1.0 + value.abs()));
         }
         for (x, y) in down(&b, &x).chunks(n).zip(down(&b, &y).chunks(n)) {
@@ -98,13 +100,13 @@ proptest! {
         let (b, key) = (cpu(), Key::new(seed));
         let rotation = |key| InvertibleLinear::rotation(&b, n, key).expect("regular").prepare(&b);
         let x = normal(&b, key.named("x"), [4, n]);
-        let (y, log_det) = rotation(key).forward(&b, &x, Some((draw(key), 1)));
-        prop_assert!(down(&b, &log_det.expect("asked for").value)[0].abs() < 1e-12 * n as f64);
+        let (y, log_det) = with_log_det(&b, &*rotation(key), &Batch::new(x.clone()), draw(key), 1);
+        prop_assert!(down(&b, &log_det.value)[0].abs() < 1e-12 * n as f64);
         let (y, x) = (down(&b, &y), down(&b, &x));
         for (x, y) in x.chunks(n).zip(y.chunks(n)) {
             prop_assert!((norm(x) - norm(y)).abs() < 1e-12 * norm(x));
         }
-        let map = |key| down(&b, &rotation(key).forward(&b, &b.upload(&x, [4, n].into()), None).0);
+        let map = |key| down(&b, &value(&b, &*rotation(key), &b.upload(&x, [4, n].into())));
         prop_assert_eq!(map(key), y.clone());
         prop_assert!(n < 3 || map(key.named("other")) != y);
     }
@@ -136,7 +138,7 @@ fn what_cannot_be() {
     let link = Coupling::new(Box::new(free), mask, &[4]).expect("shapes that fit");
     let image = coupling(&b, &[2, 3, 1], Mask::Checkerboard { swapped: true }, 2, Nonlinearity::Elu, Key::new(0));
     for wrong in [&[5][..], &[2, 2, 4], &[]] {
-        assert!(link.output(wrong).is_err() && link.boxed_clone().resize(&b, wrong).is_err(), "{wrong:?}");
+        assert!(link.output_shape(wrong).is_err() && link.boxed_clone().resize(&b, wrong).is_err(), "{wrong:?}");
         assert!(image.boxed_clone().resize(&b, wrong).is_err(), "{wrong:?}");
     }
     assert!(image.boxed_clone().resize(&b, &[1, 1, 1]).is_err(), "one pixel has no two sides");
@@ -156,15 +158,15 @@ fn the_ends_of_the_scale() {
     };
     let x = b.upload(&[0.5, -1.5], [1, 2].into());
     for s in [-700.0, -90.0, -2.0, 0.0, 30.0, 300.0] {
-        let (y, log_det) = link(s).forward(&b, &x, Some((draw(Key::new(0)), 1)));
+        let (y, log_det) = with_log_det(&b, &*link(s), &Batch::new(x.clone()), draw(Key::new(0)), 1);
         let expected = -(-(s + 2.0_f64)).exp().ln_1p();
-        let value = down(&b, &log_det.expect("asked for").value)[0];
+        let value = down(&b, &log_det.value)[0];
         let expected = if s < -600.0 { s + 2.0 } else { expected };
         assert!((value - expected).abs() <= 1e-14 * expected.abs(), "s = {s}: {value:e} and {expected:e}");
         assert!((down(&b, &y)[1] - (0.25 - 1.5 * expected.exp())).abs() < 1e-15);
     }
-    let back = link(-1000.0).inverse(&b, &x, &Inversion::for_backend::<Cpu>()).expect("no device fault");
-    assert_eq!(back.rows[0].status, Status::NonFinite);
+    let back = link(-1000.0).inverse(&b, &Batch::new(x), &Inversion::for_backend::<Cpu>()).expect("no device fault");
+    assert_eq!(back.reports[0].status, Status::NonFinite);
 }
 
 /// Wide images go through in runs of rows: the same numbers as row by row.
@@ -179,13 +181,15 @@ fn tiles_do_not_change_a_row() {
     let prepared = link.prepare(&b);
     let outcome = |from: usize, to: usize| {
         let part = |t: &Tensor| b.narrow(t, 0, from, to - from);
-        let (y, log_det) = prepared.forward(&b, &part(&x), Some((draw(key), 1)));
-        let back = prepared.inverse(&b, &y, &Inversion::for_backend::<Cpu>()).expect("no device fault");
-        assert_eq!(back.rows.len(), to - from);
-        let mut grads = vec![None; prepared.grads()];
-        let forward = prepared.train_forward(&b, &part(&x), draw(key), Memory::Recompute);
-        let gx = prepared.train_backward(&b, forward.tape, part(&gy), &part(&weights), &mut grads);
-        let rows = [&y, &log_det.expect("asked for").value, &back.value, &forward.y, &gx].map(|t| down(&b, t));
+        let batch = Batch::new(part(&x));
+        let (y, log_det) = with_log_det(&b, &*prepared, &batch, draw(key), 1);
+        let back =
+            prepared.inverse(&b, &Batch::new(y.clone()), &Inversion::for_backend::<Cpu>()).expect("no device fault");
+        assert_eq!(back.reports.len(), to - from);
+        let mut grads = vec![None; count_grads(&link)];
+        let forward = train(&b, &*prepared, &batch, draw(key), Memory::Recompute);
+        let gx = pull_back(&b, &*prepared, forward.tape, part(&gy), &part(&weights), &mut grads);
+        let rows = [&y, &log_det.value, &back.value, &forward.y, &gx].map(|t| down(&b, t));
         (rows, grads.into_iter().flat_map(|g| down(&b, &g.expect("filled"))).collect::<Vec<_>>())
     };
     let (together, sums) = outcome(0, n);

@@ -3,10 +3,12 @@
 //! its bound. By drawing from fixed keys: the same means through `draw`, blocks and gradients, for every law, sharing
 //! and probe. The z-tests of one test function together raise a false alarm for one choice of keys in 10⁴ (Bonferroni).
 
+use crate::common::asking::{count_grads, pull_back, train, with_log_det};
 use crate::common::*;
 use nalgebra::DMatrix;
 use proptest::prelude::*;
 use resflow::backend::{Backend, Key};
+use resflow::batch::Batch;
 use resflow::bijection::{Bijection, Draw, Memory};
 use resflow::block::ResidualBlock;
 use resflow::config::Nonlinearity;
@@ -150,7 +152,7 @@ impl Point {
         let (b, d) = (cpu(), net.dimension());
         let prepared = net.sequence(&b).prepare(&b);
         let x = normal(&b, net.key().named("x"), [1, d]);
-        let (_, saved) = prepared.forward(&b, &x, Derivatives::First);
+        let (_, saved) = prepared.forward(&b, &Batch::new(x.clone()), Derivatives::First);
         let j = down(&b, &jacobian(&b, &*prepared, &saved, 1, &[d]));
         let m = DMatrix::from_row_slice(d, d, &j) + DMatrix::identity(d, d);
         let (log_det, inverse) = (m.determinant().ln(), m.try_inverse().expect("invertible"));
@@ -223,18 +225,18 @@ proptest! {
     ) {
         let (b, d) = (cpu(), net.dimension());
         let net = Net { iterations: None, ..net };
-        let block = net.block(&b).prepare(&b);
+        let (slots, block) = (count_grads(&net.block(&b)), net.block(&b).prepare(&b));
         let r = roulette(law, 1, draws).with_probes(probes, probe).expect("in range").with_sharing(sharing);
         let estimator = Estimator::RussianRoulette(r);
         let x = normal(&b, net.key().named("x"), [n, d]);
         let run = |start: usize, rows: usize| {
-            let draw = Draw { estimator: &estimator, key: net.key(), first_row: first + start as u64 };
-            let x = b.narrow(&x, 0, start, rows);
-            let trained = block.train_forward(&b, &x, draw, Memory::Store);
+            let draw = Draw { estimator: &estimator, key: net.key() };
+            let x = Batch::new(b.narrow(&x, 0, start, rows)).starting_at(first + start as u64);
+            let trained = train(&b, &*block, &x, draw, Memory::Store);
             let (values, ones) = (down(&b, &trained.log_det), b.full(1.0, [rows, 1].into()));
-            let mut grads = vec![None; block.grads()];
-            let gx = block.train_backward(&b, trained.tape, b.full(0.0, [rows, d].into()), &ones, &mut grads);
-            let evaluated = block.forward(&b, &x, Some((draw, 3))).1.expect("asked for").value;
+            let mut grads = vec![None; slots];
+            let gx = pull_back(&b, &*block, trained.tape, b.full(0.0, [rows, d].into()), &ones, &mut grads);
+            let evaluated = with_log_det(&b, &*block, &x, draw, 3).1.value;
             (values, down(&b, &gx), down(&b, &evaluated))
         };
         let whole = run(0, n);
@@ -287,19 +289,19 @@ fn estimates_and_gradients_have_the_exact_mean() {
             stretch: vec![1.5, if i % 5 == 0 { 0.7 } else { 2.0 }],
             iterations: None,
         };
-        let block = net.block(&b).prepare(&b);
+        let (slots, block) = (count_grads(&net.block(&b)), net.block(&b).prepare(&b));
         let x = normal(&b, net.key().named("x"), [1, d]);
-        let x = b.take_rows(&x, &[0; ROWS]);
-        let shape = b.shape(&x);
+        let x = Batch::new(b.take_rows(&x, &[0; ROWS]));
+        let shape = x.shape(&b);
         let direction = normal(&b, net.key().named("direction"), [1, d]);
         let weights = b.full(1.0 / ROWS as f64, [ROWS, 1].into());
         // one number a key: value, a projection of the parameters' gradient, one of x's, and the replicates' mean
         let run = |estimator: &Estimator, key: Key| {
-            let draw = Draw { estimator, key, first_row: 0 };
-            let trained = block.train_forward(&b, &x, draw, Memory::Store);
+            let draw = Draw { estimator, key };
+            let trained = train(&b, &*block, &x, draw, Memory::Store);
             let value = inner(&b, &trained.log_det, &weights);
-            let mut grads = vec![None; block.grads()];
-            let gx = block.train_backward(&b, trained.tape, b.full(0.0, shape), &weights, &mut grads);
+            let mut grads = vec![None; slots];
+            let gx = pull_back(&b, &*block, trained.tape, b.full(0.0, shape), &weights, &mut grads);
             block.finish_gradients(&b, &mut grads);
             let mut projection = 0.0;
             for (s, slot) in grads.iter().enumerate() {
@@ -307,7 +309,7 @@ fn estimates_and_gradients_have_the_exact_mean() {
                 projection += inner(&b, slot, &normal(&b, net.key().named("slot").split(s as u64), b.shape(slot)));
             }
             let gx = inner(&b, &gx, &b.take_rows(&direction, &[0; ROWS]));
-            let replicates = down(&b, &block.forward(&b, &x, Some((draw, 2))).1.expect("asked for").value);
+            let replicates = down(&b, &with_log_det(&b, &*block, &x, draw, 2).1.value);
             [value, projection, gx, replicates.iter().sum::<f64>() / replicates.len() as f64]
         };
         let exact = run(&Estimator::Exact(Exact), Key::new(0));
@@ -340,10 +342,10 @@ fn the_bound_on_the_bias_is_reached() {
         let weight = b.upload(&identity, [d, d].into());
         let layer = LipschitzLinear::from_parts(&b, weight, b.full(0.0, [d].into()), pair.clone(), kappa);
         let block = ResidualBlock::new(Box::new(layer.expect("shapes that fit")), &[d]).expect("a contraction");
-        let (prepared, x) = (block.prepare(&b), normal(&b, Key::new(1), [2, d]));
+        let (prepared, x) = (block.prepare(&b), Batch::new(normal(&b, Key::new(1), [2, d])));
         let value = |estimator: &Estimator| {
-            let draw = Draw { estimator, key: Key::new(2), first_row: 0 };
-            down(&b, &prepared.forward(&b, &x, Some((draw, 1))).1.expect("asked for").value)[0]
+            let draw = Draw { estimator, key: Key::new(2) };
+            down(&b, &with_log_det(&b, &*prepared, &x, draw, 1).1.value)[0]
         };
         let exact = value(&Estimator::Exact(Exact));
         assert!((exact - d as f64 * (1.0 - c).ln()).abs() < 1e-12, "c = {c}: {exact}");

@@ -6,12 +6,13 @@ use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::Key;
 use resflow::checkpoint::Archive;
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset, Stage};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset};
 use resflow::coupling::Mask;
 use resflow::data::ToyDensity;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Status};
+use resflow::stage::Stage;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
 fn rows(family: Family) -> ModelConfig {
@@ -38,14 +39,14 @@ fn source(config: &ModelConfig) -> Source {
             let byte = |e: usize| (3 * (e / 16) + 20 * (e % 4) + 13 * (e / 4 % 4) + 7 * (e / 16 % 5) * (e % 3)) as u8;
             let bytes = (0..80 * 16).map(byte).collect();
             let labels = (0..80).map(|i| i % 5).collect();
-            Source::Images(resflow::data::image::ImageSet::new(4, 4, 1, bytes, Some(labels)).expect("images"))
+            Source::from(resflow::data::image::ImageSet::new(4, 4, 1, bytes, Some(labels)).expect("images"))
         }
     }
 }
 
 fn settings(family: Family) -> TrainConfig {
     let settings = TrainConfig { batch: 32, warmup: 5, validation_rows: 200, ..TrainConfig::default() };
-    family.training(settings)
+    settings.for_family(family)
 }
 
 fn trainer(config: &ModelConfig, steps: u64) -> Trainer<Cpu> {
@@ -77,7 +78,7 @@ fn training_improves_every_family() {
         let first = run.validate().expect("finite").nll;
         run.run(|_, _| ()).expect("finite");
         let last = run.best_nll().expect("validated");
-        let what = (config.family(), config.row());
+        let what = (config.family(), config.sample_shape());
         assert!(last < first - 0.05, "{what:?}: {first} and then {last}");
         // and it samples what it has learned, each row with a status
         let model = run.model();
@@ -104,7 +105,7 @@ fn a_run_goes_on_where_it_stopped() {
         let mut second = Trainer::resume(cpu(), &archive, source(&config)).expect("the same data");
         assert_eq!(second.steps_done(), 3);
         second.run(|_, _| ()).expect("finite");
-        assert!(archive_bytes(&whole) == archive_bytes(&second), "{}, {:?}", config.family(), config.row());
+        assert!(archive_bytes(&whole) == archive_bytes(&second), "{}, {:?}", config.family(), config.sample_shape());
     }
 }
 
@@ -179,21 +180,25 @@ fn presets_of_every_family() {
         for family in Family::ALL {
             let config = preset.flow().of(family);
             config.check().unwrap_or_else(|e| panic!("{preset}, {family}: {e}"));
-            let stages = config.stages();
-            let couplings: Vec<_> =
-                stages.iter().filter_map(|s| if let Stage::Coupling(c) = s { Some(c) } else { None }).collect();
+            let stages = ModelConfig::from(&config).stages();
+            let couplings: Vec<(&[usize], Mask)> = stages
+                .iter()
+                .filter_map(
+                    |s| if let Stage::Coupling { shape, mask, .. } = s { Some((&shape[..], *mask)) } else { None },
+                )
+                .collect();
             assert_eq!(couplings.is_empty(), !family.couples(), "{preset}, {family}");
             for pair in couplings.windows(2) {
                 let swapped = |mask: Mask| match mask {
                     Mask::Channels { swapped } | Mask::Checkerboard { swapped } => swapped,
                 };
-                let alike = pair[0].row == pair[1].row
-                    && std::mem::discriminant(&pair[0].mask) == std::mem::discriminant(&pair[1].mask);
-                let turned = swapped(pair[0].mask) != swapped(pair[1].mask);
+                let alike =
+                    pair[0].0 == pair[1].0 && std::mem::discriminant(&pair[0].1) == std::mem::discriminant(&pair[1].1);
+                let turned = swapped(pair[0].1) != swapped(pair[1].1);
                 assert!(!alike || turned, "{preset}, {family}: what one coupling keeps the next one moves");
             }
-            let maps = stages.iter().filter(|s| matches!(s, Stage::InvertibleLinear(_))).count();
-            let boards = couplings.iter().filter(|c| matches!(c.mask, Mask::Checkerboard { .. })).count();
+            let maps = stages.iter().filter(|s| matches!(s, Stage::InvertibleLinear { .. })).count();
+            let boards = couplings.iter().filter(|(_, mask)| matches!(mask, Mask::Checkerboard { .. })).count();
             let scales = config.blocks.len();
             match family {
                 Family::Glow => assert!(maps == couplings.len() && boards == 0, "{preset}"),
@@ -220,11 +225,11 @@ fn couplings_take_images_of_any_size() {
         let b = cpu();
         let flow = random_flow(&b, small_images(family), Key::new(11), 0.1);
         let larger = flow.resized(8, 12).expect("an even size");
-        assert_eq!(larger.config().row(), [8, 12, 1]);
+        assert_eq!(larger.config().sample_shape(), [8, 12, 1]);
         let x = uniform_rows(2, 96, Key::new(12));
         let encoded = larger.prepare().encode(&x, Key::new(0)).expect("images that fit");
-        let back = larger.prepare().decode(&encoded.rows, &Inversion::for_backend::<Cpu>()).expect("rows that fit");
-        let apart = back.rows.values().iter().zip(x.values()).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+        let back = larger.prepare().decode(&encoded.latents, &Inversion::for_backend::<Cpu>()).expect("rows that fit");
+        let apart = back.samples.values().iter().zip(x.values()).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
         assert!(apart < 1e-10, "{family}: {apart:e}");
         let again = Flow::from_archive(b, &larger.to_archive().expect("stored")).expect("a model of its size");
         assert_eq!(

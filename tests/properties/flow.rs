@@ -14,8 +14,8 @@ use resflow::data::Standardiser;
 use resflow::estimator::{Estimator, Exact, Law, Probe, RussianRoulette, Sharing};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status};
-use resflow::layer::Role;
 use resflow::lipschitz::PowerIteration;
+use resflow::module::Role;
 
 fn configs(activations: &'static [Nonlinearity]) -> impl Strategy<Value = FlowConfig> {
     let activation = (proptest::sample::select(activations), exact_families());
@@ -132,8 +132,8 @@ fn round_trip<B: Backend>(
     let prepared = flow.prepare();
     let encoded = prepared.encode(&x, key).expect("rows that fit");
     let how = Inversion::for_backend::<B>().with_method(method).expect("a method");
-    let decoded = prepared.decode(&encoded.rows, &how).expect("rows that fit");
-    for ((x, found), report) in x.values().chunks(d).zip(decoded.rows.values().chunks(d)).zip(&decoded.reports) {
+    let decoded = prepared.decode(&encoded.latents, &how).expect("rows that fit");
+    for ((x, found), report) in x.values().chunks(d).zip(decoded.samples.values().chunks(d)).zip(&decoded.reports) {
         prop_assert!(report.status <= Status::FloatFloor, "{report:?}");
         let scale = x.iter().fold(1.0_f64, |a, x| a.max(x.abs()));
         let limit = 100.0 * how.accuracy().max(8.0 * B::Elem::EPSILON);
@@ -147,7 +147,7 @@ fn round_trip<B: Backend>(
     }
     // log p is the base density at z and the log det
     let log_p = prepared.log_prob(&x, key).expect("rows that fit");
-    for (i, z) in encoded.rows.values().chunks(d).enumerate() {
+    for (i, z) in encoded.latents.values().chunks(d).enumerate() {
         let base: f64 = z.iter().map(|z| -0.5 * (z * z + std::f64::consts::TAU.ln())).sum();
         let expected = base + encoded.log_det[i];
         prop_assert!((log_p.values[i] - expected).abs() <= 1e-12 * (1.0 + expected.abs()));
@@ -197,7 +197,7 @@ fn threads_do_not_change_a_bit() {
             get(&gradient.input.expect("asked for")),
             host(&log_p.values),
             host(&log_p.standard_error),
-            host(sample.rows.values()),
+            host(sample.samples.values()),
             host(&sample.reports.iter().map(|r| r.error_bound).collect::<Vec<_>>()),
         ]
     }
@@ -234,7 +234,7 @@ const KEYS: u64 = 1000;
 
 fn exact_values(flow: &Flow<Cpu>, x: &resflow::data::Table) -> Vec<f64> {
     let mut exact = flow.clone();
-    exact.set_evaluation(Estimator::Exact(Exact), 2).expect("in range");
+    exact.set_log_prob_estimator(Estimator::Exact(Exact), 2).expect("in range");
     exact.log_prob(x, Key::new(0)).expect("rows that fit").values
 }
 

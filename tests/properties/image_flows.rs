@@ -9,14 +9,15 @@ use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key};
+use resflow::batch::Batch;
 use resflow::bijection::Memory;
 use resflow::checkpoint::Archive;
 use resflow::config::{ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::Table;
 use resflow::estimator::{Estimator, Exact};
-use resflow::flow::Flow;
+use resflow::flow::{Flow, Gradient, Objective};
 use resflow::invert::{Inversion, Status};
-use resflow::train::{Budget, Gradient, Objective, Source, TrainConfig, Trainer, gradient};
+use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use resflow::transform::dequantise;
 
 /// Multi-scale flows over at most `most` numbers.
@@ -116,10 +117,10 @@ proptest! {
         let encoded = prepared.encode(&rows, key).expect("rows that fit");
         prop_assert!(encoded.standard_error.iter().all(|&e| e == 0.0));
         let mut other = flow.clone();
-        other.set_evaluation(cheap(), 2).expect("in range");
+        other.set_log_prob_estimator(cheap(), 2).expect("in range");
         let other = other.prepare();
         let z = |x: &Tensor| {
-            let z = other.encode(&table(d, down(&b, x)), key).expect("rows that fit").rows;
+            let z = other.encode(&table(d, down(&b, x)), key).expect("rows that fit").latents;
             b.upload(z.values(), b.shape(x))
         };
         if !matches!(config.activation, Nonlinearity::Relu) {
@@ -130,8 +131,8 @@ proptest! {
             }
         }
         let how = Inversion::for_backend::<Cpu>();
-        let decoded = prepared.decode(&encoded.rows, &how).expect("rows that fit");
-        for (a, b) in decoded.rows.values().iter().zip(rows.values()) {
+        let decoded = prepared.decode(&encoded.latents, &how).expect("rows that fit");
+        for (a, b) in decoded.samples.values().iter().zip(rows.values()) {
             prop_assert!((a - b).abs() < 1e-10, "{a} and {b}");
         }
         prop_assert!(decoded.residual < 1e-11 && decoded.reports.iter().all(|r| r.status <= Status::FloatFloor));
@@ -197,22 +198,13 @@ proptest! {
         let n = 7;
         let rows = uniform_rows(n, config.dimension(), key);
         let x = upload(&b, &rows, image(&config));
-        let gradient = |memory, from: usize, to: usize, row_bytes| {
-            let links: Vec<_> = flow.transforms().iter().map(|l| l.prepare(&b)).collect();
+        let ready = flow.prepare();
+        let gradient = |memory, from: usize, to: usize| {
             let weights = b.full(1.0 / n as f64, [to - from, 1].into());
-            let x = b.narrow(&x, 0, from, to - from);
-            gradient(&b, &links, &Objective {
-                x: &x,
-                weights: &weights,
-                estimator: flow.config().training(),
-                key,
-                first_row: from as u64,
-                memory,
-                row_bytes,
-                parameters: flow.parameters(),
-                input_gradient: true,
-                supervision: None,
-            })
+            let batch = Batch::new(b.narrow(&x, 0, from, to - from)).starting_at(from as u64);
+            let objective =
+                Objective { batch: &batch, weights: &weights, key, memory, input_gradient: true, supervision: None };
+            ready.gradient(&objective).expect("no device fault")
         };
         let near = |a: &[f64], c: &[f64]| {
             let apart = norm(&a.iter().zip(c).map(|(a, c)| a - c).collect::<Vec<_>>());
@@ -220,10 +212,10 @@ proptest! {
             Ok(())
         };
         let all = |g: &Gradient<Cpu>| [down(&b, &g.flat), down(&b, &g.loss), down(&b, g.input.as_ref().expect("asked for"))].concat();
-        let whole = gradient(Memory::Store, 0, n, 1);
-        near(&all(&whole), &all(&gradient(Memory::Recompute, 0, n, 1)))?;
+        let whole = gradient(Memory::Store, 0, n);
+        near(&all(&whole), &all(&gradient(Memory::Recompute, 0, n)))?;
         prop_assert_eq!(down(&b, &whole.loss), down(&b, &flow.gradient(&x, None, key).expect("shapes that fit").loss));
-        let parts = [gradient(Memory::Recompute, 0, 3, 1), gradient(Memory::Store, 3, n, 1)];
+        let parts = [gradient(Memory::Recompute, 0, 3), gradient(Memory::Store, 3, n)];
         let [first, second] = &parts;
         near(&down(&b, &whole.flat), &down(&b, &b.axpy(1.0, &first.flat, second.flat.clone())))?;
         near(&down(&b, &whole.loss), &down(&b, &b.axpy(1.0, &first.loss, second.loss.clone())))?;
@@ -310,7 +302,7 @@ fn order_of_z() {
         z.extend(flatten(&planes));
         let encoded = flow.prepare().encode(&rows, Key::new(2)).expect("rows that fit");
         assert_eq!(z.len(), d);
-        for (e, (found, expected)) in encoded.rows.values().iter().zip(&z).enumerate() {
+        for (e, (found, expected)) in encoded.latents.values().iter().zip(&z).enumerate() {
             assert!((found - expected).abs() < 1e-12, "z[{e}] = {found}, {expected} expected of {config:?}");
         }
     }
@@ -346,8 +338,8 @@ fn threads_do_not_change_a_bit() {
             get(&gradient.input.expect("asked for")),
             host(&log_p.values),
             host(&log_p.standard_error),
-            host(encoded.rows.values()),
-            host(sample.rows.values()),
+            host(encoded.latents.values()),
+            host(sample.samples.values()),
         ]
     }
     let [one, two] = [1, 2].map(|n| NonZeroUsize::new(n).expect("positive"));
@@ -374,22 +366,19 @@ fn small(training: &str) -> Flow<Cpu> {
 
 fn with_memory(flow: &Flow<Cpu>, x: &Tensor, memory: Memory, estimator: &Estimator, key: Key) -> Gradient<Cpu> {
     let b = flow.backend();
-    let links: Vec<_> = flow.transforms().iter().map(|l| l.prepare(b)).collect();
     let rows = b.shape(x).rows();
     let weights: Vec<f64> = (0..rows).map(|i| 0.5 - 0.3 * i as f64).collect();
     let objective = Objective {
-        x,
+        batch: &Batch::new(x.clone()),
         weights: &b.upload(&weights, [rows, 1].into()),
-        estimator,
         key,
-        first_row: 0,
         memory,
-        row_bytes: 1,
-        parameters: flow.parameters(),
         input_gradient: true,
         supervision: None,
     };
-    gradient(b, &links, &objective)
+    let mut flow = flow.clone();
+    flow.set_training_estimator(estimator.clone()).expect("an estimator");
+    flow.prepare().gradient(&objective).expect("no device fault")
 }
 
 /// The differentiated series is the derivative of its own value: probe and coefficients are those of the key.
@@ -488,9 +477,9 @@ fn accumulated_batches_are_one() {
             };
             let flow = Flow::new(b.clone(), &config, Key::new(30)).expect("valid");
             let set = images(40, [4, 4, 2], Key::new(31)).with_labels((0..40).map(|i| i % 3).collect());
-            let source = Source::Images(set.expect("as many labels"));
+            let source = Source::from(set.expect("as many labels"));
             let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(9), Key::new(32)).expect("valid");
-            assert_eq!(trainer.step_rows(), 12);
+            assert_eq!(trainer.step_samples(), 12);
             let mut reports = Vec::new();
             for _ in 0..4 {
                 let report = trainer.step().expect("finite");
@@ -524,7 +513,7 @@ fn errors_on_demand() {
     let flow = random_flow(&b, &config, Key::new(40), 0.15);
     let (set, key) = (images(9, [4, 4, 1], Key::new(41)), Key::new(42));
     let mut exact = flow.clone();
-    exact.set_evaluation(Estimator::Exact(Exact), 2).expect("in range");
+    exact.set_log_prob_estimator(Estimator::Exact(Exact), 2).expect("in range");
     let exact = exact.log_prob(&set, key).expect("images that fit");
     let plain = flow.log_prob(&set, key).expect("images that fit");
     let largest = |errors: &[f64]| errors.iter().fold(0.0_f64, |a, &e| a.max(e));
@@ -547,7 +536,7 @@ fn errors_on_demand() {
     // rows that are good enough after eight replicates keep their first estimate, and what another row draws does not
     // depend on how many go on
     let mut eight = flow.clone();
-    eight.set_evaluation(roulette(), 8).expect("in range");
+    eight.set_log_prob_estimator(roulette(), 8).expect("in range");
     let eight = eight.prepare();
     let plain = eight.log_prob(&set, key).expect("images");
     let worst = (0..9).max_by(|&i, &j| plain.standard_error[i].total_cmp(&plain.standard_error[j])).expect("nine");
@@ -562,7 +551,7 @@ fn errors_on_demand() {
     }
     // exact values need no second look
     let mut exact_flow = flow.clone();
-    exact_flow.set_evaluation(Estimator::Exact(Exact), 2).expect("in range");
+    exact_flow.set_log_prob_estimator(Estimator::Exact(Exact), 2).expect("in range");
     assert_eq!(
         exact_flow.prepare().within(1e-30, 10).expect("an error").log_prob(&set, key).expect("images").values,
         exact.values
@@ -587,7 +576,7 @@ fn other_images_are_refused() {
     assert!(flow.gradient(&b.full(0.5, [2, 24].into()), None, Key::new(0)).is_err());
     let rows_flow = random_flow(&b, exact_config(24, 1, &[4]), Key::new(51), 0.1);
     assert!(rows_flow.log_prob(&images(1, [4, 6, 1], Key::new(0)), Key::new(0)).is_err());
-    let source = Source::Images(images(10, [6, 4, 1], Key::new(0)));
+    let source = Source::from(images(10, [6, 4, 1], Key::new(0)));
     let refused =
         Trainer::new(flow, source, &TrainConfig::default(), Budget::Steps(1), Key::new(0)).expect_err("sizes");
     assert!(refused.to_string().contains("6 × 4") && refused.to_string().contains("4 × 6"), "{refused}");

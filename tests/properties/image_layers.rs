@@ -7,9 +7,11 @@ use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key};
+use resflow::batch::Batch;
 use resflow::config::Nonlinearity;
-use resflow::layer::{Derivatives, Layer, LipschitzConv, LipschitzLinear, Role};
+use resflow::layer::{Derivatives, Layer, LipschitzConv, LipschitzLinear};
 use resflow::lipschitz::{Coefficient, PowerIteration, SingularPair};
+use resflow::module::{Module as _, Role};
 
 const ROWS: usize = 3;
 
@@ -35,7 +37,7 @@ fn norm_in_use(b: &Cpu, layer: &dyn Layer<Cpu>, image: [usize; 3]) -> f64 {
     let mut units = vec![0.0; i * i];
     units.iter_mut().step_by(i + 1).for_each(|u| *u = 1.0);
     let units = b.upload(&units, [i, image[0], image[1], image[2]].into());
-    let (y, saved) = prepared.forward(b, &units, Derivatives::First);
+    let (y, saved) = prepared.forward(b, &Batch::new(units.clone()), Derivatives::First);
     let o = b.shape(&y).row_elements();
     // the transpose has the same norm
     spectral_norm(i, o, &down(b, &prepared.jvp(b, &saved, &units).0))
@@ -88,7 +90,7 @@ proptest! {
         let conv = LipschitzConv::from_parts(&b, kernel, bias, pair, layer.coefficient().expect("constrained")).expect("shapes that fit");
         let outcome = |layer: &dyn Layer<Cpu>| {
             let prepared = layer.prepare(&b);
-            let (y, saved) = prepared.forward(&b, &x, Derivatives::Second);
+            let (y, saved) = prepared.forward(&b, &Batch::new(x.clone()), Derivatives::Second);
             let (dx, gy) = (normal(&b, key.named("dx"), b.shape(&x)), normal(&b, key.named("gy"), b.shape(&y)));
             let (dy, kept) = prepared.jvp(&b, &saved, &dx);
             let mut grads = vec![None; 2];
@@ -160,7 +162,7 @@ proptest! {
             prop_assert!(norm_in_use(&b, &larger, [image[0], image[1], i]) <= 0.9 * (1.0 + 2e-3));
         }
         for wrong in [&[h, w, i + 1][..], &[h * w * i], &[h, w], &[], &[0, w, i], &[1, h, w, i]] {
-            prop_assert!(layer.output(wrong).is_err() && layer.resize(&b, wrong).is_err());
+            prop_assert!(layer.output_shape(wrong).is_err() && layer.resize(&b, wrong).is_err());
         }
     }
 

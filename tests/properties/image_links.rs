@@ -2,16 +2,18 @@
 //! flattening and residual blocks on images of any size; the logit at and near 0 and 1; what dequantisation and bits per
 //! dimension are. Random cases, no statistics, but for the mean of the noise, which is 5 standard errors from its bound.
 
+use crate::common::asking::{count_grads, pull_back, train, value, with_log_det};
 use crate::common::bijections::{self, EXACT, check_bijection, check_gradients};
 use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key};
-use resflow::bijection::{Bijection, Draw, Memory};
+use resflow::batch::Batch;
+use resflow::bijection::{Bijection, CloneBijection as _, Draw, Memory};
 use resflow::block::ResidualBlock;
 use resflow::config::Nonlinearity;
 use resflow::invert::Inversion;
-use resflow::layer::Role;
+use resflow::module::Role;
 use resflow::transform::{ActNorm, Flatten, Logit, Squeeze, bits_per_dim, dequantise, quantise};
 
 const ROWS: usize = 3;
@@ -55,7 +57,7 @@ proptest! {
     #[test]
     fn shapes_that_do_not_pass(seed: u64, h in 1_usize..5, w in 1_usize..5, c in 1_usize..4) {
         let b = cpu();
-        let takes = |link: &dyn Bijection<Cpu>, row: &[usize]| link.output(row).ok();
+        let takes = |link: &dyn Bijection<Cpu>, row: &[usize]| link.output_shape(row).ok();
         let actnorm = ActNorm::new(&b, c);
         prop_assert_eq!(takes(&actnorm, &[h, w, c]), Some(vec![h, w, c]));
         for wrong in [&[h, w, c + 1][..], &[h, c], &[], &[h, w, c, c], &[1, h, w, c]] {
@@ -64,7 +66,7 @@ proptest! {
         let flatten = Flatten::new([h, w, c]);
         prop_assert_eq!(takes(&flatten, &[h, w, c]), Some(vec![h * w * c]));
         for wrong in [&[h + 1, w, c][..], &[h * w * c], &[h, w], &[]] {
-            let refused = Bijection::<Cpu>::output(&flatten, wrong).expect_err("another shape").to_string();
+            let refused = Bijection::<Cpu>::output_shape(&flatten, wrong).expect_err("another shape").to_string();
             prop_assert!(refused.contains("fully connected"), "{refused}");
         }
         for squeeze in [Squeeze::new(), Squeeze::with_factor_out(c)] {
@@ -94,12 +96,12 @@ proptest! {
         let x = b.affine(normal(&b, key, [n, h, w, c]), 3.0, 5.0);
         let cut = |at: usize| {
             let mut link = ActNorm::new(&b, c);
-            let shards = [b.narrow(&x, 0, 0, at), b.narrow(&x, 0, at, n - at)];
-            link.initialise(&b, &shards).expect("enough rows");
+            let shards = [b.narrow(&x, 0, 0, at), b.narrow(&x, 0, at, n - at)].map(Batch::new);
+            link.initialise(&b, &shards, None).expect("enough rows");
             link
         };
-        let y = down(&b, &cut(1).prepare(&b).forward(&b, &x, None).0);
-        let other = down(&b, &cut(n - 1).prepare(&b).forward(&b, &x, None).0);
+        let y = down(&b, &value(&b, &*cut(1).prepare(&b), &x));
+        let other = down(&b, &value(&b, &*cut(n - 1).prepare(&b), &x));
         prop_assert!(y.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-12 * (1.0 + a.abs())));
         for channel in 0..c {
             let own = |y: &[f64]| y.iter().skip(channel).step_by(c).copied().collect::<Vec<_>>();
@@ -124,9 +126,11 @@ proptest! {
         let logit = Logit::new(alpha).expect("in range");
         let n = x.len();
         let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
-        let draw = Draw { estimator: &EXACT, key: Key::new(0), first_row: 0 };
-        let (y, log_det) = Bijection::<NdArray<f32>>::prepare(&logit, &single).forward(&single, &single.upload(&x, [n, 1, 1, 1].into()), Some((draw, 1)));
-        let (exact, exact_log_det) = Bijection::<Cpu>::prepare(&logit, &double).forward(&double, &double.upload(&wide, [n, 1, 1, 1].into()), Some((draw, 1)));
+        let draw = Draw { estimator: &EXACT, key: Key::new(0) };
+        let short = Batch::new(single.upload(&x, [n, 1, 1, 1].into()));
+        let (y, log_det) = with_log_det(&single, &*Bijection::<NdArray<f32>>::prepare(&logit, &single), &short, draw, 1);
+        let long = Batch::new(double.upload(&wide, [n, 1, 1, 1].into()));
+        let (exact, exact_log_det) = with_log_det(&double, &*Bijection::<Cpu>::prepare(&logit, &double), &long, draw, 1);
         let y = single.download(&y).expect("no device fault");
         for (i, exact) in down(&double, &exact).into_iter().enumerate() {
             // against the definition, whose 1 − s is exact enough in double precision
@@ -135,14 +139,14 @@ proptest! {
             prop_assert!((exact - (s / r).ln()).abs() <= 1e-13 * (1.0 + exact.abs()), "{exact}");
             prop_assert!((f64::from(y[i]) - exact).abs() <= 4e-6 * (1.0 + exact.abs()), "x = {}: {} and {exact}", x[i], y[i]);
         }
-        let value = single.download(&log_det.expect("asked for").value).expect("no device fault");
-        for (i, exact) in down(&double, &exact_log_det.expect("asked for").value).into_iter().enumerate() {
+        let value = single.download(&log_det.value).expect("no device fault");
+        for (i, exact) in down(&double, &exact_log_det.value).into_iter().enumerate() {
             prop_assert!((f64::from(value[i]) - exact).abs() <= 4e-6 * (1.0 + exact.abs()), "x = {}: {} and {exact}", x[i], value[i]);
         }
         // back, from z of any size
         let back = Bijection::<NdArray<f32>>::prepare(&logit, &single);
         let z = single.upload(&[-200.0, -40.0, 0.0, 40.0, 200.0, 88.0, -88.0], [7, 1, 1, 1].into());
-        let x = back.inverse(&single, &z, &Inversion::for_backend::<NdArray<f32>>()).expect("no device fault");
+        let x = back.inverse(&single, &Batch::new(z), &Inversion::for_backend::<NdArray<f32>>()).expect("no device fault");
         let x = single.download(&x.value).expect("no device fault");
         let end = (alpha / (1.0 - 2.0 * alpha)) as f32;
         prop_assert!(x.iter().all(|x| (-end * 1.001 - 1e-6..=1.0 + end * 1.001 + 1e-6).contains(x)), "{x:?}");
@@ -190,22 +194,21 @@ proptest! {
 fn squeeze_order() {
     let b = cpu();
     // entry (y, x, c) is 100·y + 10·x + c
-    let value = |y: usize, x: usize, c: usize| (100 * y + 10 * x + c) as f64;
+    let number = |y: usize, x: usize, c: usize| (100 * y + 10 * x + c) as f64;
     let (h, w, c) = (4, 6, 3);
-    let x: Vec<f64> = (0..h * w * c).map(|e| value(e / (w * c), e / c % w, e % c)).collect();
-    let y = Bijection::<Cpu>::prepare(&Squeeze::new(), &b).forward(&b, &b.upload(&x, [1, h, w, c].into()), None).0;
+    let x: Vec<f64> = (0..h * w * c).map(|e| number(e / (w * c), e / c % w, e % c)).collect();
+    let y = value(&b, &*Bijection::<Cpu>::prepare(&Squeeze::new(), &b), &b.upload(&x, [1, h, w, c].into()));
     assert_eq!(b.shape(&y)[..], [1, 2, 3, 12]);
     for (e, found) in down(&b, &y).into_iter().enumerate() {
         let (i, j, channel) = (e / 36, e / 12 % 3, e % 12);
         let (from, dy, dx) = (channel / 4, channel / 2 % 2, channel % 2);
-        assert_eq!(found, value(2 * i + dy, 2 * j + dx, from), "({i}, {j}, {channel})");
+        assert_eq!(found, number(2 * i + dy, 2 * j + dx, from), "({i}, {j}, {channel})");
     }
     assert_eq!(down(&b, &y)[..6], [0.0, 10.0, 100.0, 110.0, 1.0, 11.0]);
     // vectors are in (C, H, W) order
-    let flat =
-        Bijection::<Cpu>::prepare(&Flatten::new([h, w, c]), &b).forward(&b, &b.upload(&x, [1, h, w, c].into()), None).0;
+    let flat = value(&b, &*Bijection::<Cpu>::prepare(&Flatten::new([h, w, c]), &b), &b.upload(&x, [1, h, w, c].into()));
     for (e, found) in down(&b, &flat).into_iter().enumerate() {
-        assert_eq!(found, value(e / w % h, e % w, e / (h * w)));
+        assert_eq!(found, number(e / w % h, e % w, e / (h * w)));
     }
 }
 
@@ -231,17 +234,20 @@ fn tiles_do_not_change_a_row() {
     let (gy, weights) = (normal(&b, key.named("gy"), [n, 16, 16, 1]), normal(&b, key.named("weights"), [n, 1]));
     for (estimator, tolerance) in [(net.config().training(), 1e-12), (net.config().evaluation(), 1e-12)] {
         let outcome = |from: usize, to: usize| {
-            let draw = Draw { estimator, key, first_row: from as u64 };
+            let draw = Draw { estimator, key };
             let part = |t: &Tensor| b.narrow(t, 0, from, to - from);
-            let (y, log_det) = prepared.forward(&b, &part(&x), Some((draw, 2)));
-            let back = prepared.inverse(&b, &y, &Inversion::for_backend::<Cpu>()).expect("no device fault");
-            let mut rows = vec![down(&b, &y), down(&b, &log_det.expect("asked for").value), down(&b, &back.value)];
-            assert_eq!(back.rows.len(), to - from);
-            let mut all = vec![None; prepared.grads()];
-            let forward = prepared.train_forward(&b, &part(&x), draw, Memory::Recompute);
+            let batch = Batch::new(part(&x)).starting_at(from as u64);
+            let (y, log_det) = with_log_det(&b, &*prepared, &batch, draw, 2);
+            let back = prepared
+                .inverse(&b, &Batch::new(y.clone()), &Inversion::for_backend::<Cpu>())
+                .expect("no device fault");
+            let mut rows = vec![down(&b, &y), down(&b, &log_det.value), down(&b, &back.value)];
+            assert_eq!(back.reports.len(), to - from);
+            let mut all = vec![None; count_grads(&**link)];
+            let forward = train(&b, &*prepared, &batch, draw, Memory::Recompute);
             rows.push(down(&b, &forward.y));
             rows.push(down(&b, &forward.log_det));
-            rows.push(down(&b, &prepared.train_backward(&b, forward.tape, part(&gy), &part(&weights), &mut all)));
+            rows.push(down(&b, &pull_back(&b, &*prepared, forward.tape, part(&gy), &part(&weights), &mut all)));
             (rows, all.into_iter().map(|g| down(&b, &g.expect("filled"))).collect::<Vec<_>>())
         };
         let (together, sums) = outcome(0, n);
@@ -264,7 +270,7 @@ fn tiles_do_not_change_a_row() {
     // exact log dets of a wide block, too
     let small = block(&b, [2, 3, 2], 3, Nonlinearity::Elu, false, key);
     let x = normal(&b, key, [2, 2, 3, 2]);
-    let value = small.prepare(&b).forward(&b, &x, Some((bijections::draw(key), 1))).1.expect("asked for").value;
+    let value = with_log_det(&b, &*small.prepare(&b), &Batch::new(x.clone()), bijections::draw(key), 1).1.value;
     check_gradients(&b, &small, &x, key, &down(&b, &value));
 }
 
@@ -288,8 +294,7 @@ fn logit_margins() {
     assert!([0.0, -1.0, 0.5, 1.0, f64::NAN, f64::INFINITY].iter().all(|&a| Logit::new(a).is_err()));
     assert!([1e-300, 1e-6, 0.49].iter().all(|&a| Logit::new(a).is_ok()));
     let mut trained = 0;
-    let b = cpu();
     let squeeze: Box<dyn Bijection<Cpu>> = Box::new(Squeeze::new());
     squeeze.visit("", &mut |_, _, role: Role| trained += usize::from(role.is_trained()));
-    assert!(trained == 0 && squeeze.lipschitz_bound().is_none() && squeeze.describe(&b) == "squeeze");
+    assert!(trained == 0 && squeeze.lipschitz_bound().is_none() && squeeze.describe() == "squeeze");
 }

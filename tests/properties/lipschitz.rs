@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key, Noise};
-use resflow::layer::{Layer as _, LipschitzLinear};
+use resflow::layer::LipschitzLinear;
 use resflow::lipschitz::{Coefficient, DenseOperator, PowerIteration, SingularPair};
+use resflow::module::Module as _;
 
 /// A matrix with σ₁ = `size` and the others spread from `gap` · σ₁ downwards.
 fn matrix(o: usize, i: usize, size: f64, gap: f64, seed: u64) -> Vec<f64> {
@@ -50,7 +51,7 @@ fn check<B: Backend>(b: &B, o: usize, i: usize, values: &[f64], seed: u64) -> Re
     let operator = DenseOperator::new(b, &w).expect("a matrix");
     for how in [0, 1, 2, 3, 5, 50].map(PowerIteration::Iterations).into_iter().chain([PowerIteration::converge::<B>()])
     {
-        let pair = start.refreshed(b, &operator, how);
+        let pair = start.updated(b, &operator, how);
         let sigma = b.download(&pair.sigma(b, &operator)).expect("no device fault")[0].to_f64();
         prop_assert!(sigma <= exact * (1.0 + 8.0 * B::Elem::EPSILON), "{sigma} above {exact} after {how:?}");
         if how == PowerIteration::converge::<B>() {
@@ -78,7 +79,7 @@ fn a_lower_pair_is_not_the_end() {
     let w = b.upload(&[0.5, 0.0, 0.0, 2.0], [2, 2].into());
     let start = |x: [f64; 2]| SingularPair::new(&b, b.upload(&x, [2].into()), b.upload(&x, [2].into()));
     let operator = DenseOperator::new(&b, &w).expect("a matrix");
-    let sigma = |how| common::down(&b, &start([1.0, 0.0]).refreshed(&b, &operator, how).sigma(&b, &operator))[0];
+    let sigma = |how| common::down(&b, &start([1.0, 0.0]).updated(&b, &operator, how).sigma(&b, &operator))[0];
     assert_eq!(sigma(PowerIteration::Iterations(100)), 0.5);
     assert!((sigma(PowerIteration::converge::<common::Cpu>()) - 2.0).abs() < 1e-12);
 }

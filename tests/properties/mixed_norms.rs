@@ -3,12 +3,13 @@
 
 use crate::common::*;
 use resflow::backend::{Backend as _, Key};
+use resflow::batch::Batch;
 use resflow::checkpoint::Archive;
 use resflow::config::{FlowConfig, ModelConfig, Nonlinearity};
 use resflow::estimator::{Estimator, Exact, jacobian};
 use resflow::flow::Flow;
 use resflow::invert::Inversion;
-use resflow::layer::Keep;
+use resflow::layer::Derivatives;
 use resflow::lipschitz::PowerIteration;
 
 /// Weights that are well above their bounds, and orders away from 2.
@@ -72,7 +73,7 @@ fn blocks_contract_in_the_norm_of_their_chain() {
             for link in flow.transforms() {
                 let Some(net) = link.residual() else { continue };
                 let net = net.prepare(&b);
-                let (_, saved) = net.forward(&b, &x, Derivatives::First);
+                let (_, saved) = net.forward(&b, &Batch::new(x.clone()), Derivatives::First);
                 for j in down(&b, &jacobian(&b, &*net, &saved, 4, &row)).chunks_exact(d * d) {
                     let norm = induced(j, d, columns);
                     // σ is approached from below
@@ -90,14 +91,14 @@ fn inverses_and_files() {
         let x = table(3, down(&cpu(), &normal(&cpu(), Key::new(4), [5, 3])));
         let prepared = flow.prepare();
         let z = prepared.encode(&x, Key::new(0)).expect("encodes");
-        let back = prepared.decode(&z.rows, &Inversion::for_backend::<Cpu>()).expect("decodes");
-        for ((a, b), report) in back.rows.values().chunks(3).zip(x.values().chunks(3)).zip(&back.reports) {
+        let back = prepared.decode(&z.latents, &Inversion::for_backend::<Cpu>()).expect("decodes");
+        for ((a, b), report) in back.samples.values().chunks(3).zip(x.values().chunks(3)).zip(&back.reports) {
             let error = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
             assert!(error < 1e-9 && error <= report.error_bound + 1e-12, "{norms}: {error} {report:?}");
         }
         let bytes = flow.to_archive().expect("stored").to_bytes().expect("stored");
         let again = Flow::from_archive(cpu(), &Archive::from_bytes(&bytes).expect("reads")).expect("loads");
-        assert_eq!(again.prepare().encode(&x, Key::new(0)).expect("encodes").rows, z.rows);
+        assert_eq!(again.prepare().encode(&x, Key::new(0)).expect("encodes").latents, z.latents);
         assert_eq!(flow.parameters(), flow.config().parameters());
     }
 }

@@ -94,7 +94,7 @@ proptest! {
         close(search(&b, &w, &norms(&b, p, f64::INFINITY), key), rows, 1e-12)?;
         let operator = DenseOperator::new(&b, &w).expect("a matrix");
         let pair = DualPair::random(&b, &operator, &Norms::euclidean(), key)
-            .refreshed(&b, &operator, &Norms::euclidean(), PowerIteration::converge::<Cpu>());
+            .updated(&b, &operator, &Norms::euclidean(), PowerIteration::converge::<Cpu>());
         let (sigma, exact) = (down(&b, &pair.sigma(&b, &operator))[0], spectral_norm(o, i, &values));
         prop_assert!(sigma <= exact * (1.0 + 1e-14) && sigma >= exact * (1.0 - 1e-3), "{sigma} of {exact}");
     }
@@ -108,7 +108,7 @@ proptest! {
         let mut pair = DualPair::random(&b, &operator, &norms, key);
         let mut last = 0.0;
         for _ in 0..12 {
-            pair = pair.refreshed(&b, &operator, &norms, PowerIteration::Iterations(1));
+            pair = pair.updated(&b, &operator, &norms, PowerIteration::Iterations(1));
             let sigma = down(&b, &pair.sigma(&b, &operator))[0];
             close(p_norm(p, &down(&b, &pair.v)), 1.0, 1e-11)?;
             close(p_norm(dual_order(q), &down(&b, &pair.u)), 1.0, 1e-11)?;
@@ -122,7 +122,7 @@ proptest! {
         let (operator, norms) = (DenseOperator::new(&b, &w).expect("a matrix"), self::norms(&b, p, q));
         let from = |x: Tensor| {
             let start = DualPair::new(b.unary(resflow::backend::Unary::Abs, x), b.full(1.0, [i].into()));
-            let pair = start.refreshed(&b, &operator, &norms, PowerIteration::Converge { tolerance: 1e-14, limit: 4000 });
+            let pair = start.updated(&b, &operator, &norms, PowerIteration::Converge { tolerance: 1e-14, limit: 4000 });
             down(&b, &pair.sigma(&b, &operator))[0]
         };
         let (one, other) = (from(normal(&b, key.named("one"), [o])), from(normal(&b, key.named("other"), [o])));
@@ -159,7 +159,7 @@ proptest! {
 
         let norms = norms(&b, p, q);
         let of = |v: &Tensor, u: &Tensor, operator: &dyn LinearOperator<Cpu>| {
-            let pair = DualPair::new(u.clone(), v.clone()).refreshed(&b, operator, &norms, PowerIteration::Iterations(5));
+            let pair = DualPair::new(u.clone(), v.clone()).updated(&b, operator, &norms, PowerIteration::Iterations(5));
             (down(&b, &pair.sigma(&b, operator))[0], flat(&pair.v))
         };
         let (by_image, by_matrix) = (of(&v, &u, &operator), of(&flat(&v), &flat(&u), &dense));
@@ -179,7 +179,7 @@ proptest! {
         };
         let (a, norms) = ([raw.0, raw.1], at([raw.0, raw.1]));
         let how = PowerIteration::Iterations(4000);
-        let pair = DualPair::search(&b, &operator, &norms, PowerIteration::Iterations(30), 4, key).refreshed(&b, &operator, &norms, how);
+        let pair = DualPair::search(&b, &operator, &norms, PowerIteration::Iterations(30), 4, key).updated(&b, &operator, &norms, how);
         let sigma_gradient = 1.7;
         let found = pair.order_gradient(&b, &operator, &norms, &b.full(sigma_gradient, [1].into()));
         prop_assert!(found[0].is_some() == (which != 1) && found[1].is_some() == (which != 2));
@@ -190,7 +190,7 @@ proptest! {
         };
         let anew = |a: [f64; 2]| {
             let norms = at(a);
-            down(&b, &pair.refreshed(&b, &operator, &norms, PowerIteration::Iterations(200)).sigma(&b, &operator))[0]
+            down(&b, &pair.updated(&b, &operator, &norms, PowerIteration::Iterations(200)).sigma(&b, &operator))[0]
         };
         for (side, found) in found.iter().enumerate() {
             let Some(found) = found else { continue };
