@@ -1,8 +1,8 @@
 //! Out-of-distribution (OOD) detection: how well a score tells data like the model's from others.
 //!
-//! The area under the receiver operating characteristic is the probability that a row of the one kind scores above one of the
-//! other, ties counted half: 1 tells them apart, ½ is chance, and below ½ the model finds the others likelier, as
-//! likelihoods of images may (Nalisnick et al. 2019, arXiv 1810.09136).
+//! The area under the receiver operating characteristic is the probability that a sample of the one kind scores above
+//! one of the other, ties counted half: 1 tells them apart, ½ is chance, and below ½ the model finds the others
+//! likelier, as likelihoods of images may (Nalisnick et al. 2019, arXiv 1810.09136).
 
 use crate::error::Error;
 
@@ -11,11 +11,11 @@ use crate::error::Error;
 pub struct Auroc {
     /// The area, from 0 to 1.
     pub value: f64,
-    /// Its standard error over the rows of both kinds (DeLong et al. 1988).
+    /// Its standard error over the samples of both kinds (DeLong et al. 1988).
     pub standard_error: f64,
 }
 
-/// The chance that a row of `inside` scores above one of `outside`, from scores such as log p.
+/// Computes the chance that a sample of `inside` scores above one of `outside`, from scores such as log p.
 ///
 /// ```
 /// let auroc = resflow::anomaly::auroc(&[3.0, 2.0], &[1.0, 2.0])?;
@@ -24,7 +24,7 @@ pub struct Auroc {
 /// ```
 ///
 /// # Errors
-/// Fewer than two scores of either kind, or scores that are NaN.
+/// Returns [`Error::Input`] for fewer than two scores of either kind, or scores that are NaN.
 pub fn auroc(inside: &[f64], outside: &[f64]) -> Result<Auroc, Error> {
     if inside.len() < 2 || outside.len() < 2 {
         let (m, n) = (inside.len(), outside.len());

@@ -1,4 +1,4 @@
-//! Transforms of stages: what a configuration or a file describes, made.
+//! Builds the transforms of stages, which a configuration or a file describes.
 
 use resflow_backend::{Backend, Key};
 
@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::stage::{LayerStage, Net, Stage};
 use crate::transform::{ActNorm, Flatten, InvertibleLinear, Logit, Squeeze};
 
-/// What weights begin as.
+/// The initial weights.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Initial {
     /// A function of the key.
@@ -25,7 +25,7 @@ pub(crate) enum Initial {
 
 type Transforms<B> = Vec<Box<dyn Bijection<B>>>;
 
-/// The transforms of a configuration, first applied first.
+/// Builds the transforms of a configuration, first applied first.
 pub(crate) fn transforms<B: Backend>(
     backend: &B,
     config: &ModelConfig,
@@ -36,7 +36,7 @@ pub(crate) fn transforms<B: Backend>(
     maker.transforms(&config.stages())
 }
 
-/// The transforms that a file describes, with zeros to be filled.
+/// Builds the transforms that a file describes, with zeros to be filled.
 pub(crate) fn described<B: Backend>(
     backend: &B,
     stages: &[Stage],
@@ -99,7 +99,7 @@ impl<B: Backend> Maker<'_, B> {
         })
     }
 
-    /// A net over samples of a shape.
+    /// Builds a net over samples of a shape.
     fn net(&self, net: &Net, shape: &[usize], number: usize) -> Result<Sequence<B>, ConfigError> {
         let backend = self.backend;
         let affine = |layer: &LayerStage| matches!(layer, LayerStage::Linear { .. } | LayerStage::Convolution { .. });

@@ -1,7 +1,7 @@
 //! The base density: what z is distributed by.
 //!
-//! log p(x) = log p(z) + log|det ∂z/∂x|. A base has parameters like a layer, a density with its gradient, and samples that are
-//! functions of a key. What depends on z is split from what does not: a training step minimises the *energy*
+//! log p(x) = log p(z) + log|det ∂z/∂x|. A base has parameters like a layer, a density with its gradient, and samples
+//! that are functions of a key. What depends on z is split from what does not: a training step minimises the *energy*
 //! E(z) = −log p(z) + const., and the constant, in double precision, is added where a number is reported.
 
 use std::fmt::Debug;
@@ -14,7 +14,7 @@ use crate::module::{Grad, Module};
 
 /// A copy of a base behind a box; every base that is `Clone` has it.
 pub trait CloneBase<B: Backend> {
-    /// The copy.
+    /// Copies the base.
     fn boxed_clone(&self) -> Box<dyn Base<B>>;
 }
 
@@ -32,13 +32,13 @@ impl<B: Backend> Clone for Box<dyn Base<B>> {
 
 /// A base density's parameters and description.
 pub trait Base<B: Backend>: Module<B> + CloneBase<B> {
-    /// d, the numbers of z.
+    /// Returns d, the numbers of z.
     fn dimension(&self) -> usize;
 
-    /// The density ready for computing.
+    /// Prepares the density for computing.
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBase<B>>;
 
-    /// Whether it is the standard normal density, the only one that model files know.
+    /// Returns `true` for the standard normal density, the only one that model files know.
     fn is_standard_normal(&self) -> bool {
         false
     }
@@ -46,16 +46,16 @@ pub trait Base<B: Backend>: Module<B> + CloneBase<B> {
 
 /// A base density ready for computing. z is `[n, d]`.
 pub trait PreparedBase<B: Backend>: Debug + Send + Sync {
-    /// E(z) = −log p(z) − [`constant`](Self::constant), `[n, 1]`, nats.
+    /// Computes E(z) = −log p(z) − [`constant`](Self::constant), `[n, 1]`, nats.
     fn energy(&self, backend: &B, z: &Batch<B>) -> B::Tensor;
 
-    /// The part of −log p(z) that does not depend on z, nats.
+    /// Returns the part of −log p(z) that does not depend on z, nats.
     fn constant(&self) -> f64;
 
-    /// wᵢ ∂E(zᵢ)/∂z for weights `[n, 1]`, of the shape of z; adds the gradients of the parameters.
+    /// Computes wᵢ ∂E(zᵢ)/∂z for weights `[n, 1]`, of the shape of z; adds the gradients of the parameters.
     fn pull_back(&self, backend: &B, z: Batch<B>, weights: &B::Tensor, grads: &mut [Grad<B>]) -> B::Tensor;
 
-    /// log p(z) of each sample on the host, nats.
+    /// Computes log p(z) of each sample on the host, nats.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
@@ -64,11 +64,12 @@ pub trait PreparedBase<B: Backend>: Debug + Send + Sync {
         Ok(energy.into_iter().map(|e| -e.to_f64() - self.constant()).collect())
     }
 
-    /// `count` samples of a key, `[count, d]`, of which the first is number `first`: each is a function of the key and its
-    /// number alone. A conditional base looks at the context, `[count, k]`.
+    /// Draws `count` samples of a key, `[count, d]`, of which the first is number `first`: each is a function of the
+    /// key and its number alone. A conditional base looks at the context, `[count, k]`.
     fn sample(&self, backend: &B, key: Key, first: u64, count: usize, context: Option<&B::Tensor>) -> B::Tensor;
 
-    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none may be left empty.
+    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none may be left
+    /// empty.
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
         let _ = (backend, grads);
     }
@@ -81,7 +82,7 @@ pub struct Normal {
 }
 
 impl Normal {
-    /// In d dimensions.
+    /// Builds the density in d dimensions.
     pub fn new(dimension: usize) -> Self {
         Self { dimension }
     }

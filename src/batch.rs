@@ -7,10 +7,11 @@ use resflow_backend::{Backend, Shape};
 pub struct Batch<B: Backend> {
     /// The samples, `[n, …]`.
     pub x: B::Tensor,
-    /// What a conditional model is told of each sample, `[n, k]`; models without a condition do not look at it.
+    /// The context of each sample that a conditional model is given, `[n, k]`; models without a condition do not look
+    /// at it.
     pub context: Option<B::Tensor>,
-    /// The number that the first sample has in the whole batch, of which this may be a run: random numbers are addressed by
-    /// it. Sorting and repeating leave it alone, so noise is drawn before.
+    /// The number that the first sample has in the whole batch, of which this may be a run: random numbers are
+    /// addressed by it. Sorting and repeating leave it alone, so noise is drawn before.
     pub first: u64,
 }
 
@@ -21,42 +22,42 @@ impl<B: Backend> Clone for Batch<B> {
 }
 
 impl<B: Backend> Batch<B> {
-    /// Samples `[n, …]` without a context, the first of which is number 0.
+    /// Takes samples `[n, …]` without a context, the first of which is number 0.
     pub fn new(x: B::Tensor) -> Self {
         Self { x, context: None, first: 0 }
     }
 
-    /// The same samples, of which the first is number `first`.
+    /// Numbers the samples from `first` on.
     pub fn starting_at(self, first: u64) -> Self {
         Self { first, ..self }
     }
 
-    /// What the samples have become: other numbers `[n, …]` of the same samples.
+    /// Replaces the numbers of the samples, `[n, …]`, which stay the same samples.
     pub fn with_x(&self, x: B::Tensor) -> Self {
         Self { x, context: self.context.clone(), first: self.first }
     }
 
-    /// n, the number of samples.
+    /// Returns n, the number of samples.
     pub fn len(&self, backend: &B) -> usize {
         backend.shape(&self.x).rows()
     }
 
-    /// Whether there are no samples.
+    /// Returns `true` if there are no samples.
     pub fn is_empty(&self, backend: &B) -> bool {
         self.len(backend) == 0
     }
 
-    /// The shape of x, `[n, …]`.
+    /// Returns the shape of x, `[n, …]`.
     pub fn shape(&self, backend: &B) -> Shape {
         backend.shape(&self.x)
     }
 
-    /// `length` samples from number `start` of these on.
+    /// Cuts out `length` samples from number `start` of these on.
     pub fn narrow(&self, backend: &B, start: usize, length: usize) -> Self {
         Self { first: self.first.wrapping_add(start as u64), ..self.map(|t| backend.narrow(t, 0, start, length)) }
     }
 
-    /// The samples of these numbers, in this order; a number may come more than once.
+    /// Selects the samples of these numbers, in this order; a number may come more than once.
     pub fn take(&self, backend: &B, samples: &[u32]) -> Self {
         self.map(|t| backend.take_rows(t, samples))
     }
@@ -71,11 +72,12 @@ impl<B: Backend> Batch<B> {
 pub struct SampleWeights<'a, B: Backend> {
     /// For each shard `[n, 1]`; all of the training samples have mean 1.
     pub shards: &'a [B::Tensor],
-    /// What one whole sample weighs.
+    /// The weight of one whole sample.
     pub unit: f64,
 }
 
-/// A number for each sample, `[n, 1]`, in the rank of the samples, `[n, 1, …]`, so that it multiplies all of a sample's.
+/// Reshapes a number for each sample, `[n, 1]`, to the rank of the samples, `[n, 1, …]`, so that it multiplies all of a
+/// sample's.
 pub fn per_sample<B: Backend>(backend: &B, weights: &B::Tensor, samples: Shape) -> B::Tensor {
     let mut shape = vec![1; samples.rank()];
     shape[0] = samples.rows();

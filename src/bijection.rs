@@ -1,8 +1,8 @@
 //! Transforms: bijections of samples, of which a flow is a chain.
 //!
-//! Every transform maps x to y with log|det ∂y/∂x| per sample (natural logarithm), and back. Like layers, transforms hold
-//! parameters ([`Bijection`]) and are prepared once a step ([`PreparedBijection`]). One whose log det and inverse are
-//! formulas writes a [`ClosedForm`] and has the rest from [`closed_form`].
+//! Every transform maps x to y with log|det ∂y/∂x| per sample (natural logarithm), and back. Like layers, transforms
+//! hold parameters ([`Bijection`]) and are prepared once a step ([`PreparedBijection`]). One whose log det and inverse
+//! are formulas writes a [`ClosedForm`] and has the rest from [`closed_form`].
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -17,8 +17,8 @@ use crate::layer::Layer;
 use crate::module::{Grad, Module};
 use crate::stage::Stage;
 
-/// What a log det is computed with, and from which randomness. Random numbers are addressed by (key, number of the sample
-/// in the whole batch), so they do not depend on how the batch is cut.
+/// The estimator of a log det and its randomness. Random numbers are addressed by (key, number of the sample in the
+/// whole batch), so they do not depend on how the batch is cut.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw<'a> {
     /// The estimator; a transform resolves `Auto` by its own cost.
@@ -27,53 +27,53 @@ pub struct Draw<'a> {
     pub key: Key,
 }
 
-/// What a forward pass is to find besides y.
+/// The results of a forward pass besides y.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
     /// Nothing.
     Value,
     /// The log det, estimated `replicates` times independently on one forward pass.
     LogDet {
-        /// With what.
+        /// The estimator and the key.
         draw: Draw<'a>,
-        /// Estimates of each sample.
+        /// The number of estimates of each sample.
         replicates: usize,
     },
     /// One estimate of the log det, and what a backward pass needs.
     Gradient {
-        /// With what.
+        /// The estimator and the key.
         draw: Draw<'a>,
-        /// What is kept for the backward pass.
+        /// The activations that are kept for the backward pass.
         memory: Memory,
     },
 }
 
-/// How a forward pass is made.
+/// The settings of a forward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask<'a> {
-    /// What is to be found.
+    /// The results that are wanted.
     pub wanted: Wanted<'a>,
     /// The settings of a transform whose forward pass is a solve.
     pub solver: Inversion,
 }
 
 impl<'a> Ask<'a> {
-    /// For y alone.
+    /// Asks for y alone.
     pub fn value<B: Backend>() -> Self {
         Self { wanted: Wanted::Value, solver: Inversion::for_backend::<B>() }
     }
 
-    /// For y and so many independent estimates of the log det.
+    /// Asks for y and so many independent estimates of the log det.
     pub fn log_det<B: Backend>(draw: Draw<'a>, replicates: usize) -> Self {
         Self { wanted: Wanted::LogDet { draw, replicates }, solver: Inversion::for_backend::<B>() }
     }
 
-    /// For a backward pass.
+    /// Asks for one estimate of the log det and a backward pass.
     pub fn gradient<B: Backend>(draw: Draw<'a>, memory: Memory) -> Self {
         Self { wanted: Wanted::Gradient { draw, memory }, solver: Inversion::for_backend::<B>() }
     }
 
-    /// The same for transform `number` of a chain, which has a key of its own.
+    /// Takes the key of transform `number` of a chain, which has one of its own.
     pub fn for_transform(self, number: u64) -> Self {
         let own = |draw: Draw<'a>| Draw { key: draw.key.split(number), ..draw };
         let wanted = match self.wanted {
@@ -84,7 +84,7 @@ impl<'a> Ask<'a> {
         Self { wanted, ..self }
     }
 
-    /// Whether a log det is wanted, and into how many columns an estimate of it goes.
+    /// Returns the number of columns that an estimate of the log det goes into; `None` if none is wanted.
     pub fn replicates(&self) -> Option<usize> {
         match self.wanted {
             Wanted::Value => None,
@@ -97,20 +97,21 @@ impl<'a> Ask<'a> {
 /// The log det of some samples, each estimated one or more times, in nats.
 #[derive(Debug, Clone)]
 pub struct LogDet<B: Backend> {
-    /// `[n, r]`: r independent replicates, or `[n, 1]` if the value is exact. An estimate of the log det, never a surrogate.
+    /// `[n, r]`, nats: r independent replicates, or `[n, 1]` if the value is exact. An estimate of the log det, never a
+    /// surrogate.
     pub value: B::Tensor,
-    /// Whether there is no estimation error.
+    /// Marks a value without estimation error.
     pub exact: bool,
 }
 
 impl<B: Backend> LogDet<B> {
-    /// An exact one, `[n, 1]`.
+    /// Takes an exact value, `[n, 1]`.
     pub fn exact(value: B::Tensor) -> Self {
         Self { value, exact: true }
     }
 }
 
-/// What a forward pass keeps for the backward pass: a value that the transform alone knows the type of.
+/// The tape of a forward pass, for the backward pass: a value that the transform alone knows the type of.
 pub struct Tape(Box<dyn Any + Send + Sync>);
 
 impl Tape {
@@ -119,7 +120,7 @@ impl Tape {
         Self(Box::new(value))
     }
 
-    /// The value that was kept.
+    /// Returns the value that was kept.
     ///
     /// # Panics
     /// If it is of another type: the tape is that of another transform.
@@ -129,10 +130,10 @@ impl Tape {
         *self.0.downcast().unwrap_or_else(|_| panic!("the tape of another transform: it does not hold a {name}"))
     }
 
-    /// The value that was kept, or the tape itself if it is of another type.
+    /// Returns the value that was kept, or the tape itself if it is of another type.
     ///
     /// # Errors
-    /// Returns the tape, unchanged, if the value is not a `T`.
+    /// Returns the [`Tape`], unchanged, if the value is not a `T`.
     pub fn try_into_value<T: Any>(self) -> Result<T, Self> {
         self.0.downcast().map(|value| *value).map_err(Self)
     }
@@ -144,23 +145,23 @@ impl Debug for Tape {
     }
 }
 
-/// What a forward pass found.
+/// The results of a forward pass.
 #[derive(Debug)]
 pub struct Mapped<B: Backend> {
     /// y, `[n, …]`.
     pub y: B::Tensor,
-    /// The terms of log|det ∂y/∂x|, one of every transform inside; none if it was not wanted.
+    /// The terms of log|det ∂y/∂x|, nats, one of every transform inside; none if it was not wanted.
     pub log_dets: Vec<LogDet<B>>,
-    /// How the forward pass of each sample ended, where it was a solve.
+    /// The report of each sample's forward pass, where it was a solve.
     pub reports: Option<Vec<SampleReport>>,
-    /// What the backward pass needs, if one was announced.
+    /// The tape of the backward pass, if one was announced.
     pub tape: Option<Tape>,
     /// The number of vector-Jacobian products of the series.
     pub terms: usize,
 }
 
 impl<B: Backend> Mapped<B> {
-    /// y alone.
+    /// Takes y alone.
     pub fn value(y: B::Tensor) -> Self {
         Self { y, log_dets: Vec::new(), reports: None, tape: None, terms: 0 }
     }
@@ -169,22 +170,22 @@ impl<B: Backend> Mapped<B> {
 /// The gradients that a backward pass takes from the output of a transform to its input.
 #[derive(Debug, Clone)]
 pub struct Cotangents<B: Backend> {
-    /// That of y, `[n, …]`; what comes back is that of x.
+    /// The gradient in y, `[n, …]`; what comes back is that in x.
     pub x: B::Tensor,
-    /// That of each sample's log det, `[n, 1]`; the same for all transforms of a chain.
+    /// The gradient in each sample's log det, `[n, 1]`; one for all transforms of a chain.
     pub log_det: B::Tensor,
-    /// That of the context, `[n, k]`, to which a transform that looks at it adds.
+    /// The gradient in the context, `[n, k]`, to which a transform that looks at it adds.
     pub context: Grad<B>,
 }
 
 impl<B: Backend> Cotangents<B> {
-    /// The same on the other side of a transform.
+    /// Replaces the gradient of the samples, on the other side of a transform.
     pub fn with_x(self, x: B::Tensor) -> Self {
         Self { x, ..self }
     }
 }
 
-/// How much of the forward pass a training step keeps for its backward pass (gradient checkpointing).
+/// The part of the forward pass that a training step keeps for its backward pass (gradient checkpointing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Memory {
@@ -194,15 +195,15 @@ pub enum Memory {
     Store,
     /// One activation a transform and the vectors u, v; g is computed again. Memory does not grow with the width of g.
     Recompute,
-    /// Every power of the series, which is differentiated itself instead of summed by Neumann's series: for comparison. Memory
-    /// grows with the number of terms.
+    /// Every power of the series, which is differentiated itself instead of summed by Neumann's series: for comparison.
+    /// Memory grows with the number of terms.
     #[serde(alias = "differentiate")]
     Unroll,
 }
 
 /// A copy of a transform behind a box; every transform that is `Clone` has it.
 pub trait CloneBijection<B: Backend> {
-    /// The copy.
+    /// Copies the transform.
     fn boxed_clone(&self) -> Box<dyn Bijection<B>>;
 }
 
@@ -220,11 +221,11 @@ impl<B: Backend> Clone for Box<dyn Bijection<B>> {
 
 /// A transform's parameters and description.
 pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
-    /// The transform ready for computing.
+    /// Prepares the transform for computing: normalises its weights.
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>>;
 
-    /// The shape that samples of this shape are mapped to, without the axis of samples; as it is, unless a transform says
-    /// otherwise.
+    /// Returns the shape that samples of this shape are mapped to, without the axis of samples; as it is, unless a
+    /// transform says otherwise.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if such samples cannot pass.
@@ -232,12 +233,13 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
         Ok(shape.to_vec())
     }
 
-    /// What the transform is, as a model file says it; `None` of a transform that cannot be saved.
+    /// Describes the transform as a model file does; `None` of a transform that cannot be saved.
     fn stage(&self) -> Option<Stage> {
         None
     }
 
-    /// Sets what depends on the first batch, given as shards with the weights of their samples, if they have any.
+    /// Initialises what depends on the first batch, given as shards, with the weights of their samples, if they have
+    /// any.
     ///
     /// # Errors
     /// Returns [`Error::Input`] if the batch cannot initialise the transform, [`Error::Backend`] if the device failed.
@@ -251,19 +253,21 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
         Ok(())
     }
 
-    /// How many of the last channels of y are factored out: they leave the chain here and become part of z.
+    /// Returns the number of the last channels of y that are factored out: they leave the chain here and become part of
+    /// z.
     fn factored_out(&self) -> usize {
         0
     }
 
-    /// Whether the inverse is ill-conditioned near the edge of its range, as the logit's is: residuals are then measured at
-    /// the output of the transform.
+    /// Returns `true` if the inverse is ill-conditioned near the edge of its range, as the logit's is: residuals are
+    /// then measured at the output of the transform.
     fn saturates(&self) -> bool {
         false
     }
 
-    /// Prepares the transform for samples of another shape, from other images of the same channels; returns what it maps
-    /// them to. Singular vectors stay where the stored σ bounds the new size, and are found anew where it does not.
+    /// Fits the transform to samples of another shape, from other images of the same channels; returns the shape that
+    /// it maps them to. Singular vectors stay where the stored σ bounds the new size, and are estimated anew where it
+    /// does not.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if the transform is made for one shape.
@@ -272,17 +276,17 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
         self.output_shape(shape)
     }
 
-    /// The cost of the log det, for a transform that estimates one.
+    /// Returns the cost of the log det, for a transform that estimates one.
     fn cost(&self) -> Option<CostModel> {
         None
     }
 
-    /// g, of a residual block.
+    /// Returns g, of a residual block x ↦ x + g(x).
     fn residual(&self) -> Option<&dyn Layer<B>> {
         None
     }
 
-    /// The bound on Lip(g) that the normalisation aims at, for a residual block.
+    /// Returns the bound on Lip(g) that the normalisation aims at, for a residual block.
     fn lipschitz_bound(&self) -> Option<f64> {
         None
     }
@@ -290,20 +294,21 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
 
 /// A transform ready for computing.
 pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
-    /// y of samples x `[n, …]`, and what is wanted besides.
+    /// Maps samples x, `[n, …]`, to y, `[n, …]`, with what is asked for besides (the forward transform).
     ///
     /// # Errors
-    /// Returns [`Error::Backend`] if a solve waited for the device and it had failed. A sample whose solve does not converge is
-    /// no error but a status.
+    /// Returns [`Error::Backend`] if a solve waited for the device and it had failed. A sample whose solve does not
+    /// converge is no error but a status.
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error>;
 
-    /// The x with F(x) = y for samples y `[n, …]`, and how well each is known.
+    /// Finds the x, `[n, …]`, with F(x) = y for samples y, `[n, …]`, and the accuracy of each (the inverse transform).
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed. A sample that does not converge is no error but a status.
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error>;
 
-    /// The backward pass, adding to the gradients of the trained tensors.
+    /// Makes the backward pass: from the gradients in y, `[n, …]`, and in the log dets, `[n, 1]`, to those in x, adding
+    /// to the gradients of the trained tensors.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if a solve waited for the device and it had failed.
@@ -315,7 +320,8 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error>;
 
-    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none may be left empty.
+    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none may be left
+    /// empty.
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
         let _ = (backend, grads);
     }
@@ -323,20 +329,22 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
 
 /// A prepared transform whose log det and inverse are formulas; [`closed_form`] makes a [`PreparedBijection`] of it.
 pub trait ClosedForm<B: Backend>: Debug + Send + Sync {
-    /// y, and log|det ∂y/∂x| of each sample, `[n, 1]`.
+    /// Computes y, `[n, …]`, and log|det ∂y/∂x| of each sample, `[n, 1]`, nats.
     fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor);
 
-    /// x of y; [`Solution::by_formula`] makes a solution of it.
+    /// Computes x of y, `[n, …]`; [`Solution::by_formula`] makes a solution of it.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error>;
 
-    /// The gradient in x, and those of the trained tensors, which are added; `kept` is x, or y if that is what it keeps.
+    /// Computes the gradient in x, `[n, …]`, and adds those of the trained tensors; `kept` is x, or y if that is what
+    /// it keeps.
     fn pull_back(&self, backend: &B, kept: Batch<B>, cotangents: Cotangents<B>, grads: &mut [Grad<B>])
     -> Cotangents<B>;
 
-    /// Whether the backward pass wants y instead of x, which costs no memory where a next transform keeps it anyway.
+    /// Returns `true` if the backward pass wants y instead of x, which costs no memory where a next transform keeps it
+    /// anyway.
     fn keeps_output(&self) -> bool {
         false
     }
@@ -347,7 +355,7 @@ pub trait ClosedForm<B: Backend>: Debug + Send + Sync {
     }
 }
 
-/// A transform by formulas as any other.
+/// Makes a transform by formulas one like any other.
 pub fn closed_form<B: Backend, T: ClosedForm<B> + 'static>(transform: T) -> Box<dyn PreparedBijection<B>> {
     Box::new(ByFormula(transform))
 }

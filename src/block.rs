@@ -1,8 +1,8 @@
 //! The residual block F(x) = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019; Chen et al. 2019).
 //!
-//! log|det ∂F/∂x| = log det(I + J) with J = ∂g/∂x; the determinant is positive. The inverse is the fixed point of
-//! x ↦ y − g(x). The backward pass seeds the pullback of (x, v) ↦ (g(x), Jv) with the incoming cotangent and with u
-//! weighted by each sample's own weight, so that parameters and x get the gradient of both terms of the likelihood at once.
+//! log|det ∂F/∂x| = log det(I + J) with J = ∂g/∂x; the determinant is positive. The inverse is the fixed point of x ↦ y
+//! − g(x). The backward pass seeds the pullback of (x, v) ↦ (g(x), Jv) with the incoming cotangent and with u weighted
+//! by each sample's own weight, so that parameters and x get the gradient of both terms of the likelihood at once.
 
 use resflow_backend::{Backend, Binary};
 
@@ -24,7 +24,7 @@ pub struct ResidualBlock<B: Backend> {
 }
 
 impl<B: Backend> ResidualBlock<B> {
-    /// The block of a contraction g of samples of a shape, `[d]` or `[h, w, c]`.
+    /// Builds the block of a contraction g of samples of a shape, `[d]` or `[h, w, c]`.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if g does not map the shape to itself, [`ConfigError::OutOfRange`] if its
@@ -125,12 +125,12 @@ struct PreparedBlock<B: Backend> {
     cost: CostModel,
 }
 
-/// What a training step's forward pass keeps of a block.
+/// The tape of a block, from a training step's forward pass.
 struct BlockTape<B: Backend> {
     batch: Batch<B>,
     probes: Vec<B::Tensor>,
     cotangents: Vec<B::Tensor>,
-    /// What g and the tangents of the probes kept, unless they are to be computed again.
+    /// The activations of g and of the tangents of the probes, unless they are to be computed again.
     saved: Option<(Saved<B>, Vec<Saved<B>>)>,
 }
 

@@ -1,10 +1,10 @@
 //! Model files: safetensors with the configuration inside.
 //!
-//! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag) under its visiting name,
-//! the standardisation as `standardise.mean` and `standardise.deviation` (f64), and one metadata entry `resflow` with the
-//! configuration as JSON. Nothing in it is executed. Loading checks every name and shape, and every number to be finite,
-//! before anything is used; memory stays within a small multiple of the file. Writing is atomic: a temporary file beside
-//! the target, flushed to the disk and renamed.
+//! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag) under its visiting
+//! name, the standardisation as `standardise.mean` and `standardise.deviation` (f64), and one metadata entry `resflow`
+//! with the configuration as JSON. Nothing in it is executed. Loading checks every name and shape, and every number to
+//! be finite, before anything is used; memory stays within a small multiple of the file. Writing is atomic: a temporary
+//! file beside the target, flushed to the disk and renamed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
@@ -42,7 +42,7 @@ pub enum Values {
 }
 
 impl Values {
-    /// From elements of either precision.
+    /// Takes elements of either precision.
     pub fn of<E: Element>(x: &[E]) -> Self {
         if E::NAME == f32::NAME {
             Self::F32(x.iter().map(|x| x.to_f64() as f32).collect())
@@ -51,7 +51,7 @@ impl Values {
         }
     }
 
-    /// As elements of another precision, rounded if need be.
+    /// Returns the elements of another precision, rounded if need be.
     pub fn to<E: Element>(&self) -> Vec<E> {
         match self {
             Self::F32(x) => x.iter().map(|&x| E::from_f64(f64::from(x))).collect(),
@@ -77,9 +77,9 @@ impl Values {
 /// Named tensors and a JSON document: the contents of a file.
 #[derive(Debug, Clone)]
 pub struct Archive {
-    /// Shape and numbers by name.
+    /// The shape and the numbers of each tensor, row-major, by name.
     pub tensors: BTreeMap<String, (Vec<usize>, Values)>,
-    /// What the metadata entry says.
+    /// The metadata entry.
     pub document: serde_json::Value,
 }
 
@@ -87,7 +87,8 @@ impl Archive {
     /// Reads the bytes of a file.
     ///
     /// # Errors
-    /// Anything that is not a safetensors file of f32 and f64 tensors with our metadata.
+    /// Returns [`CheckpointError::Format`] if the bytes are no safetensors file with our metadata,
+    /// [`CheckpointError::Tensor`] for a tensor of another type than f32 and f64.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
         let format = |e: &dyn std::fmt::Display| CheckpointError::Format(e.to_string());
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| format(&e))?;
@@ -118,12 +119,13 @@ impl Archive {
         Ok(Self { tensors, document })
     }
 
-    /// Whether it is the state of a run (`checkpoint.safetensors`) rather than a model.
+    /// Returns `true` for the state of a run (`checkpoint.safetensors`), `false` for a model.
     pub fn is_run(&self) -> bool {
         self.document.get("run").is_some()
     }
 
-    /// The best model in the state of a run, or its present weights before the first validation; a model as it is.
+    /// Takes the best model out of the state of a run, or its present weights before the first validation; a model as
+    /// it is.
     #[must_use]
     pub fn into_model(mut self) -> Self {
         let Some(run) = self.document.get("run") else { return self };
@@ -140,15 +142,15 @@ impl Archive {
     /// Reads a file.
     ///
     /// # Errors
-    /// If it cannot be read or is not such a file.
+    /// Returns [`CheckpointError::Io`] if the file cannot be read, else the errors of [`from_bytes`](Self::from_bytes).
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         Self::from_bytes(&std::fs::read(path).map_err(|source| io(path, source))?)
     }
 
-    /// The bytes of a file; a function of the contents alone.
+    /// Returns the bytes of a file, a function of the contents alone.
     ///
     /// # Errors
-    /// If safetensors refuses.
+    /// Returns [`CheckpointError::Format`] if safetensors refuses a name or a shape.
     pub fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
         let bytes: Vec<(&String, Dtype, &Vec<usize>, Vec<u8>)> = self
             .tensors
@@ -176,10 +178,10 @@ impl Archive {
         write_atomically(path, &self.to_bytes()?)
     }
 
-    /// The numbers of a tensor of this shape.
+    /// Returns the numbers of a tensor of this shape, row-major.
     ///
     /// # Errors
-    /// If it is missing, of another shape, or not finite.
+    /// Returns [`CheckpointError::Tensor`] if it is missing, of another shape, or not finite.
     pub fn get<E: Element>(&self, name: &str, shape: &[usize]) -> Result<Vec<E>, CheckpointError> {
         let error = |problem: String| CheckpointError::Tensor { name: name.to_owned(), problem };
         let (found, values) = self.tensors.get(name).ok_or_else(|| error("is missing".into()))?;
@@ -241,23 +243,24 @@ pub(crate) struct ModelDocument {
     /// The estimators that `auto` chose, for the reader of the file.
     chosen: BTreeMap<String, String>,
     provenance: Provenance,
-    /// What each transform is, where it is not what the configuration spells out.
+    /// The stages of the chain, where they are not those of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chain: Option<Vec<Stage>>,
 }
 
 impl ModelDocument {
-    /// Of a flow that is not there yet.
+    /// Describes a flow that is not there yet.
     #[cfg(feature = "import")]
     pub(crate) fn new(config: ModelConfig, precision: &str, provenance: Provenance) -> Self {
         let (precision, chosen) = (precision.to_owned(), BTreeMap::new());
         Self { format: FORMAT, precision, config, chosen, provenance, chain: None }
     }
 
-    /// Of a flow.
+    /// Describes a flow.
     ///
     /// # Errors
-    /// Returns [`Error::Unregistered`] if a part of it does not say what it is.
+    /// Returns [`Error::Unregistered`] if a part of it does not say what it is, [`Error::Input`] if its base density is
+    /// not the standard normal.
     pub(crate) fn of<B: Backend>(flow: &Flow<B>) -> Result<Self, Error> {
         if !flow.base().is_standard_normal() {
             return Err(Error::Input(format!(
@@ -309,7 +312,7 @@ impl ModelDocument {
         Ok(())
     }
 
-    /// The flow that it describes, with zeros to be filled.
+    /// Builds the flow that it describes, with zeros to be filled.
     fn zeros<B: Backend>(&self, backend: B, registry: &Registry<B>) -> Result<Flow<B>, Error> {
         let Some(stages) = &self.chain else { return Ok(Flow::zeros(backend, &self.config)?) };
         let transforms = architecture::described(&backend, stages, registry)?;
@@ -318,7 +321,7 @@ impl ModelDocument {
 }
 
 impl<B: Backend> Flow<B> {
-    /// Adds all stored tensors under a prefix.
+    /// Stores all tensors under a prefix, the standardisation's mean and std (`deviation`) with them.
     pub(crate) fn store(&self, prefix: &str, archive: &mut Archive) -> Result<(), Error> {
         let mut failed = None;
         self.visit(&mut |name, tensor, _| match self.backend().download(tensor) {
@@ -336,7 +339,7 @@ impl<B: Backend> Flow<B> {
         failed.map_or(Ok(()), |e| Err(e.into()))
     }
 
-    /// A flow from the tensors under a prefix; every tensor of the prefix must be used.
+    /// Builds a flow from the tensors under a prefix; every tensor of the prefix must be used.
     pub(crate) fn restore(
         backend: B,
         document: &ModelDocument,
@@ -400,8 +403,8 @@ impl<B: Backend> Flow<B> {
         Ok(flow)
     }
 
-    /// The configuration at the image size that a file's singular vectors are for, if that is larger than the flow's: a flow
-    /// that was resized to smaller images keeps the vectors that bound it.
+    /// The configuration at the image size that a file's singular vectors are for, if that is larger than the flow's: a
+    /// flow that was resized to smaller images keeps the vectors that bound it.
     fn size_of_vectors(&self, prefix: &str, archive: &Archive) -> Option<ImageConfig> {
         let config = self.config().images()?;
         let mut size = None;
@@ -424,10 +427,11 @@ impl<B: Backend> Flow<B> {
         larger.then(|| ImageConfig { height, width, ..config.clone() })
     }
 
-    /// The contents of the flow's model file.
+    /// Returns the contents of the flow's model file.
     ///
     /// # Errors
-    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Backend`] if the device failed.
+    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Input`] for a base
+    /// density other than the standard normal, [`Error::Backend`] if the device failed.
     pub fn to_archive(&self) -> Result<Archive, Error> {
         let document = serde_json::json!({ "model": document_value(&ModelDocument::of(self)?)? });
         let mut archive = Archive { tensors: BTreeMap::new(), document };
@@ -435,19 +439,20 @@ impl<B: Backend> Flow<B> {
         Ok(archive)
     }
 
-    /// The flow of a model file's contents.
+    /// Builds the flow of a model file's contents.
     ///
     /// # Errors
-    /// Returns [`Error::Checkpoint`] for anything that does not belong together, [`Error::Config`] for a part that only a
-    /// registry knows.
+    /// Returns [`Error::Checkpoint`] for anything that does not belong together, [`Error::Config`] for a part that only
+    /// a registry knows.
     pub fn from_archive(backend: B, archive: &Archive) -> Result<Self, Error> {
         Self::from_archive_with(backend, archive, &Registry::new())
     }
 
-    /// The same for a model with parts of your own.
+    /// Builds the flow of a model file's contents, with parts of your own that the registry makes.
     ///
     /// # Errors
-    /// As [`from_archive`](Self::from_archive).
+    /// Returns [`Error::Checkpoint`] for anything that does not belong together, [`Error::Config`] for a part that is
+    /// not in the registry.
     pub fn from_archive_with(backend: B, archive: &Archive, registry: &Registry<B>) -> Result<Self, Error> {
         if archive.is_run() {
             let problem = "it is the state of a run: load the model.safetensors beside it, take `Archive::into_model`, or go on \
@@ -457,28 +462,29 @@ impl<B: Backend> Flow<B> {
         Self::restore(backend, &model_document(archive)?, "", archive, registry)
     }
 
-    /// The same model on another device or in another precision.
+    /// Moves the model to another device or precision.
     ///
     /// # Errors
-    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Config`] for one that only a
-    /// registry knows, [`Error::Backend`] if a device failed.
+    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Config`] for one that
+    /// only a registry knows, [`Error::Backend`] if a device failed.
     pub fn to_backend<C: Backend>(&self, backend: C) -> Result<Flow<C>, Error> {
         Flow::from_archive(backend, &self.to_archive()?)
     }
 
-    /// The same for a model with parts of your own.
+    /// Moves a model with parts of your own to another device or precision.
     ///
     /// # Errors
-    /// As [`to_backend`](Self::to_backend).
+    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Config`] for one that is
+    /// not in the registry, [`Error::Backend`] if a device failed.
     pub fn to_backend_with<C: Backend>(&self, backend: C, registry: &Registry<C>) -> Result<Flow<C>, Error> {
         Flow::from_archive_with(backend, &self.to_archive()?, registry)
     }
 
-    /// Writes the model, atomically.
+    /// Writes the model atomically.
     ///
     /// # Errors
-    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Backend`] if the device failed,
-    /// [`Error::Checkpoint`] if the file system refused.
+    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Backend`] if the device
+    /// failed, [`Error::Checkpoint`] if the file system refused.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         Ok(self.to_archive()?.write(path.as_ref())?)
     }
@@ -486,8 +492,8 @@ impl<B: Backend> Flow<B> {
     /// Reads a model.
     ///
     /// # Errors
-    /// Returns [`Error::Checkpoint`] if the file cannot be read or is not a model, [`Error::Config`] if it has a part that only
-    /// a registry knows.
+    /// Returns [`Error::Checkpoint`] if the file cannot be read or is not a model, [`Error::Config`] if it has a part
+    /// that only a registry knows.
     pub fn load(backend: B, path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::load_with(backend, path, &Registry::new())
     }
@@ -495,7 +501,8 @@ impl<B: Backend> Flow<B> {
     /// Reads a model with parts of your own.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// Returns [`Error::Checkpoint`] if the file cannot be read or is not a model, [`Error::Config`] if it has a part
+    /// that is not in the registry.
     pub fn load_with(backend: B, path: impl AsRef<Path>, registry: &Registry<B>) -> Result<Self, Error> {
         Self::from_archive_with(backend, &Archive::read(path.as_ref())?, registry)
     }
@@ -517,20 +524,20 @@ pub(crate) fn model_document(archive: &Archive) -> Result<ModelDocument, Checkpo
     section(archive, "model")
 }
 
-/// The configuration inside a model file.
+/// Returns the configuration inside a model file.
 ///
 /// # Errors
-/// If there is none, or one that cannot be.
+/// Returns [`CheckpointError::Format`] if there is none, [`CheckpointError::Config`] if it is invalid.
 pub fn model_config(archive: &Archive) -> Result<ModelConfig, CheckpointError> {
     let config = model_document(archive)?.config;
     config.check()?;
     Ok(config)
 }
 
-/// The precision that a model was made in, `"f32"` or `"f64"`.
+/// Returns the precision that a model was made in, `"f32"` or `"f64"`.
 ///
 /// # Errors
-/// If there is none.
+/// Returns [`CheckpointError::Format`] if there is none.
 pub fn model_precision(archive: &Archive) -> Result<String, CheckpointError> {
     Ok(model_document(archive)?.precision)
 }

@@ -1,10 +1,11 @@
-//! Affine coupling (Dinh et al. 2017, arXiv 1605.08803, eqs. 7 and 8): a part a of the numbers stays, the rest b is moved,
+//! Affine coupling (Dinh et al. 2017, arXiv 1605.08803, eqs. 7 and 8): a part a of the numbers stays, the rest b is
+//! moved,
 //!
 //! y_a = x_a,  y_b = x_b ∘ σ(s + 2) + t  with [s | t] = net(x_a),  log|det ∂y/∂x| = Σ ln σ(s + 2).
 //!
 //! Invariant: the net never sees what it moves, so the Jacobian is triangular, the log det exact and the inverse a
-//! formula, whatever the net. With v = −(s + 2): ln σ = −softplus(v) and 1/σ = e^{softplus(v)}, so neither loses precision
-//! where σ is small.
+//! formula, whatever the net. With v = −(s + 2): ln σ = −softplus(v) and 1/σ = e^{softplus(v)}, so neither loses
+//! precision where σ is small.
 
 use resflow_backend::{Activation, Backend, Binary, Element as _, Over, Reduce, Unary};
 
@@ -18,7 +19,7 @@ pub use crate::stage::Mask;
 use crate::stage::Stage;
 use crate::tiled::{tile_samples, tiled};
 
-/// What is added to s: a fresh coupling is close to the identity.
+/// The shift of s, by which a fresh coupling is close to the identity.
 const SHIFT: f64 = 2.0;
 
 /// An affine coupling.
@@ -30,11 +31,11 @@ pub struct Coupling<B: Backend> {
 }
 
 impl<B: Backend> Coupling<B> {
-    /// The coupling of samples of a shape, `[d]` or `[h, w, c]`, by a net whose output is s and t side by side.
+    /// Builds the coupling of samples of a shape, `[d]` or `[h, w, c]`, by a net whose output is s and t side by side.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Inconsistent`] if the mask leaves nothing on one side, or the net does not map the shapes of
-    /// [`Mask::net_shapes`].
+    /// Returns [`ConfigError::Inconsistent`] if the mask leaves nothing on one side, or the net does not map the shapes
+    /// of [`Mask::net_shapes`].
     pub fn new(net: Box<dyn Layer<B>>, mask: Mask, shape: &[usize]) -> Result<Self, ConfigError> {
         let [input, output] = mask.net_shapes(shape)?;
         let found = net.output_shape(&input)?;
@@ -89,7 +90,7 @@ impl<B: Backend> Bijection<B> for Coupling<B> {
     }
 }
 
-/// How samples come apart and together again.
+/// The split of samples into a and b.
 #[derive(Debug)]
 enum Split<B: Backend> {
     /// (start, length) of what stays and of what moves, on the last axis.
@@ -122,7 +123,8 @@ impl<B: Backend> Split<B> {
         }
     }
 
-    /// x_a, as the net takes it, and x_b; under a checkerboard x_b comes with the pixels of x_a.
+    /// Splits x, `[n, …]`, into x_a, as the net takes it, and x_b; under a checkerboard x_b comes with the pixels of
+    /// x_a.
     fn apart(&self, backend: &B, x: &B::Tensor) -> (B::Tensor, B::Tensor) {
         match self {
             Self::Channels { stays, moves } => {
@@ -134,7 +136,7 @@ impl<B: Backend> Split<B> {
         }
     }
 
-    /// The sample of a and b.
+    /// Joins a and b to samples, `[n, …]`.
     fn together(&self, backend: &B, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
         match self {
             Self::Channels { stays, moves } => {
@@ -145,7 +147,7 @@ impl<B: Backend> Split<B> {
         }
     }
 
-    /// The same with zeros where nothing moves.
+    /// Sets zeros where nothing moves.
     fn moving(&self, backend: &B, b: B::Tensor) -> B::Tensor {
         match self {
             Self::Channels { .. } => b,
@@ -161,7 +163,7 @@ struct PreparedCoupling<B: Backend> {
     split: Split<B>,
 }
 
-/// What the net says of x_b.
+/// The affine map of x_b that the net gives.
 struct Affine<B: Backend> {
     /// softplus(v) = −ln σ(s + 2).
     decay: B::Tensor,
@@ -187,7 +189,7 @@ impl<B: Backend> Affine<B> {
 }
 
 impl<B: Backend> PreparedCoupling<B> {
-    /// y and the log det of each sample, from x and what the net says.
+    /// Computes y, `[n, …]`, and the log det of each sample, `[n, 1]`, from x and the net's output.
     fn map(&self, backend: &B, a: &B::Tensor, b: &B::Tensor, st: &B::Tensor) -> (B::Tensor, B::Tensor) {
         let affine = Affine::of(backend, st);
         let moved = backend.axpy(1.0, &affine.t, backend.binary(Binary::Mul, affine.scale(backend), b));
@@ -196,10 +198,10 @@ impl<B: Backend> PreparedCoupling<B> {
     }
 }
 
-/// What a training step's forward pass keeps of a coupling.
+/// The tape of a coupling, from a training step's forward pass.
 struct CouplingTape<B: Backend> {
     batch: Batch<B>,
-    /// What the net said, and what it kept, unless it is to be asked again.
+    /// The net's output and its activations, unless they are to be computed again.
     said: Option<(B::Tensor, Saved<B>)>,
 }
 

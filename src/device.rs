@@ -1,7 +1,7 @@
 //! Devices chosen at run time.
 //!
-//! The library is generic over a backend, which is chosen when a program is compiled. A [`Device`] is one of the built-in
-//! backends, chosen when it runs; [`with_device!`](crate::with_device) runs generic code on it.
+//! The library is generic over a backend, which is chosen when a program is compiled. A [`Device`] is one of the
+//! built-in backends, chosen when it runs; [`with_device!`](crate::with_device) runs generic code on it.
 //!
 //! ```
 //! use resflow::backend::Key;
@@ -43,7 +43,7 @@ impl Precision {
     }
 }
 
-/// Which kind of device.
+/// The kind of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceKind {
     /// The processor.
@@ -55,7 +55,7 @@ pub enum DeviceKind {
     Best,
 }
 
-/// How a GPU multiplies matrices.
+/// The arithmetic by which a GPU multiplies matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Products {
     /// In single precision.
@@ -67,10 +67,10 @@ pub enum Products {
     F16,
 }
 
-/// What is asked of a device.
+/// The requirements on a device.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeviceOptions {
-    /// Which kind.
+    /// The kind of the device.
     pub kind: DeviceKind,
     /// The precision; a GPU has single only.
     pub precision: Precision,
@@ -78,7 +78,7 @@ pub struct DeviceOptions {
     pub threads: Option<NonZeroUsize>,
     /// The GPU, by index or a part of its name; else the environment variable `RESFLOW_ADAPTER`, else the best.
     pub adapter: Option<String>,
-    /// How a GPU multiplies.
+    /// The arithmetic of a GPU's products.
     pub products: Products,
 }
 
@@ -109,7 +109,7 @@ pub enum Device {
     Gpu(crate::Wgpu),
 }
 
-/// What cannot be asked for together.
+/// The error of options that cannot be asked for together.
 fn conflict(problem: &str) -> Error {
     ConfigError::Inconsistent(problem.into()).into()
 }
@@ -152,7 +152,7 @@ impl Device {
         }
     }
 
-    /// Whether it is more than a program on the processor that stands for a GPU.
+    /// Returns `false` for a program on the processor that stands for a GPU.
     pub fn is_hardware(&self) -> bool {
         match self {
             #[cfg(feature = "gpu")]

@@ -1,9 +1,11 @@
 //! Inversion of x + g(x) = y: the fixed point of x ↦ y − g(x), plain or by Anderson's acceleration.
 //!
-//! Banach: the plain step contracts by c = Lip(g). A posteriori, with r = y − x − g(x), ‖x − x*‖₂ ≤ ‖r‖₂/(1−c); the answer
-//! is the step y − g(x) from the x with the smallest residual, which costs nothing more and is within c‖r‖₂/(1−c). The c
-//! in use is an estimate (power iteration), so the bound is one too, and is marked so. A row stops by itself, when
-//! max|r| ≤ accuracy · max(1, max|y|), and is frozen then: a sample's answer does not depend on its batch.
+//! Banach: the plain step contracts by c = Lip(g). A posteriori, with r = y − x − g(x), ‖x − x*‖₂ ≤ ‖r‖₂/(1−c); the
+//! answer is the step y − g(x) from the x with the smallest residual, which costs nothing more and is within
+//! c‖r‖₂/(1−c). The c in use is an estimate (power iteration), so the bound is one too, and is marked so. A sample
+//! stops by itself, when max|r| ≤ accuracy · max(1, max|y|), and is frozen then: other samples of its batch do not
+//! enter its answer but by rounding, since products of matrices of other sizes may add in another order (about 1e-5 of
+//! its scale in f32, and now and then an iteration more or less).
 //!
 //! Anderson(m) (Anderson 1965; type II of Fang and Saad 2009): x + r − Σ γ_j (ΔX_j + ΔR_j) with γ the least-squares
 //! solution of r ≈ Σ γ_j ΔR_j over the last m differences; the plain step wherever the residual grew.
@@ -15,7 +17,7 @@ use resflow_backend::{
 use crate::batch::Batch;
 use crate::error::ConfigError;
 
-/// The state that an inversion ended in, for one row.
+/// The state that an inversion ended in, for one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// The residual is below the accuracy asked for.
@@ -24,7 +26,7 @@ pub enum Status {
     FloatFloor,
     /// The limit of iterations came first.
     NotConverged,
-    /// The row or g of it is infinite or NaN.
+    /// The sample or g of it is infinite or NaN.
     NonFinite,
 }
 
@@ -48,7 +50,7 @@ pub enum Method {
     Anderson(usize),
 }
 
-/// How to invert.
+/// The settings of an inversion.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Inversion {
     method: Method,
@@ -58,16 +60,17 @@ pub struct Inversion {
 }
 
 impl Inversion {
-    /// The default for a precision: accuracy 1e−6 in f32 and 1e−12 in f64, Anderson(2), at most 2000 iterations a block.
+    /// Returns the default for a precision: accuracy 1e−6 in f32 and 1e−12 in f64, Anderson(2), at most 2000 iterations
+    /// a block.
     pub fn for_backend<B: Backend>() -> Self {
         let accuracy = if B::Elem::EPSILON > 1e-10 { 1e-6 } else { 1e-12 };
         Self { method: Method::Anderson(2), accuracy, limit: 2000, check: true }
     }
 
-    /// The same with another accuracy, relative to max(1, max|y|) of a row.
+    /// Sets the accuracy, relative to max(1, max|y|) of a sample.
     ///
     /// # Errors
-    /// Not a positive number below 1.
+    /// Returns [`ConfigError::OutOfRange`] unless it is a positive number below 1.
     pub fn with_accuracy(self, accuracy: f64) -> Result<Self, ConfigError> {
         if accuracy > 0.0 && accuracy < 1.0 {
             Ok(Self { accuracy, ..self })
@@ -76,10 +79,10 @@ impl Inversion {
         }
     }
 
-    /// The same with another method.
+    /// Sets the method.
     ///
     /// # Errors
-    /// A history that is not 1 to 5.
+    /// Returns [`ConfigError::OutOfRange`] for a history that is not 1 to 5.
     pub fn with_method(self, method: Method) -> Result<Self, ConfigError> {
         match method {
             Method::Anderson(m) if !(1..=5).contains(&m) => {
@@ -89,10 +92,10 @@ impl Inversion {
         }
     }
 
-    /// The same with another limit of iterations for each block.
+    /// Sets the limit of iterations for each block.
     ///
     /// # Errors
-    /// Zero.
+    /// Returns [`ConfigError::OutOfRange`] for a limit of zero.
     pub fn with_limit(self, limit: u32) -> Result<Self, ConfigError> {
         if limit > 0 {
             Ok(Self { limit, ..self })
@@ -101,12 +104,12 @@ impl Inversion {
         }
     }
 
-    /// The same with or without a forward pass through the whole flow at the end, which measures the residual of the answer.
+    /// Chooses a forward pass through the whole flow at the end, which measures the residual of the answer, or none.
     pub fn with_check(self, check: bool) -> Self {
         Self { check, ..self }
     }
 
-    /// Whether the answer is checked by a forward pass.
+    /// Returns `true` if the answer is checked by a forward pass.
     pub fn checks(&self) -> bool {
         self.check
     }
@@ -117,7 +120,7 @@ impl Inversion {
     }
 }
 
-/// How well one sample was inverted.
+/// The accuracy with which one sample was inverted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleReport {
     /// max|y − F(x)| / max(1, max|y|): of a block, measured one step before the answer; of a whole flow, see
@@ -127,11 +130,11 @@ pub struct SampleReport {
     pub error_bound: f64,
     /// Evaluations of g.
     pub iterations: u32,
-    /// How it ended.
+    /// The state that it ended in.
     pub status: Status,
 }
 
-/// The samples x with F(x) = y, and how well each is known.
+/// The samples x with F(x) = y, and the accuracy of each.
 #[derive(Debug, Clone)]
 pub struct Solution<B: Backend> {
     /// x, `[n, …]`.
@@ -140,7 +143,7 @@ pub struct Solution<B: Backend> {
     pub reports: Vec<SampleReport>,
     /// The factor by which an error in y may grow into an error in x.
     pub stretch: f64,
-    /// Whether the Lipschitz bound is certified; power iteration only estimates it.
+    /// Marks a certified Lipschitz bound; power iteration only estimates it.
     pub certified: bool,
 }
 
@@ -175,9 +178,9 @@ const PATIENCE: f64 = 4.0;
 /// Residuals up to this many ε may be called the floor.
 const FLOOR: f64 = 256.0;
 
-/// Everything that the iteration knows of the rows still going, all with rows first.
+/// Everything that the iteration knows of the samples still going, `[n, …]`.
 struct State<B: Backend> {
-    /// y, `[n, d]`, and what belongs to its rows.
+    /// y, `[n, d]`, and what belongs to its samples.
     target: Batch<B>,
     point: FixedPointState<B::Tensor>,
     // Anderson: the point and residual before, and the differences
@@ -186,7 +189,7 @@ struct State<B: Backend> {
 }
 
 impl<B: Backend> State<B> {
-    /// At x = y, nothing known.
+    /// Starts at x = y, nothing known.
     fn new(backend: &B, target: Batch<B>) -> Self {
         let mut fresh = [B::Elem::ZERO; FixedPointColumn::COUNT];
         for column in [FixedPointColumn::Residual, FixedPointColumn::Norm, FixedPointColumn::Latest] {
@@ -212,8 +215,8 @@ impl<B: Backend> State<B> {
     }
 }
 
-/// Solves x + g(x) = y for each sample y `[n, …]` of a batch, with Lip(g) ≤ `bound`; g is given what belongs to the samples
-/// that it is evaluated at.
+/// Solves x + g(x) = y for each sample y `[n, …]` of a batch, with Lip(g) ≤ `bound`; g is given what belongs to the
+/// samples that it is evaluated at.
 ///
 /// # Errors
 /// Returns [`BackendError`] if the device failed.
@@ -232,7 +235,7 @@ pub fn invert_residual<B: Backend>(
         let y = g(&target.with_x(backend.reshape(x, shape.with_rows(rows))));
         backend.reshape(&y, backend.shape(x))
     };
-    // rows that are done, and the number each row had at the beginning
+    // samples that are done, and the number each had at the beginning
     let mut finished: Vec<(Vec<u32>, State<B>)> = Vec::new();
     let mut numbers: Vec<u32> = (0..n as u32).collect();
     let mut iteration = 0;
@@ -247,7 +250,7 @@ pub fn invert_residual<B: Backend>(
         if going.is_empty() {
             break;
         }
-        // leaving finished rows out costs a copy: do it once a quarter is done
+        // leaving finished samples out costs a copy: do it once a quarter is done
         if done.len() * 4 >= numbers.len() {
             finished.push((done.iter().map(|&i| numbers[i as usize]).collect(), state.take(backend, &done)));
             state = state.take(backend, &going);
@@ -258,7 +261,7 @@ pub fn invert_residual<B: Backend>(
     collect(backend, &finished, shape, bound, how)
 }
 
-/// One evaluation of g, the bookkeeping of every row and the step.
+/// Makes one evaluation of g, the bookkeeping of every sample and the step.
 fn advance<B: Backend>(
     b: &B,
     g: &impl Fn(&Batch<B>, &B::Tensor) -> B::Tensor,
@@ -284,7 +287,7 @@ fn advance<B: Backend>(
         }
     }
     let mixed = anderson(b, &point.x, &r, &history);
-    // the plain step where the row is done, the residual grew or the least squares broke down
+    // the plain step where the sample is done, the residual grew or the least squares broke down
     let grew = b.binary(Binary::Less, before, &column(&point.rows, FixedPointColumn::Latest));
     let finite = b.unary(Unary::IsFinite, b.reduce(Reduce::Sum, Over::Row, &mixed));
     let usable = b.binary(Binary::Mul, finite, &column(&point.rows, FixedPointColumn::Active));
@@ -293,7 +296,7 @@ fn advance<B: Backend>(
     State { target: s.target, point, previous: Some((x, r)), history }
 }
 
-/// plain − Σ γ_j (ΔX_j + ΔR_j), per row.
+/// Computes plain − Σ γ_j (ΔX_j + ΔR_j), per sample, `[n, d]`.
 fn anderson<B: Backend>(b: &B, plain: &B::Tensor, r: &B::Tensor, history: &[(B::Tensor, B::Tensor)]) -> B::Tensor {
     let m = history.len();
     if m == 0 {
@@ -325,7 +328,7 @@ fn anderson<B: Backend>(b: &B, plain: &B::Tensor, r: &B::Tensor, history: &[(B::
     x
 }
 
-/// Puts the rows back in order and reads what the iteration knew of each.
+/// Puts the samples back in order and reads what the iteration knew of each.
 fn collect<B: Backend>(
     b: &B,
     finished: &[(Vec<u32>, State<B>)],

@@ -1,5 +1,5 @@
-//! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995; Chen,
-//! Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
+//! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995;
+//! Chen, Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
 //!
 //! The flows that they are compared with, i-ResNets, Real NVP and Glow, are configurations of the same transforms, trainer and
 //! files: [`config::Family`].
@@ -75,8 +75,9 @@
 //! | [`backend`] | the interface of devices, for writing one |
 //!
 //! # Randomness
-//! Every random number is a function of a [`Key`](backend::Key) and an address. The same key gives the same numbers on every
-//! backend, in every precision and on any number of threads; there is no global state.
+//! Every random number is a function of a [`Key`](backend::Key) and an address. The same key gives the same numbers on
+//! every backend (normal ones up to a few ulp), in every precision and on any number of threads; there is no global
+//! state.
 #![forbid(unsafe_code)]
 
 pub mod anomaly;

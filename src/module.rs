@@ -1,8 +1,9 @@
-//! Modules: what holds stored tensors, under names, and is made of other modules.
+//! Modules: holders of stored tensors, under names, made of other modules.
 //!
-//! A module says once what its parts are ([`Module::parts`], [`Module::parts_mut`], usually through [`parts!`](crate::parts));
-//! showing every tensor, updating spectral norms, reporting them and checking what was read from a file follow. Invariant:
-//! both methods show the same parts under the same names in the same order, which is also the order of the gradients.
+//! A module says once what its parts are ([`Module::parts`], [`Module::parts_mut`], usually through
+//! [`parts!`](crate::parts)); showing every tensor, updating spectral norms, reporting them and checking what was read
+//! from a file follow. Invariant: both methods show the same parts under the same names in the same order, which is
+//! also the order of the gradients.
 
 use std::fmt::Debug;
 
@@ -11,7 +12,7 @@ use resflow_backend::{Backend, BackendError, Shape};
 use crate::error::Error;
 use crate::lipschitz::PowerIteration;
 
-/// What a stored tensor is for.
+/// The role of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// A trained tensor that weight decay applies to.
@@ -23,7 +24,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether the optimiser changes it.
+    /// Returns `true` if the optimiser changes it.
     pub fn is_trained(self) -> bool {
         self != Self::Buffer
     }
@@ -34,7 +35,7 @@ pub type Visitor<'a, B> = &'a mut dyn FnMut(&str, &<B as Backend>::Tensor, Role)
 /// Changes every stored tensor: path, tensor, role.
 pub type VisitorMut<'a, B> = &'a mut dyn FnMut(&str, &mut <B as Backend>::Tensor, Role);
 
-/// The gradient of one trained tensor, `None` while nothing was added.
+/// The gradient of one trained tensor, of its shape; `None` while nothing was added.
 pub type Grad<B> = Option<<B as Backend>::Tensor>;
 
 /// Adds a gradient of the tensor's shape to what was added before.
@@ -75,18 +76,18 @@ pub struct Spectrum {
     pub name: String,
     /// σ of the raw weight, by power iteration: a lower bound that converges from below.
     pub sigma: f64,
-    /// κ.
+    /// The bound κ on σ of the normalised weight.
     pub coefficient: f64,
 }
 
 impl Spectrum {
-    /// σ of the normalised weight: min(σ, κ).
+    /// Returns σ of the normalised weight: min(σ, κ).
     pub fn effective(&self) -> f64 {
         self.sigma.min(self.coefficient)
     }
 }
 
-/// The parts of a path, one inside the other.
+/// Joins the parts of a path, one inside the other.
 fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
@@ -98,12 +99,12 @@ pub trait Module<B: Backend>: Debug + Send + Sync {
         let _ = show;
     }
 
-    /// Shows them to be changed; the same ones.
+    /// Shows the same tensors and modules, to be changed.
     fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
         let _ = show;
     }
 
-    /// One line that says what the module is.
+    /// Describes the module in one line.
     fn describe(&self) -> String;
 
     /// Called after stored tensors were changed from outside, for a module that keeps copies of them.
@@ -126,7 +127,7 @@ pub trait Module<B: Backend>: Debug + Send + Sync {
         self.tensors_changed();
     }
 
-    /// The number of trained numbers.
+    /// Counts the trained numbers.
     fn parameters(&self, backend: &B) -> u64 {
         let mut count = 0;
         self.visit("", &mut |_, tensor, role| {
@@ -163,8 +164,8 @@ pub trait Module<B: Backend>: Debug + Send + Sync {
     /// Checks what was read from a file, beyond shapes and finiteness.
     ///
     /// # Errors
-    /// Returns [`CheckpointError::Tensor`](crate::error::CheckpointError::Tensor) for a tensor, by its name under this path,
-    /// that the module cannot compute with, and [`Error::Backend`] if the device failed.
+    /// Returns [`CheckpointError::Tensor`](crate::error::CheckpointError::Tensor) for a tensor, by its name under this
+    /// path, that the module cannot compute with, and [`Error::Backend`] if the device failed.
     fn check_stored(&self, backend: &B, path: &str) -> Result<(), Error> {
         each_module(self, &mut |name, module| module.check_stored(backend, &join(path, name)))
     }
@@ -216,13 +217,14 @@ pub(crate) fn assign<B: Backend, M: Module<B> + ?Sized>(backend: &B, module: &mu
     });
 }
 
-/// Tensors one after the other, `[total]`; `None` of nothing.
+/// Joins tensors one after the other, `[total]`; `None` of nothing.
 pub(crate) fn flatten<'a, B: Backend>(backend: &B, tensors: impl Iterator<Item = &'a B::Tensor>) -> Option<B::Tensor> {
     let flat: Vec<_> = tensors.map(|t| backend.reshape(t, [backend.shape(t).elements()].into())).collect();
     (!flat.is_empty()).then(|| backend.concat(&flat.iter().collect::<Vec<_>>(), 0))
 }
 
-/// Writes [`Module::parts`] and [`Module::parts_mut`] for fields that are tensors, each with its [`Role`], or boxed modules.
+/// Writes [`Module::parts`] and [`Module::parts_mut`] for fields that are tensors, each with its [`Role`], or boxed
+/// modules.
 ///
 /// ```
 /// use resflow::backend::Backend;

@@ -1,8 +1,8 @@
-//! Where transforms and layers of your own come from when a model is loaded.
+//! The registry of transforms and layers of your own, for loading models.
 //!
-//! A model file stores what each transform is ([`Stage`](crate::stage::Stage)). One of your own says a name and its settings
-//! ([`Custom`]), and a registry knows who makes a part of that name. Nothing is global: whoever loads, moves or resumes a
-//! model with such parts hands the registry over.
+//! A model file stores a description of each transform ([`Stage`](crate::stage::Stage)). One of your own says a name
+//! and its settings ([`Custom`]), and a registry knows who makes a part of that name. Nothing is global: whoever loads,
+//! moves or resumes a model with such parts hands the registry over.
 //!
 //! ```
 //! use resflow::backend::Backend;
@@ -52,13 +52,13 @@ impl<B: Backend> fmt::Debug for Registry<B> {
 }
 
 impl<B: Backend> Registry<B> {
-    /// A registry that knows the library's own parts only.
+    /// Builds a registry that knows the library's own parts only.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says who makes transforms of a name, from their settings and with tensors of the right shapes, to be filled from the
-    /// file. Settings come from the file: check them before memory is taken by them.
+    /// Registers the maker of transforms of a name, from their settings and with tensors of the right shapes, to be
+    /// filled from the file. Settings come from the file: check them before memory is taken by them.
     pub fn add_transform(
         &mut self,
         name: &str,
@@ -67,7 +67,7 @@ impl<B: Backend> Registry<B> {
         self.transforms.insert(name.to_owned(), Arc::new(make));
     }
 
-    /// Says who makes layers of a name, likewise.
+    /// Registers the maker of layers of a name, likewise.
     pub fn add_layer(
         &mut self,
         name: &str,

@@ -1,8 +1,8 @@
-//! Stages: what the transforms of a chain are, as configurations spell them out and model files store them.
+//! Stages: descriptions of a chain's transforms, as configurations spell them out and model files store them.
 //!
-//! A stage is a description without weights. It says of itself how many numbers it stores ([`Stage::size`]), which is the
-//! one place where parameters are counted before anything is built, and what a hostile file is held to. Equal stages one
-//! after the other are written once and counted ([`Repeated`]), so that a hostile number of them costs nothing.
+//! A stage has no weights. It says of itself how many numbers it stores ([`Stage::size`]), which is the one place where
+//! parameters are counted before anything is built, and what a hostile file is held to. Equal stages one after the
+//! other are written once and counted ([`Repeated`]), so that a hostile number of them costs nothing.
 //!
 //! Invariant: the transform built of a stage returns it ([`Bijection::stage`](crate::bijection::Bijection::stage)) and
 //! stores as many numbers as its size says.
@@ -49,7 +49,7 @@ impl Nonlinearity {
         Self::Sin,
     ];
 
-    /// The elementwise function, or `None` for the concatenated one.
+    /// Returns the elementwise function, or `None` for the concatenated one.
     pub fn activation(self) -> Option<Activation> {
         Some(match self {
             Self::ClipSwish => return None,
@@ -68,36 +68,36 @@ impl Nonlinearity {
         Self::ALL.into_iter().find(|n| n.activation() == Some(activation))
     }
 
-    /// How many times as many features come out as go in.
+    /// Returns the factor by which the features grow in number: 1, or 2 for the concatenated one.
     pub fn widening(self) -> usize {
         if self == Self::ClipSwish { 2 } else { 1 }
     }
 
-    /// Whether it learns a parameter.
+    /// Returns `true` if it learns a parameter.
     pub fn has_parameter(self) -> bool {
         matches!(self, Self::LipSwish | Self::ClipSwish)
     }
 }
 
-/// Which numbers of a sample stay in a coupling.
+/// The numbers of a sample that stay in a coupling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mask {
     /// The first ⌈c/2⌉ features or channels stay; swapped, the last ⌊c/2⌋ do.
     Channels {
-        /// Whether it is the other part that stays.
+        /// Swaps the part that stays and the part that moves.
         swapped: bool,
     },
     /// The pixels of an image whose row and column have an even sum stay; swapped, the others do.
     Checkerboard {
-        /// Whether it is the other part that stays.
+        /// Swaps the part that stays and the part that moves.
         swapped: bool,
     },
 }
 
 impl Mask {
-    /// The shapes of what a coupling's net takes and gives, for samples of a shape: `[…, a]` and `[…, 2b]` channels; under a
-    /// checkerboard the whole image, zero where it is moved, and 2c channels.
+    /// Returns the shapes of a coupling's net's input and output, for samples of a shape: `[…, a]` and `[…, 2b]`
+    /// channels; under a checkerboard the whole image, zero where it is moved, and 2c channels.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if nothing would stay, or nothing be moved.
@@ -141,10 +141,10 @@ pub struct Custom {
 }
 
 impl Custom {
-    /// A part registered under a name, with settings that serialise to JSON.
+    /// Names a part, with settings that serialise to JSON.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Syntax`] if they do not.
+    /// Returns [`ConfigError::Syntax`] if the settings do not serialise.
     pub fn new(name: &str, settings: impl Serialize) -> Result<Self, ConfigError> {
         let settings = serde_json::to_value(settings).map_err(|e| ConfigError::Syntax(e.to_string()))?;
         Ok(Self { name: name.to_owned(), settings })
@@ -157,22 +157,22 @@ impl Custom {
 pub enum LayerStage {
     /// A linear layer; of images a 1 × 1 convolution.
     Linear {
-        /// Features that enter.
+        /// The number of input features.
         inputs: usize,
-        /// Features that leave.
+        /// The number of output features.
         outputs: usize,
-        /// κ; free without.
+        /// κ, the bound on the weight's norm; free without.
         coefficient: Option<f64>,
     },
     /// A zero-padded convolution.
     Convolution {
-        /// Height and width of the kernel, odd.
+        /// Height and width of the kernel in pixels, odd.
         kernel: [usize; 2],
-        /// Channels that enter.
+        /// The number of input channels.
         inputs: usize,
-        /// Channels that leave.
+        /// The number of output channels.
         outputs: usize,
-        /// κ; free without.
+        /// κ, the bound on the weight's norm; free without.
         coefficient: Option<f64>,
     },
     /// An activation.
@@ -198,7 +198,7 @@ pub struct Net {
 pub enum Stage {
     /// A squeeze.
     Squeeze {
-        /// How many of the last channels are factored out after it.
+        /// The number of the last channels that are factored out after it.
         factored_out: usize,
     },
     /// The logit.
@@ -208,17 +208,17 @@ pub enum Stage {
     },
     /// ActNorm.
     ActNorm {
-        /// Features or channels.
+        /// The number of features or channels.
         features: usize,
     },
     /// From images to vectors.
     Flatten {
-        /// `[h, w, c]`.
+        /// The shape of an image, `[h, w, c]`.
         image: [usize; 3],
     },
     /// An invertible linear map.
     InvertibleLinear {
-        /// Features or channels.
+        /// The number of features or channels.
         features: usize,
     },
     /// A residual block.
@@ -232,7 +232,7 @@ pub enum Stage {
     Coupling {
         /// The shape of its samples: `[h, w, c]`, or `[d]`.
         shape: Vec<usize>,
-        /// What stays.
+        /// The part that stays.
         mask: Mask,
         /// Its net, whose output is s and t side by side.
         net: Net,
@@ -241,7 +241,7 @@ pub enum Stage {
     Custom(Custom),
 }
 
-/// How much something stores.
+/// The numbers, tensors and layers that something stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
     /// Trained numbers.
@@ -255,7 +255,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// Of both.
+    /// Adds two sizes.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -266,7 +266,7 @@ impl Size {
         }
     }
 
-    /// Of so many.
+    /// Multiplies a size.
     #[must_use]
     pub fn times(self, count: u64) -> Self {
         Self {
@@ -290,7 +290,7 @@ fn product(extents: &[usize]) -> u64 {
 }
 
 impl LayerStage {
-    /// How much the layer stores, on samples of this shape.
+    /// Counts the numbers that the layer stores, on samples of this shape.
     pub fn size(&self, shape: &[usize]) -> Size {
         let weighted = |kernel: &[usize], inputs: usize, outputs: usize, pixels: u64, constrained: bool| Size {
             parameters: product(kernel).saturating_mul(product(&[inputs, outputs])).saturating_add(outputs as u64),
@@ -311,7 +311,7 @@ impl LayerStage {
 }
 
 impl Net {
-    /// How much the net stores, on samples of this shape.
+    /// Counts the numbers that the net stores, on samples of this shape.
     pub fn size(&self, shape: &[usize]) -> Size {
         let learned = self.norms.iter().flat_map(|&(p, q)| [p, q]).filter_map(|order| match order {
             Order::Learned(number) => Some(number as u64 + 1),
@@ -324,7 +324,7 @@ impl Net {
 }
 
 impl Stage {
-    /// How much the transform stores; nothing is said of the user's own.
+    /// Counts the numbers that the transform stores; none of the user's own.
     pub fn size(&self) -> Size {
         match self {
             Self::ActNorm { features } => {
@@ -341,7 +341,7 @@ impl Stage {
         }
     }
 
-    /// Whether it is, or holds, a part of the user's own.
+    /// Returns `true` if it is, or holds, a part of the user's own.
     pub(crate) fn is_custom(&self) -> bool {
         match self {
             Self::Custom(_) => true,
@@ -352,7 +352,7 @@ impl Stage {
         }
     }
 
-    /// Whether it is a residual block or a coupling.
+    /// Returns `true` for a residual block or a coupling.
     pub(crate) fn is_block(&self) -> bool {
         matches!(self, Self::ResidualBlock { .. } | Self::Coupling { .. })
     }
@@ -368,12 +368,12 @@ pub struct Repeated {
 }
 
 impl Repeated {
-    /// Stages that come once.
+    /// Stages that come once, as a round of their own.
     pub fn once(stages: Vec<Stage>) -> Self {
         Self { stages, times: 1 }
     }
 
-    /// How much all rounds store.
+    /// Counts the numbers that all rounds store.
     pub fn size(&self) -> Size {
         self.stages.iter().map(Stage::size).sum::<Size>().times(self.times as u64)
     }

@@ -1,8 +1,9 @@
 //! A transform that takes its samples in runs, one after the other.
 //!
-//! Between transforms an image is narrow, inside a transform's net it is much wider: so a run of images goes through the net
-//! and back while it is in the cache. Samples do not depend on each other and random numbers belong to samples, so that the
-//! runs change no number but for the order in which gradients of parameters are added.
+//! Between transforms an image is narrow, inside a transform's net it is much wider: so a run of images goes through
+//! the net and back while it is in the cache. Samples do not depend on each other and random numbers belong to samples,
+//! so runs change results only by rounding: gradients of parameters are added in another order, and so may products of
+//! matrices of other sizes be.
 
 use resflow_backend::{Backend, ShardPlan};
 
@@ -45,7 +46,8 @@ struct Tiled<B: Backend> {
 struct Runs(Vec<(usize, Tape)>);
 
 impl<B: Backend> Tiled<B> {
-    /// Runs of samples that go through the transform one after the other, if there is more than one.
+    /// Cuts the batch into runs of samples that go through the transform one after the other, if there is more than
+    /// one.
     fn runs(&self, backend: &B, batch: &Batch<B>) -> Option<Vec<Batch<B>>> {
         let samples = batch.len(backend);
         let cut = || ShardPlan::new(samples, self.tile, 1);
@@ -53,7 +55,7 @@ impl<B: Backend> Tiled<B> {
     }
 }
 
-/// Runs of samples as one.
+/// Joins runs of samples.
 fn join<'a, B: Backend>(backend: &B, parts: impl Iterator<Item = &'a B::Tensor>) -> B::Tensor {
     backend.concat(&parts.collect::<Vec<_>>(), 0)
 }

@@ -1,12 +1,12 @@
-//! The chain F = F_L ∘ … ∘ F₁: the way of samples through transforms, and back.
+//! The chain F = F_L ∘ … ∘ F₁: samples forward through transforms, and back.
 //!
-//! After a transform some channels may be factored out: they leave the chain, the rest goes on. z is what was factored out,
-//! in that order, and then the rest, each part flattened in (C, H, W) order:
+//! After a transform some channels may be factored out: they leave the chain, the rest goes on. z, `[n, d]`, is what
+//! was factored out, in that order, and then the rest, each part flattened in (C, H, W) order:
 //!
 //! log|det ∂F/∂x| = Σ_l log|det ∂F_l/∂x_l|,  z = [left₁, …, left_k, rest].
 //!
-//! A chain is a transform itself, from samples `[n, …]` to vectors z `[n, d]`. Every walk through the transforms is here;
-//! whoever wants to see what passes (a classifier's heads, an initialisation, a check) is an [`Observer`].
+//! A chain is a transform itself, from samples `[n, …]` to vectors z `[n, d]`. Every walk through the transforms is
+//! here; whoever wants to see what passes (a classifier's heads, an initialisation, a check) is an [`Observer`].
 
 mod parts;
 mod prepared;
@@ -25,11 +25,12 @@ use crate::layer::Derivatives;
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module, Part, PartMut, ShowPart, ShowPartMut, assign, trained_shapes};
 
-/// Looks at the output of a transform: its number, y `[n, …]`, and how many of the last channels are factored out.
+/// Looks at the output of a transform: its number, y `[n, …]`, and the number of its last channels that are factored
+/// out.
 pub type Observer<'a, B> = &'a mut dyn FnMut(usize, &<B as Backend>::Tensor, usize);
 
-/// What an initialisation may look at besides: for transform `l`, the output of each shard, and how many channels are
-/// factored out.
+/// An observer of an initialisation: for transform `l`, the output of each shard, `[n, …]`, and the number of its last
+/// channels that are factored out.
 pub(crate) type ShardObserver<'a, B> =
     &'a (dyn Fn(usize, &<B as Backend>::Tensor, usize) -> Option<<B as Backend>::Tensor> + Sync);
 
@@ -45,7 +46,7 @@ pub struct Chain<B: Backend> {
 }
 
 impl<B: Backend> Chain<B> {
-    /// The chain for samples of a shape, `[d]` or `[h, w, c]`.
+    /// Builds the chain for samples of a shape, `[d]` or `[h, w, c]`.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if such samples cannot pass.
@@ -69,8 +70,8 @@ impl<B: Backend> Chain<B> {
         self.parts.dimension()
     }
 
-    /// Tries the transforms that are, or hold, the user's own parts on three samples of zeros, forth and back, so that what they
-    /// get wrong in shapes is told at once, by their number, and not by a panic far away.
+    /// Tries the transforms that are, or hold, the user's own parts on three samples of zeros, forward and back, so
+    /// that what they get wrong in shapes is told at once, by their number, and not by a panic far away.
     ///
     /// # Errors
     /// Returns [`Error::Transform`] for the first that is wrong, and the error of one that failed.
@@ -158,8 +159,8 @@ impl<B: Backend> Chain<B> {
         });
     }
 
-    /// The chain with other trained tensors, taken from flat ones `[P]` in the order of a visit, its power iterations
-    /// continued, and ready for computing: all transforms at once.
+    /// Builds the chain with other trained tensors, taken from flat ones `[P]` in the order of a visit, its power
+    /// iterations continued, and prepares it: all transforms at once.
     pub(crate) fn updated(&self, backend: &B, flat: &B::Tensor, how: PowerIteration) -> (Self, PreparedChain<B>) {
         let mut starts = Vec::with_capacity(self.transforms.len());
         let mut at = 0;
@@ -180,11 +181,11 @@ impl<B: Backend> Chain<B> {
         (chain, prepared)
     }
 
-    /// Walks the shards of a first batch through the transforms, initialising each; returns what the observer took of each
-    /// shard behind each transform where it took something.
+    /// Walks the shards of a first batch through the transforms, initialising each; returns what the observer took of
+    /// each shard behind each transform where it took something.
     ///
     /// # Errors
-    /// Returns the error of the transform that cannot be initialised.
+    /// Returns [`Error::Input`] if a batch cannot initialise a transform, [`Error::Backend`] if the device failed.
     pub(crate) fn initialise_with(
         &mut self,
         backend: &B,

@@ -14,7 +14,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// The parts that samples of a shape end up in.
+    /// Finds the parts that samples of a shape end up in.
     pub(super) fn of<B: Backend>(transforms: &[Box<dyn Bijection<B>>], input: &[usize]) -> Result<Self, ConfigError> {
         let mut left = Vec::new();
         let mut shape = input.to_vec();
@@ -42,7 +42,7 @@ impl Parts {
         self.left.iter().chain([&self.last]).map(|part| part.iter().product::<usize>()).sum()
     }
 
-    /// z `[n, d]`, or its cotangent, as parts, the last one the one that goes on.
+    /// Splits z `[n, d]`, or its cotangent, into parts, the last one the one that goes on.
     pub(super) fn split<B: Backend>(&self, backend: &B, z: &B::Tensor) -> Vec<B::Tensor> {
         if self.left.is_empty() {
             return vec![from_vectors(backend, z, &self.last)];
@@ -57,7 +57,7 @@ impl Parts {
         self.left.iter().chain([&self.last]).map(&mut part).collect()
     }
 
-    /// z `[n, d]` of its parts.
+    /// Joins z `[n, d]` of its parts.
     pub(super) fn join<B: Backend>(backend: &B, left: &[B::Tensor], last: &B::Tensor) -> B::Tensor {
         let last = to_vectors(backend, last);
         if left.is_empty() {
@@ -69,7 +69,7 @@ impl Parts {
     }
 }
 
-/// What goes on of the output of a transform, and what is factored out.
+/// Splits the output of a transform, `[n, …]`, into what goes on and what is factored out.
 pub(super) fn part_with<B: Backend>(backend: &B, y: B::Tensor, factored_out: usize) -> (B::Tensor, Option<B::Tensor>) {
     if factored_out == 0 {
         return (y, None);
@@ -80,7 +80,7 @@ pub(super) fn part_with<B: Backend>(backend: &B, y: B::Tensor, factored_out: usi
     (backend.narrow(&y, axis, 0, stay), Some(left))
 }
 
-/// The output of a transform, of what went on and what was factored out.
+/// Joins the output of a transform of what went on and what was factored out.
 pub(super) fn reunite<B: Backend>(
     backend: &B,
     rest: B::Tensor,

@@ -19,7 +19,7 @@ pub(super) struct Step<B: Backend> {
     pub(super) transform: Box<dyn PreparedBijection<B>>,
     pub(super) factored_out: usize,
     pub(super) saturates: bool,
-    /// Where the gradients of its trained tensors are among the chain's.
+    /// The place of the gradients of its trained tensors among the chain's.
     pub(super) grads: Range<usize>,
     /// The shapes of those tensors.
     pub(super) shapes: Vec<Shape>,
@@ -32,12 +32,12 @@ pub struct PreparedChain<B: Backend> {
     pub(super) parts: Parts,
 }
 
-/// What a chain keeps for its backward pass.
+/// The tape of a chain, for its backward pass.
 pub(super) struct ChainTape {
     pub(super) tapes: Vec<Tape>,
 }
 
-/// Samples on their way forth.
+/// Samples on their way forward.
 pub(super) struct Forth<B: Backend> {
     pub(super) batch: Batch<B>,
     left: Vec<B::Tensor>,
@@ -51,7 +51,7 @@ impl<B: Backend> PreparedChain<B> {
         self.steps.len()
     }
 
-    /// Whether there are no transforms.
+    /// Returns `true` if there are no transforms.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
@@ -66,7 +66,7 @@ impl<B: Backend> PreparedChain<B> {
         self.steps.last().map_or(0, |step| step.grads.end)
     }
 
-    /// Through some of the transforms.
+    /// Takes samples through some of the transforms.
     pub(super) fn walk(
         &self,
         backend: &B,
@@ -95,10 +95,11 @@ impl<B: Backend> PreparedChain<B> {
         Ok(way)
     }
 
-    /// [`PreparedBijection::forward`], showing the output of each transform.
+    /// Makes [`PreparedBijection::forward`], showing the output of each transform.
     ///
     /// # Errors
-    /// Returns [`Error::Transform`] if a transform did not give what it was asked for, and the error of one that failed.
+    /// Returns [`Error::Transform`] if a transform did not give what it was asked for, and the error of one that
+    /// failed.
     pub fn forward_observed(
         &self,
         backend: &B,
@@ -109,7 +110,7 @@ impl<B: Backend> PreparedChain<B> {
         self.forward_from(backend, 0, batch, ask, observe)
     }
 
-    /// The same from the input of transform number `first` on.
+    /// Goes forward from the input of transform number `first` on.
     pub(crate) fn forward_from(
         &self,
         backend: &B,
@@ -124,7 +125,7 @@ impl<B: Backend> PreparedChain<B> {
         Ok(Mapped { y, tape, ..found })
     }
 
-    /// Through the first `count` transforms only, for what is to be seen on the way.
+    /// Goes through the first `count` transforms only, for what is to be seen on the way.
     pub(crate) fn observe(
         &self,
         backend: &B,
@@ -135,7 +136,7 @@ impl<B: Backend> PreparedChain<B> {
         self.walk(backend, batch, &Ask::value::<B>(), 0..count.min(self.steps.len()), observe).map(drop)
     }
 
-    /// [`PreparedBijection::inverse`], showing the output of each transform on the way back.
+    /// Makes [`PreparedBijection::inverse`], showing the output of each transform on the way back.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
@@ -170,7 +171,8 @@ impl<B: Backend> PreparedChain<B> {
         Ok(Solution { value: rest, reports, stretch, certified })
     }
 
-    /// Where the inverse is best measured from: the input of the first transform, or, if a first one saturates, of the next.
+    /// Returns the transform at whose input the inverse is best measured: the first, or, if a first one saturates, the
+    /// next.
     pub(crate) fn measured_from(&self) -> usize {
         let last = self
             .steps
@@ -181,10 +183,10 @@ impl<B: Backend> PreparedChain<B> {
         last.map_or(0, |(l, _)| l + 1)
     }
 
-    /// [`PreparedBijection::backward`]; `join` may change the cotangent of each transform's output.
+    /// Makes [`PreparedBijection::backward`]; `join` may change the cotangent of each transform's output.
     ///
     /// # Errors
-    /// Returns the error of a transform whose backward pass failed.
+    /// Returns [`Error::Backend`] if the device failed, or another error of the transform whose backward pass failed.
     pub(crate) fn backward_joined(
         &self,
         backend: &B,
@@ -206,8 +208,8 @@ impl<B: Backend> PreparedChain<B> {
         Ok(passing)
     }
 
-    /// The gradients of all stored tensors, one after the other, of those that lanes gathered: each transform's are added in
-    /// the order of the lanes and finished, all transforms at once.
+    /// Gathers the gradients of all stored tensors, one after the other, of those of the lanes: each transform's are
+    /// added in the order of the lanes and finished, all transforms at once.
     ///
     /// # Errors
     /// Returns [`Error::Transform`] if the gradient of a tensor is not of its shape.
@@ -223,7 +225,7 @@ impl<B: Backend> PreparedChain<B> {
     }
 }
 
-/// Whether a transform gave what it was asked for, in the right shapes.
+/// Checks that a transform gave what it was asked for, in the right shapes.
 fn check<B: Backend>(
     backend: &B,
     number: usize,
@@ -254,7 +256,7 @@ fn check<B: Backend>(
     Ok(())
 }
 
-/// The sums over lanes, in their order.
+/// Sums over lanes, in their order.
 pub(crate) fn add_up<'a, B: Backend>(backend: &B, lanes: impl Iterator<Item = &'a [Grad<B>]>) -> Vec<Grad<B>> {
     let mut sums: Vec<Grad<B>> = Vec::new();
     for grads in lanes {
@@ -290,7 +292,7 @@ impl<B: Backend> Step<B> {
         fill(backend, grads, &self.shapes);
     }
 
-    /// Whether each gradient has the shape of its tensor.
+    /// Checks that each gradient has the shape of its tensor.
     fn check_gradients(&self, backend: &B, number: usize, grads: &[Grad<B>]) -> Result<(), Error> {
         for (i, (grad, shape)) in grads.iter().zip(&self.shapes).enumerate() {
             let found = grad.as_ref().map(|grad| backend.shape(grad));

@@ -1,5 +1,5 @@
-//! Hybrid models: a flow whose intermediate images a classifier looks at, p(x, y) = p(x) p(y | x) (Nalisnick et al. 2019,
-//! arXiv 1902.02767; Chen et al. 2019, arXiv 1906.02735, section 5.4).
+//! Hybrid models: a flow whose intermediate images a classifier looks at, p(x, y) = p(x) p(y | x) (Nalisnick et al.
+//! 2019, arXiv 1902.02767; Chen et al. 2019, arXiv 1906.02735, section 5.4).
 //!
 //! ```text
 //! head s:  mean over pixels of ReLU(ActNorm(3×3 convolution of scale s's output))
@@ -7,8 +7,8 @@
 //! loss   = λ (−log p(x)) + (−log p(y | x))                            nats; λ is `density_weight` of the training
 //! ```
 //!
-//! The classifier adds nothing to the way to z: log p(x), inversion and sampling are those of the flow. One forward pass
-//! serves both terms of the loss; a head's gradient joins that of its scale's output on the way back.
+//! The classifier has no part in z: log p(x), inversion and sampling are those of the flow. One forward pass serves
+//! both terms of the loss; a head's gradient joins that of its scale's output on the way back.
 //!
 //! ```
 //! use resflow::backend::Key;
@@ -70,7 +70,7 @@ pub struct Classifier<B: Backend> {
 struct Head<B: Backend> {
     /// The number of the transform whose output it looks at.
     transform: usize,
-    /// The shape of the images that it looks at.
+    /// The shape of the images that it looks at, `[h, w, c]`.
     image: [usize; 3],
     conv: LipschitzConv<B>,
     norm: ActNorm<B>,
@@ -80,8 +80,8 @@ struct Head<B: Backend> {
 const KERNEL: usize = 3;
 
 impl<B: Backend> Classifier<B> {
-    /// Builds the classifier with a head of `width` channels at each of these places. With a key weights are random, without
-    /// one zero, to be filled from a file.
+    /// Builds the classifier with a head of `width` channels at each of these places. With a key weights are random,
+    /// without one zero, to be filled from a file.
     pub(crate) fn new(backend: &B, places: &[HeadPlace], width: usize, classes: usize, key: Option<Key>) -> Self {
         let key = key.map(|key| key.named("classifier"));
         let inputs = width * places.len();
@@ -100,7 +100,7 @@ impl<B: Backend> Classifier<B> {
         Self { heads: places.iter().enumerate().map(head).collect(), linear, classes, width }
     }
 
-    /// The same for images of another size: heads are free convolutions and means over pixels.
+    /// Adapts the heads to images of another size: they are free convolutions and means over pixels.
     pub(crate) fn resized(&self, places: Vec<HeadPlace>) -> Self {
         let mut resized = self.clone();
         for (head, place) in resized.heads.iter_mut().zip(places) {
@@ -114,7 +114,7 @@ impl<B: Backend> Classifier<B> {
         self.classes
     }
 
-    /// The classifier ready for computing.
+    /// Prepares the classifier for computing.
     pub fn prepare(&self, backend: &B) -> PreparedClassifier<B> {
         PreparedClassifier::new(backend, self)
     }

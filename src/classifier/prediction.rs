@@ -1,40 +1,43 @@
-//! What a classifier said of some rows, and how right it was.
+//! Predictions of a classifier, and their accuracy and calibration.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// p(y | x) of some rows.
+/// p(y | x) of some samples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classification {
-    /// K.
+    /// K, the number of classes.
     pub classes: usize,
-    /// ln p(y | x), row by row, `[n, K]`: probabilities themselves would round to 0 where a classifier is sure, and wrong.
+    /// ln p(y | x), nats, sample by sample, `[n, K]`: probabilities themselves would round to 0 where a classifier is
+    /// sure, and wrong.
     pub log_probabilities: Vec<f64>,
 }
 
-/// How a classifier did on labelled rows.
+/// The score of a classifier on labelled samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ClassificationScore {
     /// The mean of −log p(y | x), nats.
     pub cross_entropy: f64,
-    /// The fraction of rows whose likeliest class is theirs; of equally likely ones the first counts, in training any.
+    /// The fraction of samples whose likeliest class is theirs; of equally likely ones the first counts, in training
+    /// any.
     pub accuracy: f64,
-    /// The number of rows.
+    /// The number of samples.
     pub count: usize,
 }
 
 impl ClassificationScore {
-    /// The standard error of the accuracy as an estimate of that on all such data: √(a (1 − a)/n), which says nothing at 0 and 1.
+    /// Returns the standard error of the accuracy as an estimate of that on all such data: √(a (1 − a)/n), which says
+    /// nothing at 0 and 1.
     pub fn accuracy_error(&self) -> f64 {
         (self.accuracy * (1.0 - self.accuracy) / self.count.max(1) as f64).sqrt()
     }
 }
 
-/// Rows whose confidence, the probability of the likeliest class, lies in one interval.
+/// Samples whose confidence, the probability of the likeliest class, lies in one interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationBin {
-    /// The number of rows.
+    /// The number of samples.
     pub count: usize,
     /// Their mean confidence.
     pub confidence: f64,
@@ -42,30 +45,30 @@ pub struct CalibrationBin {
     pub accuracy: f64,
 }
 
-/// How far confidence is what it says (Guo et al. 2017, arXiv 1706.04599).
+/// The calibration of confidences (Guo et al. 2017, arXiv 1706.04599).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
     /// Intervals of equal length over \[0, 1\], empty ones left out.
     pub bins: Vec<CalibrationBin>,
-    /// The expected calibration error: the mean over rows of |confidence − accuracy| of their interval.
+    /// The expected calibration error (ECE): the mean over samples of |confidence − accuracy| of their interval.
     pub expected_error: f64,
 }
 
 impl Classification {
-    /// The number of rows.
+    /// The number of samples.
     pub fn len(&self) -> usize {
         self.log_probabilities.len() / self.classes.max(1)
     }
 
-    /// Whether there are no rows.
+    /// Returns `true` if there are no samples.
     pub fn is_empty(&self) -> bool {
         self.log_probabilities.is_empty()
     }
 
-    /// p(y | x) of a row and a class.
+    /// Returns p(y | x) of a sample, by its number, and a class.
     ///
     /// # Panics
-    /// If there is no such row or class.
+    /// If there is no such sample or class.
     pub fn probability(&self, row: usize, class: usize) -> f64 {
         self.log_probability(row, class).exp()
     }
@@ -75,12 +78,12 @@ impl Classification {
         self.log_probabilities[row * self.classes + class]
     }
 
-    /// The likeliest class of each row, the first of equal ones.
+    /// Returns the likeliest class of each sample, the first of equal ones.
     pub fn predicted(&self) -> Vec<usize> {
         self.likeliest().map(|(class, _)| class).collect()
     }
 
-    /// The likeliest class of each row and its probability, NaN where one of the row's is.
+    /// The likeliest class of each sample and its probability, NaN where one of the sample's is.
     fn likeliest(&self) -> impl Iterator<Item = (usize, f64)> {
         self.log_probabilities.chunks_exact(self.classes.max(1)).map(|row| {
             let larger = |best: (usize, f64), (class, &p): (usize, &f64)| if p > best.1 { (class, p) } else { best };
@@ -89,7 +92,7 @@ impl Classification {
         })
     }
 
-    /// Adds the rows of another.
+    /// Adds the samples of another.
     ///
     /// # Panics
     /// If it has other classes.
@@ -98,7 +101,7 @@ impl Classification {
         self.log_probabilities.extend(other.log_probabilities);
     }
 
-    /// How right it is.
+    /// Computes cross-entropy and accuracy against the true classes.
     ///
     /// # Errors
     /// Returns [`Error::Input`] for another number of labels than of samples, or a label that is no class.
@@ -106,10 +109,10 @@ impl Classification {
         self.score_weighted(labels, None)
     }
 
-    /// How right it is on samples with weights: both are weighted means.
+    /// Computes cross-entropy and accuracy of samples with weights: both are weighted means.
     ///
     /// # Errors
-    /// As [`score`](Self::score), and for another number of weights than of samples.
+    /// Returns [`Error::Input`] as [`score`](Self::score) does, and for another number of weights than of samples.
     pub fn score_weighted(&self, labels: &[u8], weights: Option<&[f64]>) -> Result<ClassificationScore, Error> {
         self.check(labels)?;
         if let Some(weights) = weights.filter(|weights| weights.len() != labels.len()) {
@@ -126,10 +129,11 @@ impl Classification {
         })
     }
 
-    /// Confidence against accuracy, over so many intervals.
+    /// Compares confidence with accuracy, over so many intervals.
     ///
     /// # Errors
-    /// No intervals, another number of labels than of rows, or a label that is no class.
+    /// Returns [`Error::Input`] for no intervals, another number of labels than of samples, or a label that is no
+    /// class.
     pub fn calibration(&self, labels: &[u8], bins: usize) -> Result<Calibration, Error> {
         self.check(labels)?;
         if !(1..=1 << 20).contains(&bins) {
@@ -163,12 +167,12 @@ impl Classification {
     }
 }
 
-/// Whether the likeliest class is the true one; what is not a number is never right.
+/// Returns `true` if the likeliest class is the true one; what is not a number is never right.
 fn is_right((class, probability): (usize, f64), label: u8) -> bool {
     class == usize::from(label) && !probability.is_nan()
 }
 
-/// Whether all labels are classes.
+/// Checks that all labels are classes.
 pub(crate) fn check_labels(labels: &[u8], classes: usize) -> Result<(), Error> {
     match labels.iter().find(|&&label| usize::from(label) >= classes) {
         Some(label) => {

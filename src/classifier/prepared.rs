@@ -1,9 +1,10 @@
 //! The classifier's forward and backward pass.
 //!
-//! What a head looks at is narrow, its features before the mean over pixels are wide: so rows go through all heads and back
-//! in tiles that fit the device's cache or memory, one after the other.
+//! The input of a head is narrow, its features before the mean over pixels are wide: so samples go through all heads
+//! and back in tiles that fit the device's cache or memory, one after the other.
 //!
-//! Cross-entropy −log p(y | x) = m + ln Σⱼ e^{lⱼ − m} − l_y with m = max l; its gradient in the logits is softmax(l) − 1_y.
+//! Cross-entropy −log p(y | x) = m + ln Σⱼ e^{lⱼ − m} − l_y with m = max l; its gradient in the logits is softmax(l) −
+//! 1_y.
 
 use std::ops::Range;
 
@@ -30,8 +31,8 @@ pub struct PreparedClassifier<B: Backend> {
     shapes: Vec<Shape>,
 }
 
-/// Tensors that a head's reverse pass holds of its features before the mean: two of ActNorm, ReLU's value, its slope, their
-/// permutation and a cotangent.
+/// Tensors that a head's reverse pass holds of its features before the mean: two of ActNorm, ReLU's value, its slope,
+/// their permutation and a cotangent.
 const KEPT: usize = 6;
 
 #[derive(Debug)]
@@ -44,7 +45,7 @@ struct PreparedHead<B: Backend> {
     counts: [usize; 2],
 }
 
-/// What a head's forward pass keeps.
+/// The tape of a head's forward pass.
 struct HeadTape<B: Backend> {
     conv: Saved<B>,
     norm: Tape,
@@ -52,11 +53,11 @@ struct HeadTape<B: Backend> {
     slope: B::Tensor,
 }
 
-/// What some labelled samples say of the classifier.
+/// The objective of some labelled samples, with its gradients.
 pub(crate) struct Judged<B: Backend> {
-    /// Σ wᵢ (−log p(yᵢ | xᵢ)) and Σ wᵢ \[yᵢ is the likeliest class\], `[2]`.
+    /// Σ wᵢ (−log p(yᵢ | xᵢ)), nats, and Σ wᵢ \[yᵢ is the likeliest class\], `[2]`.
     pub(crate) score: B::Tensor,
-    /// For each head the gradient of the first in what it looked at.
+    /// For each head the gradient of the first in its input, `[n, h, w, c]`.
     pub(crate) gradients: Vec<B::Tensor>,
 }
 
@@ -99,8 +100,8 @@ impl<B: Backend> PreparedClassifier<B> {
         self.heads.iter().map(|h| h.transform).max().unwrap_or(0)
     }
 
-    /// The input of the head attached to transform `number`, if any: the factored-out channels if the transform factors out,
-    /// otherwise its whole output; as images `[n, h, w, c]`.
+    /// Returns the input of the head attached to transform `number`, if any: the factored-out channels if the transform
+    /// factors out, otherwise its whole output; as images `[n, h, w, c]`.
     pub(crate) fn look(&self, backend: &B, number: usize, y: &B::Tensor, factored_out: usize) -> Option<B::Tensor> {
         let head = self.heads.iter().find(|h| h.transform == number)?;
         let shape = backend.shape(y);
@@ -135,7 +136,7 @@ impl<B: Backend> PreparedClassifier<B> {
         }
     }
 
-    /// ln p(y | x) of each sample, `[n, K]`, from what each head looks at.
+    /// Computes ln p(y | x) of each sample, `[n, K]`, nats, from the inputs of the heads.
     pub(crate) fn log_probabilities(&self, backend: &B, seen: &[B::Tensor]) -> Result<B::Tensor, Error> {
         let tile = |tile: Range<usize>| {
             let features = self.heads.iter().zip(seen);
@@ -150,8 +151,8 @@ impl<B: Backend> PreparedClassifier<B> {
         Ok(backend.concat(&tiles.iter().collect::<Vec<_>>(), 0))
     }
 
-    /// The cross-entropy of samples with one-hot targets `[n, K]` and weights `[n, 1]`, and its gradients: those of the
-    /// parameters are added.
+    /// Computes the cross-entropy, nats, of samples with one-hot targets `[n, K]` and weights `[n, 1]`, and its
+    /// gradients: those of the parameters are added.
     pub(crate) fn judge(
         &self,
         backend: &B,
@@ -241,14 +242,14 @@ impl<B: Backend> PreparedHead<B> {
         self.counts.iter().sum()
     }
 
-    /// The features of each sample, `[n, width]`.
+    /// Computes the features of each sample, `[n, width]`.
     fn features(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, Error> {
         let (mapped, _) = self.conv.forward(backend, &Batch::new(x.clone()), Derivatives::None);
         let normal = self.norm.forward(backend, &Batch::new(mapped), &Ask::value::<B>())?.y;
         Ok(means(backend, &backend.activation(Activation::Relu, None, &normal, 0)[0]))
     }
 
-    /// The same with what the backward pass needs.
+    /// Computes the features, keeping what the backward pass needs.
     fn train_forward(&self, backend: &B, x: &B::Tensor) -> Result<(B::Tensor, HeadTape<B>), Error> {
         let (mapped, conv) = self.conv.forward(backend, &Batch::new(x.clone()), Derivatives::Second);
         let draw = Draw { estimator: &NO_LOG_DET, key: Key::new(0) };
@@ -260,7 +261,7 @@ impl<B: Backend> PreparedHead<B> {
         Ok((means(backend, &orders[0]), HeadTape { conv, norm, slope }))
     }
 
-    /// From the cotangent of the features to that of the images.
+    /// Goes from the cotangent of the features, `[n, width]`, to that of the images.
     fn backward(
         &self,
         backend: &B,

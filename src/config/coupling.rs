@@ -1,14 +1,15 @@
-//! What configurations of couplings spell out.
+//! The chains that configurations of couplings spell out.
 //!
 //! ```text
 //! rows:   [ActNorm,] ([invertible linear map,] coupling [, ActNorm]) × blocks
 //! scale:  ([invertible 1 × 1 convolution,] coupling, ActNorm) × n
 //! ```
 //!
-//! with the maps in Glow only; read from an ActNorm on, its step is ActNorm, map, coupling. Masks take turns: of a coupling
-//! the one half stays, of the next the other. In a scale of Real NVP the first half of the couplings have checkerboard
-//! masks and the rest channel masks; Glow's have channel masks. One channel has a checkerboard, one pixel has channels.
-//! Invariant: every scale of at least two numbers has a mask for each coupling, both of whose sides hold something.
+//! with the maps in Glow only; read from an ActNorm on, its step is ActNorm, map, coupling. Masks take turns: of a
+//! coupling the one half stays, of the next the other. In a scale of Real NVP the first half of the couplings have
+//! checkerboard masks and the rest channel masks; Glow's have channel masks. One channel has a checkerboard, one pixel
+//! has channels. Invariant: every scale of at least two numbers has a mask for each coupling, both of whose sides hold
+//! something.
 
 use super::{Family, FlowConfig, ImageConfig, net};
 use crate::error::ConfigError;
@@ -18,7 +19,7 @@ use crate::stage::{Mask, Net, Repeated, Stage};
 /// The largest matrix of Glow: its random start takes c³ multiply-adds.
 const MOST_FEATURES: usize = 1024;
 
-/// How many of a scale's couplings have checkerboard masks.
+/// The number of a scale's couplings that have checkerboard masks.
 fn checkerboards(family: Family, shape: &[usize], blocks: usize) -> usize {
     match *shape {
         [_, _, c] if c < 2 => blocks,
@@ -37,7 +38,7 @@ fn mask(family: Family, shape: &[usize], blocks: usize, i: usize) -> Mask {
     }
 }
 
-/// Whether a scale has invertible linear maps: of one channel it would be an ActNorm.
+/// Returns `true` if a scale has invertible linear maps: of one channel it would be an ActNorm.
 fn maps(family: Family, shape: &[usize]) -> bool {
     family == Family::Glow && shape.last().is_some_and(|&c| c > 1)
 }

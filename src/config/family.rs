@@ -16,7 +16,7 @@ use super::{FlowConfig, ImageConfig, Nonlinearity};
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Exact, Probe, Truncated};
 
-/// What kind of transforms a flow is made of.
+/// The kind of transforms that a flow is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
@@ -49,7 +49,8 @@ impl Family {
         }
     }
 
-    /// Whether its transforms are couplings, whose log det is exact and whose weights are free; else they are residual blocks.
+    /// Returns `true` if its transforms are couplings, whose log det is exact and whose weights are free; else they are
+    /// residual blocks.
     pub fn couples(self) -> bool {
         matches!(self, Self::RealNvp | Self::Glow)
     }
@@ -59,7 +60,7 @@ impl Family {
         Estimator::Truncated(Truncated { terms: IRESNET_TERMS, probes: 1, probe: Probe::Rademacher })
     }
 
-    /// Whether the estimator of training is one that the family has.
+    /// Checks that the estimator of training is one that the family has.
     pub(super) fn check_training(self, training: &Estimator) -> Result<(), ConfigError> {
         if self == Self::IResNet && !matches!(training, Estimator::Truncated(_)) {
             return Err(ConfigError::Inconsistent(format!(
@@ -72,7 +73,7 @@ impl Family {
 }
 
 impl FlowConfig {
-    /// The default architecture of a family for samples of `dimension` numbers.
+    /// Returns the default architecture of a family for samples of `dimension` numbers.
     pub fn of(family: Family, dimension: usize) -> Self {
         let residual = Self::new(dimension);
         let coupling = || Self {
@@ -100,9 +101,10 @@ impl FlowConfig {
 }
 
 impl ImageConfig {
-    /// The flow of a family for the same images, of as many scales and filters. Couplings move one half of the numbers at
-    /// a time, so there are twice as many of them as residual blocks; half of the channels leave between scales, and
-    /// nothing is fully connected. Glow squeezes first, and has a scale less where the image is too small for it.
+    /// Returns the flow of a family for these images, of as many scales and filters. Couplings move one half of the
+    /// numbers at a time, so there are twice as many of them as residual blocks; half of the channels are factored out
+    /// between scales, and nothing is fully connected. Glow squeezes first, and has a scale less where the image is too
+    /// small for it.
     pub fn of(self, family: Family) -> Self {
         let coupling = |residual: Self| Self {
             model: family,

@@ -1,7 +1,7 @@
 //! The heads of a hybrid model: where they sit in the chain of an image flow, and what they look at.
 //!
-//! A head looks at each scale's output: at the images after the squeeze that ends the scale (with factor-out, at the channels
-//! that leave there), and at the end of the chain.
+//! A head looks at each scale's output: at the images after the squeeze that ends the scale (with factor-out, at the
+//! channels that are factored out there), and at the end of the chain.
 
 use super::{ImageConfig, MOST_WIDTH, count};
 pub use crate::classifier::HeadPlace;
@@ -9,7 +9,7 @@ use crate::error::ConfigError;
 use crate::stage::{LayerStage, Size, Stage};
 
 impl ImageConfig {
-    /// Where the heads are; empty without classes.
+    /// Returns the places of the heads; none without classes.
     pub fn heads(&self) -> Vec<HeadPlace> {
         if self.classes == 0 {
             return Vec::new();
@@ -18,7 +18,8 @@ impl ImageConfig {
         let first = usize::from(self.squeeze_first);
         let squeezes = (first..stages.len()).filter(|&i| matches!(stages[i], Stage::Squeeze { .. }));
         let ends = squeezes.chain(stages.len().checked_sub(1));
-        // after its squeeze a scale's output has the shape of the next scale, with factor-out as what leaves has
+        // after its squeeze a scale's output has the shape of the next scale, with factor-out as what is factored out
+        // has
         let scales = self.scales();
         let shapes = scales.iter().skip(1).chain(scales.last());
         ends.zip(shapes).map(|(stage, &image)| HeadPlace { stage, image }).collect()
@@ -32,7 +33,7 @@ impl ImageConfig {
         count("head_width", self.head_width, MOST_WIDTH, "1 to 65536")
     }
 
-    /// How much the classifier stores: a convolution and an ActNorm a head, and a linear layer.
+    /// Counts the numbers that the classifier stores: a convolution and an ActNorm a head, and a linear layer.
     pub(super) fn head_size(&self) -> Size {
         if self.classes == 0 {
             return Size::default();

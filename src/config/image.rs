@@ -7,7 +7,7 @@
 //!
 //! In a block g = (activation, convolution) × kernels, c → w → … → w → c channels; the very first one begins with its
 //! convolution, since an activation of the data themselves would only lose some. With factor-out half of the channels
-//! leave after each squeeze between scales. Of families that couple, couplings are in the place of blocks.
+//! are factored out after each squeeze between scales. Of families that couple, couplings are in the place of blocks.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ use crate::transform::{Logit, bits_per_dim};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageConfig {
-    /// What its transforms are.
+    /// The family of its transforms.
     pub model: Family,
     /// The height of an image, in pixels.
     pub height: usize,
@@ -35,32 +35,32 @@ pub struct ImageConfig {
     pub channels: usize,
     /// The bits of a channel that are modelled, 1 to 8; lower ones are dropped.
     pub bits: u32,
-    /// Whether the logit comes first. Without it the first ActNorm is what normalises the channels, by the first batch, which
+    /// Begins with the logit. Without it the first ActNorm is what normalises the channels, by the first batch, which
     /// hybrid models of CIFAR-10 are better off with; samples may lie outside \[0, 1\] then.
     pub logit: bool,
     /// α, the margin of the logit.
     pub logit_alpha: f64,
-    /// Whether images are squeezed before anything else.
+    /// Squeezes images before anything else.
     pub squeeze_first: bool,
     /// The number of convolutional blocks, or of couplings, of each scale.
     pub blocks: Vec<usize>,
     /// w, the channels inside g, or inside the net of a coupling.
     pub filters: usize,
-    /// The sizes of the convolutions' kernels.
+    /// The sizes of the convolutions' kernels, in pixels.
     pub kernels: Vec<usize>,
     /// The nonlinearity of g, or of a coupling's net.
     pub activation: Nonlinearity,
-    /// Whether g begins with an activation, in all blocks but the first; a coupling's net does not.
+    /// Begins g with an activation, in all blocks but the first; a coupling's net does not.
     pub leading_activation: bool,
-    /// Whether g of the very first block does.
+    /// Begins g of the very first block with an activation.
     pub first_activation: bool,
-    /// Whether half of the channels leave after each squeeze between scales.
+    /// Factors out half of the channels after each squeeze between scales.
     pub factor_out: bool,
     /// The number of fully connected blocks at the end.
     pub fully_connected: usize,
     /// The hidden width of fully connected blocks; they have two hidden layers.
     pub fully_connected_width: usize,
-    /// Whether to normalise activations between blocks.
+    /// Normalises activations between blocks (ActNorm).
     pub actnorm: bool,
     /// The classes of a hybrid model's classifier, which has a head on every scale; 0 is none.
     pub classes: usize,
@@ -68,8 +68,8 @@ pub struct ImageConfig {
     pub head_width: usize,
     /// κ, the bound on each layer's norm; Lip(g) ≤ κ^(number of layers). Couplings have none.
     pub coefficient: f64,
-    /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one letter a layer boundary
-    /// such as `"2222"` (`f` is ∞), or `"learned"`.
+    /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one letter a layer
+    /// boundary such as `"2222"` (`f` is ∞), or `"learned"`.
     pub norms: NormChain,
     /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's.
     pub initial_scale: f64,
@@ -77,7 +77,7 @@ pub struct ImageConfig {
     pub training: Estimator,
     /// The estimator of log p.
     pub evaluation: Estimator,
-    /// How many independent estimates of each sample's log p give its standard error.
+    /// The number of independent estimates of each sample's log p that give its standard error.
     pub replicates: usize,
 }
 
@@ -130,8 +130,11 @@ const MOST_PIXELS: usize = 1 << 14;
 const MOST_SCALES: usize = 12;
 
 impl ImageConfig {
+    /// Checks every setting.
+    ///
     /// # Errors
-    /// The first setting that is out of its range.
+    /// Returns [`ConfigError::OutOfRange`] with the first setting that is out of its range,
+    /// [`ConfigError::Inconsistent`] for settings that do not go together.
     pub fn check(&self) -> Result<(), ConfigError> {
         count("height", self.height, MOST_PIXELS, "1 to 16384 pixels")?;
         count("width", self.width, MOST_PIXELS, "1 to 16384 pixels")?;

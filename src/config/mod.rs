@@ -1,6 +1,6 @@
 //! The configuration of a flow: checked before anything is built, stored inside every model file.
 //!
-//! [`FlowConfig`] is for rows of numbers, [`ImageConfig`] for images; a [`ModelConfig`] is either.
+//! [`FlowConfig`] is for vectors (rows of a table), [`ImageConfig`] for images; a [`ModelConfig`] is either.
 
 mod coupling;
 mod family;
@@ -26,15 +26,18 @@ use crate::stage::{LayerStage, Net, Repeated, Size, Stage};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelConfig {
-    /// Over rows of numbers.
+    /// Over vectors, `[d]`: rows of a table.
     Rows(FlowConfig),
-    /// Over images.
+    /// Over images, `[h, w, c]`.
     Images(ImageConfig),
 }
 
 impl ModelConfig {
+    /// Checks every setting.
+    ///
     /// # Errors
-    /// The first setting that is out of its range.
+    /// Returns [`ConfigError::OutOfRange`] with the first setting that is out of its range,
+    /// [`ConfigError::Inconsistent`] for settings that do not go together.
     pub fn check(&self) -> Result<(), ConfigError> {
         match self {
             Self::Rows(c) => c.check(),
@@ -42,11 +45,12 @@ impl ModelConfig {
         }
     }
 
-    /// The default model for samples of a shape, `[d]` or `[h, w, c]`: for images that of two cores, with as many scales as
-    /// their size can be halved for.
+    /// Returns the default model for samples of a shape, `[d]` or `[h, w, c]`: for images that of two cores, with as
+    /// many scales as their size can be halved for.
     ///
     /// # Errors
-    /// Returns [`ConfigError`] for a shape that is neither, or too large.
+    /// Returns [`ConfigError::Inconsistent`] for a shape that is neither, [`ConfigError::OutOfRange`] for one that is
+    /// too large.
     pub fn for_shape(shape: &[usize]) -> Result<Self, ConfigError> {
         let config = match *shape {
             [d] if d > 0 => Self::Rows(FlowConfig::new(d)),
@@ -68,7 +72,7 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// What its transforms are.
+    /// The family of its transforms.
     pub fn family(&self) -> Family {
         match self {
             Self::Rows(c) => c.model,
@@ -89,7 +93,7 @@ impl ModelConfig {
         flatten(&self.chain())
     }
 
-    /// How much the model stores: its transforms and its classifier, without the standardisation.
+    /// Counts the numbers that the model stores: its transforms and its classifier, without the standardisation.
     pub fn size(&self) -> Size {
         let classifier = self.images().map_or(Size::default(), ImageConfig::head_size);
         self.chain().iter().map(Repeated::size).sum::<Size>().plus(classifier)
@@ -116,12 +120,12 @@ impl ModelConfig {
         self.images().map_or(0, |c| c.classes)
     }
 
-    /// Bits per dimension of a log density in nats, for images.
+    /// Converts a log density in nats to bits per dimension, for images.
     pub fn bits_per_dim(&self, log_prob: f64) -> Option<f64> {
         self.images().map(|c| c.to_bits_per_dim(log_prob))
     }
 
-    /// A standard error in nats as one in bits per dimension, for images.
+    /// Converts a standard error in nats to bits per dimension, for images.
     pub fn bits_per_dim_error(&self, error: f64) -> Option<f64> {
         self.images().map(|c| error / (c.dimension() as f64 * std::f64::consts::LN_2))
     }
@@ -168,7 +172,7 @@ impl ModelConfig {
         }
     }
 
-    /// How many independent estimates of each row's log p give its standard error.
+    /// The number of independent estimates of each sample's log p that give its standard error.
     pub fn replicates(&self) -> usize {
         match self {
             Self::Rows(c) => c.replicates,
@@ -194,7 +198,7 @@ impl ModelConfig {
         }
     }
 
-    /// The configuration of a flow over rows of numbers, if it is one.
+    /// The configuration of a flow over vectors, if it is one.
     pub fn rows(&self) -> Option<&FlowConfig> {
         if let Self::Rows(c) = self { Some(c) } else { None }
     }
@@ -241,8 +245,9 @@ fn flatten(chain: &[Repeated]) -> Vec<Stage> {
     rounds.flatten().cloned().collect()
 }
 
-/// A net of affine layers (kernel size, inputs, outputs) with an activation between two, and before the first if it leads.
-/// Size 0 is linear, and so is 1 in the 2-norm: between other norms that of a 1 × 1 convolution depends on the image size.
+/// Spells out a net of affine layers (kernel size, inputs, outputs) with an activation between two, and before the
+/// first if it leads. Size 0 is linear, and so is 1 in the 2-norm: between other norms that of a 1 × 1 convolution
+/// depends on the image size.
 fn net(
     layers: &[(usize, usize, usize)],
     activation: Nonlinearity,
@@ -270,7 +275,7 @@ const MOST_WIDTH: usize = 1 << 16;
 const MOST_LAYERS: usize = 64;
 const MOST_PARAMETERS: u64 = 1 << 32;
 
-/// Whether a count is from 1 to `most`.
+/// Checks that a count is from 1 to `most`.
 fn count(name: &'static str, value: usize, most: usize, expected: &'static str) -> Result<(), ConfigError> {
     if (1..=most).contains(&value) {
         Ok(())
@@ -279,7 +284,7 @@ fn count(name: &'static str, value: usize, most: usize, expected: &'static str) 
     }
 }
 
-/// The settings that all flows have.
+/// Checks the settings that all flows have.
 fn check_shared(
     coefficient: f64,
     initial_scale: f64,

@@ -97,7 +97,7 @@ impl Preset {
     }
 }
 
-/// The same roulette with another number of exact terms.
+/// Replaces a roulette's number of exact terms.
 fn exact_terms(estimator: &Estimator, terms: usize) -> Estimator {
     match estimator {
         Estimator::RussianRoulette(roulette) => {

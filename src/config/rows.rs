@@ -1,4 +1,4 @@
-//! The configuration of a flow over rows of numbers.
+//! The configuration of a flow over vectors, `[d]`: rows of a table.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,15 +10,15 @@ use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRou
 use crate::lipschitz::NormChain;
 use crate::stage::{Repeated, Size, Stage};
 
-/// The architecture of a flow over rows of numbers, and the estimators it is trained and evaluated with.
+/// The architecture of a flow over vectors, and the estimators it is trained and evaluated with.
 ///
-/// The chain is `[ActNorm,] (block [, ActNorm]) × blocks`; in each block
-/// g = (activation, linear) × (hidden + 1), through the hidden widths and back to the dimension. Of families that couple,
-/// couplings are in the place of blocks; their nets begin with a linear layer.
+/// The chain is `[ActNorm,] (block [, ActNorm]) × blocks`; in each block g = (activation, linear) × (hidden + 1),
+/// through the hidden widths and back to the dimension. Of families that couple, couplings are in the place of blocks;
+/// their nets begin with a linear layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
-    /// What its transforms are.
+    /// The family of its transforms.
     pub model: Family,
     /// d, the numbers in a sample.
     pub dimension: usize,
@@ -28,23 +28,23 @@ pub struct FlowConfig {
     pub hidden: Vec<usize>,
     /// The nonlinearity of g, or of a coupling's net.
     pub activation: Nonlinearity,
-    /// Whether g begins with an activation (of the input itself) or with a linear layer.
+    /// Begins g with an activation (of the input itself) instead of a linear layer.
     pub leading_activation: bool,
     /// κ, the bound on each linear layer's norm; Lip(g) ≤ κ^(hidden + 1). Couplings have none.
     pub coefficient: f64,
-    /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one digit a layer boundary
-    /// such as `"2112"` (`f` is the max norm), or `"learned"`.
+    /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one digit a layer
+    /// boundary such as `"2112"` (`f` is the max norm), or `"learned"`.
     pub norms: NormChain,
-    /// Whether to normalise activations between blocks.
+    /// Normalises activations between blocks (ActNorm).
     pub actnorm: bool,
-    /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's; small makes a flow
-    /// start near the identity.
+    /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's; small makes a
+    /// flow start near the identity.
     pub initial_scale: f64,
     /// The estimator of the log det's gradient in training; couplings are exact, whatever it says.
     pub training: Estimator,
     /// The estimator of log p.
     pub evaluation: Estimator,
-    /// How many independent estimates of each sample's log p give its standard error.
+    /// The number of independent estimates of each sample's log p that give its standard error.
     pub replicates: usize,
 }
 
@@ -78,8 +78,9 @@ impl Default for FlowConfig {
 }
 
 impl FlowConfig {
-    /// The default architecture for samples of `dimension` numbers. Where the log det is exact in training, blocks may come
-    /// close to Lip(g) = 1; where it is estimated, κ and the laws keep the estimators' variance bounded.
+    /// Returns the default architecture for samples of `dimension` numbers. Where the log det is exact in training,
+    /// blocks may come close to Lip(g) = 1; where it is estimated, κ and the laws keep the estimators' variance
+    /// bounded.
     pub fn new(dimension: usize) -> Self {
         let config = Self { dimension, ..Self::default() };
         let (inputs, outputs): (Vec<_>, Vec<_>) = config.linear_layers().into_iter().unzip();
@@ -103,8 +104,11 @@ impl FlowConfig {
         }
     }
 
+    /// Checks every setting.
+    ///
     /// # Errors
-    /// The first setting that is out of its range.
+    /// Returns [`ConfigError::OutOfRange`] with the first setting that is out of its range,
+    /// [`ConfigError::Inconsistent`] for settings that do not go together.
     pub fn check(&self) -> Result<(), ConfigError> {
         count("dimension", self.dimension, MOST_WIDTH, "1 to 65536")?;
         count("blocks", self.blocks, MOST_BLOCKS, "1 to 10000")?;

@@ -21,8 +21,11 @@ use crate::error::{DataError, Place};
 ///
 /// # Errors
 ///
-/// An empty file, a header without rows, a row of another length than the first, and a cell that is empty, not a
-/// number, NaN or infinite: each with its line, column and, after a header, the column's name.
+/// Returns [`DataError::Empty`] for an empty file, [`DataError::HeaderOnly`] for a header without rows,
+/// [`DataError::Ragged`] for a row of another length than the first, and [`DataError::Missing`],
+/// [`DataError::NotANumber`] or [`DataError::NotFinite`] for a cell that is empty, not a number, NaN or infinite: each
+/// with its line, column and, after a header, the column's name. [`DataError::Utf16`], [`DataError::ColumnName`] and
+/// the like are for text that is no such table.
 ///
 /// ```
 /// use resflow::data::csv;
@@ -73,7 +76,7 @@ pub fn read(bytes: &[u8]) -> Result<Table, DataError> {
 ///
 /// # Errors
 ///
-/// [`DataError::Io`] if `out` cannot be written.
+/// Returns [`DataError::Io`] if `out` cannot be written.
 pub fn write(table: &Table, out: impl Write) -> Result<(), DataError> {
     write_values(table.columns(), table.width(), table.values(), out)
 }
@@ -83,7 +86,7 @@ pub fn write(table: &Table, out: impl Write) -> Result<(), DataError> {
 ///
 /// # Errors
 ///
-/// [`DataError::TableShape`] if there is no column or the number of values is no multiple of `width`,
+/// Returns [`DataError::TableShape`] if there is no column or the number of values is no multiple of `width`,
 /// [`DataError::Width`] if the number of names is not the width, [`DataError::Io`] if `out` cannot be written.
 pub fn write_values(
     columns: Option<&[String]>,

@@ -1,8 +1,8 @@
 //! Samples and what belongs to each of them: the one type that holds data, and its borrowed view.
 //!
-//! A [`Dataset`] has samples, tabular or images, and for each of them, where there is one, a context (what a conditional
-//! model is told), a label (its class) and a weight. Selecting and splitting take everything along. A [`Samples`] is the view
-//! of one: what is evaluated.
+//! A [`Dataset`] has samples, tabular or images, and for each of them, where there is one, a context (the condition of
+//! a conditional model), a label (its class) and a weight. Selecting and splitting take everything along. A [`Samples`]
+//! is the view of one: what is evaluated.
 
 use resflow_backend::Key;
 
@@ -13,9 +13,9 @@ use crate::error::DataError;
 /// Numbers, or bytes of images.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Values<T, I> {
-    /// One row of numbers a sample, in the data's units (of images: \[0, 1\], in (C, H, W) order).
+    /// Vectors, `[n, d]`, one row of a table a sample, in the data's units (of images: \[0, 1\], in (C, H, W) order).
     Tabular(T),
-    /// Images as bytes, to which uniform noise is added.
+    /// Images as bytes, `[n, h, w, c]`, to which uniform noise is added.
     Images(I),
 }
 
@@ -41,7 +41,7 @@ impl From<ImageSet> for Dataset {
 }
 
 impl Dataset {
-    /// A table of samples, one slice of numbers each.
+    /// Builds a table of samples, one slice of numbers each.
     ///
     /// # Errors
     /// Returns [`DataError::UnequalRows`] if their lengths differ, and the errors of [`Table::new`].
@@ -49,7 +49,7 @@ impl Dataset {
         Table::from_rows(rows).map(Self::from)
     }
 
-    /// The same with a context for each sample.
+    /// Adds a context for each sample, `[n, k]`.
     ///
     /// # Errors
     /// Returns [`DataError::Belongings`] if there is another number of contexts than of samples.
@@ -58,7 +58,7 @@ impl Dataset {
         Ok(Self { context: Some(context), ..self })
     }
 
-    /// The same with the class of each sample, from 0.
+    /// Adds the class of each sample, from 0.
     ///
     /// # Errors
     /// Returns [`DataError::Belongings`] if there is another number of labels than of samples.
@@ -67,11 +67,11 @@ impl Dataset {
         Ok(Self { labels: Some(labels), ..self })
     }
 
-    /// The same with the weight of each sample: weight 2 is the sample twice, weight 0 none.
+    /// Adds the weight of each sample: weight 2 is the sample twice, weight 0 none.
     ///
     /// # Errors
-    /// Returns [`DataError::Belongings`] if there is another number of weights than of samples, [`DataError::Weight`] for
-    /// one that is negative or not finite, [`DataError::NoWeight`] if all are zero.
+    /// Returns [`DataError::Belongings`] if there is another number of weights than of samples, [`DataError::Weight`]
+    /// for one that is negative or not finite, [`DataError::NoWeight`] if all are zero.
     pub fn with_weights(self, weights: Vec<f64>) -> Result<Self, DataError> {
         self.check("weights", weights.len())?;
         if let Some(sample) = weights.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
@@ -83,10 +83,11 @@ impl Dataset {
         Ok(Self { weights: Some(weights), ..self })
     }
 
-    /// The same with a column of the table as weights, which it then is no longer part of.
+    /// Takes a column of the table as weights, which it then is no longer part of.
     ///
     /// # Errors
-    /// Returns [`DataError::NoColumn`] if there is no such column, and the errors of [`with_weights`](Self::with_weights).
+    /// Returns [`DataError::NoColumn`] if there is no such column, and the errors of
+    /// [`with_weights`](Self::with_weights).
     pub fn with_weight_column(self, name: &str) -> Result<Self, DataError> {
         let missing = |known: Vec<String>| DataError::NoColumn { name: name.to_owned(), known };
         let Values::Tabular(table) = &self.values else { return Err(missing(Vec::new())) };
@@ -106,7 +107,7 @@ impl Dataset {
         self.samples().len()
     }
 
-    /// Whether there are no samples.
+    /// Returns `true` if there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -119,7 +120,7 @@ impl Dataset {
         }
     }
 
-    /// The view of it.
+    /// Returns the view of the samples.
     pub fn samples(&self) -> Samples<'_> {
         let values = match &self.values {
             Values::Tabular(table) => Values::Tabular(table),
@@ -158,10 +159,11 @@ impl Dataset {
         self.values
     }
 
-    /// The samples of these numbers, in this order, with what belongs to them; a number may come more than once.
+    /// Selects the samples of these numbers, in this order, with what belongs to them; a number may come more than
+    /// once.
     ///
     /// # Errors
-    /// As [`Samples::select`].
+    /// Returns [`DataError::Image`] for no samples at all of images.
     ///
     /// # Panics
     /// If there is no sample of a number.
@@ -170,13 +172,13 @@ impl Dataset {
         self.samples().select(numbers)
     }
 
-    /// Sets samples aside for validation: `(training, validation)`. The key's permutation shuffles the samples; the first
-    /// round(`fraction` · n) of them, at least one and at most all but one, are the validation samples.
+    /// Sets samples aside for validation: `(training, validation)`. The key's permutation shuffles the samples; the
+    /// first round(`fraction` · n) of them, at least one and at most all but one, are the validation samples.
     ///
     /// # Errors
     /// Returns [`DataError::Fraction`] if `fraction` is not strictly between 0 and 1, [`DataError::TooFewRows`] or
-    /// [`DataError::Image`] if there are fewer than two samples, and [`DataError::NoWeight`] if all weight would be on one
-    /// side.
+    /// [`DataError::Image`] if there are fewer than two samples, and [`DataError::NoWeight`] if all weight would be on
+    /// one side.
     pub fn split(&self, fraction: f64, key: Key) -> Result<(Self, Self), DataError> {
         if !(fraction > 0.0 && fraction < 1.0) {
             return Err(DataError::Fraction(fraction));
@@ -201,12 +203,13 @@ impl Dataset {
         Ok((training, validation))
     }
 
-    /// The same samples with other numbers, of a table that was standardised.
+    /// Replaces the numbers of the samples, of a table that was standardised.
     pub(crate) fn with_table(self, table: Table) -> Self {
         Self { values: Values::Tabular(table), ..self }
     }
 
-    /// A short text that tells two data sets apart, to refuse resuming on other data. Labels count if they are learned from.
+    /// A short text that tells two data sets apart, to refuse resuming on other data. Labels count if they are learned
+    /// from.
     pub(crate) fn fingerprint(&self, with_labels: bool) -> String {
         let values = match &self.values {
             Values::Images(set) if with_labels => set.labelled_fingerprint(),
@@ -229,8 +232,9 @@ fn hash(values: &[f64]) -> u64 {
     bytes.fold(super::image::FNV_OFFSET, super::image::fnv)
 }
 
-/// A number for a sample, a function of its numbers alone: with it as its number in
-/// [`log_prob_from`](crate::flow::PreparedFlow::log_prob_from) a sample has the same estimate wherever and whenever it is scored.
+/// Returns a number for a sample, a function of its numbers alone: with it as its number in
+/// [`log_prob_from`](crate::flow::PreparedFlow::log_prob_from) a sample has the same noise, and so the same estimate up
+/// to rounding, wherever and whenever it is scored.
 pub fn number_of(sample: &[f64]) -> u64 {
     hash(sample)
 }
@@ -260,7 +264,7 @@ impl<'a> Samples<'a> {
         if let Values::Images(set) = self.values { Some(set) } else { None }
     }
 
-    /// What a conditional model is told of each sample.
+    /// The context of each sample, `[n, k]`, that a conditional model is given.
     pub fn context(&self) -> Option<&'a Table> {
         self.context
     }
@@ -283,12 +287,13 @@ impl<'a> Samples<'a> {
         }
     }
 
-    /// Whether there are no samples.
+    /// Returns `true` if there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The samples of these numbers, in this order, with what belongs to them; a number may come more than once.
+    /// Selects the samples of these numbers, in this order, with what belongs to them; a number may come more than
+    /// once.
     ///
     /// # Errors
     /// Returns [`DataError::Image`] for no samples at all of images.

@@ -31,8 +31,8 @@ impl Format {
 ///
 /// # Errors
 ///
-/// A [`DataError::File`] with the path and the cause: the file cannot be read, its name has another ending, or the
-/// format's reader refuses it.
+/// Returns [`DataError::File`] with the path and the cause: the file cannot be read, its name has another ending, or
+/// the format's reader refuses it.
 pub fn read(path: impl AsRef<Path>) -> Result<Table, DataError> {
     let path = path.as_ref();
     let attempt = || {
@@ -50,7 +50,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Table, DataError> {
 ///
 /// # Errors
 ///
-/// A [`DataError::File`] with the path and the cause: the file cannot be written, or its name has another ending.
+/// Returns [`DataError::File`] with the path and the cause: the file cannot be written, or its name has another ending.
 pub fn write(table: &Table, path: impl AsRef<Path>) -> Result<(), DataError> {
     let path = path.as_ref();
     let attempt = || {

@@ -2,7 +2,7 @@
 //!
 //! The readers ([`csv::read`], [`npy::read`]) are functions of a byte slice. They never panic, they hold at most a
 //! small multiple of the slice in memory whatever it says about itself, and they return only tables of finite
-//! numbers. What is wrong with a file comes back as a [`DataError`] that names the place. [`read`] and [`write()`]
+//! numbers. A problem with a file comes back as a [`DataError`] that names the place. [`read`] and [`write()`]
 //! choose the format by the file's name.
 //!
 //! A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
@@ -43,7 +43,7 @@ pub use standardise::Standardiser;
 pub use table::Table;
 pub use toy::ToyDensity;
 
-/// A permutation of 0, …, n − 1 that is a function of the key (Fisher and Yates), every one with the same
+/// Draws a permutation of 0, …, n − 1 that is a function of the key (Fisher and Yates), every one with the same
 /// probability but for at most n / 2⁶⁴ a draw.
 ///
 /// ```

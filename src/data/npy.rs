@@ -1,11 +1,12 @@
-//! NPY: NumPy's array files, versions 1.0 to 3.0 (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>).
+//! NPY: NumPy's array files, versions 1.0 to 3.0
+//! (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>).
 //!
 //! One array of `f4`, `f8` or integers of at most 64 bits (beyond 2⁵³ they are rounded), of either byte order, in C
 //! or Fortran order; shape (rows, columns), or (rows,) for one column. The array must fill the file to its end.
 //!
 //! The header is a Python literal. The crate npyz allocates as much for it as the file announces, parses it in time
-//! exponential in its nesting, and multiplies its numbers unchecked. So the header is checked first, and only plain ones
-//! get that far: it lies within the file, has at most 10,000 bytes (NumPy's own limit), no escape, no nesting
+//! exponential in its nesting, and multiplies its numbers unchecked. So the header is checked first, and only plain
+//! ones get that far: it lies within the file, has at most 10,000 bytes (NumPy's own limit), no escape, no nesting
 //! deeper than four, no numbers but decimal integers, and their product fits 64 bits. The shape is compared with the
 //! bytes that are there before anything of its size is allocated.
 
@@ -34,8 +35,10 @@ pub enum Float {
 ///
 /// # Errors
 ///
-/// A damaged header, another type, a shape of no or more than two dimensions or without rows or columns, a file
-/// shorter or longer than its header says, and a NaN or infinite value, with its row and column.
+/// Returns [`DataError::NpyHeader`] for a damaged header, [`DataError::NpyType`] for another type,
+/// [`DataError::NpyShape`] for a shape of no or more than two dimensions or without rows or columns,
+/// [`DataError::NpyLength`] or [`DataError::NpyOverflow`] for a file shorter or longer than its header says, and
+/// [`DataError::NotFinite`] for a NaN or infinite value, with its row and column.
 pub fn read(bytes: &[u8]) -> Result<Table, DataError> {
     if bytes.is_empty() {
         return Err(DataError::Empty);
@@ -138,8 +141,8 @@ impl<'a> Array<'a> {
 ///
 /// # Errors
 ///
-/// [`DataError::TooLarge`] if a value overflows single precision, before anything is written; [`DataError::Io`] if
-/// `out` cannot be written.
+/// Returns [`DataError::TooLarge`] if a value overflows single precision, before anything is written; [`DataError::Io`]
+/// if `out` cannot be written.
 pub fn write(table: &Table, float: Float, out: impl Write) -> Result<(), DataError> {
     let shape = [table.rows() as u64, table.width() as u64];
     let values = table.values().iter().copied();
@@ -174,7 +177,7 @@ fn unreadable(problem: &str) -> DataError {
     DataError::NpyHeader { problem: problem.to_owned() }
 }
 
-/// What npyz says, in one line: its syntax errors are drawings.
+/// The error of npyz in one line: its syntax errors are drawings.
 fn unparsed(problem: &str) -> DataError {
     if problem.starts_with("could not parse Python expression") {
         unreadable("its header is not a Python dictionary")

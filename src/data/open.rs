@@ -7,15 +7,15 @@ use super::image::{self, ImageSize, npy};
 use super::{Dataset, Table};
 use crate::error::{DataError, ImageError};
 
-/// What a path holds.
+/// The contents of a path.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Opened {
     /// The samples to learn from, or all there are.
     pub data: Dataset,
     /// The data set's own test samples, where they come with it.
     pub test: Option<Dataset>,
-    /// The size of the images, also where they are numbers between 0 and 1 instead of bytes (the samples are tabular then, in
-    /// (C, H, W) order).
+    /// The size of the images in pixels, also where they are numbers between 0 and 1 instead of bytes (the samples are
+    /// tabular then, in (C, H, W) order).
     pub image_size: Option<ImageSize>,
 }
 

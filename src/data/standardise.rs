@@ -1,8 +1,9 @@
 //! Standardisation: z = (x − μ) / s, column by column.
 //!
-//! μ is a column's mean and s its standard deviation, Σ(x − μ)² / n under the root, in two passes: first μ, then the
-//! deviations from it, both scaled by their largest magnitude so that no square over- or underflows. Standardising a
-//! density p of x gives p(z) = p(x) Π s, so log p(x) = log p(z) − Σ ln s: [`Standardiser::log_det`] is that last term.
+//! μ is a column's mean and s its standard deviation (std), Σ(x − μ)² / n under the root, in two passes: first μ, then
+//! the deviations from it, both scaled by their largest magnitude so that no square over- or underflows. Standardising
+//! a density p of x gives p(z) = p(x) Π s, so log p(x) = log p(z) − Σ ln s: [`Standardiser::log_det`] is that last
+//! term.
 
 use super::table::Table;
 use crate::error::DataError;
@@ -15,22 +16,24 @@ pub struct Standardiser {
 }
 
 impl Standardiser {
-    /// The means and standard deviations of a table's columns.
+    /// Computes the means and standard deviations of a table's columns.
     ///
     /// # Errors
     ///
-    /// If there are fewer than two rows, a column is constant, or a standard deviation leaves the range of normal
-    /// double-precision numbers. The error names the column.
+    /// Returns [`DataError::TooFewRows`] if there are fewer than two rows, [`DataError::Constant`] if a column is
+    /// constant, [`DataError::Spread`] if a standard deviation leaves the range of normal double-precision numbers. The
+    /// error names the column.
     pub fn fit(table: &Table) -> Result<Self, DataError> {
         Self::fit_weighted(table, None)
     }
 
-    /// Those of a table whose rows have weights: μ = Σ wᵢ xᵢ/Σ wᵢ and s² = Σ wᵢ (xᵢ − μ)²/Σ wᵢ, so that weight 2 is the row
-    /// twice and a row of weight 0 is not there.
+    /// Computes those of a table whose rows have weights: μ = Σ wᵢ xᵢ/Σ wᵢ and s² = Σ wᵢ (xᵢ − μ)²/Σ wᵢ, so that weight
+    /// 2 is the row twice and a row of weight 0 is not there.
     ///
     /// # Errors
     ///
-    /// As [`fit`](Self::fit), where rows of weight 0 do not count.
+    /// Returns [`DataError::TooFewRows`], [`DataError::Constant`] or [`DataError::Spread`] as [`fit`](Self::fit) does,
+    /// where rows of weight 0 do not count.
     pub fn fit_weighted(table: &Table, weights: Option<&[f64]>) -> Result<Self, DataError> {
         if let Some(weights) = weights {
             let there: Vec<usize> = (0..table.rows()).filter(|&i| weights[i] > 0.0).collect();
@@ -48,12 +51,12 @@ impl Standardiser {
         Ok(Self { mean, deviation })
     }
 
-    /// The transform with these means and standard deviations, as a checkpoint has them.
+    /// Takes means μ and standard deviations s, as a checkpoint has them.
     ///
     /// # Errors
     ///
-    /// If the lengths differ or are zero, a value is not finite, or a standard deviation is not a positive normal
-    /// number.
+    /// Returns [`DataError::Width`] if the lengths differ or are zero, [`DataError::NotFinite`] if a value is not
+    /// finite, [`DataError::Spread`] if a standard deviation is not a positive normal number.
     pub fn new(mean: Vec<f64>, deviation: Vec<f64>) -> Result<Self, DataError> {
         if mean.is_empty() || mean.len() != deviation.len() {
             return Err(DataError::Width { found: deviation.len(), expected: mean.len().max(1) });
@@ -70,7 +73,7 @@ impl Standardiser {
         Ok(Self { mean, deviation })
     }
 
-    /// The transform that leaves `width` columns as they are.
+    /// Builds the transform that leaves `width` columns as they are.
     #[track_caller]
     pub fn identity(width: usize) -> Self {
         assert!(width > 0, "a standardiser needs at least one column");
@@ -87,30 +90,33 @@ impl Standardiser {
         &self.mean
     }
 
-    /// The standard deviations s, positive.
+    /// The standard deviations s (std), positive, in the data's units.
     pub fn deviation(&self) -> &[f64] {
         &self.deviation
     }
 
-    /// log |det ∂z/∂x| = −Σ ln s, the same for every row: add it to log p(z) for log p(x) in the data's own units.
+    /// Returns log |det ∂z/∂x| = −Σ ln s in nats, the same for every sample: add it to log p(z) for log p(x) in the
+    /// data's own units.
     pub fn log_det(&self) -> f64 {
         -self.deviation.iter().map(|s| s.ln()).sum::<f64>()
     }
 
-    /// z = (x − μ) / s.
+    /// Standardises a table: z = (x − μ) / s, `[n, d]`.
     ///
     /// # Errors
     ///
-    /// If the table has another number of columns, or a result is not finite.
+    /// Returns [`DataError::Width`] if the table has another number of columns, [`DataError::NotFinite`] if a result is
+    /// not finite.
     pub fn apply(&self, table: &Table) -> Result<Table, DataError> {
         self.map(table, |x, mean, deviation| (x - mean) / deviation)
     }
 
-    /// x = μ + s z.
+    /// Undoes the standardisation: x = μ + s z, `[n, d]`.
     ///
     /// # Errors
     ///
-    /// If the table has another number of columns, or a result is not finite.
+    /// Returns [`DataError::Width`] if the table has another number of columns, [`DataError::NotFinite`] if a result is
+    /// not finite.
     pub fn invert(&self, table: &Table) -> Result<Table, DataError> {
         self.map(table, |z, mean, deviation| z * deviation + mean)
     }
@@ -123,7 +129,7 @@ impl Standardiser {
         Table::of_computed(width, values.collect())
     }
 
-    /// x = μ + s z for computed rows, infinite and NaN ones included.
+    /// x = μ + s z for computed samples, infinite and NaN ones included.
     pub(crate) fn invert_computed(&self, z: Vec<f64>) -> Table {
         let width = self.width();
         let values = z.into_iter().enumerate().map(|(i, z)| z * self.deviation[i % width] + self.mean[i % width]);

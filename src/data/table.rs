@@ -25,13 +25,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of `width` columns from its values, row by row. Names are trimmed. A table may have no rows; the
+    /// Builds a table of `width` columns from its values, row by row. Names are trimmed. A table may have no rows; the
     /// readers refuse a file without any.
     ///
     /// # Errors
     ///
-    /// If there is no column, the number of values is no multiple of the width, a value is not finite, the number of
-    /// names is not the width, or a name is empty or reads as a number.
+    /// Returns [`DataError::TableShape`] if there is no column or the number of values is no multiple of the width,
+    /// [`DataError::NotFinite`] if a value is not finite, [`DataError::Width`] if the number of names is not the width,
+    /// [`DataError::ColumnName`] if a name is empty or reads as a number.
     pub fn new(columns: Option<Vec<String>>, width: usize, values: Vec<f64>) -> Result<Self, DataError> {
         if width == 0 || !values.len().is_multiple_of(width) {
             return Err(DataError::TableShape { values: values.len(), width });
@@ -45,7 +46,7 @@ impl Table {
         Ok(Self { columns, width, values })
     }
 
-    /// A table of rows, each a slice of numbers.
+    /// Builds a table of rows, each a slice of numbers.
     ///
     /// # Errors
     /// Returns [`DataError::UnequalRows`] if their lengths differ, and the errors of [`new`](Self::new).
@@ -64,7 +65,8 @@ impl Table {
         Self::new(None, width, rows.iter().flat_map(AsRef::as_ref).copied().collect())
     }
 
-    /// The table without the column of a name, and that column; `None` if there is no such column.
+    /// Takes the column of a name out of the table: the table without it, and the column; `None` if there is no such
+    /// column.
     ///
     /// # Errors
     /// Returns [`DataError::TableShape`] if nothing would be left.
@@ -141,7 +143,7 @@ impl Table {
         self.values.iter().map(|&v| E::from_f64(v)).collect()
     }
 
-    /// The given rows, in the given order; a row may come more than once.
+    /// Selects the given rows, in the given order; a row may come more than once.
     #[track_caller]
     pub fn select(&self, rows: &[usize]) -> Self {
         let mut values = Vec::with_capacity(rows.len() * self.width);
@@ -158,7 +160,8 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// If `fraction` is not strictly between 0 and 1, or there are fewer than two rows.
+    /// Returns [`DataError::Fraction`] if `fraction` is not strictly between 0 and 1, [`DataError::TooFewRows`] if
+    /// there are fewer than two rows.
     pub fn split(&self, fraction: f64, key: Key) -> Result<(Self, Self), DataError> {
         if !(fraction > 0.0 && fraction < 1.0) {
             return Err(DataError::Fraction(fraction));

@@ -87,7 +87,7 @@ impl ToyDensity {
         Self::ALL.map(Self::name).join(", ")
     }
 
-    /// The differential entropy in nats, which no model's negative log-likelihood can undercut on average.
+    /// Returns the differential entropy in nats, which no model's negative log-likelihood can undercut on average.
     ///
     /// `checkerboard` has ln 32, exactly; the others are integrated numerically, with an error below 0.0005.
     pub fn entropy(self) -> f64 {
@@ -103,8 +103,8 @@ impl ToyDensity {
         }
     }
 
-    /// The first `n` points of the key's stream, columns `x` and `y`. They are a function of the key alone: more
-    /// points begin with the same ones.
+    /// Draws the first `n` points of the key's stream, `[n, 2]`, columns `x` and `y`. They are a function of the key
+    /// alone: more points begin with the same ones.
     pub fn sample(self, key: Key, n: usize) -> Table {
         let mut generator = key.generator();
         let values = (0..n).flat_map(|_| self.point(&mut generator)).collect();

@@ -1,4 +1,4 @@
-//! What can be wrong with data, and where.
+//! Errors of data, with their places.
 //!
 //! Every message says which file, which place in it, what is wrong there and what to do. Text that comes from the
 //! file is shortened and its control characters are escaped, so that no message is longer than a few lines.
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::ImageError;
 
-/// Where a value stands.
+/// The place of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// In a text file: the line on which the row starts and the cell's column, both counted from one.
@@ -112,7 +112,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// What is wrong with data.
+/// An error of data.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -121,7 +121,7 @@ pub enum DataError {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: Box<DataError>,
     },
     /// Reading or writing failed.
@@ -131,7 +131,7 @@ pub enum DataError {
     #[error("the file's name must end in .csv or .npy")]
     Extension,
 
-    /// What is wrong with images.
+    /// An error of images.
     #[error(transparent)]
     Image(#[from] ImageError),
 
@@ -163,7 +163,7 @@ pub enum DataError {
         Excerpt(text)
     )]
     NotANumber {
-        /// Where.
+        /// The place of the value.
         place: Place,
         /// The cell's text.
         text: String,
@@ -171,13 +171,13 @@ pub enum DataError {
     /// A cell is empty.
     #[error("{place}: the cell is empty: fill in the missing value, or leave the row out")]
     Missing {
-        /// Where.
+        /// The place of the value.
         place: Place,
     },
     /// A value is NaN or infinite.
     #[error("{place}: the value is {value}: every value must be finite, so replace it or leave the row out")]
     NotFinite {
-        /// Where.
+        /// The place of the value.
         place: Place,
         /// The value, NaN or infinite.
         value: f64,
@@ -200,14 +200,14 @@ pub enum DataError {
         column: usize,
         /// The name.
         name: String,
-        /// Why not, and what to do.
+        /// The reason, and what to do.
         reason: &'static str,
     },
 
     /// Not an NPY file, or one with a header that cannot be read.
     #[error("not a readable NPY file: {problem}")]
     NpyHeader {
-        /// What is wrong with the header.
+        /// The problem with the header.
         problem: String,
     },
     /// An NPY array of something other than real numbers.
@@ -242,7 +242,7 @@ pub enum DataError {
     /// A value is too large for single precision.
     #[error("{place}: {value} is too large for float32: write float64")]
     TooLarge {
-        /// Where.
+        /// The place of the value.
         place: Place,
         /// The value.
         value: f64,
@@ -271,7 +271,7 @@ pub enum DataError {
         rows: usize,
         /// The rows that are needed.
         needed: usize,
-        /// What for.
+        /// The purpose.
         purpose: &'static str,
     },
     /// A column with the same value in every row.
@@ -302,15 +302,15 @@ pub enum DataError {
         row: usize,
         /// Its length.
         found: usize,
-        /// That of the first row.
+        /// The length of the first row.
         expected: usize,
     },
-    /// What belongs to samples, in another number than theirs.
+    /// Contexts, labels or weights in another number than the samples.
     #[error("{found} {what} for {samples} samples: there must be one for each")]
     Belongings {
         /// Contexts, labels or weights.
         what: &'static str,
-        /// How many there are.
+        /// Their number.
         found: usize,
         /// The number of samples.
         samples: usize,

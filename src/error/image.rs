@@ -1,4 +1,4 @@
-//! What can be wrong with images, and where.
+//! Errors of images, with their places.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use super::data::{Count, Dimensions, Excerpt, Message};
 /// The size of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageSize {
-    /// Rows of pixels.
+    /// The height, in pixels.
     pub height: usize,
-    /// Pixels in a row.
+    /// The width, in pixels.
     pub width: usize,
-    /// Values of a pixel.
+    /// The number of channels.
     pub channels: usize,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Bytes<'_> {
     }
 }
 
-/// What is wrong with images.
+/// An error of images.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -143,7 +143,7 @@ pub enum ImageError {
     /// A stream that gzip refuses.
     #[error("the compressed data are damaged or cut short: {}", Message(problem))]
     Gzip {
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
 
@@ -175,7 +175,7 @@ pub enum ImageError {
     /// A PNG file that cannot be decoded.
     #[error("not a readable PNG file: {}", Message(problem))]
     Png {
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// Sixteen bits a channel.
@@ -265,7 +265,7 @@ pub enum ImageError {
     /// Two files that could both be meant.
     #[error("`{}` and `{}` are both {what}: keep one of them in the folder", Excerpt(first), Excerpt(second))]
     TwoFiles {
-        /// What both are.
+        /// The purpose of both.
         what: &'static str,
         /// A file's name.
         first: String,

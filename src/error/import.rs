@@ -1,10 +1,10 @@
-//! What can be wrong with a file of the reference implementation.
+//! Errors of files of the reference implementation.
 
 use std::fmt;
 
 use super::data::{Excerpt, Message};
 
-/// What went wrong in reading a state dict.
+/// An error in reading a state dict.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
@@ -13,7 +13,7 @@ pub enum ImportError {
     Io {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The bytes are in none of the formats, or in one but damaged.
@@ -22,9 +22,9 @@ pub enum ImportError {
     /// A pickle that is cut off, inconsistent, or beyond what the restricted reader takes.
     #[error("pickle, byte {offset}: {}", Line(problem))]
     Pickle {
-        /// Where in the pickle, counted from zero.
+        /// The place in the pickle, in bytes counted from zero.
         offset: usize,
-        /// What is wrong there.
+        /// The problem there.
         problem: String,
     },
     /// The file is sound, but what it holds is no state dict.
@@ -35,13 +35,13 @@ pub enum ImportError {
     Tensor {
         /// Its name.
         name: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// Tensors that belong to no layer of the architecture.
     #[error("{count} tensors that nothing uses: {}", Line(.names))]
     Unused {
-        /// How many.
+        /// Their number.
         count: usize,
         /// The first few names.
         names: String,

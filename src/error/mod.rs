@@ -10,7 +10,7 @@ pub use image::{ImageError, ImageSize};
 pub use import::ImportError;
 use resflow_backend::BackendError;
 
-/// A setting or an architecture that cannot be.
+/// An invalid setting or architecture.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -19,9 +19,9 @@ pub enum ConfigError {
     OutOfRange {
         /// The setting.
         name: &'static str,
-        /// What it was set to.
+        /// Its value.
         value: f64,
-        /// What it may be.
+        /// The values that it may have.
         expected: &'static str,
     },
     /// Settings or shapes that do not belong together.
@@ -32,7 +32,7 @@ pub enum ConfigError {
     Syntax(String),
 }
 
-/// What went wrong in a checkpoint.
+/// An error of a checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
@@ -41,7 +41,7 @@ pub enum CheckpointError {
     Io {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The bytes are not such a file.
@@ -52,7 +52,7 @@ pub enum CheckpointError {
     Tensor {
         /// Its name.
         name: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// The configuration inside is not valid.
@@ -64,7 +64,7 @@ pub enum CheckpointError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting or an architecture that cannot be.
+    /// An invalid setting or architecture.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Input whose shape or values do not fit the model.
@@ -92,12 +92,12 @@ pub enum Error {
         /// The first tensor whose gradient is not finite.
         layer: Option<String>,
     },
-    /// A transform did not do what transforms do.
+    /// A transform gave something else than it was asked for, or of a wrong shape.
     #[error("transform {number} {problem}")]
     Transform {
         /// Its number in the chain, from 0.
         number: usize,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A part of a model that does not say what it is, so that a file of the model could not be loaded.
@@ -107,7 +107,7 @@ pub enum Error {
     Unregistered {
         /// Its number in the chain, from 0.
         number: usize,
-        /// What it says of itself.
+        /// Its description.
         description: String,
     },
     /// The device failed.

@@ -10,7 +10,7 @@ use super::{Estimator, Exact, Law, Phase, Probe, RussianRoulette, Sharing};
 
 /// Terms of the series that an exact evaluation may cost.
 const EVALUATION_TERMS: f64 = 20.0;
-/// How much more than roulette an exact log det may cost in training.
+/// The factor by which an exact log det may cost more than roulette in training.
 const TRAINING_FACTOR: f64 = 2.0;
 
 /// Exact where the counted cost allows, else roulette.
@@ -37,10 +37,10 @@ impl Default for Auto {
     }
 }
 
-/// What a log det costs, in passes through g of one row.
+/// The cost of a log det, in passes through g of one sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CostModel {
-    /// d, the entries of a row.
+    /// d, the numbers in a sample.
     pub dimension: usize,
     /// Multiply-adds of one pass through g.
     pub multiply_adds: u64,
@@ -60,7 +60,7 @@ impl CostModel {
 }
 
 impl Auto {
-    /// The estimator of this cost model.
+    /// Chooses the estimator by a cost model.
     pub fn choose(&self, cost: &CostModel, phase: Phase) -> Estimator {
         let d = cost.dimension as f64;
         let exact = if phase == Phase::Training {

@@ -1,12 +1,12 @@
-//! The gradient of the series by differentiating the series itself, as automatic differentiation would; for comparison with
-//! the Neumann series (Chen et al. 2019, §3.2 and figure 4).
+//! The gradient of the series by differentiating the series itself, as automatic differentiation would; for comparison
+//! with the Neumann series (Chen et al. 2019, §3.2 and figure 4).
 //!
 //! With a_k = (−1)^{k+1} c_k/k, probe and coefficients constant,
 //!
 //! ∂ Σ_k a_k vᵀJᵏv = Σ_k a_k Σ_{i+j=k−1} ((Jᵀ)ʲv)ᵀ ∂J (Jⁱv),
 //!
-//! the pullback of the tangents Jⁱv with the cotangents Σ_j a_{i+j+1} (Jᵀ)ʲv. Unbiased too, but every power is kept: memory
-//! and the work of the backward pass grow with the number of terms.
+//! the pullback of the tangents Jⁱv with the cotangents Σ_j a_{i+j+1} (Jᵀ)ʲv. Unbiased too, but every power is kept:
+//! memory and the work of the backward pass grow with the number of terms.
 
 use resflow_backend::{Backend, Binary, Element as _, Shape};
 
@@ -15,16 +15,17 @@ use crate::layer::{PreparedLayer, Saved};
 /// The value, `[n, 1]`, and the pairs of tangents and cotangents whose surrogates add up to the gradient.
 #[derive(Debug, Clone)]
 pub struct Differentiated<B: Backend> {
-    /// Σ_k a_k vᵀJᵏv.
+    /// Σ_k a_k vᵀJᵏv, `[n, 1]`, nats.
     pub value: B::Tensor,
-    /// Jⁱv, i = 0, 1, …
+    /// Jⁱv, i = 0, 1, …, `[n, …]`.
     pub tangents: Vec<B::Tensor>,
-    /// Σ_j a_{i+j+1} (Jᵀ)ʲv.
+    /// Σ_j a_{i+j+1} (Jᵀ)ʲv for each of them, `[n, …]`.
     pub cotangents: Vec<B::Tensor>,
 }
 
-/// Differentiates the series for one probe v per row, with coefficients c_1, c_2, … of each row or, if there is one list
-/// only, of all rows. `saved` is what the forward pass kept (at least `Keep::First`).
+/// Differentiates the series for one probe v per sample, `[n, …]`, with coefficients c_1, c_2, … of each sample or, if
+/// there is one list only, of all. `saved` is what the forward pass kept (at least
+/// [`Derivatives::First`](crate::layer::Derivatives::First)).
 pub fn differentiated<B: Backend>(
     backend: &B,
     net: &dyn PreparedLayer<B>,
@@ -37,7 +38,7 @@ pub fn differentiated<B: Backend>(
     let terms = coefficients.iter().map(Vec::len).max().unwrap_or(0);
     let mut column = vec![1; shape.rank()];
     column[0] = rows;
-    // a_k of each row; rows that have ended have none
+    // a_k of each sample; samples that have ended have none
     let weights: Vec<B::Tensor> = (1..=terms)
         .map(|k| {
             let sign = if k % 2 == 1 { 1.0 } else { -1.0 };

@@ -2,8 +2,8 @@
 //!
 //! Whoever has a vector-Jacobian product ([`Vjp`]) has the log det: independent replicates for an evaluation
 //! ([`Estimate::replicates`]), or one value with the surrogates of its gradient for a training step
-//! ([`Estimate::surrogates`]). Noise is addressed by the number of the sample in the whole batch, so nothing depends on how
-//! the batch is cut.
+//! ([`Estimate::surrogates`]). Noise is addressed by the number of the sample in the whole batch, so nothing depends on
+//! how the batch is cut.
 
 use resflow_backend::{Backend, Key};
 
@@ -13,9 +13,9 @@ use super::{
 use crate::bijection::{Draw, LogDet};
 use crate::layer::{PreparedLayer, Saved};
 
-/// Something that multiplies with the transpose of its Jacobian.
+/// A map that multiplies with the transpose of its Jacobian.
 pub trait Vjp<B: Backend> {
-    /// Jᵀ u for cotangents u `[n, …]`, at the samples where `saved` was kept.
+    /// Computes Jᵀ u for cotangents u `[n, …]`, at the samples where `saved` was kept.
     fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor;
 }
 
@@ -28,22 +28,22 @@ impl<B: Backend, L: PreparedLayer<B> + ?Sized> Vjp<B> for L {
 /// The samples at which a log det is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
-    /// n.
+    /// n, the number of samples.
     pub count: usize,
     /// The shape of a sample, without the axis of samples.
     pub shape: &'a [usize],
-    /// The number of the first in the whole batch.
+    /// The number of the first sample in the whole batch.
     pub first: u64,
 }
 
 /// Surrogates of a log det: probes v and cotangents u, `[n, …]`; the sum of uᵀJv has its gradient.
 #[derive(Debug, Clone)]
 pub struct Surrogates<B: Backend> {
-    /// The value, `[n, 1]`.
+    /// The value, `[n, 1]`, nats.
     pub log_det: LogDet<B>,
-    /// The probes v.
+    /// The probes v, `[n, …]`.
     pub probes: Vec<B::Tensor>,
-    /// The cotangents u, divided by the number of probes that are averaged.
+    /// The cotangents u, `[n, …]`, divided by the number of probes that are averaged.
     pub cotangents: Vec<B::Tensor>,
     /// Terms of the longest series.
     pub terms: usize,
@@ -56,11 +56,11 @@ pub struct Estimate<'a, B: Backend, N: ?Sized> {
     pub backend: &'a B,
     /// The map whose Jacobian is J.
     pub net: &'a N,
-    /// What its forward pass kept, at least for the first derivative.
+    /// The activations that its forward pass kept, at least for the first derivative.
     pub saved: &'a Saved<B>,
-    /// Where.
+    /// The samples.
     pub samples: Samples<'a>,
-    /// What the log det costs, by which `Auto` chooses.
+    /// The cost of the log det, by which `Auto` chooses.
     pub cost: CostModel,
 }
 
@@ -80,7 +80,7 @@ fn inverse_order(order: &[u32]) -> Vec<u32> {
 }
 
 impl<B: Backend, N: ?Sized> Estimate<'_, B, N> {
-    /// The probe number `index` of a key, `[n, …]`.
+    /// Draws the probe number `index` of a key, `[n, …]`.
     fn probe(&self, key: Key, probe: Probe, index: usize) -> B::Tensor {
         let shape = [&[self.samples.count], self.samples.shape].concat();
         // addresses wrap around beyond any honest number
@@ -90,7 +90,8 @@ impl<B: Backend, N: ?Sized> Estimate<'_, B, N> {
 }
 
 impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
-    /// Independent estimates, `[n, replicates]`, each with its own probes and its own N per sample; `[n, 1]` where exact.
+    /// Computes independent estimates, `[n, replicates]`, nats, each with its own probes and its own N per sample;
+    /// `[n, 1]` where exact.
     pub fn replicates(&self, draw: &Draw<'_>, replicates: usize) -> LogDet<B> {
         let (backend, count) = (self.backend, self.samples.count);
         let (probe, probes, roulette, truncated) = match draw.estimator.resolve(&self.cost, Phase::Evaluation) {
@@ -124,7 +125,8 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
         LogDet { value, exact: false }
     }
 
-    /// The log det and its surrogates for a training step: exact, or the Neumann series from the same vectors as the value.
+    /// Computes the log det and its surrogates for a training step: exact, or the Neumann series from the same vectors
+    /// as the value.
     pub fn surrogates(&self, draw: &Draw<'_>) -> Surrogates<B> {
         let (backend, n) = (self.backend, self.samples.count);
         let (probe, count, weights, order) = match draw.estimator.resolve(&self.cost, Phase::Training) {
@@ -174,7 +176,7 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
 }
 
 impl<B: Backend> Estimate<'_, B, dyn PreparedLayer<B>> {
-    /// The log det and the terms of its differentiated series, for comparison; `None` where it is exact.
+    /// Computes the log det and the terms of its differentiated series, for comparison; `None` where it is exact.
     pub fn unrolled(&self, draw: &Draw<'_>) -> Option<Surrogates<B>> {
         let (backend, n) = (self.backend, self.samples.count);
         let (probe, count, coefficients) = match draw.estimator.resolve(&self.cost, Phase::Training) {

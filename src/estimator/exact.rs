@@ -1,25 +1,26 @@
 //! The exact log det for small d: J as d stacked vector-Jacobian products, then LU of I + J.
 //!
-//! Its gradient is tr((I+J)⁻¹ ∂J) = Σ_i u_iᵀ ∂J e_i with u_i = (I+J)^{−T} e_i: the same surrogate as that of the Neumann
-//! series, with d probes that are the unit vectors.
+//! Its gradient is tr((I+J)⁻¹ ∂J) = Σ_i u_iᵀ ∂J e_i with u_i = (I+J)^{−T} e_i: the same surrogate as that of the
+//! Neumann series, with d probes that are the unit vectors.
 
 use resflow_backend::{Backend, Binary, Element as _, Shape};
 
 use super::{SeriesValue, Surrogate, Vjp};
 use crate::layer::Saved;
 
-/// ln|det(I + J)| of each row, and what its gradient needs.
+/// ln|det(I + J)| of each sample, and what its gradient needs.
 #[derive(Debug, Clone)]
 pub struct ExactLogDet<B: Backend> {
-    /// The value, `[n, 1]`.
+    /// The value, `[n, 1]`, nats.
     pub value: SeriesValue<B>,
-    /// The unit vectors e_1, …, e_d as probes, of the shape of the rows.
+    /// The unit vectors e_1, …, e_d as probes, `[n, …]` of the shape of the samples.
     pub probes: Vec<B::Tensor>,
-    /// u_i for each of them.
+    /// u_i for each of them, `[n, …]`.
     pub surrogates: Vec<Surrogate<B>>,
 }
 
-/// The Jacobian of g at each of `rows` rows of shape `row`, with d entries: `[n, d, d]`, entry (i, j) = ∂g_i/∂x_j.
+/// Computes the Jacobian of g at each of `rows` samples of shape `row`, with d numbers: `[n, d, d]`, entry (i, j) =
+/// ∂g_i/∂x_j.
 pub fn jacobian<B: Backend>(
     backend: &B,
     net: &(impl Vjp<B> + ?Sized),
@@ -38,7 +39,7 @@ pub fn jacobian<B: Backend>(
     backend.concat(&columns.iter().collect::<Vec<_>>(), 1)
 }
 
-/// Log det and, if `gradient`, the surrogates.
+/// Computes the log det of `rows` samples of shape `row` and, if `gradient`, the surrogates.
 pub fn exact_log_det<B: Backend>(
     backend: &B,
     net: &(impl Vjp<B> + ?Sized),
@@ -64,12 +65,12 @@ pub fn exact_log_det<B: Backend>(
     out
 }
 
-/// The shape of `rows` rows.
+/// The shape of `rows` samples, `[n, …]`.
 fn with_rows(rows: usize, row: &[usize]) -> Shape {
     Shape::new(&[&[rows], row].concat())
 }
 
-/// e_i in every row.
+/// e_i in every sample, `[n, …]`.
 fn unit_vector<B: Backend>(backend: &B, rows: usize, row: &[usize], i: usize) -> B::Tensor {
     let mut one = vec![B::Elem::ZERO; row.iter().product()];
     one[i] = B::Elem::ONE;

@@ -27,8 +27,10 @@ pub enum Law {
 }
 
 impl Law {
+    /// Checks the parameter.
+    ///
     /// # Errors
-    /// A parameter out of its range.
+    /// Returns [`ConfigError::OutOfRange`] for a parameter out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         match *self {
             // below, one draw of N could ask for more terms than the memory holds weights
@@ -43,7 +45,7 @@ impl Law {
         }
     }
 
-    /// P(N ≥ m).
+    /// Returns P(N ≥ m).
     pub fn survival(&self, m: u64) -> f64 {
         match *self {
             Self::ShiftedGeometric { p } => (1.0 - p).powf(m.saturating_sub(1) as f64),
@@ -51,7 +53,7 @@ impl Law {
         }
     }
 
-    /// E\[N\].
+    /// Returns E\[N\].
     pub fn mean(&self) -> f64 {
         match *self {
             Self::ShiftedGeometric { p } => 1.0 / p,
@@ -59,8 +61,8 @@ impl Law {
         }
     }
 
-    /// The quantile of N at a uniform number in [0, 1): the largest m with P(N ≥ m) > u, so that P(N ≥ m) is the survival
-    /// function for a uniform u.
+    /// Returns the quantile of N at a uniform number in [0, 1): the largest m with P(N ≥ m) > u, so that P(N ≥ m) is
+    /// the survival function for a uniform u.
     pub fn quantile(&self, u: f64) -> u64 {
         let mut m = match *self {
             // a start from the closed form, mended below where rounding moved it

@@ -7,7 +7,7 @@
 //! | [`RussianRoulette`] | the same with a random number of reweighted terms (arXiv 1906.02735 eq. 6) | none | of probes and N |
 //! | [`Auto`] | exact where its counted cost allows, else roulette | none | as chosen |
 //!
-//! Drawing ([`RussianRoulette::draw`]) is separate from computing ([`series`]): the latter takes probes and
+//! Drawing ([`RussianRoulette::draw`]) is separate from computing ([`series()`]): the latter takes probes and
 //! weights as arguments. The *value* of a log det and the *surrogate* whose gradient is that of the log det are
 //! different types: [`SeriesValue`] is a value; [`Surrogate`] has no value that means anything.
 
@@ -31,12 +31,12 @@ pub use series::{SeriesValue, Surrogate, Weights, series};
 
 use crate::error::ConfigError;
 
-/// What an estimator is used for.
+/// The use of an estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// For the gradient of a training step.
+    /// The gradient of a training step.
     Training,
-    /// For log p.
+    /// The evaluation of log p.
     Evaluation,
 }
 
@@ -106,7 +106,7 @@ impl Estimator {
     /// Checks what deserialising cannot.
     ///
     /// # Errors
-    /// A parameter out of its range.
+    /// Returns [`ConfigError::OutOfRange`] for a parameter out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         match self {
             Self::Exact(_) => Ok(()),
@@ -116,8 +116,7 @@ impl Estimator {
         }
     }
 
-    /// The estimator with `Auto` replaced by its choice, for training or for evaluation of rows of `dimension` entries
-    /// through blocks of `multiply_adds` each.
+    /// Replaces `Auto` by its choice for this cost, for training or for evaluation.
     pub fn resolve(&self, cost: &CostModel, phase: Phase) -> Self {
         match self {
             Self::Auto(auto) => auto.choose(cost, phase),

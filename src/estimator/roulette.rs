@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::{Law, Probe};
 use crate::error::ConfigError;
 
-/// Whether rows of a batch share one N.
+/// The sharing of N among the samples of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sharing {
     /// One N for each block and batch (Chen et al.).
     #[default]
     Batch,
-    /// An N for every row.
+    /// An N for every sample.
     Sample,
 }
 
@@ -37,7 +37,7 @@ pub struct RussianRoulette {
     /// The probes' distribution.
     #[serde(default)]
     pub probe: Probe,
-    /// Whether rows share N.
+    /// The sharing of N among samples.
     #[serde(default)]
     pub sharing: Sharing,
 }
@@ -47,43 +47,45 @@ fn one() -> usize {
 }
 
 impl RussianRoulette {
-    /// With one draw and one Rademacher probe, N per batch.
+    /// Builds a roulette with one draw and one Rademacher probe, N per batch.
     ///
     /// # Errors
-    /// A parameter of the law out of its range.
+    /// Returns [`ConfigError::OutOfRange`] for a parameter of the law out of its range, or more than 1000 exact terms.
     pub fn new(law: Law, exact_terms: usize) -> Result<Self, ConfigError> {
         let it = Self { law, exact_terms, draws: 1, probes: 1, probe: Probe::default(), sharing: Sharing::default() };
         it.check()?;
         Ok(it)
     }
 
-    /// The same with this many draws of N.
+    /// Sets the number of draws of N.
     ///
     /// # Errors
-    /// Not in 1 … 1000.
+    /// Returns [`ConfigError::OutOfRange`] outside 1 … 1000.
     pub fn with_draws(self, draws: usize) -> Result<Self, ConfigError> {
         let it = Self { draws, ..self };
         it.check()?;
         Ok(it)
     }
 
-    /// The same with this many probes of a distribution.
+    /// Sets the number and the distribution of probes.
     ///
     /// # Errors
-    /// Not in 1 … 1000.
+    /// Returns [`ConfigError::OutOfRange`] outside 1 … 1000.
     pub fn with_probes(self, probes: usize, probe: Probe) -> Result<Self, ConfigError> {
         let it = Self { probes, probe, ..self };
         it.check()?;
         Ok(it)
     }
 
-    /// The same with N shared or not.
+    /// Sets the sharing of N.
     pub fn with_sharing(self, sharing: Sharing) -> Self {
         Self { sharing, ..self }
     }
 
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// A parameter out of its range.
+    /// Returns [`ConfigError::OutOfRange`] for a parameter out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.law.check()?;
         check_count("exact_terms", self.exact_terms, 0, 1000)?;
@@ -97,7 +99,7 @@ impl RussianRoulette {
         (0..self.draws).map(|_| self.law.quantile(generator.random::<f64>())).collect()
     }
 
-    /// c_1, c_2, … up to c_{E + max N}.
+    /// Returns c_1, c_2, … up to c_{E + max N}.
     pub fn coefficients(&self, draws: &[u64]) -> Vec<f64> {
         let most = draws.iter().copied().max().unwrap_or(0);
         let random = (1..=most).map(|m| {
@@ -107,7 +109,7 @@ impl RussianRoulette {
         std::iter::repeat_n(1.0, self.exact_terms).chain(random).collect()
     }
 
-    /// E + E\[max N\] for one draw, the expected number of terms.
+    /// Returns E + E\[max N\], the expected number of terms.
     pub fn expected_terms(&self) -> f64 {
         let s = self.draws as i32;
         let longest: f64 =
@@ -115,7 +117,7 @@ impl RussianRoulette {
         self.exact_terms as f64 + longest
     }
 
-    /// Whether the variance is finite for every g with Lip(g) ≤ c, and a law that would make it so.
+    /// Warns if the variance is not finite for every g with Lip(g) ≤ c, with a law that would make it so.
     pub fn variance_warning(&self, c: f64) -> Option<VarianceWarning> {
         // the gradient's second moment: Σ c^{2k} / P(N ≥ k−E) < ∞, strictly
         // rounded down, so that it stays bounded
@@ -125,21 +127,21 @@ impl RussianRoulette {
     }
 }
 
-/// Whether the gradient's variance is, for every network of this Lipschitz bound.
+/// Returns `true` if the gradient's variance is bounded for every network of this Lipschitz bound.
 fn bounded(law: Law, c: f64) -> bool {
     matches!(law, Law::ShiftedGeometric { p } if c * c < 1.0 - p)
 }
 
-/// The variance of a roulette estimator is not bounded for the network's Lipschitz bound. In practice tr(Jᵏ) falls faster
-/// than its bound, so such settings are allowed, but not without a word.
+/// The variance of a roulette estimator is not bounded for the network's Lipschitz bound. In practice tr(Jᵏ) falls
+/// faster than its bound, so such settings are allowed, but not without a word.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct VarianceWarning {
     /// The law in use.
     pub law: Law,
     /// The Lipschitz bound of the worst block.
     pub bound: f64,
-    /// The law with the least work × variance at that bound, as far as laws go: for bounds above 0.9995 it has no bounded
-    /// variance either.
+    /// The law with the least work × variance at that bound, as far as laws go: for bounds above 0.9995 it has no
+    /// bounded variance either.
     pub better: Law,
 }
 
@@ -173,29 +175,31 @@ pub struct Truncated {
 }
 
 impl Truncated {
-    /// K terms with one Rademacher probe.
+    /// Builds the series of K terms with one Rademacher probe.
     ///
     /// # Errors
-    /// Not in 1 … 1000 terms.
+    /// Returns [`ConfigError::OutOfRange`] outside 1 … 1000 terms.
     pub fn new(terms: usize) -> Result<Self, ConfigError> {
         let it = Self { terms, probes: 1, probe: Probe::default() };
         it.check()?;
         Ok(it)
     }
 
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// A parameter out of its range.
+    /// Returns [`ConfigError::OutOfRange`] for a parameter out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_count("terms", self.terms, 1, 1000)?;
         check_count("probes", self.probes, 1, 1000)
     }
 
-    /// c_k = 1 for k ≤ K.
+    /// Returns c_k = 1 for k ≤ K.
     pub fn coefficients(&self) -> Vec<f64> {
         vec![1.0; self.terms]
     }
 
-    /// The largest possible bias in absolute value, in nats: d·(−ln(1−c) − Σ_{k≤K} cᵏ/k); infinite unless c < 1.
+    /// Returns the largest possible bias in absolute value, nats: d·(−ln(1−c) − Σ_{k≤K} cᵏ/k); infinite for c ≥ 1.
     pub fn bias_bound(&self, dimension: usize, c: f64) -> f64 {
         if c.is_nan() || c >= 1.0 {
             return f64::INFINITY;

@@ -5,38 +5,39 @@
 //! * value: Σ_{k≥1} (−1)^{k+1} c_k ⟨w_k, v⟩/k (Chen et al. 2019, eq. 6),
 //! * u = Σ_{k≥0} (−1)ᵏ c_k w_k, and ∂ log det/∂θ = E\[uᵀ (∂J/∂θ) v\] (eq. 8), with u and v constants.
 //!
-//! A row stops once c_k ‖w_k‖ ‖v‖/k is below the working precision: it is set to exact zero, since iterating on drives it
-//! into subnormal numbers, on which convolutions are some hundred times slower. Rows whose weights are zero from some k on
-//! stop there by the same rule.
+//! A sample stops once c_k ‖w_k‖ ‖v‖/k is below the working precision: it is set to exact zero, since iterating on
+//! drives it into subnormal numbers, on which convolutions are some hundred times slower. Samples whose weights are
+//! zero from some k on stop there by the same rule.
 
 use resflow_backend::{Backend, Element as _, SeriesState, TermWeight};
 
 use super::Vjp;
 use crate::layer::Saved;
 
-/// The value of a log det estimate for each row, `[n, 1]`, in nats.
+/// The value of a log det estimate for each sample, `[n, 1]`, in nats.
 #[derive(Debug, Clone)]
 pub struct SeriesValue<B: Backend>(pub B::Tensor);
 
 /// The cotangent u of the surrogate uᵀJv: its gradient is that of the log det, its value is not the log det.
 #[derive(Debug, Clone)]
 pub struct Surrogate<B: Backend> {
-    /// u, of the probe's shape.
+    /// u, `[n, …]` of the probe's shape.
     pub u: B::Tensor,
 }
 
 /// The weights c_1, c_2, … of the terms.
 #[derive(Debug, Clone)]
 pub enum Weights<B: Backend> {
-    /// The same for all rows.
+    /// One list for all samples.
     Batch(Vec<f64>),
-    /// Each row its own: entry k−1 holds c_k of the first rows, `[r_k, 1]` with r_1 ≥ r_2 ≥ …; later rows have stopped.
-    /// Rows are sorted so that those with more terms come first.
+    /// A list for each sample: entry k−1 holds c_k of the first samples, `[r_k, 1]` with r_1 ≥ r_2 ≥ …; later ones have
+    /// stopped. Samples are sorted so that those with more terms come first.
     Rows(Vec<B::Tensor>),
 }
 
 impl<B: Backend> Weights<B> {
-    /// Sorts rows by their number of terms, the longest first: the order to take rows in, and the weights in that order.
+    /// Sorts samples by their number of terms, the longest first: the order to take samples in, and the weights in that
+    /// order.
     pub fn rows(backend: &B, coefficients: &[Vec<f64>]) -> (Vec<u32>, Self) {
         let mut order: Vec<u32> = (0..coefficients.len() as u32).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(coefficients[i as usize].len()));
@@ -50,7 +51,7 @@ impl<B: Backend> Weights<B> {
         (order, Self::Rows(weights))
     }
 
-    /// The number of terms of the longest row.
+    /// Returns the number of terms of the longest series.
     pub fn terms(&self) -> usize {
         match self {
             Self::Batch(c) => c.len(),
@@ -59,8 +60,9 @@ impl<B: Backend> Weights<B> {
     }
 }
 
-/// The series for one probe v per row. `saved` is what the forward pass of g kept (at least `Keep::First`), in the order of
-/// the weights' rows. The surrogate is computed if `gradient`.
+/// Computes the series for one probe v per sample, `[n, …]`. `saved` is what the forward pass of g kept (at least
+/// [`Derivatives::First`](crate::layer::Derivatives::First)), in the order of the weights' samples. The surrogate is
+/// computed if `gradient`.
 pub fn series<B: Backend>(
     backend: &B,
     net: &(impl Vjp<B> + ?Sized),
@@ -97,7 +99,7 @@ pub fn series<B: Backend>(
             break;
         }
     }
-    // rows that finished later stand before those that finished earlier
+    // samples that finished later stand before those that finished earlier
     finished.push(state);
     let join = |part: fn(&SeriesState<B::Tensor>) -> Option<&B::Tensor>| {
         let parts: Option<Vec<_>> = finished.iter().rev().map(part).collect();
@@ -107,7 +109,7 @@ pub fn series<B: Backend>(
     (SeriesValue(value), join(|s| s.neumann.as_ref()).map(|u| Surrogate { u }))
 }
 
-/// Rows `start..` of a state, or `start..start + length`.
+/// Samples `start..` of a state, or `start..start + length`.
 fn rows_of<B: Backend>(
     backend: &B,
     state: &SeriesState<B::Tensor>,

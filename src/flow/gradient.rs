@@ -25,7 +25,7 @@ fn most_lanes(parameters: u64) -> usize {
     }
 }
 
-/// What a gradient is taken of, and how.
+/// The objective of a gradient, −Σ wᵢ log p(xᵢ) over a batch in nats, and the way to compute it.
 #[derive(Debug, Clone, Copy)]
 pub struct Objective<'a, B: Backend> {
     /// The batch in standardised units, `[n, d]` or `[n, h, w, c]`; it may be a part of a larger one.
@@ -34,18 +34,18 @@ pub struct Objective<'a, B: Backend> {
     pub weights: &'a B::Tensor,
     /// The key of this step.
     pub key: Key,
-    /// What the forward pass keeps.
+    /// The activations that the forward pass keeps (gradient checkpointing).
     pub memory: Memory,
-    /// Whether the gradient in x is wanted.
+    /// Asks for the gradient in x too.
     pub input_gradient: bool,
-    /// What else is minimised, of a hybrid model.
+    /// The labels of a hybrid model, whose cross-entropy is minimised too.
     pub supervision: Option<Supervision<'a, B>>,
 }
 
 /// Labelled samples for a classifier: the objective becomes Σ wᵢ (λ (−log p(xᵢ)) − log p(yᵢ | xᵢ)).
 #[derive(Debug, Clone, Copy)]
 pub struct Supervision<'a, B: Backend> {
-    /// 1 at each sample's class, else 0, `[n, K]`.
+    /// One-hot classes: 1 at each sample's class, else 0, `[n, K]`.
     pub targets: &'a B::Tensor,
     /// λ. With 0 log p is computed and reported all the same.
     pub density_weight: f64,
@@ -54,17 +54,18 @@ pub struct Supervision<'a, B: Backend> {
 /// A gradient and the value that it belongs to.
 #[derive(Debug, Clone)]
 pub struct Gradient<B: Backend> {
-    /// The gradients of all trained tensors one after the other in the order of a visit, `[P]`; without supervision those of
-    /// a classifier are zeros.
+    /// The gradients of all trained tensors one after the other in the order of a visit, `[P]`; without supervision
+    /// those of a classifier are zeros.
     pub flat: B::Tensor,
-    /// Σ wᵢ (E(zᵢ) − log det), `[1]`, nats: Σ wᵢ (−log p(xᵢ)) without the base density's constant, and without the λ of a
-    /// supervision. The log dets in it are values, not surrogates.
+    /// Σ wᵢ (E(zᵢ) − log det), `[1]`, nats: Σ wᵢ (−log p(xᵢ)) without the base density's constant, and without the λ of
+    /// a supervision. The log dets in it are values, not surrogates.
     pub loss: B::Tensor,
-    /// With supervision Σ wᵢ (−log p(yᵢ | xᵢ)), and Σ wᵢ over the samples whose likeliest class is theirs, `[2]`.
+    /// With supervision Σ wᵢ (−log p(yᵢ | xᵢ)) in nats, and Σ wᵢ over the samples whose likeliest class is theirs,
+    /// `[2]`.
     pub classification: Option<B::Tensor>,
     /// The gradient in x, if asked for, of the shape of x.
     pub input: Option<B::Tensor>,
-    /// Vector-Jacobian products of the series, summed over transforms, of the longest shard.
+    /// The number of vector-Jacobian products of the series, summed over transforms, of the longest shard.
     pub terms: usize,
 }
 
@@ -79,10 +80,10 @@ struct Lane<B: Backend> {
 }
 
 impl<B: Backend> PreparedFlow<B> {
-    /// The gradient of −Σ wᵢ log p(xᵢ), or of what a supervision makes of it, by the training estimator.
+    /// Computes the gradient of −Σ wᵢ log p(xᵢ), or of the objective with its supervision, by the training estimator.
     ///
     /// # Errors
-    /// Returns the error of a transform that failed, and [`Error::Backend`] if the device did.
+    /// Returns [`Error::Transform`] if a transform failed, [`Error::Backend`] if the device did.
     pub fn gradient(&self, objective: &Objective<'_, B>) -> Result<Gradient<B>, Error> {
         let backend = &self.backend;
         let n = objective.batch.len(backend);
@@ -138,7 +139,7 @@ impl<B: Backend> PreparedFlow<B> {
         })
     }
 
-    /// A shard forward through the chain and back.
+    /// Takes a shard forward through the chain and back.
     fn run_shard(
         &self,
         objective: &Objective<'_, B>,

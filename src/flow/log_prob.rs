@@ -1,11 +1,13 @@
 //! log p with its standard error.
 //!
-//! Where the log dets are estimated, each row gets M ≥ 2 replicates that share one forward pass and have their own probes
-//! and their own N, keyed by (row, replicate). A replicate's log p is the sum over all transforms, so the error is taken over
-//! replicates of the sum over blocks, correlations included. Parts are added on the host in double precision.
+//! Where the log dets are estimated, each sample gets M ≥ 2 replicates that share one forward pass and have their own
+//! probes and their own N, keyed by (sample, replicate). A replicate's log p is the sum over all transforms, so the
+//! error is taken over replicates of the sum over blocks, correlations included. Parts are added on the host in double
+//! precision.
 //!
-//! "Until the standard error is below ε" draws further replicates for the rows that are above it. A rule that looks at the
-//! error to decide when to stop makes the reported error somewhat too small; no row stops before eight replicates.
+//! "Until the standard error is below ε" draws further replicates for the samples that are above it. A rule that looks
+//! at the error to decide when to stop makes the reported error somewhat too small; no sample stops before eight
+//! replicates.
 
 use std::ops::Range;
 
@@ -33,7 +35,8 @@ pub struct LogProb {
     pub status: Vec<Status>,
     /// The weight of each sample, where the samples had weights.
     pub weights: Option<Vec<f64>>,
-    /// The number of replicates behind each value, 1 where exact; more for some samples where a standard error was asked for.
+    /// The number of replicates behind each value, 1 where exact; more for some samples where a standard error was
+    /// asked for.
     pub replicates: usize,
     /// The estimator, in words.
     pub estimator: String,
@@ -48,9 +51,9 @@ impl LogProb {
         }
     }
 
-    /// The standard error of the mean over samples as an estimate of E\[log p\]: the spread of the samples, in which the
-    /// error of each is contained. For a single sample, that sample's own error; NaN of no samples. Of weighted samples n is Kish's effective
-    /// number, (Σ wᵢ)²/Σ wᵢ².
+    /// The standard error of the mean over samples as an estimate of E\[log p\]: the spread of the samples, in which
+    /// the error of each is contained. For a single sample, that sample's own error; NaN of no samples. Of weighted
+    /// samples n is Kish's effective number, (Σ wᵢ)²/Σ wᵢ².
     pub fn mean_standard_error(&self) -> f64 {
         if self.values.len() < 2 {
             return self.standard_error.first().copied().unwrap_or(f64::NAN);
@@ -68,10 +71,11 @@ impl LogProb {
         (variance / n).sqrt()
     }
 
-    /// The interval around row `i` that covers its log p with this confidence: Student's t over the replicates.
+    /// Returns the interval in nats that covers log p of sample `i` with this confidence: Student's t over the
+    /// replicates.
     ///
     /// # Errors
-    /// A confidence outside (0, 1), or no such row.
+    /// Returns [`Error::Input`] if the confidence is outside (0, 1) or there is no sample `i`.
     pub fn interval(&self, i: usize, confidence: f64) -> Result<(f64, f64), Error> {
         if !(confidence > 0.0 && confidence < 1.0) {
             return Err(Error::Input(format!("a confidence is above 0 and below 1, not {confidence}")));
@@ -98,16 +102,16 @@ fn weighted(weights: &[f64], values: &[f64]) -> (f64, f64) {
     (mean, total * total / there().map(|(w, _)| w * w).sum::<f64>())
 }
 
-/// When an evaluation has drawn enough.
+/// The precision at which an evaluation has drawn enough.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Target {
-    /// The standard error that every row is to stay below.
+    /// The standard error that every sample is to reach, nats.
     pub(crate) standard_error: f64,
-    /// The most replicates of a row.
+    /// The most replicates of a sample.
     pub(crate) most: usize,
 }
 
-/// What has been found of each row: the mean of its replicates and their squared deviations from it.
+/// The moments of a sample's replicates: their number, their mean and the sum of their squared deviations from it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moments {
     count: f64,
@@ -141,7 +145,7 @@ impl Moments {
     }
 }
 
-/// log p of all samples, of which the first is number `first`, and z if wanted.
+/// Computes log p of all samples, of which the first is number `first`, and z, `[n, d]`, if wanted.
 pub(crate) fn evaluate<B: Backend>(
     flow: &PreparedFlow<B>,
     samples: Samples<'_>,
@@ -202,24 +206,24 @@ const LEAST_REPLICATES: f64 = 8.0;
 
 impl Target {
     fn wants_more(&self, row: Moments, replicates: usize) -> bool {
-        // a row that is not finite never gets better
+        // a sample that is not finite never gets better
         row.mean.is_finite()
             && (row.standard_error() > self.standard_error || row.count < LEAST_REPLICATES)
             && row.count as usize + replicates <= self.most
     }
 }
 
-/// What an evaluation finds of a sample.
+/// The evaluation of one sample.
 struct Found<'a> {
-    /// z, where it is wanted.
+    /// z, `[d]`, where it is wanted.
     z: &'a [f64],
-    /// log p(z).
+    /// log p₀(z), nats.
     base: f64,
-    /// The estimates of the log det, one a replicate.
+    /// The estimates of the log det in nats, one a replicate.
     estimates: &'a [f64],
 }
 
-/// Evaluates all samples, or some; shows what is found of each and its place among them, in order.
+/// Evaluates all samples, or those of `which`; shows `each` the evaluation and its place among them, in order.
 fn run<B: Backend>(
     flow: &PreparedFlow<B>,
     source: &Upload<'_>,
@@ -271,7 +275,7 @@ fn run<B: Backend>(
 const WAVE: usize = 256;
 const WAVE_BYTES: usize = 256 << 20;
 
-/// What is found of some samples, one after the other.
+/// The evaluations of consecutive samples, one after the other.
 struct Shard {
     z: Option<Vec<f64>>,
     base: Vec<f64>,

@@ -1,8 +1,8 @@
 //! The flow: a chain of bijections F over a base density, after the standardisation of the data.
 //!
-//! log p(x) = log p₀(F(s(x))) + Σ log|det ∂F_l| + log|det ∂s|, in nats and in the data's own units; p₀ is the base, N(0, I)
-//! unless another is given. The standardising map s belongs to the model. A [`PreparedFlow`] holds the normalised weights and
-//! serves any number of calls and threads.
+//! log p(x) = log p₀(F(s(x))) + Σ log|det ∂F_l| + log|det ∂s|, in nats and in the data's own units; p₀ is the base,
+//! N(0, I) unless another is given. The standardising map s belongs to the model. A [`PreparedFlow`] holds the
+//! normalised weights and serves any number of calls and threads.
 
 mod gradient;
 mod log_prob;
@@ -47,7 +47,7 @@ pub struct Flow<B: Backend> {
 }
 
 impl<B: Backend> Flow<B> {
-    /// A flow with random weights; a function of the configuration and the key.
+    /// Builds a flow with random weights, a function of the configuration and the key.
     ///
     /// # Errors
     /// Returns [`ConfigError`] if the configuration is invalid.
@@ -71,7 +71,8 @@ impl<B: Backend> Flow<B> {
         Ok(Self { classifier, ..Self::of_transforms(backend, config, transforms)? })
     }
 
-    /// A flow of any transforms, without a classifier. The configuration supplies the estimators and the shape of samples.
+    /// Builds a flow of any transforms, without a classifier. The configuration supplies the estimators and the sample
+    /// shape.
     ///
     /// A flow with transforms of your own trains like any other. To be saved, moved to another device or resumed each
     /// transform must say what it is ([`Bijection::stage`]), and be registered where it is loaded
@@ -79,8 +80,8 @@ impl<B: Backend> Flow<B> {
     ///
     /// # Errors
     /// Returns [`Error::Config`] if the configuration is invalid, or if samples of its shape cannot pass through the
-    /// transforms; [`Error::Transform`] if a transform of your own, which is tried on a few zeros, gives something of a wrong
-    /// shape.
+    /// transforms; [`Error::Transform`] if a transform of your own, which is tried on a few zeros, gives something of a
+    /// wrong shape.
     pub fn from_transforms(
         backend: B,
         config: impl Into<ModelConfig>,
@@ -116,7 +117,7 @@ impl<B: Backend> Flow<B> {
         })
     }
 
-    /// The same flow over another base density.
+    /// Replaces the base density.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if the base is for another number of dimensions.
@@ -129,12 +130,13 @@ impl<B: Backend> Flow<B> {
         }
     }
 
-    /// The same flow for images of another height and width. Weights stay; a convolution's σ stays where it bounds the new
-    /// size, and is found anew where an axis is larger.
+    /// Returns the flow for images of another height and width, in pixels. Weights stay; a convolution's σ stays where
+    /// it bounds the new size, and is estimated anew where an axis is larger.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Inconsistent`] for a flow that is tied to its size (one over rows of numbers or with fully
-    /// connected blocks) and for a size that cannot be squeezed as often as the flow wants.
+    /// Returns [`ConfigError::Inconsistent`] for a flow that is tied to its size (one over vectors or with fully
+    /// connected blocks) and for a size that cannot be squeezed as often as the flow wants, [`ConfigError::OutOfRange`]
+    /// for a size of zero or beyond the limits.
     pub fn resized(&self, height: usize, width: usize) -> Result<Self, ConfigError> {
         let ModelConfig::Images(config) = &self.config else {
             return Err(ConfigError::Inconsistent("a flow over rows of numbers has no image size".into()));
@@ -199,10 +201,10 @@ impl<B: Backend> Flow<B> {
         &self.chain
     }
 
-    /// What each transform is, first applied first.
+    /// Describes each transform as a model file does, first applied first.
     ///
     /// # Errors
-    /// Returns [`Error::Unregistered`] with the first transform that does not say.
+    /// Returns [`Error::Unregistered`] with the first transform whose [`stage`](Bijection::stage) is `None`.
     pub fn stages(&self) -> Result<Vec<Stage>, Error> {
         let transforms = self.transforms().iter().enumerate();
         let stages = transforms.map(|(number, transform)| {
@@ -277,8 +279,8 @@ impl<B: Backend> Flow<B> {
         }
     }
 
-    /// Lets every stored tensor be changed, in the same order. Call [`update_spectral_norms`](Self::update_spectral_norms)
-    /// after changing weights without their singular vectors.
+    /// Lets every stored tensor be changed, in the same order. Call
+    /// [`update_spectral_norms`](Self::update_spectral_norms) after changing weights without their singular vectors.
     pub fn visit_mut(&mut self, visitor: &mut dyn FnMut(&str, &mut B::Tensor, Role)) {
         self.chain.visit_mut("links", visitor);
         self.base.visit_mut("base", visitor);
@@ -303,7 +305,7 @@ impl<B: Backend> Flow<B> {
         total
     }
 
-    /// σ of every constrained weight, transform by transform.
+    /// Estimates σ of every constrained weight, transform by transform.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
@@ -317,7 +319,8 @@ impl<B: Backend> Flow<B> {
         spectra.collect()
     }
 
-    /// The largest estimated Lipschitz bound of a block: the product of its normalised weights' σ.
+    /// Estimates the largest Lipschitz bound of a block: the product of its normalised weights' σ. It is 0 without
+    /// blocks.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
@@ -326,7 +329,8 @@ impl<B: Backend> Flow<B> {
         Ok(blocks.map(|s| s.iter().map(Spectrum::effective).product()).fold(0.0, f64::max))
     }
 
-    /// The estimator in use, `Auto` resolved by the first block's cost; exact where no transform estimates anything.
+    /// Returns the estimator in use, `Auto` resolved by the first block's cost; exact where no transform estimates
+    /// anything.
     pub fn resolved(&self, phase: Phase) -> Estimator {
         let setting = match phase {
             Phase::Training => self.config.training(),
@@ -342,7 +346,7 @@ impl<B: Backend> Flow<B> {
         }
     }
 
-    /// A warning for each of training and evaluation whose estimator's variance has no bound for these blocks.
+    /// Returns a warning for each of training and evaluation whose estimator's variance has no bound for these blocks.
     pub fn variance_warnings(&self) -> Vec<VarianceWarning> {
         let bound = self.transforms().iter().filter_map(|t| t.lipschitz_bound()).fold(0.0, f64::max);
         let warnings = [Phase::Training, Phase::Evaluation].map(|phase| match self.resolved(phase) {
@@ -354,13 +358,13 @@ impl<B: Backend> Flow<B> {
         warnings
     }
 
-    /// The flow with its weights normalised once, for any number of evaluations and threads. This costs about as much as
-    /// scoring one sample; every method of a [`Flow`] that computes does it anew.
+    /// Normalises the weights once, for any number of evaluations and threads. This costs about as much as scoring one
+    /// sample; every method of a [`Flow`] that computes does it anew.
     pub fn prepare(&self) -> PreparedFlow<B> {
         self.prepare_with(self.chain.prepare_chain(&self.backend))
     }
 
-    /// The same around a chain that is prepared already.
+    /// Prepares the flow around a chain that is prepared already.
     pub(crate) fn prepare_with(&self, chain: crate::chain::PreparedChain<B>) -> PreparedFlow<B> {
         let backend = &self.backend;
         PreparedFlow {
@@ -383,8 +387,8 @@ impl<B: Backend> Flow<B> {
         }
     }
 
-    /// Activations that a sample keeps alive on its way through the model in training, in bytes. Of images only what passes
-    /// from block to block: a block takes them in tiles of its own.
+    /// Activations that a sample keeps alive on its way through the model in training, in bytes. Of images only what
+    /// passes from block to block: a block takes them in tiles of its own.
     pub(crate) fn sample_bytes(&self) -> usize {
         let numbers = match &self.config {
             ModelConfig::Rows(c) => 6 * c.linear_layers().iter().map(|&(i, _)| i).sum::<usize>() * c.blocks,
@@ -394,8 +398,8 @@ impl<B: Backend> Flow<B> {
         numbers * size_of::<B::Elem>()
     }
 
-    /// The samples of one task of an evaluation, which keeps only a block's activations alive. A block takes images in tiles
-    /// of its own; what is counted of them is what passes from block to block, some dozens of times.
+    /// The samples of one task of an evaluation, which keeps only a block's activations alive. A block takes images in
+    /// tiles of its own; what is counted of them is what passes from block to block, some dozens of times.
     fn evaluation_samples(&self) -> usize {
         let bytes = match &self.config {
             ModelConfig::Rows(_) => self.sample_bytes() / self.transforms().len().max(1),
@@ -404,12 +408,13 @@ impl<B: Backend> Flow<B> {
         self.backend.shard_rows(bytes).min(MOST_SAMPLES)
     }
 
-    /// The gradient of −Σ wᵢ log p(xᵢ) for samples x in standardised units, `[n, d]` or images `[n, h, w, c]`, with weights
-    /// `[n, 1]` (1/n each if none are given), by the training estimator. Includes the gradient in x. A classifier has no part
-    /// in log p: its gradients are zeros.
+    /// Computes the gradient of −Σ wᵢ log p(xᵢ), in nats, for samples x in standardised units, `[n, d]` or images
+    /// `[n, h, w, c]`, with weights `[n, 1]` (1/n each if none are given), by the training estimator. Includes the
+    /// gradient in x, of the shape of x. A classifier has no part in log p: its gradients are zeros.
     ///
     /// # Errors
-    /// Returns [`Error::Input`] for shapes that do not fit, [`Error::Backend`] if the device failed.
+    /// Returns [`Error::Input`] if the shapes do not fit, [`Error::Transform`] if a transform of your own gives
+    /// something of a wrong shape, [`Error::Backend`] if the device failed.
     pub fn gradient(&self, x: &B::Tensor, weights: Option<&B::Tensor>, key: Key) -> Result<Gradient<B>, Error> {
         let shape = self.backend.shape(x);
         let wanted = self.config.sample_shape();
@@ -434,27 +439,29 @@ impl<B: Backend> Flow<B> {
         self.prepare().gradient(&objective)
     }
 
-    /// log p of samples in the data's units, or of images, see [`PreparedFlow::log_prob`]. Normalises the weights first:
-    /// [`prepare`](Self::prepare) once for many calls.
+    /// Computes log p of samples in the data's units, in nats, see [`PreparedFlow::log_prob`]. Normalises the weights
+    /// first: [`prepare`](Self::prepare) once for many calls.
     ///
     /// # Errors
-    /// As [`PreparedFlow::log_prob`].
+    /// Returns [`Error::Input`] if the samples do not fit, [`Error::Transform`] if a transform of your own fails,
+    /// [`Error::Backend`] if the device does.
     pub fn log_prob<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<LogProb, Error> {
         self.prepare().log_prob(samples, key)
     }
 
-    /// p(y | x) of images by a hybrid model, see [`PreparedFlow::classify`].
+    /// Computes p(y | x) of images by a hybrid model, see [`PreparedFlow::classify`].
     ///
     /// # Errors
-    /// As [`PreparedFlow::classify`].
+    /// Returns [`Error::Input`] if there is no classifier or the images do not fit, [`Error::Transform`] if a transform
+    /// of your own fails, [`Error::Backend`] if the device does.
     pub fn classify<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Classification, Error> {
         self.prepare().classify(samples, key)
     }
 
-    /// Samples drawn from the model, see [`PreparedFlow::sample`].
+    /// Draws samples from the model, see [`PreparedFlow::sample`].
     ///
     /// # Errors
-    /// As [`PreparedFlow::sample`].
+    /// Returns [`Error::Transform`] if a transform of your own fails, [`Error::Backend`] if the device does.
     pub fn sample(&self, count: usize, key: Key) -> Result<Decoded, Error> {
         self.prepare().sample(count, key, &Inversion::for_backend::<B>())
     }

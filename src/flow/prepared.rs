@@ -18,26 +18,27 @@ use crate::estimator::Estimator;
 use crate::invert::{Inversion, SampleReport, Status};
 use crate::transform::{from_vectors, to_vectors};
 
-/// Samples in latent space, with the log det of the way there.
+/// Samples in latent space, with the log det of the forward transform.
 #[derive(Debug, Clone)]
 pub struct Encoded {
-    /// z = F(s(x)), one row a sample.
+    /// z = F(s(x)), `[n, d]`; of images in (C, H, W) order.
     pub latents: Table,
     /// log|det ∂z/∂x| of each sample, in nats.
     pub log_det: Vec<f64>,
-    /// Its standard error; 0 where exact.
+    /// The standard error of each log det, in nats; 0 where exact.
     pub standard_error: Vec<f64>,
 }
 
-/// Samples in data space, with how well each is known.
+/// Samples in data space, with the accuracy of each.
 #[derive(Debug, Clone)]
 pub struct Decoded {
-    /// x = s⁻¹(F⁻¹(z)), in the data's units, one row a sample.
+    /// x = s⁻¹(F⁻¹(z)), `[n, d]`, in the data's units; of images in \[0, 1\] and (C, H, W) order.
     pub samples: Table,
-    /// How the inversion of each sample ended; the bound is in standardised units.
+    /// The report of each sample's inversion; its bound is in standardised units.
     pub reports: Vec<SampleReport>,
-    /// max|F(x) − z| / max(1, max|z|), the largest over samples: measured through the whole flow (of images from the logit's
-    /// output on: x itself is rounded where the logit is steepest), or, if the check was left out, the largest of any block.
+    /// max|F(x) − z| / max(1, max|z|), the largest over samples: measured through the whole flow (of images from the
+    /// logit's output on: x itself is rounded where the logit is steepest), or, if the check was left out, the largest
+    /// of any block.
     pub residual: f64,
 }
 
@@ -72,7 +73,7 @@ fn largest(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(0.0, |a: f64, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) })
 }
 
-/// What one shard of an evaluation returns: z and the parts of log p that the host adds up.
+/// One shard's evaluation: z, and the parts of log p that the host adds up, `[n, 1]` or `[n, replicates]`.
 pub(crate) struct Evaluated<B: Backend> {
     pub(crate) z: Batch<B>,
     pub(crate) log_dets: Vec<LogDet<B>>,
@@ -117,11 +118,11 @@ impl<B: Backend> PreparedFlow<B> {
         &self.standardiser
     }
 
-    /// The same, but evaluations draw replicates of a row until its standard error is at most `standard_error`, or there are
-    /// `most` replicates of it.
+    /// Sets a precision: evaluations draw replicates of a sample until its standard error is at most `standard_error`
+    /// nats, or there are `most` replicates of it.
     ///
     /// # Errors
-    /// An error that is not above 0.
+    /// Returns [`ConfigError::OutOfRange`] if the standard error is not a finite number above 0.
     pub fn within(self, standard_error: f64, most: usize) -> Result<Self, ConfigError> {
         if standard_error > 0.0 && standard_error.is_finite() {
             Ok(Self { target: Some(Target { standard_error, most }), ..self })
@@ -131,31 +132,36 @@ impl<B: Backend> PreparedFlow<B> {
         }
     }
 
-    /// log p of each row or image, with standard errors; a function of samples and key. Images are dequantised with noise of
-    /// the key; log p is the density of the dequantised image in \[0, 1\]ᵈ.
+    /// Computes log p of each sample with its standard error, in nats; a function of samples and key. Images are
+    /// dequantised with noise of the key; log p is the density of the dequantised image in \[0, 1\]ᵈ.
     ///
     /// # Errors
-    /// Rows of another width or images of another size, or faults of the device.
+    /// Returns [`Error::Input`] if the samples are of another width or image size than the model's,
+    /// [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if the
+    /// device failed.
     pub fn log_prob<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<LogProb, Error> {
         Ok(log_prob::evaluate(self, samples.into(), 0, key, false)?.1)
     }
 
-    /// The same for samples of which the first is number `first` of its data set. Where log dets are estimated, a sample's
-    /// noise is a function of the key and its number: scored alone as number i it gets the estimate that it has as number i of
-    /// a batch, up to the rounding of single precision. A service that scores samples as they come numbers them by what they
-    /// are, with [`data::number_of`](crate::data::number_of), so that the same sample always has the same score.
+    /// Computes [`log_prob`](Self::log_prob) of samples of which the first is number `first` of its data set. Where log
+    /// dets are estimated, a sample's noise is a function of the key and its number: scored alone as number i it gets
+    /// the estimate that it has as number i of a batch, up to rounding (products of matrices of other sizes may add in
+    /// another order: about 1e-5 of its scale in single precision). A service that scores samples as they come numbers
+    /// them by what they are, with [`data::number_of`](crate::data::number_of), so that the same sample has the same
+    /// noise, and so the same score up to rounding.
     ///
     /// # Errors
-    /// As [`log_prob`](Self::log_prob).
+    /// Returns [`Error::Input`], [`Error::Transform`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     pub fn log_prob_from<'a>(&self, samples: impl Into<Samples<'a>>, first: u64, key: Key) -> Result<LogProb, Error> {
         Ok(log_prob::evaluate(self, samples.into(), first, key, false)?.1)
     }
 
-    /// log p of each sample, and its gradient in the sample, `[n, d]`, in nats per unit of the data (of images in \[0, 1\] and
-    /// (C, H, W) order). The gradient is that of the training estimator, unbiased for the estimators that are.
+    /// Computes log p of each sample in nats, and its gradient in the sample, `[n, d]`, in nats per unit of the data
+    /// (of images in \[0, 1\] and (C, H, W) order). The gradient is that of the training estimator, unbiased for the
+    /// estimators that are.
     ///
     /// # Errors
-    /// As [`log_prob`](Self::log_prob).
+    /// Returns [`Error::Input`], [`Error::Transform`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     pub fn log_prob_and_gradient<'a>(
         &self,
         samples: impl Into<Samples<'a>>,
@@ -183,26 +189,29 @@ impl<B: Backend> PreparedFlow<B> {
         Ok((log_prob, Table::of_computed(d, gradient)))
     }
 
-    /// z of each row or image, with log|det ∂z/∂x|.
+    /// Computes z = F(s(x)) of each sample (the forward transform), `[n, d]`, with log|det ∂z/∂x| in nats.
     ///
     /// # Errors
-    /// Rows of another width or images of another size, or faults of the device.
+    /// Returns [`Error::Input`] if the samples are of another width or image size than the model's,
+    /// [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if the
+    /// device failed.
     pub fn encode<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Encoded, Error> {
         let (z, log_prob) = log_prob::evaluate(self, samples.into(), 0, key, true)?;
         let latents = z.unwrap_or_else(|| Table::of_computed(self.standardiser.width(), Vec::new()));
         Ok(Encoded { latents, log_det: log_prob.log_det, standard_error: log_prob.standard_error })
     }
 
-    /// Whether there is a classifier.
+    /// Returns `true` if there is a classifier.
     pub fn classifies(&self) -> bool {
         self.classifier.is_some()
     }
 
-    /// p(y | x) of each image, or each row of an image's numbers; a function of samples and key. With the key of a
-    /// [`log_prob`](Self::log_prob) it looks at the same dequantised images.
+    /// Computes log p(y | x) of each image, or each vector of an image's numbers, `[n, K]` in nats; a function of
+    /// samples and key. With the key of a [`log_prob`](Self::log_prob) it looks at the same dequantised images.
     ///
     /// # Errors
-    /// A model without a classifier, images of another size, or faults of the device.
+    /// Returns [`Error::Input`] if the model has no classifier or the images are of another size, [`Error::Transform`]
+    /// if a transform of your own gives something of a wrong shape, [`Error::Backend`] if the device failed.
     pub fn classify<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Classification, Error> {
         let Some(classifier) = &self.classifier else {
             return Err(Error::Input("the model has no classifier: it was made with `classes = 0`".into()));
@@ -224,10 +233,13 @@ impl<B: Backend> PreparedFlow<B> {
         Ok(Classification { classes: classifier.classes(), log_probabilities })
     }
 
-    /// x of each row of z. The log det of this direction is the negative of [`encode`](Self::encode)'s at x.
+    /// Computes x = s⁻¹(F⁻¹(z)) of each row of z, `[n, d]` (the inverse transform). The log det of this direction is
+    /// the negative of [`encode`](Self::encode)'s at x.
     ///
     /// # Errors
-    /// Rows of another width, or faults of the device. A row that does not converge is no error: see the reports.
+    /// Returns [`Error::Input`] if z is of another width, [`Error::Transform`] if a transform of your own gives
+    /// something of a wrong shape, [`Error::Backend`] if the device failed. A sample that does not converge is no
+    /// error: see the reports.
     pub fn decode(&self, z: &Table, how: &Inversion) -> Result<Decoded, Error> {
         self.check_width(z)?;
         let plan = self.plan(z.rows());
@@ -240,10 +252,12 @@ impl<B: Backend> PreparedFlow<B> {
         self.join(parts)
     }
 
-    /// Rows drawn from the model; row i is a function of the key and i alone.
+    /// Draws samples from the model. Sample i is a function of the key and i, whatever the count, up to rounding and to
+    /// the step at which its inversion stops: products of matrices of other sizes may add in another order.
     ///
     /// # Errors
-    /// Faults of the device. A row that does not converge is no error: see the reports.
+    /// Returns [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if
+    /// the device failed. A sample that does not converge is no error: see the reports.
     pub fn sample(&self, count: usize, key: Key, how: &Inversion) -> Result<Decoded, Error> {
         let plan = self.plan(count);
         let parts = self.backend.run(plan.shards(), |i| {
@@ -265,7 +279,7 @@ impl<B: Backend> PreparedFlow<B> {
         Ok(Decoded { samples: self.standardiser.invert_computed(values), reports, residual })
     }
 
-    /// x of z on the device, and the reports; the residual is measured through the whole chain.
+    /// Inverts z, `[n, d]`, on the device: x and the reports; the residual is measured through the whole chain.
     fn invert(&self, z: &B::Tensor, how: &Inversion) -> Result<(Vec<f64>, Vec<SampleReport>), Error> {
         let backend = &self.backend;
         let first = self.chain.measured_from();
@@ -312,7 +326,7 @@ impl<B: Backend> PreparedFlow<B> {
         from_vectors(&self.backend, &self.backend.upload(&values, [rows.len(), d].into()), &self.sample_shape)
     }
 
-    /// One shard forward through the chain.
+    /// Takes one shard forward through the chain.
     pub(crate) fn forward(&self, x: &Batch<B>, key: Key) -> Result<Evaluated<B>, Error> {
         let draw = Draw { estimator: &self.evaluation, key };
         let ask = Ask::log_det::<B>(draw, self.replicates);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where a model comes from.
+/// The data, the training and the score behind a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Provenance {
@@ -10,9 +10,9 @@ pub struct Provenance {
     pub data: String,
     /// The names of the data's columns.
     pub columns: Option<Vec<String>>,
-    /// Steps of training behind the weights.
+    /// The training steps behind the weights.
     pub steps: u64,
-    /// The seed of the run.
+    /// The seed of the run's key.
     pub seed: u64,
     /// Negative log likelihood on the validation data, nats per sample.
     pub validation_nll: Option<f64>,

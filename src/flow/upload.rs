@@ -22,12 +22,12 @@ pub(crate) struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    /// Samples that fit a flow.
+    /// Checks that samples fit a flow and standardises them.
     pub(crate) fn new<B: Backend>(flow: &PreparedFlow<B>, samples: Samples<'a>, key: Key) -> Result<Self, Error> {
         Self::starting_at(flow, samples, 0, key)
     }
 
-    /// The same for samples of which the first is number `first`.
+    /// Takes samples of which the first is number `first`.
     pub(crate) fn starting_at<B: Backend>(
         flow: &PreparedFlow<B>,
         samples: Samples<'a>,
@@ -49,7 +49,7 @@ impl<'a> Upload<'a> {
         self.first
     }
 
-    /// Consecutive samples on the device.
+    /// Puts consecutive samples on the device, `[n, d]` or `[n, h, w, c]`.
     pub(crate) fn all<B: Backend>(&self, flow: &PreparedFlow<B>, range: Range<usize>) -> B::Tensor {
         match (self.samples.values(), &self.standard) {
             (Values::Tabular(table), standard) => flow.upload(standard.as_ref().unwrap_or(table), range),
@@ -69,7 +69,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Some samples on the device, each with the noise of its own number.
+    /// Puts some samples on the device, each with the noise of its own number.
     pub(crate) fn some<B: Backend>(&self, flow: &PreparedFlow<B>, which: &[usize]) -> B::Tensor {
         match (self.samples.values(), &self.standard) {
             (Values::Tabular(table), standard) => {

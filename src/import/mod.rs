@@ -1,9 +1,9 @@
-//! Reading what the reference implementation (github.com/rtqichen/residual-flows) leaves behind: safetensors files and
-//! torch's checkpoints, in the zip format and in the older format of consecutive pickles.
+//! Files of the reference implementation (github.com/rtqichen/residual-flows): safetensors files and torch's
+//! checkpoints, in the zip format and in the older format of consecutive pickles.
 //!
-//! Nothing in a file is executed: a pickle is read as data, and an object of an unknown class becomes an inert record of its
-//! class's name and its attributes. The readers are functions of a byte slice, never panic, and hold at most a multiple of
-//! the slice in memory.
+//! Nothing in a file is executed: a pickle is read as data, and an object of an unknown class becomes an inert record
+//! of its class's name and its attributes. The readers are functions of a byte slice, never panic, and hold at most a
+//! multiple of the slice in memory.
 //!
 //! ```no_run
 //! use resflow::import::{StateDict, Weights};
@@ -31,14 +31,14 @@ use crate::checkpoint::Values;
 pub use crate::error::ImportError;
 use scalar::Scalar;
 
-/// Which numbers of a checkpoint the parameters get.
+/// The numbers of a checkpoint that the parameters get.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Weights {
     /// Those of the last step, `state_dict`.
     #[default]
     Current,
-    /// Their exponential moving average, `ema.shadow_params`. What is not averaged, u and v among it, comes from
-    /// `state_dict` and should be refreshed.
+    /// Their exponential moving average (EMA), `ema.shadow_params`. What is not averaged, u and v among it, comes from
+    /// `state_dict` and should be updated.
     Ema,
 }
 
@@ -55,16 +55,17 @@ pub enum Argument {
     Text(String),
 }
 
-/// Named tensors of a foreign file, the prefixes `module.`, `param.` and `buffer.` stripped. Where `param.` or `buffer.` are
-/// present, names without them are left out.
+/// Named tensors of a foreign file, the prefixes `module.`, `param.` and `buffer.` stripped. Where `param.` or
+/// `buffer.` are present, names without them are left out.
 #[derive(Debug, Clone, Default)]
 pub struct StateDict {
-    /// Shape and numbers by name, in the order and layout of torch. Half precision was widened to single, integers and flags
-    /// to double (exactly).
+    /// Shape and numbers by name, in the order and layout of torch. Half precision was widened to single, integers and
+    /// flags to double (exactly).
     pub tensors: BTreeMap<String, (Vec<usize>, Values)>,
-    /// The numbers, texts and flags among the saved arguments (`args`) of the program that trained; empty if none were saved.
+    /// The numbers, texts and flags among the saved arguments (`args`) of the program that trained; empty if none were
+    /// saved.
     pub arguments: BTreeMap<String, Argument>,
-    /// Whether a tensor was made in double precision.
+    /// Marks that a tensor was made in double precision.
     double: bool,
 }
 
@@ -72,8 +73,9 @@ impl StateDict {
     /// Reads a safetensors file.
     ///
     /// # Errors
-    /// If it is damaged, if two names are the same without their prefixes, or if a tensor's type is none of F64, F32, F16,
-    /// BF16, I64, I32, I16, I8, U8 and BOOL or an integer has no exact double.
+    /// Returns [`ImportError::Format`] if it is damaged, [`ImportError::Tensor`] if two names are the same without
+    /// their prefixes, or if a tensor's type is none of F64, F32, F16, BF16, I64, I32, I16, I8, U8 and BOOL or an
+    /// integer has no exact double.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, ImportError> {
         let file = SafeTensors::deserialize(bytes)
             .map_err(|e| ImportError::Format(format!("not a readable safetensors file: {e}")))?;
@@ -90,10 +92,13 @@ impl StateDict {
         Ok(dict)
     }
 
-    /// Reads a file that torch wrote, of either format: a checkpoint of the reference implementation, or a state dict alone.
+    /// Reads a file that torch wrote, of either format: a checkpoint of the reference implementation, or a state dict
+    /// alone.
     ///
     /// # Errors
-    /// If the file is damaged, wants something other than data to be read, or does not hold the tensors that are asked for.
+    /// Returns [`ImportError::Format`] or [`ImportError::Pickle`] if the file is damaged or wants something other than
+    /// data to be read, [`ImportError::Content`] or [`ImportError::Tensor`] if it does not hold the tensors that are
+    /// asked for.
     pub fn from_pth(bytes: &[u8], weights: Weights) -> Result<Self, ImportError> {
         torch_file::read(bytes, weights)
     }
@@ -101,8 +106,9 @@ impl StateDict {
     /// Reads the contents of a file of any of these formats.
     ///
     /// # Errors
-    /// See [`from_safetensors`](Self::from_safetensors) and [`from_pth`](Self::from_pth); also if the average is asked of a
-    /// safetensors file, which has none.
+    /// Returns the errors of [`from_safetensors`](Self::from_safetensors) and [`from_pth`](Self::from_pth),
+    /// [`ImportError::Content`] if the average is asked of a safetensors file, which has none, and
+    /// [`ImportError::Format`] for any other file.
     pub fn from_bytes(bytes: &[u8], weights: Weights) -> Result<Self, ImportError> {
         if is_safetensors(bytes) {
             if weights == Weights::Ema {
@@ -119,7 +125,7 @@ impl StateDict {
     /// Reads a file of any of these formats, told apart by its contents.
     ///
     /// # Errors
-    /// See [`from_bytes`](Self::from_bytes); also if it cannot be read.
+    /// Returns [`ImportError::Io`] if the file cannot be read, else the errors of [`from_bytes`](Self::from_bytes).
     pub fn read(path: &Path, weights: Weights) -> Result<Self, ImportError> {
         let bytes =
             std::fs::read(path).map_err(|source| ImportError::Io { path: path.display().to_string(), source })?;
@@ -129,7 +135,8 @@ impl StateDict {
     /// Removes a tensor and returns its numbers, row-major.
     ///
     /// # Errors
-    /// If it is missing, of another shape, or not finite in the precision asked for; it stays then.
+    /// Returns [`ImportError::Tensor`] if it is missing, of another shape, or not finite in the precision asked for; it
+    /// stays then.
     pub fn take<E: Element>(&mut self, name: &str, shape: &[usize]) -> Result<Vec<E>, ImportError> {
         let (found, values) = self.tensors.get(name).ok_or_else(|| ImportError::tensor(name, "is missing"))?;
         if found != shape {
@@ -143,8 +150,8 @@ impl StateDict {
         Ok(out)
     }
 
-    /// The precision that the tensors were made in: `f64` if any of them is in double precision, integers and ignored ones
-    /// (see [`remove_ignored`](Self::remove_ignored)) left aside, and `f32` otherwise.
+    /// Returns the precision that the tensors were made in: `f64` if any of them is in double precision, integers and
+    /// ignored ones (see [`remove_ignored`](Self::remove_ignored)) left aside, and `f32` otherwise.
     pub fn precision(&self) -> &'static str {
         if self.double { f64::NAME } else { f32::NAME }
     }
@@ -157,7 +164,7 @@ impl StateDict {
     /// Makes sure that nothing is left.
     ///
     /// # Errors
-    /// If a tensor is left that is not to be ignored.
+    /// Returns [`ImportError::Unused`] if a tensor is left that is not to be ignored.
     pub fn finish(mut self) -> Result<(), ImportError> {
         self.remove_ignored();
         let count = self.tensors.len();

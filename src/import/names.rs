@@ -32,7 +32,7 @@ fn strip(full: &str) -> (&str, bool) {
     }
 }
 
-/// What a tensor is called in its layer.
+/// The name of a tensor in its layer.
 fn last(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(_, last)| last)
 }
@@ -46,7 +46,7 @@ fn is_statistic(name: &str) -> bool {
     last(name).starts_with("last_")
 }
 
-/// Whether a tensor is state that no optimiser, and so no average, sees.
+/// Returns `true` for state that no optimiser, and so no average, sees.
 pub(super) fn is_buffer(name: &str) -> bool {
     const BUFFERS: [&str; 9] =
         ["u", "v", "scale", "sigma", "initialized", "spatial_dims", "running_mean", "running_var", "step"];

@@ -8,8 +8,8 @@
 //! | 1 × 1 kernel `[o, i, 1, 1]` | `[o, i]` |
 //! | ActNorm `.weight`, `.bias`, `.initialized` (flat: under `.fc_module`) | `.log_scale`, `.bias`, `.initialised` |
 //!
-//! σ = uᵀWv comes from the stored vectors; what the file says of it (`scale`), of image sizes and of flags is read and checked
-//! against the configuration where it means something.
+//! σ = uᵀWv comes from the stored vectors; what the file says of it (`scale`), of image sizes and of flags is read and
+//! checked against the configuration where it means something.
 
 use std::collections::BTreeMap;
 
@@ -24,10 +24,12 @@ use crate::lipschitz::NormChain;
 use crate::stage::{LayerStage, Net, Stage};
 
 impl<B: Backend> Flow<B> {
-    /// The flow of a state dict of the reference implementation, whose architecture a file does not say.
+    /// Builds the flow of a state dict of the reference implementation, whose architecture a file does not say.
     ///
     /// # Errors
-    /// A tensor that is missing, superfluous, misshapen or not finite; a configuration that cannot be.
+    /// Returns [`Error::Import`] for a tensor that is missing, superfluous, misshapen or not finite, [`Error::Config`]
+    /// for an invalid configuration or one of another family or norm, [`Error::Checkpoint`] for numbers that bound
+    /// nothing.
     pub fn from_state_dict(backend: B, config: &ModelConfig, state: StateDict) -> Result<Self, Error> {
         config.check()?;
         Self::from_archive(backend, &archive(config, state)?)

@@ -63,16 +63,16 @@ impl Scalar {
         }
     }
 
-    /// Whether the numbers are no counts or flags.
+    /// Returns `true` unless the numbers are counts or flags.
     pub(super) fn is_floating(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
     }
 
-    /// The numbers at these places, counted in numbers; they must be inside. Half precision becomes single, integers become
-    /// double.
+    /// The numbers at these places, counted in numbers; they must be inside. Half precision becomes single, integers
+    /// become double.
     ///
     /// # Errors
-    /// If an integer is not exact in double precision.
+    /// Returns the problem in words, a [`String`], if an integer is not exact in double precision.
     pub(super) fn read(self, bytes: &[u8], places: impl Iterator<Item = usize>) -> Result<Values, String> {
         let f32s = |f: &dyn Fn(usize) -> f32, places: &mut dyn Iterator<Item = usize>| {
             Ok(Values::F32(places.map(f).collect()))

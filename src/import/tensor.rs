@@ -1,9 +1,9 @@
 //! Tensors of a torch pickle: windows of storages.
 //!
 //! `_rebuild_tensor_v2(storage, offset, size, stride, …)`: element (i₁, …, i_d) is number offset + Σ iₖ·strideₖ of the
-//! storage. The storage is a persistent name ('storage', class, key, device, length[, view]). Every element must lie inside,
-//! and there must not be more elements than the storage has numbers, so that a tensor takes no more memory than the file
-//! pays for.
+//! storage. The storage is a persistent name ('storage', class, key, device, length[, view]). Every element must lie
+//! inside, and there must not be more elements than the storage has numbers, so that a tensor takes no more memory than
+//! the file pays for.
 
 use super::pickle::{Id, Pickle, Value};
 use super::scalar::Scalar;
@@ -11,7 +11,7 @@ use super::scalar::Scalar;
 /// More axes than any tensor of a flow has.
 const MOST_AXES: usize = 16;
 
-/// Where numbers lie in a file.
+/// The place of numbers in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Storage<'a> {
     pub(super) scalar: Scalar,
@@ -31,7 +31,7 @@ pub(super) struct Tensor<'a> {
     strides: Vec<usize>,
 }
 
-/// What a storage's class and length say; `None` if the value is no storage.
+/// Reads a storage's class and length; `None` if the value is no storage.
 pub(super) fn storage_extent<'a>(pickle: &Pickle<'a>, id: Id) -> Option<Result<(&'a str, &'a str, usize), String>> {
     let Value::Persistent(name) = *pickle.get(id) else { return None };
     let parts = pickle.items(name)?;

@@ -1,8 +1,9 @@
-//! What the reference implementation saves with torch: a dict with `state_dict`, `args` and `ema` among others.
+//! Checkpoints of the reference implementation as torch saves them: a dict with `state_dict`, `args` and `ema` among
+//! others.
 //!
-//! With the average, parameters come from `ema.shadow_params` (a dict by name, or a list in the order of the parameters)
-//! and everything else from `state_dict`. All tensors that are read hold together no more numbers than the file has bytes,
-//! however many of them share a storage.
+//! With the average, parameters come from `ema.shadow_params` (a dict by name, or a list in the order of the
+//! parameters) and everything else from `state_dict`. All tensors that are read hold together no more numbers than the
+//! file has bytes, however many of them share a storage.
 
 use std::collections::{BTreeMap, BTreeSet};
 

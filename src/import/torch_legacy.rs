@@ -1,6 +1,6 @@
-//! torch's format before 1.6: five pickles in a row (a magic number, the protocol, facts about the machine, the object, the
-//! keys of the storages), then the storages in the order of the keys, each as its length (i64) and its numbers, all with the
-//! little end first.
+//! torch's format before 1.6: five pickles in a row (a magic number, the protocol, facts about the machine, the object,
+//! the keys of the storages), then the storages in the order of the keys, each as its length (i64) and its numbers, all
+//! with the little end first.
 
 use std::collections::BTreeMap;
 

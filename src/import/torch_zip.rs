@@ -1,4 +1,5 @@
-//! torch's format since 1.6: a zip of stored entries, `NAME/data.pkl` with the pickle and `NAME/data/KEY` with the storages.
+//! torch's format since 1.6: a zip of stored entries, `NAME/data.pkl` with the pickle and `NAME/data/KEY` with the
+//! storages.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +13,7 @@ pub(super) struct TorchZip<'a> {
     bytes: &'a [u8],
     archive: ZipArchive<io::Cursor<&'a [u8]>>,
     folder: String,
-    /// What was read, with its checksum verified.
+    /// The entries that were read, their checksums verified.
     verified: BTreeMap<String, &'a [u8]>,
     /// Bytes that were verified; entries that overlap could make work and memory out of nothing.
     spent: usize,

@@ -19,19 +19,19 @@ pub struct ActivationLayer<B: Backend> {
 }
 
 impl<B: Backend> ActivationLayer<B> {
-    /// The activation with its initial parameter.
+    /// Builds the activation with its initial parameter.
     pub fn new(backend: &B, function: Activation) -> Self {
         let beta = function.has_parameter().then(|| backend.full(INITIAL_BETA, [1].into()));
         Self { function, beta }
     }
 
-    /// LipSwish with a given raw β, `[1]`.
+    /// Builds LipSwish with a given raw β, `[1]`.
     pub fn lipswish(beta: B::Tensor) -> Self {
         Self { function: Activation::LipSwish, beta: Some(beta) }
     }
 }
 
-/// b = softplus(β) = max(β, 0) + ln(1 + e^{−|β|}).
+/// Computes b = softplus(β) = max(β, 0) + ln(1 + e^{−|β|}), `[1]`.
 pub(super) fn softplus<B: Backend>(backend: &B, beta: &B::Tensor) -> B::Tensor {
     let decay = backend.unary(Unary::Exp, backend.affine(backend.unary(Unary::Abs, beta.clone()), -1.0, 0.0));
     let positive = backend.binary(Binary::Max, beta.clone(), &backend.full(0.0, [1].into()));
@@ -93,7 +93,8 @@ struct PreparedActivation<B: Backend> {
     b: Option<B::Tensor>,
 }
 
-/// What an activation keeps of x and of the derivatives at x: φ' alone for `First`; x, φ, φ', φ'' for `Second`.
+/// The tensors that an activation keeps of x and of the derivatives at x, `[n, …]`: φ' alone for `First`; x, φ, φ', φ''
+/// for `Second`.
 pub(super) fn kept<B: Backend>(x: &B::Tensor, mut orders: Vec<B::Tensor>, keep: Derivatives) -> Saved<B> {
     Saved::tensors(match keep {
         Derivatives::None => Vec::new(),

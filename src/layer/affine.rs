@@ -1,7 +1,7 @@
-//! The affine layer y = W_eff x + b, linear or a convolution, with ‖W_eff‖ ≤ κ as far as the power iteration has converged;
-//! see [`lipschitz`](crate::lipschitz). A free layer has W_eff = W and no singular vectors.
+//! The affine layer y = W_eff x + b, linear or a convolution, with ‖W_eff‖ ≤ κ as far as the power iteration has
+//! converged; see [`lipschitz`](crate::lipschitz). A free layer has W_eff = W and no singular vectors.
 //!
-//! All that the two differ in is a [`Kind`]: how W acts, how its transpose does, and what the gradient of W is.
+//! All that the two differ in is a [`Kind`]: the action of W, that of its transpose, and the gradient of W.
 
 use resflow_backend::{Backend, BackendError, Key, Over, Reduce, Shape};
 
@@ -13,24 +13,25 @@ use crate::lipschitz::{Coefficient, LinearOperator, PowerIteration, SingularPair
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, Spectrum, accumulate};
 use crate::stage::LayerStage;
 
-/// How a weight acts. W's first axis is that of the outputs, its last that of the inputs.
+/// The action of a weight: a matrix or a kernel. W's first axis is that of the outputs, its last that of the inputs.
 pub trait Kind<B: Backend>: std::fmt::Debug + Copy + Send + Sync + 'static {
-    /// W as a power iteration sees it, between vectors of the shapes of u and v.
+    /// Returns W as a power iteration sees it, between vectors of the shapes of u and v.
     fn operator<'a>(&self, weight: &'a B::Tensor, v: Shape) -> Box<dyn LinearOperator<B> + 'a>;
 
-    /// W_eff in the form in which [`apply`](Self::apply) wants it.
+    /// Returns W_eff in the form in which [`apply`](Self::apply) wants it.
     fn arrange(&self, backend: &B, effective: &B::Tensor) -> B::Tensor;
 
-    /// W_eff x + b, without b a tangent, for x `[n, …]`.
+    /// Computes W_eff x + b, without b a tangent, for x `[n, …]`.
     fn apply(&self, backend: &B, arranged: &B::Tensor, bias: Option<&B::Tensor>, x: &B::Tensor) -> B::Tensor;
 
-    /// W_effᵀ gy.
+    /// Computes W_effᵀ gy, `[n, …]` of the shape of x.
     fn adjoint(&self, backend: &B, effective: &B::Tensor, gy: &B::Tensor) -> B::Tensor;
 
-    /// Adds the gradient of W_eff, from that of the output and the input.
+    /// Adds the gradient of W_eff, from that of the output, `[n, …]`, and the input, `[n, …]`.
     fn add_gradient(&self, backend: &B, sum: Grad<B>, gradient: &B::Tensor, input: &B::Tensor) -> B::Tensor;
 
-    /// The shape that samples of this shape are mapped to; `largest` is the largest height and width that σ bounds.
+    /// Returns the shape that samples of this shape are mapped to; `largest` is the largest height and width, in
+    /// pixels, that σ bounds.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if the layer does not take them.
@@ -39,16 +40,16 @@ pub trait Kind<B: Backend>: std::fmt::Debug + Copy + Send + Sync + 'static {
     /// The shapes of u and v on samples of this shape, where they depend on it.
     fn vector_shapes(&self, input: &[usize]) -> Option<[Shape; 2]>;
 
-    /// The entries of W.
+    /// Counts the entries of W.
     fn elements(&self) -> u64;
 
     /// The layer in words, without κ.
     fn describe(&self) -> String;
 
-    /// The layer as a description.
+    /// Describes the layer as a model file does.
     fn stage(&self, coefficient: Option<f64>) -> LayerStage;
 
-    /// W as what a net may compute together with the next layer, if it is a matrix.
+    /// Returns `true` if W is a matrix, which a net may compute together with the next layer.
     fn is_matrix(&self) -> bool;
 }
 
@@ -62,7 +63,8 @@ pub struct Affine<B: Backend, K: Kind<B>> {
 }
 
 impl<B: Backend, K: Kind<B>> Affine<B, K> {
-    /// All zeros, to be filled from a file; constrained if there are a coefficient and the shapes of u and v.
+    /// Builds a layer of zeros, to be filled from a file; constrained if there are a coefficient and the shapes of u
+    /// and v.
     pub(super) fn of_zeros(
         backend: &B,
         kind: K,
@@ -78,7 +80,7 @@ impl<B: Backend, K: Kind<B>> Affine<B, K> {
         Self { weight: zeros(weight.into()), bias: zeros([weight[0]].into()), constraint, kind }
     }
 
-    /// Weights and biases uniform in ±1/√(inputs of an output); the power iteration run as it is said.
+    /// Draws weights and biases uniform in ±1/√(inputs of an output) and runs the power iteration.
     pub(super) fn of_random(
         backend: &B,
         kind: K,

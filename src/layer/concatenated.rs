@@ -21,7 +21,7 @@ pub struct ConcatenatedLipSwish<B: Backend> {
 }
 
 impl<B: Backend> ConcatenatedLipSwish<B> {
-    /// The activation with its initial parameter.
+    /// Builds the activation with its initial parameter.
     pub fn new(backend: &B) -> Self {
         Self { beta: backend.full(INITIAL_BETA, [1].into()) }
     }

@@ -1,9 +1,9 @@
 //! The convolution on images `[h, w, c]`, zero-padded so that the size stays.
 //!
-//! σ is the norm of the zero-padded convolution itself on images of the size that u and v have, never that of the reshaped
-//! kernel. The padded map on a smaller image is a part of it (restricting in- and output), so σ bounds smaller images too,
-//! and the layer takes any of them; for larger ones [`resize`](super::Layer::resize) finds new vectors. A free convolution
-//! has K_eff = K, no singular vectors, and takes images of any size.
+//! σ is the norm of the zero-padded convolution itself on images of the size that u and v have, never that of the
+//! reshaped kernel. The padded map on a smaller image is a part of it (restricting in- and output), so σ bounds smaller
+//! images too, and the layer takes any of them; for larger ones [`resize`](super::Layer::resize) finds new vectors. A
+//! free convolution has K_eff = K, no singular vectors, and takes images of any size.
 
 use resflow_backend::{Backend, Binary, Key, Padding, Shape};
 
@@ -18,12 +18,12 @@ use crate::stage::LayerStage;
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel([usize; 4]);
 
-/// A stride-1 convolution with odd kernel `[c_out, kh, kw, c_in]` whose norm is kept at or below a coefficient κ, or one that
-/// is free.
+/// A stride-1 convolution with odd kernel `[c_out, kh, kw, c_in]` whose norm is kept at or below a coefficient κ, or
+/// one that is free.
 pub type LipschitzConv<B> = Affine<B, Kernel>;
 
 impl<B: Backend> LipschitzConv<B> {
-    /// From stored tensors: kernel `[c_out, kh, kw, c_in]`, bias `[c_out]` and the singular pair, u `[1, h, w, c_out]`
+    /// Takes stored tensors: kernel `[c_out, kh, kw, c_in]`, bias `[c_out]` and the singular pair, u `[1, h, w, c_out]`
     /// and v `[1, h, w, c_in]`.
     ///
     /// # Errors
@@ -57,7 +57,7 @@ impl<B: Backend> LipschitzConv<B> {
         Ok(Self { weight: kernel, bias, constraint: Some(Constraint::new(pair, coefficient)), kind })
     }
 
-    /// A free convolution from stored tensors: kernel `[c_out, kh, kw, c_in]` and bias `[c_out]`.
+    /// Takes the stored tensors of a free convolution: kernel `[c_out, kh, kw, c_in]` and bias `[c_out]`.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if the shapes do not belong together, or the kernel's sizes are not odd.
@@ -71,8 +71,8 @@ impl<B: Backend> LipschitzConv<B> {
         Ok(Self { weight: kernel, bias, constraint: None, kind: Kernel([k[0], k[1], k[2], k[3]]) })
     }
 
-    /// All zeros, to be filled from a file; for images `[h, w]` of a size, with a kernel of height and width `size`. Free
-    /// without a coefficient.
+    /// Builds a layer of zeros, to be filled from a file; for images `[h, w]` of a size, with a kernel of height and
+    /// width `size`, in pixels. Free without a coefficient.
     pub fn zeros(
         backend: &B,
         image: [usize; 2],
@@ -85,8 +85,8 @@ impl<B: Backend> LipschitzConv<B> {
         Self::of_zeros(backend, Kernel(extents), &extents, vectors(image, inputs, outputs), coefficient.into())
     }
 
-    /// Weights and biases uniform in ±1/√(inputs of an output); the power iteration nearly converged on images `[h, w]` of
-    /// this size. Free without a coefficient.
+    /// Draws weights and biases uniform in ±1/√(inputs of an output) and nearly converges the power iteration on images
+    /// `[h, w]` of this size. Free without a coefficient.
     pub fn initialise(
         backend: &B,
         image: [usize; 2],
@@ -117,7 +117,7 @@ impl<B: Backend> LipschitzConv<B> {
     }
 }
 
-/// The height and width of a kernel.
+/// The height and width of a kernel, in pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct KernelSize([usize; 2]);
 

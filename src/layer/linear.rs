@@ -20,7 +20,7 @@ pub struct Dense {
 pub type LipschitzLinear<B> = Affine<B, Dense>;
 
 impl<B: Backend> LipschitzLinear<B> {
-    /// From stored tensors: weight `[o, i]`, bias `[o]` and the singular pair, u `[o]` and v `[i]`.
+    /// Takes stored tensors: weight `[o, i]`, bias `[o]` and the singular pair, u `[o]` and v `[i]`.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if the shapes do not belong together.
@@ -42,7 +42,7 @@ impl<B: Backend> LipschitzLinear<B> {
         Ok(Self { weight, bias, constraint: Some(Constraint::new(pair, coefficient)), kind })
     }
 
-    /// A free layer from stored tensors: weight `[o, i]` and bias `[o]`.
+    /// Takes the stored tensors of a free layer: weight `[o, i]` and bias `[o]`.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if the shapes do not belong together.
@@ -56,13 +56,13 @@ impl<B: Backend> LipschitzLinear<B> {
         Ok(Self { weight, bias, constraint: None, kind: Dense { outputs: w[0], inputs: w[1] } })
     }
 
-    /// All zeros, to be filled from a file; free without a coefficient.
+    /// Builds a layer of zeros, to be filled from a file; free without a coefficient.
     pub fn zeros(backend: &B, inputs: usize, outputs: usize, coefficient: impl Into<Option<Coefficient>>) -> Self {
         let vectors = [[outputs].into(), [inputs].into()];
         Self::of_zeros(backend, Dense { outputs, inputs }, &[outputs, inputs], vectors, coefficient.into())
     }
 
-    /// Weights and biases uniform in ±1/√inputs; the power iteration converged. Free without a coefficient.
+    /// Draws weights and biases uniform in ±1/√inputs and converges the power iteration. Free without a coefficient.
     pub fn initialise(
         backend: &B,
         inputs: usize,

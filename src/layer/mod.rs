@@ -11,8 +11,8 @@
 //!
 //! There is no tape: the four compose through [`Sequence`]. A [`Layer`] holds parameters; [`Layer::prepare`] turns them
 //! into a [`PreparedLayer`] once per step (normalised weights, their transposes), which all shards, terms of the series
-//! and inverse iterations share. Gradients gather on the normalised weights and are taken back through the normalisation
-//! once ([`PreparedLayer::finish_gradients`]).
+//! and inverse iterations share. Gradients gather on the normalised weights and are taken back through the
+//! normalisation once ([`PreparedLayer::finish_gradients`]).
 
 mod activation;
 mod affine;
@@ -36,7 +36,7 @@ use crate::error::ConfigError;
 use crate::module::{Grad, Module};
 use crate::stage::{LayerStage, Net};
 
-/// The derivatives that a forward pass keeps for.
+/// The derivatives for which a forward pass keeps activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Derivatives {
     /// None: only the value is wanted.
@@ -47,27 +47,27 @@ pub enum Derivatives {
     Second,
 }
 
-/// What a forward pass kept, one entry a layer.
+/// The activations that a forward pass kept, one entry a layer.
 #[derive(Debug, Clone)]
 pub struct Saved<B: Backend> {
-    /// Tensors of the layer itself, samples first.
+    /// Tensors of the layer itself, `[n, …]`.
     pub tensors: Vec<B::Tensor>,
-    /// What its parts kept.
+    /// The activations of its parts.
     pub parts: Vec<Saved<B>>,
 }
 
 impl<B: Backend> Saved<B> {
-    /// Tensors alone.
+    /// Takes tensors alone.
     pub fn tensors(tensors: Vec<B::Tensor>) -> Self {
         Self { tensors, parts: Vec::new() }
     }
 
-    /// The same for some of the samples, in the order given.
+    /// Selects some of the samples, in the order given.
     pub fn take_rows(&self, backend: &B, rows: &[u32]) -> Self {
         self.map(&|x| backend.take_rows(x, rows))
     }
 
-    /// The same for the first `rows` samples.
+    /// Keeps the first `rows` samples.
     pub fn first_rows(&self, backend: &B, rows: usize) -> Self {
         self.map(&|x| backend.narrow(x, 0, 0, rows))
     }
@@ -103,26 +103,27 @@ impl<B: Backend> Clone for Box<dyn Layer<B>> {
 
 /// A layer's parameters and description. Shapes are those of a sample, without the axis of samples.
 pub trait Layer<B: Backend>: Module<B> + CloneLayer<B> {
-    /// The layer ready for computing.
+    /// Prepares the layer for computing: normalises its weights.
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>>;
 
-    /// The shape that samples of this shape are mapped to.
+    /// Returns the shape that samples of this shape are mapped to.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if the layer does not take them.
     fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>, ConfigError>;
 
-    /// What the layer is, as a model file says it; `None` of a layer that cannot be saved.
+    /// Describes the layer as a model file does; `None` of a layer that cannot be saved.
     fn stage(&self) -> Option<LayerStage> {
         None
     }
 
-    /// A whole net as a description; `None` of a single layer, and of a net that cannot be saved.
+    /// Describes a whole net; `None` of a single layer, and of a net that cannot be saved.
     fn net(&self) -> Option<Net> {
         None
     }
 
-    /// Prepares the layer for samples of another shape, from other images of the same channels; returns what it maps them to.
+    /// Prepares the layer for samples of another shape, from other images of the same channels; returns what it maps
+    /// them to.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if the layer is made for one shape.
@@ -131,12 +132,12 @@ pub trait Layer<B: Backend>: Module<B> + CloneLayer<B> {
         self.output_shape(input)
     }
 
-    /// The numbers that one sample of this shape becomes on its way through the layer's parts.
+    /// Counts the numbers that one sample of this shape becomes on its way through the layer's parts.
     fn activations(&self, input: &[usize]) -> usize {
         self.output_shape(input).map_or(0, |shape| shape.iter().product())
     }
 
-    /// Multiply-adds of one forward pass of one sample of this shape.
+    /// Counts the multiply-adds of one forward pass of one sample of this shape.
     fn multiply_adds(&self, input: &[usize]) -> u64;
 
     /// The bound on the layer's Lipschitz constant that its normalisation aims at: κ for weights, 1 for activations.
@@ -148,8 +149,8 @@ pub trait Layer<B: Backend>: Module<B> + CloneLayer<B> {
         false
     }
 
-    /// How much an error bound in the norm in which the layer is a contraction may grow as one in the 2-norm, for samples of
-    /// this shape.
+    /// The factor by which an error bound may grow from the norm in which the layer is a contraction to the 2-norm, for
+    /// samples of this shape.
     fn two_norm_factor(&self, input: &[usize]) -> f64 {
         let _ = input;
         1.0
@@ -158,22 +159,23 @@ pub trait Layer<B: Backend>: Module<B> + CloneLayer<B> {
 
 /// A layer with its weights normalised: a differentiable map of samples. Values, tangents and cotangents are `[n, …]`.
 pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
-    /// f(x), keeping what the derivatives will ask for.
+    /// Computes f(x), `[n, …]`, keeping what the derivatives will ask for.
     fn forward(&self, backend: &B, batch: &Batch<B>, keep: Derivatives) -> (B::Tensor, Saved<B>);
 
-    /// J dx of the shape of f(x), keeping what `tangent_vjp` will ask for; dx is of the shape of x.
+    /// Computes J dx, `[n, …]` of the shape of f(x), keeping what `tangent_vjp` will ask for; dx is of the shape of x.
     fn jvp(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>);
 
-    /// What [`jvp`](Self::jvp) keeps, where its result is not wanted.
+    /// Keeps what [`jvp`](Self::jvp) keeps, where its result is not wanted.
     fn keep_tangent(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> Saved<B> {
         self.jvp(backend, saved, dx).1
     }
 
-    /// Jᵀ gy of the shape of x; gy is of the shape of f(x).
+    /// Computes Jᵀ gy, `[n, …]` of the shape of x; gy is of the shape of f(x).
     fn vjp(&self, backend: &B, saved: &Saved<B>, gy: B::Tensor) -> B::Tensor;
 
-    /// The pullback of (x, dx₁, …, dx_M) ↦ (f(x), J dx₁, …, J dx_M): from (gy, gdy₁, …) to (gx, gdx₁, …), adding to the
-    /// gradients of the trained tensors. `tangents` is what `jvp` kept of each tangent.
+    /// Computes the pullback of (x, dx₁, …, dx_M) ↦ (f(x), J dx₁, …, J dx_M): from (gy, gdy₁, …) to (gx, gdx₁, …),
+    /// adding to the gradients of the trained tensors. gx and gdx are of the shape of x, gy and gdy of that of f(x);
+    /// `tangents` is what `jvp` kept of each tangent.
     fn tangent_vjp(
         &self,
         backend: &B,
@@ -184,24 +186,24 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
         grads: &mut [Grad<B>],
     ) -> (B::Tensor, Vec<B::Tensor>);
 
-    /// The transposed weight `[i, o]` and the bias `[o]`, if the layer is x·wt + b: a net may compute it together with the next
-    /// layer.
+    /// Returns the transposed weight `[i, o]` and the bias `[o]`, if the layer is x·wt + b: a net may compute it
+    /// together with the next layer.
     fn product(&self) -> Option<[&B::Tensor; 2]> {
         None
     }
 
-    /// The function and its parameter, if the layer is an activation.
+    /// Returns the function and its parameter, `[1]`, if the layer is an activation.
     fn activation(&self) -> Option<(Activation, Option<&B::Tensor>)> {
         None
     }
 
-    /// Whether its weight is constrained, so that it has norms.
+    /// Returns `true` if its weight is constrained, so that it has norms.
     fn is_constrained(&self) -> bool {
         false
     }
 
-    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none may be left empty.
-    /// Returns the gradients of the orders that a constrained layer was given and that its net owns.
+    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none may be left
+    /// empty. Returns the gradients of the orders that a constrained layer was given and that its net owns.
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) -> OrderGradients<B> {
         let _ = (backend, grads);
         [None, None]

@@ -1,5 +1,5 @@
-//! The normalisation that constrained layers share: W_eff = W / max(1, σ/κ) with σ = uᵀWv (Gouk et al. 2018; Behrmann et al.
-//! 2019, eq. 8), and its pullback with u and v constant. Where σ > κ
+//! The normalisation that constrained layers share: W_eff = W / max(1, σ/κ) with σ = uᵀWv (Gouk et al. 2018; Behrmann
+//! et al. 2019, eq. 8), and its pullback with u and v constant. Where σ > κ
 //!
 //! W̄ = κ/σ · W̄_eff − κ/σ² · ⟨W̄_eff, W⟩ · ∂σ/∂W.
 //!
@@ -14,9 +14,9 @@ use crate::module::{Grad, Spectrum};
 /// The orders that a weight's norm is taken between, with the raw parameters of learned ones.
 #[derive(Debug, Clone)]
 pub struct LayerNorms<B: Backend> {
-    /// Of what enters.
+    /// The norm of what enters: its order, and its raw parameter `[1]` if that is learned.
     pub domain: (Order, Option<B::Tensor>),
-    /// Of what leaves.
+    /// The norm of what comes out, likewise.
     pub codomain: (Order, Option<B::Tensor>),
 }
 
@@ -27,8 +27,10 @@ impl<B: Backend> LayerNorms<B> {
         Ok(Norms { domain: norm(&self.domain)?, codomain: norm(&self.codomain)? })
     }
 
+    /// Checks that each learned order has its parameter, and no other has one.
+    ///
     /// # Errors
-    /// If a learned order comes without its parameter, or the reverse.
+    /// Returns [`ConfigError::Inconsistent`] if a learned order comes without its parameter, or the reverse.
     pub fn check(&self, backend: &B) -> Result<(), ConfigError> {
         self.norms(backend).map(drop)
     }
@@ -42,7 +44,7 @@ impl<B: Backend> LayerNorms<B> {
 /// stationary point.
 const STARTS: usize = 4;
 
-/// What keeps the norm of a weight at or below κ. A weight without it is free.
+/// The constraint that keeps the norm of a weight at or below κ. A weight without it is free.
 #[derive(Debug, Clone)]
 pub(super) struct Constraint<B: Backend> {
     pub(super) pair: SingularPair<B>,
@@ -52,7 +54,7 @@ pub(super) struct Constraint<B: Backend> {
 }
 
 impl<B: Backend> Constraint<B> {
-    /// In the 2-norm.
+    /// A constraint in the 2-norm.
     pub(super) fn new(pair: SingularPair<B>, coefficient: Coefficient) -> Self {
         Self { pair, coefficient, norms: None }
     }
@@ -107,7 +109,7 @@ impl<B: Backend> Constraint<B> {
     }
 }
 
-/// Gradients of the raw orders of a layer's domain and codomain, where they are learned.
+/// Gradients of the raw orders of a layer's domain and codomain, `[1]` each, where they are learned.
 pub type OrderGradients<B> = [Grad<B>; 2];
 
 /// A weight after its normalisation.
@@ -118,7 +120,7 @@ pub(super) struct Normalised<B: Backend> {
     scaling: Option<Scaling<B>>,
 }
 
-/// What the pullback of a normalisation needs.
+/// The numbers that the pullback of a normalisation needs.
 #[derive(Debug)]
 struct Scaling<B: Backend> {
     sigma: B::Tensor,
@@ -171,7 +173,7 @@ impl<B: Backend> Normalised<B> {
     }
 }
 
-/// Weights and biases as they begin, uniform in ±1/√`fan_in`.
+/// Draws initial weights or biases, uniform in ±1/√`fan_in`.
 pub(super) fn uniform<B: Backend>(backend: &B, fan_in: usize, key: Key, shape: Shape) -> B::Tensor {
     let bound = 1.0 / (fan_in.max(1) as f64).sqrt();
     backend.affine(backend.noise(key, Noise::Uniform, 0, shape), 2.0 * bound, -bound)

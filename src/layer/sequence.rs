@@ -1,7 +1,7 @@
 //! Layers one after the other: f = f_L ∘ … ∘ f₁, derivatives by the chain rule, Lip(f) ≤ Π Lip(f_l).
 //!
-//! The norms that constrained layers are bounded between meet at their boundaries, so a chain owns the raw parameters of
-//! learned ones: one parameter is the codomain of a layer and the domain of the next.
+//! The norms that constrained layers are bounded between meet at their boundaries, so a chain owns the raw parameters
+//! of learned ones: one parameter is the codomain of a layer and the domain of the next.
 
 use resflow_backend::Backend;
 
@@ -24,15 +24,15 @@ pub struct Sequence<B: Backend> {
 }
 
 impl<B: Backend> Sequence<B> {
-    /// The chain of these layers, the first applied first.
+    /// Chains these layers, the first applied first.
     pub fn new(layers: Vec<Box<dyn Layer<B>>>) -> Self {
         Self { layers, norms: Vec::new(), orders: Vec::new() }
     }
 
-    /// The chain of these layers, whose constrained ones are bounded between these norms. Learned orders begin at 2.
+    /// Chains these layers, whose constrained ones are bounded between these norms. Learned orders begin at 2.
     ///
     /// # Errors
-    /// Norms that do not meet, or another number of them than of constrained layers.
+    /// Returns [`ConfigError::Inconsistent`] if the norms do not meet, or are not as many as the constrained layers.
     pub fn with_norms(
         backend: &B,
         layers: Vec<Box<dyn Layer<B>>>,

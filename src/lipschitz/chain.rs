@@ -1,8 +1,8 @@
-//! Which norms the layers of one g may be bounded in.
+//! The norms in which the layers of one g may be bounded.
 //!
-//! Layer i is bounded from the norm pᵢ to the norm qᵢ. The product of the bounds bounds g only if each layer begins with
-//! the norm in which the one before it ended, qᵢ = pᵢ₊₁, and x + g(x) is invertible by it only if g maps one norm to
-//! itself, q_n = p₁. The activations between are elementwise, so they are 1-Lipschitz in every such norm.
+//! Layer i is bounded from the norm pᵢ to the norm qᵢ. The product of the bounds bounds g only if each layer begins
+//! with the norm in which the one before it ended, qᵢ = pᵢ₊₁, and x + g(x) is invertible by it only if g maps one norm
+//! to itself, q_n = p₁. The activations between are elementwise, so they are 1-Lipschitz in every such norm.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,8 @@ use crate::error::ConfigError;
 /// Checks the (domain, codomain) of each layer, first to last.
 ///
 /// # Errors
-/// If the norms do not meet between two layers, or the last differs from the first.
+/// Returns [`ConfigError::Inconsistent`] if the norms do not meet between two layers, or the last differs from the
+/// first.
 pub fn check_chain(layers: &[(Order, Order)]) -> Result<(), ConfigError> {
     for (i, pair) in layers.windows(2).enumerate() {
         let (leaves, enters) = (pair[0].1, pair[1].0);
@@ -41,10 +42,11 @@ pub fn check_chain(layers: &[(Order, Order)]) -> Result<(), ConfigError> {
 /// The digits of the longest chain: no block has more than 64 layers. A file's text is refused before it takes memory.
 const MOST_DIGITS: usize = 65;
 
-/// The (domain, codomain) of each layer from n + 1 digits for n layers: `1`, `2`, or `f` for the max norm.
+/// Reads the (domain, codomain) of each layer from n + 1 digits for n layers: `1`, `2`, or `f` for the max norm.
 ///
 /// # Errors
-/// For other characters, fewer than two of them or more than 65, or a chain that does not close.
+/// Returns [`ConfigError::Syntax`] for other characters, fewer than two of them or more than 65, and
+/// [`ConfigError::Inconsistent`] for a chain that does not close.
 pub fn chain_from_digits(digits: &str) -> Result<Vec<(Order, Order)>, ConfigError> {
     let order = |digit| match digit {
         '1' => Ok(Order::One),
@@ -70,7 +72,8 @@ pub fn chain_from_digits(digits: &str) -> Result<Vec<(Order, Order)>, ConfigErro
     Ok(layers)
 }
 
-/// The chain of n layers whose norms are all learned: n raw parameters, one at each boundary, the last being the first.
+/// Builds the chain of n layers whose norms are all learned: n raw parameters, one at each boundary, the last being the
+/// first.
 pub fn learned_chain(layers: usize) -> Vec<(Order, Order)> {
     (0..layers).map(|i| (Order::Learned(i), Order::Learned((i + 1) % layers))).collect()
 }
@@ -87,7 +90,7 @@ pub enum NormChain {
     Fixed {
         /// The digits.
         digits: String,
-        /// What they mean.
+        /// The norms that they stand for.
         layers: Vec<(Order, Order)>,
     },
     /// One learned order for each boundary, the last being the first; all begin at 2.
@@ -99,7 +102,8 @@ impl NormChain {
     /// contractions in every norm.
     ///
     /// # Errors
-    /// A chain of another length, or an activation that is a contraction in the 2-norm only.
+    /// Returns [`ConfigError::Inconsistent`] for a chain of another length, or an activation that is a contraction in
+    /// the 2-norm only.
     pub fn check(&self, layers: usize, elementwise: bool) -> Result<(), ConfigError> {
         if *self != Self::Two && !elementwise {
             return Err(ConfigError::Inconsistent(

@@ -1,9 +1,10 @@
 //! Induced norms ‖W‖_{p→q} = max ‖Wv‖_q/‖v‖_p by a power iteration with dual vectors (Boyd 1974; Chen et al. 2019,
 //! appendix): v ← the unit vector of the p-norm that maximises ⟨Wᵀu, v⟩, u ← the dual vector of Wv, σ = uᵀWv.
 //!
-//! Invariant: after an iteration ‖v‖_p = 1 and ‖u‖_{q*} = 1, so σ = ‖Wv‖_q, and σ never falls. It is a *lower* bound on the
-//! norm. For p = q = 2 it approaches the norm. For other orders it may end at a lower stationary point, unless p ≥ q and
-//! neither W nor the start has a negative entry; so pairs are [searched](DualPair::search) for from several starts.
+//! Invariant: after an iteration ‖v‖_p = 1 and ‖u‖_{q*} = 1, so σ = ‖Wv‖_q, and σ never falls. It is a *lower* bound on
+//! the norm. For p = q = 2 it approaches the norm. For other orders it may end at a lower stationary point, unless p ≥
+//! q and neither W nor the start has a negative entry; so pairs are [searched](DualPair::search) for from several
+//! starts.
 //!
 //! In the gradient u and v are constants (the envelope theorem): ∂σ/∂W = uvᵀ, ∂σ/∂p = −σ·∂ln‖v‖_p/∂p and
 //! ∂σ/∂q = σ·∂ln‖Wv‖_q/∂q.
@@ -18,7 +19,7 @@ use super::{LinearOperator, Norm, PowerIteration};
 pub struct Norms<B: Backend> {
     /// ‖·‖_p of what enters.
     pub domain: Norm<B>,
-    /// ‖·‖_q of what leaves.
+    /// ‖·‖_q of what comes out.
     pub codomain: Norm<B>,
 }
 
@@ -39,12 +40,12 @@ pub struct DualPair<B: Backend> {
 }
 
 impl<B: Backend> DualPair<B> {
-    /// From stored vectors, of the operator's shapes.
+    /// Takes stored vectors, of the operator's shapes.
     pub fn new(u: B::Tensor, v: B::Tensor) -> Self {
         Self { u, v }
     }
 
-    /// Random directions.
+    /// Draws random directions.
     pub fn random(backend: &B, operator: &dyn LinearOperator<B>, norms: &Norms<B>, key: Key) -> Self {
         let [u, v] = [(0, operator.output_shape()), (1, operator.input_shape())]
             .map(|(tag, shape)| backend.noise(key.split(tag), Noise::Normal, 0, shape));
@@ -54,8 +55,8 @@ impl<B: Backend> DualPair<B> {
         }
     }
 
-    /// The pair with the largest σ from a number of random starts (at least one). Does not wait for the device except as
-    /// `how` does.
+    /// Searches for the pair with the largest σ from a number of random starts (at least one). Does not wait for the
+    /// device except as `how` does.
     pub fn search(
         backend: &B,
         operator: &dyn LinearOperator<B>,
@@ -70,18 +71,18 @@ impl<B: Backend> DualPair<B> {
         (1..starts).fold(start(0), |best, i| best.or_better(backend, operator, start(i)))
     }
 
-    /// The pair of the two with the larger σ, chosen on the device.
+    /// Chooses the pair of the two with the larger σ, on the device.
     pub fn or_better(self, backend: &B, operator: &dyn LinearOperator<B>, other: Self) -> Self {
         let better = backend.binary(Binary::Less, self.sigma(backend, operator), &other.sigma(backend, operator));
         Self { u: backend.select(&better, &other.u, &self.u), v: backend.select(&better, &other.v, &self.v) }
     }
 
-    /// σ = uᵀWv, `[1]`, without iterating.
+    /// Computes σ = uᵀWv, `[1]`, without iterating.
     pub fn sigma(&self, backend: &B, operator: &dyn LinearOperator<B>) -> B::Tensor {
         backend.dot(&self.u, &operator.apply(backend, &self.v))
     }
 
-    /// The pair after more iterations on this operator.
+    /// Returns the pair after more iterations on this operator.
     pub fn updated(
         &self,
         backend: &B,
@@ -116,7 +117,8 @@ impl<B: Backend> DualPair<B> {
         }
     }
 
-    /// The pair with a fixed random direction mixed into u, whose length does not matter: v follows at the next iteration.
+    /// The pair with a fixed random direction mixed into u, whose length does not matter: v follows at the next
+    /// iteration.
     fn shaken(&self, backend: &B) -> Self {
         let noise = backend.noise(Key::new(0), Noise::Normal, 0, backend.shape(&self.u));
         let ratio = backend.binary(Binary::Div, backend.dot(&self.u, &self.u), &backend.dot(&noise, &noise));
@@ -124,8 +126,8 @@ impl<B: Backend> DualPair<B> {
         Self { u: backend.axpy(SHAKE, &noise, self.u.clone()), v: self.v.clone() }
     }
 
-    /// From the gradient of σ, `[1]`, those of the raw parameters of the domain's and of the codomain's order, `[1]`;
-    /// `None` where an order is not learned. Where both are one parameter, its gradient is the sum.
+    /// Computes, from the gradient of σ, `[1]`, those of the raw parameters of the domain's and of the codomain's
+    /// order, `[1]`; `None` where an order is not learned. Where both are one parameter, its gradient is the sum.
     pub fn order_gradient(
         &self,
         backend: &B,

@@ -9,8 +9,8 @@
 //! | ∞ | ± the unit vector of the largest \|xᵢ\| |
 //! | else | sign(x)·\|x\|^{p−1}/‖x‖_p^{p−1} |
 //!
-//! Powers are taken of rᵢ = |xᵢ|/max|x| ∈ [0, 1] as e^{t ln r}, so nothing overflows and at least one power is 1; 0^t is set to
-//! 0 without ln 0. A vector that is zero or not finite has no dual vector: the caller's old one is kept.
+//! Powers are taken of rᵢ = |xᵢ|/max|x| ∈ [0, 1] as e^{t ln r}, so nothing overflows and at least one power is 1; 0^t
+//! is set to 0 without ln 0. A vector that is zero or not finite has no dual vector: the caller's old one is kept.
 
 use resflow_backend::{Backend, Binary, Element as _, Key, Noise, Over, Reduce, Unary};
 
@@ -78,8 +78,8 @@ fn sign<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
     backend.binary(Binary::Sub, positive, &negative)
 }
 
-/// 1 at one largest entry of `ratio`, whose largest entry is 1, else 0. Among equals a fixed draw decides: their mean would
-/// be a dual vector too, but power iterations can stand still at it below the norm.
+/// 1 at one largest entry of `ratio`, whose largest entry is 1, else 0. Among equals a fixed draw decides: their mean
+/// would be a dual vector too, but power iterations can stand still at it below the norm.
 fn one_hot<B: Backend>(backend: &B, ratio: &B::Tensor) -> B::Tensor {
     let among = |score: B::Tensor| {
         let best = backend.reduce(Reduce::Max, Over::All, &score);
@@ -96,10 +96,11 @@ fn one_hot<B: Backend>(backend: &B, ratio: &B::Tensor) -> B::Tensor {
 }
 
 impl<B: Backend> Norm<B> {
-    /// The norm of an order; `raw` is the parameter a, `[1]`, of a learned one.
+    /// Builds the norm of an order; `raw` is the parameter a, `[1]`, of a learned one.
     ///
     /// # Errors
-    /// If a learned order comes without its parameter or with one of another shape, or a fixed one with a parameter.
+    /// Returns [`ConfigError::Inconsistent`] if a learned order comes without its parameter or with one of another
+    /// shape, or a fixed one with a parameter.
     pub fn new(backend: &B, order: Order, raw: Option<&B::Tensor>) -> Result<Self, ConfigError> {
         match (order, raw) {
             (Order::One, None) => Ok(Self::One),
@@ -118,8 +119,8 @@ impl<B: Backend> Norm<B> {
         }
     }
 
-    /// Of the raw parameter a, `[1]`. At the clamp the derivative goes on as the unclamped function's would, about 1e−4,
-    /// so that an order which was driven there can come back.
+    /// Builds the norm of the raw parameter a, `[1]`. At the clamp the derivative goes on as the unclamped function's
+    /// would, about 1e−4, so that an order which was driven there can come back.
     fn learned(backend: &B, raw: &B::Tensor) -> Self {
         let [zero, top, bottom] = [0.0, STEEPEST, -STEEPEST].map(|x| backend.full(x, [1].into()));
         let t = backend.affine(raw.clone(), -1.0, CENTRE);
@@ -137,7 +138,7 @@ impl<B: Backend> Norm<B> {
         Self::Power { minus_one, slope }
     }
 
-    /// The norm of the dual space, of order p* = p/(p − 1).
+    /// Returns the norm of the dual space, of order p* = p/(p − 1).
     pub fn dual(&self, backend: &B) -> Self {
         match self {
             Self::One => Self::Infinity,
@@ -150,7 +151,7 @@ impl<B: Backend> Norm<B> {
         }
     }
 
-    /// p, `[1]`.
+    /// Returns p, `[1]`.
     pub fn order(&self, backend: &B) -> B::Tensor {
         let full = |p| backend.full(p, [1].into());
         match self {
@@ -161,7 +162,7 @@ impl<B: Backend> Norm<B> {
         }
     }
 
-    /// dp/da, `[1]`, of a learned order.
+    /// Returns dp/da, `[1]`, of a learned order.
     pub fn slope(&self) -> Option<&B::Tensor> {
         match self {
             Self::Power { slope, .. } => slope.as_ref(),
@@ -169,7 +170,7 @@ impl<B: Backend> Norm<B> {
         }
     }
 
-    /// ‖x‖, `[1]`.
+    /// Computes ‖x‖, `[1]`.
     pub fn norm(&self, backend: &B, x: &B::Tensor) -> B::Tensor {
         match self {
             Self::One => backend.reduce(Reduce::Sum, Over::All, &backend.unary(Unary::Abs, x.clone())),
@@ -186,7 +187,7 @@ impl<B: Backend> Norm<B> {
         }
     }
 
-    /// The dual vector of x: ‖u‖_{p*} = 1 and ⟨u, x⟩ = ‖x‖_p. `old` if x is zero or not finite.
+    /// Computes the dual vector of x, of its shape: ‖u‖_{p*} = 1 and ⟨u, x⟩ = ‖x‖_p. `old` if x is zero or not finite.
     pub fn dual_vector(&self, backend: &B, x: &B::Tensor, old: &B::Tensor) -> B::Tensor {
         let (vector, size) = match self {
             Self::Two => {
@@ -215,7 +216,8 @@ impl<B: Backend> Norm<B> {
         backend.select(&usable, &vector, old)
     }
 
-    /// ∂ ln‖x‖_p/∂p = (Σ wᵢ ln rᵢ − (1/p) ln Σ r^p)/p with wᵢ = rᵢ^p/Σ r^p, `[1]`, of an order between; x must not be zero.
+    /// Computes ∂ ln‖x‖_p/∂p = (Σ wᵢ ln rᵢ − (1/p) ln Σ r^p)/p with wᵢ = rᵢ^p/Σ r^p, `[1]`, of an order between; x must
+    /// not be zero.
     pub fn log_derivative(&self, backend: &B, x: &B::Tensor) -> Option<B::Tensor> {
         let Self::Power { .. } = self else { return None };
         let ratios = Ratios::new(backend, x);

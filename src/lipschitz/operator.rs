@@ -8,17 +8,17 @@ use crate::error::ConfigError;
 
 /// A linear map and its transpose.
 pub trait LinearOperator<B: Backend> {
-    /// Wv, of the output shape.
+    /// Computes Wv, of the output shape.
     fn apply(&self, backend: &B, v: &B::Tensor) -> B::Tensor;
 
-    /// Wᵀu, of the input shape.
+    /// Computes Wᵀu, of the input shape.
     fn adjoint(&self, backend: &B, u: &B::Tensor) -> B::Tensor;
 
-    /// The derivative of uᵀWv in the weights, of their shape.
+    /// Computes the derivative of uᵀWv in the weights, of their shape.
     fn pair_gradient(&self, backend: &B, u: &B::Tensor, v: &B::Tensor) -> B::Tensor;
 
-    /// `count` power iterations in the 2-norm, v ← Wᵀu/‖Wᵀu‖ and u ← Wv/‖Wv‖; a product that is zero leaves its vector as it
-    /// was. Returns u, v and σ = uᵀWv as `[1]`.
+    /// Makes `count` power iterations in the 2-norm, v ← Wᵀu/‖Wᵀu‖ and u ← Wv/‖Wv‖; a product that is zero leaves its
+    /// vector as it was. Returns u, v and σ = uᵀWv as `[1]`.
     fn power_iteration(&self, backend: &B, mut u: B::Tensor, mut v: B::Tensor, count: usize) -> [B::Tensor; 3] {
         for _ in 0..count {
             v = unit_or(backend, self.adjoint(backend, &u), &v);
@@ -52,13 +52,15 @@ pub struct DenseOperator<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> DenseOperator<'a, B> {
-    /// Of a weight that is known to be `[o, i]`.
+    /// Takes a weight that is known to be `[o, i]`.
     pub(crate) fn of(weight: &'a B::Tensor, [outputs, inputs]: [usize; 2]) -> Self {
         Self { weight, outputs, inputs }
     }
 
+    /// Takes a weight `[o, i]`.
+    ///
     /// # Errors
-    /// Unless the weight has two axes.
+    /// Returns [`ConfigError::Inconsistent`] unless the weight has two axes.
     pub fn new(backend: &B, weight: &'a B::Tensor) -> Result<Self, ConfigError> {
         let shape = backend.shape(weight);
         match shape[..] {
@@ -97,13 +99,13 @@ impl<B: Backend> LinearOperator<B> for DenseOperator<'_, B> {
     }
 }
 
-/// A zero-padded stride-1 cross-correlation on images of one size, kernel `[c_out, kh, kw, c_in]`: v is `[1, h, w, c_in]`,
-/// u is `[1, h', w', c_out]`.
+/// A zero-padded stride-1 cross-correlation on images of one size, kernel `[c_out, kh, kw, c_in]`: v is
+/// `[1, h, w, c_in]`, u is `[1, h', w', c_out]`.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvOperator<'a, B: Backend> {
     kernel: &'a B::Tensor,
     padding: Padding,
-    /// Height and width of the image, of the kernel, of the output.
+    /// Height and width of the image, of the kernel, of the output, in pixels.
     image: [usize; 2],
     extent: [usize; 2],
     output: [usize; 2],
@@ -112,14 +114,16 @@ pub struct ConvOperator<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> ConvOperator<'a, B> {
-    /// Of a kernel that is known to be `[c_out, kh, kw, c_in]`, odd and padded so that the size stays.
+    /// Takes a kernel that is known to be `[c_out, kh, kw, c_in]`, odd and padded so that the size stays.
     pub(crate) fn same(kernel: &'a B::Tensor, [c_out, kh, kw, c_in]: [usize; 4], image: [usize; 2]) -> Self {
         let extent = [kh, kw];
         Self { kernel, padding: Padding::same(extent), image, extent, output: image, channels: [c_in, c_out] }
     }
 
+    /// Takes a kernel `[c_out, kh, kw, c_in]` for images `[h, w]` of one size.
+    ///
     /// # Errors
-    /// Unless the kernel has four axes and is no larger than the padded image.
+    /// Returns [`ConfigError::Inconsistent`] unless the kernel has four axes and is no larger than the padded image.
     pub fn new(backend: &B, kernel: &'a B::Tensor, padding: Padding, image: [usize; 2]) -> Result<Self, ConfigError> {
         let shape = backend.shape(kernel);
         let [c_out, kh, kw, c_in] = shape[..] else {

@@ -3,9 +3,9 @@
 //! A learned order comes from a raw parameter a (Chen et al. 2019, appendix): p = 3 + 2·tanh(−s) with
 //! s = leaky_elu(½ ln 3 − a), leaky_elu(t) = 0.3·t + 0.7·ELU(t). It grows with a from 1 to 5; a = 0 gives 2.
 //!
-//! Invariant: p is 1, 2, ∞, or at least 1e−4 away from 1 and from ∞ in the sense 1e−4 ≤ p − 1 ≤ 1e4. Dual vectors raise to
-//! the powers p − 1 and 1/(p − 1); nearer to 1 the second would lose all digits in f32, or be 1/0 once p rounds to 1. So
-//! a learned order is clamped where s is, at ±5.3, and p − 1 = 4/(1 + e^{2s}) is computed rather than p.
+//! Invariant: p is 1, 2, ∞, or at least 1e−4 away from 1 and from ∞ in the sense 1e−4 ≤ p − 1 ≤ 1e4. Dual vectors raise
+//! to the powers p − 1 and 1/(p − 1); nearer to 1 the second would lose all digits in f32, or be 1/0 once p rounds to
+//! 1. So a learned order is clamped where s is, at ±5.3, and p − 1 = 4/(1 + e^{2s}) is computed rather than p.
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
 
-/// ½ ln 3 as the reference implementation has it, rounded to single precision and 4e−8 too large: its checkpoints, and ours,
-/// mean that number. So a = 0 gives 2 − 6e−8.
+/// ½ ln 3 as the reference implementation has it, rounded to single precision and 4e−8 too large: its checkpoints, and
+/// ours, mean that number. So a = 0 gives 2 − 6e−8.
 pub(super) const CENTRE: f64 = 0.549_306_182_998_657_2;
 /// Where |s| is clamped: p stays between 1.0001 and 4.9999.
 pub(super) const STEEPEST: f64 = 5.3;
@@ -45,17 +45,17 @@ pub enum Order {
 pub struct Exponent(f64);
 
 impl Exponent {
-    /// p.
+    /// Returns p.
     pub fn get(self) -> f64 {
         self.0
     }
 }
 
 impl Order {
-    /// The fixed order p.
+    /// Builds the fixed order p.
     ///
     /// # Errors
-    /// Unless p is 1, ∞, or between 1.0001 and 10001.
+    /// Returns [`ConfigError::OutOfRange`] unless p is 1, ∞, or between 1.0001 and 10001.
     pub fn fixed(p: f64) -> Result<Self, ConfigError> {
         if p == 1.0 {
             Ok(Self::One)
@@ -74,7 +74,7 @@ impl Order {
         }
     }
 
-    /// p, unless it is learned.
+    /// Returns p, unless it is learned.
     pub fn exponent(self) -> Option<f64> {
         match self {
             Self::One => Some(1.0),
@@ -120,15 +120,15 @@ impl TryFrom<String> for Order {
     }
 }
 
-/// The learned order p of a raw parameter a, on the host.
+/// Computes the learned order p of a raw parameter a, on the host.
 pub fn learned_exponent(a: f64) -> f64 {
     let t = CENTRE - a;
     let s = LEAK * t + (1.0 - LEAK) * if t > 0.0 { t } else { t.exp_m1() };
     1.0 + 4.0 / (1.0 + (2.0 * s.clamp(-STEEPEST, STEEPEST)).exp())
 }
 
-/// d^{|1/p − 1/2|}: if e shrinks by c per step in the p-norm, its 2-norm after n steps is at most this times cⁿ times the
-/// 2-norm of the start, in dimension d.
+/// Computes d^{|1/p − 1/2|}: if e shrinks by c per step in the p-norm, its 2-norm after n steps is at most this times
+/// cⁿ times the 2-norm of the start, in dimension d.
 pub fn two_norm_factor(p: f64, dimension: usize) -> f64 {
     (dimension.max(1) as f64).powf((1.0 / p - 0.5).abs())
 }

@@ -1,5 +1,5 @@
-//! Power iteration with state: v ← Wᵀu/‖Wᵀu‖, u ← Wv/‖Wv‖, σ = uᵀWv, where W is a matrix or a zero-padded convolution on
-//! images of one size (the operator itself, not its reshaped kernel).
+//! Power iteration with state: v ← Wᵀu/‖Wᵀu‖, u ← Wv/‖Wv‖, σ = uᵀWv, where W is a matrix or a zero-padded convolution
+//! on images of one size (the operator itself, not its reshaped kernel).
 //!
 //! Invariant: σ is a *lower* bound on the spectral norm; it approaches it as the iteration converges, so a bound that
 //! rests on it is an estimate and is marked as one. The stop is on the relative change of σ, never below 16 ε of the
@@ -16,8 +16,10 @@ use crate::error::ConfigError;
 pub struct Coefficient(f64);
 
 impl Coefficient {
+    /// Takes a bound κ.
+    ///
     /// # Errors
-    /// Outside (0, 1): a layer with κ ≥ 1 does not make the block invertible.
+    /// Returns [`ConfigError::OutOfRange`] outside (0, 1): a layer with κ ≥ 1 does not make the block invertible.
     pub fn new(kappa: f64) -> Result<Self, ConfigError> {
         if kappa > 0.0 && kappa < 1.0 {
             Ok(Self(kappa))
@@ -31,14 +33,14 @@ impl Coefficient {
         self.0
     }
 
-    /// 1/max(1, σ/κ) = κ/max(κ, σ), `[1]`.
+    /// Computes 1/max(1, σ/κ) = κ/max(κ, σ), `[1]`.
     pub fn factor<B: Backend>(self, backend: &B, sigma: &B::Tensor) -> B::Tensor {
         let kappa = backend.full(self.0, [1].into());
         let larger = backend.binary(Binary::Max, sigma.clone(), &kappa);
         backend.binary(Binary::Div, kappa, &larger)
     }
 
-    /// The weight of uvᵀ in the gradient: −κ/σ² · ⟨W̄_eff, W⟩ where σ > κ, else 0.
+    /// Computes the weight of uvᵀ in the gradient, `[1]`: −κ/σ² · ⟨W̄_eff, W⟩ where σ > κ, else 0.
     pub fn pull_back_weight<B: Backend>(self, backend: &B, sigma: &B::Tensor, inner: &B::Tensor) -> B::Tensor {
         let kappa = backend.full(self.0, [1].into());
         let active = backend.binary(Binary::Less, kappa, sigma);
@@ -50,10 +52,10 @@ impl Coefficient {
 
 /// Iterations between two looks at σ, since a look waits for the device.
 pub(super) const STRIDE: usize = 4;
-/// How much of a random direction is mixed in to see whether σ stood still too early.
+/// The share of a random direction that is mixed in to see whether σ stood still too early.
 pub(super) const SHAKE: f64 = 0.3;
 
-/// How a power iteration is renewed.
+/// The length of a power iteration, by which spectral norms are updated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PowerIteration {
     /// A fixed number of iterations, without waiting for the device.
@@ -120,13 +122,13 @@ pub struct SingularPair<B: Backend> {
 }
 
 impl<B: Backend> SingularPair<B> {
-    /// From stored vectors.
+    /// Takes stored vectors, u and v of the operator's shapes.
     pub fn new(backend: &B, u: B::Tensor, v: B::Tensor) -> Self {
         let shapes = (backend.shape(&u), backend.shape(&v));
         Self { u, v, shapes }
     }
 
-    /// Random directions for outputs and inputs of these shapes.
+    /// Draws random directions for outputs and inputs of these shapes.
     pub fn random(backend: &B, outputs: impl Into<Shape>, inputs: impl Into<Shape>, key: Key) -> Self {
         let shapes = (outputs.into(), inputs.into());
         let draw = |tag: u64, shape: Shape| unit(backend, backend.noise(key.split(tag), Noise::Normal, 0, shape));
@@ -138,13 +140,13 @@ impl<B: Backend> SingularPair<B> {
         self.shapes
     }
 
-    /// σ = uᵀWv, `[1]`, without iterating.
+    /// Computes σ = uᵀWv, `[1]`, without iterating.
     pub fn sigma(&self, backend: &B, operator: &dyn LinearOperator<B>) -> B::Tensor {
         let [_, _, sigma] = operator.power_iteration(backend, self.u.clone(), self.v.clone(), 0);
         sigma
     }
 
-    /// The pair after more iterations on this operator.
+    /// Returns the pair after more iterations on this operator.
     pub fn updated(&self, backend: &B, operator: &dyn LinearOperator<B>, how: PowerIteration) -> Self {
         let advance = |pair: Self, count: usize| {
             let [u, v, sigma] = operator.power_iteration(backend, pair.u, pair.v, count);
@@ -155,7 +157,8 @@ impl<B: Backend> SingularPair<B> {
             PowerIteration::Converge { tolerance, limit } => {
                 let rest = |pair| iterate_to_rest(backend, tolerance, limit, pair, |pair| advance(pair, STRIDE));
                 let (first, sigma) = rest(self.clone());
-                // a start that is nearly orthogonal to the leading pair stands still at the next one: shake, and look again
+                // a start that is nearly orthogonal to the leading pair stands still at the next one: shake, and look
+                // again
                 let (second, again) = rest(first.shaken(backend));
                 if again > sigma { second } else { first }
             }

@@ -6,13 +6,13 @@ use crate::data::image::ImageSet;
 use crate::data::{Dataset, Table, Values};
 use crate::error::{DataError, Error};
 
-/// What samples can be taken from: arrays and rows of numbers, tables, images.
+/// A source of samples: arrays and rows of numbers, tables, images.
 pub trait IntoDataset {
-    /// The samples.
+    /// Converts to samples.
     ///
     /// # Errors
-    /// Returns [`DataError::NotFinite`] for a number that is not finite, [`DataError::UnequalRows`] for rows of different
-    /// lengths, [`DataError::TableShape`] for no columns.
+    /// Returns [`DataError::NotFinite`] for a number that is not finite, [`DataError::UnequalRows`] for rows of
+    /// different lengths, [`DataError::TableShape`] for no columns.
     fn into_dataset(self) -> Result<Dataset, DataError>;
 }
 

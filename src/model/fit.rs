@@ -14,8 +14,8 @@ use crate::error::Error;
 use crate::flow::Flow;
 use crate::train::{Budget, Source, StepReport, TrainConfig, Trainer, Validation};
 
-/// Fits a residual flow to samples with all defaults: the architecture by the shape of a sample, a tenth of the samples set
-/// aside for validation, [`TrainConfig::default`]'s number of steps, on all cores. [`Fit`] has settings.
+/// Fits a residual flow to samples with all defaults: the architecture by the shape of a sample, a tenth of the samples
+/// set aside for validation, [`TrainConfig::default`]'s number of steps, on all cores. [`Fit`] has settings.
 ///
 /// # Errors
 /// Returns [`Error::Data`] for data that are none, [`Error::Diverged`] if training became non-finite.
@@ -23,7 +23,7 @@ pub fn fit(x: impl IntoDataset) -> Result<Model, Error> {
     Fit::new().run(x)
 }
 
-/// What a fit tells of a step.
+/// The progress of a fit after a step.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Progress<'a> {
@@ -31,7 +31,7 @@ pub struct Progress<'a> {
     pub step: &'a StepReport,
     /// The validation that followed it, if one did.
     pub validation: Option<&'a Validation>,
-    /// How much of the budget is spent, from 0 to 1.
+    /// The fraction of the budget that is spent, from 0 to 1.
     pub fraction: f64,
 }
 
@@ -82,37 +82,38 @@ impl<'a> Fit<'a> {
         Self::default()
     }
 
-    /// The number of steps; the result is a function of data, settings and seed then.
+    /// Sets the number of steps; the result is a function of data, settings and seed then.
     #[must_use]
     pub fn steps(self, steps: u64) -> Self {
         Self { budget: Some(Budget::Steps(steps)), ..self }
     }
 
-    /// The time that training may take; the learning-rate schedule is laid over it.
+    /// Sets the time that training may take; the learning-rate schedule is laid over it.
     #[must_use]
     pub fn time_limit(self, limit: Duration) -> Self {
         Self { budget: Some(Budget::Time(limit)), ..self }
     }
 
-    /// The device, [`DeviceOptions::best`] or a chosen one; the processor in single precision unless said otherwise.
+    /// Sets the device, [`DeviceOptions::best`] or a chosen one; the processor in single precision unless said
+    /// otherwise.
     #[must_use]
     pub fn device(self, device: DeviceOptions) -> Self {
         Self { device, ..self }
     }
 
-    /// The seed of weights, batches and estimates, 0 unless said otherwise.
+    /// Sets the seed of weights, batches and estimates, 0 unless said otherwise.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
-    /// The architecture and the estimators.
+    /// Sets the architecture and the estimators.
     #[must_use]
     pub fn model(self, model: impl Into<ModelConfig>) -> Self {
         Self { model: Some(model.into()), ..self }
     }
 
-    /// The settings of training.
+    /// Sets the settings of training.
     #[must_use]
     pub fn train(self, train: TrainConfig) -> Self {
         Self { train: Some(train), ..self }
@@ -126,13 +127,14 @@ impl<'a> Fit<'a> {
         Ok(Self { validation: Some(x.into_dataset()?), ..self })
     }
 
-    /// The fraction of the samples that is set aside for validation.
+    /// Sets the fraction of the samples that is set aside for validation.
     #[must_use]
     pub fn validation_fraction(self, fraction: f64) -> Self {
         Self { validation_fraction: Some(fraction), ..self }
     }
 
-    /// Is told of every step, and may stop the run with [`ControlFlow::Break`]; the model is the best one so far then.
+    /// Sets an observer, which is told of every step and may stop the run with [`ControlFlow::Break`]; the model is the
+    /// best one so far then.
     #[must_use]
     pub fn on_progress(self, observe: impl FnMut(&Progress<'_>) -> ControlFlow<()> + 'a) -> Self {
         Self { on_progress: Some(Box::new(observe)), ..self }
@@ -141,9 +143,9 @@ impl<'a> Fit<'a> {
     /// Fits a model to samples.
     ///
     /// # Errors
-    /// Returns [`Error::Data`] for data that are none, [`Error::Config`] for settings out of range, [`Error::Input`] for
-    /// settings that do not fit the data, [`Error::Diverged`] if training became non-finite, [`Error::Backend`] if the device
-    /// failed.
+    /// Returns [`Error::Data`] for data that are none, [`Error::Config`] for settings out of range, [`Error::Input`]
+    /// for settings that do not fit the data, [`Error::Diverged`] if training became non-finite, [`Error::Backend`] if
+    /// the device failed.
     pub fn run(self, x: impl IntoDataset) -> Result<Model, Error> {
         let data = x.into_dataset()?;
         let device = Device::open(&self.device)?;

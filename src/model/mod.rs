@@ -12,9 +12,10 @@
 //! # Ok::<(), resflow::Error>(())
 //! ```
 //!
-//! A [`Model`] is a flow on a device that was chosen at run time, its weights normalised once; it is `Send` and `Sync`, and
-//! cloning it copies nothing. What it computes are functions of the samples and of its key, which is that of the run unless
-//! [`Model::with_key`] gives another. [`Flow`](crate::Flow) is what is behind it, for a backend known at compile time.
+//! A [`Model`] is a flow on a device that was chosen at run time, its weights normalised once; it is `Send` and `Sync`,
+//! and cloning it copies nothing. What it computes are functions of the samples and of its key, which is that of the
+//! run unless [`Model::with_key`] gives another. [`Flow`](crate::Flow) is what is behind it, for a backend known at
+//! compile time.
 
 mod array;
 mod fit;
@@ -44,7 +45,7 @@ struct Held<B: Backend> {
     prepared: PreparedFlow<B>,
 }
 
-/// What a model does, whatever it runs on.
+/// The operations of a model, whatever it runs on.
 trait Operations: Debug + Send + Sync {
     fn config(&self) -> &ModelConfig;
     fn provenance(&self) -> &Provenance;
@@ -109,7 +110,7 @@ const _: fn() = || {
 };
 
 impl Model {
-    /// The model of a flow. Normalises its weights, which costs about as much as scoring one sample.
+    /// Builds the model of a flow. Normalises its weights, which costs about as much as scoring one sample.
     pub fn new<B: Backend>(flow: Flow<B>) -> Self {
         let (prepared, key) = (flow.prepare(), Key::new(flow.provenance().seed).named("model"));
         Self { held: Arc::new(Held { flow, prepared }), key }
@@ -147,7 +148,7 @@ impl Model {
         Ok(self.held.archive()?.write(path.as_ref())?)
     }
 
-    /// The same model, whose random numbers are functions of another key.
+    /// Returns the model with another key, of which its random numbers are functions.
     #[must_use]
     pub fn with_key(&self, key: Key) -> Self {
         Self { held: Arc::clone(&self.held), key }
@@ -173,44 +174,45 @@ impl Model {
         self.config().dimension()
     }
 
-    /// log p of each sample, `[n]`, nats. [`score`](Self::score) has the standard errors.
+    /// Computes log p of each sample, `[n]`, nats. [`score`](Self::score) has the standard errors.
     ///
     /// # Errors
-    /// Returns [`Error::Input`] for samples of another shape, [`Error::Data`] for data that are none, [`Error::Backend`] if the
-    /// device failed.
+    /// Returns [`Error::Input`] for samples of another shape, [`Error::Data`] for data that are none,
+    /// [`Error::Backend`] if the device failed.
     pub fn log_prob(&self, x: impl IntoDataset) -> Result<Array1<f64>, Error> {
         Ok(Array1::from(self.score(x)?.values))
     }
 
-    /// log p of each sample with its standard error, their mean and its standard error.
+    /// Computes log p of each sample with its standard error, their mean and its standard error, nats.
     ///
     /// # Errors
-    /// As [`log_prob`](Self::log_prob).
+    /// Returns [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     pub fn score(&self, x: impl IntoDataset) -> Result<LogProb, Error> {
         self.held.log_prob(x.into_dataset()?.samples(), self.key.named("score"))
     }
 
-    /// log p of each sample, `[n]`, nats, and its gradient in the samples, `[n, d]`, nats per unit of the data. Where log dets
-    /// are estimated the gradient is unbiased, and noisier than the value.
+    /// Computes log p of each sample, `[n]`, nats, and its gradient in the samples, `[n, d]`, nats per unit of the
+    /// data. Where log dets are estimated the gradient is unbiased, and noisier than the value.
     ///
     /// # Errors
-    /// As [`log_prob`](Self::log_prob).
+    /// Returns [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     pub fn log_prob_and_gradient(&self, x: impl IntoDataset) -> Result<(Array1<f64>, Array2<f64>), Error> {
         let data = x.into_dataset()?;
         let (log_prob, gradient) = self.held.log_prob_and_gradient(data.samples(), self.key.named("score"))?;
         Ok((Array1::from(log_prob.values), array(gradient)))
     }
 
-    /// z of each sample, `[n, d]`.
+    /// Computes z of each sample, `[n, d]` (the forward transform).
     ///
     /// # Errors
-    /// As [`log_prob`](Self::log_prob).
+    /// Returns [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     #[doc(alias = "forward")]
     pub fn encode(&self, x: impl IntoDataset) -> Result<Array2<f64>, Error> {
         Ok(array(self.held.encode(x.into_dataset()?.samples(), self.key.named("score"))?.latents))
     }
 
-    /// x of each z, `[n, d]`. [`decode_with_reports`](Self::decode_with_reports) says how well each is known.
+    /// Computes x of each z, `[n, d]` (the inverse transform). [`decode_with_reports`](Self::decode_with_reports) has
+    /// the accuracy of each.
     ///
     /// # Errors
     /// Returns [`Error::Input`] for another number of columns than d, [`Error::Backend`] if the device failed.
@@ -219,15 +221,15 @@ impl Model {
         Ok(array(self.decode_with_reports(z)?.samples))
     }
 
-    /// x of each z with the residual, error bound and status of its inversion.
+    /// Computes x of each z with the residual, error bound and status of its inversion.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode).
+    /// Returns [`Error::Input`] or [`Error::Backend`] as [`decode`](Self::decode) does.
     pub fn decode_with_reports(&self, z: impl IntoDataset) -> Result<Decoded, Error> {
         self.held.decode(&latents(z)?)
     }
 
-    /// Samples of the model, `[count, d]`; the same ones at every call of a model with the same key.
+    /// Draws samples of the model, `[count, d]`; the same ones at every call of a model with the same key and count.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
@@ -235,18 +237,18 @@ impl Model {
         Ok(array(self.sample_with_reports(count)?.samples))
     }
 
-    /// Samples with the residual, error bound and status of each.
+    /// Draws samples, with the residual, error bound and status of each.
     ///
     /// # Errors
-    /// As [`sample`](Self::sample).
+    /// Returns [`Error::Backend`] as [`sample`](Self::sample) does.
     pub fn sample_with_reports(&self, count: usize) -> Result<Decoded, Error> {
         self.held.sample(count, self.key)
     }
 
-    /// Samples of the model, `[count, d]`, and log p of each, `[count]`, nats.
+    /// Draws samples of the model, `[count, d]`, with log p of each, `[count]`, nats.
     ///
     /// # Errors
-    /// As [`sample`](Self::sample).
+    /// Returns [`Error::Backend`] as [`sample`](Self::sample) does.
     pub fn sample_with_log_prob(&self, count: usize) -> Result<(Array2<f64>, Array1<f64>), Error> {
         let samples = Dataset::from(self.sample_with_reports(count)?.samples);
         let log_prob = self.held.log_prob(samples.samples(), self.key.named("score"))?;

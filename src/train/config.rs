@@ -5,24 +5,26 @@ use serde::{Deserialize, Serialize};
 use crate::bijection::Memory;
 use crate::error::ConfigError;
 
-/// How a run is optimised, validated and ended.
+/// The settings by which a run is optimised, validated and ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Rows of a batch.
+    /// The samples of a batch.
     pub batch: usize,
-    /// Batches whose gradients are added up for one step, which is then that of one batch of all their rows (of as many
-    /// other points, where a built-in density draws them).
+    /// Batches whose gradients are added up for one step (gradient accumulation), which is then that of one batch of
+    /// all their samples (of as many other points, where a built-in density draws them).
     pub accumulate: usize,
-    /// Whether images are mirrored at random.
+    /// Mirrors half of the images at random, left to right (horizontal flips).
     pub flips: bool,
-    /// The number of steps of a run that is given no other [`Budget`](super::Budget); a run's own settings say its budget's.
+    /// The number of steps of a run that is given no other [`Budget`](super::Budget); a run's own settings say its
+    /// budget's.
     pub steps: u64,
     /// The learning rate after the warm-up.
     pub learning_rate: f64,
     /// Steps over which the learning rate rises linearly from 0.
     pub warmup: u64,
-    /// The learning rate at the end, as a fraction of the highest; the way there is half a cosine.
+    /// The learning rate at the end, as a fraction of the highest (the minimal ratio of a schedule); the way there is
+    /// half a cosine.
     pub final_fraction: f64,
     /// Adam's β₁ and β₂.
     pub betas: [f64; 2],
@@ -30,20 +32,22 @@ pub struct TrainConfig {
     pub epsilon: f64,
     /// AdamW's decoupled weight decay, of the weights only; 0 is Adam.
     pub weight_decay: f64,
-    /// The largest norm of the gradient; longer ones are scaled down. 0 leaves them alone.
+    /// The largest 2-norm of the gradient; longer ones are scaled down. 0 leaves them alone.
     pub clip: f64,
-    /// The decay of the weight average, in \[0, 1); 0 keeps the last weights.
+    /// The decay of the exponential moving average (EMA) of the weights, in \[0, 1); 0 keeps the last weights.
     pub average: f64,
     /// Power iterations of each weight after a step.
     pub power_iterations: usize,
-    /// λ of a hybrid model: λ (−log p(x)) − log p(y | x) is minimised, both in nats; 1/d weighs nats per dimension. With 0
-    /// log p costs as much and must stay finite, but teaches nothing. A flow without a classifier leaves it alone.
+    /// λ of a hybrid model: λ (−log p(x)) − log p(y | x) is minimised, both in nats; 1/d weighs nats per dimension.
+    /// With 0 log p costs as much and must stay finite, but teaches nothing. A flow without a classifier leaves it
+    /// alone.
     pub density_weight: f64,
-    /// What the forward pass keeps.
+    /// The activations that the forward pass keeps (gradient checkpointing).
     pub memory: Memory,
-    /// Rows of fresh validation data, for built-in densities; the most of the set-aside images that a validation takes.
+    /// Samples of fresh validation data, for built-in densities; the most of the set-aside images that a validation
+    /// takes.
     pub validation_rows: usize,
-    /// The fraction of the rows or images set aside for validation, for files.
+    /// The fraction of the samples set aside for validation, for files.
     pub validation_fraction: f64,
     /// Steps between validations; 0 lays forty of them over the run's budget, steps or time.
     pub validate_every: u64,
@@ -77,10 +81,10 @@ impl Default for TrainConfig {
     }
 }
 
-/// No honest run makes more steps, and the number of steps times that of a batch's rows fits 64 bits.
+/// No honest run makes more steps, and the number of steps times that of a batch's samples fits 64 bits.
 const MOST_STEPS: u64 = 1 << 39;
 
-/// Whether a run may have made or may make so many steps.
+/// Checks that a run may have made or may make so many steps.
 pub(super) fn check_steps(name: &'static str, steps: u64, least: u64) -> Result<(), ConfigError> {
     if (least..=MOST_STEPS).contains(&steps) {
         return Ok(());
@@ -90,8 +94,10 @@ pub(super) fn check_steps(name: &'static str, steps: u64, least: u64) -> Result<
 }
 
 impl TrainConfig {
+    /// Checks every setting.
+    ///
     /// # Errors
-    /// The first setting that is out of its range.
+    /// Returns [`ConfigError::OutOfRange`] with the first setting that is out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |name, value: f64, expected| Err(ConfigError::OutOfRange { name, value, expected });
         let fraction = |x: f64| (0.0..1.0).contains(&x);

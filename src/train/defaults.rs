@@ -1,4 +1,4 @@
-//! How the models that configurations name are trained, unless it is said otherwise.
+//! Default training settings of the models that configurations name.
 
 use super::TrainConfig;
 use crate::bijection::Memory;
@@ -8,8 +8,8 @@ use crate::config::{Family, ModelConfig, Preset};
 const COUPLING_RATE: f64 = 5e-3;
 
 impl TrainConfig {
-    /// The settings for a model: those of toys and tables for rows of numbers, those of a small published model for images,
-    /// and what the family needs.
+    /// Returns the settings for a model: those of toys and tables for vectors, those of a small published model for
+    /// images, and what the family needs.
     pub fn for_model(model: &ModelConfig) -> Self {
         match model {
             ModelConfig::Rows(c) => Self::default().for_family(c.model),
@@ -17,7 +17,7 @@ impl TrainConfig {
         }
     }
 
-    /// The settings of a named model.
+    /// Returns the settings of a named model.
     pub fn of_preset(preset: Preset) -> Self {
         let published = Self {
             batch: 64,
@@ -49,7 +49,7 @@ impl TrainConfig {
         }
     }
 
-    /// How settings for residual flows become those for a family.
+    /// Adapts settings for residual flows to a family.
     #[must_use]
     pub fn for_family(self, family: Family) -> Self {
         if family.couples() { Self { learning_rate: self.learning_rate.min(COUPLING_RATE), ..self } } else { self }

@@ -1,7 +1,8 @@
 //! Training: gradients, optimiser, schedules, averaging, validation and resumable state.
 //!
-//! The mathematics is [`PreparedFlow::gradient`](crate::flow::PreparedFlow::gradient); a [`Trainer`] is one run: it draws batches, steps, validates the averaged weights,
-//! keeps the best and can be stopped and resumed at any step, bit for bit on the CPU.
+//! The mathematics is [`PreparedFlow::gradient`](crate::flow::PreparedFlow::gradient); a [`Trainer`] is one run: it
+//! draws batches, steps, validates the averaged weights, keeps the best and can be stopped and resumed at any step, bit
+//! for bit on the CPU.
 //!
 //! ```
 //! use resflow::backend::Key;
@@ -16,7 +17,7 @@
 //! let mut trainer = Trainer::new(flow, source, &TrainConfig::default(), Budget::Steps(20), Key::new(1))?;
 //! trainer.run(|report, _| assert!(report.train_nll.is_finite()))?;
 //! let model = trainer.model();
-//! # assert!(model.log_prob(trainer.validation_rows(), Key::new(2))?.mean().is_finite());
+//! # assert!(model.log_prob(trainer.validation_samples(), Key::new(2))?.mean().is_finite());
 //! # Ok::<(), resflow::Error>(())
 //! ```
 
@@ -38,7 +39,7 @@ use crate::error::ConfigError;
 /// A thousand years: durations near the largest overflow when one is added to them.
 const MOST_TIME: Duration = Duration::from_secs(1000 * 365 * 86_400);
 
-/// What a run may take.
+/// The steps or the time that a run may take.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Budget {
@@ -49,8 +50,11 @@ pub enum Budget {
 }
 
 impl Budget {
+    /// Checks that the budget is neither nothing nor beyond the limits.
+    ///
     /// # Errors
-    /// A budget of nothing.
+    /// Returns [`ConfigError::OutOfRange`] for no steps or more than 2³⁹, and for no time or more than a thousand
+    /// years.
     pub fn check(&self) -> Result<(), ConfigError> {
         match *self {
             Self::Steps(steps) => config::check_steps("steps", steps, 1),

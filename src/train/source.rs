@@ -17,8 +17,8 @@ use crate::transform::dequantise;
 pub enum Source {
     /// Fresh points of a built-in density at every step; validation points have a key of their own.
     Density(ToyDensity),
-    /// Samples, shuffled anew in every epoch; some are set aside for validation. The noise of images is drawn anew at every
-    /// step.
+    /// Samples, shuffled anew in every epoch; some are set aside for validation. The noise of images is drawn anew at
+    /// every step.
     Data(Dataset),
     /// Samples to train on, and other ones to validate on.
     Split {
@@ -58,10 +58,10 @@ impl Source {
         }
     }
 
-    /// Whether the source can train a flow of a shape, with a classifier of so many classes.
+    /// Checks that the source can train a flow of a shape, with a classifier of so many classes.
     ///
     /// # Errors
-    /// Returns [`Error::Input`] for samples of two shapes, no labels, or a label that is no class.
+    /// Returns [`Error::Input`] for samples of two shapes, no samples, no labels, or a label that is no class.
     pub(crate) fn check(&self, classes: usize) -> Result<(), Error> {
         let parts = match self {
             Self::Density(_) => vec![],
@@ -105,8 +105,8 @@ impl Source {
     }
 }
 
-/// Samples set aside for validation, in the data's units. Those of a density are drawn when they are first asked for: a run's
-/// state can be loaded, and refused, in memory of the order of its file, however many it wants.
+/// Samples set aside for validation, in the data's units. Those of a density are drawn when they are first asked for: a
+/// run's state can be loaded, and refused, in memory of the order of its file, however many it wants.
 #[derive(Debug)]
 pub(crate) struct ValidationSet(LazyLock<Dataset, Box<dyn FnOnce() -> Dataset + Send>>);
 
@@ -120,7 +120,7 @@ impl ValidationSet {
     }
 }
 
-/// How a source is divided and drawn from.
+/// The settings by which a source is divided and drawn from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Drawing {
     pub(crate) validation_samples: usize,
@@ -133,12 +133,12 @@ pub(crate) struct Drawing {
     pub(crate) key: Key,
 }
 
-/// What a step is taken on.
+/// A batch of a step.
 #[derive(Debug)]
 pub(crate) struct Drawn<B: Backend> {
-    /// The samples in standardised units.
+    /// The samples in standardised units, `[n, d]` or `[n, h, w, c]`.
     pub(crate) batch: Batch<B>,
-    /// 1 at each sample's class, else 0, `[n, K]`, where labels are wanted.
+    /// One-hot classes: 1 at each sample's class, else 0, `[n, K]`, where labels are wanted.
     pub(crate) targets: Option<B::Tensor>,
     /// The weight of each sample, where they have any; all of the training samples have mean 1.
     pub(crate) weights: Option<Vec<f64>>,
@@ -149,7 +149,7 @@ pub(crate) struct Drawn<B: Backend> {
 pub(crate) struct Batches {
     training: Training,
     drawing: Drawing,
-    /// What one whole sample weighs: 1 over the mean of the weights that were given.
+    /// The weight of one whole sample: 1 over the mean of the weights that were given.
     unit: f64,
     /// The number of the epoch and its order.
     epoch: Option<(u64, Vec<usize>)>,
@@ -205,12 +205,12 @@ impl Batches {
         }
     }
 
-    /// What one whole sample weighs.
+    /// The weight of one whole sample.
     pub(crate) fn unit(&self) -> f64 {
         self.unit
     }
 
-    /// Batch number `batch` of so many samples, on the device.
+    /// Draws batch number `batch` of so many samples, on the device.
     pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, count: usize) -> Drawn<B> {
         let key = self.drawing.key;
         let order = self.order(batch * count as u64, count);
@@ -233,7 +233,7 @@ impl Batches {
         Drawn { batch: Batch::new(x), targets: self.targets(backend, data, &order), weights }
     }
 
-    /// Images with fresh noise, that of number `first` and so on.
+    /// Dequantises images, `[n, h, w, c]`, with fresh noise, that of number `first` and so on.
     fn images<B: Backend>(&self, backend: &B, set: &ImageSet, order: &[usize], first: u64) -> B::Tensor {
         let key = self.drawing.key;
         let mut bytes = Vec::with_capacity(order.len() * set.bytes().len() / set.len());
@@ -248,7 +248,7 @@ impl Batches {
         dequantise(backend, &bytes, shape, self.drawing.bits, key.named("dequantise"), first)
     }
 
-    /// The classes of some samples, where labels are wanted.
+    /// The one-hot classes of some samples, `[n, K]`, where labels are wanted.
     fn targets<B: Backend>(&self, backend: &B, data: &Dataset, order: &[usize]) -> Option<B::Tensor> {
         let classes = self.drawing.classes;
         let labels = data.labels().filter(|_| classes > 0)?;

@@ -1,7 +1,8 @@
 //! The resumable state of a run, as a safetensors file.
 //!
-//! It holds the flow (with u, v and ActNorm's flag), both moments of Adam, the average, the best model and the numbers of
-//! the run. A run resumed from it makes the same steps as one that was never interrupted, bit for bit on the CPU.
+//! It holds the flow (with u, v and ActNorm's flag), both moments of Adam, the average of the weights (EMA), the best
+//! model and the numbers of the run. A run resumed from it makes the same steps as one that was never interrupted, bit
+//! for bit on the CPU.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,10 +51,11 @@ struct StoredValidation {
 }
 
 impl<B: Backend> Trainer<B> {
-    /// The state of the run.
+    /// Collects the state of the run.
     ///
     /// # Errors
-    /// Faults of the device.
+    /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Input`] for a base
+    /// density that cannot be saved, [`Error::Backend`] if the device failed.
     pub fn to_archive(&self) -> Result<Archive, Error> {
         let run = RunDocument {
             config: self.config.clone(),
@@ -95,15 +97,16 @@ impl<B: Backend> Trainer<B> {
     /// Goes on with a run where it was saved.
     ///
     /// # Errors
-    /// A state that does not belong together, or other data than the run had.
+    /// Returns [`Error::Checkpoint`] for a state that does not belong together, [`Error::Input`] for other data than
+    /// the run had, [`Error::Config`] for settings out of range.
     pub fn resume(backend: B, archive: &Archive, source: impl Into<Source>) -> Result<Self, Error> {
         Self::resume_with(backend, archive, source, &Registry::new())
     }
 
-    /// The same for a model with parts of your own.
+    /// Goes on with a run of a model with parts of your own, which the registry makes.
     ///
     /// # Errors
-    /// As [`resume`](Self::resume), and [`Error::Config`] for a part that is not in the registry.
+    /// Returns the errors of [`resume`](Self::resume), and [`Error::Config`] for a part that is not in the registry.
     pub fn resume_with(
         backend: B,
         archive: &Archive,
@@ -186,7 +189,7 @@ impl<B: Backend> Trainer<B> {
     /// Gives a resumed run another budget, for example more steps.
     ///
     /// # Errors
-    /// A budget of nothing.
+    /// Returns [`Error::Config`] for a budget of no steps or no time, or beyond the limits.
     pub fn set_budget(&mut self, budget: Budget) -> Result<(), Error> {
         budget.check()?;
         if let Budget::Steps(steps) = budget {

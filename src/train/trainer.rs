@@ -1,8 +1,8 @@
-//! One run of training: the optimiser's state, the weight average, the best model so far.
+//! One run of training: the optimiser's state, the moving average of the weights (EMA), the best model so far.
 //!
-//! A step computes the gradient on the batch of its number, clips it, makes an Adam step that is gated by finiteness on the
-//! device, moves the average, renews the power iteration and reads one small report back. A step that is not finite changes
-//! nothing and ends the run with [`Error::Diverged`].
+//! A step computes the gradient on the batch of its number, clips it, makes an Adam step that is gated by finiteness on
+//! the device, moves the average, updates the spectral norms and reads one small report back. A step that is not finite
+//! changes nothing and ends the run with [`Error::Diverged`].
 
 use std::time::Duration;
 
@@ -18,41 +18,41 @@ use crate::flow::{Flow, Gradient, Objective, PreparedFlow, Provenance, Supervisi
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, Role, assign, flatten};
 
-/// What one step did.
+/// The report of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// The number of the step, from 1.
     pub step: u64,
     /// The mean of −log p over the batch, nats in the data's units; the value of the log det, not the surrogate.
     pub train_nll: f64,
-    /// The norm of the gradient before clipping.
+    /// The 2-norm of the gradient before clipping.
     pub gradient_norm: f64,
     /// The learning rate.
     pub learning_rate: f64,
-    /// Vector-Jacobian products of the log dets, summed over blocks.
+    /// The number of vector-Jacobian products of the log dets, summed over blocks.
     pub terms: usize,
-    /// How the classifier of a hybrid model did on the batch.
+    /// The score of a hybrid model's classifier on the batch.
     pub classification: Option<ClassificationScore>,
 }
 
-/// What a validation of the averaged weights found.
+/// A validation of the averaged weights (EMA).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Validation {
     /// The step it follows.
     pub step: u64,
-    /// The mean of −log p over the validation rows, nats in the data's units.
+    /// The mean of −log p over the validation samples, nats in the data's units.
     pub nll: f64,
-    /// Its standard error.
+    /// The standard error of that mean, nats.
     pub standard_error: f64,
-    /// How the classifier of a hybrid model did on them.
+    /// The score of a hybrid model's classifier on the same samples.
     pub classification: Option<ClassificationScore>,
-    /// Whether it is the best so far; its weights are kept then.
+    /// Marks the best so far, whose weights are kept.
     pub improved: bool,
 }
 
-/// What an observer of a run answers: nothing, or whether to go on.
+/// The answer of an observer of a run: nothing, or whether to go on.
 pub trait Verdict {
-    /// Whether the run goes on.
+    /// Returns `true` if the run goes on.
     fn goes_on(&self) -> bool;
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Best<B: Backend> {
     pub(super) flow: Flow<B>,
 }
 
-/// What is minimised: −log p(x), or with a classifier λ (−log p(x)) − log p(y | x).
+/// The objective, nats: −log p(x), or with a classifier λ (−log p(x)) − log p(y | x).
 fn objective(nll: f64, classification: Option<ClassificationScore>, density_weight: f64) -> f64 {
     classification.map_or(nll, |score| density_weight * nll + score.cross_entropy)
 }
@@ -112,10 +112,11 @@ pub struct Trainer<B: Backend> {
 }
 
 impl<B: Backend> Trainer<B> {
-    /// A run from the first step. The standardisation of the training rows becomes part of the flow.
+    /// Starts a run. The standardisation of the training samples becomes part of the flow.
     ///
     /// # Errors
-    /// Settings out of range, or data that does not fit the flow.
+    /// Returns [`Error::Config`] for settings out of range, [`Error::Input`] for data that do not fit the flow,
+    /// [`Error::Data`] for data that cannot be split or standardised.
     pub fn new(
         mut flow: Flow<B>,
         source: impl Into<Source>,
@@ -236,17 +237,18 @@ impl<B: Backend> Trainer<B> {
         self.last_validation.as_ref()
     }
 
-    /// −log p of the best validation. Of a hybrid model that is the one of the least λ (−log p(x)) − log p(y | x).
+    /// −log p of the best validation, nats. Of a hybrid model that is the one of the least λ (−log p(x)) − log p(y |
+    /// x).
     pub fn best_nll(&self) -> Option<f64> {
         self.best.as_ref().map(|b| b.nll)
     }
 
-    /// How the classifier of a hybrid model did in the best validation.
+    /// The score of a hybrid model's classifier in the best validation.
     pub fn best_classification(&self) -> Option<ClassificationScore> {
         self.best.as_ref().and_then(|b| b.classification)
     }
 
-    /// How far the run is, from 0 to 1.
+    /// Returns the fraction of the budget that is spent, from 0 to 1.
     pub fn progress(&self) -> f64 {
         match self.budget {
             Budget::Steps(steps) => self.step as f64 / steps as f64,
@@ -254,7 +256,7 @@ impl<B: Backend> Trainer<B> {
         }
     }
 
-    /// Whether the budget is spent, or validation has not improved for as long as the settings allow.
+    /// Returns `true` if the budget is spent, or validation has not improved for as long as the settings allow.
     pub fn finished(&self) -> bool {
         let spent = match self.budget {
             Budget::Steps(steps) => self.step >= steps,
@@ -263,7 +265,7 @@ impl<B: Backend> Trainer<B> {
         spent || (self.config.patience > 0 && self.without_improvement >= self.config.patience)
     }
 
-    /// Whether the settings ask for a validation now.
+    /// Returns `true` if the settings ask for a validation now.
     pub fn validation_due(&self) -> bool {
         let validated = self.last_validation.as_ref().is_some_and(|v| v.step == self.step);
         let due = match (self.config.validate_every, self.budget) {
@@ -283,7 +285,8 @@ impl<B: Backend> Trainer<B> {
     /// [`ControlFlow::Break`](std::ops::ControlFlow::Break). The last validation of a finished run is always made.
     ///
     /// # Errors
-    /// As [`step`](Self::step).
+    /// Returns [`Error::Diverged`] if a loss or a gradient is not finite, [`Error::Transform`] if a transform of your
+    /// own fails, [`Error::Backend`] if the device does.
     pub fn run<V: Verdict>(
         &mut self,
         mut observe: impl FnMut(&StepReport, Option<&Validation>) -> V,
@@ -298,11 +301,11 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    /// One step.
+    /// Makes one step.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss or the gradient is not finite: the state is that before the step. Faults of the
-    /// device.
+    /// Returns [`Error::Diverged`] if the loss or the gradient is not finite: the state is that before the step.
+    /// Returns [`Error::Transform`] if a transform of your own fails, [`Error::Backend`] if the device does.
     pub fn step(&mut self) -> Result<StepReport, Error> {
         let start = std::time::Instant::now();
         let report = self.advance()?;
@@ -335,13 +338,13 @@ impl<B: Backend> Trainer<B> {
         })
     }
 
-    /// Batch `part` of those that the present step adds up.
+    /// Draws batch `part` of those that the present step adds up.
     fn batch(&mut self, backend: &B, part: usize) -> Drawn<B> {
         let number = self.step * self.config.accumulate as u64 + part as u64;
         self.batches.batch(backend, number, self.config.batch)
     }
 
-    /// The gradient of the present step: the sum over its batches, of the mean over all their rows.
+    /// Computes the gradient of the present step: the sum over its batches, of the mean over all their samples.
     fn gradient(&mut self, backend: &B) -> Result<Gradient<B>, Error> {
         let count = self.config.batch;
         let share = 1.0 / self.step_samples() as f64;
@@ -494,7 +497,7 @@ impl<B: Backend> Trainer<B> {
         found
     }
 
-    /// The flow with the averaged weights, its power iterations converged on them.
+    /// Builds the flow with the averaged weights (EMA), its power iterations converged on them.
     pub fn averaged(&self) -> Flow<B> {
         let mut flow = self.flow.clone();
         if self.config.average > 0.0 {
@@ -512,10 +515,10 @@ impl<B: Backend> Trainer<B> {
         flow
     }
 
-    /// Evaluates the averaged weights on the validation rows and keeps them if they are the best.
+    /// Evaluates the averaged weights on the validation samples and keeps them if they are the best.
     ///
     /// # Errors
-    /// Faults of the device.
+    /// Returns [`Error::Transform`] if a transform of your own fails, [`Error::Backend`] if the device does.
     pub fn validate(&mut self) -> Result<Validation, Error> {
         let start = std::time::Instant::now();
         let mut flow = self.averaged();
@@ -550,14 +553,14 @@ impl<B: Backend> Trainer<B> {
         self.best.as_ref().map_or_else(|| self.averaged(), |best| best.flow.clone())
     }
 
-    /// After the flow's tensors were replaced: everything that is derived from them.
+    /// Derives everything that is computed from the flow's tensors, after they were replaced.
     pub(super) fn derive(&mut self) {
         self.parameters = flat_parameters(&self.flow);
         self.prepared = self.flow.prepare();
     }
 }
 
-/// What a step's report is made of.
+/// The numbers of a step's report that come from the device.
 struct Applied {
     loss: f64,
     norm: f64,
@@ -570,7 +573,7 @@ fn column<B: Backend>(backend: &B, values: impl Iterator<Item = f64>) -> B::Tens
     backend.upload(&values, [values.len(), 1].into())
 }
 
-/// All trained tensors one after the other.
+/// All trained tensors one after the other, `[P]`.
 fn flat_parameters<B: Backend>(flow: &Flow<B>) -> B::Tensor {
     let mut tensors = Vec::new();
     flow.visit(&mut |_, tensor, role| {
@@ -581,7 +584,7 @@ fn flat_parameters<B: Backend>(flow: &Flow<B>) -> B::Tensor {
     flatten(flow.backend(), tensors.iter()).unwrap_or_else(|| flow.backend().full(0.0, [0].into()))
 }
 
-/// Ones where weight decay applies.
+/// Ones where weight decay applies, else zeros, `[P]`.
 fn decay_mask<B: Backend>(flow: &Flow<B>) -> B::Tensor {
     let mut mask = Vec::new();
     flow.visit(&mut |_, tensor, role| {

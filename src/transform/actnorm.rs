@@ -1,8 +1,8 @@
 //! ActNorm (Kingma and Dhariwal 2018): y = (x + b)·eˢ per feature or channel, log|det ∂y/∂x| = H·W·Σ s.
 //!
-//! Features are the last axis; of images `[h, w, c]` they are the channels, which h·w pixels share. Initialised from the
-//! first batch, b = −mean and s = −½ ln max(var, 0.2) with the unbiased variance; of weighted samples wᵢ with
-//! Σ wᵢ (xᵢ − mean)²/(Σ wᵢ − 1), so that weight 2 is the sample twice. Whether it has been initialised is saved state:
+//! Features are the last axis; of images `[h, w, c]` they are the channels, which h·w pixels share. Initialised from
+//! the first batch, b = −mean and s = −½ ln max(var, 0.2) with the unbiased variance; of weighted samples wᵢ with Σ wᵢ
+//! (xᵢ − mean)²/(Σ wᵢ − 1), so that weight 2 is the sample twice. Whether it has been initialised is saved state:
 //! loading a model does not initialise it again.
 
 use resflow_backend::{Backend, Binary, Element as _, Over, Reduce, Shape, Unary};
@@ -27,16 +27,17 @@ pub struct ActNorm<B: Backend> {
 }
 
 impl<B: Backend> ActNorm<B> {
-    /// For samples of `features` entries, or images of so many channels; not yet initialised: the identity until then.
+    /// Builds an ActNorm for samples of `features` entries, or images of so many channels; not yet initialised: the
+    /// identity until then.
     pub fn new(backend: &B, features: usize) -> Self {
         let zeros = || backend.full(0.0, [features].into());
         Self { log_scale: zeros(), bias: zeros(), initialised: backend.full(0.0, [1].into()), features }
     }
 
-    /// From stored s and b, `[d]` each; counts as initialised.
+    /// Takes stored s and b, `[d]` each; counts as initialised.
     ///
     /// # Errors
-    /// If their shapes differ.
+    /// Returns [`ConfigError::Inconsistent`] if their shapes differ.
     pub fn from_parts(backend: &B, log_scale: B::Tensor, bias: B::Tensor) -> Result<Self, ConfigError> {
         let (s, b) = (backend.shape(&log_scale), backend.shape(&bias));
         if s != b || s.rank() != 1 {
@@ -128,15 +129,15 @@ impl<B: Backend> Bijection<B> for ActNorm<B> {
     }
 }
 
-/// How many numbers of a feature a mean and a variance are divided by.
+/// The number of values of a feature by which a mean and a variance are divided.
 struct Count {
     total: f64,
     less_one: f64,
 }
 
 impl Count {
-    /// Weights count how often a sample is there. Where all of a feature's together are less than two samples they can only
-    /// be importances, and Kish's effective number of samples says what one less of them is.
+    /// Weights count how often a sample is there. Where all of a feature's together are less than two samples they can
+    /// only be importances, and Kish's effective number of samples says what one less of them is.
     fn of_weights<B: Backend>(backend: &B, shards: &[Batch<B>], weights: &SampleWeights<'_, B>) -> Result<Self, Error> {
         let (mut total, mut squares) = (0.0, 0.0);
         for (shard, weights) in shards.iter().zip(weights.shards) {

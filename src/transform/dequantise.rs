@@ -7,8 +7,8 @@
 
 use resflow_backend::{Backend, Element as _, Key, Noise, Shape};
 
-/// Bytes of images `[n, h, w, c]` as numbers in \[0, 1\], of which `bits` bits are kept. Image i of them has the noise of
-/// number `first + i` of the key.
+/// Turns bytes of images into numbers in \[0, 1\], `[n, h, w, c]`, of which `bits` bits are kept. Image i of them has
+/// the noise of number `first + i` of the key.
 ///
 /// # Panics
 /// If the bytes are not those of the shape, or the bits are not 1 to 8.
@@ -21,7 +21,8 @@ pub fn dequantise<B: Backend>(backend: &B, bytes: &[u8], shape: Shape, bits: u32
     backend.affine(backend.axpy(1.0, &backend.upload(&levels, shape), noise), 1.0 / f64::from(1_u32 << bits), 0.0)
 }
 
-/// The byte that shows a number in \[0, 1\]: its level of so many bits, spread over 0 to 255. Numbers outside count as 0 or 1.
+/// Returns the byte that shows a number in \[0, 1\]: its level of so many bits, spread over 0 to 255. Numbers outside
+/// count as 0 or 1.
 ///
 /// # Panics
 /// If the bits are not 1 to 8.
@@ -33,7 +34,8 @@ pub fn quantise(x: f64, bits: u32) -> u8 {
     (level * 255.0 / (levels - 1.0)).round() as u8
 }
 
-/// Bits per dimension of a log density (nats) over d numbers in \[0, 1\] that were dequantised from `bits` bits.
+/// Converts a log density (nats) over d numbers in \[0, 1\] that were dequantised from `bits` bits to bits per
+/// dimension.
 pub fn bits_per_dim(log_prob: f64, dimension: usize, bits: u32) -> f64 {
     f64::from(bits) - log_prob / (dimension as f64 * std::f64::consts::LN_2)
 }

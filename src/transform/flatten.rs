@@ -42,7 +42,7 @@ pub struct Flatten {
 }
 
 impl Flatten {
-    /// For images `[h, w, c]`.
+    /// Builds the map for images `[h, w, c]`.
     pub fn new(image: [usize; 3]) -> Self {
         Self { image }
     }

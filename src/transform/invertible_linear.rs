@@ -3,9 +3,9 @@
 //!
 //! y = W x,  W = P·L·U,  log|det ∂y/∂x| = (pixels)·Σ ln|U_ii|.
 //!
-//! P is a fixed permutation, L unit lower triangular and U upper triangular with fixed signs on its diagonal. All that is
-//! trained is one matrix: L below its diagonal, U above it, and ln|U_ii| on it. Invariant: as long as these are finite, W is
-//! invertible and its log det a sum, wherever the optimiser goes.
+//! P is a fixed permutation, L unit lower triangular and U upper triangular with fixed signs on its diagonal. All that
+//! is trained is one matrix: L below its diagonal, U above it, and ln|U_ii| on it. Invariant: as long as these are
+//! finite, W is invertible and its log det a sum, wherever the optimiser goes.
 
 use std::sync::OnceLock;
 
@@ -35,17 +35,18 @@ pub struct InvertibleLinear<B: Backend> {
 }
 
 impl<B: Backend> InvertibleLinear<B> {
-    /// All zeros, to be filled from a file.
+    /// Builds a map of zeros, to be filled from a file.
     pub fn zeros(backend: &B, features: usize) -> Self {
         let zeros = || backend.full(0.0, [features].into());
         let lu = backend.full(0.0, [features, features].into());
         Self { lu, permutation: zeros(), sign: zeros(), count: counting(backend, features), features }
     }
 
-    /// That of a given matrix, row-major.
+    /// Factors a given matrix `[c, c]`, row-major.
     ///
     /// # Errors
-    /// A matrix that is not square, not finite, or singular to the precision of doubles.
+    /// Returns [`ConfigError::Inconsistent`] for a matrix that is not square, not finite, or singular to the precision
+    /// of doubles.
     pub fn from_matrix(backend: &B, features: usize, matrix: &[f64]) -> Result<Self, ConfigError> {
         let Factors { lu, order, sign } = Factors::of(features, matrix)?;
         let mut permutation = vec![B::Elem::ZERO; features];
@@ -65,10 +66,10 @@ impl<B: Backend> InvertibleLinear<B> {
         })
     }
 
-    /// A random orthogonal matrix, a function of the key: its log det is 0.
+    /// Draws a random orthogonal matrix, a function of the key: its log det is 0.
     ///
     /// # Errors
-    /// Never in practice: a matrix of normal numbers that is singular.
+    /// Returns [`ConfigError::Inconsistent`] for a matrix of normal numbers that is singular: never in practice.
     pub fn rotation(backend: &B, features: usize, key: Key) -> Result<Self, ConfigError> {
         let mut rows = vec![0.0; features * features];
         Noise::Normal.fill(key.named("rotation"), 0, &mut rows);

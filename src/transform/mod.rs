@@ -1,4 +1,4 @@
-//! Bijections besides the residual block, and the way from bytes to numbers.
+//! Bijections besides the residual block, and the dequantisation of bytes.
 
 mod actnorm;
 mod dequantise;

@@ -1,6 +1,7 @@
 //! Squeeze (Dinh et al. 2017): `[2h, 2w, c]` → `[h, w, 4c]`, output channel = c·4 + dy·2 + dx; log|det| = 0.
 //!
-//! The inverse of a pixel shuffle. With factor-out the second half of the channels is finished after it and becomes part of z.
+//! The inverse of a pixel shuffle. With factor-out the second half of the channels is factored out after it and becomes
+//! part of z.
 
 use resflow_backend::{Backend, Shape};
 
@@ -18,12 +19,13 @@ pub struct Squeeze {
 }
 
 impl Squeeze {
-    /// A squeeze after which everything goes on.
+    /// Builds a squeeze after which everything goes on.
     pub fn new() -> Self {
         Self { factored_out: 0 }
     }
 
-    /// A squeeze of images of `channels` channels after which the second half of the new channels is factored out.
+    /// Builds a squeeze of images of `channels` channels after which the second half of the new channels is factored
+    /// out.
     pub fn with_factor_out(channels: usize) -> Self {
         Self { factored_out: 2 * channels }
     }

@@ -13,7 +13,8 @@ const PLANE: usize = SIDE * SIDE;
 ///
 /// # Errors
 ///
-/// No record, a number of bytes that is no multiple of 3073, or a label above 9.
+/// Returns [`DataError::Image`] with [`ImageError::CifarLength`] for no record or a number of bytes that is no multiple
+/// of 3073, with [`ImageError::CifarLabel`] for a label above 9.
 pub fn read10(bytes: &[u8]) -> Result<ImageSet, DataError> {
     read(bytes, &[10])
 }
@@ -22,7 +23,8 @@ pub fn read10(bytes: &[u8]) -> Result<ImageSet, DataError> {
 ///
 /// # Errors
 ///
-/// No record, a number of bytes that is no multiple of 3074, a coarse label above 19 or a fine one above 99.
+/// Returns [`DataError::Image`] with [`ImageError::CifarLength`] for no record or a number of bytes that is no multiple
+/// of 3074, with [`ImageError::CifarLabel`] for a coarse label above 19 or a fine one above 99.
 pub fn read100(bytes: &[u8]) -> Result<ImageSet, DataError> {
     read(bytes, &[20, 100])
 }

@@ -1,4 +1,4 @@
-//! Which files of a folder are which part of a data set. [`open`](super::open) has the rules.
+//! The parts of a data set among the files of a folder. [`open`](super::open()) has the rules.
 
 use std::fs;
 use std::io;
@@ -23,7 +23,7 @@ impl Entry {
     }
 }
 
-/// What a folder holds, in the order of the names.
+/// The contents of a folder, in the order of the names.
 struct Listing {
     files: Vec<Entry>,
     folders: Vec<Entry>,

@@ -21,7 +21,10 @@ const EXPANSION: (u64, u64) = (1_100, 4_096);
 ///
 /// # Errors
 ///
-/// Another magic, damaged compression, a size of zero, sizes that overflow, and data shorter or longer than announced.
+/// Returns [`DataError::Image`] with [`ImageError::Magic`] for another magic, [`ImageError::Gzip`] for damaged
+/// compression, [`ImageError::Zero`] for a size of zero, [`ImageError::Overflow`] for sizes that overflow, and
+/// [`ImageError::DataLength`], [`ImageError::CutHeader`] or [`ImageError::Expansion`] for data shorter or longer than
+/// announced.
 pub fn read_images(bytes: &[u8]) -> Result<ImageSet, DataError> {
     let (shape, data) =
         read(bytes, &[3, 4], "00 00 08 03", "a file of images in IDX format (plain or compressed by gzip)")?;
@@ -38,7 +41,7 @@ pub fn read_images(bytes: &[u8]) -> Result<ImageSet, DataError> {
 ///
 /// # Errors
 ///
-/// As for [`read_images`], but no labels are not an error.
+/// Returns [`DataError::Image`] as [`read_images`] does, but no labels are not an error.
 pub fn read_labels(bytes: &[u8]) -> Result<Vec<u8>, DataError> {
     Ok(read(bytes, &[1], "00 00 08 01", "a file of labels in IDX format (plain or compressed by gzip)")?.1)
 }
@@ -47,7 +50,8 @@ pub fn read_labels(bytes: &[u8]) -> Result<Vec<u8>, DataError> {
 ///
 /// # Errors
 ///
-/// If a size does not fit 32 bits, before anything is written; [`DataError::Io`] if `out` cannot be written.
+/// Returns [`DataError::Image`] if a size does not fit 32 bits, before anything is written; [`DataError::Io`] if `out`
+/// cannot be written.
 pub fn write_images(images: &ImageSet, out: impl Write) -> Result<(), DataError> {
     let shape = [images.len(), images.height(), images.width(), images.channels()];
     write(&shape[..if images.channels() == 1 { 3 } else { 4 }], images.bytes(), out)
@@ -57,7 +61,7 @@ pub fn write_images(images: &ImageSet, out: impl Write) -> Result<(), DataError>
 ///
 /// # Errors
 ///
-/// As for [`write_images`].
+/// Returns [`DataError::Image`] or [`DataError::Io`] as [`write_images`] does.
 pub fn write_labels(labels: &[u8], out: impl Write) -> Result<(), DataError> {
     write(&[labels.len()], labels, out)
 }
@@ -72,7 +76,7 @@ fn write(shape: &[usize], data: &[u8], mut out: impl Write) -> Result<(), DataEr
     Ok(out.write_all(data)?)
 }
 
-/// Whether a file that begins with these bytes has the magic of IDX, perhaps under gzip.
+/// Returns `true` if a file that begins with these bytes has the magic of IDX, perhaps under gzip.
 pub(super) fn begins(bytes: &[u8]) -> bool {
     let mut magic = [0; 4];
     let read = if compressed(bytes) {

@@ -1,11 +1,11 @@
 //! Images: sets of them in memory, and the formats they come in.
 //!
-//! [`open`] reads a folder or a file: [`idx`] (MNIST and its kin, plain or compressed by gzip), [`cifar`] (the binary
+//! [`open()`] reads a folder or a file: [`idx`] (MNIST and its kin, plain or compressed by gzip), [`cifar`] (the binary
 //! form), PNG files ([`png`]) and NPY arrays ([`npy`]). What it returns keeps training and test images apart: the test
 //! images of a data set never become training or validation images.
 //!
 //! The readers are functions of a byte slice. They never panic; what they hold in memory is bounded by the slice and
-//! what its compressed data really hold, whatever its headers say; what is wrong comes back as a
+//! what its compressed data really hold, whatever its headers say; a problem comes back as a
 //! [`DataError::Image`].
 //!
 //! ```

@@ -18,7 +18,9 @@ pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 ///
 /// # Errors
 ///
-/// A damaged header, another type or shape, an array without elements, a file shorter or longer than its header says.
+/// Returns [`DataError::NpyHeader`] for a damaged header, [`DataError::Image`] with [`ImageError::NpyType`] or
+/// [`ImageError::NpyShape`] for another type or shape or an array without elements, [`DataError::NpyLength`] for a file
+/// shorter or longer than its header says.
 pub fn read(bytes: &[u8]) -> Result<ImageSet, DataError> {
     let array = Array::open(bytes)?;
     if array.scalar() != (TypeChar::Uint, 1) {
@@ -46,7 +48,8 @@ pub fn read(bytes: &[u8]) -> Result<ImageSet, DataError> {
 ///
 /// # Errors
 ///
-/// As for [`read`], and a value that is not in [0, 1], with its place.
+/// Returns [`DataError::NpyHeader`], [`DataError::NpyLength`] or [`DataError::Image`] as [`read`] does, and
+/// [`DataError::Image`] for a value that is not in [0, 1], with its place.
 pub fn read_stack(bytes: &[u8]) -> Result<ImageStack, DataError> {
     let array = Array::open(bytes)?;
     if !matches!(array.scalar(), (TypeChar::Float, 4 | 8)) {
@@ -70,7 +73,7 @@ pub fn read_stack(bytes: &[u8]) -> Result<ImageStack, DataError> {
 ///
 /// # Errors
 ///
-/// [`DataError::Io`] if `out` cannot be written.
+/// Returns [`DataError::Io`] if `out` cannot be written.
 pub fn write_bytes(images: &ImageSet, out: impl Write) -> Result<(), DataError> {
     let shape = [images.len(), images.height(), images.width(), images.channels()].map(|d| d as u64);
     let mut writer = WriteOptions::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
@@ -82,7 +85,7 @@ pub fn write_bytes(images: &ImageSet, out: impl Write) -> Result<(), DataError> 
 ///
 /// # Errors
 ///
-/// [`DataError::Io`] if `out` cannot be written.
+/// Returns [`DataError::Io`] if `out` cannot be written.
 pub fn write_stack(stack: &ImageStack, float: Float, out: impl Write) -> Result<(), DataError> {
     let shape = [stack.len(), stack.channels(), stack.height(), stack.width()].map(|d| d as u64);
     let values = stack.values().iter().copied();

@@ -1,4 +1,4 @@
-//! What a path holds, told by its first bytes or its name.
+//! The contents of a path, told by its first bytes or its name.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{ImageSet, cifar, folder, idx, npy, png};
 use crate::error::{DataError, ImageError};
 
-/// What a path holds.
+/// The images of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageData {
     /// The images for training and validation.
@@ -22,18 +22,19 @@ pub struct ImageData {
 ///
 /// * MNIST's files, whose names end in `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and, if there are labels,
 ///   `train-labels-idx1-ubyte` and `t10k-labels-idx1-ubyte`, each with or without `.gz`, all after the same prefix;
-/// * CIFAR-10's `data_batch_1.bin` to `data_batch_5.bin` (all five) and `test_batch.bin`, or CIFAR-100's `train.bin` and
-///   `test.bin`, in the folder or below it in `cifar-10-batches-bin` or `cifar-100-binary`;
-/// * PNG files of one size: those in the folders `train` and `test`, where these exist, or else those in the folder itself,
-///   in the order of their names. They count only where there are none of the files above.
+/// * CIFAR-10's `data_batch_1.bin` to `data_batch_5.bin` (all five) and `test_batch.bin`, or CIFAR-100's `train.bin`
+///   and `test.bin`, in the folder or below it in `cifar-10-batches-bin` or `cifar-100-binary`;
+/// * PNG files of one size: those in the folders `train` and `test`, where these exist, or else those in the folder
+///   itself, in the order of their names. They count only where there are none of the files above.
 ///
 /// Other files are ignored. The test images may be missing. A single file, of any of the formats or an NPY array of
 /// bytes, is read as training images without labels but CIFAR's own, whatever its name.
 ///
 /// # Errors
 ///
-/// A [`DataError::File`] with the path and the cause: files that cannot be read or that their reader refuses, no images,
-/// two files for one purpose, files of several data sets, images of several sizes, labels that do not fit the images.
+/// Returns [`DataError::File`] with the path and the cause: files that cannot be read or that their reader refuses, no
+/// images, two files for one purpose, files of several data sets, images of several sizes, labels that do not fit the
+/// images.
 pub fn open(path: impl AsRef<Path>) -> Result<ImageData, DataError> {
     let path = path.as_ref();
     let data = if path.is_dir() {
@@ -44,8 +45,9 @@ pub fn open(path: impl AsRef<Path>) -> Result<ImageData, DataError> {
     data.map_err(|error| within(path, error))
 }
 
-/// Whether a path is one for [`open`] rather than for [`data::read`](crate::data::read): a folder, a file with the name or the
-/// first bytes of an image format, or an NPY array of three or more dimensions. The file itself may still be damaged.
+/// Returns `true` if a path is one for [`open`] rather than for [`data::read`](crate::data::read): a folder, a file
+/// with the name or the first bytes of an image format, or an NPY array of three or more dimensions. The file itself
+/// may still be damaged.
 pub fn looks_like_images(path: impl AsRef<Path>) -> bool {
     let path = path.as_ref();
     if path.is_dir() {

@@ -1,8 +1,8 @@
 //! PNG files of 8 bits a channel.
 //!
-//! Gray images (also of 1, 2 and 4 bits, scaled to 8) have one channel; colours and palettes three. An alpha channel that
-//! says opaque everywhere is dropped, which loses nothing; any other is refused, as are 16 bits and animations. Gamma
-//! and colour profiles are not applied. Sums of the chunks are checked.
+//! Gray images (also of 1, 2 and 4 bits, scaled to 8) have one channel; colours and palettes three. An alpha channel
+//! that says opaque everywhere is dropped, which loses nothing; any other is refused, as are 16 bits and animations.
+//! Gamma and colour profiles are not applied. Sums of the chunks are checked.
 //!
 //! The size is checked before the pixels take memory: at most 64 MiB of pixels, and no more than deflate can make of
 //! the file.
@@ -26,7 +26,10 @@ pub(super) const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 ///
 /// # Errors
 ///
-/// A damaged or truncated file, 16 bits a channel, a transparent pixel, an animation, more than 64 MiB of pixels.
+/// Returns [`DataError::Image`] with [`ImageError::Magic`] for another kind of file, [`ImageError::Png`] for a damaged
+/// or truncated one, [`ImageError::Png16`] for 16 bits a channel, [`ImageError::Transparent`] for a transparent pixel,
+/// [`ImageError::Animated`] for an animation, [`ImageError::PngTooLarge`] or [`ImageError::Expansion`] for more than 64
+/// MiB of pixels or than the file can hold.
 pub fn read(bytes: &[u8]) -> Result<ImageSet, DataError> {
     if !bytes.starts_with(SIGNATURE) {
         let found = bytes.iter().copied().take(4).collect();
@@ -77,7 +80,8 @@ pub fn read(bytes: &[u8]) -> Result<ImageSet, DataError> {
 ///
 /// # Errors
 ///
-/// Another number of channels, or bytes that are not one image of this size.
+/// Returns [`DataError::Image`] with [`ImageError::PngChannels`] for another number of channels, [`ImageError::Length`]
+/// for bytes that are not one image of this size.
 pub fn encode(height: usize, width: usize, channels: usize, image: &[u8]) -> Result<Vec<u8>, DataError> {
     let colour = match channels {
         1 => ColorType::Grayscale,

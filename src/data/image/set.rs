@@ -1,7 +1,7 @@
 //! Sets of images in memory: bytes for learning, numbers in [0, 1] for what a model makes.
 //!
-//! An [`ImageSet`] holds bytes `[n, h, w, c]`, an [`ImageStack`] doubles `[n, c, h, w]`. Both have at least one image, and
-//! their sizes multiply to the number of their values.
+//! An [`ImageSet`] holds bytes `[n, h, w, c]`, an [`ImageStack`] doubles `[n, c, h, w]`. Both have at least one image,
+//! and their sizes multiply to the number of their values.
 
 use std::fmt;
 
@@ -57,12 +57,13 @@ impl fmt::Debug for ImageSet {
 
 #[expect(clippy::len_without_is_empty, reason = "a set is never empty")]
 impl ImageSet {
-    /// Images from their bytes, image by image, row by row, pixel by pixel.
+    /// Takes images as bytes `[n, h, w, c]`: image by image, row by row, pixel by pixel.
     ///
     /// # Errors
     ///
-    /// A size of zero or too large for the machine, a number of bytes that is no multiple of an image's, no image, or
-    /// a number of labels that is not the number of images.
+    /// Returns [`DataError::Image`] with [`ImageError::Zero`] for a size of zero or no image, [`ImageError::TooLarge`]
+    /// for a size too large for the machine, [`ImageError::Length`] for a number of bytes that is no multiple of an
+    /// image's, [`ImageError::Labels`] for a number of labels that is not the number of images.
     pub fn new(
         height: usize,
         width: usize,
@@ -78,11 +79,12 @@ impl ImageSet {
         Ok(Self { size, bytes, labels })
     }
 
-    /// The same images with labels.
+    /// Adds labels, one for each image.
     ///
     /// # Errors
     ///
-    /// A number of labels that is not the number of images.
+    /// Returns [`DataError::Image`] with [`ImageError::Labels`] for a number of labels that is not the number of
+    /// images.
     pub fn with_labels(self, labels: Vec<u8>) -> Result<Self, DataError> {
         let ImageSize { height, width, channels } = self.size;
         Self::new(height, width, channels, self.bytes, Some(labels))
@@ -98,17 +100,17 @@ impl ImageSet {
         self.size
     }
 
-    /// Rows of pixels.
+    /// The height, in pixels.
     pub fn height(&self) -> usize {
         self.size.height
     }
 
-    /// Pixels in a row.
+    /// The width, in pixels.
     pub fn width(&self) -> usize {
         self.size.width
     }
 
-    /// Values of a pixel.
+    /// The number of channels.
     pub fn channels(&self) -> usize {
         self.size.channels
     }
@@ -144,12 +146,13 @@ impl ImageSet {
         self.labels.as_ref()?.iter().max().map(|&label| usize::from(label) + 1)
     }
 
-    /// The images in another size: cut off or padded with zeros about the centre; colours become grey by their luma
-    /// (BT.601), grey becomes colours by repetition, and otherwise channels are cut off or zero. Labels stay.
+    /// Adapts the images to another size: cut off or padded with zeros about the centre; colours become grey by their
+    /// luma (BT.601), grey becomes colours by repetition, and otherwise channels are cut off or zero. Labels stay.
     ///
     /// # Errors
     ///
-    /// A size of zero, or one too large for the memory.
+    /// Returns [`DataError::Image`] with [`ImageError::Zero`] for a size of zero, [`ImageError::TooLarge`] for one too
+    /// large for the memory.
     pub fn adapted(&self, size: ImageSize) -> Result<Self, DataError> {
         let ImageSize { height, width, channels } = size;
         let total = size.values()?.checked_mul(self.len()).ok_or(ImageError::TooLarge { size })?;
@@ -173,11 +176,12 @@ impl ImageSet {
         Self::new(height, width, channels, bytes, self.labels.clone())
     }
 
-    /// The given images, in the given order; an image may come more than once.
+    /// Selects the given images, in the given order; an image may come more than once.
     ///
     /// # Errors
     ///
-    /// An index that is no image's, or no index.
+    /// Returns [`DataError::Image`] with [`ImageError::Index`] for an index that is no image's, [`ImageError::Zero`]
+    /// for no index.
     pub fn take(&self, indices: &[usize]) -> Result<Self, DataError> {
         let images = self.len();
         if let Some(&index) = indices.iter().find(|&&i| i >= images) {
@@ -199,7 +203,8 @@ impl ImageSet {
     ///
     /// # Errors
     ///
-    /// If `fraction` is not strictly between 0 and 1, or there are fewer than two images.
+    /// Returns [`DataError::Fraction`] if `fraction` is not strictly between 0 and 1, [`DataError::Image`] with
+    /// [`ImageError::TooFew`] if there are fewer than two images.
     pub fn split(self, fraction: f64, key: Key) -> Result<(Self, Self), DataError> {
         if !(fraction > 0.0 && fraction < 1.0) {
             return Err(DataError::Fraction(fraction));
@@ -232,7 +237,7 @@ impl ImageSet {
         format!("{} images of {}, FNV-1a {hash:016x}", self.len(), self.size)
     }
 
-    /// The same for a set and its labels.
+    /// A short text that tells two labelled sets apart.
     pub(crate) fn labelled_fingerprint(&self) -> String {
         let hash = self.labels.iter().flatten().copied().fold(FNV_OFFSET, fnv);
         format!("{}, labels {hash:016x}", self.fingerprint())
@@ -261,7 +266,7 @@ pub(crate) fn fnv(hash: u64, byte: u8) -> u64 {
     (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
 }
 
-/// Images of one size with continuous values between 0 and 1, one image a row in the order (C, H, W).
+/// Images of one size with continuous values between 0 and 1, `[n, c, h, w]`.
 #[derive(Clone, PartialEq)]
 pub struct ImageStack {
     size: ImageSize,
@@ -276,12 +281,13 @@ impl fmt::Debug for ImageStack {
 
 #[expect(clippy::len_without_is_empty, reason = "a stack is never empty")]
 impl ImageStack {
-    /// Images from their values `[n, c, h, w]`.
+    /// Takes images as values `[n, c, h, w]`.
     ///
     /// # Errors
     ///
-    /// A size of zero or too large for the machine, a number of values that is no multiple of an image's, no image, or
-    /// a value that is not in [0, 1], with its place.
+    /// Returns [`DataError::Image`] with [`ImageError::Zero`] for a size of zero or no image, [`ImageError::TooLarge`]
+    /// for a size too large for the machine, [`ImageError::Length`] for a number of values that is no multiple of an
+    /// image's, [`ImageError::Value`] for a value that is not in [0, 1], with its place.
     pub fn new(height: usize, width: usize, channels: usize, values: Vec<f64>) -> Result<Self, DataError> {
         let size = ImageSize { height, width, channels };
         size.images(values.len())?;
@@ -303,17 +309,17 @@ impl ImageStack {
         self.size
     }
 
-    /// Rows of pixels.
+    /// The height, in pixels.
     pub fn height(&self) -> usize {
         self.size.height
     }
 
-    /// Pixels in a row.
+    /// The width, in pixels.
     pub fn width(&self) -> usize {
         self.size.width
     }
 
-    /// Values of a pixel.
+    /// The number of channels.
     pub fn channels(&self) -> usize {
         self.size.channels
     }

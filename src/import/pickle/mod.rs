@@ -1,9 +1,9 @@
 //! A restricted reader of Python's pickles: protocols 0 to 5, nothing is imported and nothing is called.
 //!
-//! A pickle is a program for a stack machine. This one builds an arena of [`Value`]s: GLOBAL pushes a pair of names, REDUCE
-//! and its kin push a record of a call, BUILD notes the state of a record. What the values mean is for the caller to say.
-//! Memory is a multiple of the bytes read (a value takes 32 bytes and some opcodes have one byte), and there are at most
-//! [`MOST_VALUES`] values.
+//! A pickle is a program for a stack machine. This one builds an arena of [`Value`]s: GLOBAL pushes a pair of names,
+//! REDUCE and its kin push a record of a call, BUILD notes the state of a record. What the values mean is for the
+//! caller to say. Memory is a multiple of the bytes read (a value takes 32 bytes and some opcodes have one byte), and
+//! there are at most [`MOST_VALUES`] values.
 
 mod argument;
 mod value;

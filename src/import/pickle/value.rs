@@ -1,4 +1,4 @@
-//! What a pickle holds: values in an arena, which name each other by index.
+//! The contents of a pickle: values in an arena, which name each other by index.
 //!
 //! Nothing owns anything else, so that neither depth nor cycles matter: no walk over the values is recursive, dropping
 //! them included. A class or a function is only a pair of names, and calling it only a record of the call.
@@ -27,7 +27,7 @@ pub(crate) enum Value<'a> {
     /// A class or a function: the names of a module and of something in it.
     Global(Id, Id),
     Record(Box<Record>),
-    /// What the pickle leaves to whoever loads it; torch's storages.
+    /// A value that the pickle leaves to whoever loads it; torch's storages.
     Persistent(Id),
 }
 
@@ -41,11 +41,11 @@ pub(crate) struct Record {
     pub(crate) class: Id,
     /// Its arguments; keywords are not kept.
     pub(crate) arguments: Id,
-    /// What the object is to be filled with, usually a dict of its attributes.
+    /// The state that the object is to be filled with, usually a dict of its attributes.
     pub(crate) state: Option<Id>,
-    /// What is appended to it, as to a list.
+    /// The items appended to it, as to a list.
     pub(crate) items: Vec<Id>,
-    /// What is set in it, as in a dict.
+    /// The entries set in it, as in a dict.
     pub(crate) entries: Vec<(Id, Id)>,
 }
 
@@ -115,7 +115,8 @@ impl<'a> Pickle<'a> {
             Value::Dict(entries) => Some(entries.clone()),
             Value::Record(record) if self.global(record.class) == Some(("collections", "OrderedDict")) => {
                 let mut entries = Vec::new();
-                // Python 2 passes the entries as one argument, a list of pairs; more of them could name one list many times
+                // Python 2 passes the entries as one argument, a list of pairs; more of them could name one list many
+                // times
                 match self.items(record.arguments)? {
                     [] => {}
                     &[pairs] => {
@@ -138,7 +139,7 @@ impl<'a> Pickle<'a> {
         self.entries(dict)?.into_iter().rev().find(|(k, _)| self.text(*k) == Some(key)).map(|(_, value)| value)
     }
 
-    /// What a value is, for messages.
+    /// Describes a value, for messages.
     pub(crate) fn describe(&self, id: Id) -> String {
         let class = match self.get(id) {
             Value::Record(record) => self.global(record.class),
