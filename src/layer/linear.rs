@@ -93,11 +93,7 @@ pub fn matrix<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
 }
 
 /// Applies a product of matrices, `[rows, c]` → `[rows, o]`, to the last axis of x: `[n, …, c]` → `[n, …, o]`.
-pub fn by_rows<B: Backend>(
-    backend: &B,
-    x: &B::Tensor,
-    product: impl FnOnce(&B::Tensor) -> B::Tensor,
-) -> B::Tensor {
+pub fn by_rows<B: Backend>(backend: &B, x: &B::Tensor, product: impl FnOnce(&B::Tensor) -> B::Tensor) -> B::Tensor {
     let shape = backend.shape(x);
     let y = product(&matrix(backend, x));
     if shape.rank() == 2 {
