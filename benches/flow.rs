@@ -30,7 +30,7 @@ fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
         });
         group.finish();
 
-        let z = prepared.encode(data.samples(), Key::new(7)).expect("rows that fit").rows;
+        let z = prepared.encode(data.samples(), Key::new(7)).expect("rows that fit").latents;
         let how = Inversion::for_backend::<B>();
         let mut group = c.benchmark_group(format!("inverse/{name}"));
         group.throughput(Throughput::Elements(workload.batch as u64));

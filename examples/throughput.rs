@@ -83,7 +83,7 @@ fn measure<B: Backend>(workload: &Workload, backend: B, threads: usize) -> Resul
     let evaluated = prepared.log_prob(data.samples(), Key::new(7))?;
     let evaluate = median(9, || prepared.log_prob(data.samples(), Key::new(7)).map(drop))?;
     let errors = evaluated.standard_error.iter().map(|e| e * e).sum::<f64>() / batch as f64;
-    let z = prepared.encode(data.samples(), Key::new(7))?.rows;
+    let z = prepared.encode(data.samples(), Key::new(7))?.latents;
     let scale = flow.standardiser().deviation().iter().copied().fold(0.0, f64::max);
     let mut inverse = Vec::new();
     let usual = Inversion::for_backend::<B>();

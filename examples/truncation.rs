@@ -40,7 +40,7 @@ fn main() -> Result<(), Error> {
             trainer.run(|_, _| ())?;
             let mut model = trainer.model();
             let mut score = |estimator| {
-                model.set_evaluation(estimator, 2)?;
+                model.set_log_prob_estimator(estimator, 2)?;
                 // probes of their own in every cell: a deviation that all shared would look like a bias
                 let key = Key::new(2).split(number as u64).split(terms as u64);
                 model.log_prob(trainer.validation_samples(), key)

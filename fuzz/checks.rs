@@ -6,12 +6,13 @@ use std::num::NonZeroUsize;
 
 use resflow::backend::{Backend as _, Key, Noise};
 use resflow::checkpoint::Archive;
-use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Stage};
+use resflow::config::{FlowConfig, ImageConfig, ModelConfig};
 use resflow::data::image::ImageSet;
 use resflow::data::{DataError, Table, ToyDensity, csv, npy};
-use resflow::estimator::{CostModel, Estimator, Truncated};
+use resflow::estimator::{CostModel, Estimator, Phase, Truncated};
 use resflow::flow::{Encoded, Flow, PreparedFlow};
 use resflow::invert::Inversion;
+use resflow::stage::{LayerStage, Net, Stage};
 use resflow::train::{Source, TrainConfig, Trainer};
 use resflow::{Error, NdArray};
 use serde::{Deserialize, Serialize};
@@ -104,8 +105,8 @@ fn bounded(settings: &Settings) -> bool {
 }
 
 fn estimators_are_bounded([training, evaluation]: [&Estimator; 2], cost: &CostModel) {
-    for (estimator, training) in [(training, true), (evaluation, false)] {
-        let estimator = estimator.resolve(cost, training);
+    for (estimator, phase) in [(training, Phase::Training), (evaluation, Phase::Evaluation)] {
+        let estimator = estimator.resolve(cost, phase);
         estimator.check().expect("checked with the configuration");
         if let Estimator::RussianRoulette(roulette) = &estimator {
             assert!((0.0..20_000.0).contains(&roulette.expected_terms()));
@@ -125,27 +126,37 @@ fn bounded_images(flow: &ImageConfig) -> bool {
         return false;
     }
     let config = ModelConfig::from(flow);
-    assert!(flow.parameters() <= 1 << 32 && flow.dimension() <= 1 << 26 && flow.constrained_layers() <= 10_000_000);
-    assert_eq!(config.row().iter().product::<usize>(), config.dimension());
+    assert!(flow.parameters() <= 1 << 32 && flow.dimension() <= 1 << 26 && config.constrained_layers() <= 10_000_000);
+    assert_eq!(config.sample_shape().iter().product::<usize>(), config.dimension());
     estimators_are_bounded([&flow.training, &flow.evaluation], &CostModel { dimension: 1, multiply_adds: 1 });
     // spelling out a long chain takes memory that nobody asked for here
-    if flow.constrained_layers() <= 10_000 {
+    if config.constrained_layers() <= 10_000 {
         let blocks = || {
-            flow.stages().into_iter().filter_map(|stage| match stage {
-                Stage::Block(b) => Some((b.row, b.layers.len() as u64)),
-                Stage::Coupling(c) => Some((c.row, 0)),
+            config.stages().into_iter().filter_map(|stage| match stage {
+                Stage::ResidualBlock { shape, net } | Stage::Coupling { shape, net, .. } => {
+                    Some((shape, constrained_layers(&net)))
+                }
                 _ => None,
             })
         };
         assert_eq!(blocks().count(), config.blocks());
         assert_eq!(blocks().map(|(_, layers)| layers).sum::<u64>(), config.constrained_layers());
-        assert!(blocks().all(|(row, _)| row.iter().product::<usize>() <= flow.dimension()));
+        assert!(blocks().all(|(shape, _)| shape.iter().product::<usize>() <= flow.dimension()));
     }
     let text = toml::to_string(flow).expect("serialises");
     assert_eq!(&toml::from_str::<ImageConfig>(&text).expect("reads back"), flow, "{text}");
     let json = serde_json::to_string(&config).expect("serialises");
     assert_eq!(serde_json::from_str::<ModelConfig>(&json).expect("reads back"), config, "{json}");
     true
+}
+
+/// The layers of a net whose weights are constrained.
+fn constrained_layers(net: &Net) -> u64 {
+    let constrained = net.layers.iter().filter(|layer| match layer {
+        LayerStage::Linear { coefficient, .. } | LayerStage::Convolution { coefficient, .. } => coefficient.is_some(),
+        LayerStage::Activation(_) | LayerStage::Custom(_) => false,
+    });
+    constrained.count() as u64
 }
 
 type Cpu = NdArray<f64>;
@@ -206,8 +217,8 @@ impl Loaded {
 }
 
 /// Passes through a block per row of a log det.
-fn cost(flow: &Flow<Cpu>, training: bool) -> f64 {
-    match flow.resolved(training) {
+fn cost(flow: &Flow<Cpu>, phase: Phase) -> f64 {
+    match flow.resolved(phase) {
         Estimator::Exact(_) | Estimator::Auto(_) => flow.dimension().pow(2) as f64,
         Estimator::Truncated(t) => (t.terms * t.probes) as f64,
         // the expectation is that of one batch: the longest of many rows is longer
@@ -225,7 +236,7 @@ fn evaluates(flow: &Flow<Cpu>) {
     assert!(flow.variance_warnings().len() <= 2);
     flow.spectra().expect("no device fault");
     let config = flow.config();
-    if cost(&flow, false) * (3 * config.blocks() * config.replicates()) as f64 > PATIENCE {
+    if cost(&flow, Phase::Evaluation) * (3 * config.blocks() * config.replicates()) as f64 > PATIENCE {
         // as a user would who has the same doubts
         let cheap = Estimator::Truncated(Truncated::new(1).expect("in range"));
         flow.set_log_prob_estimator(cheap, 2).expect("in range");
@@ -233,13 +244,13 @@ fn evaluates(flow: &Flow<Cpu>) {
     let prepared = flow.prepare();
     // a standardisation may send rows to infinity, which is an error
     let Some(encoded) = encodes(&flow, &prepared) else { return };
-    assert!(encoded.rows.rows() == 3 && encoded.log_det.len() == 3 && encoded.standard_error.len() == 3);
+    assert!(encoded.latents.rows() == 3 && encoded.log_det.len() == 3 && encoded.standard_error.len() == 3);
     if flow.config().blocks() <= 10 {
         let mut rows = vec![0.0; 3 * flow.dimension()];
         Noise::Normal.fill(Key::new(1), 0, &mut rows);
         let rows = Table::new(None, flow.dimension(), rows).expect("finite");
         let decoded = prepared.decode(&rows, &Inversion::for_backend::<Cpu>()).expect("rows that fit");
-        assert!(decoded.rows.rows() == 3 && decoded.reports.len() == 3);
+        assert!(decoded.samples.rows() == 3 && decoded.reports.len() == 3);
     }
 }
 
@@ -259,7 +270,7 @@ fn classifies(prepared: &PreparedFlow<Cpu>, images: &ImageSet) {
 /// Three rows or images forth.
 fn encodes(flow: &Flow<Cpu>, prepared: &PreparedFlow<Cpu>) -> Option<Encoded> {
     let d = flow.dimension();
-    if let [h, w, c] = flow.config().row()[..] {
+    if let [h, w, c] = flow.config().sample_shape()[..] {
         let bytes = (0..3 * d).map(|e| (e * 37 % 256) as u8).collect();
         let images = ImageSet::new(h, w, c, bytes, None).expect("three images");
         classifies(prepared, &images);
@@ -275,7 +286,7 @@ fn trains(mut run: Trainer<Cpu>) {
     let (config, flow) = (run.config(), run.flow());
     let (blocks, power) = (flow.config().blocks() as f64, config.power_iterations as f64);
     let cheap = |rows: usize, passes: f64| (rows as f64 * passes + 10.0 * power) * blocks <= PATIENCE;
-    if cheap(run.step_samples(), cost(flow, true)) {
+    if cheap(run.step_rows(), cost(flow, Phase::Training)) {
         assert!((0.0..=f64::MAX).contains(&run.progress()));
         match run.step() {
             Ok(report) => assert!(report.learning_rate >= 0.0 && report.step == run.steps_done()),
@@ -283,7 +294,7 @@ fn trains(mut run: Trainer<Cpu>) {
         }
     }
     let (config, flow) = (run.config(), run.flow());
-    if cheap(config.validation_rows, cost(flow, false) * flow.config().replicates() as f64) {
+    if cheap(config.validation_rows, cost(flow, Phase::Evaluation) * flow.config().replicates() as f64) {
         match run.validate() {
             Ok(validation) => assert!(!validation.improved || run.best_nll() == Some(validation.nll)),
             Err(error) => explained(&error),
