@@ -51,6 +51,7 @@ Examples:
   resflow fit checkerboard --out board
   resflow fit measurements.csv --out run --time-limit 600
   resflow fit measurements.csv --out run --config run.toml --steps 20000 --seed 3
+  resflow fit measurements.csv --out run --weight events           weigh the rows by a column
   resflow fit measurements.csv --out run --resume                  go on after Ctrl-C or a crash
   resflow fit measurements.csv --out run --resume --steps 40000    train longer
   resflow fit mnist/ --preset mnist-small --out digits             images: a folder with MNIST's files
@@ -104,6 +105,9 @@ pub(crate) struct Fit {
     /// at the flow's images on every scale
     #[arg(long)]
     pub(crate) classify: bool,
+    /// Weigh the rows of a table by this column, which is then no part of them: weight 2 is the row twice, weight 0 none
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) weight: Option<String>,
     /// The directory of the run
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -130,6 +134,18 @@ pub(crate) struct Fit {
     pub(crate) overwrite: bool,
 }
 
+impl Fit {
+    /// `--weight` as it is typed after DATA, with a space before it; nothing without it.
+    pub(crate) fn weight_flag(&self) -> String {
+        let plain = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+        match &self.weight {
+            None => String::new(),
+            Some(column) if column.chars().all(plain) => format!(" --weight {column}"),
+            Some(column) => format!(" --weight '{}'", column.replace('\'', "'\\''")),
+        }
+    }
+}
+
 /// Log density of rows or images under a model, with standard errors
 ///
 /// Prints the mean over the rows and its standard error, in nats and in the data's units; for images also in bits per
@@ -142,12 +158,20 @@ pub(crate) struct Fit {
 ///
 /// A model that classifies (`resflow fit --classify`) also says how right it is where images come with labels:
 /// accuracy, cross-entropy and the expected calibration error.
+///
+/// With --weight the mean is that of the weighted rows, and n in its error is the effective number of rows,
+/// (Σ w)² / Σ w². Rows so far out that the arithmetic overflows have log p = −∞; they are counted, and the mean is −∞ then.
+///
+/// In the library the same numbers are those of `log_prob(samples, key)` and `classify(samples, key)` with the key
+/// `Key::new(seed).named("score")`; of images, of each piece p of 256 with `key.split(p)`. Fresh points of a density are
+/// `density.sample(Key::new(seed).named("test data"), n)`; as OTHER of --outliers the name is "outliers".
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   resflow score board checkerboard                        10000 fresh points of the density
   resflow score run new.csv --out scores.csv              log_prob and se of every row
   resflow score run new.csv --json                        one object, for scripts
+  resflow score run new.csv --weight events               the mean by the weights in a column
   resflow score run new.csv --estimator exact --precision f64
   resflow score run new.csv --estimator roulette:law=geometric,p=0.3,exact=6 --replicates 16
   resflow score digits mnist/                             bits/dim of the test images
@@ -177,6 +201,9 @@ pub(crate) struct Score {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    /// Weigh the rows of a table by this column, which is then no part of them
+    #[arg(long, value_name = "COLUMN", conflicts_with = "outliers")]
+    pub(crate) weight: Option<String>,
     /// The estimator of the log determinants [default: the model's]
     #[arg(long, value_name = "SPEC")]
     pub(crate) estimator: Option<Estimator>,
@@ -227,6 +254,8 @@ pub(crate) struct Score {
 /// Inversion is iterative: rows that do not reach the accuracy (1e-6 in f32, 1e-12 in f64) are counted in a warning. That
 /// of couplings (realnvp, glow) is a formula which explodes for some rows if they were trained for a short time: rows that
 /// are not finite are an error.
+///
+/// Row i is a function of the seed and i: in the library, `sample(n, Key::new(seed), &Inversion::for_backend::<B>())`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -262,6 +291,9 @@ pub(crate) struct Sample {
 ///
 /// A .csv file gets the columns z1 … zd, log_det (log|det ∂z/∂x|, nats) and se, its standard error; a .npy file z alone,
 /// [n, d]. log p(x) = log N(z; 0, I) + log_det. Images are taken as by `resflow score`, with the same noise.
+///
+/// In the library the same numbers are those of `encode(samples, key)` with the key of `resflow score`,
+/// `Key::new(seed).named("score")`; of images, of each piece p of 256 with `key.split(p)`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

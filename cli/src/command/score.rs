@@ -14,6 +14,7 @@ use resflow::with_device;
 
 use crate::arguments::Score;
 use crate::data::Data;
+use crate::data::weight::{check_width, effective_count};
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};
 use crate::evaluate::outliers::{self, Outliers};
@@ -31,7 +32,7 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
         return Err(usage(format_args!("--out {}: the file's name must end in .csv", out.display())));
     }
     let stored = Stored::open(&arguments.model)?;
-    let data = Data::open(&arguments.data)?;
+    let data = Data::open(&arguments.data)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         score(arguments, &stored, data, backend)
     })
@@ -61,6 +62,9 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
         outliers::check(other, name, flow.config())?;
     }
     let data = chosen_data(arguments, data, flow.config())?;
+    if arguments.weight.is_none() && flow.config().rows().is_some() {
+        check_width(&data, &arguments.data, flow.dimension(), flow.provenance().columns.as_deref())?;
+    }
     let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
     let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
     flow.set_log_prob_estimator(estimator, replicates).map_err(usage)?;
@@ -145,10 +149,10 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
     let rows = scores.values.len();
     let lost = warn_of_lost(scores);
     let (mean, error) = (scores.mean(), scores.mean_standard_error());
-    let finite = || scores.standard_error.iter().filter(|e| e.is_finite());
-    let each = finite().sum::<f64>() / (finite().count().max(1)) as f64;
+    let each = mean_of_finite(&scores.standard_error, scores.weights.as_deref()).unwrap_or(0.0);
     if let Some(wanted) = arguments.standard_error {
-        let above = finite().filter(|&&e| model.bits_per_dim_error(e).unwrap_or(e) > wanted).count();
+        let large = |e: f64| e.is_finite() && model.bits_per_dim_error(e).unwrap_or(e) > wanted;
+        let above = scores.standard_error.iter().filter(|&&e| large(e)).count();
         if above > 0 {
             let most = arguments.most_replicates;
             warn(format_args!(
@@ -174,6 +178,10 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             object["mean_bits_per_dim_se"] = model.bits_per_dim_error(error).into();
             object["mean_image_bits_per_dim_se"] = model.bits_per_dim_error(each).into();
         }
+        if let (Some(column), Some(weights)) = (&arguments.weight, &scores.weights) {
+            object["weight"] = column.as_str().into();
+            object["effective_rows"] = effective_count(weights).into();
+        }
         add(&mut object, model, found);
         return print(&format!("{object}\n"));
     }
@@ -195,9 +203,19 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             format!("{n} replicates{least}, mean error {of}")
         }
     };
+    let weighted = match (&arguments.weight, &scores.weights) {
+        (Some(column), Some(weights)) => {
+            format!(" weighted by `{column}`, worth {:.1} of equal weight", effective_count(weights))
+        }
+        _ => String::new(),
+    };
+    let far = match lost {
+        0 => String::new(),
+        _ => format!("non-finite  {lost} of {rows} {row}s have log p = −∞: the arithmetic overflowed\n"),
+    };
     print(&format!(
-        "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s\n\
-         {}estimator   {}; {replicates}\n\
+        "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s{weighted}\n\
+         {far}{}estimator   {}; {replicates}\n\
          time        {seconds:.2} s in {}\n",
         -mean,
         beside(arguments, model, found),
@@ -253,16 +271,12 @@ fn beside(arguments: &Score, model: &ModelConfig, found: &Found) -> String {
 /// Warns of rows without a finite log p, and counts them.
 fn warn_of_lost(scores: &LogProb) -> usize {
     let rows = scores.values.len();
-    let lost: Vec<usize> = (0..rows).filter(|&i| !scores.values[i].is_finite()).collect();
+    let lost: Vec<usize> = evaluate::non_finite(scores).collect();
     if !lost.is_empty() {
-        let finite: Vec<f64> = scores.values.iter().copied().filter(|v| v.is_finite()).collect();
         let shown: Vec<_> = lost.iter().take(5).map(|i| (i + 1).to_string()).collect();
         let more = if lost.len() > 5 { ", …" } else { "" };
-        let rest = if finite.is_empty() {
-            String::new()
-        } else {
-            format!("; the mean of the others is {:.6}", finite.iter().sum::<f64>() / finite.len() as f64)
-        };
+        let rest = mean_of_finite(&scores.values, scores.weights.as_deref());
+        let rest = rest.map_or(String::new(), |mean| format!("; the mean of the others is {mean:.6}"));
         warn(format_args!(
             "log p of {} of {rows} rows is not finite: row {}{more}{rest}",
             lost.len(),
@@ -270,4 +284,13 @@ fn warn_of_lost(scores: &LogProb) -> usize {
         ));
     }
     lost.len()
+}
+
+/// The mean over the rows whose value is finite, by their weights if they have any; none of no rows.
+fn mean_of_finite(values: &[f64], weights: Option<&[f64]>) -> Option<f64> {
+    let heaviest = weights.map_or(1.0, |weights| weights.iter().copied().fold(0.0, f64::max));
+    let weight = |i: usize| weights.map_or(1.0, |weights| weights[i] / heaviest);
+    let finite = values.iter().enumerate().filter(|(_, v)| v.is_finite());
+    let (sum, total) = finite.fold((0.0, 0.0), |(sum, total), (i, v)| (sum + weight(i) * v, total + weight(i)));
+    (total > 0.0).then(|| sum / total)
 }

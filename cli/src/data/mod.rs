@@ -2,6 +2,7 @@
 
 pub(crate) mod labels;
 pub(crate) mod part;
+pub(crate) mod weight;
 
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use crate::failure::usage;
 
 /// What DATA holds.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a command has one or two of them")]
 pub(crate) enum Data {
     Density(ToyDensity),
     Stored(Opened),

@@ -12,8 +12,8 @@ use resflow::backend::{Backend, Key};
 use resflow::classifier::Classification;
 use resflow::config::ModelConfig;
 use resflow::data::Samples;
-use resflow::flow::LogProb;
-use resflow::flow::PreparedFlow;
+use resflow::flow::{LogProb, PreparedFlow};
+use resflow::invert::Status;
 
 use crate::progress::Progress;
 
@@ -57,6 +57,11 @@ pub(crate) fn log_prob<B: Backend>(
         // no rows: the library knows what to say of them
         None => Ok(flow.log_prob(samples, key)?),
     }
+}
+
+/// The numbers of the samples so far out that the arithmetic overflowed: their log p is −∞.
+pub(crate) fn non_finite(scores: &LogProb) -> impl Iterator<Item = usize> {
+    scores.status.iter().enumerate().filter(|(_, status)| **status == Status::NonFinite).map(|(i, _)| i)
 }
 
 /// p(y | x) of all samples.

@@ -34,31 +34,23 @@ impl Outliers {
         let context = || format!("outliers {name}");
         // the key of `score`: what is said of them is what `score` says of them alone
         let scores = evaluate::log_prob(flow, model, data.samples(), evaluate::key(seed)).with_context(context)?;
-        let [own, others] = [inside, &scores].map(|s| ranked(&s.values));
-        let auroc = if own.len() < 2 || others.len() < 2 {
-            let (own, others) = (own.len(), others.len());
+        let (own, others) = (inside.values.len(), scores.values.len());
+        let auroc = if own < 2 || others < 2 {
             warn(format_args!(
                 "outliers {name}: no AUROC, which compares at least two of each kind, not {own} and {others}"
             ));
             None
         } else {
-            Some(auroc(&own, &others).with_context(context)?)
+            Some(auroc(&inside.values, &scores.values).with_context(context)?)
         };
-        let lost = [inside, &scores].map(|s| s.values.iter().filter(|v| v.is_nan()).count());
-        if lost != [0, 0] {
-            let [own, others] = lost;
+        let lost = evaluate::non_finite(&scores).count();
+        if lost > 0 {
             warn(format_args!(
-                "outliers {name}: log p of {own} rows of the data and of {others} outliers is not a number; the AUROC \
-                 leaves them out"
+                "outliers {name}: log p of {lost} of {others} is −∞: so far out that the arithmetic overflowed"
             ));
         }
         Ok(Self { scores, auroc })
     }
-}
-
-/// What can be ranked; ±∞ can.
-fn ranked(values: &[f64]) -> Vec<f64> {
-    values.iter().copied().filter(|v| !v.is_nan()).collect()
 }
 
 /// Whether a model can score a data set, its images once they are of the model's size.

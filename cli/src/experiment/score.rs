@@ -47,7 +47,7 @@ impl Score {
 pub(super) struct OutlierScore {
     pub(super) name: String,
     pub(super) points: usize,
-    /// Null where there were not two points of each kind whose log p is a number.
+    /// Null where there were not two points of each kind.
     pub(super) auroc: Option<f64>,
     pub(super) standard_error: Option<f64>,
     /// The mean over the outliers, nats; null where it is not finite.

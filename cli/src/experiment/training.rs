@@ -84,6 +84,7 @@ impl Training<'_> {
             model: None,
             // the settings say how many classes there are
             classify: false,
+            weight: None,
             out: directory.root().to_owned(),
             config: Some(config),
             seed: Some(self.seed),
@@ -136,8 +137,8 @@ pub(super) fn held_out(stored: &Settings, name: &str, seed: u64, most: Option<us
             let key = Key::new(seed).named("test data");
             Ok(Some(density.sample(key, most.unwrap_or(FRESH)).into()))
         }
-        data if data.table().is_some() => Ok(None),
-        data => Part { split: None }.of(data, name, &stored.model, most).map(Some),
+        data @ Data::Stored(_) if data.table().is_some() => Ok(None),
+        data @ Data::Stored(_) => Part { split: None }.of(data, name, &stored.model, most).map(Some),
     }
 }
 

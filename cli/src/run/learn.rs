@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
+use resflow::checkpoint::Archive;
 use resflow::config::{Family, ModelConfig};
 use resflow::data::Dataset;
 use resflow::data::image::{ImageSet, ImageSize};
@@ -163,7 +164,9 @@ fn resume(
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, &source)?);
     with_device!(arguments.arithmetic.open(precision)?, |backend| {
         let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
-            Error::Input(problem) => usage(format_args!("{}: {problem}", path.display())),
+            Error::Input(problem) => {
+                usage(format_args!("{}: {problem}{}", path.display(), weight_hint(arguments, &archive)))
+            }
             other => anyhow::Error::from(other).context(path.display().to_string()),
         })?;
         drop(archive);
@@ -192,6 +195,12 @@ fn resume(
         run.remember(&entries);
         run.finish()
     })
+}
+
+/// What may be missing where the data are not those of the run.
+fn weight_hint(arguments: &Fit, archive: &Archive) -> &'static str {
+    let weighted = archive.document["run"]["data"].as_str().is_some_and(|data| data.contains(", weights "));
+    if weighted && arguments.weight.is_none() { "; its rows have weights: --weight names their column" } else { "" }
 }
 
 /// Whether a resumed run classifies as --classify would have it.
@@ -244,7 +253,8 @@ fn write_settings(
     directory: &RunDirectory,
 ) -> Result<()> {
     // a name from the file system is one line here, whatever is in it
-    let data: String = arguments.data.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let data = arguments.data.clone() + &arguments.weight_flag();
+    let data: String = data.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     let comment = format!("resflow fit {data} --seed {seed} --precision {}", precision.name());
     write_file(&directory.config(), settings.to_toml(&comment)?.as_bytes())
 }

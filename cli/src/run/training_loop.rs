@@ -183,8 +183,8 @@ impl<'a, B: Backend> Run<'a, B> {
             if is_interrupted() {
                 self.keeper.save(&self.trainer, &self.metrics)?;
                 self.progress.end();
-                let again =
-                    format!("resflow fit {} --out {} --resume", self.arguments.data, self.directory.root().display());
+                let (data, weight) = (&self.arguments.data, self.arguments.weight_flag());
+                let again = format!("resflow fit {data} --out {}{weight} --resume", self.directory.root().display());
                 let step = report.step;
                 return Err(interrupted(format_args!(
                     "interrupted after step {step}, checkpoint written; go on with\n  {again}"
@@ -334,7 +334,7 @@ impl<'a, B: Backend> Run<'a, B> {
         };
         let pictures = self.illustration.names().join(", ");
         let comma = if pictures.is_empty() { "" } else { ", " };
-        let data = &self.arguments.data;
+        let (data, weight) = (&self.arguments.data, self.arguments.weight_flag());
         let elapsed = self.pace.elapsed();
         let time = if elapsed.as_secs() < 100 { format!("{:.1} s", elapsed.as_secs_f64()) } else { clock(elapsed) };
         let model = self.trainer.flow().config();
@@ -364,7 +364,7 @@ impl<'a, B: Backend> Run<'a, B> {
             "validation {validation}, {} steps, {time}\n{classes}\
              wrote {root}: model.safetensors, checkpoint.safetensors, metrics.jsonl, config.toml{comma}{pictures}\n\
              next:\n  \
-             resflow score {root} {data}\n  \
+             resflow score {root} {data}{weight}\n  \
              {sample}\n  \
              resflow inspect {root}\n",
             self.trainer.steps_done()

@@ -1,6 +1,6 @@
 //! What computes: the processor, a GPU where the program is built with support for one, and what is refused.
 
-use crate::binary::Folder;
+use crate::binary::{Folder, text};
 use serde_json::Value;
 
 #[test]
@@ -18,6 +18,7 @@ fn options_that_contradict_each_other() {
     for (line, says) in [
         ("--adapter 0", "--backend wgpu"),
         ("--products f16", "--backend wgpu"),
+        ("--backend best --adapter 0", "--backend wgpu"),
         ("--backend wgpu --precision f64", "f32"),
         ("--backend wgpu --threads 2", "--backend cpu"),
     ] {
@@ -26,6 +27,18 @@ fn options_that_contradict_each_other() {
         assert!(!folder.path("run").exists(), "{line}: nothing is written");
     }
     folder.fail("fit checkerboard --out run --backend cuda", 2);
+}
+
+#[test]
+fn the_best_there_is() {
+    let folder = Folder::new();
+    let output = folder.run("fit checkerboard --out run --config tiny.toml --steps 10 --backend best");
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("on "), "the device is named: {said}");
+    // no GPU has double precision
+    folder.succeed("score run checkerboard --rows 50 --precision f64 --backend best --out best.csv");
+    folder.succeed("score run checkerboard --rows 50 --precision f64 --out cpu.csv");
+    assert_eq!(folder.read("best.csv"), folder.read("cpu.csv"));
 }
 
 #[cfg(not(feature = "gpu"))]
@@ -38,7 +51,6 @@ fn without_support_for_gpus() {
 
 #[cfg(feature = "gpu")]
 mod gpu {
-    use crate::binary::text;
     use resflow::data::image::{ImageSet, idx};
 
     use super::*;

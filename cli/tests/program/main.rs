@@ -10,3 +10,5 @@ mod hybrid;
 mod images;
 mod import;
 mod interruption;
+mod keys;
+mod weights;
