@@ -206,7 +206,7 @@ fn io(path: &Path, source: std::io::Error) -> CheckpointError {
 /// Writes a file through a temporary one beside it.
 ///
 /// # Errors
-/// If the file system refuses; the old file is untouched then.
+/// Returns [`CheckpointError::Io`] if the file system refuses; the old file is untouched then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     if path.file_name().is_none() {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "this path names no file to write");

@@ -15,7 +15,7 @@
 //!
 //! * The Lipschitz bound comes from normalised weights, W / max(1, σ/κ): [`lipschitz`], [`layer`].
 //! * The log det is exact for small d and otherwise an unbiased, randomly truncated series (Russian roulette) with an
-//!   error bar: [`estimator`], [`log_prob`].
+//!   error bar: [`estimator`], [`flow::LogProb`].
 //! * Its gradient is the Neumann series uᵀ ∂J v, in memory that does not depend on the number of terms: [`estimator`],
 //!   [`train`].
 //! * The inverse is a fixed point, with a residual, an error bound and a status for every sample: [`invert`].
@@ -57,7 +57,7 @@
 //! # Where things are
 //! | module | holds |
 //! |---|---|
-//! | [`flow`], [`log_prob`] | the flow, its evaluation, encoding, decoding and sampling |
+//! | [`flow`], [`flow::LogProb`] | the flow, its evaluation, encoding, decoding and sampling |
 //! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); out-of-distribution detection |
 //! | [`config`], [`checkpoint`] | the checked configuration and the files |
 //! | [`train`] | gradients, optimiser, schedules, averaging, validation, resumable runs |
