@@ -235,12 +235,12 @@ impl<B: Backend> Flow<B> {
         &mut self.chain
     }
 
-    /// Where the model comes from.
+    /// The data, the training and the score behind the model.
     pub fn provenance(&self) -> &Provenance {
         &self.provenance
     }
 
-    /// Says where the model comes from.
+    /// Replaces the provenance.
     pub fn set_provenance(&mut self, provenance: Provenance) {
         self.provenance = provenance;
     }

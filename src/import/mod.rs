@@ -34,7 +34,7 @@ use scalar::Scalar;
 /// The numbers of a checkpoint that the parameters get.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Weights {
-    /// Those of the last step, `state_dict`.
+    /// The numbers of the last step, `state_dict`.
     #[default]
     Current,
     /// Their exponential moving average (EMA), `ema.shadow_params`. What is not averaged, u and v among it, comes from

@@ -159,7 +159,7 @@ impl Model {
         self.held.config()
     }
 
-    /// Where the model comes from: data, steps, validation.
+    /// The data, the training and the score behind the model.
     pub fn provenance(&self) -> &Provenance {
         self.held.provenance()
     }
