@@ -124,8 +124,8 @@ impl Archive {
         self.document.get("run").is_some()
     }
 
-    /// Takes the best model out of the state of a run, or its present weights before the first validation; a model as
-    /// it is.
+    /// Takes the best model out of the state of a run, or its present weights before the first validation; a
+    /// model as it is.
     #[must_use]
     pub fn into_model(mut self) -> Self {
         let Some(run) = self.document.get("run") else { return self };

@@ -70,9 +70,9 @@
 //! | [`backend`] | the interface of devices, for writing one |
 //!
 //! # Randomness
-//! Every random number is a function of a [`Key`](backend::Key) and an address. The same key gives the same numbers on
-//! every backend (normal ones up to a few ulp), in every precision and on any number of threads; there is no global
-//! state.
+//! Every random number is a function of a [`Key`](backend::Key) and an address. The same key gives the same
+//! numbers on every backend (normal ones up to a few ulp), in every precision and on any number of threads; there
+//! is no global state.
 #![forbid(unsafe_code)]
 
 pub mod anomaly;

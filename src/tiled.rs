@@ -44,8 +44,8 @@ struct Tiled<B: Backend> {
 struct Runs(Vec<(usize, Tape)>);
 
 impl<B: Backend> Tiled<B> {
-    /// Cuts the batch into runs of samples that go through the transform one after the other, if there is more than
-    /// one.
+    /// Cuts the batch into runs of samples that go through the transform one after the other, if there
+    /// is more than one.
     fn runs(&self, backend: &B, batch: &Batch<B>) -> Option<Vec<Batch<B>>> {
         let samples = batch.len(backend);
         let cut = || ShardPlan::new(samples, self.tile, 1);

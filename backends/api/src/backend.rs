@@ -73,28 +73,28 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
 
     // ---- creation -------------------------------------------------------------------------------------------------
 
-    /// Fills a tensor with one value.
+    /// Fills a tensor of this shape with one value.
     fn full(&self, value: f64, shape: Shape) -> Self::Tensor;
 
-    /// Draws elements `first..` of the noise of a key, see [`Noise`].
+    /// Draws elements `first..` of the noise of a key, a tensor of this shape, see [`Noise`].
     fn noise(&self, key: Key, noise: Noise, first: u64, shape: Shape) -> Self::Tensor;
 
     // ---- elementwise ----------------------------------------------------------------------------------------------
 
-    /// Applies a function to every element.
+    /// Applies a function to every element; the shape stays.
     fn unary(&self, op: Unary, x: Self::Tensor) -> Self::Tensor;
 
     /// Computes a ∘ b, with b broadcast to the shape of a (axes aligned at the last one; extents equal or 1).
     fn binary(&self, op: Binary, a: Self::Tensor, b: &Self::Tensor) -> Self::Tensor;
 
-    /// Computes scale · x + shift.
+    /// Computes scale · x + shift, of the shape of x.
     fn affine(&self, x: Self::Tensor, scale: f64, shift: f64) -> Self::Tensor;
 
     /// Computes alpha · x + y, of equal shapes.
     fn axpy(&self, alpha: f64, x: &Self::Tensor, y: Self::Tensor) -> Self::Tensor;
 
-    /// Selects `on` where the mask is not 0, else `off`; the mask is broadcast. What is not selected does not matter,
-    /// NaN included.
+    /// Selects `on` where the mask is not 0, else `off`, both of the shape of the result; the mask is broadcast. What
+    /// is not selected does not matter, NaN included.
     fn select(&self, mask: &Self::Tensor, on: &Self::Tensor, off: &Self::Tensor) -> Self::Tensor;
 
     // ---- reductions and products ------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// Takes the slice `start..start + length` of an axis.
     fn narrow(&self, x: &Self::Tensor, axis: usize, start: usize, length: usize) -> Self::Tensor;
 
-    /// Gathers rows `indices` of x (samples, the first axis), in that order, repetition allowed.
+    /// Gathers rows `indices` of x (samples, the first axis), in that order, repetition allowed: `[indices.len(), …]`.
     fn take_rows(&self, x: &Self::Tensor, indices: &[u32]) -> Self::Tensor;
 
     // ---- how the device likes its work ------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         ((order == 2).then_some(y), derivatives)
     }
 
-    /// Computes sum + a·b, the accumulating form of [`matmul`](Self::matmul).
+    /// Computes sum + a·b, `[n, m]`, the accumulating form of [`matmul`](Self::matmul).
     fn matmul_add(
         &self,
         sum: Self::Tensor,
@@ -218,7 +218,8 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         self.axpy(1.0, &self.matmul(a, transpose_a, b, transpose_b), sum)
     }
 
-    /// Computes sum + the adjoint in the kernel, the accumulating form of [`conv2d_kernel`](Self::conv2d_kernel).
+    /// Computes sum + the adjoint in the kernel, `[c_out, kh, kw, c_in]`, the accumulating form of
+    /// [`conv2d_kernel`](Self::conv2d_kernel).
     fn conv2d_kernel_add(
         &self,
         sum: Self::Tensor,
@@ -242,8 +243,8 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         composed::activation(self, f, parameter, x, order)
     }
 
-    /// Computes the pullback of (x, dx₁, …, dx_M) ↦ (φ(x), φ'(x)dx₁, …) in one pass; `derivatives` are φ, φ' and φ'' at
-    /// x.
+    /// Computes the pullback of (x, dx₁, …, dx_M) ↦ (φ(x), φ'(x)dx₁, …) in one pass, all of the shape of x;
+    /// `derivatives` are φ, φ' and φ'' at x.
     fn activation_reverse(
         &self,
         f: Activation,

@@ -134,8 +134,8 @@ fn truth<E: crate::Element>(yes: bool) -> E {
     if yes { E::ONE } else { E::ZERO }
 }
 
-/// The operation by which [`Backend::reduce`](crate::Backend::reduce) combines elements. Its order is fixed by the
-/// shape.
+/// The operation by which [`Backend::reduce`](crate::Backend::reduce) combines elements. Its order is
+/// fixed by the shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reduce {
     /// The sum; 0 of nothing.
@@ -230,7 +230,7 @@ pub struct FixedPointRule {
     pub accuracy: f64,
     /// At the floor of the arithmetic once the residual has not fallen for `patience` steps and is at most this.
     pub floor: f64,
-    /// See `floor`.
+    /// Steps without a smaller residual after which `floor` applies.
     pub patience: f64,
 }
 

@@ -70,8 +70,8 @@ impl Shape {
         out
     }
 
-    /// Returns `true` if a tensor of this shape can be broadcast to `to`: extents aligned at the last axis, each equal
-    /// or 1.
+    /// Returns `true` if a tensor of this shape can be broadcast to `to`: extents aligned at the last axis,
+    /// each equal or 1.
     pub fn broadcasts_to(&self, to: &Shape) -> bool {
         self.rank <= to.rank && self.iter().rev().zip(to.iter().rev()).all(|(&a, &b)| a == b || a == 1)
     }
