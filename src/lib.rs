@@ -15,7 +15,7 @@
 //!
 //! * The Lipschitz bound comes from normalised weights, W / max(1, σ/κ): [`lipschitz`], [`layer`].
 //! * The log det is exact for small d and otherwise an unbiased, randomly truncated series (Russian roulette) with an
-//!   error bar: [`estimator`], [`flow::LogProb`].
+//!   error bar: [`estimator`], [`flow`].
 //! * Its gradient is the Neumann series uᵀ ∂J v, in memory that does not depend on the number of terms: [`estimator`],
 //!   [`train`].
 //! * The inverse is a fixed point, with a residual, an error bound and a status for every sample: [`invert`].
@@ -23,11 +23,13 @@
 //! Values, surrogates and estimates are different types: what is called a log likelihood here is one.
 //!
 //! # A first model
+//! [`fit`] and [`Model`] take arrays and give arrays; [`Fit`] has settings. What is behind them, for a backend that is
+//! known at compile time:
 //! ```
 //! use resflow::backend::Key;
 //! use resflow::config::FlowConfig;
 //! use resflow::data::ToyDensity;
-//! use resflow::train::{Budget, Source, TrainConfig, Trainer};
+//! use resflow::train::{Budget, TrainConfig, Trainer};
 //! use resflow::{Flow, NdArray};
 //!
 //! // the device, the architecture, and a key for every random number
@@ -35,7 +37,7 @@
 //! let flow = Flow::new(NdArray::<f32>::new(), &config, Key::new(0))?;
 //!
 //! // fit; validation data are never trained on, the best validated average of the weights is the model
-//! let source = Source::Density(ToyDensity::EightGaussians);
+//! let source = ToyDensity::EightGaussians;
 //! let mut trainer = Trainer::new(flow, source, &TrainConfig::default(), Budget::Steps(30), Key::new(1))?;
 //! trainer.run(|step, _validation| println!("{}: {:.3} nats", step.step, step.train_nll))?;
 //! let model = trainer.model();
@@ -57,16 +59,19 @@
 //! # Where things are
 //! | module | holds |
 //! |---|---|
-//! | [`flow`], [`flow::LogProb`] | the flow, its evaluation, encoding, decoding and sampling |
+//! | [`model`], [`device`] | the front door: fit, arrays in and out, devices chosen at run time |
+//! | [`flow`] | the flow, its evaluation, gradient, encoding, decoding and sampling |
+//! | [`chain`], [`base`] | the walk through transforms, and the base density |
 //! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); out-of-distribution detection |
-//! | [`config`], [`checkpoint`] | the checked configuration and the files |
-//! | [`train`] | gradients, optimiser, schedules, averaging, validation, resumable runs |
-//! | [`bijection`], [`block`], [`coupling`], [`transform`] | the residual block, affine coupling, ActNorm and others |
+//! | [`config`], [`stage`], [`checkpoint`], [`registry`] | configurations, what they spell out, files, one's own parts in them |
+//! | [`train`] | optimiser, schedules, averaging, validation, resumable runs |
+//! | [`bijection`], [`block`], [`coupling`], [`transform`] | transforms: the residual block, the affine coupling, ActNorm |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
+//! | [`module`], [`batch`] | what parts and samples are made of |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
 //! | [`invert`] | fixed points, plain and accelerated |
 //! | [`import`] | files of the reference implementation |
-//! | [`data`] | tables from CSV and NPY, built-in densities, standardisation |
+//! | [`data`] | samples with weights and labels, tables, images, built-in densities, standardisation |
 //! | [`backend`] | the interface of devices, for writing one |
 //!
 //! # Randomness
@@ -82,6 +87,7 @@ pub mod batch;
 pub mod bijection;
 pub mod block;
 pub mod chain;
+pub mod check;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
@@ -117,7 +123,7 @@ pub use resflow_ndarray::NdArray;
 pub use resflow_wgpu::{self as gpu, Wgpu};
 
 /// Compiles the README's examples.
-#[cfg(all(doctest, feature = "cpu"))]
+#[cfg(all(doctest, feature = "ndarray", feature = "formats"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 

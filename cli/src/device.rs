@@ -1,28 +1,28 @@
-//! Where and how to compute: the arguments, and the backend that they open.
+//! Where and how to compute: the arguments, and the device that they open.
 
 use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use resflow::NdArray;
+use resflow::Error;
+use resflow::device::{Device, DeviceKind, DeviceOptions, Precision, Products};
 
-use crate::failure::usage;
+use crate::failure::{say, usage, warn};
 
 /// The precision of the arithmetic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Precision {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionName {
     /// Single: fast.
     F32,
     /// Double: slower by two or more, accurate to 1e-12.
     F64,
 }
 
-impl Precision {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F64 => "f64",
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Self::F32,
+            PrecisionName::F64 => Self::F64,
         }
     }
 }
@@ -35,11 +35,13 @@ pub(crate) enum BackendName {
     Cpu,
     /// A GPU, through Vulkan, Metal or DX12.
     Wgpu,
+    /// A GPU if there is one that can do what is asked for, else the processor.
+    Best,
 }
 
 /// How a GPU multiplies matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Products {
+pub(crate) enum ProductsName {
     /// In single precision.
     #[default]
     F32,
@@ -54,7 +56,7 @@ pub(crate) enum Products {
 pub(crate) struct Arithmetic {
     /// The precision of the arithmetic [default: f32 for fit, else the model's; always f32 on a GPU]
     #[arg(long, value_enum, display_order = 100)]
-    pub(crate) precision: Option<Precision>,
+    pub(crate) precision: Option<PrecisionName>,
     /// The number of threads; results do not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true, display_order = 100)]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -66,7 +68,7 @@ pub(crate) struct Arithmetic {
     pub(crate) adapter: Option<String>,
     /// How a GPU multiplies matrices
     #[arg(long, value_enum, default_value_t, display_order = 100)]
-    pub(crate) products: Products,
+    pub(crate) products: ProductsName,
 }
 
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
@@ -75,77 +77,70 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 impl Arithmetic {
+    /// The precision that was asked for.
+    pub(crate) fn asked_precision(&self) -> Option<Precision> {
+        self.precision.map(Precision::from)
+    }
+
     /// The precision to compute in, where numbers are stored in another.
     pub(crate) fn precision_of(&self, stored: Precision) -> Precision {
         match self.backend {
-            BackendName::Cpu => self.precision.unwrap_or(stored),
+            BackendName::Cpu | BackendName::Best => self.asked_precision().unwrap_or(stored),
             BackendName::Wgpu => Precision::F32,
         }
     }
-}
 
-/// A backend of one of the kinds that are built in.
-pub(crate) enum Device {
-    Single(NdArray<f32>),
-    Double(NdArray<f64>),
-    #[cfg(feature = "gpu")]
-    Gpu(resflow::Wgpu),
-}
+    /// Opens what the arguments ask for, and says which it is unless it is the processor as usual.
+    pub(crate) fn open(&self, precision: Precision) -> Result<Device> {
+        self.check(precision)?;
+        let device = Device::open(&self.options(precision)).map_err(|e| match e {
+            Error::Config(e) => usage(e),
+            other => other.into(),
+        })?;
+        if self.backend != BackendName::Cpu {
+            say(format_args!("on {device}"));
+        }
+        if !device.is_hardware() {
+            warn("this adapter is a program on the processor, slower than --backend cpu");
+        }
+        Ok(device)
+    }
 
-impl Device {
-    /// Opens what the arguments ask for.
-    pub(crate) fn open(precision: Precision, arithmetic: &Arithmetic) -> Result<Self> {
-        let gpu = arithmetic.backend == BackendName::Wgpu;
-        if !gpu && (arithmetic.adapter.is_some() || arithmetic.products != Products::F32) {
+    /// Whether the arguments go together, in their own words.
+    fn check(&self, precision: Precision) -> Result<()> {
+        let gpu = self.backend == BackendName::Wgpu;
+        if !gpu && (self.adapter.is_some() || self.products != ProductsName::F32) {
             return Err(usage("--adapter and --products are for --backend wgpu"));
         }
-        if gpu && (precision == Precision::F64 || arithmetic.precision == Some(Precision::F64)) {
+        if gpu && (precision == Precision::F64 || self.precision == Some(PrecisionName::F64)) {
             return Err(usage("--backend wgpu computes in f32; use --backend cpu for f64"));
         }
-        if gpu && arithmetic.threads.is_some() {
+        if gpu && self.threads.is_some() {
             return Err(usage("--threads is for --backend cpu"));
         }
-        Ok(match (precision, arithmetic.threads) {
-            _ if gpu => return open_gpu(arithmetic),
-            (Precision::F32, Some(threads)) => Self::Single(NdArray::with_threads(threads)?),
-            (Precision::F32, None) => Self::Single(NdArray::new()),
-            (Precision::F64, Some(threads)) => Self::Double(NdArray::with_threads(threads)?),
-            (Precision::F64, None) => Self::Double(NdArray::new()),
-        })
-    }
-}
-
-#[cfg(feature = "gpu")]
-fn open_gpu(arithmetic: &Arithmetic) -> Result<Device> {
-    use resflow::gpu::{AdapterChoice, AdapterKind, Precision, WgpuOptions};
-    let adapter = arithmetic.adapter.as_deref().map_or_else(AdapterChoice::from_env, AdapterChoice::parse);
-    let precision = match arithmetic.products {
-        Products::F32 => Precision::F32,
-        Products::F16x3 => Precision::F16x3,
-        Products::F16 => Precision::F16,
-    };
-    let gpu = resflow::Wgpu::open(&WgpuOptions { adapter, precision, memory_limit: None })?;
-    crate::failure::say(format_args!("on {}", gpu.adapter()));
-    if gpu.adapter().kind == AdapterKind::Software {
-        crate::failure::warn("this adapter is a program on the processor, slower than --backend cpu");
-    }
-    Ok(Device::Gpu(gpu))
-}
-
-#[cfg(not(feature = "gpu"))]
-fn open_gpu(_: &Arithmetic) -> Result<Device> {
-    Err(usage("this program was built without GPU support; build it with `cargo install --path cli --features gpu`"))
-}
-
-/// Runs an expression with the backend of some precision that the arguments ask for.
-macro_rules! with_backend {
-    ($precision:expr, $arithmetic:expr, |$backend:ident| $body:expr) => {
-        match $crate::device::Device::open($precision, $arithmetic)? {
-            $crate::device::Device::Single($backend) => $body,
-            $crate::device::Device::Double($backend) => $body,
-            #[cfg(feature = "gpu")]
-            $crate::device::Device::Gpu($backend) => $body,
+        if gpu && cfg!(not(feature = "gpu")) {
+            return Err(usage(
+                "this program was built without GPU support; build it with `cargo install --path cli --features gpu`",
+            ));
         }
-    };
+        Ok(())
+    }
+
+    fn options(&self, precision: Precision) -> DeviceOptions {
+        DeviceOptions {
+            kind: match self.backend {
+                BackendName::Cpu => DeviceKind::Cpu,
+                BackendName::Wgpu => DeviceKind::Gpu,
+                BackendName::Best => DeviceKind::Best,
+            },
+            precision,
+            threads: self.threads,
+            adapter: self.adapter.clone(),
+            products: match self.products {
+                ProductsName::F32 => Products::F32,
+                ProductsName::F16x3 => Products::F16x3,
+                ProductsName::F16 => Products::F16,
+            },
+        }
+    }
 }
-pub(crate) use with_backend;

@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result};
 use resflow::Flow;
 use resflow::backend::Backend;
 use resflow::checkpoint::{Archive, model_precision};
+use resflow::device::Precision;
 use resflow::error::CheckpointError;
 
 use crate::arguments::Model;
-use crate::device::Precision;
 use crate::failure::usage;
 
 /// The contents of a model's file.
@@ -30,8 +30,7 @@ impl Stored {
         if matches!(path.try_exists(), Ok(false)) {
             return Err(usage(format_args!("{}: file not found", path.display())));
         }
-        let archive = read_archive(&path)?;
-        let archive = if archive.document.get("run").is_some() { model_of_checkpoint(archive) } else { archive };
+        let archive = read_archive(&path)?.into_model();
         let native = precision_of(&archive).with_context(|| path.display().to_string())?;
         let precision = model.arithmetic.precision_of(native);
         Ok(Self { archive, path, native, precision })
@@ -63,19 +62,6 @@ pub(crate) fn precision_of(archive: &Archive) -> Result<Precision> {
         "f64" => Ok(Precision::F64),
         other => anyhow::bail!("made in an unknown precision, `{other}`"),
     }
-}
-
-/// The best model in a checkpoint, or its present weights before the first validation.
-fn model_of_checkpoint(mut archive: Archive) -> Archive {
-    let best = archive.document.pointer("/run/best").filter(|v| !v.is_null()).cloned();
-    let prefix = if best.is_some() { "best." } else { "flow." };
-    if let Some(best) = best {
-        archive.document["model"] = best;
-    }
-    let tensors = std::mem::take(&mut archive.tensors);
-    archive.tensors =
-        tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t))).collect();
-    archive
 }
 
 /// The names of a model's columns.

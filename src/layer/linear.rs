@@ -82,8 +82,8 @@ impl<B: Backend> LipschitzLinear<B> {
     }
 }
 
-/// Reshapes samples to a matrix, all axes but the last together: `[n·…, i]`.
-pub(crate) fn matrix<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
+/// Samples `[n, …, c]` as a matrix `[n·…, c]`: all axes but the last together.
+pub fn matrix<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
     let shape = backend.shape(x);
     if shape.rank() == 2 {
         return x.clone();
@@ -92,8 +92,8 @@ pub(crate) fn matrix<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
     backend.reshape(x, [count, shape.channels()].into())
 }
 
-/// Computes x·m on the last axis of x, by a product of matrices.
-pub(crate) fn by_rows<B: Backend>(
+/// Applies a product of matrices, `[rows, c]` → `[rows, o]`, to the last axis of x: `[n, …, c]` → `[n, …, o]`.
+pub fn by_rows<B: Backend>(
     backend: &B,
     x: &B::Tensor,
     product: impl FnOnce(&B::Tensor) -> B::Tensor,

@@ -12,8 +12,8 @@ use crate::invert::Solution;
 use crate::module::{Grad, Module};
 use crate::stage::Stage;
 
-/// Reshapes samples `[n, h, w, c]`, or already `[n, d]`, to vectors `[n, d]` in (C, H, W) order.
-pub(crate) fn to_vectors<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
+/// Samples `[n, h, w, c]` or already `[n, d]`, as vectors `[n, d]` in (C, H, W) order.
+pub fn to_vectors<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
     let shape = backend.shape(x);
     let flat = [shape.rows(), shape.row_elements()].into();
     if shape.rank() == 4 && shape[3] > 1 {
@@ -23,8 +23,8 @@ pub(crate) fn to_vectors<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
     }
 }
 
-/// The inverse of [`to_vectors`] for samples of a shape.
-pub(crate) fn from_vectors<B: Backend>(backend: &B, x: &B::Tensor, shape: &[usize]) -> B::Tensor {
+/// The inverse of [`to_vectors`]: vectors `[n, d]` as samples of a shape, `[h, w, c]` or `[d]`, with n of them.
+pub fn from_vectors<B: Backend>(backend: &B, x: &B::Tensor, shape: &[usize]) -> B::Tensor {
     let n = backend.shape(x).rows();
     match *shape {
         [h, w, c] if c > 1 => backend.permute(&backend.reshape(x, [n, c, h, w].into()), &[0, 2, 3, 1]),

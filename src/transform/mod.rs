@@ -9,8 +9,9 @@ mod squeeze;
 
 pub use actnorm::ActNorm;
 pub use dequantise::{bits_per_dim, dequantise, quantise};
-pub use flatten::Flatten;
-pub(crate) use flatten::{from_vectors, to_vectors};
+pub use flatten::{Flatten, from_vectors, to_vectors};
 pub use invertible_linear::InvertibleLinear;
 pub use logit::Logit;
 pub use squeeze::Squeeze;
+
+pub use crate::tiled::{tile_samples, tiled};

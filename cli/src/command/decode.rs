@@ -2,14 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Backend;
-use resflow::data::{Samples, Table};
+use resflow::data::Table;
 use resflow::invert::Inversion;
+use resflow::with_device;
 
 use crate::arguments::Decode;
 use crate::command::coordinates::{ERROR, LOG_DET, check_output, finite, latent_names, wants_log_dets, write};
 use crate::command::decoded::report_inversion;
 use crate::data::read;
-use crate::device::with_backend;
 use crate::evaluate;
 use crate::failure::usage;
 use crate::model::{Stored, column_names};
@@ -18,7 +18,7 @@ pub(crate) fn run(arguments: &Decode) -> Result<()> {
     check_output(&arguments.output)?;
     let stored = Stored::open(&arguments.model)?;
     let table = read(&arguments.z)?;
-    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
+    with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         decode(arguments, &stored, table, backend)
     })
 }
@@ -37,8 +37,8 @@ fn decode<B: Backend>(arguments: &Decode, stored: &Stored, table: Table, backend
     let mut error = log_det.clone();
     if !good.is_empty() && wants_log_dets(&arguments.output) {
         let x = Table::new(None, d, good.iter().flat_map(|&i| found[i].iter().copied()).collect())?;
-        let again =
-            evaluate::encode(&prepared, flow.config(), Samples::Rows(&x), evaluate::key(arguments.output.seed))?;
+        let key = evaluate::key(arguments.output.seed);
+        let again = evaluate::encode(&prepared, flow.config(), (&x).into(), key)?;
         for (k, &i) in good.iter().enumerate() {
             log_det[i] = -again.log_det[k];
             error[i] = again.standard_error[k];

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::arguments::Fit;
-use crate::data::Dataset;
+use crate::data::Data;
 use crate::output::print;
 use crate::run::illustration::Illustration;
 use crate::run::interruption::listen_for_interruption;
@@ -11,7 +11,7 @@ use crate::run::learn::learn;
 
 pub(crate) fn run(arguments: &Fit) -> Result<()> {
     listen_for_interruption()?;
-    let dataset = Dataset::open(&arguments.data)?;
-    let illustration = Illustration::of(&dataset);
-    print(&learn(arguments, dataset, illustration)?)
+    let data = Data::open(&arguments.data)?;
+    let illustration = Illustration::of(&data);
+    print(&learn(arguments, data, illustration)?)
 }

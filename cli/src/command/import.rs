@@ -3,11 +3,12 @@
 use anyhow::{Context as _, Result};
 use resflow::Flow;
 use resflow::backend::Backend;
+use resflow::device::{Device, DeviceOptions, Precision};
 use resflow::import::{StateDict, Weights};
 use resflow::lipschitz::PowerIteration;
+use resflow::with_device;
 
 use crate::arguments::Import;
-use crate::device::{Arithmetic, Precision, with_backend};
 use crate::failure::usage;
 use crate::output::{extension, print};
 use crate::settings::Settings;
@@ -24,7 +25,7 @@ pub(crate) fn run(arguments: &Import) -> Result<()> {
     let weights = if arguments.ema { Weights::Ema } else { Weights::Current };
     let dict = StateDict::read(state, weights).with_context(|| state.display().to_string())?;
     let precision = if dict.precision() == "f64" { Precision::F64 } else { Precision::F32 };
-    with_backend!(precision, &Arithmetic::default(), |backend| {
+    with_device!(Device::open(&DeviceOptions::cpu(precision))?, |backend| {
         let mut flow = Flow::from_state_dict(backend, &config, dict).with_context(|| state.display().to_string())?;
         if arguments.ema {
             // the stored singular vectors are those of the weights, not of their average

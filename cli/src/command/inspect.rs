@@ -7,11 +7,11 @@ use resflow::Flow;
 use resflow::backend::Backend;
 use resflow::estimator::Phase;
 use resflow::module::{Module as _, Spectrum};
+use resflow::with_device;
 use serde::Serialize;
 
 use crate::arguments::Inspect;
 use crate::data::model_size;
-use crate::device::with_backend;
 use crate::model::{Stored, column_names};
 use crate::output::print;
 
@@ -52,7 +52,7 @@ struct Choice {
 
 pub(crate) fn run(arguments: &Inspect) -> Result<()> {
     let stored = Stored::open(&arguments.model)?;
-    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
+    with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         let flow = stored.flow(backend)?;
         let links = links(&flow)?;
         print(&if arguments.json { json(&stored, &flow, &links)? } else { text(&stored, &flow, &links) })

@@ -3,16 +3,15 @@
 use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Element as _, Shape};
 use resflow::config::ImageConfig;
-use resflow::data::Table;
 use resflow::data::image::ImageSet;
+use resflow::data::{Table, Values};
 use resflow::invert::{Inversion, Status};
 use resflow::transform::dequantise;
+use resflow::with_device;
 
 use crate::arguments::Reconstruct;
 use crate::command::decoded::report_inversion;
-use crate::data::part::Chosen;
-use crate::data::{Dataset, model_size};
-use crate::device::with_backend;
+use crate::data::{Data, model_size};
 use crate::evaluate;
 use crate::failure::usage;
 use crate::model::Stored;
@@ -26,13 +25,13 @@ pub(crate) fn run(arguments: &Reconstruct) -> Result<()> {
         return Err(usage(format_args!("--out {out}: the file's name must end in .png")));
     }
     let stored = Stored::open(&arguments.model)?;
-    let dataset = Dataset::open_file(&arguments.data)?;
-    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
-        reconstruct(arguments, &stored, dataset, backend)
+    let data = Data::open_file(&arguments.data)?;
+    with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
+        reconstruct(arguments, &stored, data, backend)
     })
 }
 
-fn reconstruct<B: Backend>(arguments: &Reconstruct, stored: &Stored, dataset: Dataset, backend: B) -> Result<()> {
+fn reconstruct<B: Backend>(arguments: &Reconstruct, stored: &Stored, data: Data, backend: B) -> Result<()> {
     let flow = stored.flow(backend)?;
     let name = arguments.data.display().to_string();
     let Some(config) = flow.config().images() else {
@@ -40,9 +39,9 @@ fn reconstruct<B: Backend>(arguments: &Reconstruct, stored: &Stored, dataset: Da
     };
     let (size, d) = (model_size(config), flow.dimension());
     let n = usize::from(arguments.n);
-    let x = match arguments.part.of(dataset, &name, flow.config(), Some(n))? {
-        Chosen::Rows(table) => table,
-        Chosen::Images(set) => dequantised(flow.backend(), &set, config, arguments.seed)?,
+    let x = match arguments.part.of(data, &name, flow.config(), Some(n))?.into_values() {
+        Values::Tabular(table) => table,
+        Values::Images(set) => dequantised(flow.backend(), &set, config, arguments.seed)?,
     };
     let prepared = flow.prepare();
     let encoded = prepared.encode(&x, evaluate::key(arguments.seed).split(0)).context(name)?;

@@ -5,11 +5,11 @@ use resflow::backend::{Backend, Key};
 use resflow::data::csv;
 use resflow::data::image::{ImageSet, npy as image_npy};
 use resflow::invert::Inversion;
+use resflow::with_device;
 
 use crate::arguments::Sample;
 use crate::command::decoded::{npy_bytes, report_inversion};
 use crate::data::model_size;
-use crate::device::with_backend;
 use crate::failure::usage;
 use crate::model::{Stored, column_names};
 use crate::output::{extension, print, write_file};
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &Sample) -> Result<()> {
         }
     };
     let stored = Stored::open(&arguments.model)?;
-    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
+    with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         draw(arguments, format, &stored, backend)
     })
 }

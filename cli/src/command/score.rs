@@ -6,13 +6,14 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use resflow::backend::{Backend, Key};
 use resflow::config::{FlowConfig, ModelConfig};
+use resflow::data::Dataset;
+use resflow::device::Precision;
 use resflow::estimator::{Auto, Estimator, Phase, Sharing};
 use resflow::flow::LogProb;
+use resflow::with_device;
 
 use crate::arguments::Score;
-use crate::data::Dataset;
-use crate::data::part::Chosen;
-use crate::device::{Precision, with_backend};
+use crate::data::Data;
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};
 use crate::evaluate::outliers::{self, Outliers};
@@ -30,36 +31,36 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
         return Err(usage(format_args!("--out {}: the file's name must end in .csv", out.display())));
     }
     let stored = Stored::open(&arguments.model)?;
-    let dataset = Dataset::open(&arguments.data)?;
-    with_backend!(stored.precision, &arguments.model.arithmetic, |backend| {
-        score(arguments, &stored, dataset, backend)
+    let data = Data::open(&arguments.data)?;
+    with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
+        score(arguments, &stored, data, backend)
     })
 }
 
 /// The rows or images to score.
-fn chosen_data(arguments: &Score, dataset: Dataset, model: &ModelConfig) -> Result<Chosen> {
-    match (dataset, arguments.rows) {
-        (Dataset::Density(density), rows) if arguments.part.split.is_none() => {
+fn chosen_data(arguments: &Score, data: Data, model: &ModelConfig) -> Result<Dataset> {
+    match (data, arguments.rows) {
+        (Data::Density(density), rows) if arguments.part.split.is_none() => {
             let key = Key::new(arguments.seed).named("test data");
-            Ok(Chosen::Rows(density.sample(key, rows.unwrap_or(FRESH) as usize)))
+            Ok(density.sample(key, rows.unwrap_or(FRESH) as usize).into())
         }
-        (Dataset::Table(_), Some(_)) if model.rows().is_some() => {
+        (data, Some(_)) if data.table().is_some() && model.rows().is_some() => {
             Err(usage("--rows is for built-in densities and images; a file is scored whole"))
         }
-        (dataset, rows) => arguments.part.of(dataset, &arguments.data, model, rows.map(|n| n as usize)),
+        (data, rows) => arguments.part.of(data, &arguments.data, model, rows.map(|n| n as usize)),
     }
 }
 
-fn score<B: Backend>(arguments: &Score, stored: &Stored, dataset: Dataset, backend: B) -> Result<()> {
+fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B) -> Result<()> {
     let mut flow = stored.flow(backend)?;
     let other = match &arguments.outliers {
-        Some(name) => Some((name.as_str(), Dataset::open(name)?)),
+        Some(name) => Some((name.as_str(), Data::open(name)?)),
         None => None,
     };
-    if let Some((name, dataset)) = &other {
-        outliers::check(dataset, name, flow.config())?;
+    if let Some((name, other)) = &other {
+        outliers::check(other, name, flow.config())?;
     }
-    let data = chosen_data(arguments, dataset, flow.config())?;
+    let data = chosen_data(arguments, data, flow.config())?;
     let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
     let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
     flow.set_log_prob_estimator(estimator, replicates).map_err(usage)?;

@@ -1,30 +1,25 @@
-//! DATA: rows of numbers, images, or the name of a built-in density.
+//! DATA: samples of a file or a folder, or the name of a built-in density.
 
 pub(crate) mod labels;
 pub(crate) mod part;
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
 use resflow::config::{ImageConfig, ModelConfig};
-use resflow::data::image::{self, ImageData, ImageError, ImageSize, ImageStack, npy};
-use resflow::data::{self, DataError, Table, ToyDensity};
+use resflow::data::image::{ImageSet, ImageSize};
+use resflow::data::{self, Dataset, Opened, Table, ToyDensity};
 
 use crate::failure::usage;
 
 /// What DATA holds.
 #[derive(Debug)]
-pub(crate) enum Dataset {
+pub(crate) enum Data {
     Density(ToyDensity),
-    Table(Table),
-    /// Bytes, with the test images apart.
-    Images(ImageData),
-    /// Values between 0 and 1.
-    Stack(ImageStack),
+    Stored(Opened),
 }
 
-impl Dataset {
+impl Data {
     /// A density's name goes before a file of the same name: `./moons` is the file.
     pub(crate) fn open(text: &str) -> Result<Self> {
         let unknown = match text.parse::<ToyDensity>() {
@@ -42,27 +37,39 @@ impl Dataset {
         if matches!(path.try_exists(), Ok(false)) {
             return Err(usage(format_args!("{}: file not found", path.display())));
         }
-        if !image::looks_like_images(path) {
-            return Ok(Self::Table(data::read(path)?));
+        Ok(Self::Stored(data::open(path)?))
+    }
+
+    /// The size of its images, bytes or numbers.
+    pub(crate) fn image_size(&self) -> Option<ImageSize> {
+        match self {
+            Self::Density(_) => None,
+            Self::Stored(opened) => opened.image_size,
         }
-        match image::open(path) {
-            Ok(images) => Ok(Self::Images(images)),
-            // an array of numbers that are no bytes
-            Err(e) if is_npy_type(&e) => {
-                let named = |e| DataError::File { path: path.to_owned(), source: Box::new(e) };
-                let bytes = fs::read(path).map_err(|e| named(e.into()))?;
-                Ok(Self::Stack(npy::read_stack(&bytes).map_err(named)?))
-            }
-            Err(e) => Err(e.into()),
+    }
+
+    /// The images to learn from, if they are bytes.
+    pub(crate) fn images(&self) -> Option<&ImageSet> {
+        match self {
+            Self::Density(_) => None,
+            Self::Stored(opened) => opened.data.images(),
+        }
+    }
+
+    /// The table, if that is what it is, and not images as numbers.
+    pub(crate) fn table(&self) -> Option<&Table> {
+        match self {
+            Self::Stored(Opened { data, image_size: None, .. }) => data.table(),
+            _ => None,
         }
     }
 }
 
-fn is_npy_type(error: &DataError) -> bool {
-    match error {
-        DataError::File { source, .. } => is_npy_type(source),
-        DataError::Image(ImageError::NpyType { .. }) => true,
-        _ => false,
+/// The first samples, at most `most`.
+pub(crate) fn first(data: Dataset, most: Option<usize>) -> Result<Dataset> {
+    match most {
+        Some(n) if n < data.len() => Ok(data.select(&(0..n).collect::<Vec<_>>())?),
+        _ => Ok(data),
     }
 }
 

@@ -1,12 +1,12 @@
-//! The part of DATA that a command looks at, and what it then holds.
+//! The part of DATA that a command looks at.
 
 use anyhow::Result;
 use clap::ValueEnum;
 use resflow::config::ModelConfig;
-use resflow::data::image::{ImageData, ImageSet, ImageSize};
-use resflow::data::{Samples, Table};
+use resflow::data::image::{ImageSet, ImageSize};
+use resflow::data::{Dataset, Opened, Values};
 
-use super::{Dataset, check_size};
+use super::{Data, check_size, first};
 use crate::failure::{say, usage};
 
 /// Which images of a data set.
@@ -28,85 +28,45 @@ pub(crate) struct Part {
     pub(crate) split: Option<Split>,
 }
 
-/// What a model is evaluated on.
-#[derive(Debug)]
-pub(crate) enum Chosen {
-    Rows(Table),
-    Images(ImageSet),
-}
-
-impl Chosen {
-    pub(crate) fn samples(&self) -> Samples<'_> {
-        match self {
-            Self::Rows(table) => Samples::Rows(table),
-            Self::Images(set) => Samples::Images(set),
-        }
-    }
-
-    /// The labels, one for each image, where there are any.
-    pub(crate) fn labels(&self) -> Option<&[u8]> {
-        match self {
-            Self::Rows(_) => None,
-            Self::Images(set) => set.labels(),
-        }
-    }
-}
-
 impl Part {
     /// The samples of a file for a model, at most `most` of its images. Says on standard error which images they are.
-    pub(crate) fn of(self, dataset: Dataset, name: &str, model: &ModelConfig, most: Option<usize>) -> Result<Chosen> {
-        let image_size = match &dataset {
-            Dataset::Images(data) => Some(data.training.size()),
-            Dataset::Stack(stack) => Some(stack.size()),
-            Dataset::Table(_) | Dataset::Density(_) => None,
-        };
-        if let Some(found) = image_size {
+    pub(crate) fn of(self, data: Data, name: &str, model: &ModelConfig, most: Option<usize>) -> Result<Dataset> {
+        if let Some(found) = data.image_size() {
             check_size(found, name, model)?;
         }
-        match dataset {
-            Dataset::Images(data) => self.images(data, name, most).map(Chosen::Images),
+        match data {
+            Data::Stored(opened) if opened.data.images().is_some() => self.images(opened, name, most),
             _ if self.split.is_some() => Err(usage(format_args!("--split: {name} is no data set of images"))),
-            Dataset::Stack(stack) => {
-                let (d, rows) = (stack.dimension(), stack.len().min(most.unwrap_or(usize::MAX)));
-                let mut values = stack.into_values();
-                values.truncate(rows * d);
-                Ok(Chosen::Rows(Table::new(None, d, values)?))
-            }
-            Dataset::Table(table) => match most {
-                Some(n) if model.images().is_some() => {
-                    Ok(Chosen::Rows(table.select(&(0..n.min(table.rows())).collect::<Vec<_>>())))
-                }
-                _ => Ok(Chosen::Rows(table)),
-            },
-            Dataset::Density(_) => Err(usage(format_args!("{name} is a density, a file is needed"))),
+            Data::Stored(opened) => first(opened.data, most.filter(|_| model.images().is_some())),
+            Data::Density(_) => Err(usage(format_args!("{name} is a density, a file is needed"))),
         }
     }
 
     /// The images of a data set, at most `most`. Says on standard error which they are.
-    pub(crate) fn images(self, data: ImageData, name: &str, most: Option<usize>) -> Result<ImageSet> {
-        let (set, what) = match (self.split, data.test) {
+    pub(crate) fn images(self, opened: Opened, name: &str, most: Option<usize>) -> Result<Dataset> {
+        let (data, what) = match (self.split, opened.test) {
             (None | Some(Split::Test), Some(test)) => (test, "test images"),
             (Some(Split::Test), None) => return Err(usage(format_args!("--split test: {name} has no test images"))),
-            (Some(Split::Train), _) => (data.training, "training images"),
-            (Some(Split::All), Some(test)) => (joined(data.training, &test)?, "images, training and test"),
-            (None | Some(Split::All), None) => (data.training, "images"),
+            (Some(Split::Train), _) => (opened.data, "training images"),
+            (Some(Split::All), Some(test)) => (joined(opened.data, &test)?, "images, training and test"),
+            (None | Some(Split::All), None) => (opened.data, "images"),
         };
-        let all = set.len();
-        let set = match most {
-            Some(n) if n < all => set.take(&(0..n).collect::<Vec<_>>())?,
-            _ => set,
-        };
-        let first = if set.len() < all { format!("the first {} of the ", set.len()) } else { "the ".to_owned() };
+        let all = data.len();
+        let data = first(data, most)?;
+        let first = if data.len() < all { format!("the first {} of the ", data.len()) } else { "the ".to_owned() };
         say(format_args!("taking {first}{all} {what} of {name}"));
-        Ok(set)
+        Ok(data)
     }
 }
 
 /// Images of one size one after the other, with labels where both have them.
-fn joined(first: ImageSet, then: &ImageSet) -> Result<ImageSet> {
+fn joined(first: Dataset, then: &Dataset) -> Result<Dataset> {
+    let (Values::Images(first), Some(then)) = (first.into_values(), then.images()) else {
+        anyhow::bail!("images and numbers do not join");
+    };
     let ImageSize { height, width, channels } = then.size();
     let labels = first.labels().zip(then.labels()).map(|(a, b)| [a, b].concat());
     let mut bytes = first.into_bytes();
     bytes.extend_from_slice(then.bytes());
-    Ok(ImageSet::new(height, width, channels, bytes, labels)?)
+    Ok(ImageSet::new(height, width, channels, bytes, labels)?.into())
 }

@@ -4,10 +4,10 @@ use anyhow::Result;
 use resflow::backend::{Backend, Key};
 use resflow::classifier::{Calibration, Classification};
 use resflow::config::ModelConfig;
+use resflow::data::Dataset;
 use resflow::flow::PreparedFlow;
 use serde::{Deserialize, Serialize};
 
-use crate::data::part::Chosen;
 use crate::evaluate;
 use crate::failure::warn;
 
@@ -39,7 +39,7 @@ impl Classified {
     pub(crate) fn of<B: Backend>(
         flow: &PreparedFlow<B>,
         model: &ModelConfig,
-        data: &Chosen,
+        data: &Dataset,
         key: Key,
     ) -> Result<Option<Self>> {
         if !flow.classifies() {

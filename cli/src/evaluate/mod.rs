@@ -40,6 +40,8 @@ pub(crate) fn log_prob<B: Backend>(
                 all.values.extend(own.values);
                 all.standard_error.extend(own.standard_error);
                 all.log_det.extend(own.log_det);
+                all.status.extend(own.status);
+                all.weights = all.weights.take().zip(own.weights).map(|(a, b)| [a, b].concat());
                 all.replicates = all.replicates.max(own.replicates);
                 all
             }
@@ -112,7 +114,7 @@ fn in_pieces(
     key: Key,
     mut each: impl FnMut(Samples<'_>, Key) -> Result<String>,
 ) -> Result<()> {
-    let count = samples.count();
+    let count = samples.len();
     if model.images().is_none() {
         return if count == 0 { Ok(()) } else { each(samples, key).map(|_| ()) };
     }
@@ -120,11 +122,7 @@ fn in_pieces(
     for (number, first) in (0..count).step_by(PIECE).enumerate() {
         let some: Vec<usize> = (first..count.min(first + PIECE)).collect();
         let key = key.split(number as u64);
-        let said = match samples {
-            Samples::Rows(table) => each(Samples::Rows(&table.select(&some)), key),
-            Samples::Images(set) => each(Samples::Images(&set.take(&some)?), key),
-        };
-        match said {
+        match each(samples.select(&some)?.samples(), key) {
             Ok(said) => progress.count(first + some.len(), count, &said),
             Err(e) => {
                 progress.end();

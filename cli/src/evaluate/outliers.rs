@@ -4,11 +4,12 @@ use anyhow::{Context as _, Result};
 use resflow::anomaly::{Auroc, auroc};
 use resflow::backend::{Backend, Key};
 use resflow::config::ModelConfig;
+use resflow::data::{Dataset, Table};
 use resflow::flow::LogProb;
 use resflow::flow::PreparedFlow;
 
-use crate::data::part::{Chosen, Part};
-use crate::data::{Dataset, check_size, model_size};
+use crate::data::part::Part;
+use crate::data::{Data, check_size, first, model_size};
 use crate::evaluate;
 use crate::failure::{say, usage, warn};
 
@@ -26,10 +27,10 @@ impl Outliers {
         flow: &PreparedFlow<B>,
         model: &ModelConfig,
         inside: &LogProb,
-        (name, dataset): (&str, Dataset),
+        (name, data): (&str, Data),
         seed: u64,
     ) -> Result<Self> {
-        let data = chosen(dataset, name, model, inside.values.len(), seed)?;
+        let data = chosen(data, name, model, inside.values.len(), seed)?;
         let context = || format!("outliers {name}");
         // the key of `score`: what is said of them is what `score` says of them alone
         let scores = evaluate::log_prob(flow, model, data.samples(), evaluate::key(seed)).with_context(context)?;
@@ -61,14 +62,14 @@ fn ranked(values: &[f64]) -> Vec<f64> {
 }
 
 /// Whether a model can score a data set, its images once they are of the model's size.
-pub(crate) fn check(dataset: &Dataset, name: &str, model: &ModelConfig) -> Result<()> {
-    let width = match dataset {
-        Dataset::Images(_) if model.images().is_some() => return Ok(()),
-        Dataset::Images(data) => return check_size(data.training.size(), name, model),
-        Dataset::Stack(stack) => return check_size(stack.size(), name, model),
-        Dataset::Table(table) => table.width(),
-        Dataset::Density(_) => 2,
-    };
+pub(crate) fn check(data: &Data, name: &str, model: &ModelConfig) -> Result<()> {
+    if data.images().is_some() && model.images().is_some() {
+        return Ok(());
+    }
+    if let Some(size) = data.image_size() {
+        return check_size(size, name, model);
+    }
+    let width = data.table().map_or(2, Table::width);
     match model.dimension() {
         d if d == width => Ok(()),
         d => Err(usage(format_args!("{name}: rows of {width} numbers, the model is for {d}"))),
@@ -76,26 +77,23 @@ pub(crate) fn check(dataset: &Dataset, name: &str, model: &ModelConfig) -> Resul
 }
 
 /// The first of a data set, at most `most`; fresh points of a density.
-fn chosen(dataset: Dataset, name: &str, model: &ModelConfig, most: usize, seed: u64) -> Result<Chosen> {
-    check(&dataset, name, model)?;
+fn chosen(data: Data, name: &str, model: &ModelConfig, most: usize, seed: u64) -> Result<Dataset> {
+    check(&data, name, model)?;
     let part = Part { split: None };
-    match (dataset, model.images()) {
+    match (data, model.images()) {
         // points of their own even where the data are those of the same density
-        (Dataset::Density(density), _) => Ok(Chosen::Rows(density.sample(Key::new(seed).named("outliers"), most))),
-        (Dataset::Images(data), Some(config)) => {
-            let set = part.images(data, name, Some(most))?;
-            let (found, wanted) = (set.size(), model_size(config));
-            if found == wanted {
-                return Ok(Chosen::Images(set));
+        (Data::Density(density), _) => Ok(density.sample(Key::new(seed).named("outliers"), most).into()),
+        (Data::Stored(opened), Some(config)) if opened.data.images().is_some() => {
+            let data = part.images(opened, name, Some(most))?;
+            let wanted = model_size(config);
+            match data.images().filter(|set| set.size() != wanted) {
+                None => Ok(data),
+                Some(set) => {
+                    say(format_args!("{name}: images of {}, cut or padded to {wanted}", set.size()));
+                    Ok(set.adapted(wanted)?.into())
+                }
             }
-            say(format_args!("{name}: images of {found}, cut or padded to {wanted}"));
-            Ok(Chosen::Images(set.adapted(wanted)?))
         }
-        (dataset, _) => match part.of(dataset, name, model, Some(most))? {
-            Chosen::Rows(table) if table.rows() > most => {
-                Ok(Chosen::Rows(table.select(&(0..most).collect::<Vec<_>>())))
-            }
-            chosen => Ok(chosen),
-        },
+        (data, _) => first(part.of(data, name, model, Some(most))?, Some(most)),
     }
 }

@@ -7,6 +7,7 @@
 use anyhow::Result;
 use resflow::backend::{Backend, Key};
 use resflow::estimator::{Estimator, Exact};
+use resflow::with_device;
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
@@ -17,7 +18,6 @@ use super::laboratory::Laboratory;
 use super::report::{Report, Table};
 use super::section::Grid;
 use super::training::{Spent, points};
-use crate::device::with_backend;
 use crate::model::Stored;
 use crate::picture::canvas::grid;
 
@@ -44,7 +44,7 @@ struct Bias {
 pub(super) fn run(laboratory: &Laboratory, section: &Grid) -> Result<()> {
     let cases = section.cases(laboratory)?;
     let cells = section.cells(laboratory, "bias", &cases, |case, stored, spent| {
-        with_backend!(stored.precision, &laboratory.arithmetic, |backend| {
+        with_device!(laboratory.arithmetic.open(stored.precision)?, |backend| {
             measure(laboratory, section, case, stored, spent, backend)
         })
     })?;

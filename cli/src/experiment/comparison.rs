@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use anyhow::{Context as _, Result};
 use image::RgbImage;
 use resflow::backend::Backend;
-use resflow::data::Samples;
+use resflow::with_device;
 use serde_json::json;
 
 use super::cell::Cell;
@@ -21,8 +21,7 @@ use super::report::{Report, Table};
 use super::score::{OutlierScore, Score};
 use super::section::{Comparison, Row};
 use super::training::{Spent, Training, held_out};
-use crate::data::Dataset;
-use crate::device::with_backend;
+use crate::data::Data;
 use crate::evaluate;
 use crate::evaluate::classification::Classified;
 use crate::failure::usage;
@@ -49,7 +48,7 @@ impl Comparison {
         let mut lines = Vec::new();
         let mut names = HashSet::new();
         for data in &laboratory.file.data {
-            let dataset = Dataset::open(data)?;
+            let dataset = Data::open(data)?;
             for (number, row) in self.rows.iter().enumerate() {
                 let context = || format!("row `{}` on {data}", row.name);
                 let settings = laboratory.file.settings(&dataset, row).with_context(context)?;
@@ -87,7 +86,7 @@ pub(super) fn run(laboratory: &Laboratory, section: &Comparison) -> Result<()> {
         }
         cells.push(laboratory.cell(&training.name, specification, || {
             let (stored, spent) = training.run(laboratory)?;
-            with_backend!(stored.precision, &laboratory.arithmetic, |backend| {
+            with_device!(laboratory.arithmetic.open(stored.precision)?, |backend| {
                 score(laboratory, section, training, &stored, &spent, backend)
             })
         })?);
@@ -274,7 +273,7 @@ fn beside(laboratory: &Laboratory, section: &Comparison, line: &Line<'_>) -> Res
     let Some(real) = held_out(&training.settings, training.data, laboratory.file.seed, Some(most))? else {
         return Ok(None);
     };
-    let (Samples::Images(set), Some(config)) = (real.samples(), training.settings.model.images()) else {
+    let (Some(set), Some(config)) = (real.images(), training.settings.model.images()) else {
         return Ok(None);
     };
     let values: Vec<f64> = set.bytes().iter().map(|&b| (f64::from(b) + 0.5) / 256.0).collect();

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use resflow::flow::LogProb;
+use resflow::invert::Status;
 use serde::{Deserialize, Serialize};
 
 /// The confidence of all intervals.
@@ -33,6 +34,8 @@ impl Estimate {
             values: vec![self.mean],
             standard_error: vec![self.standard_error],
             log_det: vec![self.mean],
+            status: vec![Status::Converged],
+            weights: None,
             replicates: self.count,
             estimator: String::new(),
         };

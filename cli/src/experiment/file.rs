@@ -6,14 +6,15 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use resflow::config::{Family, Preset};
-use resflow::data::image::ImageSize;
+use resflow::data::Table as Rows;
+use resflow::data::image::{ImageSet, ImageSize};
+use resflow::device::Precision;
 use serde::Deserialize;
 use toml::Table;
 
 use super::section::{Comparison, Grid, Row};
-use crate::data::Dataset;
+use crate::data::Data;
 use crate::data::labels;
-use crate::device::Precision;
 use crate::failure::usage;
 use crate::settings::presets;
 use crate::settings::{Settings, place, read_text};
@@ -25,7 +26,7 @@ pub(super) struct File {
     pub(super) title: String,
     /// What every random number is a function of.
     pub(super) seed: u64,
-    #[serde(default = "single")]
+    #[serde(default)]
     pub(super) precision: Precision,
     /// Built-in densities, files, folders of images.
     pub(super) data: Vec<String>,
@@ -44,10 +45,6 @@ pub(super) struct File {
     bias: Option<Grid>,
     #[serde(default)]
     variance: Option<Grid>,
-}
-
-fn single() -> Precision {
-    Precision::F32
 }
 
 /// What is measured.
@@ -94,11 +91,8 @@ impl File {
     }
 
     /// The settings for data, with those of a row in their place.
-    pub(super) fn settings(&self, dataset: &Dataset, row: &Row) -> Result<Settings> {
-        let size = match dataset {
-            Dataset::Images(images) => Some(images.training.size()),
-            _ => None,
-        };
+    pub(super) fn settings(&self, data: &Data, row: &Row) -> Result<Settings> {
+        let size = data.images().map(ImageSet::size);
         let (section, own, other) = match size {
             Some(_) => ("images", &self.images, &row.images),
             None => ("flow", &self.flow, &row.flow),
@@ -123,19 +117,19 @@ impl File {
         };
         let beneath = match preset {
             Some((preset, _)) => presets::settings(preset, family),
-            None => Settings::beneath_file(family, columns(dataset)?),
+            None => Settings::beneath_file(family, columns(data)?),
         };
         let mut sections = Table::new();
         sections.insert(section.to_owned(), model.into());
         sections.insert("train".to_owned(), train.into());
         let settings = beneath.laid_over(sections)?;
-        if let (Dataset::Images(images), classes @ 1..) = (dataset, settings.model.classes()) {
-            labels::check(&images.training, "the data", classes)?;
+        if let (Some(images), classes @ 1..) = (data.images(), settings.model.classes()) {
+            labels::check(images, "the data", classes)?;
         }
         if let Some((preset, size)) = preset {
             fits(&settings, preset, size)?;
-        } else if settings.model.dimension() != columns(dataset)? {
-            let (asked, found) = (settings.model.dimension(), columns(dataset)?);
+        } else if settings.model.dimension() != columns(data)? {
+            let (asked, found) = (settings.model.dimension(), columns(data)?);
             return Err(usage(format_args!("`dimension` is {asked}, the data has {found} columns; leave it out")));
         }
         Ok(settings)
@@ -146,13 +140,10 @@ fn fits(settings: &Settings, preset: Preset, size: ImageSize) -> Result<()> {
     presets::check(settings, preset, size)
 }
 
-fn columns(dataset: &Dataset) -> Result<usize> {
-    match dataset {
-        Dataset::Density(_) => Ok(2),
-        Dataset::Table(table) => Ok(table.width()),
-        Dataset::Images(_) | Dataset::Stack(_) => {
-            Err(usage("images to learn are bytes, array.astype('u1') of 0 to 255"))
-        }
+fn columns(data: &Data) -> Result<usize> {
+    match data.image_size() {
+        None => Ok(data.table().map_or(2, Rows::width)),
+        Some(_) => Err(usage("images to learn are bytes, array.astype('u1') of 0 to 255")),
     }
 }
 
@@ -166,7 +157,7 @@ mod tests {
     fn moons(text: &str) -> Result<Settings> {
         let file = File::parse(text, "f")?;
         let Kind::Comparison(comparison) = file.kind()? else { panic!("a comparison") };
-        file.settings(&Dataset::open("moons")?, &comparison.rows[0])
+        file.settings(&Data::open("moons")?, &comparison.rows[0])
     }
 
     #[test]

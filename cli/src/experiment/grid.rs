@@ -13,7 +13,7 @@ use super::cell::Cell;
 use super::laboratory::{Laboratory, slug};
 use super::section::{Grid, Row};
 use super::training::{Spent, Training};
-use crate::data::Dataset;
+use crate::data::Data;
 use crate::failure::usage;
 use crate::model::Stored;
 use crate::settings::Settings;
@@ -76,8 +76,8 @@ impl Grid {
             Estimator::Auto(_) => Err(usage("auto: say which estimator; auto is exact where that is cheap")),
             estimator => Ok(estimator),
         };
-        let dataset = Dataset::open(data)?;
-        let beneath = laboratory.file.settings(&dataset, &Row::default())?;
+        let opened = Data::open(data)?;
+        let beneath = laboratory.file.settings(&opened, &Row::default())?;
         let mut cases: Vec<Case<'a>> = Vec::new();
         for width in self.widths() {
             for &bound in &self.bounds {

@@ -10,7 +10,7 @@ use resflow::config::ModelConfig;
 use super::chart::{Chart, Point, Scale, Series};
 use super::estimate::Estimate;
 use super::score::{OutlierScore, Score};
-use crate::data::Dataset;
+use crate::data::Data;
 use crate::evaluate::classification::Quality;
 use crate::evaluate::outliers;
 use crate::failure::usage;
@@ -19,13 +19,13 @@ use crate::failure::usage;
 const Z: f64 = 1.96;
 
 /// Whether a model of some data can be held against all outliers.
-pub(super) fn check_outliers(names: &[String], dataset: &Dataset, data: &str, model: &ModelConfig) -> Result<()> {
-    if matches!(dataset, Dataset::Table(_)) && !names.is_empty() {
+pub(super) fn check_outliers(names: &[String], data: &Data, name: &str, model: &ModelConfig) -> Result<()> {
+    if data.table().is_some() && !names.is_empty() {
         return Err(usage(format_args!(
-            "`outliers`: {data} has no held-out points to tell them from; take a built-in density or images"
+            "`outliers`: {name} has no held-out points to tell them from; take a built-in density or images"
         )));
     }
-    names.iter().try_for_each(|name| outliers::check(&Dataset::open(name)?, name, model)).context("outliers")
+    names.iter().try_for_each(|other| outliers::check(&Data::open(other)?, other, model)).context("outliers")
 }
 
 /// The columns of a table that only some comparisons have.

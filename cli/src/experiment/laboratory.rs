@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use resflow::device::Precision;
 
 use super::file::File;
 use crate::arguments::Experiment;
-use crate::device::{Arithmetic, BackendName, Precision};
+use crate::device::{Arithmetic, BackendName, PrecisionName};
 use crate::failure::usage;
 
 /// An experiment and where its results go.
@@ -28,7 +29,11 @@ impl Laboratory {
             let name = arguments.file.display();
             return Err(usage(format_args!("{name}: precision is f64, --backend wgpu computes in f32")));
         }
-        let arithmetic = Arithmetic { precision: Some(file.precision), ..arguments.arithmetic.clone() };
+        let precision = match file.precision {
+            Precision::F32 => PrecisionName::F32,
+            Precision::F64 => PrecisionName::F64,
+        };
+        let arithmetic = Arithmetic { precision: Some(precision), ..arguments.arithmetic.clone() };
         Ok(Self { file, out: arguments.out.clone(), arithmetic })
     }
 

@@ -7,7 +7,7 @@ use resflow::flow::LogProb;
 use resflow::flow::PreparedFlow;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Dataset;
+use crate::data::Data;
 use crate::evaluate::classification::Quality;
 use crate::evaluate::outliers::Outliers;
 
@@ -64,7 +64,7 @@ impl OutlierScore {
         name: &str,
         seed: u64,
     ) -> Result<Self> {
-        let Outliers { scores, auroc } = Outliers::of(flow, model, inside, (name, Dataset::open(name)?), seed)?;
+        let Outliers { scores, auroc } = Outliers::of(flow, model, inside, (name, Data::open(name)?), seed)?;
         let mean_log_prob = Some(scores.mean()).filter(|m| m.is_finite());
         Ok(Self {
             name: name.to_owned(),

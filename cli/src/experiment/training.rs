@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
 use resflow::config::ModelConfig;
-use resflow::data::Samples;
+use resflow::data::Dataset;
 use resflow::train::TrainConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::laboratory::Laboratory;
 use crate::arguments::{Fit, Model};
-use crate::data::Dataset;
-use crate::data::part::{Chosen, Part};
+use crate::data::part::Part;
+use crate::data::{Data, first};
 use crate::failure::usage;
 use crate::model::{Stored, read_archive};
 use crate::output::write_file;
@@ -93,9 +93,9 @@ impl Training<'_> {
             resume,
             overwrite: !resume,
         };
-        let dataset = Dataset::open(self.data)?;
-        let illustration = if self.illustrated { Illustration::of(&dataset) } else { Illustration::Nothing };
-        learn(&fit, dataset, illustration)?;
+        let data = Data::open(self.data)?;
+        let illustration = if self.illustrated { Illustration::of(&data) } else { Illustration::Nothing };
+        learn(&fit, data, illustration)?;
         let stored = Stored::open(&Model { path: fit.out, arithmetic: laboratory.arithmetic.clone() })?;
         let run = &read_archive(&directory.checkpoint())?.document["run"];
         let (steps, seconds) = (run["step"].as_u64().unwrap_or(0), run["elapsed"].as_f64().unwrap_or(0.0));
@@ -130,14 +130,14 @@ impl Training<'_> {
 }
 
 /// Points that training never saw: fresh ones of a density, the test images of a data set. A table has none.
-pub(super) fn held_out(stored: &Settings, data: &str, seed: u64, most: Option<usize>) -> Result<Option<Chosen>> {
-    match Dataset::open(data)? {
-        Dataset::Density(density) => {
+pub(super) fn held_out(stored: &Settings, name: &str, seed: u64, most: Option<usize>) -> Result<Option<Dataset>> {
+    match Data::open(name)? {
+        Data::Density(density) => {
             let key = Key::new(seed).named("test data");
-            Ok(Some(Chosen::Rows(density.sample(key, most.unwrap_or(FRESH)))))
+            Ok(Some(density.sample(key, most.unwrap_or(FRESH)).into()))
         }
-        Dataset::Table(_) => Ok(None),
-        dataset => Part { split: None }.of(dataset, data, &stored.model, most).map(Some),
+        data if data.table().is_some() => Ok(None),
+        data => Part { split: None }.of(data, name, &stored.model, most).map(Some),
     }
 }
 
@@ -145,16 +145,13 @@ pub(super) fn held_out(stored: &Settings, data: &str, seed: u64, most: Option<us
 const FRESH: usize = 10_000;
 
 /// The points at which estimators are compared.
-pub(super) fn points(settings: &Settings, data: &str, seed: u64, count: usize) -> Result<Chosen> {
-    let chosen = match held_out(settings, data, seed, Some(count))? {
-        Some(chosen) => chosen,
-        None => Part { split: None }.of(Dataset::open(data)?, data, &settings.model, None)?,
+pub(super) fn points(settings: &Settings, name: &str, seed: u64, count: usize) -> Result<Dataset> {
+    let data = match held_out(settings, name, seed, Some(count))? {
+        Some(data) => data,
+        None => Part { split: None }.of(Data::open(name)?, name, &settings.model, None)?,
     };
-    match chosen.samples() {
-        Samples::Rows(table) => {
-            let some: Vec<usize> = (0..table.rows().min(count)).collect();
-            Ok(Chosen::Rows(table.select(&some)))
-        }
-        Samples::Images(_) => Err(usage(format_args!("{data}: exact log dets of images are out of reach; take rows"))),
+    if data.images().is_some() {
+        return Err(usage(format_args!("{name}: exact log dets of images are out of reach; take rows")));
     }
+    first(data, Some(count))
 }

@@ -10,8 +10,9 @@ use std::time::Instant;
 use anyhow::Result;
 use resflow::Flow;
 use resflow::backend::{Backend, Element, Key};
-use resflow::data::{Samples, Table as Rows};
+use resflow::data::Table as Rows;
 use resflow::estimator::{Estimator, Exact, Law};
+use resflow::with_device;
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
@@ -22,7 +23,6 @@ use super::laboratory::Laboratory;
 use super::report::{Report, Table};
 use super::section::Grid;
 use super::training::points;
-use crate::device::with_backend;
 use crate::failure::usage;
 use crate::model::Stored;
 use crate::picture::canvas::grid;
@@ -51,7 +51,7 @@ struct Variance {
 pub(super) fn run(laboratory: &Laboratory, section: &Grid) -> Result<()> {
     let cases = section.cases(laboratory)?;
     let cells = section.cells(laboratory, "variance", &cases, |case, stored, _| {
-        with_backend!(stored.precision, &laboratory.arithmetic, |backend| {
+        with_device!(laboratory.arithmetic.open(stored.precision)?, |backend| {
             measure(laboratory, section, case, stored, backend)
         })
     })?;
@@ -68,7 +68,7 @@ fn measure<B: Backend>(
     let mut flow = stored.flow(backend)?;
     let seed = laboratory.file.seed;
     let points = points(&case.training.settings, case.training.data, seed, section.points)?;
-    let Samples::Rows(rows) = points.samples() else { return Err(usage("a batch of rows is needed")) };
+    let Some(rows) = points.table() else { return Err(usage("a batch of rows is needed")) };
     let rows = flow.standardiser().apply(rows)?;
     let key = Key::new(seed).named("variance").named(&case.name());
     flow.set_training_estimator(Estimator::Exact(Exact))?;

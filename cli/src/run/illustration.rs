@@ -9,7 +9,7 @@ use resflow::data::Table;
 use resflow::flow::PreparedFlow;
 use resflow::invert::Inversion;
 
-use crate::data::{Dataset, model_size};
+use crate::data::{Data, model_size};
 use crate::picture::canvas::Axes;
 use crate::picture::curve;
 use crate::picture::image_grid;
@@ -36,15 +36,14 @@ pub(crate) enum Illustration {
 
 impl Illustration {
     /// That of a run on some data.
-    pub(crate) fn of(dataset: &Dataset) -> Self {
+    pub(crate) fn of(data: &Data) -> Self {
         let plane = |table: &Table| match table.width() {
             2 => Self::Plane(plane::points(table)),
             _ => Self::Nothing,
         };
-        match dataset {
-            Dataset::Density(density) => plane(&density.sample(Key::new(0).named("picture"), plane::POINTS)),
-            Dataset::Table(table) => plane(table),
-            Dataset::Images(_) | Dataset::Stack(_) => Self::Images,
+        match data {
+            Data::Density(density) => plane(&density.sample(Key::new(0).named("picture"), plane::POINTS)),
+            Data::Stored(_) => data.table().map_or(Self::Images, plane),
         }
     }
 

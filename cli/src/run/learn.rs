@@ -5,14 +5,15 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
 use resflow::config::{Family, ModelConfig};
-use resflow::data::image::ImageSize;
+use resflow::data::Dataset;
+use resflow::data::image::{ImageSet, ImageSize};
+use resflow::device::Precision;
 use resflow::train::{Budget, Source, Trainer};
-use resflow::{Error, Flow};
+use resflow::{Error, Flow, with_device};
 
 use crate::arguments::Fit;
-use crate::data::Dataset;
+use crate::data::Data;
 use crate::data::labels;
-use crate::device::{Precision, with_backend};
 use crate::failure::usage;
 use crate::model::{precision_of, read_archive};
 use crate::output::write_file;
@@ -25,20 +26,19 @@ use crate::settings::Settings;
 use crate::settings::presets;
 
 /// Begins or resumes the run that the arguments ask for; returns what came of it, in words.
-pub(crate) fn learn(arguments: &Fit, dataset: Dataset, illustration: Illustration) -> Result<String> {
+pub(crate) fn learn(arguments: &Fit, data: Data, illustration: Illustration) -> Result<String> {
     let start = Instant::now();
     let directory = RunDirectory::new(&arguments.out);
-    let source = match dataset {
-        Dataset::Density(density) => Source::Density(density),
-        Dataset::Table(table) => Source::Table(table),
+    if data.image_size().is_some() && data.images().is_none() {
+        let data = &arguments.data;
+        return Err(usage(format_args!("{data}: images to learn are bytes, array.astype('u1') of 0 to 255")));
+    }
+    let source = match data {
+        Data::Density(density) => Source::Density(density),
         // the test images are for `score`
-        Dataset::Images(images) => Source::Images(images.training),
-        Dataset::Stack(_) => {
-            let data = &arguments.data;
-            return Err(usage(format_args!("{data}: images to learn are bytes, array.astype('u1') of 0 to 255")));
-        }
+        Data::Stored(opened) => Source::Data(opened.data),
     };
-    if let (Some(preset), Source::Density(_) | Source::Table(_)) = (arguments.preset, &source) {
+    if let (Some(preset), None) = (arguments.preset, images(&source)) {
         return Err(usage(format_args!("--preset {preset} is for images, {} holds rows", arguments.data)));
     }
     if arguments.resume {
@@ -46,6 +46,11 @@ pub(crate) fn learn(arguments: &Fit, dataset: Dataset, illustration: Illustratio
     } else {
         begin(arguments, source, illustration, &directory, start)
     }
+}
+
+/// The images of a source, if it has any.
+fn images(source: &Source) -> Option<&ImageSet> {
+    source.data().and_then(Dataset::images)
 }
 
 /// The family that is asked for, on the command line or in the file; both must not differ.
@@ -84,18 +89,16 @@ fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
 
 /// The classes that --classify asks for: those of the labels.
 fn asked_classes(arguments: &Fit, source: &Source) -> Result<Option<usize>> {
-    match source {
+    match images(source) {
         _ if !arguments.classify => Ok(None),
-        Source::Images(set) => labels::classes(set, &arguments.data, "--classify").map(Some),
-        Source::Density(_) | Source::Table(_) => {
-            Err(usage(format_args!("--classify is for images with labels, {} holds rows", arguments.data)))
-        }
+        Some(set) => labels::classes(set, &arguments.data, "--classify").map(Some),
+        None => Err(usage(format_args!("--classify is for images with labels, {} holds rows", arguments.data))),
     }
 }
 
 /// Gives the model a classifier of the classes that are asked for; one that the file asks for needs labels too.
 fn classify(settings: &mut Settings, asked: Option<usize>, arguments: &Fit, source: &Source) -> Result<()> {
-    let (ModelConfig::Images(images), Source::Images(set)) = (&mut settings.model, source) else { return Ok(()) };
+    let (ModelConfig::Images(images), Some(set)) = (&mut settings.model, images(source)) else { return Ok(()) };
     match asked {
         Some(found) if images.classes == 0 => images.classes = found,
         Some(found) if images.classes != found => {
@@ -124,11 +127,11 @@ fn begin(
     settings.train.steps = arguments.steps.unwrap_or(settings.train.steps);
     let budget = match (arguments.steps, arguments.time_limit) {
         (None, Some(limit)) => Budget::Time(limit),
-        _ => Budget::Steps(settings.train.steps),
+        _ => settings.train.budget(),
     };
     let precision = arguments.arithmetic.precision_of(Precision::F32);
     let key = Key::new(arguments.seed.unwrap_or(0));
-    with_backend!(precision, &arguments.arithmetic, |backend| {
+    with_device!(arguments.arithmetic.open(precision)?, |backend| {
         let flow = Flow::new(backend, &settings.model, key.named("weights"))?;
         let trainer =
             Trainer::new(flow, source, &settings.train, budget, key).with_context(|| arguments.data.clone())?;
@@ -153,12 +156,12 @@ fn resume(
     }
     let archive = read_archive(&path)?;
     let precision = precision_of(&archive).with_context(|| path.display().to_string())?;
-    if let Some(other) = arguments.arithmetic.precision.filter(|p| *p != precision) {
+    if let Some(other) = arguments.arithmetic.asked_precision().filter(|p| *p != precision) {
         let (has, wants) = (precision.name(), other.name());
         return Err(usage(format_args!("--precision {wants}: the run in {} is in {has}", directory.root().display())));
     }
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, &source)?);
-    with_backend!(precision, &arguments.arithmetic, |backend| {
+    with_device!(arguments.arithmetic.open(precision)?, |backend| {
         let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
             Error::Input(problem) => usage(format_args!("{}: {problem}", path.display())),
             other => anyhow::Error::from(other).context(path.display().to_string()),

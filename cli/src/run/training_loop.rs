@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Key};
-use resflow::data::Samples;
 use resflow::flow::PreparedFlow;
 use resflow::train::{Budget, StepReport, Trainer, Validation};
 
@@ -20,8 +19,6 @@ use crate::run::pace::Pace;
 
 /// A step is logged if its number is a multiple of this, or if it was validated.
 const LOG_EVERY: u64 = 10;
-/// Validations of a run that is given a time.
-const VALIDATIONS: f64 = 40.0;
 /// Validations between measurements of what the end of the run will take.
 const MEASURE_EVERY: u64 = 5;
 /// The most that validations of a run that is given a time may take of it, the last one apart.
@@ -47,8 +44,6 @@ pub(crate) struct Run<'a, B: Backend> {
     picture_cost: Option<Duration>,
     /// Logged steps, of images.
     entries: Vec<Entry>,
-    /// The number of the last validation point of a run that is given a time.
-    milestone: u64,
     validations: u64,
     /// What a validation takes: the last one, or an estimate.
     validation_cost: Option<Duration>,
@@ -70,7 +65,6 @@ impl<'a, B: Backend> Run<'a, B> {
     ) -> Self {
         let first = trainer.steps_done();
         Self {
-            milestone: (trainer.progress() * VALIDATIONS) as u64,
             first,
             trainer,
             arguments,
@@ -210,18 +204,17 @@ impl<'a, B: Backend> Run<'a, B> {
         Ok(())
     }
 
-    fn validation_due(&mut self) -> bool {
+    fn validation_due(&self) -> bool {
+        if !self.trainer.validation_due() {
+            return false;
+        }
         if matches!(self.trainer.budget(), Budget::Steps(_)) || self.trainer.config().validate_every > 0 {
-            return self.trainer.validation_due();
+            return true;
         }
         // large models: rather few validations than no time for steps; the last one comes anyway
         let cost = self.validation_cost.unwrap_or_default();
         let share = VALIDATION_SHARE * self.began.elapsed().as_secs_f64();
-        if (self.validated + cost).as_secs_f64() > share || self.pace.left().is_some_and(|left| left < cost) {
-            return false;
-        }
-        let milestone = (self.trainer.progress() * VALIDATIONS) as u64;
-        milestone > std::mem::replace(&mut self.milestone, milestone)
+        (self.validated + cost).as_secs_f64() <= share && self.pace.left().is_none_or(|left| left >= cost)
     }
 
     fn validate(&mut self) -> Result<Validation> {
@@ -261,22 +254,14 @@ impl<'a, B: Backend> Run<'a, B> {
 
     /// The time that log p of the validation rows takes, from some of them.
     fn probe(&self, flow: &PreparedFlow<B>) -> Result<Duration> {
-        let samples = self.trainer.validation_rows();
-        let some: Vec<usize> = (0..samples.count().min(PROBE)).collect();
+        let samples = self.trainer.validation_samples();
+        let some = samples.select(&(0..samples.len().min(PROBE)).collect::<Vec<_>>())?;
         let start = Instant::now();
-        match samples {
-            Samples::Rows(table) => {
-                flow.log_prob(&table.select(&some), Key::new(0))?;
-            }
-            Samples::Images(set) => {
-                let some = set.take(&some)?;
-                flow.log_prob(&some, Key::new(0))?;
-                if flow.classifies() {
-                    flow.classify(&some, Key::new(0))?;
-                }
-            }
+        flow.log_prob(&some, Key::new(0))?;
+        if flow.classifies() {
+            flow.classify(&some, Key::new(0))?;
         }
-        Ok(start.elapsed().mul_f64(samples.count() as f64 / some.len() as f64))
+        Ok(start.elapsed().mul_f64(samples.len() as f64 / some.len() as f64))
     }
 
     fn log(&mut self, report: &StepReport, validation: Option<&Validation>) -> Result<()> {
@@ -320,14 +305,14 @@ impl<'a, B: Backend> Run<'a, B> {
         let left = left.map(|left| self.pace.left().map_or(left, |limit| left.min(limit)));
         let model = self.trainer.flow().config();
         let images = model.images().is_some();
-        let rows = self.trainer.step_rows() as f64;
+        let rows = self.trainer.step_samples() as f64;
         let epoch = |n: usize| report.step as f64 * rows / n as f64;
         let objective = |nll: f64| model.bits_per_dim(-nll).unwrap_or(nll);
         self.progress.show(&Position {
             step: report.step,
             steps,
             fraction: self.trainer.progress(),
-            epoch: self.trainer.epoch_rows().filter(|_| images).map(epoch),
+            epoch: self.trainer.epoch_samples().filter(|_| images).map(epoch),
             objective: if images { "bits/dim" } else { "nll" },
             train: objective(report.train_nll),
             validation: self.trainer.last_validation().map(|v| objective(v.nll)),

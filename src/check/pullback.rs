@@ -1,0 +1,220 @@
+//! The pullback of a layer: the gradients of ⟨gy, f(x)⟩ + Σ ⟨gdyₘ, J dxₘ⟩ in x, in the tangents and in every trained tensor.
+
+use resflow_backend::{Backend, Shape};
+
+use super::differences::{Apart, differ, disagree, dot, moves, size};
+use super::layer::Subject;
+use super::parts::{Stored, shift, trained};
+use super::{Property, Report};
+use crate::error::Error;
+use crate::layer::{Derivatives, PreparedLayer};
+use crate::module::Grad;
+
+/// The tangents of a pullback.
+const TANGENTS: usize = 2;
+
+/// What goes into a pullback: gy and gdy, of the shape of y.
+struct Cotangents<B: Backend> {
+    gy: B::Tensor,
+    gdy: Vec<B::Tensor>,
+}
+
+/// What a pullback gave: the gradients in x, in the tangents one after the other, and in the trained tensors.
+struct Pullback {
+    x: Vec<f64>,
+    tangents: Vec<f64>,
+    parameters: Vec<Option<Vec<f64>>>,
+}
+
+/// Checks `tangent_vjp` and what finishes its gradients.
+pub(super) fn check<B: Backend>(report: &mut Report, subject: &Subject<'_, B>) -> Result<(), Error> {
+    subject.compare(report)
+}
+
+impl<B: Backend> Subject<'_, B> {
+    /// `tangent_vjp` with cotangents, added `times` times; `None` where shapes are wrong.
+    fn pull_back(
+        &self,
+        report: &mut Report,
+        dx: &[B::Tensor],
+        cotangents: &Cotangents<B>,
+        times: usize,
+        keep_tangent: bool,
+    ) -> Result<Option<Pullback>, Error> {
+        let b = self.backend;
+        let stored = trained(b, &*self.layer);
+        let (_, kept) = self.forward(&self.batch, Derivatives::Second);
+        let tangent = |dx| {
+            if keep_tangent { self.prepared.keep_tangent(b, &kept, dx) } else { self.prepared.jvp(b, &kept, dx).1 }
+        };
+        let tangents: Vec<_> = dx.iter().map(tangent).collect();
+        let tangents: Vec<_> = tangents.iter().collect();
+        let mut grads: Vec<Grad<B>> = vec![None; stored.len()];
+        let mut out = None;
+        for _ in 0..times {
+            let (gy, gdy) = (cotangents.gy.clone(), cotangents.gdy.clone());
+            out = Some(self.prepared.tangent_vjp(b, &kept, &tangents, gy, gdy, &mut grads));
+        }
+        let _ = self.prepared.finish_gradients(b, &mut grads);
+        let Some((gx, gdx)) = out else { return Ok(None) };
+        let input = self.input();
+        let mut sound = gdx.len() == dx.len();
+        if !sound {
+            report.find(
+                Property::Gradient,
+                format!("tangent_vjp gives {} gradients of {} tangents", gdx.len(), dx.len()),
+            );
+        }
+        for (what, g) in std::iter::once(("x", &gx)).chain(gdx.iter().map(|g| ("a tangent", g))) {
+            if b.shape(g) != input {
+                sound = false;
+                report.find(
+                    Property::Gradient,
+                    format!("that in {what} is {}, expected {input}, the shape of x", b.shape(g)),
+                );
+            }
+        }
+        let mut parameters = Vec::new();
+        for (Stored { name, shape, .. }, grad) in stored.iter().zip(&grads) {
+            let found = grad.as_ref().map(|g| b.shape(g));
+            if let Some(found) = found.filter(|found| found != shape) {
+                sound = false;
+                report.find(
+                    Property::Gradient,
+                    format!("that of `{name}` is {found}, expected {shape}, the shape of the tensor"),
+                );
+            }
+            parameters.push(grad.as_ref().map(|g| self.down(g)).transpose()?);
+        }
+        let tangents = gdx.iter().map(|g| self.down(g)).collect::<Result<Vec<_>, _>>()?.concat();
+        Ok(if sound { Some(Pullback { x: self.down(&gx)?, tangents, parameters }) } else { None })
+    }
+
+    /// ⟨gy, f(x)⟩ + Σ ⟨gdyₘ, J dxₘ⟩ of a layer.
+    fn objective(
+        &self,
+        prepared: &dyn PreparedLayer<B>,
+        x: B::Tensor,
+        dx: &[B::Tensor],
+        cotangents: &Cotangents<B>,
+    ) -> Result<f64, Error> {
+        let b = self.backend;
+        let (y, kept) = prepared.forward(b, &self.batch.with_x(x), Derivatives::First);
+        let mut sum = dot(&self.down(&y)?, &self.down(&cotangents.gy)?);
+        for (dx, gdy) in dx.iter().zip(&cotangents.gdy) {
+            sum += dot(&self.down(&prepared.jvp(b, &kept, dx).0)?, &self.down(gdy)?);
+        }
+        Ok(sum)
+    }
+
+    /// The pullback's gradients in x, in the tangents and in every trained tensor are those by differences.
+    fn compare(&self, report: &mut Report) -> Result<(), Error> {
+        let b = self.backend;
+        let each = |purpose: &str, shape: Shape| {
+            (0..TANGENTS as u64).map(|m| self.normal(purpose, m, shape)).collect::<Vec<_>>()
+        };
+        let dx = each("tangent", self.input());
+        let cotangents = Cotangents { gy: self.normal("gy", 1, self.output), gdy: each("gdy", self.output) };
+        let Some(found) = self.pull_back(report, &dx, &cotangents, 1, false)? else { return Ok(()) };
+        self.other_ways(report, &dx, &cotangents, &found)?;
+        let x = &self.batch.x;
+        let direction = self.normal("direction", 0, self.input());
+        let along = self.down(&direction)?;
+        let mut compare = |what: &str, g: &[f64], along: &[f64], f: &mut dyn FnMut(f64) -> Result<f64, Error>| {
+            if let Some(off) = disagree::<B>(&[dot(g, along)], size(g, along), |h| Ok(vec![f(h)?]))? {
+                report.find(
+                    Property::Gradient,
+                    format!(
+                        "that of ⟨gy, f(x)⟩ + Σ ⟨gdyₘ, J dxₘ⟩ in {what} is {:e} along a random direction, by differences {:e}{}",
+                        off.found,
+                        off.expected,
+                        off.guess()
+                    ),
+                );
+            }
+            Ok::<_, Error>(())
+        };
+        compare("x", &found.x, &along, &mut |h| {
+            self.objective(&*self.prepared, b.axpy(h, &direction, x.clone()), &dx, &cotangents)
+        })?;
+        let directions = each("tangent's direction", self.input());
+        let along = directions.iter().map(|d| self.down(d)).collect::<Result<Vec<_>, _>>()?.concat();
+        compare("the tangents", &found.tangents, &along, &mut |h| {
+            let dx: Vec<_> = dx.iter().zip(&directions).map(|(dx, d)| b.axpy(h, d, dx.clone())).collect();
+            self.objective(&*self.prepared, x.clone(), &dx, &cotangents)
+        })?;
+        let mut missing = Vec::new();
+        for (slot, Stored { name, shape, .. }) in trained(b, &*self.layer).into_iter().enumerate() {
+            let direction = self.normal("parameter's direction", slot as u64, shape);
+            let along = self.down(&direction)?;
+            let at = &mut |h: f64| {
+                let mut moved = self.layer.boxed_clone();
+                shift(b, &mut *moved, &name, &direction, h);
+                self.objective(&*moved.prepare(b), x.clone(), &dx, &cotangents)
+            };
+            match &found.parameters[slot] {
+                Some(g) => compare(&format!("`{name}`, trained tensor {slot},"), g, &along, at)?,
+                None => missing.push((slot, name.clone(), moves::<B>(at)?)),
+            }
+        }
+        for (slot, name, slope) in missing {
+            match slope {
+                Some(slope) => report.find(
+                    Property::Gradient,
+                    format!("`{name}` gets none, while by differences it is {slope:e} along a random direction: add it to `grads[{slot}]`"),
+                ),
+                None => report.note(Property::Gradient, format!("`{name}` gets none, and nothing depends on it")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The same gradients twice over, with `keep_tangent`, and without tangents.
+    fn other_ways(
+        &self,
+        report: &mut Report,
+        dx: &[B::Tensor],
+        cotangents: &Cotangents<B>,
+        found: &Pullback,
+    ) -> Result<(), Error> {
+        let zeros = vec![self.backend.full(0.0, self.output); dx.len()];
+        let only_y = |gdy| Cotangents::<B> { gy: cotangents.gy.clone(), gdy };
+        let Some(kept) = self.pull_back(report, dx, cotangents, 1, true)? else { return Ok(()) };
+        let Some(twice) = self.pull_back(report, dx, cotangents, 2, false)? else { return Ok(()) };
+        let Some(zero) = self.pull_back(report, dx, &only_y(zeros), 1, false)? else { return Ok(()) };
+        let Some(none) = self.pull_back(report, &[], &only_y(Vec::new()), 1, false)? else { return Ok(()) };
+        let cases = [
+            (Property::Jvp, "with what `keep_tangent` keeps instead of `jvp`", &kept, found, 1.0),
+            (
+                Property::Accumulation,
+                "after two pullbacks (`module::accumulate` adds to what is there)",
+                &twice,
+                found,
+                2.0,
+            ),
+            (
+                Property::Gradient,
+                "without tangents instead of with tangents whose cotangents are zero",
+                &none,
+                &zero,
+                1.0,
+            ),
+        ];
+        for (property, how, other, one, times) in cases {
+            let mut compare = |what: &str, other: &[f64], one: &[f64], times: f64| {
+                let expected: Vec<_> = one.iter().map(|g| g * times).collect();
+                if let Some(Apart { at, found, expected }) = differ::<B>(other, &expected) {
+                    let sentence =
+                        format!("number {at} of the gradient in {what} is {found:e} {how}, expected {expected:e}");
+                    report.find(property, sentence);
+                }
+            };
+            compare("x", &other.x, &one.x, 1.0);
+            for (slot, Stored { name, shape, .. }) in trained(self.backend, &*self.layer).into_iter().enumerate() {
+                let filled = |g: &Pullback| g.parameters[slot].clone().unwrap_or_else(|| vec![0.0; shape.elements()]);
+                compare(&format!("`{name}`"), &filled(other), &filled(one), times);
+            }
+        }
+        Ok(())
+    }
+}
