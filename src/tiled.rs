@@ -17,9 +17,9 @@ use crate::module::Grad;
 /// Tensors that the reverse pass holds of each activation: x, φ, φ', φ'', a tangent and a cotangent.
 const KEPT: usize = 6;
 
-/// How many samples go through the net of a transform at a time: of images what the device likes, of vectors all.
-/// `input` is the shape that the net takes, `shape` that of a sample of the transform, `[h, w, c]` or `[d]`, both
-/// without the axis of samples. For [`tiled`].
+/// Returns the number of samples that go through the net of a transform at a time: of images what the device likes, of
+/// vectors all. `input` is the shape that the net takes, `shape` that of a sample of the transform, `[h, w, c]` or
+/// `[d]`, both without the axis of samples. For [`tiled`].
 pub fn tile_samples<B: Backend>(backend: &B, net: &dyn Layer<B>, input: &[usize], shape: &[usize]) -> usize {
     match shape.len() {
         3 => backend.tile_rows(KEPT * net.activations(input) * size_of::<B::Elem>()),
@@ -27,8 +27,8 @@ pub fn tile_samples<B: Backend>(backend: &B, net: &dyn Layer<B>, input: &[usize]
     }
 }
 
-/// The transform, taking at most `tile` of a batch's samples `[n, …]` at a time: the same numbers, in memory for `tile`
-/// of them. `usize::MAX` leaves it as it is.
+/// Makes a transform take at most `tile` of a batch's samples `[n, …]` at a time: the same numbers up to rounding, in
+/// memory for `tile` of them. `usize::MAX` leaves it as it is.
 pub fn tiled<B: Backend>(
     transform: Box<dyn PreparedBijection<B>>,
     tile: usize,

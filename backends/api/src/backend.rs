@@ -37,8 +37,9 @@ pub struct ActivationReverse<T> {
 /// An operation on shapes that do not fit is a bug of its caller: it panics, naming the operation and both shapes.
 ///
 /// # Errors
-/// No operation fails. Faults of the device are recorded: the next [`download`](Self::download) or
-/// [`synchronize`](Self::synchronize) returns [`BackendError`]. Results computed after a fault are unspecified.
+/// Returns [`BackendError`] from the next [`download`](Self::download) or [`synchronize`](Self::synchronize) if the
+/// device failed: faults are recorded until then, and no other operation fails. Results computed after a fault are
+/// unspecified.
 pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// The type of all elements.
     type Elem: Element;
