@@ -11,7 +11,7 @@ use crate::error::Error;
 pub struct Auroc {
     /// The area, from 0 to 1.
     pub value: f64,
-    /// Its standard error over the samples of both kinds (DeLong et al. 1988).
+    /// The standard error of the area over the samples of both kinds (DeLong et al. 1988).
     pub standard_error: f64,
 }
 

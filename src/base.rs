@@ -68,8 +68,8 @@ pub trait PreparedBase<B: Backend>: Debug + Send + Sync {
     /// key and its number alone. A conditional base looks at the context, `[count, k]`.
     fn sample(&self, backend: &B, key: Key, first: u64, count: usize, context: Option<&B::Tensor>) -> B::Tensor;
 
-    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none may be left
-    /// empty.
+    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none
+    /// may be left empty.
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
         let _ = (backend, grads);
     }

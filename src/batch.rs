@@ -7,8 +7,8 @@ use resflow_backend::{Backend, Shape};
 pub struct Batch<B: Backend> {
     /// The samples, `[n, …]`.
     pub x: B::Tensor,
-    /// The context of each sample that a conditional model is given, `[n, k]`; models without a condition do not look
-    /// at it.
+    /// The context of each sample that a conditional model is given, `[n, k]`; models without a condition do
+    /// not look at it.
     pub context: Option<B::Tensor>,
     /// The number that the first sample has in the whole batch, of which this may be a run: random numbers are
     /// addressed by it. Sorting and repeating leave it alone, so noise is drawn before.

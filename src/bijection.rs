@@ -238,8 +238,8 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
         None
     }
 
-    /// Initialises what depends on the first batch, given as shards, with the weights of their samples, if they have
-    /// any.
+    /// Initialises what depends on the first batch, given as shards, with the weights of their samples,
+    /// if they have any.
     ///
     /// # Errors
     /// Returns [`Error::Input`] if the batch cannot initialise the transform, [`Error::Backend`] if the device failed.
@@ -253,8 +253,8 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
         Ok(())
     }
 
-    /// Returns the number of the last channels of y that are factored out: they leave the chain here and become part of
-    /// z.
+    /// Returns the number of the last channels of y that are factored out: they leave the chain here and
+    /// become part of z.
     fn factored_out(&self) -> usize {
         0
     }
@@ -320,8 +320,8 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error>;
 
-    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none may be left
-    /// empty.
+    /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none
+    /// may be left empty.
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
         let _ = (backend, grads);
     }

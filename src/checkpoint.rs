@@ -124,8 +124,8 @@ impl Archive {
         self.document.get("run").is_some()
     }
 
-    /// Takes the best model out of the state of a run, or its present weights before the first validation; a model as
-    /// it is.
+    /// Takes the best model out of the state of a run, or its present weights before the first validation; a
+    /// model as it is.
     #[must_use]
     pub fn into_model(mut self) -> Self {
         let Some(run) = self.document.get("run") else { return self };
@@ -206,7 +206,7 @@ fn io(path: &Path, source: std::io::Error) -> CheckpointError {
 /// Writes a file through a temporary one beside it.
 ///
 /// # Errors
-/// If the file system refuses; the old file is untouched then.
+/// Returns [`CheckpointError::Io`] if the file system refuses; the old file is untouched then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     if path.file_name().is_none() {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "this path names no file to write");

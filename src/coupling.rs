@@ -1,5 +1,5 @@
-//! Affine coupling (Dinh et al. 2017, arXiv 1605.08803, eqs. 7 and 8): a part a of the numbers stays, the rest b is
-//! moved,
+//! Affine coupling (Dinh et al. 2017, arXiv 1605.08803, eqs. 7 and 8): a part a of the numbers stays, the
+//! rest b is moved,
 //!
 //! y_a = x_a,  y_b = x_b ∘ σ(s + 2) + t  with [s | t] = net(x_a),  log|det ∂y/∂x| = Σ ln σ(s + 2).
 //!
@@ -123,8 +123,8 @@ impl<B: Backend> Split<B> {
         }
     }
 
-    /// Splits x, `[n, …]`, into x_a, as the net takes it, and x_b; under a checkerboard x_b comes with the pixels of
-    /// x_a.
+    /// Splits x, `[n, …]`, into x_a, as the net takes it, and x_b; under a checkerboard x_b comes with
+    /// the pixels of x_a.
     fn apart(&self, backend: &B, x: &B::Tensor) -> (B::Tensor, B::Tensor) {
         match self {
             Self::Channels { stays, moves } => {

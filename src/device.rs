@@ -58,12 +58,12 @@ pub enum DeviceKind {
 /// The arithmetic by which a GPU multiplies matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Products {
-    /// In single precision.
+    /// Products in single precision.
     #[default]
     F32,
-    /// On matrix hardware by three half-precision products: accurate like single precision.
+    /// Products on matrix hardware by three half-precision ones: accurate like single precision.
     F16x3,
-    /// On matrix hardware in half precision: a relative error of 1e-3.
+    /// Products on matrix hardware in half precision: a relative error of 1e-3.
     F16,
 }
 

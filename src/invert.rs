@@ -123,10 +123,10 @@ impl Inversion {
 /// The accuracy with which one sample was inverted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleReport {
-    /// max|y − F(x)| / max(1, max|y|): of a block, measured one step before the answer; of a whole flow, see
+    /// max|y − F(x)| / max(1, max|y|), relative: of a block, measured one step before the answer; of a whole flow, see
     /// [`Decoded`](crate::flow::Decoded).
     pub residual: f64,
-    /// A bound on ‖x − x*‖₂ that holds if the Lipschitz bound does.
+    /// A bound on ‖x − x*‖₂, in units of x, that holds if the Lipschitz bound does.
     pub error_bound: f64,
     /// Evaluations of g.
     pub iterations: u32,
@@ -141,7 +141,7 @@ pub struct Solution<B: Backend> {
     pub value: B::Tensor,
     /// A report for each sample.
     pub reports: Vec<SampleReport>,
-    /// The factor by which an error in y may grow into an error in x.
+    /// The factor by which an error in y may grow into an error in x, both in the 2-norm.
     pub stretch: f64,
     /// Marks a certified Lipschitz bound; power iteration only estimates it.
     pub certified: bool,

@@ -1,8 +1,8 @@
 //! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995;
 //! Chen, Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
 //!
-//! The flows that they are compared with, i-ResNets, Real NVP and Glow, are configurations of the same transforms, trainer and
-//! files: [`config::Family`].
+//! The flows that they are compared with, i-ResNets, Real NVP and Glow, are configurations of the same transforms,
+//! trainer and files: [`config::Family`].
 //!
 //! # The model
 //! A [`Flow`] maps data x to z through transforms F = F_L ∘ … ∘ F₁ and gives z a standard normal density:
@@ -14,8 +14,8 @@
 //! ```
 //!
 //! * The Lipschitz bound comes from normalised weights, W / max(1, σ/κ): [`lipschitz`], [`layer`].
-//! * The log det is exact for small d and otherwise an unbiased, randomly truncated series (Russian roulette) with an error
-//!   bar: [`estimator`], [`flow`].
+//! * The log det is exact for small d and otherwise an unbiased, randomly truncated series (Russian roulette) with an
+//!   error bar: [`estimator`], [`flow`].
 //! * Its gradient is the Neumann series uᵀ ∂J v, in memory that does not depend on the number of terms: [`estimator`],
 //!   [`train`].
 //! * The inverse is a fixed point, with a residual, an error bound and a status for every sample: [`invert`].
@@ -23,8 +23,8 @@
 //! Values, surrogates and estimates are different types: what is called a log likelihood here is one.
 //!
 //! # A first model
-//! [`fit`] and [`Model`] take arrays and give arrays; [`Fit`] has settings. What is behind them, for a backend that is known
-//! at compile time:
+//! [`fit`] and [`Model`] take arrays and give arrays; [`Fit`] has settings. What is behind them, for a backend that is
+//! known at compile time:
 //! ```
 //! use resflow::backend::Key;
 //! use resflow::config::FlowConfig;
@@ -75,9 +75,9 @@
 //! | [`backend`] | the interface of devices, for writing one |
 //!
 //! # Randomness
-//! Every random number is a function of a [`Key`](backend::Key) and an address. The same key gives the same numbers on
-//! every backend (normal ones up to a few ulp), in every precision and on any number of threads; there is no global
-//! state.
+//! Every random number is a function of a [`Key`](backend::Key) and an address. The same key gives the same
+//! numbers on every backend (normal ones up to a few ulp), in every precision and on any number of threads; there
+//! is no global state.
 #![forbid(unsafe_code)]
 
 pub mod anomaly;

@@ -211,7 +211,7 @@ pub enum Stage {
         /// The number of features or channels.
         features: usize,
     },
-    /// From images to vectors.
+    /// Images as vectors.
     Flatten {
         /// The shape of an image, `[h, w, c]`.
         image: [usize; 3],

@@ -17,9 +17,9 @@ use crate::module::Grad;
 /// Tensors that the reverse pass holds of each activation: x, φ, φ', φ'', a tangent and a cotangent.
 const KEPT: usize = 6;
 
-/// How many samples go through the net of a transform at a time: of images what the device likes, of vectors all. `input` is
-/// the shape that the net takes, `shape` that of a sample of the transform, `[h, w, c]` or `[d]`, both without the axis of
-/// samples. For [`tiled`].
+/// Returns the number of samples that go through the net of a transform at a time: of images what the device likes, of
+/// vectors all. `input` is the shape that the net takes, `shape` that of a sample of the transform, `[h, w, c]` or
+/// `[d]`, both without the axis of samples. For [`tiled`].
 pub fn tile_samples<B: Backend>(backend: &B, net: &dyn Layer<B>, input: &[usize], shape: &[usize]) -> usize {
     match shape.len() {
         3 => backend.tile_rows(KEPT * net.activations(input) * size_of::<B::Elem>()),
@@ -43,8 +43,8 @@ struct Tiled<B: Backend> {
 struct Runs(Vec<(usize, Tape)>);
 
 impl<B: Backend> Tiled<B> {
-    /// Cuts the batch into runs of samples that go through the transform one after the other, if there is more than
-    /// one.
+    /// Cuts the batch into runs of samples that go through the transform one after the other, if there
+    /// is more than one.
     fn runs(&self, backend: &B, batch: &Batch<B>) -> Option<Vec<Batch<B>>> {
         let samples = batch.len(backend);
         let cut = || ShardPlan::new(samples, self.tile, 1);

@@ -25,8 +25,8 @@ use crate::layer::Derivatives;
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module, Part, PartMut, ShowPart, ShowPartMut, assign, trained_shapes};
 
-/// Looks at the output of a transform: its number, y `[n, …]`, and the number of its last channels that are factored
-/// out.
+/// Looks at the output of a transform: its number, y `[n, …]`, and the number of its last channels that
+/// are factored out.
 pub type Observer<'a, B> = &'a mut dyn FnMut(usize, &<B as Backend>::Tensor, usize);
 
 /// An observer of an initialisation: for transform `l`, the output of each shard, `[n, …]`, and the number of its last

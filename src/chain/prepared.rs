@@ -171,8 +171,8 @@ impl<B: Backend> PreparedChain<B> {
         Ok(Solution { value: rest, reports, stretch, certified })
     }
 
-    /// Returns the transform at whose input the inverse is best measured: the first, or, if a first one saturates, the
-    /// next.
+    /// Returns the transform at whose input the inverse is best measured: the first, or, if a first one
+    /// saturates, the next.
     pub(crate) fn measured_from(&self) -> usize {
         let last = self
             .steps

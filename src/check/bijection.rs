@@ -1,4 +1,4 @@
-//! What every transform promises.
+//! The promises of every transform.
 
 use resflow_backend::{Backend, Key, Shape};
 
@@ -35,8 +35,8 @@ fn roulette() -> Estimator {
 }
 
 /// Checks a transform at samples of a shape, `[d]` or `[h, w, c]`: standard normal ones, or where these are mapped to
-/// numbers that are not finite, ones between 0 and 1. Small shapes suffice, and log dets are compared up to 64 numbers in a
-/// sample. A registry is needed for a transform of your own that can be saved.
+/// numbers that are not finite, ones between 0 and 1. Small shapes suffice, and log dets are compared up to 64 numbers
+/// in a sample. A registry is needed for a transform of your own that can be saved.
 ///
 /// # Errors
 /// Returns [`Failed`] with everything that is wrong.
@@ -148,7 +148,7 @@ impl<'a, B: Backend> Subject<'a, B> {
         self.output.rows()
     }
 
-    /// What a log det is computed with exactly, in the draw of a number.
+    /// The exact estimator of a log det, in the draw of a number.
     pub(super) fn exact(&self, number: u64) -> Draw<'static> {
         Draw { estimator: &EXACT, key: self.key.named("draw").split(number) }
     }
@@ -245,7 +245,7 @@ impl<'a, B: Backend> Subject<'a, B> {
         Ok([log_det, inverse])
     }
 
-    /// Whether the Jacobian is small enough to be taken by differences.
+    /// Returns `true` if the Jacobian is small enough to be taken by differences.
     pub(super) fn is_small(&self) -> bool {
         self.output.row_elements() <= LARGEST
     }
@@ -424,7 +424,7 @@ impl<'a, B: Backend> Subject<'a, B> {
         Ok(())
     }
 
-    /// y, log dets and inverses do not depend on how the batch is cut.
+    /// y, log dets and inverses do not depend on how the batch is cut, but for rounding.
     fn batch_cut(&self, report: &mut Report) -> Result<(), Error> {
         let estimator = roulette();
         let key = self.key.named("cut");

@@ -34,7 +34,8 @@ pub(super) fn largest(a: &[f64]) -> f64 {
     a.iter().fold(0.0, |m: f64, x| m.max(x.abs()))
 }
 
-/// The numbers that are furthest apart, if that is further than a tolerance, with their place. What is not a number is far.
+/// The numbers that are furthest apart, if that is further than a tolerance, with their place. What is not
+/// a number is far.
 pub(super) fn apart(found: &[f64], expected: &[f64], tolerance: f64) -> Option<Apart> {
     let distance = |a: &Apart| if a.found == a.expected { 0.0 } else { (a.found - a.expected).abs() };
     let far = |d: f64| if d.is_nan() { f64::INFINITY } else { d };
@@ -43,7 +44,7 @@ pub(super) fn apart(found: &[f64], expected: &[f64], tolerance: f64) -> Option<A
     all.max_by(|a, b| far(distance(a)).total_cmp(&far(distance(b)))).filter(|worst| far(distance(worst)) > tolerance)
 }
 
-/// The same for numbers that were computed in two ways.
+/// Compares numbers that were computed in two ways, up to rounding.
 pub(super) fn differ<B: Backend>(found: &[f64], expected: &[f64]) -> Option<Apart> {
     apart(found, expected, tolerance::rounding::<B>() * (1.0 + largest(expected)))
 }
@@ -57,7 +58,7 @@ pub(super) struct Apart {
 }
 
 impl Apart {
-    /// What kind of mistake makes one of the other.
+    /// Guesses the mistake that makes one of the other.
     pub(super) fn guess(&self) -> String {
         let ratio = self.found / self.expected;
         let near = |r: f64| (r - r.round()).abs() < 1e-3 && r.round().abs() > 1.0;
@@ -73,7 +74,8 @@ impl Apart {
     }
 }
 
-/// The derivative of a function at 0, by Richardson's extrapolation of central differences, and how large the function is.
+/// The derivative of a function at 0, by Richardson's extrapolation of central differences, and how large
+/// the function is.
 fn slope(step: f64, f: &mut dyn FnMut(f64) -> Result<Vec<f64>, Error>) -> Result<(Vec<f64>, f64), Error> {
     let (p1, m1, p2, m2) = (f(step)?, f(-step)?, f(2.0 * step)?, f(-2.0 * step)?);
     let near = p1.iter().zip(&m1).map(|(p, m)| (p - m) / (2.0 * step));
@@ -100,7 +102,7 @@ pub(super) fn disagree<B: Backend>(
     Ok(first)
 }
 
-/// Whether differences of a function do not agree with a derivative of zero.
+/// Returns a difference of a function that does not agree with a derivative of zero, if one does not.
 pub(super) fn moves<B: Backend>(mut f: impl FnMut(f64) -> Result<f64, Error>) -> Result<Option<f64>, Error> {
     Ok(disagree::<B>(&[0.0], 0.0, |h| Ok(vec![f(h)?]))?.map(|apart| apart.expected))
 }

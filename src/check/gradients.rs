@@ -30,7 +30,7 @@ struct Pass<'w> {
     draw: u64,
     /// w, one a sample.
     weights: &'w [f64],
-    /// How often the backward pass adds to the same gradients.
+    /// The number of times that the backward pass adds to the same gradients.
     times: usize,
 }
 
@@ -39,7 +39,7 @@ struct Backward<'a, 'b, B: Backend> {
     trained: Vec<Stored>,
     /// c, of the shape of y.
     cotangent: B::Tensor,
-    /// Whether the log det is part of the function.
+    /// Makes the log det part of the function.
     log_det: bool,
     exact: bool,
 }
@@ -197,7 +197,8 @@ impl<B: Backend> Backward<'_, '_, B> {
         Ok(())
     }
 
-    /// The gradient is the same whatever is kept; of log dets that are never exact it depends on how they are differentiated.
+    /// The gradient is the same whatever is kept; of log dets that are never exact it depends on how they are
+    /// differentiated.
     fn memory(&self, report: &mut Report, pass: Pass<'_>, gradients: &Gradients) -> Result<(), Error> {
         if !self.exact {
             return Ok(());
@@ -238,7 +239,7 @@ impl<B: Backend> Backward<'_, '_, B> {
         Ok(through_y + dot(&log_det, weights))
     }
 
-    /// What an average over draws may be off.
+    /// The error that an average over draws may have.
     fn spread(&self, all: &[Gradients], along: impl Fn(&Gradients) -> f64) -> f64 {
         let n = all.len() as f64;
         if self.exact {

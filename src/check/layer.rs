@@ -1,4 +1,4 @@
-//! What every layer promises.
+//! The promises of every layer.
 
 use resflow_backend::{Backend, Key, Shape};
 
@@ -16,8 +16,8 @@ use crate::registry::Registry;
 /// Products with J and its transpose by which the direction that is stretched most is looked for.
 const ITERATIONS: usize = 30;
 
-/// Checks a layer at samples of a shape, `[d]` or `[h, w, c]`: standard normal ones, or where these are mapped to numbers
-/// that are not finite, ones between 0 and 1. A registry is needed for a layer of your own that can be saved.
+/// Checks a layer at samples of a shape, `[d]` or `[h, w, c]`: standard normal ones, or where these are mapped to
+/// numbers that are not finite, ones between 0 and 1. A registry is needed for a layer of your own that can be saved.
 ///
 /// # Errors
 /// Returns [`Failed`] with everything that is wrong.

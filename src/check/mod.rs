@@ -1,9 +1,9 @@
 //! Checks of transforms and layers of your own: everything that the library relies on, found out by calling them.
 //!
-//! [`check_bijection`] and [`check_layer`] draw samples, move every trained tensor a little away from where it begins (a
-//! fresh transform is often the identity, of which wrong derivatives are right), and hold what the part says to what
-//! differences of its forward pass say. All findings come at once, each a sentence with the numbers that were found. A test of
-//! a transform is one line:
+//! [`check_bijection`] and [`check_layer`] draw samples, move every trained tensor a little away from where it begins
+//! (a fresh transform is often the identity, of which wrong derivatives are right), and hold what the part says to what
+//! differences of its forward pass say. All findings come at once, each a sentence with the numbers that were found. A
+//! test of a transform is one line:
 //!
 //! ```
 //! use resflow::NdArray;
@@ -29,16 +29,16 @@
 //! | [`SampleWeights`](Property::SampleWeights) | transforms | each sample's cotangents go to its own part of the gradients |
 //! | [`Accumulation`](Property::Accumulation) | both | gradients are added to what is there |
 //! | [`Memory`](Property::Memory) | transforms | gradients do not depend on what was kept |
-//! | [`BatchCut`](Property::BatchCut) | both | nothing depends on how a batch is cut |
+//! | [`BatchCut`](Property::BatchCut) | both | nothing depends on how a batch is cut, but for rounding |
 //! | [`Parts`](Property::Parts) | both | `parts` and `parts_mut` show the same tensors in the same order |
 //! | [`SaveAndLoad`](Property::SaveAndLoad) | both | what is built from the stage and the tensors computes the same |
 //! | [`Saved`](Property::Saved) | layers | everything that is kept has samples first |
 //! | [`Jvp`](Property::Jvp), [`Vjp`](Property::Vjp) | layers | J dx is that by differences, and ⟨u, J v⟩ = ⟨Jᵀ u, v⟩ |
 //! | [`Lipschitz`](Property::Lipschitz) | layers | no pair of samples is stretched more than `lipschitz_bound` says |
 //!
-//! Mistakes in shapes that reach an operation of the backend panic there, with both shapes. The checks are meant for double
-//! precision; what is allowed follows the precision by one table, [`tolerance`], in which single precision finds wrong signs
-//! and factors, but no small errors.
+//! Mistakes in shapes that reach an operation of the backend panic there, with both shapes. The checks are meant for
+//! double precision; what is allowed follows the precision by one table, [`tolerance`], in which single precision finds
+//! wrong signs and factors, but no small errors.
 
 mod bijection;
 mod differences;
@@ -57,7 +57,7 @@ pub use layer::{check_layer, check_layer_at};
 
 use crate::error::Error;
 
-/// What a transform or a layer promises.
+/// A promise of a transform or a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Property {
@@ -77,11 +77,11 @@ pub enum Property {
     Accumulation,
     /// Gradients do not depend on what was kept of the forward pass.
     Memory,
-    /// Nothing depends on how a batch is cut.
+    /// Nothing depends on how a batch is cut, but for rounding.
     BatchCut,
     /// `parts` and `parts_mut` show the same tensors in the same order, under names of their own.
     Parts,
-    /// What is built from the stage and the stored tensors computes the same.
+    /// The part that is built from the stage and the stored tensors computes the same.
     SaveAndLoad,
     /// Everything that a layer keeps has samples first.
     Saved,
@@ -123,7 +123,7 @@ impl fmt::Display for Property {
 pub struct Finding {
     /// The property.
     pub property: Property,
-    /// What was found and what to do about it, with the numbers.
+    /// The finding and a remedy in words, with the numbers.
     pub sentence: String,
 }
 
@@ -136,7 +136,7 @@ impl fmt::Display for Finding {
 /// A part that does what it promises.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Passed {
-    /// What is no mistake but good to know: that a part cannot be saved, or what could not be checked.
+    /// Remarks that are no mistakes but good to know: that a part cannot be saved, or what could not be checked.
     pub notes: Vec<Finding>,
 }
 
@@ -147,12 +147,12 @@ pub struct Failed {
     pub part: String,
     /// Everything that is wrong with it, at least one thing.
     pub findings: Vec<Finding>,
-    /// What is no mistake but good to know.
+    /// Remarks that are no mistakes but good to know.
     pub notes: Vec<Finding>,
 }
 
 impl Failed {
-    /// Whether something is wrong with a property.
+    /// Returns `true` if something is wrong with a property.
     pub fn has(&self, property: Property) -> bool {
         self.findings.iter().any(|f| f.property == property)
     }
@@ -166,7 +166,7 @@ impl fmt::Display for Failed {
     }
 }
 
-/// The same as its display: what a test that returns it, or unwraps it, prints is to be read.
+/// Shows its display: what a test that returns it, or unwraps it, prints is to be read.
 impl fmt::Debug for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -8,7 +8,8 @@ use super::differences::normal;
 use super::{Property, Report};
 use crate::module::{Module, Role};
 
-/// How far trained tensors are moved from where they begin: far enough that nothing is at a special value.
+/// The distance by which trained tensors are moved from where they begin: far enough that nothing is at
+/// a special value.
 const SPREAD: f64 = 0.1;
 
 /// A tensor as a part shows it.

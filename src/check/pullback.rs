@@ -1,4 +1,5 @@
-//! The pullback of a layer: the gradients of ⟨gy, f(x)⟩ + Σ ⟨gdyₘ, J dxₘ⟩ in x, in the tangents and in every trained tensor.
+//! The pullback of a layer: the gradients of ⟨gy, f(x)⟩ + Σ ⟨gdyₘ, J dxₘ⟩ in x, in the tangents and in every trained
+//! tensor.
 
 use resflow_backend::{Backend, Shape};
 
@@ -13,13 +14,13 @@ use crate::module::Grad;
 /// The tangents of a pullback.
 const TANGENTS: usize = 2;
 
-/// What goes into a pullback: gy and gdy, of the shape of y.
+/// The inputs of a pullback: gy and gdy, of the shape of y.
 struct Cotangents<B: Backend> {
     gy: B::Tensor,
     gdy: Vec<B::Tensor>,
 }
 
-/// What a pullback gave: the gradients in x, in the tangents one after the other, and in the trained tensors.
+/// The outputs of a pullback: the gradients in x, in the tangents one after the other, and in the trained tensors.
 struct Pullback {
     x: Vec<f64>,
     tangents: Vec<f64>,
@@ -169,7 +170,7 @@ impl<B: Backend> Subject<'_, B> {
         Ok(())
     }
 
-    /// The same gradients twice over, with `keep_tangent`, and without tangents.
+    /// The gradients come again twice over, with `keep_tangent`, and without tangents.
     fn other_ways(
         &self,
         report: &mut Report,

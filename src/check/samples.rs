@@ -6,7 +6,7 @@ use super::differences::{down, normal};
 use super::{Property, Report};
 use crate::error::Error;
 
-/// How many samples are drawn.
+/// The number of samples that are drawn.
 const COUNT: usize = 4;
 
 /// Where the samples come from.
@@ -35,7 +35,7 @@ impl<B: Backend> Samples<'_, B> {
     }
 }
 
-/// Whether a value has its shape and is finite; `None` where it has another shape.
+/// Returns `true` if a value has its shape and is finite; `None` where it has another shape.
 fn judge<B: Backend>(
     report: &mut Report,
     backend: &B,
@@ -58,8 +58,8 @@ fn judge<B: Backend>(
     Ok(Some(down(backend, y)?.iter().all(|y| y.is_finite())))
 }
 
-/// The first candidate, 0 with its tensors moved and 1 as it was given, that maps samples to finite numbers of a shape, and
-/// the samples.
+/// The first candidate, 0 with its tensors moved and 1 as it was given, that maps samples to finite numbers of a shape,
+/// and the samples.
 pub(super) fn draw_samples<B: Backend>(
     report: &mut Report,
     backend: &B,

@@ -1,4 +1,4 @@
-//! Whether a part that was saved and loaded again computes the same.
+//! The comparison of a part that was saved and loaded again with itself.
 
 use resflow_backend::{Backend, Key};
 
@@ -99,7 +99,7 @@ fn compare<B: Backend>(
     Ok(())
 }
 
-/// The same for a layer, inside a coupling whose net it is followed by a free linear layer, at samples x of the layer.
+/// Checks a layer, inside a coupling whose net it is followed by a free linear layer, at samples x of the layer.
 pub(super) fn check_layer<B: Backend>(
     report: &mut Report,
     backend: &B,

@@ -1,10 +1,10 @@
-//! What the checks allow: all tolerances, in one table. ε is [`Element::EPSILON`] of the backend's numbers.
+//! The tolerances of the checks, in one table. ε is [`Element::EPSILON`] of the backend's numbers.
 //!
 //! | what is compared | allowed difference | f64 | f32 |
 //! |---|---|---|---|
 //! | the same numbers computed in another way | [`rounding`], of 1 + the largest of them | 9e−13 | 5e−4 |
 //! | derivatives and log dets by differences | [`derivative`], of Σ\|terms\|, and the rounding of the function over the step | 1e−6 | 2e−2 |
-//! | an inverse, forth and back | [`inverse`], of max(1, \|y\|) (1 + ‖∂x/∂y‖) | 1e−9 | 1e−3 |
+//! | an inverse, forward and back | [`inverse`], of max(1, \|y\|) (1 + ‖∂x/∂y‖) | 1e−9 | 1e−3 |
 //! | the mean of estimated log dets | [`STANDARD_ERRORS`] standard errors of the mean of [`REPLICATES`] | | |
 //! | how much a pair is stretched | [`LIPSCHITZ`], of the bound: σ by power iteration is one from below | | |
 //!
@@ -19,7 +19,7 @@ pub const SHRINK: f64 = 1.0 / 16.0;
 pub const STANDARD_ERRORS: f64 = 6.0;
 /// Independent estimates of each log det.
 pub const REPLICATES: usize = 512;
-/// How much more than the bound a pair may be stretched, relative to it.
+/// The excess over the bound by which a pair may be stretched, relative to it.
 pub const LIPSCHITZ: f64 = 1e-3;
 /// Units of rounding of a function that differences may have.
 const NOISE: f64 = 64.0;
@@ -46,7 +46,7 @@ pub fn steps<B: Backend>() -> [f64; 3] {
     [first, first * SHRINK, first * SHRINK * SHRINK]
 }
 
-/// What rounding of a function of this size makes of its differences at a step.
+/// The error of differences at a step that rounding of a function of this size makes.
 pub fn noise<B: Backend>(size: f64, step: f64) -> f64 {
     NOISE * B::Elem::EPSILON * (1.0 + size) / step
 }

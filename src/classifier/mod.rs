@@ -24,7 +24,7 @@
 //! let config = ImageConfig { classes: 2, head_width: 8, ..images };
 //! let flow = Flow::new(NdArray::<f32>::new(), config, Key::new(0))?;
 //! let settings = TrainConfig { batch: 10, density_weight: 1.0 / 16.0, ..TrainConfig::default() };
-//! let source = Source::Images(set.clone());
+//! let source = Source::from(set.clone());
 //! let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(20), Key::new(1))?;
 //! trainer.run(|step, _validation| assert!(step.classification.is_some()))?;
 //! let said = trainer.model().classify(&set, Key::new(2))?;

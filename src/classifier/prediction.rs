@@ -19,8 +19,8 @@ pub struct Classification {
 pub struct ClassificationScore {
     /// The mean of −log p(y | x), nats.
     pub cross_entropy: f64,
-    /// The fraction of samples whose likeliest class is theirs; of equally likely ones the first counts, in training
-    /// any.
+    /// The fraction of samples whose likeliest class is theirs; of equally likely ones the first counts,
+    /// in training any.
     pub accuracy: f64,
     /// The number of samples.
     pub count: usize,
@@ -132,8 +132,8 @@ impl Classification {
     /// Compares confidence with accuracy, over so many intervals.
     ///
     /// # Errors
-    /// Returns [`Error::Input`] for no intervals, another number of labels than of samples, or a label that is no
-    /// class.
+    /// Returns [`Error::Input`] for no intervals, another number of labels than of samples, or a label
+    /// that is no class.
     pub fn calibration(&self, labels: &[u8], bins: usize) -> Result<Calibration, Error> {
         self.check(labels)?;
         if !(1..=1 << 20).contains(&bins) {

@@ -3,8 +3,8 @@
 //! The input of a head is narrow, its features before the mean over pixels are wide: so samples go through all heads
 //! and back in tiles that fit the device's cache or memory, one after the other.
 //!
-//! Cross-entropy −log p(y | x) = m + ln Σⱼ e^{lⱼ − m} − l_y with m = max l; its gradient in the logits is softmax(l) −
-//! 1_y.
+//! Cross-entropy −log p(y | x) = m + ln Σⱼ e^{lⱼ − m} − l_y with m = max l; its gradient in the logits is
+//! softmax(l) − 1_y.
 
 use std::ops::Range;
 

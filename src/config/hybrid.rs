@@ -18,8 +18,8 @@ impl ImageConfig {
         let first = usize::from(self.squeeze_first);
         let squeezes = (first..stages.len()).filter(|&i| matches!(stages[i], Stage::Squeeze { .. }));
         let ends = squeezes.chain(stages.len().checked_sub(1));
-        // after its squeeze a scale's output has the shape of the next scale, with factor-out as what is factored out
-        // has
+        // after its squeeze a scale's output has the shape of the next scale, with factor-out as what is
+        // factored out has
         let scales = self.scales();
         let shapes = scales.iter().skip(1).chain(scales.last());
         ends.zip(shapes).map(|(stage, &image)| HeadPlace { stage, image }).collect()

@@ -159,8 +159,8 @@ impl Dataset {
         self.values
     }
 
-    /// Selects the samples of these numbers, in this order, with what belongs to them; a number may come more than
-    /// once.
+    /// Selects the samples of these numbers, in this order, with what belongs to them; a number may come
+    /// more than once.
     ///
     /// # Errors
     /// Returns [`DataError::Image`] for no samples at all of images.
@@ -208,8 +208,8 @@ impl Dataset {
         Self { values: Values::Tabular(table), ..self }
     }
 
-    /// A short text that tells two data sets apart, to refuse resuming on other data. Labels count if they are learned
-    /// from.
+    /// A short text that tells two data sets apart, to refuse resuming on other data. Labels count if they
+    /// are learned from.
     pub(crate) fn fingerprint(&self, with_labels: bool) -> String {
         let values = match &self.values {
             Values::Images(set) if with_labels => set.labelled_fingerprint(),
@@ -292,8 +292,8 @@ impl<'a> Samples<'a> {
         self.len() == 0
     }
 
-    /// Selects the samples of these numbers, in this order, with what belongs to them; a number may come more than
-    /// once.
+    /// Selects the samples of these numbers, in this order, with what belongs to them; a number may come
+    /// more than once.
     ///
     /// # Errors
     /// Returns [`DataError::Image`] for no samples at all of images.

@@ -1,9 +1,9 @@
 //! Standardisation: z = (x − μ) / s, column by column.
 //!
-//! μ is a column's mean and s its standard deviation (std), Σ(x − μ)² / n under the root, in two passes: first μ, then
-//! the deviations from it, both scaled by their largest magnitude so that no square over- or underflows. Standardising
-//! a density p of x gives p(z) = p(x) Π s, so log p(x) = log p(z) − Σ ln s: [`Standardiser::log_det`] is that last
-//! term.
+//! μ is a column's mean and s its standard deviation (std), Σ(x − μ)² / n under the root, in two passes: first μ,
+//! then the deviations from it, both scaled by their largest magnitude so that no square over- or underflows.
+//! Standardising a density p of x gives p(z) = p(x) Π s, so log p(x) = log p(z) − Σ ln s: [`Standardiser::log_det`]
+//! is that last term.
 
 use super::table::Table;
 use crate::error::DataError;

@@ -2,8 +2,8 @@
 //!
 //! Whoever has a vector-Jacobian product ([`Vjp`]) has the log det: independent replicates for an evaluation
 //! ([`Estimate::replicates`]), or one value with the surrogates of its gradient for a training step
-//! ([`Estimate::surrogates`]). Noise is addressed by the number of the sample in the whole batch, so nothing depends on
-//! how the batch is cut.
+//! ([`Estimate::surrogates`]). Noise is addressed by the number of the sample in the whole batch, so it does not depend
+//! on how the batch is cut, and results do by rounding only.
 
 use resflow_backend::{Backend, Key};
 

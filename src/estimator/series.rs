@@ -36,8 +36,8 @@ pub enum Weights<B: Backend> {
 }
 
 impl<B: Backend> Weights<B> {
-    /// Sorts samples by their number of terms, the longest first: the order to take samples in, and the weights in that
-    /// order.
+    /// Sorts samples by their number of terms, the longest first: the order to take samples in, and the
+    /// weights in that order.
     pub fn rows(backend: &B, coefficients: &[Vec<f64>]) -> (Vec<u32>, Self) {
         let mut order: Vec<u32> = (0..coefficients.len() as u32).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(coefficients[i as usize].len()));

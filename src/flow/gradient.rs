@@ -60,8 +60,8 @@ pub struct Gradient<B: Backend> {
     /// Σ wᵢ (E(zᵢ) − log det), `[1]`, nats: Σ wᵢ (−log p(xᵢ)) without the base density's constant, and without the λ of
     /// a supervision. The log dets in it are values, not surrogates.
     pub loss: B::Tensor,
-    /// With supervision Σ wᵢ (−log p(yᵢ | xᵢ)) in nats, and Σ wᵢ over the samples whose likeliest class is theirs,
-    /// `[2]`.
+    /// With supervision Σ wᵢ (−log p(yᵢ | xᵢ)) in nats, and Σ wᵢ over the samples whose likeliest class
+    /// is theirs, `[2]`.
     pub classification: Option<B::Tensor>,
     /// The gradient in x, if asked for, of the shape of x.
     pub input: Option<B::Tensor>,

@@ -24,16 +24,16 @@ use crate::invert::Status;
 /// log p of some samples, in nats and in the data's units.
 #[derive(Debug, Clone)]
 pub struct LogProb {
-    /// log p of each sample: the mean over replicates.
+    /// log p of each sample, `[n]`, nats: the mean over replicates.
     pub values: Vec<f64>,
-    /// The standard error of each value; 0 where the log det is exact.
+    /// The standard error of each value, `[n]`, nats; 0 where the log det is exact.
     pub standard_error: Vec<f64>,
-    /// log|det ∂z/∂x| of each sample, the part of the value besides the base density.
+    /// log|det ∂z/∂x| of each sample, `[n]`, nats: the part of the value besides the base density.
     pub log_det: Vec<f64>,
     /// [`Status::NonFinite`] for a sample so far out that the arithmetic overflowed, whose log p is −∞; else
     /// [`Status::Converged`].
     pub status: Vec<Status>,
-    /// The weight of each sample, where the samples had weights.
+    /// The weight of each sample, `[n]`, where the samples had weights.
     pub weights: Option<Vec<f64>>,
     /// The number of replicates behind each value, 1 where exact; more for some samples where a standard error was
     /// asked for.

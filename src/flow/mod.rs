@@ -71,8 +71,8 @@ impl<B: Backend> Flow<B> {
         Ok(Self { classifier, ..Self::of_transforms(backend, config, transforms)? })
     }
 
-    /// Builds a flow of any transforms, without a classifier. The configuration supplies the estimators and the sample
-    /// shape.
+    /// Builds a flow of any transforms, without a classifier. The configuration supplies the estimators and
+    /// the sample shape.
     ///
     /// A flow with transforms of your own trains like any other. To be saved, moved to another device or resumed each
     /// transform must say what it is ([`Bijection::stage`]), and be registered where it is loaded
@@ -235,12 +235,12 @@ impl<B: Backend> Flow<B> {
         &mut self.chain
     }
 
-    /// Where the model comes from.
+    /// The data, the training and the score behind the model.
     pub fn provenance(&self) -> &Provenance {
         &self.provenance
     }
 
-    /// Says where the model comes from.
+    /// Replaces the provenance.
     pub fn set_provenance(&mut self, provenance: Provenance) {
         self.provenance = provenance;
     }

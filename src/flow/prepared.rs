@@ -23,9 +23,9 @@ use crate::transform::{from_vectors, to_vectors};
 pub struct Encoded {
     /// z = F(s(x)), `[n, d]`; of images in (C, H, W) order.
     pub latents: Table,
-    /// log|det ∂z/∂x| of each sample, in nats.
+    /// log|det ∂z/∂x| of each sample, `[n]`, nats.
     pub log_det: Vec<f64>,
-    /// The standard error of each log det, in nats; 0 where exact.
+    /// The standard error of each log det, `[n]`, nats; 0 where exact.
     pub standard_error: Vec<f64>,
 }
 

@@ -34,7 +34,7 @@ use scalar::Scalar;
 /// The numbers of a checkpoint that the parameters get.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Weights {
-    /// Those of the last step, `state_dict`.
+    /// The numbers of the last step, `state_dict`.
     #[default]
     Current,
     /// Their exponential moving average (EMA), `ema.shadow_params`. What is not averaged, u and v among it, comes from
@@ -62,8 +62,8 @@ pub struct StateDict {
     /// Shape and numbers by name, in the order and layout of torch. Half precision was widened to single, integers and
     /// flags to double (exactly).
     pub tensors: BTreeMap<String, (Vec<usize>, Values)>,
-    /// The numbers, texts and flags among the saved arguments (`args`) of the program that trained; empty if none were
-    /// saved.
+    /// The numbers, texts and flags among the saved arguments (`args`) of the program that trained; empty if
+    /// none were saved.
     pub arguments: BTreeMap<String, Argument>,
     /// Marks that a tensor was made in double precision.
     double: bool,
@@ -92,8 +92,8 @@ impl StateDict {
         Ok(dict)
     }
 
-    /// Reads a file that torch wrote, of either format: a checkpoint of the reference implementation, or a state dict
-    /// alone.
+    /// Reads a file that torch wrote, of either format: a checkpoint of the reference implementation, or a
+    /// state dict alone.
     ///
     /// # Errors
     /// Returns [`ImportError::Format`] or [`ImportError::Pickle`] if the file is damaged or wants something other than

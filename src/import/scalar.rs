@@ -36,7 +36,7 @@ impl Scalar {
         })
     }
 
-    /// By the name of torch's storage class.
+    /// Finds the type by the name of torch's storage class.
     pub(super) fn of_storage(class: &str) -> Option<Self> {
         Some(match class {
             "DoubleStorage" => Self::F64,

@@ -18,7 +18,8 @@ pub trait Kind<B: Backend>: std::fmt::Debug + Copy + Send + Sync + 'static {
     /// Returns W as a power iteration sees it, between vectors of the shapes of u and v.
     fn operator<'a>(&self, weight: &'a B::Tensor, v: Shape) -> Box<dyn LinearOperator<B> + 'a>;
 
-    /// Returns W_eff in the form in which [`apply`](Self::apply) wants it.
+    /// Returns W_eff in the form in which [`apply`](Self::apply) wants it: of a matrix the transpose `[i, o]`, of a
+    /// kernel itself.
     fn arrange(&self, backend: &B, effective: &B::Tensor) -> B::Tensor;
 
     /// Computes W_eff x + b, without b a tangent, for x `[n, …]`.
@@ -63,8 +64,8 @@ pub struct Affine<B: Backend, K: Kind<B>> {
 }
 
 impl<B: Backend, K: Kind<B>> Affine<B, K> {
-    /// Builds a layer of zeros, to be filled from a file; constrained if there are a coefficient and the shapes of u
-    /// and v.
+    /// Builds a layer of zeros, to be filled from a file; constrained if there are a coefficient and the
+    /// shapes of u and v.
     pub(super) fn of_zeros(
         backend: &B,
         kind: K,

@@ -16,7 +16,7 @@ use crate::module::{Grad, Spectrum};
 pub struct LayerNorms<B: Backend> {
     /// The norm of what enters: its order, and its raw parameter `[1]` if that is learned.
     pub domain: (Order, Option<B::Tensor>),
-    /// The norm of what comes out, likewise.
+    /// The norm of what comes out: its order, and its raw parameter `[1]` if that is learned.
     pub codomain: (Order, Option<B::Tensor>),
 }
 

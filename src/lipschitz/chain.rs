@@ -15,8 +15,8 @@ use crate::error::ConfigError;
 /// Checks the (domain, codomain) of each layer, first to last.
 ///
 /// # Errors
-/// Returns [`ConfigError::Inconsistent`] if the norms do not meet between two layers, or the last differs from the
-/// first.
+/// Returns [`ConfigError::Inconsistent`] if the norms do not meet between two layers, or the last differs
+/// from the first.
 pub fn check_chain(layers: &[(Order, Order)]) -> Result<(), ConfigError> {
     for (i, pair) in layers.windows(2).enumerate() {
         let (leaves, enters) = (pair[0].1, pair[1].0);
@@ -72,8 +72,8 @@ pub fn chain_from_digits(digits: &str) -> Result<Vec<(Order, Order)>, ConfigErro
     Ok(layers)
 }
 
-/// Builds the chain of n layers whose norms are all learned: n raw parameters, one at each boundary, the last being the
-/// first.
+/// Builds the chain of n layers whose norms are all learned: n raw parameters, one at each boundary, the last
+/// being the first.
 pub fn learned_chain(layers: usize) -> Vec<(Order, Order)> {
     (0..layers).map(|i| (Order::Learned(i), Order::Learned((i + 1) % layers))).collect()
 }

@@ -33,9 +33,9 @@ impl<B: Backend> Norms<B> {
 /// The vectors u, v of the power iteration.
 #[derive(Debug, Clone)]
 pub struct DualPair<B: Backend> {
-    /// Of the operator's output shape, ‖u‖_{q*} = 1.
+    /// u, of the operator's output shape, ‖u‖_{q*} = 1.
     pub u: B::Tensor,
-    /// Of the operator's input shape, ‖v‖_p = 1.
+    /// v, of the operator's input shape, ‖v‖_p = 1.
     pub v: B::Tensor,
 }
 

@@ -157,8 +157,8 @@ impl<B: Backend> SingularPair<B> {
             PowerIteration::Converge { tolerance, limit } => {
                 let rest = |pair| iterate_to_rest(backend, tolerance, limit, pair, |pair| advance(pair, STRIDE));
                 let (first, sigma) = rest(self.clone());
-                // a start that is nearly orthogonal to the leading pair stands still at the next one: shake, and look
-                // again
+                // a start that is nearly orthogonal to the leading pair stands still at the next one: shake,
+                // and look again
                 let (second, again) = rest(first.shaken(backend));
                 if again > sigma { second } else { first }
             }

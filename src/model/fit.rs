@@ -77,7 +77,7 @@ impl fmt::Debug for Fit<'_> {
 }
 
 impl<'a> Fit<'a> {
-    /// All defaults.
+    /// Builds a fit with all defaults.
     pub fn new() -> Self {
         Self::default()
     }

@@ -14,7 +14,7 @@
 //!
 //! A [`Model`] is a flow on a device that was chosen at run time, its weights normalised once; it is `Send` and `Sync`,
 //! and cloning it copies nothing. What it computes are functions of the samples and of its key, which is that of the
-//! run unless [`Model::with_key`] gives another. [`Flow`](crate::Flow) is what is behind it, for a backend known at
+//! run unless [`Model::with_key`] gives another. [`Flow`] is what is behind it, for a backend known at
 //! compile time.
 
 mod array;
@@ -159,7 +159,7 @@ impl Model {
         self.held.config()
     }
 
-    /// Where the model comes from: data, steps, validation.
+    /// The data, the training and the score behind the model.
     pub fn provenance(&self) -> &Provenance {
         self.held.provenance()
     }

@@ -38,14 +38,14 @@ pub struct TrainConfig {
     pub average: f64,
     /// Power iterations of each weight after a step.
     pub power_iterations: usize,
-    /// λ of a hybrid model: λ (−log p(x)) − log p(y | x) is minimised, both in nats; 1/d weighs nats per dimension.
-    /// With 0 log p costs as much and must stay finite, but teaches nothing. A flow without a classifier leaves it
-    /// alone.
+    /// λ of a hybrid model: λ (−log p(x)) − log p(y | x) is minimised, both in nats; 1/d weighs nats per
+    /// dimension. With 0 log p costs as much and must stay finite, but teaches nothing. A flow without a
+    /// classifier leaves it alone.
     pub density_weight: f64,
     /// The activations that the forward pass keeps (gradient checkpointing).
     pub memory: Memory,
-    /// Samples of fresh validation data, for built-in densities; the most of the set-aside images that a validation
-    /// takes.
+    /// Samples of fresh validation data, for built-in densities; the most of the set-aside images that a
+    /// validation takes.
     pub validation_rows: usize,
     /// The fraction of the samples set aside for validation, for files.
     pub validation_fraction: f64,

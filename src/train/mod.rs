@@ -53,8 +53,8 @@ impl Budget {
     /// Checks that the budget is neither nothing nor beyond the limits.
     ///
     /// # Errors
-    /// Returns [`ConfigError::OutOfRange`] for no steps or more than 2³⁹, and for no time or more than a thousand
-    /// years.
+    /// Returns [`ConfigError::OutOfRange`] for no steps or more than 2³⁹, and for no time or more than a
+    /// thousand years.
     pub fn check(&self) -> Result<(), ConfigError> {
         match *self {
             Self::Steps(steps) => config::check_steps("steps", steps, 1),

@@ -22,9 +22,9 @@ pub enum Source {
     Data(Dataset),
     /// Samples to train on, and other ones to validate on.
     Split {
-        /// To train on.
+        /// The samples to train on.
         training: Dataset,
-        /// To validate on.
+        /// The samples to validate on.
         validation: Dataset,
     },
 }

@@ -24,14 +24,14 @@ use crate::registry::Registry;
 struct RunDocument {
     config: TrainConfig,
     budget: Budget,
-    /// As text: JSON numbers of other readers lose the low bits of large ones.
+    /// The seed of the key as text: JSON numbers of other readers lose the low bits of large ones.
     key: String,
     data: String,
     step: u64,
     elapsed: f64,
     initialised: bool,
     best_nll: Option<f64>,
-    /// Of hybrid models.
+    /// The classifier's score in the best validation, of hybrid models.
     #[serde(default)]
     best_classification: Option<ClassificationScore>,
     best: Option<ModelDocument>,

@@ -237,8 +237,7 @@ impl<B: Backend> Trainer<B> {
         self.last_validation.as_ref()
     }
 
-    /// −log p of the best validation, nats. Of a hybrid model that is the one of the least λ (−log p(x)) − log p(y |
-    /// x).
+    /// −log p of the best validation, nats: of a hybrid model the one of the least λ (−log p(x)) − log p(y | x).
     pub fn best_nll(&self) -> Option<f64> {
         self.best.as_ref().map(|b| b.nll)
     }
@@ -285,8 +284,9 @@ impl<B: Backend> Trainer<B> {
     /// [`ControlFlow::Break`](std::ops::ControlFlow::Break). The last validation of a finished run is always made.
     ///
     /// # Errors
-    /// Returns [`Error::Diverged`] if a loss or a gradient is not finite, [`Error::Transform`] if a transform of your
-    /// own fails, [`Error::Backend`] if the device does.
+    /// Returns [`Error::Diverged`] if a loss or a gradient is not finite, [`Error::Input`] if the first batch
+    /// cannot initialise a transform, [`Error::Transform`] if a transform of your own fails, [`Error::Backend`] if
+    /// the device does.
     pub fn run<V: Verdict>(
         &mut self,
         mut observe: impl FnMut(&StepReport, Option<&Validation>) -> V,
@@ -305,7 +305,8 @@ impl<B: Backend> Trainer<B> {
     ///
     /// # Errors
     /// Returns [`Error::Diverged`] if the loss or the gradient is not finite: the state is that before the step.
-    /// Returns [`Error::Transform`] if a transform of your own fails, [`Error::Backend`] if the device does.
+    /// Returns [`Error::Input`] if the first batch cannot initialise a transform, [`Error::Transform`] if a transform
+    /// of your own fails, [`Error::Backend`] if the device does.
     pub fn step(&mut self) -> Result<StepReport, Error> {
         let start = std::time::Instant::now();
         let report = self.advance()?;

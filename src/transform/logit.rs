@@ -23,8 +23,8 @@ impl Logit {
     /// Builds the logit with margin α.
     ///
     /// # Errors
-    /// Returns [`ConfigError::OutOfRange`] for α outside (0, ½): at 0 a pixel that is exactly 0 or 1 has no finite
-    /// logit.
+    /// Returns [`ConfigError::OutOfRange`] for α outside (0, ½): at 0 a pixel that is exactly 0 or 1 has
+    /// no finite logit.
     pub fn new(alpha: f64) -> Result<Self, ConfigError> {
         if alpha > 0.0 && alpha < 0.5 {
             Ok(Self { alpha })

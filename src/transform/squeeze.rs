@@ -24,8 +24,8 @@ impl Squeeze {
         Self { factored_out: 0 }
     }
 
-    /// Builds a squeeze of images of `channels` channels after which the second half of the new channels is factored
-    /// out.
+    /// Builds a squeeze of images of `channels` channels after which the second half of the new channels
+    /// is factored out.
     pub fn with_factor_out(channels: usize) -> Self {
         Self { factored_out: 2 * channels }
     }

@@ -34,19 +34,20 @@ impl Activation {
     pub const ALL: [Self; 7] =
         [Self::LipSwish, Self::Elu, Self::Softplus, Self::Tanh, Self::Relu, Self::LipschitzCube, Self::Sin];
 
-    /// Whether the activation has a learnable parameter b.
+    /// Returns `true` if the activation has a learnable parameter b.
     pub fn has_parameter(self) -> bool {
         self == Self::LipSwish
     }
 
-    /// [φ(x), φ'(x), φ''(x)]; `b` is used by LipSwish alone. At kinks: ELU φ''(0) = 0, ReLU φ'(0) = 0, cube φ''(±1) = 0.
+    /// Computes [φ(x), φ'(x), φ''(x)]; `b` is used by LipSwish alone. At kinks: ELU φ''(0) = 0, ReLU φ'(0) = 0, cube
+    /// φ''(±1) = 0.
     #[inline(always)]
     pub fn derivatives<E: Element>(self, x: E, b: E) -> [E; 3] {
         self.derivatives_by(Unary::apply, x, b)
     }
 
-    /// The same by the caller's own `Exp`, `ExpM1`, `Ln1p` and `Tanh`. The exponential may become constant below −87 and
-    /// above 87, and ln(1 + x) is only taken of x in [0, 1].
+    /// Computes them by the caller's own `Exp`, `ExpM1`, `Ln1p` and `Tanh`. The exponential may become constant below
+    /// −87 and above 87, and ln(1 + x) is only taken of x in [0, 1].
     #[inline(always)]
     pub fn derivatives_by<E: Element>(self, apply: impl Fn(Unary, E) -> E, x: E, b: E) -> [E; 3] {
         let c = E::from_f64;
@@ -94,7 +95,7 @@ impl Activation {
         }
     }
 
-    /// [∂φ/∂b, ∂φ'/∂b] from x and the derivatives: (xφ' − φ)/b and xφ''/b. Zero without a parameter.
+    /// Computes [∂φ/∂b, ∂φ'/∂b] from x and the derivatives: (xφ' − φ)/b and xφ''/b. Zero without a parameter.
     #[inline(always)]
     pub fn parameter_derivatives<E: Element>(self, x: E, b: E, [y, d1, d2]: [E; 3]) -> [E; 2] {
         if self.has_parameter() { [(x * d1 - y) / b, x * d2 / b] } else { [E::ZERO; 2] }

@@ -11,9 +11,9 @@ use crate::{
 /// Both results of [`Backend::activation_reverse`], and the parameter's gradient.
 #[derive(Debug, Clone)]
 pub struct ActivationReverse<T> {
-    /// φ'(x)·gy + φ''(x)·Σ dxₘ·gdyₘ.
+    /// φ'(x)·gy + φ''(x)·Σ dxₘ·gdyₘ, of the shape of x.
     pub gx: T,
-    /// φ'(x)·gdyₘ for each tangent.
+    /// φ'(x)·gdyₘ for each tangent, of the shape of x.
     pub gdx: Vec<T>,
     /// The gradient of b, `[1]`, for an activation that has one.
     pub parameter: Option<T>,
@@ -37,8 +37,9 @@ pub struct ActivationReverse<T> {
 /// An operation on shapes that do not fit is a bug of its caller: it panics, naming the operation and both shapes.
 ///
 /// # Errors
-/// Faults of the device are recorded, and returned by the next [`download`](Self::download) or
-/// [`synchronize`](Self::synchronize). Results computed after a fault are unspecified.
+/// Returns [`BackendError`] from the next [`download`](Self::download) or [`synchronize`](Self::synchronize) if the
+/// device failed: faults are recorded until then, and no other operation fails. Results computed after a fault are
+/// unspecified.
 pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// The type of all elements.
     type Elem: Element;
@@ -62,38 +63,39 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// Waits for the tensor and copies it to the host, row-major.
     ///
     /// # Errors
-    /// Any fault since the last wait.
+    /// Returns [`BackendError`] if there was a fault since the last wait.
     fn download(&self, x: &Self::Tensor) -> Result<Vec<Self::Elem>, BackendError>;
 
     /// Waits for all work.
     ///
     /// # Errors
-    /// Any fault since the last wait.
+    /// Returns [`BackendError`] if there was a fault since the last wait.
     fn synchronize(&self) -> Result<(), BackendError>;
 
     // ---- creation -------------------------------------------------------------------------------------------------
 
-    /// A tensor of one value.
+    /// Fills a tensor of this shape with one value.
     fn full(&self, value: f64, shape: Shape) -> Self::Tensor;
 
-    /// Elements `first..` of the noise of a key, see [`Noise`].
+    /// Draws elements `first..` of the noise of a key, a tensor of this shape, see [`Noise`].
     fn noise(&self, key: Key, noise: Noise, first: u64, shape: Shape) -> Self::Tensor;
 
     // ---- elementwise ----------------------------------------------------------------------------------------------
 
-    /// Applies a function to every element.
+    /// Applies a function to every element; the shape stays.
     fn unary(&self, op: Unary, x: Self::Tensor) -> Self::Tensor;
 
-    /// a ∘ b, with b broadcast to the shape of a (axes aligned at the last one; extents equal or 1).
+    /// Computes a ∘ b, with b broadcast to the shape of a (axes aligned at the last one; extents equal or 1).
     fn binary(&self, op: Binary, a: Self::Tensor, b: &Self::Tensor) -> Self::Tensor;
 
-    /// scale · x + shift.
+    /// Computes scale · x + shift, of the shape of x.
     fn affine(&self, x: Self::Tensor, scale: f64, shift: f64) -> Self::Tensor;
 
-    /// alpha · x + y, of equal shapes.
+    /// Computes alpha · x + y, of equal shapes.
     fn axpy(&self, alpha: f64, x: &Self::Tensor, y: Self::Tensor) -> Self::Tensor;
 
-    /// `on` where the mask is not 0, else `off`; the mask is broadcast. What is not selected does not matter, NaN included.
+    /// Selects `on` where the mask is not 0, else `off`, both of the shape of the result; the mask is broadcast. What
+    /// is not selected does not matter, NaN included.
     fn select(&self, mask: &Self::Tensor, on: &Self::Tensor, off: &Self::Tensor) -> Self::Tensor;
 
     // ---- reductions and products ------------------------------------------------------------------------------------
@@ -101,13 +103,14 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// Combines elements in an order that depends on the shape alone.
     fn reduce(&self, op: Reduce, over: Over, x: &Self::Tensor) -> Self::Tensor;
 
-    /// The matrix product of two tensors with two axes, each optionally transposed first.
+    /// Multiplies two matrices, `[n, k]` and `[k, m]` once each is transposed where asked: `[n, m]`.
     fn matmul(&self, a: &Self::Tensor, transpose_a: bool, b: &Self::Tensor, transpose_b: bool) -> Self::Tensor;
 
-    /// Cross-correlation of x `[n, h, w, c_in]` with a kernel `[c_out, kh, kw, c_in]`: `[n, h', w', c_out]`.
+    /// Cross-correlates x `[n, h, w, c_in]` with a kernel `[c_out, kh, kw, c_in]`: `[n, h', w', c_out]`.
     fn conv2d(&self, x: &Self::Tensor, kernel: &Self::Tensor, padding: Padding) -> Self::Tensor;
 
-    /// The adjoint of [`conv2d`](Self::conv2d) in x: from gy to an image of height and width `image`.
+    /// Computes the adjoint of [`conv2d`](Self::conv2d) in x: from gy `[n, h', w', c_out]` to `[n, h, w, c_in]` of
+    /// height and width `image`, in pixels.
     fn conv2d_input(
         &self,
         gy: &Self::Tensor,
@@ -116,63 +119,66 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         image: [usize; 2],
     ) -> Self::Tensor;
 
-    /// The adjoint of [`conv2d`](Self::conv2d) in the kernel, summed over samples: `[c_out, kh, kw, c_in]`.
+    /// Computes the adjoint of [`conv2d`](Self::conv2d) in the kernel, summed over samples: `[c_out, kh, kw, c_in]`.
     fn conv2d_kernel(&self, x: &Self::Tensor, gy: &Self::Tensor, padding: Padding, kernel: [usize; 2]) -> Self::Tensor;
 
-    /// For square matrices `[n, d, d]`: ln|det| as `[n, 1]` and the inverses `[n, d, d]`. A singular matrix gives −∞ and
-    /// NaNs. May wait for the device.
+    /// Computes ln|det| as `[n, 1]` and the inverses `[n, d, d]` of square matrices `[n, d, d]`. A singular matrix
+    /// gives −∞ and NaNs. May wait for the device.
     fn lu(&self, a: &Self::Tensor) -> (Self::Tensor, Self::Tensor);
 
     // ---- layout ---------------------------------------------------------------------------------------------------
 
-    /// The same elements in another shape.
+    /// Gives the elements another shape, in row-major order.
     fn reshape(&self, x: &Self::Tensor, shape: Shape) -> Self::Tensor;
 
-    /// Axis i of the result is axis `axes[i]` of x.
+    /// Permutes axes: axis i of the result is axis `axes[i]` of x.
     fn permute(&self, x: &Self::Tensor, axes: &[usize]) -> Self::Tensor;
 
     /// Joins at least one tensor along an axis.
     fn concat(&self, parts: &[&Self::Tensor], axis: usize) -> Self::Tensor;
 
-    /// The slice `start..start + length` of an axis.
+    /// Takes the slice `start..start + length` of an axis.
     fn narrow(&self, x: &Self::Tensor, axis: usize, start: usize, length: usize) -> Self::Tensor;
 
-    /// Rows `indices` of x, in that order, repetition allowed.
+    /// Gathers rows `indices` of x (samples, the first axis), in that order, repetition allowed: `[indices.len(), …]`.
     fn take_rows(&self, x: &Self::Tensor, indices: &[u32]) -> Self::Tensor;
 
     // ---- how the device likes its work ------------------------------------------------------------------------------
 
-    /// The number of rows that one shard should have if a row keeps `bytes_per_row` of activations alive. All rows by
-    /// default; a CPU answers with what fits its cache. A function of the argument alone.
+    /// The number of rows (samples) that one shard should have if a row keeps `bytes_per_row` of activations alive. All
+    /// rows by default; a CPU answers with what fits its cache. A function of the argument alone.
     fn shard_rows(&self, bytes_per_row: usize) -> usize {
         let _ = bytes_per_row;
         usize::MAX
     }
 
-    /// The number of rows that should go through one link at a time if a row keeps `bytes_per_row` of intermediate values
-    /// alive inside it. All rows by default; a CPU answers with what fits its cache. A function of the argument alone.
+    /// The number of rows (samples) that should go through one transform at a time if a row keeps `bytes_per_row` of
+    /// intermediate values alive inside it. All rows by default; a CPU answers with what fits its cache. A function of
+    /// the argument alone.
     fn tile_rows(&self, bytes_per_row: usize) -> usize {
         let _ = bytes_per_row;
         usize::MAX
     }
 
-    /// The most shards of one gradient that should run side by side, each with an accumulator of its own. One by default; a
-    /// constant of the backend, not of the machine: the order of summation depends on it.
+    /// The most shards of one gradient that should run side by side, each with an accumulator of its own. One by
+    /// default; a constant of the backend, not of the machine: the order of summation depends on it.
     fn lanes(&self) -> usize {
         1
     }
 
-    /// Runs independent tasks, possibly at the same time, and returns their results in order. One after the other by default.
+    /// Runs independent tasks, possibly at the same time, and returns their results in order. One after the other by
+    /// default.
     fn run<T: Send>(&self, tasks: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
         (0..tasks).map(task).collect()
     }
 
-    /// Every how many iterations an iterative method should ask the device whether it is done.
+    /// The number of iterations after which an iterative method should ask the device whether it is done.
     fn poll_interval(&self) -> usize {
         8
     }
 
-    /// True if the tensor is known, without waiting, to be all zeros. Used to leave out work that would change nothing.
+    /// Returns `true` if the tensor is known, without waiting, to be all zeros. Used to leave out work that would
+    /// change nothing.
     fn known_zero(&self, x: &Self::Tensor) -> bool {
         let _ = x;
         false
@@ -180,13 +186,13 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
 
     // ---- fused forms ----------------------------------------------------------------------------------------------
 
-    /// x·wt + bias for x `[n, i]`, wt `[i, o]` and bias `[o]`.
+    /// Computes x·wt + bias for x `[n, i]`, wt `[i, o]` and bias `[o]`: `[n, o]`.
     fn linear(&self, x: &Self::Tensor, wt: &Self::Tensor, bias: &Self::Tensor) -> Self::Tensor {
         self.binary(Binary::Add, self.matmul(x, false, wt, false), bias)
     }
 
-    /// [`linear`](Self::linear) followed by [`activation`](Self::activation): the derivatives 0 to `order` at y = x·wt + bias,
-    /// and, for order 2, where the pullback will ask for it, y.
+    /// Computes [`linear`](Self::linear) followed by [`activation`](Self::activation): the derivatives 0 to `order` at
+    /// y = x·wt + bias, `[n, o]` each, and, for order 2, where the pullback will ask for it, y.
     fn linear_activation(
         &self,
         x: &Self::Tensor,
@@ -201,7 +207,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         ((order == 2).then_some(y), derivatives)
     }
 
-    /// sum + a·b, the accumulating form of [`matmul`](Self::matmul).
+    /// Computes sum + a·b, `[n, m]`, the accumulating form of [`matmul`](Self::matmul).
     fn matmul_add(
         &self,
         sum: Self::Tensor,
@@ -213,7 +219,8 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         self.axpy(1.0, &self.matmul(a, transpose_a, b, transpose_b), sum)
     }
 
-    /// sum + the adjoint in the kernel, the accumulating form of [`conv2d_kernel`](Self::conv2d_kernel).
+    /// Computes sum + the adjoint in the kernel, `[c_out, kh, kw, c_in]`, the accumulating form of
+    /// [`conv2d_kernel`](Self::conv2d_kernel).
     fn conv2d_kernel_add(
         &self,
         sum: Self::Tensor,
@@ -225,7 +232,8 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         self.axpy(1.0, &self.conv2d_kernel(x, gy, padding, [shape[1], shape[2]]), sum)
     }
 
-    /// The derivatives 0 to `order` (at most 2) of an activation, in one pass. `parameter` is its b, of shape `[1]`.
+    /// Computes the derivatives 0 to `order` (at most 2) of an activation, of the shape of x, in one pass. `parameter`
+    /// is its b, of shape `[1]`.
     fn activation(
         &self,
         f: Activation,
@@ -236,7 +244,8 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         composed::activation(self, f, parameter, x, order)
     }
 
-    /// The pullback of (x, dx₁, …, dx_M) ↦ (φ(x), φ'(x)dx₁, …) in one pass; `derivatives` are φ, φ' and φ'' at x.
+    /// Computes the pullback of (x, dx₁, …, dx_M) ↦ (φ(x), φ'(x)dx₁, …) in one pass, all of the shape of x;
+    /// `derivatives` are φ, φ' and φ'' at x.
     fn activation_reverse(
         &self,
         f: Activation,
@@ -250,18 +259,19 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         composed::activation_reverse(self, f, parameter, x, derivatives, tangents, gy, gdy)
     }
 
-    /// ⟨a, b⟩ of each row: `[n, 1]`.
+    /// Computes ⟨a, b⟩ of each row: `[n, 1]`.
     fn dot_rows(&self, a: &Self::Tensor, b: &Self::Tensor) -> Self::Tensor {
         self.reduce(Reduce::Sum, Over::Row, &self.binary(Binary::Mul, a.clone(), b))
     }
 
-    /// ⟨a, b⟩ over everything: `[1]`.
+    /// Computes ⟨a, b⟩ over everything: `[1]`.
     fn dot(&self, a: &Self::Tensor, b: &Self::Tensor) -> Self::Tensor {
         self.reduce(Reduce::Sum, Over::All, &self.binary(Binary::Mul, a.clone(), b))
     }
 
-    /// Term k ≥ 1 of the series: adds (−1)^{k+1} c_k ⟨power, probe⟩/k to the value and (−1)ᵏ c_k · power to the Neumann
-    /// vector; then rows where c_k ‖power‖ ‖probe‖/k < `negligible` are set to exact zero, so that they stop for good.
+    /// Adds term k ≥ 1 of the series: (−1)^{k+1} c_k ⟨power, probe⟩/k to the value, `[n, 1]`, and (−1)ᵏ c_k · power to
+    /// the Neumann vector, `[n, …]`; then rows where c_k ‖power‖ ‖probe‖/k < `negligible` are set to exact zero, so
+    /// that they stop for good.
     fn series_term(
         &self,
         k: usize,
@@ -273,9 +283,9 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         composed::series_term(self, k, weight, probe, negligible, state)
     }
 
-    /// One step of x ← y − g(x) in every row that is still active, with its bookkeeping: `g` is g(x), all `[n, d]`. The
-    /// row's residual is measured at x, the step from the best x is kept, and x moves unless the row is done by the rule; a residual that
-    /// is not finite ends a row too.
+    /// Makes one step of x ← y − g(x) in every row that is still active, with its bookkeeping: `g` is g(x), all
+    /// `[n, d]`. The row's residual is measured at x, the step from the best x is kept, and x moves unless the row is
+    /// done by the rule; a residual that is not finite ends a row too.
     fn fixed_point_step(
         &self,
         rule: &FixedPointRule,
@@ -286,14 +296,15 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         composed::fixed_point_step(self, rule, y, g, state)
     }
 
-    /// `count` power iterations on a matrix w `[o, i]` from u `[o]` and v `[i]`: v ← wᵀu/‖wᵀu‖, u ← wv/‖wv‖. A product
-    /// that is zero leaves its vector as it was. Returns u, v and σ = uᵀwv as `[1]`.
+    /// Makes `count` power iterations on a matrix w `[o, i]` from u `[o]` and v `[i]`: v ← wᵀu/‖wᵀu‖, u ← wv/‖wv‖. A
+    /// product that is zero leaves its vector as it was. Returns u, v and σ = uᵀwv as `[1]`.
     fn power_iteration(&self, w: &Self::Tensor, u: Self::Tensor, v: Self::Tensor, count: usize) -> [Self::Tensor; 3] {
         composed::power_iteration(self, w, u, v, count)
     }
 
-    /// One step of Adam. The gradient is scaled by `scale` `[1]`; nothing changes if `gate` `[1]` is 0. `decayed` marks
-    /// with ones the parameters that weight decay applies to. Returns parameters and both moments.
+    /// Makes one step of Adam on flat tensors `[P]`. The gradient is scaled by `scale` `[1]`; nothing changes if `gate`
+    /// `[1]` is 0. `decayed` marks with ones the parameters that weight decay applies to. Returns parameters and both
+    /// moments.
     fn adam_step(
         &self,
         rule: &AdamStep,
@@ -307,7 +318,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         composed::adam_step(self, rule, scale, gate, decayed, parameters, moments, gradient)
     }
 
-    /// 1 if every element is finite, else 0, as `[1]`.
+    /// Returns 1 if every element is finite, else 0, as `[1]`.
     fn all_finite(&self, x: &Self::Tensor) -> Self::Tensor {
         let infinite = self.affine(self.unary(Unary::IsFinite, x.clone()), -1.0, 1.0);
         let worst = self.reduce(Reduce::Max, Over::All, &infinite);

@@ -58,9 +58,9 @@ pub trait Element:
     fn abs(self) -> Self;
     /// The largest integer not above.
     fn floor(self) -> Self;
-    /// Whether the value is neither infinite nor NaN.
+    /// Returns `true` if the value is neither infinite nor NaN.
     fn is_finite(self) -> bool;
-    /// Whether the value is NaN.
+    /// Returns `true` if the value is NaN.
     fn is_nan(self) -> bool;
 }
 

@@ -1,6 +1,6 @@
 //! Faults of a device, as data.
 
-/// What can go wrong beneath the operations of a [`Backend`](crate::Backend).
+/// A fault beneath the operations of a [`Backend`](crate::Backend).
 ///
 /// Operations are infallible to call, because a device may run long after the call returned. A fault is
 /// recorded by the backend and returned by the next call that waits:

@@ -10,7 +10,7 @@ use rand_core::{Infallible, TryRng};
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
-/// What a Philox counter is used for; its third word, so that streams of one key never overlap.
+/// The use of a Philox counter; its third word, so that streams of one key never overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Domain {
@@ -56,13 +56,13 @@ impl Key {
         u64::from(self.0[0]) | u64::from(self.0[1]) << 32
     }
 
-    /// An independent key for purpose number `tag` (a step, a block, a row).
+    /// Derives an independent key for purpose number `tag` (a step, a block, a sample).
     pub fn split(self, tag: u64) -> Self {
         let [a, b, _, _] = self.block(Domain::Split, tag);
         Self([a, b])
     }
 
-    /// An independent key for a named purpose.
+    /// Derives an independent key for a named purpose.
     pub fn named(self, purpose: &str) -> Self {
         // FNV-1a: names are few and known, only distinctness matters
         let hash =

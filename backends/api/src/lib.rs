@@ -1,8 +1,8 @@
 //! The backend interface of resflow.
 //!
-//! [`Backend`] is the set of operations that a device offers; everything that makes a residual flow (layers, estimators,
-//! inversion, training) is generic code above it. Randomness is a pure function of a [`Key`], so the same key gives the
-//! same numbers on every backend, precision and number of threads.
+//! [`Backend`] is the set of operations that a device offers; everything that makes a residual flow (layers,
+//! estimators, inversion, training) is generic code above it. Randomness is a pure function of a [`Key`], so the same
+//! key gives the same numbers on every backend, precision and number of threads.
 //!
 //! To write a backend, implement the required methods and run the properties of `resflow-conformance` on it.
 #![forbid(unsafe_code)]

@@ -134,7 +134,8 @@ fn truth<E: crate::Element>(yes: bool) -> E {
     if yes { E::ONE } else { E::ZERO }
 }
 
-/// How [`Backend::reduce`](crate::Backend::reduce) combines elements. The order of combination is fixed by the shape.
+/// The operation by which [`Backend::reduce`](crate::Backend::reduce) combines elements. Its order is
+/// fixed by the shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reduce {
     /// The sum; 0 of nothing.
@@ -143,7 +144,7 @@ pub enum Reduce {
     Max,
 }
 
-/// Which elements [`Backend::reduce`](crate::Backend::reduce) combines.
+/// The elements that [`Backend::reduce`](crate::Backend::reduce) combines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Over {
     /// Everything: the result is `[1]`.
@@ -157,19 +158,19 @@ pub enum Over {
 /// Geometry of a stride-1 cross-correlation with zero padding: kernel `[c_out, kh, kw, c_in]`, images `[n, h, w, c]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Padding {
-    /// Rows of zeros above and below.
+    /// Rows of zeros above and below, in pixels.
     pub height: usize,
-    /// Columns of zeros left and right.
+    /// Columns of zeros left and right, in pixels.
     pub width: usize,
 }
 
 impl Padding {
-    /// The padding that keeps the image size for an odd kernel: k div 2.
+    /// Returns the padding that keeps the image size for an odd kernel: k div 2.
     pub fn same(kernel: [usize; 2]) -> Self {
         Self { height: kernel[0] / 2, width: kernel[1] / 2 }
     }
 
-    /// The output's height and width, `None` where the kernel is larger than the padded image.
+    /// Returns the output's height and width in pixels, `None` where the kernel is larger than the padded image.
     pub fn output(self, image: [usize; 2], kernel: [usize; 2]) -> Option<[usize; 2]> {
         let h = (image[0] + 2 * self.height + 1).checked_sub(kernel[0])?;
         let w = (image[1] + 2 * self.width + 1).checked_sub(kernel[1])?;
@@ -205,7 +206,7 @@ impl AdamStep {
 /// The weight c_k of one term of the series.
 #[derive(Debug, Clone, Copy)]
 pub enum TermWeight<'a, T> {
-    /// One weight for all rows.
+    /// One weight for all rows (samples).
     Batch(f64),
     /// A weight for each row, `[n, 1]`.
     PerRow(&'a T),
@@ -222,14 +223,14 @@ pub struct SeriesState<T> {
     pub value: T,
 }
 
-/// When a row of a fixed-point iteration x ← y − g(x) is done.
+/// The rule by which a row (a sample) of a fixed-point iteration x ← y − g(x) is done.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FixedPointRule {
     /// Converged once max|r| ≤ accuracy · max(1, max|y|), with r = y − x − g(x).
     pub accuracy: f64,
     /// At the floor of the arithmetic once the residual has not fallen for `patience` steps and is at most this.
     pub floor: f64,
-    /// See `floor`.
+    /// Steps without a smaller residual after which `floor` applies.
     pub patience: f64,
 }
 
@@ -244,7 +245,7 @@ pub struct FixedPointState<T> {
     pub rows: T,
 }
 
-/// What [`FixedPointState::rows`] knows of each row.
+/// The columns of [`FixedPointState::rows`], which is all that is known of each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FixedPointColumn {
     /// The smallest relative residual max|r| / max(1, max|y|).

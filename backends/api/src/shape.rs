@@ -52,7 +52,7 @@ impl Shape {
         self.last().copied().unwrap_or(1)
     }
 
-    /// The same row shape with another number of rows.
+    /// Replaces the number of rows, the first extent.
     #[track_caller]
     pub fn with_rows(&self, rows: usize) -> Self {
         assert!(self.rank > 0, "a shape without axes has no rows");
@@ -61,7 +61,7 @@ impl Shape {
         out
     }
 
-    /// The same shape with another last extent.
+    /// Replaces the last extent.
     #[track_caller]
     pub fn with_channels(&self, channels: usize) -> Self {
         assert!(self.rank > 0, "a shape without axes has no channels");
@@ -70,7 +70,8 @@ impl Shape {
         out
     }
 
-    /// Whether a tensor of this shape can be broadcast to `to`: extents aligned at the last axis, each equal or 1.
+    /// Returns `true` if a tensor of this shape can be broadcast to `to`: extents aligned at the last axis,
+    /// each equal or 1.
     pub fn broadcasts_to(&self, to: &Shape) -> bool {
         self.rank <= to.rank && self.iter().rev().zip(to.iter().rev()).all(|(&a, &b)| a == b || a == 1)
     }

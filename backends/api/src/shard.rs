@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-/// Which rows form which shard, and which shards form which lane.
+/// The rows (samples) of each shard, and the shards of each lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardPlan {
     bounds: Vec<usize>,

@@ -9,7 +9,7 @@ use crate::elementwise::special;
 use crate::reference::Array;
 use crate::tolerance::{assert_equal, assert_same_bits};
 
-/// What goes up comes down, bit for bit, special values and empty tensors included.
+/// A tensor comes down as it went up, bit for bit, special values and empty tensors included.
 pub fn transfer<B: Backend>(backend: &B) {
     check("transfer", (shape(), seed()), |(shape, seed)| {
         let x = Draw::new(seed).wide::<B::Elem>(shape);

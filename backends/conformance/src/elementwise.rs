@@ -7,7 +7,7 @@ use crate::draw::{Draw, check, download, seed, shape, upload};
 use crate::reference::Array;
 use crate::tolerance::{self, AFFINE, assert_close, assert_equal, assert_within, within};
 
-/// What tends to go wrong: zeros of both signs, tiny and large numbers, subnormals, infinities and NaN.
+/// The numbers that tend to go wrong: zeros of both signs, tiny and large ones, subnormals, infinities and NaN.
 pub(crate) fn special<E: Element>() -> Array {
     let mut values = vec![f64::NAN];
     for x in [0.0, E::TINY / 4.0, E::TINY, 1e-8, 0.5, 1.0, 2.5, 20.0, 80.0, f64::INFINITY] {

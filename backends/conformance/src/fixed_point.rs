@@ -1,6 +1,6 @@
 //! One step of a fixed-point iteration against its composition, and the rules by which rows end.
 //!
-//! A row that has ended must not change any more: the answer for a sample would depend on its batch.
+//! A row that has ended must not change any more: the answer for a sample would depend on how long its batch goes on.
 
 use resflow_backend::{Backend, Element, FixedPointColumn, FixedPointRule, FixedPointState, composed};
 

@@ -1,7 +1,7 @@
 //! The properties that every backend of resflow has, as tests that a new backend runs.
 //!
-//! Each property is a public function of a [`Backend`](resflow_backend::Backend); it returns, or panics with the smallest
-//! case found. [`conformance_tests!`] makes one `#[test]` of each, so a backend's author writes one line:
+//! Each property is a public function of a [`Backend`](resflow_backend::Backend); it returns, or panics with the
+//! smallest case found. [`conformance_tests!`] makes one `#[test]` of each, so a backend's author writes one line:
 //!
 //! ```
 //! # use resflow_conformance::conformance_tests;
@@ -11,7 +11,7 @@
 //!
 //! `tests/naive.rs` is a whole backend of plain loops that passes, and the example to start from.
 //!
-//! What is held to what:
+//! The references:
 //! * every operation to plain loops in double precision ([`mod@reference`]), within one table of tolerances
 //!   ([`tolerance`]), over random shapes with extents of 0 and 1, broadcasting, transposes and operands that are slices
 //!   or permutations of larger tensors;

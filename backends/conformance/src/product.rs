@@ -203,8 +203,8 @@ fn convolutions() -> impl Strategy<Value = Convolution> {
         .prop_filter("the kernel fits", |case| case.padding.output(case.image, case.kernel).is_some())
 }
 
-/// The sizes of real blocks: wide 1×1 and 3×3 kernels, images with odd extents, a 7×7 kernel, and kernels between few and
-/// many channels in either direction, on which backends may take the patches of either side.
+/// The sizes of real blocks: wide 1×1 and 3×3 kernels, images with odd extents, a 7×7 kernel, and kernels between few
+/// and many channels in either direction, on which backends may take the patches of either side.
 fn large_convolutions() -> [Convolution; 18] {
     [
         Convolution::new(2, [17, 19], [9, 11], [3, 3], [1, 1]),

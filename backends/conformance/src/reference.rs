@@ -1,8 +1,8 @@
-//! Plain double precision loops on the host: what every operation of a backend is measured against.
+//! Plain double precision loops on the host: the reference of every operation of a backend.
 //!
 //! Nothing here is fast and nothing is shared with a backend; each function is its definition written down. Values are
-//! doubles that the backend's element can hold ([`Array::rounded`]), so the reference sees exactly the backend's inputs.
-//! Bilinear operations take their own magnitude from themselves: Σ|a||b| is the operation on absolute values.
+//! doubles that the backend's element can hold ([`Array::rounded`]), so the reference sees exactly the backend's
+//! inputs. Bilinear operations take their own magnitude from themselves: Σ|a||b| is the operation on absolute values.
 
 use resflow_backend::{Element, MAX_RANK, Over, Padding, Reduce, Shape, Unary};
 
@@ -46,7 +46,8 @@ impl Array {
         Self { shape, data }
     }
 
-    /// The element at an index; axes are aligned at the last one and an extent of 1 serves all positions (broadcasting).
+    /// The element at an index; axes are aligned at the last one and an extent of 1 serves all positions
+    /// (broadcasting).
     pub fn at(&self, index: &[usize]) -> f64 {
         let index = &index[index.len() - self.shape.rank()..];
         let place = |flat, (&i, &extent): (&usize, &usize)| flat * extent + if extent == 1 { 0 } else { i };
@@ -75,7 +76,7 @@ impl Array {
 
     // ---- layout ---------------------------------------------------------------------------------------------------
 
-    /// The same elements in another shape.
+    /// Gives the elements another shape, in row-major order.
     pub fn reshape(&self, shape: impl Into<Shape>) -> Self {
         Self::new(shape, self.data.clone())
     }

@@ -1,4 +1,4 @@
-//! How far a result may lie from the reference: all tolerances, in one table.
+//! The distances at which a result may lie from the reference: all tolerances, in one table.
 //!
 //! The unit is [`Element::EPSILON`]. What is measured depends on how errors arise:
 //!
@@ -69,7 +69,7 @@ pub fn sum(terms: usize) -> f64 {
     SUM * (terms.max(1) as f64).sqrt()
 }
 
-/// Whether a result is the wanted number up to a tolerance; NaN and infinities must be met exactly.
+/// Returns `true` if a result is the wanted number up to a tolerance; NaN and infinities must be met exactly.
 pub fn within<E: Element>(got: f64, want: f64, tolerance: f64) -> bool {
     let want = E::from_f64(want).to_f64();
     if want.is_nan() {

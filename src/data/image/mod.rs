@@ -6,7 +6,7 @@
 //!
 //! The readers are functions of a byte slice. They never panic; what they hold in memory is bounded by the slice and
 //! what its compressed data really hold, whatever its headers say; a problem comes back as a
-//! [`DataError::Image`].
+//! [`DataError::Image`](crate::error::DataError::Image).
 //!
 //! ```
 //! use resflow::data::image::{ImageSet, idx};

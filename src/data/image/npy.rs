@@ -108,7 +108,7 @@ pub(super) fn rank(beginning: &[u8]) -> Option<usize> {
     Array::open(beginning).ok().map(|array| array.shape().len())
 }
 
-/// From the first index fastest to the last.
+/// Reorders values from the first index fastest to the last.
 fn from_fortran<T: Copy>(values: &[T], [a, b, c, d]: [usize; 4]) -> Vec<T> {
     let mut out = Vec::with_capacity(values.len());
     for i in 0..a {

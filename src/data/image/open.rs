@@ -103,7 +103,7 @@ impl Format {
     }
 }
 
-/// As much of a file as an NPY header takes at most.
+/// Reads as much of a file as an NPY header takes at most.
 fn beginning(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(16 << 10).read_to_end(&mut bytes)?;

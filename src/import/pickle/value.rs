@@ -115,8 +115,8 @@ impl<'a> Pickle<'a> {
             Value::Dict(entries) => Some(entries.clone()),
             Value::Record(record) if self.global(record.class) == Some(("collections", "OrderedDict")) => {
                 let mut entries = Vec::new();
-                // Python 2 passes the entries as one argument, a list of pairs; more of them could name one list many
-                // times
+                // Python 2 passes the entries as one argument, a list of pairs; more of them could name one
+                // list many times
                 match self.items(record.arguments)? {
                     [] => {}
                     &[pairs] => {
