@@ -96,7 +96,6 @@ fn bounded(settings: &Settings) -> bool {
         let rate = train.rate(step, progress);
         assert!(progress.is_nan() || (0.0..=train.learning_rate * (1.0 + 1e-12)).contains(&rate), "{rate}");
     }
-    assert!(train.validation_interval() > 0);
     let text = toml::to_string(settings).expect("serialises");
     assert_eq!(&toml::from_str::<Settings>(&text).expect("reads back"), settings, "{text}");
     let json = serde_json::to_string(flow).expect("serialises");
@@ -190,7 +189,7 @@ pub(crate) fn load(bytes: &[u8]) -> Option<Loaded> {
     let data = archive.document.pointer("/run/data").and_then(|data| data.as_str()).unwrap_or_default();
     let images = Source::from(images());
     let density = || Source::Density(data.parse().unwrap_or(ToyDensity::Moons));
-    let source = if data.starts_with(&images.fingerprint()) { images } else { density() };
+    let source = if data.starts_with(&images.fingerprint(0)) { images } else { density() };
     let model = explained_or(Flow::from_archive(cpu(), &archive));
     let run = explained_or(Trainer::resume(cpu(), &archive, source));
     (model.is_some() || run.is_some()).then_some(Loaded { model, run })
@@ -286,7 +285,7 @@ fn trains(mut run: Trainer<Cpu>) {
     let (config, flow) = (run.config(), run.flow());
     let (blocks, power) = (flow.config().blocks() as f64, config.power_iterations as f64);
     let cheap = |rows: usize, passes: f64| (rows as f64 * passes + 10.0 * power) * blocks <= PATIENCE;
-    if cheap(run.step_rows(), cost(flow, Phase::Training)) {
+    if cheap(run.step_samples(), cost(flow, Phase::Training)) {
         assert!((0.0..=f64::MAX).contains(&run.progress()));
         match run.step() {
             Ok(report) => assert!(report.learning_rate >= 0.0 && report.step == run.steps_done()),

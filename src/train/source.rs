@@ -94,7 +94,7 @@ impl Source {
 
     /// A short text that tells two sources apart, to refuse resuming on other data. Labels count for a model that has
     /// classes.
-    pub(crate) fn fingerprint(&self, classes: usize) -> String {
+    pub fn fingerprint(&self, classes: usize) -> String {
         match self {
             Self::Density(density) => density.name().to_owned(),
             Self::Data(data) => data.fingerprint(classes > 0),
