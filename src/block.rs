@@ -11,7 +11,7 @@ use crate::bijection::{Ask, Bijection, Cotangents, Mapped, Memory, PreparedBijec
 use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimate, Samples};
 use crate::invert::{Inversion, Solution, invert_residual};
-use crate::layer::{Derivatives, Layer, PreparedLayer, Saved};
+use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
 use crate::module::{Grad, Module};
 use crate::stage::Stage;
 use crate::tiled::{tile_samples, tiled};
@@ -186,7 +186,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
         &self,
         backend: &B,
         tape: Tape,
-        cotangents: Cotangents<B>,
+        mut cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error> {
         let BlockTape { batch, probes, cotangents: u, saved } = tape.into_value::<BlockTape<B>>();
@@ -200,7 +200,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
         let gdy = u.into_iter().map(|u| backend.binary(Binary::Mul, u, &weights)).collect();
         let tangents: Vec<_> = tangents.iter().collect();
         let gy = cotangents.x.clone();
-        let (gx, _) = self.net.tangent_vjp(backend, &saved, &tangents, gy.clone(), gdy, grads);
+        let own = LayerGrads { trained: grads, context: &mut cotangents.context };
+        let (gx, _) = self.net.tangent_vjp(backend, &saved, &tangents, gy.clone(), gdy, own);
         Ok(cotangents.with_x(backend.axpy(1.0, &gy, gx)))
     }
 

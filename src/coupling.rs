@@ -13,7 +13,7 @@ use crate::batch::{Batch, per_sample};
 use crate::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, Memory, PreparedBijection, Tape, Wanted};
 use crate::error::{ConfigError, Error};
 use crate::invert::{Inversion, Solution};
-use crate::layer::{Derivatives, Layer, PreparedLayer, Saved};
+use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
 use crate::module::{Grad, Module};
 pub use crate::stage::Mask;
 use crate::stage::Stage;
@@ -232,7 +232,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         &self,
         backend: &B,
         tape: Tape,
-        cotangents: Cotangents<B>,
+        mut cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error> {
         let CouplingTape { batch, said } = tape.into_value::<CouplingTape<B>>();
@@ -249,7 +249,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let through = backend.axpy(1.0, &backend.binary(Binary::Mul, gx_b.clone(), &b), weight);
         let gs = backend.binary(Binary::Mul, through, &affine.slope);
         let gst = backend.concat(&[&gs, &gb], shape.rank() - 1);
-        let (ga_net, _) = self.net.tangent_vjp(backend, &saved, &[], gst, Vec::new(), grads);
+        let own = LayerGrads { trained: grads, context: &mut cotangents.context };
+        let (ga_net, _) = self.net.tangent_vjp(backend, &saved, &[], gst, Vec::new(), own);
         let gx = self.split.together(backend, &backend.axpy(1.0, &ga_net, ga), &gx_b);
         Ok(cotangents.with_x(gx))
     }

@@ -8,7 +8,7 @@ use super::layer::Subject;
 use super::parts::{Stored, shift, trained};
 use super::{Property, Report};
 use crate::error::Error;
-use crate::layer::{Derivatives, PreparedLayer};
+use crate::layer::{Derivatives, LayerGrads, PreparedLayer};
 use crate::module::Grad;
 
 /// The tangents of a pullback.
@@ -54,7 +54,14 @@ impl<B: Backend> Subject<'_, B> {
         let mut out = None;
         for _ in 0..times {
             let (gy, gdy) = (cotangents.gy.clone(), cotangents.gdy.clone());
-            out = Some(self.prepared.tangent_vjp(b, &kept, &tangents, gy, gdy, &mut grads));
+            out = Some(self.prepared.tangent_vjp(
+                b,
+                &kept,
+                &tangents,
+                gy,
+                gdy,
+                LayerGrads { trained: &mut grads, context: &mut None },
+            ));
         }
         let _ = self.prepared.finish_gradients(b, &mut grads);
         let Some((gx, gdx)) = out else { return Ok(None) };

@@ -15,7 +15,7 @@ use crate::batch::Batch;
 use crate::bijection::{Ask, Bijection as _, Cotangents, Draw, Memory, PreparedBijection, Tape};
 use crate::error::Error;
 use crate::estimator::{Estimator, Exact};
-use crate::layer::{Derivatives, Layer as _, PreparedLayer, Saved};
+use crate::layer::{Derivatives, Layer as _, LayerGrads, PreparedLayer, Saved};
 use crate::module::{Grad, accumulate, fill, trained_shapes, trained_tensors};
 use crate::transform::{from_vectors, to_vectors};
 
@@ -203,6 +203,7 @@ impl<B: Backend> PreparedClassifier<B> {
         let g_logits = backend.binary(Binary::Mul, difference, weights);
         let heads = self.heads.iter().map(PreparedHead::grads).sum();
         let (own, last) = grads.split_at_mut(heads);
+        let last = LayerGrads { trained: last, context: &mut None };
         let (g, _) = self.linear.tangent_vjp(backend, &saved, &[], g_logits, Vec::new(), last);
         let mut gradients = Vec::with_capacity(self.heads.len());
         let mut rest = own;
@@ -276,6 +277,7 @@ impl<B: Backend> PreparedHead<B> {
         let (conv, norm) = grads.split_at_mut(self.counts[0]);
         let cotangents = Cotangents { x: g, log_det: backend.full(0.0, [n, 1].into()), context: None };
         let g = self.norm.backward(backend, tape.norm, cotangents, norm)?.x;
+        let conv = LayerGrads { trained: conv, context: &mut None };
         Ok(self.conv.tangent_vjp(backend, &tape.conv, &[], g, Vec::new(), conv).0)
     }
 }

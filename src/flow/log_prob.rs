@@ -254,10 +254,9 @@ fn run<B: Backend>(
     for pieces in pieces.chunks(wave) {
         let parts = backend.run(pieces.len(), |i| {
             let range = pieces[i].clone();
-            let first = source.first() + number(range.start) as u64;
             let x =
                 which.map_or_else(|| source.all(flow, range.clone()), |which| source.some(flow, &which[range.clone()]));
-            shard(flow, &Batch::new(x).starting_at(first), key, latent)
+            shard(flow, &x, key, latent)
         });
         for part in parts {
             let Shard { z, base, estimates, replicates } = part?;

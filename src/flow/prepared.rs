@@ -174,7 +174,7 @@ impl<B: Backend> PreparedFlow<B> {
         let memory = if self.bits.is_some() { Memory::Recompute } else { Memory::Store };
         let mut gradient = Vec::with_capacity(samples.len() * d);
         for range in self.plan(samples.len()).ranges() {
-            let batch = Batch::new(source.all(self, range.clone())).starting_at(range.start as u64);
+            let batch = source.all(self, range.clone());
             let weights = backend.full(1.0, [range.len(), 1].into());
             let key = key.named("gradient");
             let (weights, input_gradient) = (&weights, true);
@@ -219,7 +219,7 @@ impl<B: Backend> PreparedFlow<B> {
         let upload = Upload::new(self, samples.into(), key)?;
         let plan = self.plan(upload.count());
         let parts = self.backend.run(plan.shards(), |i| {
-            let x = Batch::new(upload.all(self, plan.rows(i)));
+            let x = upload.all(self, plan.rows(i));
             let mut seen = Vec::new();
             self.chain.observe(&self.backend, &x, classifier.last_transform() + 1, &mut |l, y, factored_out| {
                 seen.extend(classifier.look(&self.backend, l, y, factored_out));

@@ -2,7 +2,7 @@
 
 use resflow_backend::{Activation, Backend, Binary, Unary};
 
-use super::{Derivatives, Layer, OrderGradients, PreparedLayer, Saved};
+use super::{Derivatives, Layer, LayerGrads, OrderGradients, PreparedLayer, Saved};
 use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate};
@@ -137,13 +137,13 @@ impl<B: Backend> PreparedLayer<B> for PreparedActivation<B> {
         tangents: &[&Saved<B>],
         gy: B::Tensor,
         gdy: Vec<B::Tensor>,
-        grads: &mut [Grad<B>],
+        grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let dx: Vec<_> = tangents.iter().map(|t| t.tensors[0].clone()).collect();
         let (x, derivatives) = saved.tensors.split_first().expect("kept for the second derivative");
         let out = backend.activation_reverse(self.function, self.b.as_ref(), x, derivatives, &dx, gy, gdy);
         if let Some(gradient) = out.parameter {
-            accumulate(backend, &mut grads[0], &gradient);
+            accumulate(backend, &mut grads.trained[0], &gradient);
         }
         (out.gx, out.gdx)
     }

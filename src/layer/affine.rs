@@ -6,7 +6,7 @@
 use resflow_backend::{Backend, BackendError, Key, Over, Reduce, Shape};
 
 use super::normalised::{Constraint, LayerNorms, Normalised, OrderGradients, uniform};
-use super::{Derivatives, Layer, PreparedLayer, Saved};
+use super::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
 use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::lipschitz::{Coefficient, LinearOperator, PowerIteration, SingularPair};
@@ -269,17 +269,17 @@ impl<B: Backend, K: Kind<B>> PreparedLayer<B> for PreparedAffine<B, K> {
         tangents: &[&Saved<B>],
         gy: B::Tensor,
         gdy: Vec<B::Tensor>,
-        grads: &mut [Grad<B>],
+        grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let mut add = |gradient: &B::Tensor, input: &B::Tensor| {
-            let sum = grads[0].take();
-            grads[0] = Some(self.layer.kind.add_gradient(backend, sum, gradient, input));
+            let sum = grads.trained[0].take();
+            grads.trained[0] = Some(self.layer.kind.add_gradient(backend, sum, gradient, input));
         };
         add(&gy, &saved.tensors[0]);
         for (gdy, tangent) in gdy.iter().zip(tangents) {
             add(gdy, &tangent.tensors[0]);
         }
-        accumulate(backend, &mut grads[1], &backend.reduce(Reduce::Sum, Over::Channel, &gy));
+        accumulate(backend, &mut grads.trained[1], &backend.reduce(Reduce::Sum, Over::Channel, &gy));
         (self.vjp(backend, saved, gy), gdy.into_iter().map(|g| self.vjp(backend, saved, g)).collect())
     }
 

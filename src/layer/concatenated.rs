@@ -5,7 +5,7 @@
 use resflow_backend::{Activation, Backend, Binary};
 
 use super::activation::{INITIAL_BETA, finish_softplus, kept, slope, softplus};
-use super::{Derivatives, Layer, OrderGradients, PreparedLayer, Saved};
+use super::{Derivatives, Layer, LayerGrads, OrderGradients, PreparedLayer, Saved};
 use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::module::{Grad, Module, accumulate};
@@ -114,7 +114,7 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
         tangents: &[&Saved<B>],
         gy: B::Tensor,
         gdy: Vec<B::Tensor>,
-        grads: &mut [Grad<B>],
+        grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let gy = halves(backend, &gy);
         let gdy: Vec<_> = gdy.iter().map(|g| halves(backend, g)).collect();
@@ -125,7 +125,7 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
             let (x, derivatives) = saved.parts[half].tensors.split_first().expect("kept for the second derivative");
             let out = backend.activation_reverse(Activation::LipSwish, Some(&self.b), x, derivatives, &dx, gy, gdy);
             if let Some(gradient) = out.parameter {
-                accumulate(backend, &mut grads[0], &gradient);
+                accumulate(backend, &mut grads.trained[0], &gradient);
             }
             sums = Some(match sums {
                 None => (out.gx, out.gdx),

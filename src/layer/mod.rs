@@ -83,6 +83,15 @@ impl<B: Backend> Saved<B> {
     }
 }
 
+/// Where a layer's reverse pass adds gradients.
+#[derive(Debug)]
+pub struct LayerGrads<'a, B: Backend> {
+    /// Those of its trained tensors, in the order of a visit.
+    pub trained: &'a mut [Grad<B>],
+    /// That of the context, `[n, k]`, for a layer that looks at it.
+    pub context: &'a mut Grad<B>,
+}
+
 /// A copy of a layer behind a box; every layer that is `Clone` has it.
 pub trait CloneLayer<B: Backend> {
     /// The copy.
@@ -183,7 +192,7 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
         tangents: &[&Saved<B>],
         gy: B::Tensor,
         gdy: Vec<B::Tensor>,
-        grads: &mut [Grad<B>],
+        grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>);
 
     /// Returns the transposed weight `[i, o]` and the bias `[o]`, if the layer is x·wt + b: a net may compute it

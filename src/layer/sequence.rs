@@ -6,7 +6,7 @@
 use resflow_backend::Backend;
 
 use super::activation::kept;
-use super::{Derivatives, Layer, LayerNorms, OrderGradients, PreparedLayer, Saved};
+use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, PreparedLayer, Saved};
 use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::lipschitz::{Order, check_chain, two_norm_factor};
@@ -236,13 +236,14 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         tangents: &[&Saved<B>],
         mut gy: B::Tensor,
         mut gdy: Vec<B::Tensor>,
-        grads: &mut [Grad<B>],
+        grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
-        let mut end = grads.len();
+        let mut end = grads.trained.len();
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let start = end - self.counts[i];
             let kept: Vec<_> = tangents.iter().map(|t| &t.parts[i]).collect();
-            (gy, gdy) = layer.tangent_vjp(backend, &saved.parts[i], &kept, gy, gdy, &mut grads[start..end]);
+            let own = LayerGrads { trained: &mut grads.trained[start..end], context: grads.context };
+            (gy, gdy) = layer.tangent_vjp(backend, &saved.parts[i], &kept, gy, gdy, own);
             end = start;
         }
         (gy, gdy)

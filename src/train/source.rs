@@ -230,7 +230,11 @@ impl Batches {
             Values::Images(set) => self.images(backend, set, &order, batch * count as u64),
         };
         let weights = data.weights().map(|weights| order.iter().map(|&i| weights[i] * self.unit).collect());
-        Drawn { batch: Batch::new(x), targets: self.targets(backend, data, &order), weights }
+        let context = data.samples().context().map(|context| {
+            let values = order.iter().flat_map(|&i| context.row(i)).map(|&v| B::Elem::from_f64(v));
+            backend.upload(&values.collect::<Vec<_>>(), [count, context.width()].into())
+        });
+        Drawn { batch: Batch { context, ..Batch::new(x) }, targets: self.targets(backend, data, &order), weights }
     }
 
     /// Dequantises images, `[n, h, w, c]`, with fresh noise, that of number `first` and so on.

@@ -2,7 +2,7 @@
 
 use resflow::backend::{Backend, Key, Shape};
 use resflow::batch::Batch;
-use resflow::layer::{Derivatives, Layer, Saved};
+use resflow::layer::{Derivatives, Layer, LayerGrads, Saved};
 use resflow::module::Grad;
 
 use crate::common::asking::count_grads;
@@ -54,7 +54,14 @@ fn one<B: Backend>(
         (0..tangents).map(|m| prepared.keep_tangent(b, &second, &normal(&format!("tangent {m}")))).collect();
     let gdy = (0..tangents).map(|m| normal(&format!("gdy {m}"))).collect();
     let mut grads: Vec<Grad<B>> = vec![None; count_grads(net)];
-    let (gx, gdx) = prepared.tangent_vjp(b, &second, &kept.iter().collect::<Vec<_>>(), gy, gdy, &mut grads);
+    let (gx, gdx) = prepared.tangent_vjp(
+        b,
+        &second,
+        &kept.iter().collect::<Vec<_>>(),
+        gy,
+        gdy,
+        LayerGrads { trained: &mut grads, context: &mut None },
+    );
     record.tensor(b, Quantity::Derivative, format!("{name}gx"), &gx);
     for (m, gdx) in gdx.iter().enumerate() {
         record.tensor(b, Quantity::Derivative, format!("{name}gdx {m}"), gdx);

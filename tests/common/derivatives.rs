@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use resflow::backend::{Backend, Key};
 use resflow::batch::Batch;
-use resflow::layer::{Derivatives, Layer, Saved};
+use resflow::layer::{Derivatives, Layer, LayerGrads, Saved};
 
 use super::asking::count_grads;
 use super::{Cpu, Tensor, dot, down, inner, norm, normal};
@@ -119,7 +119,14 @@ pub(crate) fn derivatives(
         let gdy: Vec<_> = (0..tangents).map(|m| normal(b, key.split(m), b.shape(&y))).collect();
         let mut grads = vec![None; count_grads(layer)];
         let kept: Vec<_> = kept.iter().collect();
-        let (gx, gdx) = prepared.tangent_vjp(b, &saved, &kept, gy.clone(), gdy.clone(), &mut grads);
+        let (gx, gdx) = prepared.tangent_vjp(
+            b,
+            &saved,
+            &kept,
+            gy.clone(),
+            gdy.clone(),
+            LayerGrads { trained: &mut grads, context: &mut None },
+        );
         prepared.finish_gradients(b, &mut grads);
         let back = prepared.vjp(b, &saved, gy.clone());
         slopes[0].push(inner(b, &back, &direction));

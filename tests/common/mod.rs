@@ -23,8 +23,8 @@ use resflow::data::image::ImageSet;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::layer::{
-    ActivationLayer, ConcatenatedLipSwish, Derivatives, Layer, LipschitzConv, LipschitzLinear, OrderGradients,
-    PreparedLayer, Saved, Sequence,
+    ActivationLayer, ConcatenatedLipSwish, Derivatives, Layer, LayerGrads, LipschitzConv, LipschitzLinear,
+    OrderGradients, PreparedLayer, Saved, Sequence,
 };
 use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, PowerIteration, SingularPair};
 use resflow::module::{Grad, Module as _};
@@ -460,7 +460,7 @@ impl PreparedLayer<Cpu> for Spy<'_> {
         tangents: &[&Saved<Cpu>],
         gy: Tensor,
         gdy: Vec<Tensor>,
-        grads: &mut [Grad<Cpu>],
+        grads: LayerGrads<'_, Cpu>,
     ) -> (Tensor, Vec<Tensor>) {
         self.inner.tangent_vjp(b, saved, tangents, gy, gdy, grads)
     }

@@ -3,7 +3,7 @@
 
 use resflow::backend::{Activation, Backend, Element as _};
 use resflow::batch::Batch;
-use resflow::layer::{ActivationLayer, Derivatives, Layer};
+use resflow::layer::{ActivationLayer, Derivatives, Layer, LayerGrads};
 
 use crate::asking::count_grads;
 use crate::fixture::{Comparison, Fixture, host};
@@ -81,7 +81,14 @@ fn layer<B: Backend>(comparison: &mut Comparison, backend: &B, points: &Points<'
     let (_, tangent) = prepared.jvp(backend, &saved, &ones(n));
     let mut grads = vec![None; count_grads(&layer)];
     let none = backend.full(0.0, [n, 1].into());
-    let (curvature, _) = prepared.tangent_vjp(backend, &saved, &[&tangent], none, vec![ones(n)], &mut grads);
+    let (curvature, _) = prepared.tangent_vjp(
+        backend,
+        &saved,
+        &[&tangent],
+        none,
+        vec![ones(n)],
+        LayerGrads { trained: &mut grads, context: &mut None },
+    );
     points.close(comparison, &format!("{name}.d2"), "of the layer", &host(backend, &curvature));
 
     if function.has_parameter() {
@@ -90,7 +97,14 @@ fn layer<B: Backend>(comparison: &mut Comparison, backend: &B, points: &Points<'
             let point = Batch::new(backend.narrow(&x, 0, i, 1));
             let (_, saved) = prepared.forward(backend, &point, Derivatives::Second);
             let mut grads = vec![None; count_grads(&layer)];
-            prepared.tangent_vjp(backend, &saved, &[], ones(1), Vec::new(), &mut grads);
+            prepared.tangent_vjp(
+                backend,
+                &saved,
+                &[],
+                ones(1),
+                Vec::new(),
+                LayerGrads { trained: &mut grads, context: &mut None },
+            );
             prepared.finish_gradients(backend, &mut grads);
             host(backend, grads[0].as_ref().expect("a gradient"))[0]
         });

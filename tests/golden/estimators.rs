@@ -12,7 +12,7 @@
 use resflow::backend::Backend;
 use resflow::batch::Batch;
 use resflow::estimator::{Law, RussianRoulette, Weights, differentiated, exact_log_det, jacobian, series};
-use resflow::layer::{Derivatives, Layer, PreparedLayer, Saved};
+use resflow::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
 use resflow::module::{Grad, Role};
 
 use crate::fixture::{Comparison, Fixture, host};
@@ -133,7 +133,14 @@ impl<'a, B: Backend> Net<'a, B> {
         let (backend, net) = (self.backend, &*self.prepared);
         let mut grads: Vec<Grad<B>> = vec![None; self.grads];
         let none = backend.full(0.0, backend.shape(&self.x));
-        let (gx, _) = net.tangent_vjp(backend, &self.saved, tangents, none, cotangents, &mut grads);
+        let (gx, _) = net.tangent_vjp(
+            backend,
+            &self.saved,
+            tangents,
+            none,
+            cotangents,
+            LayerGrads { trained: &mut grads, context: &mut None },
+        );
         net.finish_gradients(backend, &mut grads);
         let name = format!("{key}.grad_x");
         comparison.close(&format!("{name} {how}"), &theirs(backend, &gx), file.values(&name));

@@ -9,7 +9,7 @@ use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key};
 use resflow::batch::Batch;
 use resflow::config::Nonlinearity;
-use resflow::layer::{Derivatives, Layer, LipschitzConv, LipschitzLinear};
+use resflow::layer::{Derivatives, Layer, LayerGrads, LipschitzConv, LipschitzLinear};
 use resflow::lipschitz::{Coefficient, PowerIteration, SingularPair};
 use resflow::module::{Module as _, Role};
 
@@ -94,7 +94,7 @@ proptest! {
             let (dx, gy) = (normal(&b, key.named("dx"), b.shape(&x)), normal(&b, key.named("gy"), b.shape(&y)));
             let (dy, kept) = prepared.jvp(&b, &saved, &dx);
             let mut grads = vec![None; 2];
-            let (gx, gdx) = prepared.tangent_vjp(&b, &saved, &[&kept], gy.clone(), vec![gy.clone()], &mut grads);
+            let (gx, gdx) = prepared.tangent_vjp(&b, &saved, &[&kept], gy.clone(), vec![gy.clone()], LayerGrads { trained: &mut grads, context: &mut None });
             prepared.finish_gradients(&b, &mut grads);
             let parts = [y, dy, prepared.vjp(&b, &saved, gy), gx, gdx[0].clone(), grads[0].clone().expect("filled"), grads[1].clone().expect("filled")];
             parts.iter().flat_map(|t| down(&b, t)).collect::<Vec<_>>()
