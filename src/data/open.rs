@@ -20,7 +20,7 @@ pub struct Opened {
 }
 
 /// Reads data from a file or a folder: a table from CSV or NPY, images as [`image::open`] finds them, or an NPY array
-/// `[n, h, w, c]` of numbers between 0 and 1.
+/// `[n, c, h, w]` of numbers between 0 and 1.
 ///
 /// # Errors
 /// Returns [`DataError::File`] with the path and the cause if it cannot be read.

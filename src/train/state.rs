@@ -172,6 +172,7 @@ impl<B: Backend> Trainer<B> {
         trainer.average = load("average")?;
         trainer.step = run.step;
         trainer.elapsed = elapsed;
+        trainer.milestone = trainer.milestone();
         trainer.initialised = run.initialised;
         trainer.best = best;
         trainer.without_improvement = run.without_improvement;

@@ -100,7 +100,7 @@ pub struct Trainer<B: Backend> {
     pub(super) last_validation: Option<Validation>,
     pub(super) without_improvement: u32,
     /// See [`milestone`](Self::milestone), at the latest validation.
-    milestone: u64,
+    pub(super) milestone: u64,
     pub(super) initialised: bool,
     parameters: B::Tensor,
     decayed: B::Tensor,
@@ -276,7 +276,7 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// The number of the latest of the validations that are laid over the run.
-    fn milestone(&self) -> u64 {
+    pub(super) fn milestone(&self) -> u64 {
         (self.progress() * VALIDATIONS as f64) as u64
     }
 
