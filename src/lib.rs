@@ -122,6 +122,14 @@ pub use resflow_ndarray::NdArray;
 #[cfg(feature = "gpu")]
 pub use resflow_wgpu::{self as gpu, Wgpu};
 
+/// A flow and what it is prepared to serve any number of threads.
+#[cfg(feature = "cpu")]
+const _: fn() = || {
+    fn assert<T: Send + Sync>() {}
+    assert::<Flow<NdArray<f32>>>();
+    assert::<flow::PreparedFlow<NdArray<f32>>>();
+};
+
 /// Compiles the README's examples.
 #[cfg(all(doctest, feature = "ndarray", feature = "formats"))]
 #[doc = include_str!("../README.md")]

@@ -154,6 +154,7 @@ impl Custom {
 /// A layer of a net.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum LayerStage {
     /// A linear layer; of images a 1 × 1 convolution.
     Linear {
@@ -195,6 +196,7 @@ pub struct Net {
 /// One transform of a chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum Stage {
     /// A squeeze.
     Squeeze {

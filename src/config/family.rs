@@ -12,13 +12,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FlowConfig, ImageConfig, Nonlinearity};
 use crate::error::ConfigError;
-use crate::estimator::{Estimator, Exact, Probe, Truncated};
+use crate::estimator::Estimator;
 
 /// The kind of transforms that a flow is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Family {
     /// Residual flows.
     #[default]
@@ -31,10 +31,6 @@ pub enum Family {
     Glow,
 }
 
-/// κ of i-ResNets (Behrmann et al. 2019, appendix).
-const IRESNET_COEFFICIENT: f64 = 0.9;
-/// The terms of their truncated series.
-const IRESNET_TERMS: usize = 10;
 impl Family {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Residual, Self::IResNet, Self::RealNvp, Self::Glow];
@@ -55,11 +51,6 @@ impl Family {
         matches!(self, Self::RealNvp | Self::Glow)
     }
 
-    /// i-ResNet's truncated series.
-    fn truncated() -> Estimator {
-        Estimator::Truncated(Truncated { terms: IRESNET_TERMS, probes: 1, probe: Probe::Rademacher })
-    }
-
     /// Checks that the estimator of training is one that the family has.
     pub(super) fn check_training(self, training: &Estimator) -> Result<(), ConfigError> {
         if self == Self::IResNet && !matches!(training, Estimator::Truncated(_)) {
@@ -69,76 +60,6 @@ impl Family {
             )));
         }
         Ok(())
-    }
-}
-
-impl FlowConfig {
-    /// Returns the default architecture of a family for samples of `dimension` numbers.
-    pub fn of(family: Family, dimension: usize) -> Self {
-        let residual = Self::new(dimension);
-        let coupling = || Self {
-            model: family,
-            activation: Nonlinearity::Relu,
-            training: Estimator::Exact(Exact),
-            evaluation: Estimator::Exact(Exact),
-            dimension,
-            ..Self::default()
-        };
-        match family {
-            Family::Residual => residual,
-            Family::IResNet => Self {
-                model: family,
-                activation: Nonlinearity::Elu,
-                coefficient: IRESNET_COEFFICIENT,
-                training: Family::truncated(),
-                ..residual
-            },
-            Family::RealNvp => coupling(),
-            // as published, a start at the identity
-            Family::Glow => Self { initial_scale: 0.0, ..coupling() },
-        }
-    }
-}
-
-impl ImageConfig {
-    /// Returns the flow of a family for these images, of as many scales and filters. Couplings move one half of the
-    /// numbers at a time, so there are twice as many of them as residual blocks; half of the channels are factored out
-    /// between scales, and nothing is fully connected. Glow squeezes first, and has a scale less where the image is too
-    /// small for it.
-    pub fn of(self, family: Family) -> Self {
-        let coupling = |residual: Self| Self {
-            model: family,
-            activation: Nonlinearity::Relu,
-            blocks: residual.blocks.iter().map(|&b| 2 * b).collect(),
-            fully_connected: 0,
-            factor_out: true,
-            training: Estimator::Exact(Exact),
-            evaluation: Estimator::Exact(Exact),
-            ..residual
-        };
-        match family {
-            Family::Residual => self,
-            Family::IResNet => Self {
-                model: family,
-                activation: Nonlinearity::Elu,
-                coefficient: IRESNET_COEFFICIENT,
-                training: Family::truncated(),
-                ..self
-            },
-            Family::RealNvp => coupling(self),
-            Family::Glow => {
-                let mut flow = Self { squeeze_first: true, initial_scale: 0.0, ..coupling(self) };
-                let halves = |flow: &Self| {
-                    let divisor = 1 << flow.blocks.len().min(32);
-                    flow.height.is_multiple_of(divisor) && flow.width.is_multiple_of(divisor)
-                };
-                while flow.blocks.len() > 1 && !halves(&flow) {
-                    flow.blocks.pop();
-                }
-                flow.squeeze_first = halves(&flow);
-                flow
-            }
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`FlowConfig`] is for vectors (rows of a table), [`ImageConfig`] for images; a [`ModelConfig`] is either.
 
 mod coupling;
+mod defaults;
 mod family;
 mod hybrid;
 mod image;

@@ -9,6 +9,7 @@ use crate::estimator::Estimator;
 
 /// A named model; [`TrainConfig::of_preset`](crate::train::TrainConfig::of_preset) says how it is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Preset {
     /// MNIST as published: 16-16-16 blocks of 512 channels.
     Mnist,

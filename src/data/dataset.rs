@@ -7,7 +7,8 @@
 use resflow_backend::Key;
 
 use super::image::ImageSet;
-use super::{Table, permutation};
+use super::permutation::permutation;
+use super::table::Table;
 use crate::error::DataError;
 
 /// Numbers, or bytes of images.

@@ -5,7 +5,7 @@
 
 use resflow_backend::{Element, Key};
 
-use super::permutation;
+use super::permutation::permutation;
 use crate::error::{DataError, Place};
 
 /// Rows of finite numbers.

@@ -8,9 +8,9 @@
 use resflow_backend::{Backend, Key};
 
 use super::{
-    CostModel, Estimator, Phase, Probe, RussianRoulette, Sharing, Weights, differentiated, exact_log_det, series,
+    CostModel, Draw, Estimator, LogDet, Phase, Probe, RussianRoulette, Sharing, Weights, differentiated, exact_log_det,
+    series,
 };
-use crate::bijection::{Draw, LogDet};
 use crate::layer::{PreparedLayer, Saved};
 
 /// A map that multiplies with the transpose of its Jacobian.

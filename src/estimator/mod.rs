@@ -13,6 +13,7 @@
 
 mod auto;
 mod differentiated;
+mod draw;
 mod estimate;
 mod exact;
 mod law;
@@ -22,6 +23,7 @@ mod spec;
 
 pub use auto::{Auto, CostModel};
 pub use differentiated::{Differentiated, differentiated};
+pub use draw::{Draw, LogDet};
 pub use estimate::{Estimate, Samples, Surrogates, Vjp};
 pub use exact::{ExactLogDet, exact_log_det, jacobian};
 pub use law::Law;

@@ -7,7 +7,7 @@
 
 use resflow_backend::{Backend, Key, ShardPlan};
 
-use super::PreparedFlow;
+use super::prepared::PreparedFlow;
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Draw, Memory};
 use crate::chain::add_up;

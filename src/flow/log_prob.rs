@@ -14,7 +14,7 @@ use std::ops::Range;
 use resflow_backend::{Backend, Element, Key};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
-use super::PreparedFlow;
+use super::prepared::{PreparedFlow, Target};
 use super::upload::Upload;
 use crate::batch::Batch;
 use crate::data::{Samples, Table};
@@ -100,15 +100,6 @@ fn weighted(weights: &[f64], values: &[f64]) -> (f64, f64) {
     let total: f64 = there().map(|(w, _)| w).sum();
     let mean = there().map(|(w, v)| w * v).sum::<f64>() / total;
     (mean, total * total / there().map(|(w, _)| w * w).sum::<f64>())
-}
-
-/// The precision at which an evaluation has drawn enough.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Target {
-    /// The standard error that every sample is to reach, nats.
-    pub(crate) standard_error: f64,
-    /// The most replicates of a sample.
-    pub(crate) most: usize,
 }
 
 /// The moments of a sample's replicates: their number, their mean and the sum of their squared deviations from it.

@@ -4,15 +4,19 @@
 //! N(0, I) unless another is given. The standardising map s belongs to the model. A [`PreparedFlow`] holds the
 //! normalised weights and serves any number of calls and threads.
 
+mod evaluate;
 mod gradient;
+mod inverse;
 mod log_prob;
 mod prepared;
 mod provenance;
 mod upload;
 
+pub use evaluate::Encoded;
 pub use gradient::{Gradient, Objective, Supervision};
+pub use inverse::Decoded;
 pub use log_prob::LogProb;
-pub use prepared::{Decoded, Encoded, PreparedFlow};
+pub use prepared::PreparedFlow;
 pub use provenance::Provenance;
 use resflow_backend::{Backend, Key};
 

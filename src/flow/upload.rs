@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use resflow_backend::{Backend, Element as _, Key, Shape};
 
-use super::PreparedFlow;
+use super::prepared::PreparedFlow;
 use crate::batch::Batch;
 use crate::data::{Samples, Table, Values};
 use crate::error::Error;

@@ -20,6 +20,7 @@ use crate::module::{Module as _, Role, assign, flatten};
 
 /// The report of one step.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
     /// The number of the step, from 1.
     pub step: u64,
@@ -37,6 +38,7 @@ pub struct StepReport {
 
 /// A validation of the averaged weights (EMA).
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Validation {
     /// The step it follows.
     pub step: u64,

@@ -1,0 +1,84 @@
+//! The default architectures of the families.
+
+use super::{Family, FlowConfig, ImageConfig, Nonlinearity};
+use crate::estimator::{Estimator, Exact, Probe, Truncated};
+
+/// κ of i-ResNets (Behrmann et al. 2019, appendix).
+const IRESNET_COEFFICIENT: f64 = 0.9;
+/// The terms of their truncated series.
+const IRESNET_TERMS: usize = 10;
+
+/// i-ResNet's truncated series.
+fn truncated() -> Estimator {
+    Estimator::Truncated(Truncated { terms: IRESNET_TERMS, probes: 1, probe: Probe::Rademacher })
+}
+
+impl FlowConfig {
+    /// Returns the default architecture of a family for samples of `dimension` numbers.
+    pub fn of(family: Family, dimension: usize) -> Self {
+        let residual = Self::new(dimension);
+        let coupling = || Self {
+            model: family,
+            activation: Nonlinearity::Relu,
+            training: Estimator::Exact(Exact),
+            evaluation: Estimator::Exact(Exact),
+            dimension,
+            ..Self::default()
+        };
+        match family {
+            Family::Residual => residual,
+            Family::IResNet => Self {
+                model: family,
+                activation: Nonlinearity::Elu,
+                coefficient: IRESNET_COEFFICIENT,
+                training: truncated(),
+                ..residual
+            },
+            Family::RealNvp => coupling(),
+            // as published, a start at the identity
+            Family::Glow => Self { initial_scale: 0.0, ..coupling() },
+        }
+    }
+}
+
+impl ImageConfig {
+    /// Returns the flow of a family for these images, of as many scales and filters. Couplings move one half of the
+    /// numbers at a time, so there are twice as many of them as residual blocks; half of the channels are factored out
+    /// between scales, and nothing is fully connected. Glow squeezes first, and has a scale less where the image is too
+    /// small for it.
+    pub fn of(self, family: Family) -> Self {
+        let coupling = |residual: Self| Self {
+            model: family,
+            activation: Nonlinearity::Relu,
+            blocks: residual.blocks.iter().map(|&b| 2 * b).collect(),
+            fully_connected: 0,
+            factor_out: true,
+            training: Estimator::Exact(Exact),
+            evaluation: Estimator::Exact(Exact),
+            ..residual
+        };
+        match family {
+            Family::Residual => self,
+            Family::IResNet => Self {
+                model: family,
+                activation: Nonlinearity::Elu,
+                coefficient: IRESNET_COEFFICIENT,
+                training: truncated(),
+                ..self
+            },
+            Family::RealNvp => coupling(self),
+            Family::Glow => {
+                let mut flow = Self { squeeze_first: true, initial_scale: 0.0, ..coupling(self) };
+                let halves = |flow: &Self| {
+                    let divisor = 1 << flow.blocks.len().min(32);
+                    flow.height.is_multiple_of(divisor) && flow.width.is_multiple_of(divisor)
+                };
+                while flow.blocks.len() > 1 && !halves(&flow) {
+                    flow.blocks.pop();
+                }
+                flow.squeeze_first = halves(&flow);
+                flow
+            }
+        }
+    }
+}

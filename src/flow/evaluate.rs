@@ -1,0 +1,124 @@
+//! Evaluation: log p and its gradient, latents, classes.
+
+use resflow_backend::{Backend, Element as _, Key};
+
+use super::gradient::Objective;
+use super::log_prob::{LogProb, evaluate};
+use super::prepared::PreparedFlow;
+use super::upload::Upload;
+use crate::bijection::Memory;
+use crate::classifier::Classification;
+use crate::data::{Samples, Table};
+use crate::error::Error;
+use crate::transform::to_vectors;
+
+/// Samples in latent space, with the log det of the forward transform.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Encoded {
+    /// z = F(s(x)), `[n, d]`; of images in (C, H, W) order.
+    pub latents: Table,
+    /// log|det ∂z/∂x| of each sample, `[n]`, nats.
+    pub log_det: Vec<f64>,
+    /// The standard error of each log det, `[n]`, nats; 0 where exact.
+    pub standard_error: Vec<f64>,
+}
+
+impl<B: Backend> PreparedFlow<B> {
+    /// Computes log p of each sample with its standard error, in nats; a function of samples and key. Images are
+    /// dequantised with noise of the key; log p is the density of the dequantised image in \[0, 1\]ᵈ.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] if the samples are of another width or image size than the model's,
+    /// [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if the
+    /// device failed.
+    pub fn log_prob<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<LogProb, Error> {
+        Ok(evaluate(self, samples.into(), 0, key, false)?.1)
+    }
+
+    /// Computes [`log_prob`](Self::log_prob) of samples of which the first is number `first` of its data set. Where log
+    /// dets are estimated, a sample's noise is a function of the key and its number: scored alone as number i it gets
+    /// the estimate that it has as number i of a batch, up to rounding (products of matrices of other sizes may add in
+    /// another order: about 1e-5 of its scale in single precision). A service that scores samples as they come numbers
+    /// them by what they are, with [`data::number_of`](crate::data::number_of), so that the same sample has the same
+    /// noise, and so the same score up to rounding.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`], [`Error::Transform`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
+    pub fn log_prob_from<'a>(&self, samples: impl Into<Samples<'a>>, first: u64, key: Key) -> Result<LogProb, Error> {
+        Ok(evaluate(self, samples.into(), first, key, false)?.1)
+    }
+
+    /// Computes log p of each sample in nats, and its gradient in the sample, `[n, d]`, in nats per unit of the data
+    /// (of images in \[0, 1\] and (C, H, W) order). The gradient is that of the training estimator, unbiased for the
+    /// estimators that are.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`], [`Error::Transform`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
+    pub fn log_prob_and_gradient<'a>(
+        &self,
+        samples: impl Into<Samples<'a>>,
+        key: Key,
+    ) -> Result<(LogProb, Table), Error> {
+        let samples = samples.into();
+        let (_, log_prob) = evaluate(self, samples, 0, key, false)?;
+        let source = Upload::new(self, samples, key)?;
+        let (backend, d) = (&self.backend, self.standardiser.width());
+        let memory = if self.bits.is_some() { Memory::Recompute } else { Memory::Store };
+        let mut gradient = Vec::with_capacity(samples.len() * d);
+        for range in self.plan(samples.len()).ranges() {
+            let batch = source.all(self, range.clone());
+            let weights = backend.full(1.0, [range.len(), 1].into());
+            let key = key.named("gradient");
+            let (weights, input_gradient) = (&weights, true);
+            let objective = Objective { batch: &batch, weights, key, memory, input_gradient, supervision: None };
+            if let Some(input) = self.gradient(&objective)?.input {
+                let values = backend.download(&to_vectors(backend, &input))?;
+                // of −log p, in standardised units
+                let deviation = self.standardiser.deviation().iter().cycle();
+                gradient.extend(values.iter().zip(deviation).map(|(g, s)| -g.to_f64() / s));
+            }
+        }
+        Ok((log_prob, Table::of_computed(d, gradient)))
+    }
+
+    /// Computes z = F(s(x)) of each sample (the forward transform), `[n, d]`, with log|det ∂z/∂x| in nats.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] if the samples are of another width or image size than the model's,
+    /// [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if the
+    /// device failed.
+    #[doc(alias = "forward")]
+    pub fn encode<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Encoded, Error> {
+        let (z, log_prob) = evaluate(self, samples.into(), 0, key, true)?;
+        let latents = z.unwrap_or_else(|| Table::of_computed(self.standardiser.width(), Vec::new()));
+        Ok(Encoded { latents, log_det: log_prob.log_det, standard_error: log_prob.standard_error })
+    }
+
+    /// Computes log p(y | x) of each image, or each vector of an image's numbers, `[n, K]` in nats; a function of
+    /// samples and key. With the key of a [`log_prob`](Self::log_prob) it looks at the same dequantised images.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] if the model has no classifier or the images are of another size, [`Error::Transform`]
+    /// if a transform of your own gives something of a wrong shape, [`Error::Backend`] if the device failed.
+    pub fn classify<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Classification, Error> {
+        let Some(classifier) = &self.classifier else {
+            return Err(Error::Input("the model has no classifier: it was made with `classes = 0`".into()));
+        };
+        let upload = Upload::new(self, samples.into(), key)?;
+        let plan = self.plan(upload.count());
+        let parts = self.backend.run(plan.shards(), |i| {
+            let x = upload.all(self, plan.rows(i));
+            let mut seen = Vec::new();
+            self.chain.observe(&self.backend, &x, classifier.last_transform() + 1, &mut |l, y, factored_out| {
+                seen.extend(classifier.look(&self.backend, l, y, factored_out));
+            })?;
+            Ok::<_, Error>(self.backend.download(&classifier.log_probabilities(&self.backend, &seen)?)?)
+        });
+        let mut log_probabilities = Vec::with_capacity(upload.count() * classifier.classes());
+        for part in parts {
+            log_probabilities.extend(part?.iter().map(|p| p.to_f64()));
+        }
+        Ok(Classification { classes: classifier.classes(), log_probabilities })
+    }
+}

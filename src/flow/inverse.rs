@@ -1,0 +1,118 @@
+//! The way back: decoding and sampling, with a report for every sample.
+
+use resflow_backend::{Backend, Element as _, Key};
+
+use super::prepared::PreparedFlow;
+use crate::batch::Batch;
+use crate::bijection::Ask;
+use crate::data::Table;
+use crate::error::Error;
+use crate::invert::{Inversion, SampleReport, Status};
+use crate::transform::to_vectors;
+
+/// Samples in data space, with the accuracy of each.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Decoded {
+    /// x = s⁻¹(F⁻¹(z)), `[n, d]`, in the data's units; of images in \[0, 1\] and (C, H, W) order.
+    pub samples: Table,
+    /// The report of each sample's inversion; its bound is in standardised units.
+    pub reports: Vec<SampleReport>,
+    /// max|F(x) − z| / max(1, max|z|), the largest over samples: measured through the whole flow (of images from the
+    /// logit's output on: x itself is rounded where the logit is steepest), or, if the check was left out, the largest
+    /// of any block.
+    pub residual: f64,
+}
+
+/// The largest of some numbers, NaN if any is.
+fn largest(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, |a: f64, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) })
+}
+
+impl<B: Backend> PreparedFlow<B> {
+    /// Computes x = s⁻¹(F⁻¹(z)) of each row of z, `[n, d]` (the inverse transform). The log det of this direction is
+    /// the negative of [`encode`](Self::encode)'s at x.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] if z is of another width, [`Error::Transform`] if a transform of your own gives
+    /// something of a wrong shape, [`Error::Backend`] if the device failed. A sample that does not converge is no
+    /// error: see the reports.
+    #[doc(alias = "inverse")]
+    pub fn decode(&self, z: &Table, how: &Inversion) -> Result<Decoded, Error> {
+        self.check_width(z)?;
+        let plan = self.plan(z.rows());
+        let parts = self.backend.run(plan.shards(), |i| {
+            let rows = plan.rows(i);
+            let values = &z.values()[rows.start * z.width()..rows.end * z.width()];
+            let values: Vec<B::Elem> = values.iter().map(|&v| B::Elem::from_f64(v)).collect();
+            self.invert(&self.backend.upload(&values, [rows.len(), z.width()].into()), how)
+        });
+        self.join(parts)
+    }
+
+    /// Draws samples from the model. Sample i is a function of the key and i, whatever the count, up to rounding and to
+    /// the step at which its inversion stops: products of matrices of other sizes may add in another order.
+    ///
+    /// # Errors
+    /// Returns [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if
+    /// the device failed. A sample that does not converge is no error: see the reports.
+    pub fn sample(&self, count: usize, key: Key, how: &Inversion) -> Result<Decoded, Error> {
+        let plan = self.plan(count);
+        let parts = self.backend.run(plan.shards(), |i| {
+            let range = plan.rows(i);
+            let z = self.base.sample(&self.backend, key.named("sample"), range.start as u64, range.len(), None);
+            self.invert(&z, how)
+        });
+        self.join(parts)
+    }
+
+    fn join(&self, parts: Vec<Result<(Vec<f64>, Vec<SampleReport>), Error>>) -> Result<Decoded, Error> {
+        let (mut values, mut reports) = (Vec::new(), Vec::new());
+        for part in parts {
+            let (v, r) = part?;
+            values.extend(v);
+            reports.extend(r);
+        }
+        let residual = largest(reports.iter().map(|r| r.residual));
+        Ok(Decoded { samples: self.standardiser.invert_computed(values), reports, residual })
+    }
+
+    /// Inverts z, `[n, d]`, on the device: x and the reports; the residual is measured through the whole chain.
+    fn invert(&self, z: &B::Tensor, how: &Inversion) -> Result<(Vec<f64>, Vec<SampleReport>), Error> {
+        let backend = &self.backend;
+        let first = self.chain.measured_from();
+        let mut measured = None;
+        let z = Batch::new(z.clone());
+        let solution = self.chain.inverse_observed(backend, &z, how, &mut |l, y, _| {
+            if l + 1 == first {
+                measured = Some(y.clone());
+            }
+        })?;
+        let (x, mut reports) = (solution.value, solution.reports);
+        if how.checks() {
+            let from = Batch::new(measured.unwrap_or_else(|| x.clone()));
+            self.measure(first, &from, &z.x, &mut reports)?;
+        }
+        let x = backend.download(&to_vectors(backend, &x))?;
+        Ok((x.iter().map(|x| x.to_f64()).collect(), reports))
+    }
+
+    /// Replaces the residuals of the blocks by that of the whole way back from the input of transform number `first`.
+    fn measure(&self, first: usize, from: &Batch<B>, z: &B::Tensor, reports: &mut [SampleReport]) -> Result<(), Error> {
+        let backend = &self.backend;
+        let ask = Ask::value::<B>();
+        let again = self.chain.forward_from(backend, first, from, &ask, &mut |_, _, _| ())?.y;
+        let (z, again) = (backend.download(z)?, backend.download(&again)?);
+        let d = self.standardiser.width();
+        for (i, report) in reports.iter_mut().enumerate() {
+            let row = i * d..(i + 1) * d;
+            let scale = largest(z[row.clone()].iter().map(|z| z.to_f64().abs())).max(1.0);
+            let distance = |e: usize| (again[e].to_f64() - z[e].to_f64()).abs();
+            report.residual = largest(row.map(distance)) / scale;
+            if !report.residual.is_finite() {
+                report.status = Status::NonFinite;
+            }
+        }
+        Ok(())
+    }
+}
