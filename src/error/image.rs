@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::data::{Count, Dimensions, Excerpt, Message};
+use super::text::{Count, Dimensions, Excerpt, Message};
 
 /// The size of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

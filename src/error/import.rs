@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::data::{Excerpt, Message};
+use super::text::{Excerpt, Message};
 
 /// An error in reading a state dict.
 #[derive(Debug, thiserror::Error)]

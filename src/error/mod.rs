@@ -3,12 +3,13 @@
 mod data;
 mod image;
 mod import;
+mod text;
 
 pub use data::{DataError, Place};
-pub(crate) use data::{Excerpt, Message};
 pub use image::{ImageError, ImageSize};
 pub use import::ImportError;
 use resflow_backend::BackendError;
+pub(crate) use text::{Excerpt, Message};
 
 /// An invalid setting or architecture.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -8,22 +8,10 @@
 use resflow_backend::{Backend, Key};
 
 use super::{
-    CostModel, Draw, Estimator, LogDet, Phase, Probe, RussianRoulette, Sharing, Weights, differentiated, exact_log_det,
-    series,
+    CostModel, Draw, Estimator, LogDet, Phase, Probe, RussianRoulette, Sharing, Vjp, Weights, differentiated,
+    exact_log_det, series,
 };
 use crate::layer::{PreparedLayer, Saved};
-
-/// A map that multiplies with the transpose of its Jacobian.
-pub trait Vjp<B: Backend> {
-    /// Computes Jᵀ u for cotangents u `[n, …]`, at the samples where `saved` was kept.
-    fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor;
-}
-
-impl<B: Backend, L: PreparedLayer<B> + ?Sized> Vjp<B> for L {
-    fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor {
-        PreparedLayer::vjp(self, backend, saved, u)
-    }
-}
 
 /// The samples at which a log det is wanted.
 #[derive(Debug, Clone, Copy)]

@@ -20,16 +20,18 @@ mod law;
 mod roulette;
 mod series;
 mod spec;
+mod vjp;
 
 pub use auto::{Auto, CostModel};
 pub use differentiated::{Differentiated, differentiated};
 pub use draw::{Draw, LogDet};
-pub use estimate::{Estimate, Samples, Surrogates, Vjp};
+pub use estimate::{Estimate, Samples, Surrogates};
 pub use exact::{ExactLogDet, exact_log_det, jacobian};
 pub use law::Law;
 pub use roulette::{RussianRoulette, Sharing, Truncated, VarianceWarning};
 use serde::{Deserialize, Serialize};
 pub use series::{SeriesValue, Surrogate, Weights, series};
+pub use vjp::Vjp;
 
 use crate::error::ConfigError;
 

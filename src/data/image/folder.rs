@@ -4,9 +4,25 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::open::{ImageData, within};
 use super::{ImageError, ImageSet, ImageSize, cifar, idx, png};
 use crate::error::DataError;
+
+/// The images of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageData {
+    /// The images for training and validation.
+    pub training: ImageSet,
+    /// The data set's own test images, of the same size, where they come with it.
+    pub test: Option<ImageSet>,
+}
+
+/// An error with the path it is about, unless it has one.
+pub(super) fn within(path: &Path, error: DataError) -> DataError {
+    match error {
+        DataError::File { .. } => error,
+        error => DataError::File { path: path.to_owned(), source: Box::new(error) },
+    }
+}
 
 /// A file or a folder, by its name.
 struct Entry {

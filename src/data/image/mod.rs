@@ -33,6 +33,8 @@ mod set;
 
 pub use crate::error::ImageError;
 #[cfg(feature = "images")]
-pub use open::{ImageData, looks_like_images, open};
+pub use folder::ImageData;
+#[cfg(feature = "images")]
+pub use open::{looks_like_images, open};
 pub(crate) use set::{FNV_OFFSET, fnv};
 pub use set::{ImageSet, ImageSize, ImageStack, flip};

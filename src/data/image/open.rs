@@ -4,17 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use super::folder::{ImageData, within};
 use super::{ImageSet, cifar, folder, idx, npy, png};
 use crate::error::{DataError, ImageError};
-
-/// The images of a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageData {
-    /// The images for training and validation.
-    pub training: ImageSet,
-    /// The data set's own test images, of the same size, where they come with it.
-    pub test: Option<ImageSet>,
-}
 
 /// Reads images from a folder or a file.
 ///
@@ -108,12 +100,4 @@ fn beginning(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(16 << 10).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// An error with the path it is about, unless it has one.
-pub(super) fn within(path: &Path, error: DataError) -> DataError {
-    match error {
-        DataError::File { .. } => error,
-        error => DataError::File { path: path.to_owned(), source: Box::new(error) },
-    }
 }

@@ -1,0 +1,67 @@
+//! Texts of files and numbers of things, as messages show them.
+
+use std::fmt;
+
+/// At most 60 characters of a text from a file, control characters escaped.
+pub(crate) struct Excerpt<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        shorten(self.0, 60, f)
+    }
+}
+
+/// At most 400 characters of a message that quotes a file, control characters escaped.
+pub(crate) struct Message<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        shorten(self.0, 400, f)
+    }
+}
+
+fn shorten(text: &str, most: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut characters = text.chars();
+    for c in characters.by_ref().take(most) {
+        if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
+    }
+    if characters.next().is_some() { write!(f, "…") } else { Ok(()) }
+}
+
+/// At most eight entries of an array's shape, written as NumPy writes it.
+pub(crate) struct Dimensions<'a>(pub(crate) &'a [u64]);
+
+impl fmt::Display for Dimensions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "(")?;
+        for (i, d) in self.0.iter().take(8).enumerate() {
+            write!(f, "{}{d}", if i > 0 { ", " } else { "" })?;
+        }
+        write!(f, "{})", if self.0.len() > 8 { ", …" } else { "" })
+    }
+}
+
+/// The names of columns, in a sentence.
+pub(crate) struct Known<'a>(pub(crate) &'a [String]);
+
+impl fmt::Display for Known<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str(": the columns have no names");
+        }
+        f.write_str("; there are ")?;
+        for (i, name) in self.0.iter().take(20).enumerate() {
+            write!(f, "{}`{}`", if i > 0 { ", " } else { "" }, Excerpt(name))?;
+        }
+        if self.0.len() > 20 { f.write_str(", …") } else { Ok(()) }
+    }
+}
+
+/// `count` and a noun in the right number.
+pub(crate) struct Count(pub(crate) usize, pub(crate) &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+    }
+}
