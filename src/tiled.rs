@@ -27,8 +27,8 @@ pub fn tile_samples<B: Backend>(backend: &B, net: &dyn Layer<B>, input: &[usize]
     }
 }
 
-/// The transform, taking at most `tile` of a batch's samples `[n, …]` at a time: the same numbers, in memory for `tile` of
-/// them. `usize::MAX` leaves it as it is.
+/// The transform, taking at most `tile` of a batch's samples `[n, …]` at a time: the same numbers, in memory for `tile`
+/// of them. `usize::MAX` leaves it as it is.
 pub fn tiled<B: Backend>(transform: Box<dyn PreparedBijection<B>>, tile: usize) -> Box<dyn PreparedBijection<B>> {
     if tile == usize::MAX { transform } else { Box::new(Tiled { transform, tile }) }
 }

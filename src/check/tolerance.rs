@@ -1,4 +1,5 @@
-//! The tolerances of the checks, in one table. ε is [`Element::EPSILON`] of the backend's numbers.
+//! The tolerances of the checks, in one table. ε is [`Element::EPSILON`](resflow_backend::Element::EPSILON) of the
+//! backend's numbers.
 //!
 //! | what is compared | allowed difference | f64 | f32 |
 //! |---|---|---|---|
