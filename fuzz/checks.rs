@@ -153,7 +153,7 @@ fn bounded_images(flow: &ImageConfig) -> bool {
 fn constrained_layers(net: &Net) -> u64 {
     let constrained = net.layers.iter().filter(|layer| match layer {
         LayerStage::Linear { coefficient, .. } | LayerStage::Convolution { coefficient, .. } => coefficient.is_some(),
-        LayerStage::Activation(_) | LayerStage::Custom(_) => false,
+        _ => false,
     });
     constrained.count() as u64
 }

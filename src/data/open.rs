@@ -9,7 +9,6 @@ use crate::error::{DataError, ImageError};
 
 /// The contents of a path.
 #[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
 pub struct Opened {
     /// The samples to learn from, or all there are.
     pub data: Dataset,
