@@ -312,6 +312,25 @@ impl ModelDocument {
         Ok(())
     }
 
+    /// How much the transforms store if their singular vectors are those of larger images.
+    fn size_at(&self, larger: &ImageConfig) -> Size {
+        let (Some(stages), Some(own)) = (&self.chain, self.config.images()) else {
+            return ModelConfig::from(larger).size();
+        };
+        let scaled = |stage: &Stage| match stage {
+            Stage::ResidualBlock { shape, net } => match shape[..] {
+                [h, w, c] => {
+                    let by = |n: usize, to: usize, from: usize| n.saturating_mul(to) / from.max(1);
+                    let (h, w) = (by(h, larger.height, own.height), by(w, larger.width, own.width));
+                    Stage::ResidualBlock { shape: vec![h, w, c], net: net.clone() }
+                }
+                _ => stage.clone(),
+            },
+            other => other.clone(),
+        };
+        Repeated::once(stages.iter().map(scaled).collect()).size()
+    }
+
     /// Builds the flow that it describes, with zeros to be filled.
     fn zeros<B: Backend>(&self, backend: B, registry: &Registry<B>) -> Result<Flow<B>, Error> {
         let Some(stages) = &self.chain else { return Ok(Flow::zeros(backend, &self.config)?) };
@@ -351,15 +370,18 @@ impl<B: Backend> Flow<B> {
         let stored = own.clone().map(|(_, (_, values))| values.len() as u64).sum();
         document.check(own.clone().count() as u64, stored)?;
         let mut flow = document.zeros(backend.clone(), registry)?;
-        let larger = if document.chain.is_none() { flow.size_of_vectors(prefix, archive) } else { None };
+        let larger = flow.size_of_vectors(prefix, archive);
         if let Some(config) = &larger {
             config.check()?;
-            let size = ModelConfig::from(config).size();
+            let size = document.size_at(config);
             if size.parameters.saturating_add(size.buffers) > stored {
                 let problem = "singular vectors of an image size that the file does not hold".into();
                 return Err(CheckpointError::Format(problem).into());
             }
-            flow = Self::zeros(backend.clone(), &config.into())?;
+            flow = match &document.chain {
+                None => Self::zeros(backend.clone(), &config.into())?,
+                Some(_) => flow.resized(config.height, config.width)?,
+            };
         }
         let mut failed = None;
         let mut used = 2;

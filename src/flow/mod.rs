@@ -91,7 +91,12 @@ impl<B: Backend> Flow<B> {
         config: impl Into<ModelConfig>,
         transforms: Vec<Box<dyn Bijection<B>>>,
     ) -> Result<Self, Error> {
-        let flow = Self::of_transforms(backend, config.into(), transforms)?;
+        let config = config.into();
+        if config.classes() > 0 {
+            let problem = "a flow of given transforms has no classifier: set `classes` to 0";
+            return Err(ConfigError::Inconsistent(problem.into()).into());
+        }
+        let flow = Self::of_transforms(backend, config, transforms)?;
         flow.chain.try_own(&flow.backend, flow.config.training())?;
         Ok(flow)
     }
