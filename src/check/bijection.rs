@@ -2,7 +2,7 @@
 
 use resflow_backend::{Backend, Key, Shape};
 
-use super::differences::{Apart, apart, differ, disagree, down, jacobian, largest, normal};
+use super::differences::{Apart, apart, differ, down, jacobian, largest, normal};
 use super::gradients;
 use super::parts;
 use super::samples::{Samples, draw_samples};
@@ -469,15 +469,5 @@ impl<'a, B: Backend> Subject<'a, B> {
     /// Normal numbers of a shape, for a purpose.
     pub(super) fn normal(&self, purpose: &str, shape: Shape) -> B::Tensor {
         normal(self.backend, self.key.named(purpose), shape)
-    }
-
-    /// Where a derivative does not agree with differences.
-    pub(super) fn disagree(
-        &self,
-        found: f64,
-        size: f64,
-        mut f: impl FnMut(f64) -> Result<f64, Error>,
-    ) -> Result<Option<Apart>, Error> {
-        disagree::<B>(&[found], size, |h| Ok(vec![f(h)?]))
     }
 }

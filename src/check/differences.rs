@@ -1,13 +1,13 @@
 //! Derivatives by differences, and comparisons of numbers on the host.
 
-use resflow_backend::{Backend, Element as _, Key, Noise, Shape};
+use resflow_backend::{Backend, Element, Key, Noise, Shape};
 
 use super::tolerance;
 use crate::error::Error;
 
 /// The numbers of a tensor.
 pub(super) fn down<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Vec<f64>, Error> {
-    Ok(backend.download(x)?.into_iter().map(|x| x.to_f64()).collect())
+    Ok(backend.download(x)?.into_iter().map(Element::to_f64).collect())
 }
 
 /// A tensor of numbers.
@@ -102,9 +102,18 @@ pub(super) fn disagree<B: Backend>(
     Ok(first)
 }
 
-/// Returns a difference of a function that does not agree with a derivative of zero, if one does not.
-pub(super) fn moves<B: Backend>(mut f: impl FnMut(f64) -> Result<f64, Error>) -> Result<Option<f64>, Error> {
-    Ok(disagree::<B>(&[0.0], 0.0, |h| Ok(vec![f(h)?]))?.map(|apart| apart.expected))
+/// The same of a gradient along a direction.
+pub(super) fn disagree_along<B: Backend>(
+    gradient: &[f64],
+    direction: &[f64],
+    mut f: impl FnMut(f64) -> Result<f64, Error>,
+) -> Result<Option<Apart>, Error> {
+    disagree::<B>(&[dot(gradient, direction)], size(gradient, direction), |h| Ok(vec![f(h)?]))
+}
+
+/// What differences say of a function that does not agree with a derivative of zero.
+pub(super) fn moves<B: Backend>(f: impl FnMut(f64) -> Result<f64, Error>) -> Result<Option<f64>, Error> {
+    Ok(disagree_along::<B>(&[0.0], &[0.0], f)?.map(|apart| apart.expected))
 }
 
 /// The Jacobian of each sample, `[n, d, d]`, of a map of samples by differences at a step.

@@ -3,12 +3,13 @@
 use resflow_backend::{Backend, Binary};
 
 use super::bijection::{LogDets, Subject};
-use super::differences::{Apart, differ, dot, down, moves, size, up};
+use super::differences::{Apart, differ, disagree_along, dot, down, moves, up};
 use super::parts::{Stored, shift, trained};
 use super::{Property, Report, tolerance};
 use crate::batch::per_sample;
 use crate::bijection::{Ask, Cotangents, Memory, PreparedBijection};
 use crate::error::Error;
+use crate::lipschitz::PowerIteration;
 use crate::module::Grad;
 
 /// Draws over which the gradient of a log det that is never exact is averaged.
@@ -26,6 +27,8 @@ struct Gradients {
 #[derive(Clone, Copy)]
 struct Pass<'w> {
     memory: Memory,
+    /// The number of the first sample that goes, of as many as there are weights.
+    start: usize,
     /// The number of the draw.
     draw: u64,
     /// w, one a sample.
@@ -59,9 +62,10 @@ pub(super) fn check<B: Backend>(
     };
     // no two weights are alike, and none is 1
     let weights: Vec<f64> = (0..subject.samples()).map(|i| 0.6 + 0.75 * i as f64).collect();
-    let pass = Pass { memory: Memory::Store, draw: 0, weights: &weights, times: 1 };
+    let pass = Pass { memory: Memory::Store, start: 0, draw: 0, weights: &weights, times: 1 };
     let Some(gradients) = backward.pass(report, pass)? else { return Ok(()) };
-    backward.linear(report, pass, &gradients)?;
+    backward.by_samples(report, pass, &gradients)?;
+    backward.adds(report, pass, &gradients)?;
     backward.memory(report, pass, &gradients)?;
     let mut mean = gradients;
     let mut all = vec![mean.clone()];
@@ -98,13 +102,16 @@ impl<B: Backend> Backward<'_, '_, B> {
         let s = self.subject;
         let backend = s.backend;
         let mut grads: Vec<Grad<B>> = vec![None; self.trained.len()];
-        let weights = up(backend, pass.weights, [pass.weights.len(), 1].into());
+        let n = pass.weights.len();
+        let batch = s.batch.narrow(backend, pass.start, n);
+        let cotangent = backend.narrow(&self.cotangent, 0, pass.start, n);
+        let weights = up(backend, pass.weights, [n, 1].into());
         let log_det = if self.log_det { weights.clone() } else { backend.full(0.0, backend.shape(&weights)) };
-        let weights = per_sample(backend, &weights, s.output);
+        let weights = per_sample(backend, &weights, s.output.with_rows(n));
         let mut x = None;
         for _ in 0..pass.times {
             let ask = Ask::gradient::<B>(s.exact(pass.draw), pass.memory);
-            let Some(tape) = s.prepared.forward(backend, &s.batch, &ask)?.tape else {
+            let Some(tape) = s.prepared.forward(backend, &batch, &ask)?.tape else {
                 report.find(
                     Property::Gradient,
                     "no tape comes when a gradient is asked for: keep in `Mapped::tape` what `backward` needs".into(),
@@ -112,7 +119,7 @@ impl<B: Backend> Backward<'_, '_, B> {
                 return Ok(None);
             };
             let cotangents = Cotangents {
-                x: backend.binary(Binary::Mul, self.cotangent.clone(), &weights),
+                x: backend.binary(Binary::Mul, cotangent.clone(), &weights),
                 log_det: log_det.clone(),
                 context: None,
             };
@@ -129,7 +136,7 @@ impl<B: Backend> Backward<'_, '_, B> {
         }
         s.prepared.finish_gradients(backend, &mut grads);
         let Some(x) = x else { return Ok(None) };
-        let (found, expected) = (backend.shape(&x), s.batch.shape(backend));
+        let (found, expected) = (backend.shape(&x), batch.shape(backend));
         let mut sound = found == expected;
         if !sound {
             report
@@ -163,23 +170,53 @@ impl<B: Backend> Backward<'_, '_, B> {
         }
     }
 
-    /// The gradient is the sum of those with the weight of one sample, and adds up.
-    fn linear(&self, report: &mut Report, pass: Pass<'_>, gradients: &Gradients) -> Result<(), Error> {
-        let n = pass.weights.len();
-        let mut single = Vec::new();
-        for i in 0..n {
-            let weights: Vec<f64> = (0..n).map(|j| if j == i { pass.weights[i] * n as f64 } else { 0.0 }).collect();
-            let Some(one) = self.pass(report, Pass { weights: &weights, ..pass })? else { return Ok(()) };
-            single.push(one);
+    /// The gradients of the samples one by one, together.
+    fn one_by_one(&self, report: &mut Report, pass: Pass<'_>) -> Result<Option<Gradients>, Error> {
+        let mut sum = Gradients { x: Vec::new(), parameters: vec![None; self.trained.len()] };
+        for (start, weight) in pass.weights.iter().enumerate() {
+            let weights = &[*weight];
+            let Some(one) = self.pass(report, Pass { start, weights, ..pass })? else { return Ok(None) };
+            sum.x.extend(one.x);
+            for (sum, one) in sum.parameters.iter_mut().zip(one.parameters) {
+                let Some(one) = one else { continue };
+                let all = sum.get_or_insert_with(|| vec![0.0; one.len()]);
+                all.iter_mut().zip(one).for_each(|(sum, g)| *sum += g);
+            }
         }
-        self.compare(gradients, &Gradients::mean(&single), |what, Apart { at, found, expected }| {
+        Ok(Some(sum))
+    }
+
+    /// The gradients are those of the samples one by one, together.
+    fn by_samples(&self, report: &mut Report, pass: Pass<'_>, gradients: &Gradients) -> Result<(), Error> {
+        let Some(single) = self.one_by_one(report, pass)? else { return Ok(()) };
+        // with equal weights a mistake in the weights alone is not seen
+        let equal = Pass { weights: &vec![1.0; pass.weights.len()], ..pass };
+        let (Some(together), Some(apart)) = (self.pass(report, equal)?, self.one_by_one(report, equal)?) else {
+            return Ok(());
+        };
+        let mut same = true;
+        self.compare(&together, &apart, |_, _| same = false);
+        self.compare(gradients, &single, |what, Apart { at, found, expected }| {
+            let (property, how) = if same {
+                (
+                    Property::SampleWeights,
+                    "it is right where all weights are 1: `Cotangents::log_det` is [n, 1], each sample's own weight, as `batch::per_sample` multiplies with it",
+                )
+            } else {
+                (Property::BatchCut, "a sample must not depend on the others")
+            };
             report.find(
-                Property::SampleWeights,
+                property,
                 format!(
-                    "number {at} of the gradient in {what} is {found:e}, while those in which one sample alone has its weight add up to {expected:e}: `Cotangents::log_det` is [n, 1], a number for each sample, as `batch::per_sample` multiplies them"
+                    "number {at} of the gradient in {what} is {found:e} for the whole batch, and {expected:e} for its samples one by one: {how}"
                 ),
             );
         });
+        Ok(())
+    }
+
+    /// Gradients in trained tensors are added to what is there.
+    fn adds(&self, report: &mut Report, pass: Pass<'_>, gradients: &Gradients) -> Result<(), Error> {
         let Some(twice) = self.pass(report, Pass { times: 2, ..pass })? else { return Ok(()) };
         let double = |g: &Vec<f64>| g.iter().map(|g| 2.0 * g).collect();
         let expected = Gradients {
@@ -262,7 +299,7 @@ impl<B: Backend> Backward<'_, '_, B> {
         let along = down(s.backend, &direction)?;
         let spread = self.spread(all, |g| dot(&g.x, &along));
         let at = |h: f64| self.objective(&*s.prepared, &s.backend.axpy(h, &direction, s.batch.x.clone()), weights);
-        if let Some(off) = s.disagree(dot(&mean.x, &along), size(&mean.x, &along), at)?
+        if let Some(off) = disagree_along::<B>(&mean.x, &along, at)?
             && (off.found - off.expected).abs() > spread
         {
             report.find(Property::Gradient, self.sentence("x", off));
@@ -285,11 +322,15 @@ impl<B: Backend> Backward<'_, '_, B> {
         let Stored { name, shape, .. } = &self.trained[slot];
         let direction = s.normal(&format!("direction of {name}"), *shape);
         let along = down(s.backend, &direction)?;
-        let at = |h: f64| {
+        let value = |h: f64, how: Option<PowerIteration>| {
             let mut moved = s.transform.boxed_clone();
             shift(s.backend, &mut *moved, name, &direction, h);
+            if let Some(how) = how {
+                moved.update_spectral_norms(s.backend, how);
+            }
             self.objective(&*moved.prepare(s.backend), &s.batch.x, weights)
         };
+        let at = |h: f64| value(h, None);
         let Some(gradient) = &mean.parameters[slot] else {
             match moves::<B>(at)? {
                 Some(slope) => report.find(
@@ -301,7 +342,9 @@ impl<B: Backend> Backward<'_, '_, B> {
             return Ok(());
         };
         let spread = self.spread(all, |g| g.parameters[slot].as_deref().map_or(0.0, |g| dot(g, &along)));
-        if let Some(off) = s.disagree(dot(gradient, &along), size(gradient, &along), at)?
+        // learned orders of norms move the singular vectors, which stay where they are otherwise
+        if let Some(off) = disagree_along::<B>(gradient, &along, at)?
+            && disagree_along::<B>(gradient, &along, |h| value(h, Some(PowerIteration::converge::<B>())))?.is_some()
             && (off.found - off.expected).abs() > spread
         {
             report.find(Property::Gradient, self.sentence(&format!("`{name}`, trained tensor {slot},"), off));

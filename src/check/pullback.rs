@@ -3,12 +3,13 @@
 
 use resflow_backend::{Backend, Shape};
 
-use super::differences::{Apart, differ, disagree, dot, moves, size};
+use super::differences::{Apart, differ, disagree_along, dot, moves};
 use super::layer::Subject;
 use super::parts::{Stored, shift, trained};
 use super::{Property, Report};
 use crate::error::Error;
 use crate::layer::{Derivatives, LayerGrads, PreparedLayer};
+use crate::lipschitz::PowerIteration;
 use crate::module::Grad;
 
 /// The tangents of a pullback.
@@ -128,8 +129,8 @@ impl<B: Backend> Subject<'_, B> {
         let x = &self.batch.x;
         let direction = self.normal("direction", 0, self.input());
         let along = self.down(&direction)?;
-        let mut compare = |what: &str, g: &[f64], along: &[f64], f: &mut dyn FnMut(f64) -> Result<f64, Error>| {
-            if let Some(off) = disagree::<B>(&[dot(g, along)], size(g, along), |h| Ok(vec![f(h)?]))? {
+        let mut find = |what: &str, off: Option<Apart>| {
+            if let Some(off) = off {
                 report.find(
                     Property::Gradient,
                     format!(
@@ -140,29 +141,37 @@ impl<B: Backend> Subject<'_, B> {
                     ),
                 );
             }
-            Ok::<_, Error>(())
         };
-        compare("x", &found.x, &along, &mut |h| {
-            self.objective(&*self.prepared, b.axpy(h, &direction, x.clone()), &dx, &cotangents)
-        })?;
+        let in_x = |h: f64| self.objective(&*self.prepared, b.axpy(h, &direction, x.clone()), &dx, &cotangents);
+        find("x", disagree_along::<B>(&found.x, &along, in_x)?);
         let directions = each("tangent's direction", self.input());
         let along = directions.iter().map(|d| self.down(d)).collect::<Result<Vec<_>, _>>()?.concat();
-        compare("the tangents", &found.tangents, &along, &mut |h| {
+        let in_tangents = |h: f64| {
             let dx: Vec<_> = dx.iter().zip(&directions).map(|(dx, d)| b.axpy(h, d, dx.clone())).collect();
             self.objective(&*self.prepared, x.clone(), &dx, &cotangents)
-        })?;
+        };
+        find("the tangents", disagree_along::<B>(&found.tangents, &along, in_tangents)?);
         let mut missing = Vec::new();
         for (slot, Stored { name, shape, .. }) in trained(b, &*self.layer).into_iter().enumerate() {
             let direction = self.normal("parameter's direction", slot as u64, shape);
             let along = self.down(&direction)?;
-            let at = &mut |h: f64| {
+            let value = |h: f64, how: Option<PowerIteration>| {
                 let mut moved = self.layer.boxed_clone();
                 shift(b, &mut *moved, &name, &direction, h);
+                if let Some(how) = how {
+                    moved.update_spectral_norms(b, how);
+                }
                 self.objective(&*moved.prepare(b), x.clone(), &dx, &cotangents)
             };
-            match &found.parameters[slot] {
-                Some(g) => compare(&format!("`{name}`, trained tensor {slot},"), g, &along, at)?,
-                None => missing.push((slot, name.clone(), moves::<B>(at)?)),
+            let Some(g) = &found.parameters[slot] else {
+                missing.push((slot, name.clone(), moves::<B>(|h| value(h, None))?));
+                continue;
+            };
+            // learned orders of norms move the singular vectors, which stay where they are otherwise
+            let first = disagree_along::<B>(g, &along, |h| value(h, None))?;
+            let updated = |h: f64| value(h, Some(PowerIteration::converge::<B>()));
+            if first.is_some() && disagree_along::<B>(g, &along, updated)?.is_some() {
+                find(&format!("`{name}`, trained tensor {slot},"), first);
             }
         }
         for (slot, name, slope) in missing {

@@ -64,7 +64,6 @@ fn compare<B: Backend>(
         return Ok(());
     };
     let again = Flow::from_transforms(backend.clone(), config, vec![transform.boxed_clone()])
-        .map_err(Error::from)
         .and_then(|flow| flow.to_archive())
         .and_then(|archive| Flow::from_archive_with(backend.clone(), &archive, registry));
     let again = match again {

@@ -2,6 +2,7 @@
 #![cfg(feature = "cpu")]
 
 mod block;
+mod check;
 #[path = "../common/mod.rs"]
 mod common;
 mod coupling;
