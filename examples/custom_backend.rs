@@ -200,9 +200,13 @@ impl<B: Backend> Backend for Counting<B> {
 /// Prints a line for each operation, and two columns, calls and numbers, for each task.
 fn print(tasks: &[(&str, Counts)]) {
     print!("{:20}", "");
-    tasks.iter().for_each(|(task, _)| print!("{task:>20}"));
+    for (task, _) in tasks {
+        print!("{task:>20}");
+    }
     print!("\n{:20}", "operation");
-    tasks.iter().for_each(|_| print!("{:>8}{:>12}", "calls", "numbers"));
+    for _ in tasks {
+        print!("{:>8}{:>12}", "calls", "numbers");
+    }
     println!();
     let operations: BTreeSet<_> = tasks.iter().flat_map(|(_, counts)| counts.keys()).collect();
     for operation in operations {
@@ -284,7 +288,7 @@ mod tests {
     /// Counting changes no bit of a result.
     #[test]
     fn results() -> Result<(), resflow::Error> {
-        let counted = Flow::new(Counting::new(NdArray::<f64>::new()), &FlowConfig::new(8), Key::new(0))?;
+        let counted = Flow::new(Counting::new(NdArray::<f64>::new()), FlowConfig::new(8), Key::new(0))?;
         let bare = counted.to_backend(NdArray::<f64>::new())?;
         let x = curve(100)?;
         assert_eq!(counted.log_prob(&x, Key::new(1))?.values, bare.log_prob(&x, Key::new(1))?.values);

@@ -14,7 +14,9 @@ use resflow::data::{Table, ToyDensity};
 use resflow::error::{ConfigError, Error};
 use resflow::flow::Flow;
 use resflow::invert::Solution;
-use resflow::layer::{ActivationLayer, Derivatives, Layer, LipschitzLinear, PreparedLayer, Saved, Sequence};
+use resflow::layer::{
+    ActivationLayer, Derivatives, Layer, LayerGrads, LipschitzLinear, PreparedLayer, Saved, Sequence,
+};
 use resflow::lipschitz::Coefficient;
 use resflow::module::{Grad, Module, accumulate};
 use resflow::registry::Registry;
@@ -140,7 +142,7 @@ impl<B: Backend> PreparedLayer<B> for Half<B> {
         tangents: &[&Saved<B>],
         gy: B::Tensor,
         gdy: Vec<B::Tensor>,
-        grads: &mut [Grad<B>],
+        grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let gdy = gdy.into_iter().map(|g| half(b, g)).collect();
         self.0.tangent_vjp(b, saved, tangents, half(b, gy), gdy, grads)

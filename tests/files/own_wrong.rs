@@ -11,7 +11,9 @@ use resflow::config::{FlowConfig, ImageConfig, ModelConfig};
 use resflow::error::{ConfigError, Error};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Solution};
-use resflow::layer::{ActivationLayer, Derivatives, Layer, LipschitzLinear, PreparedLayer, Saved, Sequence};
+use resflow::layer::{
+    ActivationLayer, Derivatives, Layer, LayerGrads, LipschitzLinear, PreparedLayer, Saved, Sequence,
+};
 use resflow::lipschitz::Coefficient;
 use resflow::module::{Grad, Module, accumulate};
 use resflow::transform::ActNorm;
@@ -214,7 +216,7 @@ impl PreparedLayer<Cpu> for PreparedOdd {
         tangents: &[&Saved<Cpu>],
         gy: Tensor,
         gdy: Vec<Tensor>,
-        grads: &mut [Grad<Cpu>],
+        grads: LayerGrads<'_, Cpu>,
     ) -> (Tensor, Vec<Tensor>) {
         self.tanh.tangent_vjp(b, saved, tangents, gy, gdy, grads)
     }

@@ -8,7 +8,7 @@ use resflow::config::{FlowConfig, ModelConfig};
 use resflow::data::{Dataset, Table, number_of};
 use resflow::device::{Device, DeviceKind, DeviceOptions, Precision, Products};
 use resflow::invert::Status;
-use resflow::train::TrainConfig;
+use resflow::train::{Budget, TrainConfig};
 use resflow::{Error, Fit, Flow, Model, NdArray};
 
 /// A table of two columns of very different scales.
@@ -32,7 +32,7 @@ fn all_forms_of_the_same_numbers_give_the_same_model() {
         quick().run(&array),
         quick().run(array.view()),
         // an array that is not stored row by row
-        quick().run(&array.t().as_standard_layout().t().view()),
+        quick().run(array.t().as_standard_layout().t().view()),
         quick().run(&nested),
         quick().run(&table),
         quick().run(Dataset::from(table.clone())),
@@ -68,7 +68,9 @@ fn the_gradient_is_that_of_log_p_in_the_data_units() {
     for (j, step) in [1e-1, 1e-6].into_iter().enumerate() {
         let moved = |sign: f64| {
             let mut moved = rows.clone();
-            moved.iter_mut().for_each(|row| row[j] += sign * step);
+            for row in &mut moved {
+                row[j] += sign * step;
+            }
             model.log_prob(&moved).expect("log p")
         };
         let (up, down) = (moved(1.0), moved(-1.0));
@@ -201,7 +203,6 @@ fn the_budget_is_the_only_number_of_steps() {
         trainer.run(|_, validation| count += usize::from(validation.is_some())).expect("steps");
         (count, trainer.config().steps)
     };
-    use resflow::train::Budget;
     assert_eq!(validations(Budget::Steps(2000), 0), (40, 2000));
     assert_eq!(validations(Budget::Steps(100), 0), (10, 100));
     assert_eq!(validations(Budget::Steps(100), 30), (4, 100));

@@ -124,7 +124,7 @@ fn trained(training: Dataset, validation: Dataset, batch: usize) -> (Vec<f64>, f
     let mut values = trainer.flow().standardiser().mean().to_vec();
     trainer.flow().visit(&mut |_, t, role| {
         if role.is_trained() {
-            values.extend(down(&b, t))
+            values.extend(down(&b, t));
         }
     });
     (values, nll, trainer.last_validation().expect("a validation").nll)
