@@ -1,0 +1,187 @@
+//! docs/model-file.md says all that an independent reader needs: log p of the reader that was written by it
+//! (`document_reader`) is that of the library with exact log dets.
+
+use std::num::NonZeroUsize;
+
+use resflow::NdArray;
+use resflow::backend::{Backend, Key, Noise};
+use resflow::bijection::Bijection;
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::data::Table;
+use resflow::data::image::ImageSet;
+use resflow::estimator::{Estimator, Exact};
+use resflow::flow::Flow;
+use resflow::lipschitz::PowerIteration;
+use resflow::module::Role;
+use resflow::transform::dequantise;
+
+use crate::document_reader::Document;
+
+type Cpu = NdArray<f64>;
+
+fn cpu() -> Cpu {
+    Cpu::with_threads(NonZeroUsize::MIN).expect("one thread")
+}
+
+/// A flow whose trained tensors were moved, so that nothing is zero or one by its start, and that has exact log dets.
+fn moved(mut flow: Flow<Cpu>, seed: u64) -> Flow<Cpu> {
+    let b = cpu();
+    let mut number = 0;
+    flow.visit_mut(&mut |_, tensor, role: Role| {
+        if role.is_trained() {
+            let noise = b.noise(Key::new(seed).split(number), Noise::Normal, 0, b.shape(tensor));
+            *tensor = b.axpy(0.2, &noise, tensor.clone());
+        }
+        number += 1;
+    });
+    flow.update_spectral_norms(PowerIteration::Iterations(3));
+    flow.set_log_prob_estimator(Estimator::Exact(Exact), 2).expect("in range");
+    flow
+}
+
+fn flow(config: impl Into<ModelConfig>) -> Flow<Cpu> {
+    moved(Flow::new(cpu(), config, Key::new(3)).expect("valid"), 4)
+}
+
+#[track_caller]
+fn near(what: &str, found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f - e).abs() <= 1e-9 * (1.0 + e.abs()), "{what} {i}: {f} by the document, {e} by the library");
+    }
+}
+
+/// Three samples, by the document and by the library.
+fn agrees(what: &str, flow: &Flow<Cpu>) {
+    let bytes = flow.to_archive().expect("stored").to_bytes().expect("stored");
+    let document = Document::read(&bytes);
+    let (d, key) = (flow.dimension(), Key::new(8));
+    let mut values = vec![0.0; 3 * d];
+    if flow.config().images().is_some() {
+        Noise::Uniform.fill(Key::new(7), 0, &mut values);
+    } else {
+        Noise::Normal.fill(Key::new(7), 0, &mut values);
+    }
+    let read: Vec<_> = values.chunks(d).map(|sample| document.log_prob(sample)).collect();
+    let samples = Table::new(None, d, values).expect("finite");
+    let prepared = flow.prepare();
+    let (said, encoded) =
+        (prepared.log_prob(&samples, key).expect("they fit"), prepared.encode(&samples, key).expect("they fit"));
+    assert!(said.standard_error.iter().all(|&e| e == 0.0), "{what}: exact");
+    near(what, &read.iter().flat_map(|r| r.z.clone()).collect::<Vec<_>>(), encoded.latents.values());
+    near(what, &read.iter().map(|r| r.log_det).collect::<Vec<_>>(), &encoded.log_det);
+    near(what, &read.iter().map(|r| r.log_prob).collect::<Vec<_>>(), &said.values);
+}
+
+#[test]
+fn residual_flows_over_rows() {
+    for activation in Nonlinearity::ALL {
+        for (leading_activation, actnorm, norms) in [(true, true, "2"), (false, false, "1f1"), (true, false, "learned")]
+        {
+            if activation == Nonlinearity::ClipSwish && norms != "2" {
+                continue;
+            }
+            let norms = norms.parse().expect("norms");
+            let config = FlowConfig { blocks: 2, hidden: vec![5], ..FlowConfig::new(3) };
+            let config = FlowConfig { activation, leading_activation, actnorm, norms, ..config };
+            agrees(&format!("{activation:?}, leading {leading_activation}"), &flow(config));
+        }
+    }
+}
+
+#[test]
+fn couplings_over_rows() {
+    for family in [Family::RealNvp, Family::Glow] {
+        for dimension in [2, 3, 5] {
+            let config = FlowConfig { blocks: 3, hidden: vec![4, 6], ..FlowConfig::of(family, dimension) };
+            let config = FlowConfig { activation: Nonlinearity::LipSwish, initial_scale: 1.0, ..config };
+            agrees(&format!("{family} in {dimension} dimensions"), &flow(config));
+        }
+    }
+    let config = FlowConfig { blocks: 2, hidden: vec![4], ..FlowConfig::of(Family::Glow, 3) };
+    let config = FlowConfig { activation: Nonlinearity::ClipSwish, actnorm: false, initial_scale: 1.0, ..config };
+    agrees("glow with a concatenated activation", &flow(config));
+}
+
+fn images() -> ImageConfig {
+    ImageConfig {
+        height: 4,
+        width: 8,
+        channels: 2,
+        filters: 3,
+        blocks: vec![2, 1],
+        fully_connected: 0,
+        initial_scale: 1.0,
+        ..ImageConfig::default()
+    }
+}
+
+#[test]
+fn residual_flows_over_images() {
+    agrees("scales", &flow(images()));
+    agrees("a fully connected end", &flow(ImageConfig { fully_connected: 2, fully_connected_width: 5, ..images() }));
+    let factored = ImageConfig { factor_out: true, squeeze_first: true, logit: false, actnorm: false, ..images() };
+    agrees("factor-out", &flow(factored));
+    let other = ImageConfig { norms: "2112".parse().expect("norms"), first_activation: true, ..images() };
+    agrees("norms", &flow(ImageConfig { leading_activation: false, ..other }));
+    let wide = ImageConfig { activation: Nonlinearity::ClipSwish, kernels: vec![3, 1], ..images() };
+    agrees("a concatenated activation", &flow(wide));
+    // singular vectors of a larger size
+    agrees("smaller images", &flow(ImageConfig { height: 8, ..images() }).resized(4, 4).expect("a size"));
+}
+
+#[test]
+fn couplings_over_images() {
+    for family in [Family::RealNvp, Family::Glow] {
+        for (channels, factor_out, squeeze_first) in [(1, false, false), (2, true, false), (3, true, true)] {
+            let config = ImageConfig { channels, blocks: vec![3, 2], kernels: vec![3, 1, 3], ..images() }.of(family);
+            let blocks = vec![3, 2];
+            let config = ImageConfig { blocks, factor_out, squeeze_first, initial_scale: 1.0, ..config };
+            agrees(&format!("{family}, {channels} channels"), &flow(config));
+        }
+    }
+    // a last scale of a single pixel
+    let config = ImageConfig { height: 2, width: 2, channels: 1, blocks: vec![2, 3], ..images() };
+    agrees("a pixel", &flow(ImageConfig { squeeze_first: false, ..config.of(Family::RealNvp) }));
+}
+
+/// Transforms one by one, in an order of their own.
+#[test]
+fn listed_transforms() {
+    let rows = |family| FlowConfig { blocks: 2, hidden: vec![4], ..FlowConfig::of(family, 3) };
+    let of = |config: FlowConfig| Flow::new(cpu(), config, Key::new(1)).expect("valid").transforms().to_vec();
+    let (residual, glow) = (of(rows(Family::Residual)), of(rows(Family::Glow)));
+    let all: Vec<Box<dyn Bijection<Cpu>>> =
+        [&residual[1], &glow[2], &glow[1], &residual[3], &glow[5], &residual[0]].map(Clone::clone).to_vec();
+    let listed = Flow::from_transforms(cpu(), FlowConfig::new(3), all).expect("samples pass");
+    let archive = listed.to_archive().expect("stored");
+    assert_eq!(archive.document["model"]["format"], 3);
+    agrees("listed", &moved(listed, 5));
+    let images = Flow::new(cpu(), ImageConfig { factor_out: true, ..images() }, Key::new(1)).expect("valid");
+    let mut all = images.transforms().to_vec();
+    all.swap(2, 4);
+    all.push(all[all.len() - 1].clone());
+    let listed = Flow::from_transforms(cpu(), images.config().clone(), all).expect("samples pass");
+    agrees("listed, of images", &moved(listed, 5));
+}
+
+#[test]
+fn hybrid_models() {
+    for (factor_out, fully_connected, squeeze_first) in [(false, 0, true), (true, 0, false), (false, 1, false)] {
+        let config = ImageConfig { classes: 3, head_width: 4, factor_out, fully_connected, squeeze_first, ..images() };
+        let flow = flow(ImageConfig { fully_connected_width: 4, ..config });
+        agrees("hybrid", &flow);
+        let document = Document::read(&flow.to_archive().expect("stored").to_bytes().expect("stored"));
+        let bytes: Vec<u8> = (0..2 * 64).map(|e| (e * 37 % 256) as u8).collect();
+        let set = ImageSet::new(4, 8, 2, bytes.clone(), None).expect("two images");
+        let key = Key::new(6);
+        let (b, said) = (cpu(), flow.classify(&set, key).expect("images that fit"));
+        let x = dequantise(&b, &bytes, [2, 4, 8, 2].into(), 8, key.named("dequantise"), 0);
+        let x = b.download(&x).expect("no device fault");
+        for (i, image) in x.chunks(64).enumerate() {
+            let flat: Vec<f64> = (0..2).flat_map(|k| image.iter().skip(k).step_by(2).copied()).collect();
+            let expected: Vec<f64> = (0..3).map(|class| said.probability(i, class)).collect();
+            near("p(y | x)", &document.log_prob(&flat).classes.expect("a classifier"), &expected);
+        }
+    }
+}
