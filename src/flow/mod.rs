@@ -83,15 +83,20 @@ impl<B: Backend> Flow<B> {
     /// ([`Registry`](crate::registry::Registry)).
     ///
     /// # Errors
-    /// Returns [`Error::Config`] if the configuration is invalid, or if samples of its shape cannot pass through the
-    /// transforms; [`Error::Transform`] if a transform of your own, which is tried on a few zeros, gives something of a
+    /// Returns [`Error::Config`] if the configuration is invalid or has classes, or if samples of its shape cannot pass
+    /// through the transforms; [`Error::Transform`] if a transform of your own, which is tried on a few zeros, gives something of a
     /// wrong shape.
     pub fn from_transforms(
         backend: B,
         config: impl Into<ModelConfig>,
         transforms: Vec<Box<dyn Bijection<B>>>,
     ) -> Result<Self, Error> {
-        let flow = Self::of_transforms(backend, config.into(), transforms)?;
+        let config = config.into();
+        if config.classes() > 0 {
+            let problem = "a flow of given transforms has no classifier: leave `classes` at 0";
+            return Err(ConfigError::Inconsistent(problem.into()).into());
+        }
+        let flow = Self::of_transforms(backend, config, transforms)?;
         flow.chain.try_own(&flow.backend, flow.config.training())?;
         Ok(flow)
     }
