@@ -2,6 +2,7 @@
 //! fuzz targets' seeds.
 #![cfg(feature = "cpu")]
 
+mod by_the_document;
 #[path = "../../fuzz/checks.rs"]
 #[expect(dead_code, reason = "one that only the fuzz target needs")]
 mod checks;
@@ -11,6 +12,7 @@ mod checks_images;
 mod checks_import;
 mod data;
 mod data_images;
+mod document_reader;
 #[path = "../../fuzz/frame.rs"]
 mod frame;
 mod fuzz_data;
@@ -18,10 +20,14 @@ mod fuzz_images;
 mod fuzz_import;
 mod fuzz_models;
 mod import_state;
+mod listed;
 // counts what each thread holds, so that tests beside it do not disturb it
 #[path = "../common/memory.rs"]
 mod memory;
 #[path = "../common/mutation.rs"]
 mod mutation;
+mod own_parts;
+mod own_wrong;
 #[path = "../common/pickling.rs"]
 mod pickling;
+mod yesterday;
