@@ -102,6 +102,20 @@ impl<B: Backend> Maker<'_, B> {
     /// Builds a net over samples of a shape.
     fn net(&self, net: &Net, shape: &[usize], number: usize) -> Result<Sequence<B>, ConfigError> {
         let backend = self.backend;
+        if !matches!(shape.len(), 1 | 3) {
+            let problem = format!("samples of {} axes: they are [d] or [h, w, c]", shape.len());
+            return Err(ConfigError::Inconsistent(problem));
+        }
+        // of nothing anything may be large
+        let empty = |layer: &LayerStage| match layer {
+            LayerStage::Linear { inputs, outputs, .. } | LayerStage::Convolution { inputs, outputs, .. } => {
+                *inputs == 0 || *outputs == 0
+            }
+            _ => false,
+        };
+        if net.layers.iter().any(empty) {
+            return Err(ConfigError::Inconsistent("a layer without inputs or outputs".into()));
+        }
         let affine = |layer: &LayerStage| matches!(layer, LayerStage::Linear { .. } | LayerStage::Convolution { .. });
         let count = net.layers.iter().filter(|layer| affine(layer)).count();
         let mut layers: Vec<Box<dyn Layer<B>>> = Vec::with_capacity(net.layers.len());

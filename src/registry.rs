@@ -22,7 +22,7 @@ use resflow_backend::Backend;
 use serde_json::Value;
 
 use crate::bijection::Bijection;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, Excerpt};
 use crate::layer::Layer;
 use crate::stage::Custom;
 
@@ -97,7 +97,7 @@ fn make<B: Backend, T: ?Sized>(
             if known.is_empty() { "none is registered".into() } else { format!("there are {}", known.join(", ")) };
         return Err(ConfigError::Inconsistent(format!(
             "the model has a {kind} of its maker's own, `{}`, which is not in the registry that it is loaded with: {known}",
-            custom.name.chars().take(100).collect::<String>()
+            Excerpt(&custom.name)
         )));
     };
     maker(backend, &custom.settings)

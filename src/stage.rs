@@ -107,10 +107,12 @@ impl Mask {
             (Self::Channels { .. }, &[.., c]) if c < 2 => return nothing("no two features to couple"),
             (Self::Channels { swapped }, &[.., c]) => {
                 let stays = if swapped { c / 2 } else { c - c / 2 };
-                (stays, 2 * (c - stays))
+                (stays, (c - stays).saturating_mul(2))
             }
-            (Self::Checkerboard { .. }, &[h, w, _]) if h * w < 2 => return nothing("no two pixels to couple"),
-            (Self::Checkerboard { .. }, &[_, _, c]) => (c, 2 * c),
+            (Self::Checkerboard { .. }, &[h, w, _]) if h.saturating_mul(w) < 2 => {
+                return nothing("no two pixels to couple");
+            }
+            (Self::Checkerboard { .. }, &[_, _, c]) => (c, c.saturating_mul(2)),
             (Self::Checkerboard { .. }, _) => return nothing("no pixels: a checkerboard is for images"),
             (Self::Channels { .. }, []) => return nothing("no features"),
         };
@@ -296,7 +298,7 @@ impl LayerStage {
     pub fn size(&self, shape: &[usize]) -> Size {
         let weighted = |kernel: &[usize], inputs: usize, outputs: usize, pixels: u64, constrained: bool| Size {
             parameters: product(kernel).saturating_mul(product(&[inputs, outputs])).saturating_add(outputs as u64),
-            buffers: if constrained { pixels.saturating_mul((inputs + outputs) as u64) } else { 0 },
+            buffers: if constrained { pixels.saturating_mul(inputs.saturating_add(outputs) as u64) } else { 0 },
             tensors: if constrained { 4 } else { 2 },
             constrained_layers: u64::from(constrained),
         };
@@ -330,11 +332,11 @@ impl Stage {
     pub fn size(&self) -> Size {
         match self {
             Self::ActNorm { features } => {
-                Size { parameters: 2 * *features as u64, buffers: 1, tensors: 3, constrained_layers: 0 }
+                Size { parameters: product(&[2, *features]), buffers: 1, tensors: 3, constrained_layers: 0 }
             }
             Self::InvertibleLinear { features } => Size {
                 parameters: product(&[*features, *features]),
-                buffers: 2 * *features as u64,
+                buffers: product(&[2, *features]),
                 tensors: 3,
                 constrained_layers: 0,
             },

@@ -83,8 +83,8 @@ impl<B: Backend> Flow<B> {
     /// ([`Registry`](crate::registry::Registry)).
     ///
     /// # Errors
-    /// Returns [`Error::Config`] if the configuration is invalid, or if samples of its shape cannot pass through the
-    /// transforms; [`Error::Transform`] if a transform of your own, which is tried on a few zeros, gives something of a
+    /// Returns [`Error::Config`] if the configuration is invalid or has classes, or if samples of its shape cannot pass
+    /// through the transforms; [`Error::Transform`] if a transform of your own, which is tried on a few zeros, gives something of a
     /// wrong shape.
     pub fn from_transforms(
         backend: B,
@@ -93,7 +93,7 @@ impl<B: Backend> Flow<B> {
     ) -> Result<Self, Error> {
         let config = config.into();
         if config.classes() > 0 {
-            let problem = "a flow of given transforms has no classifier: set `classes` to 0";
+            let problem = "a flow of given transforms has no classifier: leave `classes` at 0";
             return Err(ConfigError::Inconsistent(problem.into()).into());
         }
         let flow = Self::of_transforms(backend, config, transforms)?;

@@ -44,7 +44,7 @@ impl<B: Backend> Layer<B> for ConcatenatedLipSwish<B> {
         let mut output = input.to_vec();
         let last =
             output.last_mut().ok_or_else(|| ConfigError::Inconsistent("CLipSwish needs a feature axis".into()))?;
-        *last *= 2;
+        *last = last.saturating_mul(2);
         Ok(output)
     }
 

@@ -109,6 +109,19 @@ fn an_order_that_the_configuration_spells_out_is_not_listed() {
     }
 }
 
+/// A flow of given transforms has no classifier: its file could not be read if the configuration had classes.
+#[test]
+fn given_transforms_have_no_classes() {
+    let hybrid = ImageConfig { classes: 3, head_width: 2, ..images(Family::Residual) };
+    let error = Flow::from_transforms(cpu(), &hybrid, transforms(&hybrid, 1)).expect_err("a classifier is missing");
+    assert!(error.to_string().contains("`classes`"), "{error}");
+    let archive = Flow::new(cpu(), &hybrid, Key::new(1)).expect("valid").to_archive().expect("stored");
+    assert_eq!(archive.document["model"]["format"], 2);
+    let mut listed = mixed_images().to_archive().expect("stored");
+    listed.document["model"]["config"]["images"]["classes"] = json!(3);
+    assert!(read(&listed).is_err());
+}
+
 /// The memory that reading a file takes, and the error if it is refused.
 fn read(archive: &Archive) -> Result<Flow<Cpu>, String> {
     let bytes = archive.to_bytes().expect("stored");
@@ -171,7 +184,7 @@ fn hostile_lists_of_rows_are_refused() {
     for features in [0, 1, 2, 4] {
         refused(&flow, "1/invertible-linear/features", json!(features));
         refused(&flow, "7/act-norm/features", json!(features));
-        refused(&flow, "0/residual-block/net/layers/1/linear/outputs", json!(features + 4));
+        refused(&flow, "0/residual-block/net/layers/1/linear/outputs", json!(features + 5));
     }
     // convolutions, squeezes and flattening on vectors
     for kernel in [json!([1, 1]), json!([2, 2]), json!([3, 3]), json!([0, 0])] {

@@ -28,13 +28,14 @@ use serde_json::json;
 #[derive(Debug, Clone)]
 struct Shift<B: Backend> {
     bias: B::Tensor,
+    features: usize,
     /// Whether it says what it is.
     says: bool,
 }
 
 impl<B: Backend> Shift<B> {
     fn new(backend: &B, features: usize, says: bool) -> Self {
-        Self { bias: backend.full(0.25, [features].into()), says }
+        Self { bias: backend.full(0.25, [features].into()), features, says }
     }
 }
 
@@ -49,6 +50,14 @@ impl<B: Backend> Module<B> for Shift<B> {
 impl<B: Backend> Bijection<B> for Shift<B> {
     fn prepare(&self, _: &B) -> Box<dyn PreparedBijection<B>> {
         closed_form(self.clone())
+    }
+
+    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        let features = self.features;
+        match shape {
+            [d] if *d == features => Ok(shape.to_vec()),
+            _ => Err(ConfigError::Inconsistent(format!("a shift of {features} features, samples {shape:?}"))),
+        }
     }
 
     fn stage(&self) -> Option<Stage> {
