@@ -10,7 +10,8 @@
 //! | how much a pair is stretched | [`LIPSCHITZ`], of the bound: σ by power iteration is one from below | | |
 //!
 //! Differences are Richardson's extrapolation of central ones, at steps ε^⅕ and smaller by [`SHRINK`] and its square: a
-//! derivative that agrees at one of them is right, since a larger step may reach over a kink.
+//! derivative that agrees at one of them is right, since a larger step may reach over a kink. Where one is near, differences of
+//! one side alone count too.
 
 use resflow_backend::{Backend, Element as _};
 
