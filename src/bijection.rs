@@ -203,6 +203,8 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if such samples cannot pass.
+    ///
+    /// A transform that is made for samples of one shape writes this method, or panics in the backend at others.
     fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
         Ok(shape.to_vec())
     }
@@ -312,8 +314,9 @@ pub trait ClosedForm<B: Backend>: Debug + Send + Sync {
     /// Returns [`Error::Backend`] if the device failed.
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error>;
 
-    /// Computes the gradient in x, `[n, …]`, and adds those of the trained tensors; `kept` is x, or y if that is what
-    /// it keeps.
+    /// Computes the gradient in x, x̄ = Jᵀȳ + w ∂(log det)/∂x with ȳ = `cotangents.x`, `[n, …]`, and w = `cotangents.log_det`,
+    /// `[n, 1]`, which goes on unchanged like the context ([`Cotangents::with_x`]), and adds to the gradients of the trained
+    /// tensors: `grads` has one for each in the order of the parts, buffers left out. `kept` is x, or y if that is what it keeps.
     fn pull_back(&self, backend: &B, kept: Batch<B>, cotangents: Cotangents<B>, grads: &mut [Grad<B>])
     -> Cotangents<B>;
 

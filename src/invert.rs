@@ -156,6 +156,7 @@ impl<B: Backend> Solution<B> {
     }
 
     /// The solution of a transform whose formula may overflow: samples that did are marked.
+    /// `stretch` must hold for all samples; `f64::INFINITY` says that nothing bounds it.
     ///
     /// # Errors
     /// Returns [`BackendError`] if the device failed.

@@ -104,8 +104,12 @@ pub trait Module<B: Backend>: Debug + Send + Sync {
         let _ = show;
     }
 
-    /// Describes the module in one line.
-    fn describe(&self) -> String;
+    /// Says in one line what the module is; the name of its type, unless it says more.
+    fn describe(&self) -> String {
+        let name = std::any::type_name::<Self>();
+        let name = name.split('<').next().unwrap_or(name);
+        name.rsplit("::").next().unwrap_or(name).to_owned()
+    }
 
     /// Called after stored tensors were changed from outside, for a module that keeps copies of them.
     fn tensors_changed(&mut self) {}

@@ -10,6 +10,7 @@
 //! use resflow::transform::Squeeze;
 //! use resflow::NdArray;
 //!
+//! // `examples/custom_transform.rs` is a whole transform, from its formulas to its registry
 //! let mut registry = Registry::<NdArray<f32>>::new();
 //! registry.add_transform("my squeeze", |_backend, _settings| Ok(Box::new(Squeeze::new())));
 //! ```

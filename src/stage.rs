@@ -5,7 +5,7 @@
 //! other are written once and counted ([`Repeated`]), so that a hostile number of them costs nothing.
 //!
 //! Invariant: the transform built of a stage returns it ([`Bijection::stage`](crate::bijection::Bijection::stage)) and
-//! stores as many numbers as its size says.
+//! stores as many numbers as its size says; of the user's own parts nothing is said.
 
 use resflow_backend::Activation;
 use serde::{Deserialize, Serialize};

@@ -52,7 +52,7 @@ pub struct Validation {
     pub improved: bool,
 }
 
-/// The answer of an observer of a run: nothing, or whether to go on.
+/// The answer of an observer of a run: nothing, or with [`ControlFlow`](std::ops::ControlFlow) whether to go on.
 pub trait Verdict {
     /// Returns `true` if the run goes on.
     fn goes_on(&self) -> bool;
