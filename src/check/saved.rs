@@ -68,6 +68,8 @@ fn compare<B: Backend>(
         .and_then(|archive| Flow::from_archive_with(backend.clone(), &archive, registry));
     let again = match again {
         Ok(flow) => flow,
+        // it gives something of a wrong shape, which is found where that is looked at
+        Err(Error::Transform { .. }) => return Ok(()),
         Err(e) => {
             let stage = transform.stage();
             report.find(Property::SaveAndLoad, format!("saved as {stage:?} it cannot be loaded again: {e}"));
