@@ -12,6 +12,7 @@ mod checks_images;
 mod checks_import;
 mod data;
 mod data_images;
+mod data_pictures;
 mod document_reader;
 #[path = "../../fuzz/frame.rs"]
 mod frame;
