@@ -17,6 +17,7 @@
 //! # Ok::<(), resflow::data::DataError>(())
 //! ```
 
+mod copies;
 #[cfg(feature = "formats")]
 pub mod csv;
 mod dataset;

@@ -71,6 +71,21 @@ impl LogProb {
         (variance / n).sqrt()
     }
 
+    /// Returns the mean of the paired differences to another model's log p of the same samples, in nats, positive where
+    /// this one's is the better, and its standard error. What the samples have in common cancels, so this tells two
+    /// models apart that their means' own errors do not. A sample that both find impossible does not differ.
+    ///
+    /// # Panics
+    /// If the numbers of samples differ.
+    #[track_caller]
+    pub fn compare(&self, other: &Self) -> (f64, f64) {
+        assert_eq!(self.values.len(), other.values.len(), "log p of other samples");
+        let pairs = self.values.iter().zip(&other.values);
+        let values = pairs.map(|(a, b)| if a == b { 0.0 } else { a - b }).collect::<Vec<_>>();
+        let differences = Self { values, standard_error: vec![0.0; self.values.len()], ..self.clone() };
+        (differences.mean(), differences.mean_standard_error())
+    }
+
     /// Returns the interval in nats that covers log p of sample `i` with this confidence: Student's t over the
     /// replicates.
     ///

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Improvement, Validations};
 use crate::bijection::Memory;
 use crate::error::ConfigError;
 
@@ -49,8 +50,12 @@ pub struct TrainConfig {
     pub validation_rows: usize,
     /// The fraction of the samples set aside for validation, for files.
     pub validation_fraction: f64,
-    /// Steps between validations; 0 lays forty of them over the run's budget, steps or time.
+    /// Steps between validations; 0 lays them over the run's budget, steps or time, as `validations` says.
     pub validate_every: u64,
+    /// The steps after which a run validates where `validate_every` is 0.
+    pub validations: Validations,
+    /// The rule by which weights replace the best ones so far.
+    pub improvement: Improvement,
     /// Validations without improvement after which the run ends; 0 never.
     pub patience: u32,
 }
@@ -76,6 +81,8 @@ impl Default for TrainConfig {
             validation_rows: 5000,
             validation_fraction: 0.1,
             validate_every: 0,
+            validations: Validations::Even,
+            improvement: Improvement::Lower,
             patience: 0,
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use resflow_backend::{Backend, Key};
 use serde::{Deserialize, Serialize};
 
-use super::trainer::Best;
+use super::validation::Best;
 use super::{Budget, MOST_TIME, Source, TrainConfig, Trainer, Validation, config};
 use crate::checkpoint::{Archive, ModelDocument, Values, document_value, section};
 use crate::classifier::ClassificationScore;
@@ -137,7 +137,7 @@ impl<B: Backend> Trainer<B> {
         let best = match (run.best_nll, &run.best) {
             (Some(nll), Some(document)) => {
                 let flow = Flow::restore(backend.clone(), document, "best.", archive, registry)?;
-                Some(Best { nll, classification: run.best_classification, flow })
+                Some(Best { nll, classification: run.best_classification, flow, log_prob: None })
             }
             (None, None) => None,
             _ => return Err(format("a best model without its score, or the reverse")),

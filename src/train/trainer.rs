@@ -9,7 +9,8 @@ use std::time::Duration;
 use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
 use super::source::{Batches, Drawing, Drawn, Source, ValidationSet};
-use super::{Budget, TrainConfig};
+use super::validation::Best;
+use super::{Budget, TrainConfig, Validation};
 use crate::batch::SampleWeights;
 use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
@@ -36,22 +37,6 @@ pub struct StepReport {
     pub classification: Option<ClassificationScore>,
 }
 
-/// A validation of the averaged weights (EMA).
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Validation {
-    /// The step it follows.
-    pub step: u64,
-    /// The mean of −log p over the validation samples, nats in the data's units.
-    pub nll: f64,
-    /// The standard error of that mean, nats.
-    pub standard_error: f64,
-    /// The score of a hybrid model's classifier on the same samples.
-    pub classification: Option<ClassificationScore>,
-    /// Marks the best so far, whose weights are kept.
-    pub improved: bool,
-}
-
 /// The answer of an observer of a run: nothing, or with [`ControlFlow`](std::ops::ControlFlow) whether to go on.
 pub trait Verdict {
     /// Returns `true` if the run goes on.
@@ -68,22 +53,6 @@ impl Verdict for std::ops::ControlFlow<()> {
     fn goes_on(&self) -> bool {
         self.is_continue()
     }
-}
-
-/// Validations of a run whose settings leave it open.
-const VALIDATIONS: u64 = 40;
-
-/// The best averaged weights.
-#[derive(Debug, Clone)]
-pub(super) struct Best<B: Backend> {
-    pub(super) nll: f64,
-    pub(super) classification: Option<ClassificationScore>,
-    pub(super) flow: Flow<B>,
-}
-
-/// The objective, nats: −log p(x), or with a classifier λ (−log p(x)) − log p(y | x).
-fn objective(nll: f64, classification: Option<ClassificationScore>, density_weight: f64) -> f64 {
-    classification.map_or(nll, |score| density_weight * nll + score.cross_entropy)
 }
 
 /// A run of training.
@@ -110,7 +79,7 @@ pub struct Trainer<B: Backend> {
     /// The weight of the latest step's samples, 1 where they have none.
     weight: f64,
     batches: Batches,
-    validation: ValidationSet,
+    pub(super) validation: ValidationSet,
 }
 
 impl<B: Backend> Trainer<B> {
@@ -266,22 +235,6 @@ impl<B: Backend> Trainer<B> {
         spent || (self.config.patience > 0 && self.without_improvement >= self.config.patience)
     }
 
-    /// Returns `true` if the settings ask for a validation now.
-    pub fn validation_due(&self) -> bool {
-        let validated = self.last_validation.as_ref().is_some_and(|v| v.step == self.step);
-        let due = match (self.config.validate_every, self.budget) {
-            (0, Budget::Steps(steps)) => self.step.is_multiple_of((steps / VALIDATIONS).max(10)),
-            (0, Budget::Time(_)) => self.milestone() > self.milestone,
-            (every, _) => self.step.is_multiple_of(every),
-        };
-        !validated && (self.finished() || due)
-    }
-
-    /// The number of the latest of the validations that are laid over the run.
-    pub(super) fn milestone(&self) -> u64 {
-        (self.progress() * VALIDATIONS as f64) as u64
-    }
-
     /// Steps and validates until the run is finished or the observer, which is told of every step, stops it with
     /// [`ControlFlow::Break`](std::ops::ControlFlow::Break). The last validation of a finished run is always made.
     ///
@@ -293,6 +246,9 @@ impl<B: Backend> Trainer<B> {
         &mut self,
         mut observe: impl FnMut(&StepReport, Option<&Validation>) -> V,
     ) -> Result<(), Error> {
+        if self.validation_due() {
+            self.validate()?;
+        }
         while !self.finished() {
             let report = self.step()?;
             let validation = if self.validation_due() { Some(self.validate()?) } else { None };
@@ -318,9 +274,7 @@ impl<B: Backend> Trainer<B> {
 
     fn advance(&mut self) -> Result<StepReport, Error> {
         let backend = self.flow.backend().clone();
-        if !self.initialised {
-            self.initialise()?;
-        }
+        self.initialise_once()?;
         let step = self.step + 1;
         let rate = self.config.rate(step, self.progress());
         let gradient = self.gradient(&backend)?;
@@ -457,8 +411,11 @@ impl<B: Backend> Trainer<B> {
         }
     }
 
-    /// Walks all of the first step's batches through the chain, initialising each transform.
-    fn initialise(&mut self) -> Result<(), Error> {
+    /// Walks all of the first step's batches through the chain, initialising each transform, unless that was done.
+    pub(super) fn initialise_once(&mut self) -> Result<(), Error> {
+        if self.initialised {
+            return Ok(());
+        }
         let b = self.flow.backend().clone();
         let (mut shards, mut weights) = (Vec::new(), Vec::new());
         for part in 0..self.config.accumulate {
@@ -498,57 +455,6 @@ impl<B: Backend> Trainer<B> {
             }
         });
         found
-    }
-
-    /// Builds the flow with the averaged weights (EMA), its power iterations converged on them.
-    pub fn averaged(&self) -> Flow<B> {
-        let mut flow = self.flow.clone();
-        if self.config.average > 0.0 {
-            let b = flow.backend().clone();
-            let mut at = 0;
-            flow.visit_mut(&mut |_, tensor, role| {
-                if role.is_trained() {
-                    let shape = b.shape(tensor);
-                    *tensor = b.reshape(&b.narrow(&self.average, 0, at, shape.elements()), shape);
-                    at += shape.elements();
-                }
-            });
-            flow.update_spectral_norms(PowerIteration::converge::<B>());
-        }
-        flow
-    }
-
-    /// Evaluates the averaged weights on the validation samples and keeps them if they are the best.
-    ///
-    /// # Errors
-    /// Returns [`Error::Transform`] if a transform of your own fails, [`Error::Backend`] if the device does.
-    pub fn validate(&mut self) -> Result<Validation, Error> {
-        let start = std::time::Instant::now();
-        let mut flow = self.averaged();
-        let (samples, key) = (self.validation.samples(), self.key.named("validation"));
-        let prepared = flow.prepare();
-        let result = prepared.log_prob(samples, key)?;
-        let nll = -result.mean();
-        let labels = samples.labels().filter(|_| prepared.classifies());
-        let score = |labels| prepared.classify(samples, key)?.score_weighted(labels, samples.weights());
-        let classification = labels.map(score).transpose()?;
-        let weigh = |nll, classification| objective(nll, classification, self.config.density_weight);
-        let value = weigh(nll, classification);
-        let better = |best: &Best<B>| value < weigh(best.nll, best.classification);
-        let improved = value.is_finite() && self.best.as_ref().is_none_or(better);
-        if improved {
-            flow.set_provenance(Provenance { validation_nll: Some(nll), ..flow.provenance().clone() });
-            self.best = Some(Best { nll, classification, flow });
-            self.without_improvement = 0;
-        } else {
-            self.without_improvement = self.without_improvement.saturating_add(1);
-        }
-        let (step, standard_error) = (self.step, result.mean_standard_error());
-        let validation = Validation { step, nll, standard_error, classification, improved };
-        self.last_validation = Some(validation.clone());
-        self.elapsed += start.elapsed();
-        self.milestone = self.milestone();
-        Ok(validation)
     }
 
     /// The best validated averaged weights; before any validation, the average as it is.

@@ -72,9 +72,10 @@ fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
     let family = asked_family(arguments)?.unwrap_or_default();
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
+        let settings = Settings::new(family, columns);
         return match &arguments.config {
-            Some(path) => Settings::beneath_file(family, columns).overlay(path, &row),
-            None => Ok(Settings::new(family, columns)),
+            Some(path) => settings.overlay(path, &row),
+            None => Ok(settings),
         };
     };
     let size = ImageSize { height, width, channels };
@@ -228,8 +229,7 @@ fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], directory: &RunDi
             }
             own
         }
-        None if run.model.rows().is_some() => Settings::beneath_file(family, run.model.dimension()),
-        // whatever preset it was
+        // whatever it began from: what the file does not name is the run's
         None => run.clone(),
     };
     let (asked, what) = match (&arguments.config, arguments.preset) {
