@@ -10,6 +10,8 @@ mod checks;
 mod checks_images;
 #[path = "../../fuzz/checks_import.rs"]
 mod checks_import;
+#[path = "../../fuzz/checks_tables.rs"]
+mod checks_tables;
 mod data;
 mod data_images;
 mod data_pictures;
@@ -32,4 +34,5 @@ mod own_parts;
 mod own_wrong;
 #[path = "../common/pickling.rs"]
 mod pickling;
+mod tables;
 mod yesterday;

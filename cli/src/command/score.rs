@@ -1,6 +1,7 @@
 //! `resflow score`: log p of rows; of images also bits per dimension, and their classes where a model has them.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -14,25 +15,30 @@ use resflow::with_device;
 
 use crate::arguments::Score;
 use crate::data::Data;
-use crate::data::weight::{check_width, effective_count};
+use crate::data::weight::effective_count;
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};
 use crate::evaluate::outliers::{self, Outliers};
 use crate::failure::{usage, warn};
 use crate::model::Stored;
-use crate::output::{extension, print, write_file};
+use crate::output::{extension, is_stream, report as report_out, spare_inputs, write_file};
 
 /// Fresh points of a density, unless a number is given.
 const FRESH: u32 = 10_000;
 
 pub(crate) fn run(arguments: &Score) -> Result<()> {
-    if let Some(out) = arguments.out.as_ref().filter(|p| p.is_file() || !p.exists())
+    if let Some(out) = arguments.out.as_ref().filter(|p| (p.is_file() || !p.exists()) && !is_stream(p))
         && extension(out) != "csv"
     {
         return Err(usage(format_args!("--out {}: the file's name must end in .csv", out.display())));
     }
     let stored = Stored::open(&arguments.model)?;
-    let data = Data::open(&arguments.data)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    let others = arguments.outliers.as_deref().map_or(Path::new(""), Path::new);
+    let inputs = [Path::new(&arguments.data), others, stored.path()];
+    spare_inputs(&[("--out", arguments.out.as_deref())], &inputs)?;
+    let mut options = arguments.reading.options();
+    options.model = stored.columns(arguments.matching, arguments.weight.as_deref());
+    let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         score(arguments, &stored, data, backend)
     })
@@ -55,16 +61,18 @@ fn chosen_data(arguments: &Score, data: Data, model: &ModelConfig) -> Result<Dat
 fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B) -> Result<()> {
     let mut flow = stored.flow(backend)?;
     let other = match &arguments.outliers {
-        Some(name) => Some((name.as_str(), Data::open(name)?)),
+        Some(name) => {
+            let mut options = arguments.reading.of_others().options();
+            options.model = stored.columns(arguments.matching, None);
+            Some((name.as_str(), Data::open_with(name, &options)?))
+        }
         None => None,
     };
     if let Some((name, other)) = &other {
         outliers::check(other, name, flow.config())?;
     }
+    let dropped = data.dropped().to_vec();
     let data = chosen_data(arguments, data, flow.config())?;
-    if arguments.weight.is_none() && flow.config().rows().is_some() {
-        check_width(&data, &arguments.data, flow.dimension(), flow.provenance().columns.as_deref())?;
-    }
     let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
     let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
     flow.set_log_prob_estimator(estimator, replicates).map_err(usage)?;
@@ -86,14 +94,14 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     let classified = Classified::of(&prepared, model, &data, key).context(arguments.data.clone())?;
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &arguments.out {
-        write_file(path, table(model, &scores, classified.as_ref()).as_bytes())?;
+        write_file(path, table(model, &scores, classified.as_ref(), &dropped).as_bytes())?;
     }
     let outliers = match other {
         Some(other) => Some(Outliers::of(&prepared, model, &scores, other, arguments.seed)?),
         None => None,
     };
     let quality = classified.and_then(|c| c.quality);
-    report(arguments, stored.precision, model, &Found { scores, quality, outliers, seconds })
+    report(arguments, stored.precision, model, &Found { scores, quality, outliers, seconds, dropped: dropped.len() })
 }
 
 /// What a report is of.
@@ -102,10 +110,12 @@ struct Found {
     quality: Option<Quality>,
     outliers: Option<Outliers>,
     seconds: f64,
+    /// The rows that lack a value.
+    dropped: usize,
 }
 
-/// The values of all rows, as CSV.
-fn table(model: &ModelConfig, scores: &LogProb, classified: Option<&Classified>) -> String {
+/// The values of all rows, as CSV; rows that were left out have none.
+fn table(model: &ModelConfig, scores: &LogProb, classified: Option<&Classified>, dropped: &[usize]) -> String {
     let mut names = match model {
         ModelConfig::Images(_) => vec!["bits_per_dim", "bits_per_dim_se", "log_prob", "se"],
         ModelConfig::Rows(_) => vec!["log_prob", "se"],
@@ -115,7 +125,18 @@ fn table(model: &ModelConfig, scores: &LogProb, classified: Option<&Classified>)
         names.extend(["class", "confidence"]);
     }
     let mut text = names.join(",") + "\n";
+    let none = vec!["NaN"; names.len()].join(",") + "\n";
+    let mut gone = dropped.iter().copied().peekable();
+    let mut row = 0;
+    let mut skip = |text: &mut String| {
+        while gone.next_if_eq(&row).is_some() {
+            *text += &none;
+            row += 1;
+        }
+        row += 1;
+    };
     for (&value, &error) in scores.values.iter().zip(&scores.standard_error) {
+        skip(&mut text);
         let bits = model.bits_per_dim(value).into_iter().chain(model.bits_per_dim_error(error));
         // `{:?}` is the shortest text that reads back as the same number
         let mut cells: Vec<_> = bits.chain([value, error]).map(|v| format!("{v:?}")).collect();
@@ -125,6 +146,7 @@ fn table(model: &ModelConfig, scores: &LogProb, classified: Option<&Classified>)
         text += &cells.join(",");
         text.push('\n');
     }
+    skip(&mut text);
     text
 }
 
@@ -173,6 +195,9 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             "non_finite_rows": lost,
             "seconds": seconds,
         });
+        if found.dropped > 0 {
+            object["dropped_rows"] = found.dropped.into();
+        }
         if model.images().is_some() {
             object["mean_bits_per_dim"] = model.bits_per_dim(mean).into();
             object["mean_bits_per_dim_se"] = model.bits_per_dim_error(error).into();
@@ -183,7 +208,7 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             object["effective_rows"] = effective_count(weights).into();
         }
         add(&mut object, model, found);
-        return print(&format!("{object}\n"));
+        return report_out(arguments.out.as_deref(), &format!("{object}\n"));
     }
     if rows == 0 {
         bail!("{}: no rows", arguments.data);
@@ -213,15 +238,18 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         0 => String::new(),
         _ => format!("non-finite  {lost} of {rows} {row}s have log p = −∞: the arithmetic overflowed\n"),
     };
-    print(&format!(
-        "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s{weighted}\n\
+    report_out(
+        arguments.out.as_deref(),
+        &format!(
+            "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s{weighted}\n\
          {far}{}estimator   {}; {replicates}\n\
          time        {seconds:.2} s in {}\n",
-        -mean,
-        beside(arguments, model, found),
-        scores.estimator,
-        precision.name()
-    ))
+            -mean,
+            beside(arguments, model, found),
+            scores.estimator,
+            precision.name()
+        ),
+    )
 }
 
 /// Adds what is known of classes and outliers.

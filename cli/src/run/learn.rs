@@ -30,6 +30,7 @@ use crate::settings::presets;
 pub(crate) fn learn(arguments: &Fit, data: Data, illustration: Illustration) -> Result<String> {
     let start = Instant::now();
     let directory = RunDirectory::new(&arguments.out);
+    directory.claim_if_there()?;
     if data.image_size().is_some() && data.images().is_none() {
         let data = &arguments.data;
         return Err(usage(format_args!("{data}: images to learn are bytes, array.astype('u1') of 0 to 255")));
@@ -156,6 +157,7 @@ fn resume(
     if matches!(path.try_exists(), Ok(false)) {
         return Err(usage(format_args!("{} is not there: no run to resume", path.display())));
     }
+    directory.claim()?;
     let archive = read_archive(&path)?;
     let precision = precision_of(&archive).with_context(|| path.display().to_string())?;
     if let Some(other) = arguments.arithmetic.asked_precision().filter(|p| *p != precision) {
@@ -253,7 +255,7 @@ fn write_settings(
     directory: &RunDirectory,
 ) -> Result<()> {
     // a name from the file system is one line here, whatever is in it
-    let data = arguments.data.clone() + &arguments.weight_flag();
+    let data = arguments.data.clone() + &arguments.data_flags();
     let data: String = data.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     let comment = format!("resflow fit {data} --seed {seed} --precision {}", precision.name());
     write_file(&directory.config(), settings.to_toml(&comment)?.as_bytes())

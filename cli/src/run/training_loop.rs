@@ -183,7 +183,7 @@ impl<'a, B: Backend> Run<'a, B> {
             if is_interrupted() {
                 self.keeper.save(&self.trainer, &self.metrics)?;
                 self.progress.end();
-                let (data, weight) = (&self.arguments.data, self.arguments.weight_flag());
+                let (data, weight) = (&self.arguments.data, self.arguments.data_flags());
                 let again = format!("resflow fit {data} --out {}{weight} --resume", self.directory.root().display());
                 let step = report.step;
                 return Err(interrupted(format_args!(
@@ -334,7 +334,7 @@ impl<'a, B: Backend> Run<'a, B> {
         };
         let pictures = self.illustration.names().join(", ");
         let comma = if pictures.is_empty() { "" } else { ", " };
-        let (data, weight) = (&self.arguments.data, self.arguments.weight_flag());
+        let (data, weight) = (&self.arguments.data, self.arguments.data_flags());
         let elapsed = self.pace.elapsed();
         let time = if elapsed.as_secs() < 100 { format!("{:.1} s", elapsed.as_secs_f64()) } else { clock(elapsed) };
         let model = self.trainer.flow().config();
