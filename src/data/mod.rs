@@ -6,7 +6,8 @@
 //! [`read_from`] find the format in the content and say what they decided, which [`ReadOptions`] can overrule; [`write()`]
 //! chooses it by the file's name.
 //!
-//! A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
+//! [`column`] brings the columns of a table to a common shape, as a part of a model; its simplest case is
+//! standardisation. A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
 //! A [`ToyDensity`] draws points from a two-dimensional density. [`image`] has sets of images and their files.
 //!
 //! ```
@@ -18,6 +19,8 @@
 //! # Ok::<(), resflow::data::DataError>(())
 //! ```
 
+pub mod column;
+
 mod copies;
 #[cfg(feature = "formats")]
 pub mod csv;
@@ -25,6 +28,7 @@ mod dataset;
 #[cfg(feature = "formats")]
 mod file;
 pub mod image;
+mod look;
 #[cfg(feature = "formats")]
 pub mod npy;
 #[cfg(feature = "images")]
@@ -38,10 +42,12 @@ mod structured;
 mod table;
 mod toy;
 
-pub use crate::error::{CellFaults, ColumnFault, DataError, Fault, Place};
+pub use crate::error::{CellFaults, ColumnFault, DataError, Fault, OutsideSupport, Place};
+pub use column::{ColumnFit, ColumnMap, ColumnMaps, ColumnSettings, ColumnSummary, Support};
 pub use dataset::{Dataset, Samples, Values, number_of};
 #[cfg(feature = "formats")]
 pub use file::{read, read_with, write};
+pub use look::{Concern, Finding, Look, Severity, look};
 #[cfg(feature = "images")]
 pub use open::{Opened, open, open_with};
 pub use permutation::permutation;

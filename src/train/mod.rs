@@ -27,14 +27,16 @@ mod source;
 mod state;
 mod trainer;
 mod validation;
+mod verdict;
 
 use std::time::Duration;
 
 pub use config::TrainConfig;
 use serde::{Deserialize, Serialize};
 pub use source::Source;
-pub use trainer::{StepReport, Trainer, Verdict};
+pub use trainer::{StepReport, Trainer};
 pub use validation::{Improvement, Validation, Validations};
+pub use verdict::Verdict;
 
 use crate::error::ConfigError;
 

@@ -12,9 +12,11 @@ mod checks_images;
 mod checks_import;
 #[path = "../../fuzz/checks_tables.rs"]
 mod checks_tables;
+mod columns;
 mod data;
 mod data_images;
 mod data_pictures;
+mod document_columns;
 mod document_reader;
 #[path = "../../fuzz/frame.rs"]
 mod frame;
