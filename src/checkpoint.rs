@@ -1,7 +1,7 @@
 //! Model files: safetensors with the configuration inside.
 //!
-//! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag) under its visiting
-//! name, the standardisation as `standardise.mean` and `standardise.deviation` (f64), and one metadata entry `resflow`
+//! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag, what the base density
+//! learned) under its visiting name, the standardisation as `standardise.mean` and `standardise.deviation` (f64), and one metadata entry `resflow`
 //! with the configuration as JSON. Nothing in it is executed. Loading checks every name and shape, and every number to
 //! be finite, before anything is used; memory stays within a small multiple of the file. Writing is atomic: a temporary
 //! file beside the target, flushed to the disk and renamed.
@@ -15,7 +15,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::architecture;
-use crate::config::{ImageConfig, ModelConfig};
+use crate::config::{ImageConfig, ModelConfig, Start};
 use crate::data::Standardiser;
 use crate::error::{CheckpointError, Error};
 use crate::estimator::Phase;
@@ -31,6 +31,19 @@ const ENTRY: &str = "resflow";
 const FORMAT: u32 = 2;
 /// The format of one whose document lists its transforms.
 const LISTED: u32 = 3;
+/// The format of one with a base density or a start that readers of the others do not know, listed or not.
+const EXTENDED: u32 = 4;
+
+/// The format of a model.
+fn format_of(config: &ModelConfig, listed: bool) -> u32 {
+    if !config.base().is_normal() || config.start() != Start::Random {
+        EXTENDED
+    } else if listed {
+        LISTED
+    } else {
+        FORMAT
+    }
+}
 
 /// Stored numbers, in the precision that they were made in.
 #[derive(Debug, Clone, PartialEq)]
@@ -253,26 +266,28 @@ impl ModelDocument {
     #[cfg(feature = "import")]
     pub(crate) fn new(config: ModelConfig, precision: &str, provenance: Provenance) -> Self {
         let (precision, chosen) = (precision.to_owned(), BTreeMap::new());
-        Self { format: FORMAT, precision, config, chosen, provenance, chain: None }
+        Self { format: format_of(&config, false), precision, config, chosen, provenance, chain: None }
     }
 
     /// Describes a flow.
     ///
     /// # Errors
     /// Returns [`Error::Unregistered`] if a part of it does not say what it is, [`Error::Input`] if its base density is
-    /// not the standard normal.
+    /// one of the user's own.
     pub(crate) fn of<B: Backend>(flow: &Flow<B>) -> Result<Self, Error> {
-        if !flow.base().is_standard_normal() {
+        if flow.base().config().as_ref() != Some(flow.config().base()) {
             return Err(Error::Input(format!(
-                "a model over another base density than the standard normal cannot be saved yet: this one is over a {}",
-                flow.base().describe()
+                "a model over a base density that its configuration does not describe cannot be saved: this one is over \
+                 a {}, the configuration says {}",
+                flow.base().describe(),
+                flow.config().base()
             )));
         }
         let stages = flow.stages()?;
         let chain = (stages != flow.config().stages()).then_some(stages);
         let chosen = [("training", Phase::Training), ("evaluation", Phase::Evaluation)];
         Ok(Self {
-            format: if chain.is_some() { LISTED } else { FORMAT },
+            format: format_of(flow.config(), chain.is_some()),
             precision: B::Elem::NAME.to_owned(),
             config: flow.config().clone(),
             chosen: chosen.map(|(name, phase)| (name.to_owned(), flow.resolved(phase).to_string())).into(),
@@ -288,16 +303,17 @@ impl ModelDocument {
 
     /// Checks the document before anything is allocated by it: what it describes must be there, in tensors and numbers.
     fn check(&self, tensors: u64, stored: u64) -> Result<(), CheckpointError> {
-        if self.format != if self.chain.is_some() { LISTED } else { FORMAT } {
+        if self.format != format_of(&self.config, self.chain.is_some()) {
             return Err(CheckpointError::Format(format!(
-                "format {}, this version reads {FORMAT}, and {LISTED} with a list of transforms",
+                "format {}, this version reads {FORMAT}, {LISTED} with a list of transforms, and {EXTENDED} with another \
+                 base density than the standard normal or a start as the identity",
                 self.format
             )));
         }
         self.config.check()?;
         let size = match &self.chain {
             None => self.config.size(),
-            Some(stages) => Repeated::once(stages.clone()).size(),
+            Some(stages) => Repeated::once(stages.clone()).size().plus(self.config.base_size()),
         };
         let Size { parameters, buffers, tensors: least, .. } = size;
         let numbers = parameters.saturating_add(buffers).saturating_add(2 * self.config.dimension() as u64);
@@ -328,7 +344,8 @@ impl ModelDocument {
             },
             other => other.clone(),
         };
-        Repeated::once(stages.iter().map(scaled).collect()).size()
+        let base = ModelConfig::from(larger).base_size();
+        Repeated::once(stages.iter().map(scaled).collect()).size().plus(base)
     }
 
     /// Builds the flow that it describes, with zeros to be filled.
@@ -453,7 +470,7 @@ impl<B: Backend> Flow<B> {
     ///
     /// # Errors
     /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Input`] for a base
-    /// density other than the standard normal, [`Error::Backend`] if the device failed.
+    /// density of your own, [`Error::Backend`] if the device failed.
     pub fn to_archive(&self) -> Result<Archive, Error> {
         let document = serde_json::json!({ "model": document_value(&ModelDocument::of(self)?)? });
         let mut archive = Archive { tensors: BTreeMap::new(), document };

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
+use statrs::function::gamma::ln_gamma;
 
 /// The contents of a file.
 pub(crate) struct Document {
@@ -144,9 +145,9 @@ impl Document {
         let images = model["config"].get("images").is_some();
         let config = model["config"][if images { "images" } else { "rows" }].clone();
         let stages = match (model["format"].as_u64(), model.get("chain")) {
-            (Some(3), Some(chain)) => chain.as_array().expect("a list").clone(),
-            (Some(2), None) if images => image_stages(&config),
-            (Some(2), None) => row_stages(&config),
+            (Some(3 | 4), Some(chain)) => chain.as_array().expect("a list").clone(),
+            (Some(2 | 4), None) if images => image_stages(&config),
+            (Some(2 | 4), None) => row_stages(&config),
             other => panic!("{other:?}"),
         };
         Self { config, images, tensors, stages }
@@ -184,15 +185,48 @@ impl Document {
             at = y.part(0, stay);
         }
         z.extend(at.flat());
-        let d = z.len() as f64;
-        let energy = 0.5 * z.iter().map(|z| z * z).sum::<f64>() + 0.5 * d * (2.0 * std::f64::consts::PI).ln();
         let scale: f64 = deviation.iter().map(|s| s.ln()).sum();
         log_det -= scale;
         let classes = (!heads.is_empty()).then(|| {
             let at = Sample { shape: vec![features.len()], x: features };
             softmax(&self.affine("classifier.linear", None, &at, true).x)
         });
-        Read { log_prob: log_det - energy, log_det, z, classes }
+        Read { log_prob: log_det + self.base(&z), log_det, z, classes }
+    }
+
+    /// log p₀(z).
+    fn base(&self, z: &[f64]) -> f64 {
+        let (d, tau) = (z.len(), std::f64::consts::TAU);
+        let base = self.config.get("base");
+        if base.is_none() {
+            return -0.5 * (z.iter().map(|z| z * z).sum::<f64>() + d as f64 * tau.ln());
+        }
+        if base == Some(&json!("student-t")) {
+            let one = |(z, raw): (&f64, &f64)| {
+                let nu = 1.0 + softplus(*raw);
+                ln_gamma(0.5 * (nu + 1.0))
+                    - ln_gamma(0.5 * nu)
+                    - 0.5 * (std::f64::consts::PI * nu).ln()
+                    - 0.5 * (nu + 1.0) * (z * z / nu).ln_1p()
+            };
+            return z.iter().zip(self.get("base.raw")).map(one).sum();
+        }
+        let (logits, means, factors) = (self.get("base.logits"), self.get("base.means"), self.get("base.factors"));
+        let full = text(&base.expect("a base")["mixture"], "covariance") == "full";
+        let total: f64 = logits.iter().map(|l| l.exp()).sum();
+        let density = |k: usize| {
+            let a = |i: usize, j: usize| match (full, i == j) {
+                (true, true) => factors[(k * d + i) * d + i].min(1e4_f64.ln()).exp(),
+                (true, false) => factors[(k * d + i) * d + j],
+                (false, true) => factors[k * d + i].min(1e4_f64.ln()).exp(),
+                (false, false) => 0.0,
+            };
+            let y = |i: usize| (0..=i).map(|j| a(i, j) * (z[j] - means[k * d + j])).sum::<f64>();
+            let square: f64 = (0..d).map(|i| y(i).powi(2)).sum();
+            let volume: f64 = (0..d).map(|i| a(i, i)).product();
+            logits[k].exp() / total * volume * tau.powf(-0.5 * d as f64) * (-0.5 * square).exp()
+        };
+        (0..logits.len()).map(density).sum::<f64>().ln()
     }
 
     /// The number of the transform and the shape of the image that each head looks at.
@@ -308,10 +342,12 @@ impl Document {
         };
         let st = self.net(path, &settings["net"], &a, Vec::new()).0;
         assert_eq!(st.features(), 2 * moved, "{path}");
+        let centred = settings.get("centred").is_some_and(truth);
+        let centre = if centred { logistic(2.0) } else { 1.0 };
         let (mut y, mut log_det) = (x.clone(), 0.0);
         for e in (0..x.x.len()).filter(|&e| !stays(e)) {
             let (at, k) = (e / c * 2 * moved, e % c - first);
-            let scale = logistic(st.x[at + k] + 2.0);
+            let scale = logistic(st.x[at + k] + 2.0) / centre;
             y.x[e] = x.x[e] * scale + st.x[at + moved + k];
             log_det += scale.ln();
         }
@@ -474,7 +510,8 @@ fn coupling_stages(
     };
     let widths = [&[a], hidden, &[2 * b]].concat();
     let net = spelled(config, &weights(kernels, &widths), false, true, true);
-    let coupling = json!({ "coupling": { "shape": shape, "mask": mask, "net": net } });
+    let centred = config.get("start") == Some(&json!("identity"));
+    let coupling = json!({ "coupling": { "shape": shape, "mask": mask, "net": net, "centred": centred } });
     let map = (family(config) == "glow" && c > 1).then(|| json!({ "invertible-linear": { "features": c } }));
     map.into_iter().chain([coupling]).collect()
 }
