@@ -4,7 +4,7 @@ use resflow_backend::{Backend, Key};
 
 use crate::bijection::Bijection;
 use crate::block::ResidualBlock;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Start};
 use crate::coupling::Coupling;
 use crate::error::ConfigError;
 use crate::layer::{ActivationLayer, ConcatenatedLipSwish, Layer, LipschitzConv, LipschitzLinear, Sequence};
@@ -32,7 +32,8 @@ pub(crate) fn transforms<B: Backend>(
     initial: Initial,
 ) -> Result<Transforms<B>, ConfigError> {
     config.check()?;
-    let maker = Maker { backend, initial, initial_scale: config.initial_scale(), registry: &Registry::new() };
+    let identity = config.start() == Start::Identity;
+    let maker = Maker { backend, initial, identity, initial_scale: config.initial_scale(), registry: &Registry::new() };
     maker.transforms(&config.stages())
 }
 
@@ -42,12 +43,14 @@ pub(crate) fn described<B: Backend>(
     stages: &[Stage],
     registry: &Registry<B>,
 ) -> Result<Transforms<B>, ConfigError> {
-    Maker { backend, initial: Initial::Zeros, initial_scale: 1.0, registry }.transforms(stages)
+    Maker { backend, initial: Initial::Zeros, identity: false, initial_scale: 1.0, registry }.transforms(stages)
 }
 
 struct Maker<'a, B: Backend> {
     backend: &'a B,
     initial: Initial,
+    /// Begins as the identity.
+    identity: bool,
     /// The factor on the initial weights of each net's last layer.
     initial_scale: f64,
     registry: &'a Registry<B>,
@@ -80,10 +83,12 @@ impl<B: Backend> Maker<'_, B> {
                 return Err(ConfigError::Inconsistent(problem));
             }
             Stage::Logit { alpha } => Box::new(Logit::new(*alpha)?),
+            Stage::ActNorm { features } if self.identity => Box::new(ActNorm::identity(backend, *features)),
             Stage::ActNorm { features } => Box::new(ActNorm::new(backend, *features)),
             Stage::Flatten { image } => Box::new(Flatten::new(*image)),
             Stage::InvertibleLinear { features } => match self.initial {
                 Initial::Zeros => Box::new(InvertibleLinear::zeros(backend, *features)),
+                Initial::Random(_) if self.identity => Box::new(InvertibleLinear::identity(backend, *features)?),
                 Initial::Random(key) => {
                     let key = key.named("invertible").split(number as u64);
                     Box::new(InvertibleLinear::rotation(backend, *features, key)?)
@@ -92,8 +97,9 @@ impl<B: Backend> Maker<'_, B> {
             Stage::ResidualBlock { shape, net } => {
                 Box::new(ResidualBlock::new(Box::new(self.net(net, shape, number)?), shape)?)
             }
-            Stage::Coupling { shape, mask, net } => {
-                Box::new(Coupling::new(Box::new(self.net(net, shape, number)?), *mask, shape)?)
+            Stage::Coupling { shape, mask, net, centred } => {
+                let coupling = Coupling::new(Box::new(self.net(net, shape, number)?), *mask, shape)?;
+                Box::new(coupling.with_centre(*centred))
             }
             Stage::Custom(custom) => self.registry.transform(backend, custom)?,
         })
@@ -139,7 +145,9 @@ impl<B: Backend> Maker<'_, B> {
                         None => Box::new(LipschitzLinear::zeros(backend, *inputs, *outputs, kappa)),
                         Some(key) => {
                             let mut layer = LipschitzLinear::initialise(backend, *inputs, *outputs, kappa, key);
-                            if scale != 1.0 {
+                            if self.identity && weighted == count {
+                                layer.clear(backend);
+                            } else if scale != 1.0 {
                                 layer.scale_weight(backend, scale);
                             }
                             Box::new(layer)
@@ -161,7 +169,9 @@ impl<B: Backend> Maker<'_, B> {
                         Some(key) => {
                             let (i, o) = (*inputs, *outputs);
                             let mut layer = LipschitzConv::initialise(backend, [h, w], *kernel, i, o, kappa, key);
-                            if scale != 1.0 {
+                            if self.identity && weighted == count {
+                                layer.clear(backend);
+                            } else if scale != 1.0 {
                                 layer.scale_weight(backend, scale);
                             }
                             Box::new(layer)

@@ -1,10 +1,11 @@
 //! Model files: safetensors with the configuration inside.
 //!
-//! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag) under its visiting
-//! name, the columns' centres and scales as `standardise.mean` and `standardise.deviation` (f64), the knots of their maps
-//! where there are any, and one metadata entry `resflow` with the configuration as JSON. Nothing in it is executed. Loading checks every name and shape, and every number to
-//! be finite, before anything is used; memory stays within a small multiple of the file. Writing is atomic: a temporary
-//! file beside the target, flushed to the disk and renamed.
+//! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag, what the base density
+//! learned) under its visiting name, the columns' centres and scales as `standardise.mean` and `standardise.deviation`
+//! (f64), the knots of their maps where there are any, and one metadata entry `resflow` with the configuration as JSON.
+//! Nothing in it is executed. Loading checks every name and shape, and every number to be finite, before anything is used;
+//! memory stays within a small multiple of the file. Writing is atomic: a temporary file beside the target, flushed to the
+//! disk and renamed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
@@ -15,7 +16,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::architecture;
-use crate::config::{ImageConfig, ModelConfig};
+use crate::config::{ImageConfig, ModelConfig, Start};
 use crate::data::column::StoredColumns;
 use crate::data::{ColumnMaps, Standardiser};
 use crate::error::{CheckpointError, Error};
@@ -32,8 +33,19 @@ const ENTRY: &str = "resflow";
 const FORMAT: u32 = 2;
 /// The format of one whose document lists its transforms.
 const LISTED: u32 = 3;
-/// The format of one with maps of columns besides their standardisation, whether or not transforms are listed.
-const MAPPED: u32 = 4;
+/// The format of one with a base density, a start or maps of columns that readers of the others do not know, listed or not.
+const EXTENDED: u32 = 4;
+
+/// The format of a model.
+fn format_of(config: &ModelConfig, listed: bool, mapped: bool) -> u32 {
+    if mapped || !config.base().is_normal() || config.start() != Start::Random {
+        EXTENDED
+    } else if listed {
+        LISTED
+    } else {
+        FORMAT
+    }
+}
 
 /// Stored numbers, in the precision that they were made in.
 #[derive(Debug, Clone, PartialEq)]
@@ -259,19 +271,29 @@ impl ModelDocument {
     #[cfg(feature = "import")]
     pub(crate) fn new(config: ModelConfig, precision: &str, provenance: Provenance) -> Self {
         let (precision, chosen) = (precision.to_owned(), BTreeMap::new());
-        Self { format: FORMAT, precision, config, chosen, provenance, chain: None, columns: None }
+        Self {
+            format: format_of(&config, false, false),
+            precision,
+            config,
+            chosen,
+            provenance,
+            chain: None,
+            columns: None,
+        }
     }
 
     /// Describes a flow.
     ///
     /// # Errors
     /// Returns [`Error::Unregistered`] if a part of it does not say what it is, [`Error::Input`] if its base density is
-    /// not the standard normal.
+    /// one of the user's own.
     pub(crate) fn of<B: Backend>(flow: &Flow<B>) -> Result<Self, Error> {
-        if !flow.base().is_standard_normal() {
+        if flow.base().config().as_ref() != Some(flow.config().base()) {
             return Err(Error::Input(format!(
-                "a model over another base density than the standard normal cannot be saved yet: this one is over a {}",
-                flow.base().describe()
+                "a model over a base density that its configuration does not describe cannot be saved: this one is over \
+                 a {}, the configuration says {}",
+                flow.base().describe(),
+                flow.config().base()
             )));
         }
         let stages = flow.stages()?;
@@ -279,7 +301,7 @@ impl ModelDocument {
         let columns = StoredColumns::of(flow.columns());
         let chosen = [("training", Phase::Training), ("evaluation", Phase::Evaluation)];
         Ok(Self {
-            format: Self::format_of(chain.is_some(), columns.is_some()),
+            format: format_of(flow.config(), chain.is_some(), columns.is_some()),
             precision: B::Elem::NAME.to_owned(),
             config: flow.config().clone(),
             chosen: chosen.map(|(name, phase)| (name.to_owned(), flow.resolved(phase).to_string())).into(),
@@ -289,14 +311,6 @@ impl ModelDocument {
         })
     }
 
-    fn format_of(listed: bool, mapped: bool) -> u32 {
-        match (listed, mapped) {
-            (_, true) => MAPPED,
-            (true, false) => LISTED,
-            (false, false) => FORMAT,
-        }
-    }
-
     /// The classes of its configuration.
     pub(crate) fn classes(&self) -> usize {
         self.config.classes()
@@ -304,9 +318,10 @@ impl ModelDocument {
 
     /// Checks the document before anything is allocated by it: what it describes must be there, in tensors and numbers.
     fn check(&self, tensors: u64, stored: u64) -> Result<(), CheckpointError> {
-        if self.format != Self::format_of(self.chain.is_some(), self.columns.is_some()) {
+        if self.format != format_of(&self.config, self.chain.is_some(), self.columns.is_some()) {
             return Err(CheckpointError::Format(format!(
-                "format {}, this version reads {FORMAT}, {LISTED} with a list of transforms, and {MAPPED} with maps of columns",
+                "format {}, this version reads {FORMAT}, {LISTED} with a list of transforms, and {EXTENDED} with another \
+                 base density than the standard normal, a start as the identity or maps of columns",
                 self.format
             )));
         }
@@ -318,7 +333,7 @@ impl ModelDocument {
         };
         let size = match &self.chain {
             None => self.config.size(),
-            Some(stages) => Repeated::once(stages.clone()).size(),
+            Some(stages) => Repeated::once(stages.clone()).size().plus(self.config.base_size()),
         };
         let Size { parameters, buffers, tensors: least, .. } = size;
         let own = (2 * self.config.dimension() as u64).saturating_add(knots);
@@ -351,7 +366,8 @@ impl ModelDocument {
             },
             other => other.clone(),
         };
-        Repeated::once(stages.iter().map(scaled).collect()).size()
+        let base = ModelConfig::from(larger).base_size();
+        Repeated::once(stages.iter().map(scaled).collect()).size().plus(base)
     }
 
     /// Builds the flow that it describes, with zeros to be filled.
@@ -487,7 +503,7 @@ impl<B: Backend> Flow<B> {
     ///
     /// # Errors
     /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Input`] for a base
-    /// density other than the standard normal, [`Error::Backend`] if the device failed.
+    /// density of your own, [`Error::Backend`] if the device failed.
     pub fn to_archive(&self) -> Result<Archive, Error> {
         let document = serde_json::json!({ "model": document_value(&ModelDocument::of(self)?)? });
         let mut archive = Archive { tensors: BTreeMap::new(), document };

@@ -5,7 +5,8 @@
 //! trainer and files: [`config::Family`].
 //!
 //! # The model
-//! A [`Flow`] maps data x to z through transforms F = F_L ∘ … ∘ F₁ and gives z a standard normal density:
+//! A [`Flow`] maps data x to z through transforms F = F_L ∘ … ∘ F₁ and gives z a standard normal density, or another
+//! [`base`]:
 //!
 //! ```text
 //! log p(x) = log N(F(x); 0, I) + Σ_l log|det ∂F_l|                     nats, in the data's own units
@@ -61,7 +62,7 @@
 //! |---|---|
 //! | [`model`], [`device`] | the front door: fit, arrays in and out, devices chosen at run time |
 //! | [`flow`] | the flow, its evaluation, gradient, encoding, decoding and sampling |
-//! | [`chain`], [`base`] | the walk through transforms, and the base density |
+//! | [`chain`], [`base`] | the walk through transforms, and the base densities |
 //! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); out-of-distribution detection |
 //! | [`config`], [`stage`], [`checkpoint`], [`registry`] | configurations, what they spell out, files, one's own parts in them |
 //! | [`train`] | optimiser, schedules, averaging, validation, resumable runs |

@@ -240,9 +240,17 @@ pub enum Stage {
         mask: Mask,
         /// Its net, whose output is s and t side by side.
         net: Net,
+        /// Divides the scale by its value at s = 0, so that a net of zeros makes the identity.
+        #[serde(default, skip_serializing_if = "is_false")]
+        centred: bool,
     },
     /// One of the user's own.
     Custom(Custom),
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The numbers, tensors and layers that something stores.

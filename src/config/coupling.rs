@@ -11,7 +11,7 @@
 //! has channels. Invariant: every scale of at least two numbers has a mask for each coupling, both of whose sides hold
 //! something.
 
-use super::{Family, FlowConfig, ImageConfig, net};
+use super::{Family, FlowConfig, ImageConfig, Start, net};
 use crate::error::ConfigError;
 use crate::lipschitz::NormChain;
 use crate::stage::{Mask, Net, Repeated, Stage};
@@ -59,12 +59,19 @@ fn layers(
 }
 
 /// The couplings, maps and norms of one scale, two rounds of equal masks written once.
-fn scale(family: Family, shape: &[usize], blocks: usize, actnorm: bool, net: impl Fn(Mask) -> Net) -> Vec<Repeated> {
+fn scale(
+    family: Family,
+    shape: &[usize],
+    blocks: usize,
+    actnorm: bool,
+    centred: bool,
+    net: impl Fn(Mask) -> Net,
+) -> Vec<Repeated> {
     let features = shape.last().copied().unwrap_or(0);
     let round = |i: usize| {
         let mask = mask(family, shape, blocks, i);
         let map = maps(family, shape).then_some(Stage::InvertibleLinear { features });
-        let coupling = Stage::Coupling { shape: shape.to_vec(), mask, net: net(mask) };
+        let coupling = Stage::Coupling { shape: shape.to_vec(), mask, net: net(mask), centred };
         let norm = actnorm.then_some(Stage::ActNorm { features });
         map.into_iter().chain([coupling]).chain(norm)
     };
@@ -110,7 +117,8 @@ impl FlowConfig {
 
     /// The chain after a leading ActNorm.
     pub(super) fn coupling_chain(&self) -> Vec<Repeated> {
-        scale(self.model, &[self.dimension], self.blocks, self.actnorm, |mask| {
+        let centred = self.start == Start::Identity;
+        scale(self.model, &[self.dimension], self.blocks, self.actnorm, centred, |mask| {
             net(&self.coupling_layers(mask), self.activation, false, None, &NormChain::Two)
         })
     }
@@ -137,7 +145,8 @@ impl ImageConfig {
 
     /// The chain of a scale after its squeeze.
     pub(super) fn coupling_chain(&self, shape: [usize; 3], blocks: usize) -> Vec<Repeated> {
-        scale(self.model, &shape, blocks, self.actnorm, |mask| {
+        let centred = self.start == Start::Identity;
+        scale(self.model, &shape, blocks, self.actnorm, centred, |mask| {
             net(&self.coupling_layers(&shape, mask), self.activation, false, None, &NormChain::Two)
         })
     }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count, flatten, net,
+    BaseConfig, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start, check_shared,
+    count, flatten, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRoulette, Sharing};
@@ -40,6 +41,12 @@ pub struct FlowConfig {
     /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's; small makes a
     /// flow start near the identity.
     pub initial_scale: f64,
+    /// The base density: `"normal"`, `"mixture:components=8,covariance=full"` (or `diagonal`), `"student-t"`.
+    #[serde(skip_serializing_if = "BaseConfig::is_normal")]
+    pub base: BaseConfig,
+    /// How the weights begin: `"random"`, or `"identity"`, by which the untrained flow is its base density.
+    #[serde(skip_serializing_if = "Start::is_random")]
+    pub start: Start,
     /// The estimator of the log det's gradient in training; couplings are exact, whatever it says.
     pub training: Estimator,
     /// The estimator of log p.
@@ -61,6 +68,8 @@ impl Default for FlowConfig {
             norms: NormChain::Two,
             actnorm: true,
             initial_scale: 1.0,
+            base: BaseConfig::Normal,
+            start: Start::Random,
             training: Estimator::default(),
             evaluation: Estimator::Auto(Auto {
                 otherwise: RussianRoulette {
@@ -117,6 +126,7 @@ impl FlowConfig {
             count("hidden", width, MOST_WIDTH, "widths from 1 to 65536")?;
         }
         check_shared(self.coefficient, self.initial_scale, self.replicates, [&self.training, &self.evaluation])?;
+        self.base.check()?;
         self.norms.check(self.linear_layers().len(), self.activation.widening() == 1)?;
         self.model.check_training(&self.training)?;
         if self.model.couples() {
@@ -164,8 +174,8 @@ impl FlowConfig {
         layers
     }
 
-    /// The number of trained numbers.
+    /// The number of trained numbers, those of the base density included.
     pub fn parameters(&self) -> u64 {
-        self.chain().iter().map(Repeated::size).sum::<Size>().parameters
+        self.chain().iter().map(Repeated::size).sum::<Size>().plus(self.base.size(self.dimension)).parameters
     }
 }

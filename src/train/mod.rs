@@ -24,6 +24,7 @@
 mod config;
 mod defaults;
 mod source;
+mod start;
 mod state;
 mod trainer;
 mod validation;
@@ -34,6 +35,7 @@ use std::time::Duration;
 pub use config::TrainConfig;
 use serde::{Deserialize, Serialize};
 pub use source::Source;
+pub use start::start_from_mixture;
 pub use trainer::{StepReport, Trainer};
 pub use validation::{Improvement, Validation, Validations};
 pub use verdict::Verdict;

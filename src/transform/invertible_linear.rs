@@ -66,6 +66,16 @@ impl<B: Backend> InvertibleLinear<B> {
         })
     }
 
+    /// Builds the identity.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] for a map of no features.
+    pub fn identity(backend: &B, features: usize) -> Result<Self, ConfigError> {
+        let numbers = features.saturating_mul(features);
+        let one: Vec<f64> = (0..numbers).map(|e| f64::from(u8::from(e % (features + 1) == 0))).collect();
+        Self::from_matrix(backend, features, &one)
+    }
+
     /// Draws a random orthogonal matrix, a function of the key: its log det is 0.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise};
 use resflow::bijection::Bijection;
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
 use resflow::data::column::{Asinh, Grid, Spline};
 use resflow::data::image::ImageSet;
 use resflow::data::{ColumnMap, ColumnMaps, Support, Table};
@@ -154,6 +154,29 @@ fn columns_on_grids() {
         let (value, error) = (said.values[i], said.standard_error[i]);
         assert!(error > 0.0 && (value - expected).abs() < 5.0 * error + 1e-4, "{value} ± {error}, {expected}");
     }
+}
+
+/// Other base densities, and couplings that began as the identity.
+#[test]
+fn other_bases() {
+    for base in ["mixture:components=3", "mixture:components=2,covariance=diagonal", "student-t"] {
+        let base: BaseConfig = base.parse().expect("a base");
+        for (family, start) in [(Family::Residual, Start::Random), (Family::RealNvp, Start::Identity)] {
+            let config = FlowConfig { blocks: 2, hidden: vec![5], base, start, ..FlowConfig::of(family, 3) };
+            let config = FlowConfig { activation: Nonlinearity::LipSwish, ..config };
+            let flow = flow(config);
+            assert_eq!(flow.to_archive().expect("stored").document["model"]["format"], 4);
+            agrees(&format!("{base}, {family}"), &flow);
+        }
+        agrees(&format!("{base}, images"), &flow(ImageConfig { base, factor_out: true, ..images() }));
+    }
+    let config = ImageConfig { blocks: vec![2, 2], start: Start::Identity, ..images().of(Family::Glow) };
+    agrees("centred couplings of images", &flow(config));
+    let rows =
+        FlowConfig { blocks: 2, hidden: vec![4], base: "mixture".parse().expect("a base"), ..FlowConfig::new(3) };
+    let all = Flow::new(cpu(), &rows, Key::new(1)).expect("valid").transforms().to_vec();
+    let listed = Flow::from_transforms(cpu(), rows, all.into_iter().rev().collect()).expect("samples pass");
+    agrees("listed, over a mixture", &moved(listed, 5));
 }
 
 fn images() -> ImageConfig {

@@ -179,7 +179,7 @@ fn write_column_seeds() {
 /// A run over skewed columns and counts that is stopped, saved and gone on with makes the steps of one that was not.
 #[test]
 fn runs_go_on_bit_for_bit() {
-    let mut noise = vec![0.0; 900];
+    let mut noise = vec![0.0_f64; 900];
     Noise::Normal.fill(Key::new(4), 0, &mut noise);
     let values = noise.chunks(3).flat_map(|x| [x[0].exp(), (2.0 * x[1].exp()).floor().min(30.0), x[2]]).collect();
     let rows = Table::new(None, 3, values).expect("finite");

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
+use statrs::function::gamma::ln_gamma;
 
 /// The contents of a file.
 pub(crate) struct Document {
@@ -146,10 +147,11 @@ impl Document {
         let images = model["config"].get("images").is_some();
         let config = model["config"][if images { "images" } else { "rows" }].clone();
         let columns = model.get("columns").map(|columns| columns["maps"].as_array().expect("a list").clone());
-        let stages = match (model["format"].as_u64(), model.get("chain"), &columns) {
-            (Some(3), Some(chain), None) | (Some(4), Some(chain), Some(_)) => chain.as_array().expect("a list").clone(),
-            (Some(2), None, None) if images => image_stages(&config),
-            (Some(2), None, None) | (Some(4), None, Some(_)) => row_stages(&config),
+        let extended = columns.is_some() || config.get("base").is_some() || config.get("start").is_some();
+        let stages = match (model["format"].as_u64(), model.get("chain"), extended) {
+            (Some(3), Some(chain), false) | (Some(4), Some(chain), true) => chain.as_array().expect("a list").clone(),
+            (Some(2), None, false) | (Some(4), None, true) if images => image_stages(&config),
+            (Some(2), None, false) | (Some(4), None, true) => row_stages(&config),
             other => panic!("{other:?}"),
         };
         Self { config, images, tensors, stages, columns }
@@ -188,14 +190,47 @@ impl Document {
             at = y.part(0, stay);
         }
         z.extend(at.flat());
-        let d = z.len() as f64;
-        let energy = 0.5 * z.iter().map(|z| z * z).sum::<f64>() + 0.5 * d * (2.0 * std::f64::consts::PI).ln();
         log_det += columns.iter().map(|c| c[1]).sum::<f64>();
         let classes = (!heads.is_empty()).then(|| {
             let at = Sample { shape: vec![features.len()], x: features };
             softmax(&self.affine("classifier.linear", None, &at, true).x)
         });
-        Read { log_prob: log_det - energy, log_det, z, classes }
+        Read { log_prob: log_det + self.base(&z), log_det, z, classes }
+    }
+
+    /// log p₀(z).
+    fn base(&self, z: &[f64]) -> f64 {
+        let (d, tau) = (z.len(), std::f64::consts::TAU);
+        let base = self.config.get("base");
+        if base.is_none() {
+            return -0.5 * (z.iter().map(|z| z * z).sum::<f64>() + d as f64 * tau.ln());
+        }
+        if base == Some(&json!("student-t")) {
+            let one = |(z, raw): (&f64, &f64)| {
+                let nu = 1.0 + softplus(*raw);
+                ln_gamma(0.5 * (nu + 1.0))
+                    - ln_gamma(0.5 * nu)
+                    - 0.5 * (std::f64::consts::PI * nu).ln()
+                    - 0.5 * (nu + 1.0) * (z * z / nu).ln_1p()
+            };
+            return z.iter().zip(self.get("base.raw")).map(one).sum();
+        }
+        let (logits, means, factors) = (self.get("base.logits"), self.get("base.means"), self.get("base.factors"));
+        let full = text(&base.expect("a base")["mixture"], "covariance") == "full";
+        let total: f64 = logits.iter().map(|l| l.exp()).sum();
+        let density = |k: usize| {
+            let a = |i: usize, j: usize| match (full, i == j) {
+                (true, true) => factors[(k * d + i) * d + i].min(1e4_f64.ln()).exp(),
+                (true, false) => factors[(k * d + i) * d + j],
+                (false, true) => factors[k * d + i].min(1e4_f64.ln()).exp(),
+                (false, false) => 0.0,
+            };
+            let y = |i: usize| (0..=i).map(|j| a(i, j) * (z[j] - means[k * d + j])).sum::<f64>();
+            let square: f64 = (0..d).map(|i| y(i).powi(2)).sum();
+            let volume: f64 = (0..d).map(|i| a(i, i)).product();
+            logits[k].exp() / total * volume * tau.powf(-0.5 * d as f64) * (-0.5 * square).exp()
+        };
+        (0..logits.len()).map(density).sum::<f64>().ln()
     }
 
     /// The number of the transform and the shape of the image that each head looks at.
@@ -311,10 +346,12 @@ impl Document {
         };
         let st = self.net(path, &settings["net"], &a, Vec::new()).0;
         assert_eq!(st.features(), 2 * moved, "{path}");
+        let centred = settings.get("centred").is_some_and(truth);
+        let centre = if centred { logistic(2.0) } else { 1.0 };
         let (mut y, mut log_det) = (x.clone(), 0.0);
         for e in (0..x.x.len()).filter(|&e| !stays(e)) {
             let (at, k) = (e / c * 2 * moved, e % c - first);
-            let scale = logistic(st.x[at + k] + 2.0);
+            let scale = logistic(st.x[at + k] + 2.0) / centre;
             y.x[e] = x.x[e] * scale + st.x[at + moved + k];
             log_det += scale.ln();
         }
@@ -477,7 +514,8 @@ fn coupling_stages(
     };
     let widths = [&[a], hidden, &[2 * b]].concat();
     let net = spelled(config, &weights(kernels, &widths), false, true, true);
-    let coupling = json!({ "coupling": { "shape": shape, "mask": mask, "net": net } });
+    let centred = config.get("start") == Some(&json!("identity"));
+    let coupling = json!({ "coupling": { "shape": shape, "mask": mask, "net": net, "centred": centred } });
     let map = (family(config) == "glow" && c > 1).then(|| json!({ "invertible-linear": { "features": c } }));
     map.into_iter().chain([coupling]).collect()
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use resflow::NdArray;
 use resflow::backend::{Generator, Key};
 use resflow::checkpoint::{Archive, Values};
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
 use resflow::data::{Standardiser, ToyDensity};
 use resflow::flow::Flow;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
@@ -459,6 +459,13 @@ fn write_config_seeds() {
     config("image_norms.toml", "kernels = [3, 1, 3]\nnorms = \"122f\"\n");
     config("image_huge.toml", "height = 16384\nwidth = 16384\nchannels = 1024\nblocks = [10000]\n");
     config("hybrid.toml", "classes = 10\nhead_width = 64\nlogit = false\nfactor_out = true\n");
+    config(
+        "mixture.toml",
+        "[flow]\nbase = { mixture = { components = 3, covariance = \"diagonal\" } }\nstart = \"identity\"\n",
+    );
+    config("student.toml", "[flow]\nbase = \"student-t\"\n");
+    config("mixture_huge.toml", "[flow]\ndimension = 65536\nbase = \"mixture:components=1000\"\n");
+    config("image_mixture.toml", "base = \"mixture:components=4,covariance=full\"\nlogit = false\n");
     config("nested.toml", &format!("flow = {}", "[".repeat(200)));
     for (name, text) in [
         ("exact", "exact"),
@@ -506,6 +513,11 @@ fn write_checkpoint_seeds() {
     let store = |name: &str, archive: &Archive| write(name, &archive.to_bytes().expect("stored"));
     let model = Flow::new(NdArray::<f64>::new(), tiny(), Key::new(0)).expect("valid").to_archive().expect("stored");
     store("model.safetensors", &model);
+    let mixture = FlowConfig { base: "mixture:components=2".parse().expect("a base"), ..tiny() };
+    let mixture = Flow::new(NdArray::<f64>::new(), mixture, Key::new(0)).expect("valid").to_archive().expect("stored");
+    store("mixture.safetensors", &mixture);
+    let student = FlowConfig { base: BaseConfig::StudentT, start: Start::Identity, ..tiny() };
+    store("student_run.safetensors", &run_of(student.into(), 2));
     let estimated = FlowConfig {
         dimension: 3,
         blocks: 2,

@@ -2,6 +2,7 @@
 //! fuzz targets' seeds.
 #![cfg(feature = "cpu")]
 
+mod bases;
 mod by_the_document;
 #[path = "../../fuzz/checks.rs"]
 #[expect(dead_code, reason = "one that only the fuzz target needs")]

@@ -6,7 +6,7 @@ use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::Key;
 use resflow::checkpoint::Archive;
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset, Start};
 use resflow::coupling::Mask;
 use resflow::data::ToyDensity;
 use resflow::estimator::{Estimator, Exact};
@@ -60,8 +60,29 @@ fn hybrid(family: Family) -> ModelConfig {
     ImageConfig { classes: 5, head_width: 6, ..images }.into()
 }
 
+/// Other base densities, which begin with random weights or as the identity.
+fn based() -> impl Iterator<Item = ModelConfig> {
+    let base = |text: &str| text.parse().expect("a base");
+    let over_rows = |family, text, start| {
+        let flow = rows(family).rows().cloned().expect("rows");
+        ModelConfig::from(FlowConfig { base: base(text), start, ..flow })
+    };
+    let over_images = |family, text, start| {
+        let images = small_images(family).images().cloned().expect("images");
+        ModelConfig::from(ImageConfig { base: base(text), start, ..images })
+    };
+    [
+        over_rows(Family::Residual, "mixture:components=4", Start::Random),
+        over_rows(Family::Glow, "mixture:components=3,covariance=diagonal", Start::Identity),
+        over_rows(Family::RealNvp, "student-t", Start::Identity),
+        over_images(Family::Residual, "mixture:components=2", Start::Identity),
+        over_images(Family::Glow, "student-t", Start::Random),
+    ]
+    .into_iter()
+}
+
 fn all() -> impl Iterator<Item = ModelConfig> {
-    Family::ALL.into_iter().flat_map(|family| [rows(family), small_images(family), hybrid(family)])
+    Family::ALL.into_iter().flat_map(|family| [rows(family), small_images(family), hybrid(family)]).chain(based())
 }
 
 fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {

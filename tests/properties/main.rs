@@ -1,6 +1,7 @@
 //! What must be true of any network: layers, links and whole flows of every family, the estimators, norms and bounds.
 #![cfg(feature = "cpu")]
 
+mod bases;
 mod block;
 mod check;
 mod column_fit;
@@ -18,5 +19,6 @@ mod image_links;
 mod layers;
 mod lipschitz;
 mod mixed_norms;
+mod mixtures;
 mod norms;
 mod weights;

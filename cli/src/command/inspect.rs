@@ -107,6 +107,7 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<S
         "precision": stored.native.name(),
         "family": flow.config().family(),
         "dimension": flow.dimension(),
+        "base": flow.base().describe(),
         "columns": columns,
         "parameters": flow.parameters(),
         "blocks": flow.config().blocks(),
@@ -199,6 +200,7 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
     };
     line("model", &stored.path().display());
     line("family", &flow.config().family());
+    line("base density", &flow.base().describe());
     line("fitted to", &provenance.data);
     line("training", &format_args!("{} steps, seed {}", provenance.steps, provenance.seed));
     line("validation nll", &validation);

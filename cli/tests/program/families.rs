@@ -80,6 +80,37 @@ fn rows_and_images_of_every_family() {
     }
 }
 
+/// Other base densities and the start as the identity come from the file, as texts or as tables, and are known to the run.
+#[test]
+fn other_bases() {
+    let folder = folder();
+    let rows = &binary::TINY["[flow]\n".len()..];
+    for (name, lines, shown) in [
+        ("text", "base = \"mixture:components=3,covariance=diagonal\"\n", "mixture of 3 Gaussians with diagonal"),
+        (
+            "table",
+            "base = { mixture = { components = 2 } }\nstart = \"identity\"\n",
+            "mixture of 2 Gaussians with full",
+        ),
+        ("tails", "base = \"student-t\"\n", "Student t in 2 dimensions"),
+    ] {
+        folder.write(&format!("{name}.toml"), format!("[flow]\n{lines}{rows}"));
+        folder.succeed(&format!("fit moons --config {name}.toml --out {name} --seed 3"));
+        let inspected = folder.succeed(&format!("inspect {name}"));
+        assert!(inspected.contains(&format!("\nbase density    {shown}")), "{inspected}");
+        let base = json(&folder.succeed(&format!("inspect {name} --json")))["base"].clone();
+        assert!(base.as_str().is_some_and(|base| base.starts_with(shown)), "{base}");
+        let score = json(&folder.succeed(&format!("score {name} moons --json --rows 200")));
+        assert!(score["mean_log_prob"].is_f64(), "{score}");
+        folder.succeed(&format!("sample {name} -n 20 --out samples.csv"));
+        let longer = folder.succeed(&format!("fit moons --config {name}.toml --out {name} --resume --steps 50"));
+        assert!(longer.contains(" 50 steps"), "{longer}");
+    }
+    folder.write("wrong.toml", "[flow]\nbase = \"cauchy\"\n");
+    let error = folder.fail("fit moons --config wrong.toml --out other", 2);
+    assert!(error.contains("no base `cauchy`") && error.contains("student-t"), "{error}");
+}
+
 /// The file may name the family; both must not differ, and there is no other.
 #[test]
 fn families_in_files() {
