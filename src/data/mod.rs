@@ -5,7 +5,8 @@
 //! numbers. A problem with a file comes back as a [`DataError`] that names the place. [`read`] and [`write()`]
 //! choose the format by the file's name.
 //!
-//! A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
+//! [`column`] brings the columns of a table to a common shape, as a part of a model; its simplest case is
+//! standardisation. A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
 //! A [`ToyDensity`] draws points from a two-dimensional density. [`image`] has sets of images and their files.
 //!
 //! ```
@@ -17,6 +18,7 @@
 //! # Ok::<(), resflow::data::DataError>(())
 //! ```
 
+pub mod column;
 #[cfg(feature = "formats")]
 pub mod csv;
 mod dataset;
@@ -32,7 +34,8 @@ mod standardise;
 mod table;
 mod toy;
 
-pub use crate::error::{DataError, Place};
+pub use crate::error::{DataError, OutsideSupport, Place};
+pub use column::{ColumnFit, ColumnMap, ColumnMaps, ColumnSettings, ColumnSummary, Support};
 pub use dataset::{Dataset, Samples, Values, number_of};
 #[cfg(feature = "formats")]
 pub use file::{read, write};

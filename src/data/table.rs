@@ -127,6 +127,13 @@ impl Table {
         &self.values[i * self.width..(i + 1) * self.width]
     }
 
+    /// The values of a column, one a row.
+    #[track_caller]
+    pub fn column(&self, column: usize) -> Vec<f64> {
+        assert!(column < self.width, "column {column} of a table of {}", self.width);
+        self.values.iter().skip(column).step_by(self.width).copied().collect()
+    }
+
     /// The values, row by row.
     pub fn values(&self) -> &[f64] {
         &self.values

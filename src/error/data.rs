@@ -49,6 +49,34 @@ impl fmt::Display for Place {
     }
 }
 
+/// A column with values outside of its declared support.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutsideSupport {
+    /// The column's number and name.
+    pub label: String,
+    /// The support, in words.
+    pub support: String,
+    /// The rows whose value is outside.
+    pub rows: usize,
+    /// The first of them, from 0.
+    pub row: usize,
+    /// Its value.
+    pub value: f64,
+}
+
+impl fmt::Display for OutsideSupport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { label, support, rows, row, value } = self;
+        write!(
+            f,
+            "{label}: {} outside of the declared support {support}, the first in row {}: {value}; declare a wider one, or leave \
+             such rows out",
+            Count(*rows, "value"),
+            row + 1
+        )
+    }
+}
+
 /// An error of data.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -228,6 +256,17 @@ pub enum DataError {
         label: String,
         /// The standard deviation, as computed.
         deviation: f64,
+    },
+    /// Values outside of the supports that were declared for their columns, all columns at once.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Outside(Vec<OutsideSupport>),
+    /// A column's declaration that does not fit its values.
+    #[error("{label}: {problem}")]
+    Column {
+        /// The column's number and name.
+        label: String,
+        /// The problem.
+        problem: super::ConfigError,
     },
     /// A fraction that is not strictly between zero and one.
     #[error("the validation fraction is {0}: it must lie strictly between 0 and 1")]

@@ -5,7 +5,7 @@ mod image;
 mod import;
 mod text;
 
-pub use data::{DataError, Place};
+pub use data::{DataError, OutsideSupport, Place};
 pub use image::{ImageError, ImageSize};
 pub use import::ImportError;
 use resflow_backend::BackendError;
