@@ -1,7 +1,7 @@
-//! The flow: a chain of bijections F over a base density, after the standardisation of the data.
+//! The flow: a chain of bijections F over a base density, after the maps of the data's columns.
 //!
 //! log p(x) = log p₀(F(s(x))) + Σ log|det ∂F_l| + log|det ∂s|, in nats and in the data's own units; p₀ is the base,
-//! N(0, I) unless another is given. The standardising map s belongs to the model. A [`PreparedFlow`] holds the
+//! N(0, I) unless another is given. The columns' maps s, at their simplest a standardisation, belong to the model. A [`PreparedFlow`] holds the
 //! normalised weights and serves any number of calls and threads.
 
 mod evaluate;
@@ -27,7 +27,7 @@ use crate::bijection::{Bijection, Memory};
 use crate::chain::Chain;
 use crate::classifier::{Classification, Classifier};
 use crate::config::{ImageConfig, ModelConfig};
-use crate::data::{Samples, Standardiser};
+use crate::data::{ColumnMaps, Samples, Standardiser};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{Estimator, Exact, Phase, Sharing, VarianceWarning};
 use crate::invert::Inversion;
@@ -43,7 +43,7 @@ const MOST_SAMPLES: usize = 1 << 16;
 pub struct Flow<B: Backend> {
     backend: B,
     config: ModelConfig,
-    standardiser: Standardiser,
+    columns: ColumnMaps,
     chain: Chain<B>,
     base: Box<dyn Base<B>>,
     classifier: Option<Classifier<B>>,
@@ -118,7 +118,7 @@ impl<B: Backend> Flow<B> {
         Ok(Self {
             backend,
             config,
-            standardiser: Standardiser::identity(dimension),
+            columns: ColumnMaps::identity(dimension),
             chain,
             base: Box::new(Normal::new(dimension)),
             classifier: None,
@@ -155,7 +155,7 @@ impl<B: Backend> Flow<B> {
         let mut flow = self.clone();
         flow.chain.resize(&self.backend, &[height, width, config.channels])?;
         flow.base = Box::new(Normal::new(config.dimension()));
-        flow.standardiser = Standardiser::identity(config.dimension());
+        flow.columns = ColumnMaps::identity(config.dimension());
         flow.classifier = self.classifier.as_ref().map(|c| c.resized(config.heads()));
         flow.config = config.into();
         Ok(flow)
@@ -254,28 +254,45 @@ impl<B: Backend> Flow<B> {
         self.provenance = provenance;
     }
 
-    /// The standardising map.
-    pub fn standardiser(&self) -> &Standardiser {
-        &self.standardiser
+    /// The maps of the columns, from the data's units to those of the first transform.
+    pub fn columns(&self) -> &ColumnMaps {
+        &self.columns
     }
 
-    /// Makes a standardising map part of the model.
+    /// Makes maps of columns part of the model.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] if they are for samples of another width, or change images.
+    pub fn set_columns(&mut self, columns: ColumnMaps) -> Result<(), ConfigError> {
+        if columns.width() != self.dimension() {
+            return Err(ConfigError::Inconsistent(format!(
+                "maps of {} columns for a flow of {}",
+                columns.width(),
+                self.dimension()
+            )));
+        }
+        let moves = |columns: &ColumnMaps| {
+            !columns.is_standardisation() || *columns.standardiser() != Standardiser::identity(columns.width())
+        };
+        if self.config.images().is_some() && moves(&columns) {
+            return Err(ConfigError::Inconsistent("images are not standardised: their numbers are in [0, 1]".into()));
+        }
+        self.columns = columns;
+        Ok(())
+    }
+
+    /// The centres and scales of the columns' maps: all that these are if
+    /// [`columns`](Self::columns)`().is_standardisation()`, else one step of them.
+    pub fn standardiser(&self) -> &Standardiser {
+        self.columns.standardiser()
+    }
+
+    /// Makes a standardisation the columns' maps.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if it is for samples of another width, or changes images.
     pub fn set_standardiser(&mut self, standardiser: Standardiser) -> Result<(), ConfigError> {
-        if standardiser.width() != self.dimension() {
-            return Err(ConfigError::Inconsistent(format!(
-                "a standardisation of {} columns for a flow of {}",
-                standardiser.width(),
-                self.dimension()
-            )));
-        }
-        if self.config.images().is_some() && standardiser != Standardiser::identity(self.dimension()) {
-            return Err(ConfigError::Inconsistent("images are not standardised: their numbers are in [0, 1]".into()));
-        }
-        self.standardiser = standardiser;
-        Ok(())
+        self.set_columns(standardiser.into())
     }
 
     /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…` for the transforms, `base.…`, and then
@@ -378,7 +395,7 @@ impl<B: Backend> Flow<B> {
         let backend = &self.backend;
         PreparedFlow {
             backend: backend.clone(),
-            standardiser: self.standardiser.clone(),
+            columns: self.columns.clone(),
             sample_shape: self.config.sample_shape(),
             chain,
             base: self.base.prepare(backend),

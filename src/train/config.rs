@@ -1,8 +1,11 @@
 //! The settings of a training run.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bijection::Memory;
+use crate::data::{ColumnFit, ColumnSettings, Support};
 use crate::error::ConfigError;
 
 /// The settings by which a run is optimised, validated and ended.
@@ -53,6 +56,24 @@ pub struct TrainConfig {
     pub validate_every: u64,
     /// Validations without improvement after which the run ends; 0 never.
     pub patience: u32,
+    /// The maps that are fitted to the columns of a table: `"standardise"`, or `"auto"`, by what the values ask for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub columns: ColumnFit,
+    /// The draws of noise that the score of a row with values on grids averages over; 0 for as many as the grids want.
+    #[serde(skip_serializing_if = "is_default")]
+    pub grid_draws: usize,
+    /// Where the values of columns can lie, by name (`"1"` is the first column of a table without names): for example
+    /// `{ price = { above = 0 }, share = { between = [0, 1] } }`. A value outside has log p = −∞.
+    #[serde(skip_serializing_if = "is_default")]
+    pub supports: BTreeMap<String, Support>,
+    /// The steps of the grids that columns are on, by name; 0 for a column that is on none, whatever it looks like.
+    #[serde(skip_serializing_if = "is_default")]
+    pub grids: BTreeMap<String, f64>,
+}
+
+/// Settings that are the default leave no trace in files, so that those of older versions stay the same.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Default for TrainConfig {
@@ -77,6 +98,10 @@ impl Default for TrainConfig {
             validation_fraction: 0.1,
             validate_every: 0,
             patience: 0,
+            columns: ColumnFit::default(),
+            grid_draws: 0,
+            supports: BTreeMap::new(),
+            grids: BTreeMap::new(),
         }
     }
 }
@@ -144,7 +169,17 @@ impl TrainConfig {
         if !(self.validation_fraction > 0.0 && fraction(self.validation_fraction)) {
             return wrong("validation_fraction", self.validation_fraction, "above 0 and below 1");
         }
-        Ok(())
+        self.column_settings().check()
+    }
+
+    /// How the maps of columns are fitted.
+    pub fn column_settings(&self) -> ColumnSettings {
+        ColumnSettings {
+            fit: self.columns,
+            supports: self.supports.clone(),
+            grids: self.grids.clone(),
+            draws: self.grid_draws,
+        }
     }
 
     /// The learning rate of step `step` (from 1) at a progress from 0 to 1: linear warm-up, then half a cosine.

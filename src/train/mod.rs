@@ -26,13 +26,15 @@ mod defaults;
 mod source;
 mod state;
 mod trainer;
+mod verdict;
 
 use std::time::Duration;
 
 pub use config::TrainConfig;
 use serde::{Deserialize, Serialize};
 pub use source::Source;
-pub use trainer::{StepReport, Trainer, Validation, Verdict};
+pub use trainer::{StepReport, Trainer, Validation};
+pub use verdict::Verdict;
 
 use crate::error::ConfigError;
 

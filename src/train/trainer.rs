@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
-use super::source::{Batches, Drawing, Drawn, Source, ValidationSet};
-use super::{Budget, TrainConfig};
+use super::source::{Batches, Columns, Drawing, Drawn, Source, ValidationSet};
+use super::{Budget, TrainConfig, Verdict};
 use crate::batch::SampleWeights;
 use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
@@ -52,24 +52,6 @@ pub struct Validation {
     pub improved: bool,
 }
 
-/// The answer of an observer of a run: nothing, or with [`ControlFlow`](std::ops::ControlFlow) whether to go on.
-pub trait Verdict {
-    /// Returns `true` if the run goes on.
-    fn goes_on(&self) -> bool;
-}
-
-impl Verdict for () {
-    fn goes_on(&self) -> bool {
-        true
-    }
-}
-
-impl Verdict for std::ops::ControlFlow<()> {
-    fn goes_on(&self) -> bool {
-        self.is_continue()
-    }
-}
-
 /// Validations of a run whose settings leave it open.
 const VALIDATIONS: u64 = 40;
 
@@ -109,24 +91,36 @@ pub struct Trainer<B: Backend> {
     prepared: PreparedFlow<B>,
     /// The weight of the latest step's samples, 1 where they have none.
     weight: f64,
+    /// The sum of ln |det| of the columns' maps over the latest step's samples, by weight, unless all have the same.
+    log_det: Option<f64>,
     batches: Batches,
     validation: ValidationSet,
 }
 
 impl<B: Backend> Trainer<B> {
-    /// Starts a run. The standardisation of the training samples becomes part of the flow.
+    /// Starts a run. The maps of the training samples' columns, fitted as the settings say, become part of the flow.
     ///
     /// # Errors
     /// Returns [`Error::Config`] for settings out of range, [`Error::Input`] for data that do not fit the flow,
-    /// [`Error::Data`] for data that cannot be split or standardised.
+    /// [`Error::Data`] for data that cannot be split or standardised, or that are not what is declared of them.
     pub fn new(
-        mut flow: Flow<B>,
+        flow: Flow<B>,
         source: impl Into<Source>,
         config: &TrainConfig,
         budget: Budget,
         key: Key,
     ) -> Result<Self, Error> {
-        let source = source.into();
+        Self::start(flow, source.into(), config, budget, key, Columns::Fit(&config.column_settings()))
+    }
+
+    pub(super) fn start(
+        mut flow: Flow<B>,
+        source: Source,
+        config: &TrainConfig,
+        budget: Budget,
+        key: Key,
+        columns: Columns<'_>,
+    ) -> Result<Self, Error> {
         config.check()?;
         budget.check()?;
         if source.sample_shape() != flow.config().sample_shape() {
@@ -144,10 +138,10 @@ impl<B: Backend> Trainer<B> {
         source.check(classes)?;
         let fingerprint = source.fingerprint(classes);
         let table = source.data().and_then(Dataset::table);
-        let columns = table.and_then(|table| table.columns().map(<[String]>::to_vec));
+        let names = table.and_then(|table| table.columns().map(<[String]>::to_vec));
         flow.set_provenance(Provenance {
             data: fingerprint.clone(),
-            columns,
+            columns: names,
             seed: key.seed(),
             ..Provenance::default()
         });
@@ -159,8 +153,8 @@ impl<B: Backend> Trainer<B> {
             classes,
             key,
         };
-        let (batches, validation, standardiser) = Batches::new(source, drawing)?;
-        flow.set_standardiser(standardiser)?;
+        let (batches, validation, columns) = Batches::new(source, drawing, columns)?;
+        flow.set_columns(columns)?;
         let backend = flow.backend().clone();
         let parameters = flat_parameters(&flow);
         let zeros = || backend.full(0.0, backend.shape(&parameters));
@@ -176,6 +170,7 @@ impl<B: Backend> Trainer<B> {
             parameters,
             prepared,
             weight: 1.0,
+            log_det: None,
             flow,
             config,
             budget,
@@ -330,7 +325,8 @@ impl<B: Backend> Trainer<B> {
         let loss = if (self.weight - 1.0).abs() < 1e-9 { loss } else { loss / self.weight };
         self.step = step;
         self.flow.set_provenance(Provenance { steps: step, ..self.flow.provenance().clone() });
-        let constant = self.prepared.base().constant() - self.flow.standardiser().log_det();
+        let log_det = self.log_det.map_or_else(|| self.flow.standardiser().log_det(), |sum| sum / self.weight);
+        let constant = self.prepared.base().constant() - log_det;
         Ok(StepReport {
             step,
             train_nll: loss + constant,
@@ -353,9 +349,13 @@ impl<B: Backend> Trainer<B> {
         let share = 1.0 / self.step_samples() as f64;
         let alike = backend.full(share, [count, 1].into());
         let mut sum: Option<Gradient<B>> = None;
-        self.weight = 0.0;
+        (self.weight, self.log_det) = (0.0, None);
         for part in 0..self.config.accumulate {
-            let Drawn { batch, targets, weights: own } = self.batch(backend, part);
+            let Drawn { batch, targets, weights: own, log_det } = self.batch(backend, part);
+            if let Some(log_det) = log_det {
+                let weigh = |(i, l): (usize, &f64)| own.as_ref().map_or(1.0, |own| own[i]) * share * l;
+                *self.log_det.get_or_insert(0.0) += log_det.iter().enumerate().map(weigh).sum::<f64>();
+            }
             let batch = batch.starting_at((part * count) as u64);
             self.weight += own.as_ref().map_or(count as f64, |own| own.iter().sum()) * share;
             let weights = own.map_or_else(|| alike.clone(), |own| column(backend, own.into_iter().map(|w| w * share)));
