@@ -13,6 +13,8 @@ pub(crate) struct Document {
     images: bool,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
     pub(crate) stages: Vec<Value>,
+    /// What the document says of the columns besides centres and scales.
+    pub(crate) columns: Option<Vec<Value>>,
 }
 
 /// What came of a sample.
@@ -112,7 +114,7 @@ fn log_det(n: usize, mut a: Vec<f64>) -> f64 {
     sum
 }
 
-fn number(value: &Value) -> usize {
+pub(crate) fn number(value: &Value) -> usize {
     usize::try_from(value.as_u64().expect("a whole number")).expect("small")
 }
 
@@ -143,23 +145,25 @@ impl Document {
         let tensors = tensors.collect();
         let images = model["config"].get("images").is_some();
         let config = model["config"][if images { "images" } else { "rows" }].clone();
-        let stages = match (model["format"].as_u64(), model.get("chain")) {
-            (Some(3), Some(chain)) => chain.as_array().expect("a list").clone(),
-            (Some(2), None) if images => image_stages(&config),
-            (Some(2), None) => row_stages(&config),
+        let columns = model.get("columns").map(|columns| columns["maps"].as_array().expect("a list").clone());
+        let stages = match (model["format"].as_u64(), model.get("chain"), &columns) {
+            (Some(3), Some(chain), None) | (Some(4), Some(chain), Some(_)) => chain.as_array().expect("a list").clone(),
+            (Some(2), None, None) if images => image_stages(&config),
+            (Some(2), None, None) | (Some(4), None, Some(_)) => row_stages(&config),
             other => panic!("{other:?}"),
         };
-        Self { config, images, tensors, stages }
+        Self { config, images, tensors, stages, columns }
     }
 
-    fn get(&self, name: &str) -> &[f64] {
+    pub(crate) fn get(&self, name: &str) -> &[f64] {
         &self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}")).1
     }
 
-    /// log p of a sample: a row in the data's units, or an image's numbers in (C, H, W) order.
+    /// log p of a sample: a row in the data's units, or an image's numbers in (C, H, W) order; where columns are on grids,
+    /// the density at a point of the sample's cell.
     pub(crate) fn log_prob(&self, sample: &[f64]) -> Read {
-        let (mean, deviation) = (self.get("standardise.mean"), self.get("standardise.deviation"));
-        let standard: Vec<f64> = (0..sample.len()).map(|i| (sample[i] - mean[i]) / deviation[i]).collect();
+        let columns: Vec<[f64; 2]> = (0..sample.len()).map(|i| self.column(i, sample[i])).collect();
+        let standard: Vec<f64> = columns.iter().map(|c| c[0]).collect();
         let shape = if self.images {
             ["height", "width", "channels"].map(|key| number(&self.config[key])).to_vec()
         } else {
@@ -186,8 +190,7 @@ impl Document {
         z.extend(at.flat());
         let d = z.len() as f64;
         let energy = 0.5 * z.iter().map(|z| z * z).sum::<f64>() + 0.5 * d * (2.0 * std::f64::consts::PI).ln();
-        let scale: f64 = deviation.iter().map(|s| s.ln()).sum();
-        log_det -= scale;
+        log_det += columns.iter().map(|c| c[1]).sum::<f64>();
         let classes = (!heads.is_empty()).then(|| {
             let at = Sample { shape: vec![features.len()], x: features };
             softmax(&self.affine("classifier.linear", None, &at, true).x)

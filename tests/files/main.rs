@@ -10,9 +10,11 @@ mod checks;
 mod checks_images;
 #[path = "../../fuzz/checks_import.rs"]
 mod checks_import;
+mod columns;
 mod data;
 mod data_images;
 mod data_pictures;
+mod document_columns;
 mod document_reader;
 #[path = "../../fuzz/frame.rs"]
 mod frame;

@@ -3,6 +3,8 @@
 
 mod block;
 mod check;
+mod column_fit;
+mod columns;
 #[path = "../common/mod.rs"]
 mod common;
 mod coupling;

@@ -10,6 +10,7 @@ use resflow::data::Dataset;
 use resflow::device::Precision;
 use resflow::estimator::{Auto, Estimator, Phase, Sharing};
 use resflow::flow::LogProb;
+use resflow::invert::Status;
 use resflow::with_device;
 
 use crate::arguments::Score;
@@ -173,6 +174,10 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             "non_finite_rows": lost,
             "seconds": seconds,
         });
+        let outside = scores.status.iter().filter(|status| **status == Status::OutOfSupport).count();
+        if outside > 0 {
+            object["out_of_support_rows"] = outside.into();
+        }
         if model.images().is_some() {
             object["mean_bits_per_dim"] = model.bits_per_dim(mean).into();
             object["mean_bits_per_dim_se"] = model.bits_per_dim_error(error).into();
@@ -209,9 +214,14 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         }
         _ => String::new(),
     };
-    let far = match lost {
-        0 => String::new(),
-        _ => format!("non-finite  {lost} of {rows} {row}s have log p = −∞: the arithmetic overflowed\n"),
+    let outside = scores.status.iter().filter(|status| **status == Status::OutOfSupport).count();
+    let far = match (lost, outside) {
+        (0, _) => String::new(),
+        (_, 0) => format!("non-finite  {lost} of {rows} {row}s have log p = −∞: the arithmetic overflowed\n"),
+        (_, _) => format!(
+            "non-finite  {lost} of {rows} {row}s have log p = −∞: {outside} are outside of a column's support, of the others the \
+             arithmetic overflowed\n"
+        ),
     };
     print(&format!(
         "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s{weighted}\n\

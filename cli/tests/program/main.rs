@@ -3,6 +3,7 @@
 mod backends;
 mod bad_input;
 mod binary;
+mod columns;
 mod end_to_end;
 mod experiment;
 mod families;
