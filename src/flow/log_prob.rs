@@ -37,8 +37,9 @@ pub struct LogProb {
     pub status: Vec<Status>,
     /// The weight of each sample, `[n]`, where the samples had weights.
     pub weights: Option<Vec<f64>>,
-    /// The number of replicates behind each value, or of draws of noise where these are more; 1 where exact. More for
-    /// some samples where a standard error was asked for, which is that of the log dets' estimates.
+    /// The number of replicates behind each value, or of draws of noise where these are fewer or the log det is exact; 1
+    /// where all is exact. More for some samples where a standard error was asked for, which is that of the log dets'
+    /// estimates.
     pub replicates: usize,
     /// The estimator, in words.
     pub estimator: String,
@@ -163,7 +164,7 @@ pub(crate) fn evaluate<B: Backend>(
                 scores.status[i] = Status::Converged;
             }
         }
-        scores.replicates = scores.replicates.max(draws);
+        scores.replicates = if scores.replicates > 1 { scores.replicates.min(draws) } else { draws };
         scores.estimator += &format!("; mean over {draws} draws of the noise of grids");
     }
     Ok((z, scores))

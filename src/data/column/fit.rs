@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::choice::{Shape, choose};
 use super::grid::Grid;
 use super::map::ColumnMap;
-use super::maps::{ColumnMaps, check_supports};
+use super::maps::{ALLOWED_DRAWS, ColumnMaps, check_supports};
 use super::sorted::Sorted;
 use super::summary::ColumnSummary;
 use super::support::Support;
@@ -53,7 +53,7 @@ impl ColumnSettings {
     ///
     /// # Errors
     /// Returns [`ConfigError::OutOfRange`] or [`ConfigError::Inconsistent`] for a support that has no inside, a step that
-    /// is negative or not finite, or more than 1000 draws.
+    /// is negative or not finite, or draws that are 1 or more than 1000.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.supports.values().try_for_each(Support::check)?;
         for &step in self.grids.values() {
@@ -65,13 +65,9 @@ impl ColumnSettings {
                 })?;
             }
         }
-        if self.draws > 1000 {
-            let value = self.draws as f64;
-            return Err(ConfigError::OutOfRange {
-                name: "grid_draws",
-                value,
-                expected: "0 (as the grids want) to 1000",
-            });
+        if self.draws > 0 && !ALLOWED_DRAWS.contains(&self.draws) {
+            let (value, expected) = (self.draws as f64, "2 to 1000, or 0 for as many as the grids want");
+            return Err(ConfigError::OutOfRange { name: "grid_draws", value, expected });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! The noise of a row on a grid is a function of the key and the row's numbers, so that a row has the same score alone,
 //! among other rows, and in any order.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use resflow_backend::{Key, Noise};
 
@@ -13,8 +13,8 @@ use crate::data::{Standardiser, Table, number_of};
 use crate::error::{ConfigError, DataError, OutsideSupport};
 use crate::invert::Status;
 
-/// The most draws of noise that a score averages over.
-const MOST_DRAWS: usize = 1000;
+/// The draws of noise that a score may average over: a standard error needs two.
+pub(super) const ALLOWED_DRAWS: RangeInclusive<usize> = 2..=1000;
 /// Draws where nothing else is said.
 const DRAWS: usize = 8;
 
@@ -81,12 +81,12 @@ impl ColumnMaps {
     /// Sets the number R of draws of noise that the score of a row with values on grids averages over.
     ///
     /// # Errors
-    /// Returns [`ConfigError::OutOfRange`] for none and for more than 1000.
+    /// Returns [`ConfigError::OutOfRange`] for less than two, of which there is no standard error, and for more than 1000.
     pub fn with_draws(self, draws: usize) -> Result<Self, ConfigError> {
-        if (1..=MOST_DRAWS).contains(&draws) {
+        if ALLOWED_DRAWS.contains(&draws) {
             Ok(Self { draws, ..self })
         } else {
-            Err(ConfigError::OutOfRange { name: "grid_draws", value: draws as f64, expected: "1 to 1000" })
+            Err(ConfigError::OutOfRange { name: "grid_draws", value: draws as f64, expected: "2 to 1000" })
         }
     }
 
