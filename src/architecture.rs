@@ -11,8 +11,9 @@ use crate::layer::{ActivationLayer, ConcatenatedLipSwish, Layer, LipschitzConv, 
 use crate::lipschitz::{Coefficient, PowerIteration};
 use crate::module::Module as _;
 use crate::registry::Registry;
-use crate::stage::{LayerStage, Net, Stage};
-use crate::transform::{ActNorm, Flatten, InvertibleLinear, Logit, Squeeze};
+use crate::spline::SplineCoupling;
+use crate::stage::{LayerStage, Net, Splines, Stage};
+use crate::transform::{ActNorm, Flatten, InvertibleLinear, Logit, LuLinear, Squeeze, draw_permutation};
 
 /// The initial weights.
 #[derive(Debug, Clone, Copy)]
@@ -67,11 +68,40 @@ impl<B: Backend> Maker<'_, B> {
                 Some(number)
             })
             .collect();
-        let made = self.backend.run(stages.len(), |i| self.transform(&stages[i], numbers[i]));
+        let permutations = self.permutations(stages);
+        let made = self.backend.run(stages.len(), |i| self.transform(&stages[i], numbers[i], &permutations[i]));
         made.into_iter().collect()
     }
 
-    fn transform(&self, stage: &Stage, number: usize) -> Result<Box<dyn Bijection<B>>, ConfigError> {
+    /// The permutations of fresh LU linear maps: random ones, of which the last undoes all others, so that a flow that
+    /// starts at the identity does so in every number's own place.
+    fn permutations(&self, stages: &[Stage]) -> Vec<Vec<usize>> {
+        let Initial::Random(key) = self.initial else { return vec![Vec::new(); stages.len()] };
+        let key = key.named("permutation");
+        let last = stages.iter().rposition(|stage| matches!(stage, Stage::LuLinear { .. }));
+        // the number that each place holds after the maps so far
+        let mut held = Vec::new();
+        let permutations = stages.iter().enumerate().map(|(i, stage)| {
+            let Stage::LuLinear { features } = *stage else { return Vec::new() };
+            if held.len() != features {
+                held = (0..features).collect();
+            }
+            let mut permutation = draw_permutation(features, key.split(i as u64));
+            if last == Some(i) {
+                held.iter().enumerate().for_each(|(place, &number)| permutation[number] = place);
+            }
+            held = permutation.iter().map(|&place| held[place]).collect();
+            permutation
+        });
+        permutations.collect()
+    }
+
+    fn transform(
+        &self,
+        stage: &Stage,
+        number: usize,
+        permutation: &[usize],
+    ) -> Result<Box<dyn Bijection<B>>, ConfigError> {
         let backend = self.backend;
         Ok(match stage {
             Stage::Squeeze { factored_out: 0 } => Box::new(Squeeze::new()),
@@ -94,12 +124,21 @@ impl<B: Backend> Maker<'_, B> {
                     Box::new(InvertibleLinear::rotation(backend, *features, key)?)
                 }
             },
+            Stage::LuLinear { features } => match self.initial {
+                Initial::Zeros => Box::new(LuLinear::zeros(backend, *features)),
+                Initial::Random(_) => Box::new(LuLinear::permuting(backend, permutation)?),
+            },
             Stage::ResidualBlock { shape, net } => {
                 Box::new(ResidualBlock::new(Box::new(self.net(net, shape, number)?), shape)?)
             }
             Stage::Coupling { shape, mask, net, centred } => {
                 let coupling = Coupling::new(Box::new(self.net(net, shape, number)?), *mask, shape)?;
                 Box::new(coupling.with_centre(*centred))
+            }
+            Stage::SplineCoupling { features, swapped, splines, net } => {
+                let [(_, stays), _] = Splines::sides(*features, *swapped);
+                let net = Box::new(self.net(net, &[stays], number)?);
+                Box::new(SplineCoupling::new(backend, net, *features, *swapped, *splines)?)
             }
             Stage::Custom(custom) => self.registry.transform(backend, custom)?,
         })

@@ -104,7 +104,8 @@ pub(crate) struct Fit {
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
     /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones),
-    /// realnvp (couplings) or glow (couplings and invertible linear maps) [default: residual]
+    /// realnvp (couplings), glow (couplings and invertible linear maps) or, of rows, nsf (spline couplings and LU linear
+    /// maps) [default: residual]
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<Family>,
     /// Learn a classifier too, by the labels that come with MNIST's and CIFAR's files: a hybrid model, whose heads look
@@ -264,8 +265,8 @@ pub(crate) struct Score {
 /// the order (c, h, w) (.csv).
 ///
 /// Inversion is iterative: rows that do not reach the accuracy (1e-6 in f32, 1e-12 in f64) are counted in a warning. That
-/// of couplings (realnvp, glow) is a formula which explodes for some rows if they were trained for a short time: rows that
-/// are not finite are an error.
+/// of couplings (realnvp, glow, nsf) is a formula which explodes for some rows if they were trained for a short time: rows
+/// that are not finite are an error.
 ///
 /// Row i is a function of the seed and i: in the library, `sample(n, Key::new(seed), &Inversion::for_backend::<B>())`.
 #[derive(Debug, Args)]

@@ -145,6 +145,7 @@ impl ImageConfig {
     /// Returns [`ConfigError::OutOfRange`] with the first setting that is out of its range,
     /// [`ConfigError::Inconsistent`] for settings that do not go together.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.model.check_images()?;
         count("height", self.height, MOST_PIXELS, "1 to 16384 pixels")?;
         count("width", self.width, MOST_PIXELS, "1 to 16384 pixels")?;
         count("channels", self.channels, 1 << 10, "1 to 1024")?;

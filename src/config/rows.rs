@@ -15,7 +15,8 @@ use crate::stage::{Repeated, Size, Stage};
 ///
 /// The chain is `[ActNorm,] (block [, ActNorm]) × blocks`; in each block g = (activation, linear) × (hidden + 1),
 /// through the hidden widths and back to the dimension. Of families that couple, couplings are in the place of blocks;
-/// their nets begin with a linear layer.
+/// their nets begin with a linear layer. Of neural spline flows (`nsf`) an LU linear map stands before each coupling and
+/// at the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
@@ -36,6 +37,11 @@ pub struct FlowConfig {
     /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one digit a layer
     /// boundary such as `"2112"` (`f` is the max norm), or `"learned"`.
     pub norms: NormChain,
+    /// K, the bins of a spline flow's splines, 2 to 256; other families have none.
+    pub bins: usize,
+    /// B, the bound of the box [−B, B] in which a spline flow's splines bend; other families have none. The data are
+    /// standardised, so B is in deviations: rows farther out are mapped by the linear maps alone.
+    pub bound: f64,
     /// Normalises activations between blocks (ActNorm).
     pub actnorm: bool,
     /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's; small makes a
@@ -66,6 +72,8 @@ impl Default for FlowConfig {
             leading_activation: true,
             coefficient: 0.99,
             norms: NormChain::Two,
+            bins: 8,
+            bound: 5.0,
             actnorm: true,
             initial_scale: 1.0,
             base: BaseConfig::Normal,

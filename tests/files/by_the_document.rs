@@ -179,6 +179,17 @@ fn other_bases() {
     agrees("listed, over a mixture", &moved(listed, 5));
 }
 
+#[test]
+fn spline_flows() {
+    for (dimension, blocks, actnorm) in [(2, 3, false), (3, 2, true), (5, 1, false)] {
+        let config = FlowConfig { blocks, hidden: vec![4, 6], actnorm, ..FlowConfig::of(Family::Nsf, dimension) };
+        let config = FlowConfig { activation: Nonlinearity::LipSwish, bins: 5, bound: 1.5, ..config };
+        agrees(&format!("{dimension} dimensions"), &flow(config.clone()));
+        let config = FlowConfig { activation: Nonlinearity::ClipSwish, initial_scale: 1.0, ..config };
+        agrees(&format!("{dimension} dimensions, a concatenated activation"), &flow(config));
+    }
+}
+
 fn images() -> ImageConfig {
     ImageConfig {
         height: 4,
@@ -227,8 +238,11 @@ fn listed_transforms() {
     let rows = |family| FlowConfig { blocks: 2, hidden: vec![4], ..FlowConfig::of(family, 3) };
     let of = |config: FlowConfig| Flow::new(cpu(), config, Key::new(1)).expect("valid").transforms().to_vec();
     let (residual, glow) = (of(rows(Family::Residual)), of(rows(Family::Glow)));
+    let nsf = of(rows(Family::Nsf));
     let all: Vec<Box<dyn Bijection<Cpu>>> =
-        [&residual[1], &glow[2], &glow[1], &residual[3], &glow[5], &residual[0]].map(Clone::clone).to_vec();
+        [&residual[1], &glow[2], &nsf[0], &glow[1], &residual[3], &nsf[3], &glow[5], &residual[0]]
+            .map(Clone::clone)
+            .to_vec();
     let listed = Flow::from_transforms(cpu(), FlowConfig::new(3), all).expect("samples pass");
     let archive = listed.to_archive().expect("stored");
     assert_eq!(archive.document["model"]["format"], 3);

@@ -8,6 +8,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use statrs::function::gamma::ln_gamma;
 
+use crate::document_spline::{lu_linear, spline, spline_stages};
+
 /// The contents of a file.
 pub(crate) struct Document {
     pub(crate) config: Value,
@@ -77,7 +79,7 @@ fn logistic(v: f64) -> f64 {
     1.0 / (1.0 + (-v).exp())
 }
 
-fn softplus(v: f64) -> f64 {
+pub(crate) fn softplus(v: f64) -> f64 {
     v.max(0.0) + (-v.abs()).exp().ln_1p()
 }
 
@@ -306,6 +308,11 @@ impl Document {
             "flatten" => (Sample { shape: vec![x.x.len()], x: x.flat() }, 0.0),
             "residual-block" => self.block(path, &settings["net"], x),
             "coupling" => self.coupling(path, settings, x),
+            "lu-linear" => {
+                let (y, log_det) = lu_linear(get("lu"), get("bias"), get("permutation"), &x.x);
+                (Sample { shape: x.shape.clone(), x: y }, log_det)
+            }
+            "spline-coupling" => self.spline_coupling(path, settings, x),
             other => panic!("the document knows no transform {other}"),
         }
     }
@@ -354,6 +361,26 @@ impl Document {
             let scale = logistic(st.x[at + k] + 2.0) / centre;
             y.x[e] = x.x[e] * scale + st.x[at + moved + k];
             log_det += scale.ln();
+        }
+        (y, log_det)
+    }
+
+    fn spline_coupling(&self, path: &str, settings: &Value, x: &Sample) -> (Sample, f64) {
+        let (c, splines) = (x.features(), &settings["splines"]);
+        let (bins, bound) = (number(&splines["bins"]), splines["bound"].as_f64().expect("B"));
+        let (first, last) = ((0, c - c / 2), (c - c / 2, c / 2));
+        let ((a, stays), (b, _)) = if truth(&settings["swapped"]) { (last, first) } else { (first, last) };
+        let raw = self.net(path, &settings["net"], &x.part(a, stays), Vec::new()).0.x;
+        let root = (number(&splines["hidden"]) as f64).sqrt();
+        let (mut y, mut log_det) = (x.clone(), 0.0);
+        let mut bend = |at: usize, raw: &[f64], root: f64| {
+            let [value, slope] = spline(bins, bound, root, raw, x.x[at]);
+            (y.x[at], log_det) = (value, log_det + slope.ln());
+        };
+        raw.chunks(3 * bins - 1).enumerate().for_each(|(i, raw)| bend(b + i, raw, root));
+        if truth(&splines["unconditional"]) {
+            let own = self.get(&format!("{path}.unconditional"));
+            own.chunks(3 * bins - 1).enumerate().for_each(|(i, raw)| bend(a + i, raw, 1.0));
         }
         (y, log_det)
     }
@@ -449,7 +476,7 @@ fn from_image(y: &Sample, shape: &[usize]) -> Sample {
     if y.shape.len() == 3 { y.clone() } else { from_flat(&y.x, shape) }
 }
 
-fn softmax(logits: &[f64]) -> Vec<f64> {
+pub(crate) fn softmax(logits: &[f64]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let powers: Vec<f64> = logits.iter().map(|l| (l - largest).exp()).collect();
     powers.iter().map(|p| p / powers.iter().sum::<f64>()).collect()
@@ -462,7 +489,13 @@ fn text<'a>(config: &'a Value, key: &str) -> &'a str {
 }
 
 /// A net of (kernel, inputs, outputs); 0 is linear.
-fn spelled(config: &Value, weights: &[(usize, usize, usize)], leads: bool, free: bool, two_norms: bool) -> Value {
+pub(crate) fn spelled(
+    config: &Value,
+    weights: &[(usize, usize, usize)],
+    leads: bool,
+    free: bool,
+    two_norms: bool,
+) -> Value {
     let activation = text(config, "activation");
     let coefficient = if free { Value::Null } else { config["coefficient"].clone() };
     let mut layers = Vec::new();
@@ -482,7 +515,7 @@ fn spelled(config: &Value, weights: &[(usize, usize, usize)], leads: bool, free:
 }
 
 /// (kernel, inputs, outputs) through some widths.
-fn weights(kernels: &[usize], widths: &[usize]) -> Vec<(usize, usize, usize)> {
+pub(crate) fn weights(kernels: &[usize], widths: &[usize]) -> Vec<(usize, usize, usize)> {
     kernels.iter().zip(widths.windows(2)).map(|(&k, w)| (k, w[0], w[1])).collect()
 }
 
@@ -530,7 +563,9 @@ fn row_stages(config: &Value) -> Vec<Value> {
     let mut stages: Vec<Value> = norm.clone().into_iter().collect();
     let kernels = vec![0; hidden.len() + 1];
     for i in 0..n {
-        if couples(config) {
+        if family(config) == "nsf" {
+            stages.extend(spline_stages(config, d, i, &kernels, &hidden));
+        } else if couples(config) {
             stages.extend(coupling_stages(config, &[d], n, i, &kernels, &hidden));
         } else {
             let widths = [&[d], &hidden[..], &[d]].concat();
@@ -538,6 +573,9 @@ fn row_stages(config: &Value) -> Vec<Value> {
             stages.push(json!({ "residual-block": { "shape": [d], "net": net } }));
         }
         stages.extend(norm.clone());
+    }
+    if family(config) == "nsf" {
+        stages.push(json!({ "lu-linear": { "features": d } }));
     }
     stages
 }

@@ -19,6 +19,7 @@ mod data_images;
 mod data_pictures;
 mod document_columns;
 mod document_reader;
+mod document_spline;
 #[path = "../../fuzz/frame.rs"]
 mod frame;
 mod fuzz_data;
@@ -26,6 +27,7 @@ mod fuzz_images;
 mod fuzz_import;
 mod fuzz_models;
 mod given_transforms;
+mod hostile_splines;
 mod import_state;
 mod listed;
 // counts what each thread holds, so that tests beside it do not disturb it

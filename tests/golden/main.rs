@@ -19,6 +19,7 @@ mod fixture;
 mod image;
 mod induced_norms;
 mod mixture_base;
+mod spline;
 mod survival;
 
 /// A module with a test of every file, on the backend that the expression makes; it is evaluated once for each test.
@@ -43,6 +44,8 @@ macro_rules! golden_tests {
                 norms_between_orders: induced_norms::compare;
                 mixture_densities: mixture_base::mixtures;
                 student_densities: mixture_base::student;
+                spline_rows: spline::rows;
+                spline_flow: spline::flow;
             }
         }
     };

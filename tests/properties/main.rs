@@ -21,4 +21,5 @@ mod lipschitz;
 mod mixed_norms;
 mod mixtures;
 mod norms;
+mod spline;
 mod weights;
