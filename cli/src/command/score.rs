@@ -25,6 +25,7 @@ use crate::output::{extension, is_stream, report as report_out, spare_inputs, wr
 
 /// Fresh points of a density, unless a number is given.
 const FRESH: u32 = 10_000;
+/// Why a table takes no number of rows.
 const WHOLE: &str = "--rows is for built-in densities and images; a file is scored whole";
 
 pub(crate) fn run(arguments: &Score) -> Result<()> {
