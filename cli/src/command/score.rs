@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use resflow::backend::{Backend, Key};
 use resflow::config::{FlowConfig, ModelConfig};
-use resflow::data::Dataset;
+use resflow::data::{Dataset, ToyDensity};
 use resflow::device::Precision;
 use resflow::estimator::{Auto, Estimator, Phase, Sharing};
 use resflow::flow::LogProb;
@@ -26,6 +26,8 @@ use crate::output::{extension, is_stream, report as report_out, spare_inputs, wr
 
 /// Fresh points of a density, unless a number is given.
 const FRESH: u32 = 10_000;
+/// Why a table takes no number of rows.
+const WHOLE: &str = "--rows is for built-in densities and images; a file is scored whole";
 
 pub(crate) fn run(arguments: &Score) -> Result<()> {
     if let Some(out) = arguments.out.as_ref().filter(|p| (p.is_file() || !p.exists()) && !is_stream(p))
@@ -39,6 +41,9 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
     spare_inputs(&[("--out", arguments.out.as_deref())], &inputs)?;
     let mut options = arguments.reading.options();
     options.model = stored.columns(arguments.matching, arguments.weight.as_deref());
+    if options.model.is_some() && arguments.rows.is_some() && arguments.data.parse::<ToyDensity>().is_err() {
+        return Err(usage(WHOLE));
+    }
     let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         score(arguments, &stored, data, backend)
@@ -52,9 +57,7 @@ fn chosen_data(arguments: &Score, data: Data, model: &ModelConfig) -> Result<Dat
             let key = Key::new(arguments.seed).named("test data");
             Ok(density.sample(key, rows.unwrap_or(FRESH) as usize).into())
         }
-        (data, Some(_)) if data.table().is_some() && model.rows().is_some() => {
-            Err(usage("--rows is for built-in densities and images; a file is scored whole"))
-        }
+        (data, Some(_)) if data.table().is_some() && model.rows().is_some() => Err(usage(WHOLE)),
         (data, rows) => arguments.part.of(data, &arguments.data, model, rows.map(|n| n as usize)),
     }
 }

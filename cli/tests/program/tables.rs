@@ -60,7 +60,7 @@ fn variants_of_a_file_score_the_same() {
         ("mac.csv", plain.replace('\n', "\r"), ""),
         ("trailing.csv", plain.replace('\n', ",\n"), "ends in a separator"),
         ("swapped.csv", join(&picked(&[2, 0, 1]), ","), ""),
-        ("indexed.csv", indexed, "index"),
+        ("indexed.csv", indexed, ""),
         ("identified.csv", identified, "ignored: `id`"),
         ("bare.csv", join(&rows[1..], ","), "have no names"),
         ("savetxt.csv", format!("# {plain}"), "names are in the last"),
@@ -114,7 +114,8 @@ fn missing_values() {
     let (scores, all) = (folder.table("scores.csv").1, folder.table("all.csv").1);
     assert_eq!((scores.len(), all.len()), (80, 80));
     for (i, (found, whole)) in scores.iter().zip(&all).enumerate() {
-        assert!(if [2, 4, 8].contains(&i) { found[0].is_nan() } else { found[0] == whole[0] }, "row {i}");
+        let right = if [2, 4, 8].contains(&i) { found[0].is_nan() } else { (found[0] - whole[0]).abs() < 1e-4 };
+        assert!(right, "row {i}");
     }
     folder.succeed("encode base missing.csv --missing drop-rows --out z.csv");
     let z = folder.table("z.csv").1;

@@ -122,11 +122,10 @@ pub(in crate::data) fn finish(
         keep(&mut values, width, |place| kept.contains(&place));
     }
     let width = kept.len();
-    let incomplete: Vec<usize> = if kept.iter().any(|&slot| faults.missing[slot].count > 0) {
-        (0..rows).filter(|row| values[row * width..][..width].iter().any(|v| v.is_nan())).collect()
-    } else {
-        Vec::new()
-    };
+    let lacking: Vec<usize> = (0..width).filter(|&place| faults.missing[kept[place]].count > 0).collect();
+    let lacks = |row: usize| lacking.iter().any(|place| values[row * width + place].is_nan());
+    let incomplete: Vec<usize> =
+        if lacking.is_empty() { Vec::new() } else { (0..rows).filter(|&r| lacks(r)).collect() };
     let constants = if options.refuse_constants { constants(&values, width) } else { Vec::new() };
     let drop_rows = options.missing == Missing::DropRows && incomplete.len() < rows;
     if let Some(found) = report(&layout, &kept, &faults, incomplete.len(), drop_rows, &constants) {
@@ -234,13 +233,13 @@ fn report(
         } else if text.count > 0 {
             add(slot, Fault::Text { text: text.text.clone() }, text);
         }
-        let infinite = &faults.infinite[slot];
-        if infinite.count > 0 {
-            add(slot, Fault::Infinite { value: infinite.value }, infinite);
-        }
         let missing = &faults.missing[slot];
         if missing.count > 0 && !drop_rows {
             add(slot, Fault::Missing { text: missing.text.clone() }, missing);
+        }
+        let infinite = &faults.infinite[slot];
+        if infinite.count > 0 {
+            add(slot, Fault::Infinite { value: infinite.value }, infinite);
         }
     }
     for &(place, value) in constants {

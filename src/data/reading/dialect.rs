@@ -29,11 +29,9 @@ pub(super) struct Dialect {
     pub(super) trailing: bool,
     /// The number of columns, that of a trailing separator aside.
     pub(super) width: usize,
-    /// Their names.
+    /// Their names, which the last comment before the first row has where that is no header.
     pub(super) names: Option<Vec<String>>,
     pub(super) notes: Vec<Note>,
-    /// Whether the last comment before the first row has the names.
-    pub(super) named_by_comment: bool,
 }
 
 /// The sample between one separator.
@@ -197,21 +195,9 @@ pub(super) fn find(sample: &[u8], whole: bool, options: &ReadOptions) -> Result<
     if trailing {
         notes.push(Note::TrailingSeparator);
     }
-    let Header { first_row, names, by_comment, width, note } =
-        header::find(&rows, separator, decimal, trailing, options)?;
+    let Header { first_row, names, width, note } = header::find(&rows, separator, decimal, trailing, options)?;
     notes.extend(note);
-    Ok(Dialect {
-        separator,
-        decimal,
-        one_column,
-        skip,
-        header: first_row,
-        trailing,
-        width,
-        names,
-        notes,
-        named_by_comment: by_comment,
-    })
+    Ok(Dialect { separator, decimal, one_column, skip, header: first_row, trailing, width, names, notes })
 }
 
 /// Excel's first line, `sep=;`: its length with the line end, and the separator.

@@ -16,7 +16,6 @@ pub(super) struct Header {
     /// Whether they are the first row.
     pub(super) first_row: bool,
     pub(super) names: Option<Vec<String>>,
-    pub(super) by_comment: bool,
     /// The number of columns.
     pub(super) width: usize,
     pub(super) note: Vec<Note>,
@@ -45,7 +44,7 @@ pub(super) fn find(
     let own = rows.width(0) - usize::from(trailing && hollow_end(rows));
     if !first_row {
         let names = rows.comment.filter(|_| options.header.is_none()).and_then(|c| commented(c, separator, own));
-        return Ok(Header { first_row, by_comment: names.is_some(), names, width: own, note });
+        return Ok(Header { first_row, names, width: own, note });
     }
     let mut latin = false;
     let mut names: Vec<String> = (0..own)
@@ -63,7 +62,7 @@ pub(super) fn find(
     if !trailing && is_short(rows, decimal) {
         names.insert(0, String::new());
     }
-    Ok(Header { first_row, by_comment: false, width: names.len(), names: Some(names), note })
+    Ok(Header { first_row, width: names.len(), names: Some(names), note })
 }
 
 fn hollow_end(rows: &Rows) -> bool {
@@ -98,8 +97,7 @@ fn judge(rows: &Rows, decimal: Decimal, trailing: bool) -> Result<(bool, bool), 
     };
     // R and others quote names, and no numbers
     let below = 1..rows.len();
-    let bare =
-        |row: usize| (0..rows.width(row)).any(|column| rows.cell(row, column).is_some_and(|(_, quoted)| !quoted));
+    let bare = |row: usize| (0..width).any(|column| rows.cell(row, column).is_some_and(|(_, quoted)| !quoted));
     if !below.is_empty() && cells.iter().all(|(_, quoted)| *quoted) && below.clone().all(bare) {
         return Ok((true, cells.iter().any(|(cell, _)| is_number(cell))));
     }

@@ -16,9 +16,10 @@ pub(super) enum Cell {
 }
 
 /// How missing values are spelled, in lower case.
-const MISSING: [&[u8]; 22] = [
+const MISSING: [&[u8]; 28] = [
     b"", b"na", b"n/a", b"#n/a", b"#na", b"n.a.", b"<na>", b"nan", b"-nan", b"+nan", b"null", b"\\n", b"none", b"nil",
-    b"missing", b"?", b"-", b"--", b".", b"..", b"*", b"---",
+    b"missing", b"?", b"-", b"--", b".", b"..", b"*", b"---", b"#value!", b"#div/0!", b"#ref!", b"#num!", b"#null!",
+    b"#name?",
 ];
 
 /// Reads a cell.

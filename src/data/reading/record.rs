@@ -55,6 +55,16 @@ pub(super) enum Line {
     End,
 }
 
+/// The bytes that tell a comment from an error value.
+const MARK: usize = 8;
+
+/// Whether a line begins with one of a spreadsheet's values that are none.
+fn is_error_value(text: &[u8]) -> bool {
+    let values: [&[u8]; 8] = [b"#N/A", b"#NA", b"#NAME?", b"#VALUE!", b"#DIV/0!", b"#REF!", b"#NUM!", b"#NULL!"];
+    let ends = |rest: &[u8]| !rest.first().is_some_and(u8::is_ascii_alphanumeric);
+    values.iter().any(|value| text.strip_prefix(*value).is_some_and(ends))
+}
+
 /// Finds what stands at `from`; `last` if the text does not go on behind its end.
 pub(super) fn line(text: &[u8], from: usize, last: bool, separator: Separator, cells: &mut Vec<Span>) -> Line {
     cells.clear();
@@ -65,6 +75,8 @@ pub(super) fn line(text: &[u8], from: usize, last: bool, separator: Separator, c
             b' ' => at += 1,
             b'\t' if separator != Separator::Tab => at += 1,
             b'\n' | b'\r' => return end_of_line(text, at, last).map_or(Line::Incomplete, Line::Blank),
+            b'#' if !last && text.len() - at < MARK => return Line::Incomplete,
+            b'#' if is_error_value(&text[at..]) => break,
             b'#' => {
                 let end = text[at..].iter().position(|b| matches!(b, b'\n' | b'\r')).map(|i| at + i);
                 return match end {
@@ -220,6 +232,7 @@ mod tests {
         assert_eq!(rows(text, Separator::Blanks), [["1.5", "a b", "3"], ["4", "5", "6"]]);
         assert_eq!(rows(b"1\t\t3\n\t\t\n", Separator::Tab), [["1", "", "3"], ["", "", ""]]);
         assert_eq!(rows(b"\"open,1\n2", Separator::Comma), [["open,1\n2"]]);
+        assert_eq!(rows(b"#N/A,1\n#NAME,2\n#VALUE!,3", Separator::Comma), [["#N/A", "1"], ["#VALUE!", "3"]]);
     }
 
     /// Wherever a text is cut, what stands before the cut is never read as something else than in the whole.

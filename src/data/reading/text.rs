@@ -87,7 +87,7 @@ fn rows(
         window.advance(end);
     }
     if comments > 0 {
-        notes.push(Note::Comments { lines: comments, names: dialect.named_by_comment });
+        notes.push(Note::Comments { lines: comments, names: !dialect.header && dialect.names.is_some() });
     }
     let RowReader { faults, values, .. } = rows;
     match (values.is_empty(), &dialect.names) {
