@@ -7,9 +7,9 @@ The split, the dequantisation and the synthetic rows are functions of a table's 
 out, at most 10,000 rows; of a synthetic one as many fresh rows are drawn, at least 2,000.
 
 Grids and integers are dequantised here, once: a column whose values are whole multiples of a step s becomes x + s·u with u
-uniform on [0, 1). A column that is on no grid but repeats values is first rounded down to a grid of some 100 steps, since a density has
-no bound at a point mass. So every method is judged on the same continuous numbers, none gains by finding the grid, and
-E log p(x + s·u) − log s is a bound from below on the log probability of the cell.
+uniform on [0, 1). In a column that repeats values on no grid, or on one so fine that it is nearly empty, each value is spread up to the
+next one: a density has no bound at a point mass. So every method is judged on the same continuous numbers, none gains by finding the grid, and
+E log p(x + s·u) + log s is a bound from below on the log probability of the cell.
 """
 import argparse, json, shutil, zlib
 from pathlib import Path
@@ -30,44 +30,50 @@ def generator(name, purpose):
 
 
 def grid_step(values):
-    """The largest step, of 1, 2 or 5 times a power of ten or an integer, whose multiples all values are; None if there is none
-    within 10^6 steps of the range."""
+    """The step of the coarsest grid that all values are on, within 10^7 steps of the range: a multiple of a power of ten, or the
+    least gap between values (a grid in other units than it was measured in). None if there is none."""
     span = np.ptp(values)
-    for power in range(-8, 9):
-        unit = 10.0**power
-        if span / unit > 1e6:
+    gaps = np.diff(np.unique(values))
+    for unit in [*(10.0**power for power in range(8, -13, -1)), gaps.min()]:
+        # numbers that have been single precision are off their grid by a little
+        tolerance = 1e-3 if span / unit < 1e4 else 1e-6
+        if not 1 <= span / unit <= 1e7:
             continue
-        multiples = np.round(values / unit)
-        if not np.allclose(multiples * unit, values, rtol=1e-12, atol=1e-6 * unit):
-            return None
-        # the common divisor of the differences: counts in steps of 10, thirds of nothing
-        divisor = np.gcd.reduce((multiples - multiples.min()).astype(np.int64))
-        return float(divisor * unit) if divisor else None
+        steps = (values - values.min()) / unit
+        whole = np.round(steps)
+        if np.abs(steps - whole).max() < tolerance:
+            return float(f"{np.gcd.reduce(whole.astype(np.int64)) * unit:.9g}")
     return None
 
 
 def dequantise(frame, rng):
-    """Continuous columns; the step of each that was on a grid; the step of each that was put on one."""
-    grids, rounded, out = {}, {}, {}
+    """Continuous columns; the step of each that was on a grid; those whose values were spread up to the next one."""
+    grids, spread, out = {}, [], {}
     for column in frame.columns:
         values = frame[column].to_numpy()
-        step = grid_step(values)
-        if step is None and len(np.unique(values)) < 0.9 * len(values):
-            step = 10.0 ** np.round(np.log10(np.ptp(values)) - 2)
-            values = np.floor(values / step) * step
-            rounded[column] = step
-        elif step is not None:
-            grids[column] = step
+        distinct = np.unique(values)
         noise = rng.random(len(values))
-        out[column] = values if step is None else values + step * noise
-    return pd.DataFrame(out), grids, rounded
+        step = grid_step(values)
+        commonest = np.unique(values, return_counts=True)[1].max() / len(values)
+        is_empty = step is not None and len(distinct) * step < 2e-3 * np.ptp(values)
+        if step is not None and not (is_empty and commonest > 0.01):
+            grids[column] = step
+            out[column] = values + step * noise
+        elif commonest > 0.01 or len(distinct) < 0.9 * len(values):
+            spread.append(column)
+            gaps = np.diff(distinct)
+            widths = np.append(gaps, np.median(gaps))
+            out[column] = values + widths[np.searchsorted(distinct, values)] * noise
+        else:
+            out[column] = values
+    return pd.DataFrame(out), grids, spread
 
 
 def prepare_real(name, folder):
     frame, notes = real.load(name, MOST_ROWS, generator(name, "rows"))
     repeated = int(frame.duplicated().sum())
     commonest = {c: float(frame[c].value_counts(normalize=True).iloc[0]) for c in frame.columns}
-    frame, grids, rounded = dequantise(frame, generator(name, "noise"))
+    frame, grids, spread = dequantise(frame, generator(name, "noise"))
     order = generator(name, "split").permutation(len(frame))
     held_out = min(len(frame) // 5, MOST_TEST_ROWS)
     test, train = frame.iloc[order[:held_out]], frame.iloc[order[held_out:]]
@@ -80,7 +86,7 @@ def prepare_real(name, folder):
         "train_rows": len(train),
         "test_rows": len(test),
         "grids": grids,
-        "put_on_grids": rounded,
+        "spread_columns": spread,
         "repeated_rows": repeated,
         "share_of_commonest_value": {c: round(s, 4) for c, s in commonest.items() if s > 0.05},
     }
