@@ -14,7 +14,8 @@ METHODS = ["gaussian", "gmm-full", "gmm-diag", "kde", "nsf", "maf", "nsf-couplin
 NAMES = {"nsf": "zuko-nsf", "maf": "zuko-maf", "nsf-coupling": "zuko-nsf-coupling"}
 
 
-def fitter(method):
+def load_fitters():
+    """Functions of the training rows, a time and a seed, by method."""
     import classical, flows
 
     return {
@@ -22,10 +23,8 @@ def fitter(method):
         "gmm-full": partial(classical.mixture, "full"),
         "gmm-diag": partial(classical.mixture, "diag"),
         "kde": classical.kernels,
-        "nsf": partial(flows.fit, "nsf"),
-        "maf": partial(flows.fit, "maf"),
-        "nsf-coupling": partial(flows.fit, "nsf-coupling"),
-    }[method]
+        **{kind: partial(flows.fit, kind) for kind in ("nsf", "maf", "nsf-coupling")},
+    }
 
 
 def main():
@@ -49,6 +48,7 @@ def main():
 
     import tables
 
+    fitters = load_fitters()
     torch.set_num_threads(arguments.threads)
     out = arguments.out or arguments.data / "results"
     for table in tables.names(arguments.data, arguments.only):
@@ -62,7 +62,7 @@ def main():
             conditions = {"time": arguments.time, "threads": arguments.threads, "seed": arguments.seed}
             start = time.perf_counter()
             try:
-                log_p, notes = fitter(method)(train, arguments.time, arguments.seed)
+                log_p, notes = fitters[method](train, arguments.time, arguments.seed)
                 seconds = time.perf_counter() - start
                 values = log_p(test)
             except (ValueError, RuntimeError, ArithmeticError) as error:

@@ -55,7 +55,7 @@ def dequantise(frame, rng):
         noise = rng.random(len(values))
         step = grid_step(values)
         commonest = np.unique(values, return_counts=True)[1].max() / len(values)
-        is_empty = step is not None and len(distinct) * step < 2e-3 * np.ptp(values)
+        is_empty = step is not None and len(distinct) * step < 0.01 * np.ptp(values)
         if step is not None and not (is_empty and commonest > 0.01):
             grids[column] = step
             out[column] = values + step * noise
