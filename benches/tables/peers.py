@@ -46,9 +46,9 @@ def main():
         os.environ[variable] = str(arguments.threads)
     import torch
 
-    import tables
+    import flows, tables
 
-    fitters = load_fitters()
+    fitters, warm = load_fitters(), False
     torch.set_num_threads(arguments.threads)
     out = arguments.out or arguments.data / "results"
     for table in tables.names(arguments.data, arguments.only):
@@ -56,6 +56,9 @@ def main():
         if not left:
             continue
         folder = arguments.data / table
+        if any(m in NAMES for m in left) and not warm:
+            flows.warm_up()
+            warm = True
         train, test = tables.read(folder, "train"), tables.read(folder, "test")
         for method in left:
             name = NAMES.get(method, method)

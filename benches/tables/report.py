@@ -107,6 +107,8 @@ def totals(results, wanted):
             if place == "behind":
                 behind.append(f"{r.name} by {with_error(-difference, error)} ({theirs})")
         whole = sum(counts.values())
+        if whole == 0:
+            continue
         lines.append(f"* Against {words}, on {whole} tables: {counts['ahead']} ahead, {counts['level']} level, {counts['behind']} behind" + (": " + "; ".join(behind) if behind else "") + ".")
     return "\n".join(lines)
 
