@@ -23,6 +23,7 @@ mod dataset;
 #[cfg(feature = "formats")]
 mod file;
 pub mod image;
+pub(crate) mod looks_like;
 #[cfg(feature = "formats")]
 pub mod npy;
 #[cfg(feature = "images")]
@@ -37,7 +38,7 @@ pub use dataset::{Dataset, Samples, Values, number_of};
 #[cfg(feature = "formats")]
 pub use file::{read, write};
 #[cfg(feature = "images")]
-pub use open::{Opened, open};
+pub use open::{Opened, open, open_sized};
 pub use permutation::permutation;
 pub use standardise::Standardiser;
 pub use table::Table;

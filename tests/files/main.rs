@@ -11,6 +11,7 @@ mod checks_images;
 #[path = "../../fuzz/checks_import.rs"]
 mod checks_import;
 mod data;
+mod data_folders;
 mod data_images;
 mod data_pictures;
 mod document_reader;
@@ -21,6 +22,7 @@ mod fuzz_images;
 mod fuzz_import;
 mod fuzz_models;
 mod given_transforms;
+mod import_places;
 mod import_state;
 mod listed;
 // counts what each thread holds, so that tests beside it do not disturb it
