@@ -1,8 +1,8 @@
 //! JPEG files, baseline and progressive, gray or in colours.
 //!
-//! The decoder fills what is missing from a file with gray, so a file must have its end: its markers are followed to the
-//! one that ends a picture. Orientation (EXIF) and colour profiles are not applied. The decoder uses no instructions of
-//! single processors, so that a file has the same pixels everywhere.
+//! A damaged file is an error (the decoder's strict mode; it would fill what is missing with gray), and a file must have its
+//! end: its markers are followed to the one that ends a picture. Orientation (EXIF) and colour profiles are not applied.
+//! The decoder's code for single processors is left out, so that a file has the same pixels everywhere.
 //!
 //! The size is checked before the pixels take memory: at most 64 MiB of pixels, and no more than a file of its size can
 //! hold.
@@ -44,7 +44,7 @@ pub fn read(bytes: &[u8]) -> Result<ImageSet, DataError> {
     if !has_end(bytes) {
         return Err(problem("it is cut short").into());
     }
-    let options = DecoderOptions::default().set_use_unsafe(false).set_max_width(1 << 16).set_max_height(1 << 16);
+    let options = DecoderOptions::default().set_strict_mode(true).set_max_width(1 << 16).set_max_height(1 << 16);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(|e| problem(&e.to_string()))?;
     let (info, space) = (decoder.info(), decoder.input_colorspace());
