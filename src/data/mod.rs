@@ -29,6 +29,7 @@ mod dataset;
 mod file;
 pub mod image;
 mod look;
+pub(crate) mod looks_like;
 #[cfg(feature = "formats")]
 pub mod npy;
 #[cfg(feature = "images")]

@@ -15,6 +15,7 @@ mod checks_import;
 mod checks_tables;
 mod columns;
 mod data;
+mod data_folders;
 mod data_images;
 mod data_pictures;
 mod document_columns;
@@ -28,6 +29,7 @@ mod fuzz_import;
 mod fuzz_models;
 mod given_transforms;
 mod hostile_splines;
+mod import_places;
 mod import_state;
 mod listed;
 // counts what each thread holds, so that tests beside it do not disturb it

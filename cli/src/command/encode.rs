@@ -20,6 +20,7 @@ pub(crate) fn run(arguments: &Encode) -> Result<()> {
     spare_inputs(&outputs, &[&arguments.data, stored.path()])?;
     let mut options = arguments.reading.options();
     options.model = stored.columns(arguments.matching, None);
+    options.image_size = arguments.size.image_size;
     let data = Data::open_file(&arguments.data, &options)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         encode(arguments, &stored, data, backend)

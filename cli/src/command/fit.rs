@@ -18,6 +18,7 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
     directory.spare(Path::new(&arguments.data))?;
     directory.claim_if_there()?;
     let mut options = arguments.reading.options();
+    options.image_size = arguments.size.image_size;
     // weights may be the same in every row
     options.refuse_constants = arguments.weight.is_none();
     if let (Some(columns), Some(weight)) = (&mut options.columns, &arguments.weight)

@@ -26,7 +26,8 @@ pub(crate) fn run(arguments: &Reconstruct) -> Result<()> {
     }
     let stored = Stored::open(&arguments.model)?;
     spare_inputs(&[("--out", Some(&arguments.out))], &[&arguments.data, stored.path()])?;
-    let data = Data::open_file(&arguments.data, &ReadOptions::default())?;
+    let options = ReadOptions { image_size: arguments.size.image_size, ..ReadOptions::default() };
+    let data = Data::open_file(&arguments.data, &options)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         reconstruct(arguments, &stored, data, backend)
     })

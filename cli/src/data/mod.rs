@@ -3,11 +3,12 @@
 pub(crate) mod labels;
 pub(crate) mod part;
 pub(crate) mod reading;
+pub(crate) mod size;
 pub(crate) mod weight;
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use resflow::config::{ImageConfig, ModelConfig};
 use resflow::data::image::{ImageSet, ImageSize};
 use resflow::data::{Dataset, Opened, ReadOptions, Table, ToyDensity};
@@ -49,9 +50,23 @@ impl Data {
     pub(crate) fn open_file(path: &Path, options: &ReadOptions) -> Result<Self> {
         check_there(path)?;
         let opened = reading::open(path, options)?;
-        if opened.image_size.is_some() {
-            check_plain(&path.display().to_string(), options)?;
+        match (opened.image_size, options.image_size) {
+            (Some(_), _) => check_plain(&path.display().to_string(), options)?,
+            (None, Some([height, width])) => {
+                let path = path.display();
+                return Err(usage(format_args!("--image-size {height}x{width}: {path} holds rows, not images")));
+            }
+            (None, None) => {}
         }
+        Ok(Self::Stored(opened))
+    }
+
+    /// Images as bytes, which is what is learned from; anything else as it is.
+    pub(crate) fn quantised(self, name: &str) -> Result<Self> {
+        let Self::Stored(opened) = self else { return Ok(self) };
+        let said = opened.notes.len();
+        let opened = opened.quantised().with_context(|| name.to_owned())?;
+        reading::tell(name, &opened.notes[said..]);
         Ok(Self::Stored(opened))
     }
 

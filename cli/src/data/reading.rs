@@ -1,7 +1,9 @@
 //! How tables are read: the options, what is decided without them, and the model's columns.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Error, Result};
 use clap::{Args, ValueEnum};
@@ -161,12 +163,19 @@ fn read_from_input(options: &ReadOptions) -> Result<Reading, DataError> {
     data::read_from(io::stdin().lock(), options).map_err(|source| DataError::File { path, source: Box::new(source) })
 }
 
-fn tell(name: &str, notes: &[Note]) {
+/// Says what was decided, each once: an experiment opens its data many times.
+pub(crate) fn tell(name: &str, notes: &[Note]) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     for note in notes {
+        let line = format!("{name}: {note}");
+        if !said.insert(line.clone()) {
+            continue;
+        }
         if note.is_warning() {
-            warn(format_args!("{name}: {note}"));
+            warn(line);
         } else {
-            say(format_args!("note: {name}: {note}"));
+            say(format_args!("note: {line}"));
         }
     }
 }

@@ -15,6 +15,7 @@ use super::laboratory::Laboratory;
 use crate::arguments::{Fit, Model};
 use crate::data::part::Part;
 use crate::data::reading::TableOptions;
+use crate::data::size::Size;
 use crate::data::{Data, first};
 use crate::failure::usage;
 use crate::model::{Stored, read_archive};
@@ -87,6 +88,7 @@ impl Training<'_> {
             classify: false,
             weight: None,
             reading: TableOptions::default(),
+            size: Size::default(),
             out: directory.root().to_owned(),
             config: Some(config),
             seed: Some(self.seed),

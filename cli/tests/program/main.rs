@@ -12,5 +12,6 @@ mod images;
 mod import;
 mod interruption;
 mod keys;
+mod pictures;
 mod tables;
 mod weights;

@@ -54,6 +54,8 @@ pub enum Note {
         /// Whether they have others.
         named: bool,
     },
+    /// A decision about images.
+    Images(String),
     /// Rows with missing cells are left out.
     Dropped {
         /// Their number.
@@ -104,6 +106,7 @@ impl fmt::Display for Note {
             Self::ByPosition { named: false } => {
                 f.write_str("the columns have no names: they are taken in the order of the model's")
             }
+            Self::Images(sentence) => f.write_str(sentence),
             Self::Dropped { rows, of } => write!(f, "{rows} of {} with missing values left out", Count(*of, "row")),
         }
     }

@@ -149,6 +149,8 @@ pub struct ReadOptions {
     pub array: Option<String>,
     /// The columns of the model that the table is for.
     pub model: Option<ModelColumns>,
+    /// The height and width that images are cut or padded to about the centre, should that be what is read.
+    pub image_size: Option<[usize; 2]>,
 }
 
 impl ReadOptions {
