@@ -165,8 +165,8 @@ fn layout(shape: &[u64], float: bool, wanted: Option<[usize; 2]>) -> Result<(Lay
         match (usual.contains(&a), usual.contains(&c)) {
             (true, false) => return Ok((first, float)),
             (false, true) => return Ok((last, !float)),
-            // one pixel is the same either way
-            (true, true) if usual == [1, 3] && [a, b, c] != [1; 3] => return choose(first, last),
+            // a row and a column of gray pixels have the same numbers
+            (true, true) if usual == [1, 3] && [a, c] != [1, 1] => return choose(first, last),
             _ => {}
         }
     }
@@ -197,13 +197,14 @@ mod tests {
             (&[60, 5, 6, 4], false, "60 images of 5x6 pixels with 4 channels".to_owned()),
             (&[60, 5, 6, 7], false, "60 images of 5x6 pixels with 7 channels".to_owned()),
             (&[60, 5, 6, 7], true, "60 images of 6x7 pixels with 5 channels".to_owned()),
+            (&[60, 1, 8, 1], false, "60 images of 1x8 pixels with 1 channel".to_owned()),
+            (&[60, 1, 8, 1], true, "60 images of 8x1 pixels with 1 channel".to_owned()),
             (&[1, 1, 1, 1], true, "1 image of 1x1 pixels with 1 channel".to_owned()),
         ] {
             assert_eq!(words(shape, float, None), said, "{shape:?}, {float}");
         }
         for (shape, first, second) in [
             (&[60, 3, 8, 3][..], "60 images of 8x3 pixels with 3 channels", "60 images of 3x8 pixels with 3 channels"),
-            (&[60, 1, 8, 1], "60 images of 8x1 pixels with 1 channel", "60 images of 1x8 pixels with 1 channel"),
             (&[28, 20, 3], "28 images of 20x3 pixels with 1 channel", "1 image of 28x20 pixels with 3 channels"),
         ] {
             for float in [false, true] {

@@ -64,6 +64,12 @@ pub(super) fn read(here: &Listing, size: Option<[usize; 2]>) -> Result<Option<Im
         }
         (Some(training), test) => (training, test),
     };
+    // a test set may lack classes, but one class alone is none to learn
+    let mut names = training.classes;
+    if let [name] = names.as_slice() {
+        notes.push(format!("all pictures are in the folder `{}`, so there are no classes", Excerpt(name)));
+        names.clear();
+    }
     let mut stocks = vec![Stock::of(&training.files, size)?];
     if let Some((_, test)) = &test {
         stocks.push(Stock::of(&test.files, size)?);
@@ -75,14 +81,13 @@ pub(super) fn read(here: &Listing, size: Option<[usize; 2]>) -> Result<Option<Im
     for stock in stocks {
         sets.push(stock.into_set(size, colours)?);
     }
-    let names = &training.classes;
     if names.len() > MOST_CLASSES {
         notes.push(format!("{} folders are more than {MOST_CLASSES} classes: the images have no labels", names.len()));
     }
     let classes = (2..=MOST_CLASSES).contains(&names.len());
     let test_set = match (sets.pop(), &test) {
         (Some(set), Some((folder, test))) if classes && !test.classes.is_empty() => {
-            let numbers = numbers_among(names, &test.classes, &folder.name)?;
+            let numbers = numbers_among(&names, &test.classes, &folder.name)?;
             let labels = test.files.iter().map(|(_, class)| numbers[*class]).collect();
             Some(set.with_labels(labels)?.with_class_names(names.clone())?)
         }
@@ -95,8 +100,8 @@ pub(super) fn read(here: &Listing, size: Option<[usize; 2]>) -> Result<Option<Im
     let mut set = sets.pop().ok_or(ImageError::NoImages { found: here.summary() })?;
     if classes {
         let labels: Vec<u8> = training.files.iter().map(|(_, class)| *class as u8).collect();
-        notes.push(class_note(names, &labels));
-        set = set.with_labels(labels)?.with_class_names(names.clone())?;
+        notes.push(class_note(&names, &labels));
+        set = set.with_labels(labels)?.with_class_names(names)?;
     }
     Ok(Some(ImageData { training: set, test: test_set, notes }))
 }
@@ -140,10 +145,6 @@ fn collect(listing: &Listing, skipped: [&str; 2], notes: &mut Vec<String>) -> Re
     for (class, (name, files)) in folders.into_iter().enumerate() {
         collection.files.extend(files.into_iter().map(|file| (file, class)));
         collection.classes.push(name);
-    }
-    if let [name] = collection.classes.as_slice() {
-        notes.push(format!("all pictures are in the folder `{}`, so there are no classes", Excerpt(name)));
-        collection.classes.clear();
     }
     Ok(Some(collection))
 }
