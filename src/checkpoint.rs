@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::architecture;
 use crate::config::{ImageConfig, ModelConfig};
-use crate::data::Standardiser;
+use crate::data::{Standardiser, looks_like};
 use crate::error::{CheckpointError, Error};
 use crate::estimator::Phase;
 use crate::flow::Flow;
@@ -91,7 +91,10 @@ impl Archive {
     /// [`CheckpointError::Tensor`] for a tensor of another type than f32 and f64.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
         let format = |e: &dyn std::fmt::Display| CheckpointError::Format(e.to_string());
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| format(&e))?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| match looks_like::describe(bytes) {
+            Some(what) => CheckpointError::Format(format!("it looks like {what} ({e})")),
+            None => format(&e),
+        })?;
         let document = metadata.metadata().as_ref().and_then(|m| m.get(ENTRY)).ok_or_else(|| {
             CheckpointError::Format("a safetensors file, but without the metadata entry `resflow`".into())
         })?;

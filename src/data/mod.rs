@@ -23,6 +23,7 @@ mod dataset;
 #[cfg(feature = "formats")]
 mod file;
 pub mod image;
+pub(crate) mod looks_like;
 #[cfg(feature = "formats")]
 pub mod npy;
 #[cfg(feature = "images")]

@@ -12,6 +12,7 @@
 //! # Ok::<(), resflow::import::ImportError>(())
 //! ```
 
+mod container;
 mod names;
 mod pickle;
 mod reference;
@@ -28,6 +29,7 @@ use resflow_backend::Element;
 use safetensors::SafeTensors;
 
 use crate::checkpoint::Values;
+use crate::data::looks_like;
 pub use crate::error::ImportError;
 use scalar::Scalar;
 
@@ -55,8 +57,9 @@ pub enum Argument {
     Text(String),
 }
 
-/// Named tensors of a foreign file, the prefixes `module.`, `param.` and `buffer.` stripped. Where `param.` or
-/// `buffer.` are present, names without them are left out.
+/// Named tensors of a foreign file. What torch's wrappers put into names (`module.`, `_orig_mod.`) is stripped, and so are
+/// `param.` and `buffer.`, without which names are left out where they are present. What a program put before a flow
+/// (`model.`, `net.`) is taken off; of several flows in a file the caller chooses.
 #[derive(Debug, Clone, Default)]
 pub struct StateDict {
     /// Shape and numbers by name, in the order and layout of torch. Half precision was widened to single, integers and
@@ -65,6 +68,8 @@ pub struct StateDict {
     /// The numbers, texts and flags among the saved arguments (`args`) of the program that trained; empty if
     /// none were saved.
     pub arguments: BTreeMap<String, Argument>,
+    /// Sentences on what was decided in reading the file: the place of the tensors, what was taken off their names.
+    pub notes: Vec<String>,
     /// Marks that a tensor was made in double precision.
     double: bool,
 }
@@ -77,12 +82,17 @@ impl StateDict {
     /// their prefixes, or if a tensor's type is none of F64, F32, F16, BF16, I64, I32, I16, I8, U8 and BOOL or an
     /// integer has no exact double.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, ImportError> {
+        Self::from_safetensors_at(bytes, None)
+    }
+
+    fn from_safetensors_at(bytes: &[u8], key: Option<&str>) -> Result<Self, ImportError> {
         let file = SafeTensors::deserialize(bytes)
             .map_err(|e| ImportError::Format(format!("not a readable safetensors file: {e}")))?;
         let views = file.tensors();
         let views = views.iter().map(|(name, view)| (name.as_str(), view)).collect();
-        let mut dict = Self::default();
-        for (name, view) in names::select(views)? {
+        let selected = names::select(views, key)?;
+        let mut dict = Self { notes: selected.note.into_iter().collect(), ..Self::default() };
+        for (name, view) in selected.entries {
             let scalar = Scalar::of_safetensors(view.dtype())
                 .ok_or_else(|| ImportError::tensor(&name, format!("is of the type {}", view.dtype())))?;
             let count = view.data().len() / scalar.size();
@@ -92,15 +102,15 @@ impl StateDict {
         Ok(dict)
     }
 
-    /// Reads a file that torch wrote, of either format: a checkpoint of the reference implementation, or a
-    /// state dict alone.
+    /// Reads a file that torch wrote, of either format: a checkpoint of the reference implementation, a state dict alone,
+    /// or one anywhere in the dicts and lists of a file.
     ///
     /// # Errors
     /// Returns [`ImportError::Format`] or [`ImportError::Pickle`] if the file is damaged or wants something other than
     /// data to be read, [`ImportError::Content`] or [`ImportError::Tensor`] if it does not hold the tensors that are
     /// asked for.
     pub fn from_pth(bytes: &[u8], weights: Weights) -> Result<Self, ImportError> {
-        torch_file::read(bytes, weights)
+        torch_file::read(bytes, weights, None)
     }
 
     /// Reads the contents of a file of any of these formats.
@@ -110,16 +120,27 @@ impl StateDict {
     /// [`ImportError::Content`] if the average is asked of a safetensors file, which has none, and
     /// [`ImportError::Format`] for any other file.
     pub fn from_bytes(bytes: &[u8], weights: Weights) -> Result<Self, ImportError> {
+        Self::from_bytes_at(bytes, weights, None)
+    }
+
+    /// Reads one state dict of several: `key` is where it is in the file, keys joined by dots (`model.ema`), or what its
+    /// names begin with (`net`).
+    ///
+    /// # Errors
+    /// Returns the errors of [`from_bytes`](Self::from_bytes), and [`ImportError::Content`] with what there is if there
+    /// is nothing of that name.
+    pub fn from_bytes_at(bytes: &[u8], weights: Weights, key: Option<&str>) -> Result<Self, ImportError> {
         if is_safetensors(bytes) {
             if weights == Weights::Ema {
                 return Err(ImportError::Content("a safetensors file has no average of the weights".into()));
             }
-            return Self::from_safetensors(bytes);
+            return Self::from_safetensors_at(bytes, key);
         }
         if bytes.starts_with(torch_file::ZIP_MAGIC) || bytes.first() == Some(&torch_file::PICKLE_MAGIC) {
-            return Self::from_pth(bytes, weights);
+            return torch_file::read(bytes, weights, key);
         }
-        Err(ImportError::Format("neither a safetensors file nor a checkpoint of torch".into()))
+        let what = looks_like::describe(bytes).map_or(String::new(), |what| format!(": it looks like {what}"));
+        Err(ImportError::Format(format!("neither a safetensors file nor a checkpoint of torch{what}")))
     }
 
     /// Reads a file of any of these formats, told apart by its contents.
@@ -127,9 +148,18 @@ impl StateDict {
     /// # Errors
     /// Returns [`ImportError::Io`] if the file cannot be read, else the errors of [`from_bytes`](Self::from_bytes).
     pub fn read(path: &Path, weights: Weights) -> Result<Self, ImportError> {
+        Self::read_at(path, weights, None)
+    }
+
+    /// Reads one state dict of several in a file; see [`from_bytes_at`](Self::from_bytes_at).
+    ///
+    /// # Errors
+    /// Returns [`ImportError::Io`] if the file cannot be read, else the errors of
+    /// [`from_bytes_at`](Self::from_bytes_at).
+    pub fn read_at(path: &Path, weights: Weights, key: Option<&str>) -> Result<Self, ImportError> {
         let bytes =
             std::fs::read(path).map_err(|source| ImportError::Io { path: path.display().to_string(), source })?;
-        Self::from_bytes(&bytes, weights)
+        Self::from_bytes_at(&bytes, weights, key)
     }
 
     /// Removes a tensor and returns its numbers, row-major.

@@ -17,14 +17,16 @@ use resflow_backend::Backend;
 
 use super::{ImportError, StateDict};
 use crate::checkpoint::{Archive, ModelDocument, Provenance, Values, document_value};
-use crate::config::ModelConfig;
+use crate::config::{ImageConfig, ModelConfig};
 use crate::error::{ConfigError, Error};
 use crate::flow::Flow;
 use crate::lipschitz::NormChain;
 use crate::stage::{LayerStage, Net, Stage};
 
 impl<B: Backend> Flow<B> {
-    /// Builds the flow of a state dict of the reference implementation, whose architecture a file does not say.
+    /// Builds the flow of a state dict of the reference implementation, whose architecture a file does not say. Where
+    /// it shows whether the very first block begins with an activation, that goes before the configuration (see
+    /// [`StateDict::architecture`]).
     ///
     /// # Errors
     /// Returns [`Error::Import`] for a tensor that is missing, superfluous, misshapen or not finite, [`Error::Config`]
@@ -32,7 +34,39 @@ impl<B: Backend> Flow<B> {
     /// nothing.
     pub fn from_state_dict(backend: B, config: &ModelConfig, state: StateDict) -> Result<Self, Error> {
         config.check()?;
-        Self::from_archive(backend, &archive(config, state)?)
+        Self::from_archive(backend, &archive(&state.architecture(config), state)?)
+    }
+}
+
+impl StateDict {
+    /// Returns a configuration with what the names of the tensors show of the architecture: whether the very first block
+    /// of a flow over images begins with an activation. In the reference a flow of one scale has that one whatever its
+    /// `first_resblock` says.
+    pub fn architecture(&self, config: &ModelConfig) -> ModelConfig {
+        let ModelConfig::Images(images) = config else { return config.clone() };
+        let first = self.first_block(images);
+        let convolution = |j: usize| self.tensors.contains_key(&format!("{first}.nnet.{j}.weight"));
+        match (convolution(0), convolution(1)) {
+            // an activation is a layer of its own, with a parameter or without
+            (false, true) => ImageConfig { first_activation: true, ..images.clone() }.into(),
+            (true, _) => ImageConfig { first_activation: false, ..images.clone() }.into(),
+            (false, false) => config.clone(),
+        }
+    }
+
+    /// The place of the first block: behind the logit and an ActNorm, which is not there where the reference's
+    /// `first_resblock` is false.
+    fn first_block(&self, images: &ImageConfig) -> Place {
+        let index = usize::from(images.logit);
+        let place = Place { scale: Some(0), index };
+        let norm = images.actnorm && !self.lacks_first_norm(&place);
+        Place { index: index + usize::from(norm), ..place }
+    }
+
+    /// Whether a block stands where the first ActNorm should.
+    fn lacks_first_norm(&self, place: &Place) -> bool {
+        let block = format!("{place}.nnet.");
+        self.tensors.range(block.clone()..).next().is_some_and(|(name, _)| name.starts_with(&block))
     }
 }
 
@@ -55,7 +89,7 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
     let mut translation = Translation { state, tensors: BTreeMap::new() };
     let stages = config.stages();
     let mut place = Place { scale: matches!(config, ModelConfig::Images(_)).then_some(0), index: 0 };
-    let mut flat = false;
+    let (mut flat, mut first) = (false, matches!(config, ModelConfig::Images(_)));
     for (link, stage) in stages.iter().enumerate() {
         match stage {
             // before the logit there is no chain yet
@@ -65,7 +99,13 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
             }
             Stage::Logit { .. } => place.index += 1,
             Stage::Flatten { .. } => flat = true,
+            // the reference leaves out the first one with the first block's special form: it does nothing then
+            Stage::ActNorm { features } if first && !flat && translation.state.lacks_first_norm(&place) => {
+                translation.identity(link, *features);
+                first = false;
+            }
             Stage::ActNorm { features } => {
+                first = false;
                 let module = if flat { ".fc_module" } else { "" };
                 translation.actnorm(&format!("{place}{module}"), link, *features)?;
                 place.index += 1;
@@ -162,6 +202,14 @@ impl Translation {
         let flag = if flag[0] == 0.0 { 0.0 } else { 1.0 };
         self.tensors.insert(format!("links.{link}.initialised"), (vec![1], Values::F64(vec![flag])));
         Ok(())
+    }
+
+    /// An ActNorm that leaves everything as it is.
+    fn identity(&mut self, link: usize, features: usize) {
+        for name in ["log_scale", "bias"] {
+            self.tensors.insert(format!("links.{link}.{name}"), (vec![features], Values::F64(vec![0.0; features])));
+        }
+        self.tensors.insert(format!("links.{link}.initialised"), (vec![1], Values::F64(vec![1.0])));
     }
 
     fn block(&mut self, from: &str, link: usize, shape: &[usize], net: &Net) -> Result<(), ImportError> {

@@ -80,14 +80,22 @@ impl<'a> Storage<'a> {
 impl<'a> Tensor<'a> {
     /// `None` if the value is no tensor; an error if it is one that cannot be.
     pub(super) fn parse(pickle: &Pickle<'a>, id: Id) -> Option<Result<Self, String>> {
-        let mut id = id;
+        let mut record = pickle.record(id)?;
+        let mut call = (pickle.global(record.class)?, record.arguments);
         // a parameter around a tensor with attributes around a tensor
         for _ in 0..4 {
-            let record = pickle.record(id)?;
-            let (module, function) = pickle.global(record.class)?;
-            let arguments = pickle.items(record.arguments)?;
+            let ((module, function), arguments) = call;
+            let arguments = pickle.items(arguments)?;
             match (module, function) {
-                ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => id = *arguments.first()?,
+                ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+                    record = pickle.record(*arguments.first()?)?;
+                    call = (pickle.global(record.class)?, record.arguments);
+                }
+                // a function, the type that its result is to have, and its arguments
+                ("torch._tensor", "_rebuild_from_type_v2") => {
+                    let &[function, _, arguments, ..] = arguments else { return None };
+                    call = (pickle.global(function)?, arguments);
+                }
                 ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => {
                     let &[storage, offset, shape, strides, ..] = arguments else {
                         return Some(Err("lacks its storage or shape".into()));

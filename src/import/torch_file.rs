@@ -1,12 +1,14 @@
 //! Checkpoints of the reference implementation as torch saves them: a dict with `state_dict`, `args` and `ema` among
-//! others.
+//! others, or a state dict in some other place (see [`container`]).
 //!
 //! With the average, parameters come from `ema.shadow_params` (a dict by name, or a list in the order of the
-//! parameters) and everything else from `state_dict`. All tensors that are read hold together no more numbers than the
-//! file has bytes, however many of them share a storage.
+//! parameters), or from a state dict called `ema` or so, and everything else from `state_dict`. All tensors that are
+//! read hold together no more numbers than the file has bytes (once decompressed), however many of them share a storage.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::container;
 use super::pickle::{self, Id, Pickle, Value};
 use super::tensor::Tensor;
 use super::torch_legacy;
@@ -24,8 +26,8 @@ enum Storages<'a> {
     Legacy(BTreeMap<&'a str, &'a [u8]>),
 }
 
-impl<'a> Storages<'a> {
-    fn get(&mut self, key: &str) -> Result<&'a [u8], ImportError> {
+impl Storages<'_> {
+    fn get(&mut self, key: &str) -> Result<&[u8], ImportError> {
         match self {
             Self::Zip(zip) => zip.entry(&format!("data/{key}")),
             Self::Legacy(storages) => {
@@ -34,37 +36,60 @@ impl<'a> Storages<'a> {
             }
         }
     }
+
+    /// Bytes of the file and of what was decompressed from it.
+    fn weight(&self, file: usize) -> usize {
+        match self {
+            Self::Zip(zip) => file.saturating_add(zip.decompressed()),
+            Self::Legacy(_) => file,
+        }
+    }
 }
 
 /// Reads a file of either format.
-pub(super) fn read(bytes: &[u8], weights: Weights) -> Result<StateDict, ImportError> {
-    let (pickle, mut storages) = if bytes.starts_with(ZIP_MAGIC) {
+pub(super) fn read(bytes: &[u8], weights: Weights, key: Option<&str>) -> Result<StateDict, ImportError> {
+    if bytes.starts_with(ZIP_MAGIC) {
         let mut zip = TorchZip::open(bytes)?;
-        let (pickle, _) = pickle::read(zip.entry("data.pkl")?, 0)?;
-        (pickle, Storages::Zip(zip))
+        let pickled: Cow<[u8]> = zip.pickle()?;
+        let (pickle, _) = pickle::read(&pickled, 0)?;
+        collect(&pickle, Storages::Zip(zip), bytes.len(), weights, key)
     } else if bytes.first() == Some(&PICKLE_MAGIC) {
         let (pickle, storages) = torch_legacy::open(bytes)?;
-        (pickle, Storages::Legacy(storages))
+        collect(&pickle, Storages::Legacy(storages), bytes.len(), weights, key)
     } else {
-        return Err(ImportError::Format("not a file of torch: neither a zip file nor a pickle".into()));
-    };
-
-    let mut tensors = state_dict(&pickle)?;
-    if weights == Weights::Ema {
-        average(&pickle, &mut tensors)?;
+        Err(ImportError::Format("not a file of torch: neither a zip file nor a pickle".into()))
     }
-    let mut dict = StateDict { arguments: arguments(&pickle), ..StateDict::default() };
-    let mut left = bytes.len();
+}
+
+/// The tensors of a pickle, with their numbers.
+fn collect(
+    pickle: &Pickle,
+    mut storages: Storages,
+    file: usize,
+    weights: Weights,
+    key: Option<&str>,
+) -> Result<StateDict, ImportError> {
+    let place = container::find(pickle, weights, key)?;
+    let Named { mut tensors, note } = tensors(pickle, place.dict, &place.what, place.prefix)?;
+    if weights == Weights::Ema {
+        average(pickle, &mut tensors, place.prefix)?;
+    }
+    let notes = place.note.into_iter().chain(note).collect();
+    let mut dict = StateDict { arguments: arguments(pickle), notes, ..StateDict::default() };
+    let mut taken = 0_usize;
     for (name, tensor) in tensors {
-        let contents = storages.get(tensor.storage.key)?;
         let scalar = tensor.storage.scalar;
-        if tensor.storage.length.checked_mul(scalar.size()) != Some(contents.len()) {
-            let problem = format!("is in a storage of {} bytes, not {} numbers", contents.len(), tensor.storage.length);
+        let length = storages.get(tensor.storage.key)?.len();
+        if tensor.storage.length.checked_mul(scalar.size()) != Some(length) {
+            let problem = format!("is in a storage of {length} bytes, not {} numbers", tensor.storage.length);
             return Err(ImportError::tensor(&name, problem));
         }
-        let count = tensor.len();
-        left = left.checked_sub(count).ok_or_else(|| ImportError::tensor(&name, "shares its numbers too often"))?;
-        let values = scalar.read(contents, tensor.places()).map_err(|problem| ImportError::tensor(&name, problem))?;
+        taken = taken.saturating_add(tensor.len());
+        if taken > storages.weight(file) {
+            return Err(ImportError::tensor(&name, "shares its numbers too often"));
+        }
+        let values = scalar.read(storages.get(tensor.storage.key)?, tensor.places());
+        let values = values.map_err(|problem| ImportError::tensor(&name, problem))?;
         dict.insert(name, tensor.shape, scalar, values);
     }
     Ok(dict)
@@ -74,31 +99,21 @@ fn content(problem: impl Into<String>) -> ImportError {
     ImportError::Content(problem.into())
 }
 
-/// The entries of the state dict, in their order, their prefixes stripped.
-fn state_dict<'a>(pickle: &Pickle<'a>) -> Result<Vec<(String, Tensor<'a>)>, ImportError> {
-    let root = pickle.root();
-    let entries =
-        pickle.entries(root).ok_or_else(|| content(format!("the file holds {}, not a dict", pickle.describe(root))))?;
-    let named = entries.iter().rev().find(|(key, _)| pickle.text(*key) == Some("state_dict"));
-    match named {
-        Some(&(_, dict)) => tensors(pickle, dict, "`state_dict`"),
-        // a state dict alone, without what training keeps beside it
-        None if entries.iter().any(|&(_, value)| Tensor::parse(pickle, value).is_some()) => {
-            tensors(pickle, root, "the file's dict")
-        }
-        None => {
-            let keys: Vec<_> = entries.iter().filter_map(|(key, _)| pickle.text(*key)).take(8).collect();
-            Err(content(format!("no `state_dict` in the file, only: {}", keys.join(", "))))
-        }
-    }
+/// Tensors by name, in their order, their prefixes stripped.
+struct Named<'a> {
+    tensors: Vec<(String, Tensor<'a>)>,
+    note: Option<String>,
 }
 
-/// A dict from names to tensors.
-fn tensors<'a>(pickle: &Pickle<'a>, dict: Id, what: &str) -> Result<Vec<(String, Tensor<'a>)>, ImportError> {
+/// A dict from names to tensors. The file's own dict may have other things beside them.
+fn tensors<'a>(pickle: &Pickle<'a>, dict: Id, what: &str, prefix: Option<&str>) -> Result<Named<'a>, ImportError> {
     let entries = pickle.entries(dict);
     let entries = entries.ok_or_else(|| content(format!("{what} is {}, not a dict", pickle.describe(dict))))?;
     let mut named = Vec::new();
     for (key, value) in entries {
+        if dict == pickle.root() && Tensor::parse(pickle, value).is_none() {
+            continue;
+        }
         let name = pickle.text(key);
         named.push((name.ok_or_else(|| content(format!("a key of {what} is {}", pickle.describe(key))))?, value));
     }
@@ -109,20 +124,24 @@ fn tensors<'a>(pickle: &Pickle<'a>, dict: Id, what: &str) -> Result<Vec<(String,
             Err(problem) => Err(ImportError::Tensor { name, problem }),
         }
     };
-    names::select(named)?.into_iter().map(parse).collect()
+    let selected = names::select(named, prefix)?;
+    let tensors = selected.entries.into_iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(Named { tensors, note: selected.note })
 }
 
 /// Puts the averaged parameters in the place of the current ones.
-fn average<'a>(pickle: &Pickle<'a>, tensors: &mut [(String, Tensor<'a>)]) -> Result<(), ImportError> {
-    let ema = pickle.entry(pickle.root(), "ema").ok_or_else(|| content("no `ema` in the file"))?;
-    let state = pickle.record(ema).and_then(|record| record.state).unwrap_or(ema);
-    let shadow = pickle.entry(state, "shadow_params").ok_or_else(|| content("`ema` has no `shadow_params`"))?;
+fn average<'a>(
+    pickle: &Pickle<'a>,
+    tensors: &mut [(String, Tensor<'a>)],
+    prefix: Option<&str>,
+) -> Result<(), ImportError> {
+    let (shadow, what) = container::find_average(pickle)?;
     let shadow: BTreeMap<String, Tensor<'a>> = match pickle.items(shadow) {
         Some(items) => by_order(pickle, items, tensors)?,
-        None => self::tensors(pickle, shadow, "`shadow_params`")?.into_iter().collect(),
+        None => self::tensors(pickle, shadow, &what, prefix)?.tensors.into_iter().collect(),
     };
     if shadow.is_empty() {
-        return Err(content("`shadow_params` is empty: nothing was averaged yet"));
+        return Err(content(format!("{what} is empty: nothing was averaged yet")));
     }
     let current: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     // torch averages a parameter that is in the model under two names once, under the first of them

@@ -28,7 +28,7 @@ pub(super) fn open(bytes: &[u8]) -> Result<(Pickle<'_>, BTreeMap<&str, &[u8]>), 
     let (machine, end) = pickle::read(bytes, end)?;
     let little = machine.entry(machine.root(), "little_endian");
     if !matches!(little.map(|id| machine.get(id)), Some(Value::Bool(true))) {
-        return Err(format("numbers with the big end first are not supported"));
+        return Err(format("its numbers have the big end first (big-endian), which is not supported"));
     }
     let (object, end) = pickle::read(bytes, end)?;
     let (keys, mut end) = pickle::read(bytes, end)?;

@@ -68,12 +68,15 @@ pub(crate) fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// An entry of a zip file: what its headers say, and its contents.
+#[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) method: u16,
     /// The size that is declared.
     pub(crate) size: u32,
     pub(crate) contents: Vec<u8>,
+    /// The checksum and the size of what comes out, where they are not those of the contents.
+    pub(crate) unpacked: Option<(u32, u32)>,
     /// The entry whose local header the directory names instead of this one's.
     pub(crate) alias: Option<usize>,
 }
@@ -81,17 +84,26 @@ pub(crate) struct Entry {
 impl Entry {
     pub(crate) fn stored(name: &str, contents: &[u8]) -> Self {
         let size = contents.len() as u32;
-        Self { name: name.into(), method: 0, size, contents: contents.to_vec(), alias: None }
+        Self { name: name.into(), method: 0, size, contents: contents.to_vec(), unpacked: None, alias: None }
+    }
+
+    pub(crate) fn deflated(name: &str, contents: &[u8]) -> Self {
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, contents).expect("memory");
+        let packed = encoder.finish().expect("memory");
+        let unpacked = Some((crc32(contents), contents.len() as u32));
+        Self { method: 8, unpacked, ..Self::stored(name, &packed) }
     }
 }
 
 pub(crate) fn zip(entries: &[Entry]) -> Vec<u8> {
     let (mut file, mut starts) = (Vec::new(), Vec::new());
     let header = |entry: &Entry| {
-        let crc = crc32(&entry.contents).to_le_bytes();
+        let (crc, whole) = entry.unpacked.unwrap_or((crc32(&entry.contents), entry.size));
+        let (crc, whole) = (crc.to_le_bytes(), whole.to_le_bytes());
         let (size, name) = (entry.size.to_le_bytes(), (entry.name.len() as u16).to_le_bytes());
         // version, flags, method, time and date, checksum, sizes, lengths of the name and of extra fields
-        [&[20, 0, 0, 0], &entry.method.to_le_bytes()[..], &[0, 0, 33, 0], &crc, &size, &size, &name, &[0, 0]].concat()
+        [&[20, 0, 0, 0], &entry.method.to_le_bytes()[..], &[0, 0, 33, 0], &crc, &size, &whole, &name, &[0, 0]].concat()
     };
     for entry in entries {
         starts.push(file.len() as u32);

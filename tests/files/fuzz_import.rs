@@ -9,7 +9,7 @@ use resflow::import::{StateDict, Weights};
 use crate::checks_import as checks;
 use crate::memory::peak;
 use crate::mutation::{self, below, fuzz, mutate};
-use crate::pickling::{call, checkpoint, dict, global, int, object, pickle, tensor, text, tuple};
+use crate::pickling::{Entry, call, checkpoint, dict, global, int, object, pickle, tensor, text, tuple, zip};
 
 /// Bytes of memory for a byte of a file: a pickle's values, and the room that vectors keep when they grow.
 const MULTIPLE: usize = 120;
@@ -62,7 +62,7 @@ const TOKENS: [&[u8]; 36] = [
 #[test]
 fn state_dict_survives_mutations() {
     let good: Vec<_> = mutation::seeds("state_dict").into_iter().filter(|seed| checks::state_dict(seed)).collect();
-    assert_eq!(good.len(), 4);
+    assert_eq!(good.len(), 7);
     fuzz(
         "state_dict",
         20_000,
@@ -221,6 +221,10 @@ fn write_pickle_seeds() {
     write("opcode", b"}\xff");
     write("digits", &[&b"I"[..], &[0; 400], b"\n"].concat());
     write("cut", b"}(X\x0a\x00\x00\x00state");
+    let flow = || dict(&[("model._orig_mod.chain.0.weight", one(0, &[2], &[1]))]);
+    let list = |item: Vec<u8>| [b"](", &item[..], b"e"].concat();
+    write("nested", &dict(&[("step", int(3)), ("nets", list(dict(&[("model", flow())])))]));
+    write("several", &dict(&[("model", flow()), ("ema", flow())]));
 }
 
 #[test]
@@ -246,4 +250,10 @@ fn write_state_dict_seeds() {
     write("other.pth", &checkpoint(&dict(&[("model", int(1))]), &numbers));
     write("unlisted.pth", &checks::legacy(&pickle(&weights), &[]));
     write("text.csv", b"1,2\n");
+    let flow = |prefix: &str| dict(&[(&*format!("{prefix}chain.0.weight"), tensor(16, 0, &[2], &[1]))]);
+    write("nested.pth", &checkpoint(&dict(&[("step", int(3)), ("net", dict(&[("model", flow(""))]))]), &numbers));
+    write("lightning.ckpt", &checkpoint(&dict(&[("state_dict", flow("model."))]), &numbers));
+    let entries = [Entry::deflated("m/data.pkl", &pickle(&weights)), Entry::deflated("m/data/0", &numbers)];
+    write("deflated.pth", &zip(&entries));
+    write("several.pth", &checkpoint(&dict(&[("a", flow("")), ("b", flow(""))]), &numbers));
 }

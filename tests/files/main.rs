@@ -21,6 +21,7 @@ mod fuzz_images;
 mod fuzz_import;
 mod fuzz_models;
 mod given_transforms;
+mod import_places;
 mod import_state;
 mod listed;
 // counts what each thread holds, so that tests beside it do not disturb it

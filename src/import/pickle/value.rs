@@ -7,6 +7,13 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id(pub(super) u32);
 
+impl Id {
+    /// The place among all values of the pickle.
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A value; texts are those of the input.
 #[derive(Debug)]
 pub(crate) enum Value<'a> {
