@@ -2,7 +2,7 @@
 //! check says whether the reader accepted the input.
 
 use resflow::data::DataError;
-use resflow::data::image::{ImageSet, cifar, idx, npy, png};
+use resflow::data::image::{ImageSet, cifar, idx, jpeg, npy, png};
 use resflow::data::npy::Float;
 
 /// The IDX readers never panic, make no more than deflate can of the bytes, explain themselves in a few lines, and read
@@ -60,6 +60,15 @@ fn one_png(bytes: &[u8]) -> bool {
     assert!(set.len() == 1 && set.bytes().len() <= 24 * 1_100 * bytes.len());
     let file = png::encode(set.height(), set.width(), set.channels(), set.bytes()).expect("one image");
     assert_eq!(png::read(&file).expect("the encoder's file reads back"), set);
+    true
+}
+
+/// The JPEG reader never panics, makes no more than a file of its size can hold, and makes the same of the same bytes.
+pub(crate) fn jpeg(bytes: &[u8]) -> bool {
+    let Some(set) = accepted(jpeg::read(bytes)) else { return false };
+    whole(&set);
+    assert!(set.len() == 1 && set.bytes().len() <= 1_100 * bytes.len() + 4_096);
+    assert_eq!(jpeg::read(bytes).expect("the same bytes"), set);
     true
 }
 

@@ -38,7 +38,7 @@ pub use dataset::{Dataset, Samples, Values, number_of};
 #[cfg(feature = "formats")]
 pub use file::{read, write};
 #[cfg(feature = "images")]
-pub use open::{Opened, open};
+pub use open::{Opened, open, open_sized};
 pub use permutation::permutation;
 pub use standardise::Standardiser;
 pub use table::Table;

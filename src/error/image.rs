@@ -34,6 +34,19 @@ impl fmt::Display for Bytes<'_> {
     }
 }
 
+/// At most six sizes of pictures, with their numbers.
+struct Sizes<'a>(&'a [([usize; 2], usize, String)]);
+
+impl fmt::Display for Sizes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, ([height, width], count, first)) in self.0.iter().take(6).enumerate() {
+            let before = if i > 0 { ", " } else { "" };
+            write!(f, "{before}`{}` has {height}x{width} pixels ({})", Excerpt(first), Count(*count, "picture"))?;
+        }
+        if self.0.len() > 6 { write!(f, ", and there are {} other sizes", self.0.len() - 6) } else { Ok(()) }
+    }
+}
+
 /// An error of images.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -66,6 +79,18 @@ pub enum ImageError {
         /// The number of images.
         images: usize,
     },
+    /// Names of classes that are not those of the labels.
+    #[error(
+        "{}: {}",
+        Count(*names, "class name"),
+        most.map_or_else(|| "the images have no labels".to_owned(), |most| format!("one of the labels is {most}"))
+    )]
+    ClassNames {
+        /// The number of names.
+        names: usize,
+        /// The largest label, where there are labels.
+        most: Option<u8>,
+    },
     /// There is no image of this number.
     #[error("there is no image {index} (counted from 0) among {}", Count(*images, "image"))]
     Index {
@@ -96,7 +121,9 @@ pub enum ImageError {
 
     /// The first bytes are not those of the format.
     #[error(
-        "the file begins with {} instead of {expected}: it is not {what}", if found.is_empty() { "nothing".to_owned() } else { Bytes(found).to_string() }
+        "the file begins with {} instead of {expected}: it is not {what}{}",
+        if found.is_empty() { "nothing".to_owned() } else { Bytes(found).to_string() },
+        looks.map_or_else(String::new, |looks| format!(", but looks like {looks}"))
     )]
     Magic {
         /// At most four bytes of the file's beginning.
@@ -105,6 +132,8 @@ pub enum ImageError {
         expected: &'static str,
         /// The format.
         what: &'static str,
+        /// What the file looks like, where that is known.
+        looks: Option<&'static str>,
     },
     /// The file ends before its data begin.
     #[error("the file ends within its {header} header")]
@@ -192,6 +221,22 @@ pub enum ImageError {
     /// A PNG file of more than one picture.
     #[error("the file is an animation: save one picture a file")]
     Animated,
+    /// A JPEG file that cannot be decoded.
+    #[error("not a readable JPEG file: {}", Message(problem))]
+    Jpeg {
+        /// The problem.
+        problem: String,
+    },
+    /// A JPEG file larger than this library reads.
+    #[error("the image has {height}x{width} pixels, more than {} MB: cut it or scale it down", most / 1_000_000)]
+    JpegTooLarge {
+        /// The height in pixels.
+        height: usize,
+        /// The width in pixels.
+        width: usize,
+        /// The most bytes that are read.
+        most: u64,
+    },
     /// A PNG file larger than this library reads.
     #[error("the image has {height}x{width} pixels, more than {} MB: cut it or scale it down", most / 1_000_000)]
     PngTooLarge {
@@ -243,16 +288,61 @@ pub enum ImageError {
         shape: Vec<u64>,
     },
 
+    /// An NPY array whose axes may be those of images in two ways.
+    #[error(
+        "the array's shape is {}: it may be {first} or {second}; --image-size HEIGHTxWIDTH says which in the program, and \
+         np.moveaxis brings the channels where they belong",
+        Dimensions(shape)
+    )]
+    Ambiguous {
+        /// The shape.
+        shape: Vec<u64>,
+        /// A reading of it, in words.
+        first: String,
+        /// Another one.
+        second: String,
+    },
+    /// An NPY array with numbers that are neither bytes nor between 0 and 1.
+    #[error(
+        "the value {value} of the array is neither a whole number from 0 to 255 nor between 0 and 1: scale the array to one of them"
+    )]
+    NpyValue {
+        /// The first such value.
+        value: f64,
+    },
+
     /// Neither images nor a folder of them.
     #[error(
-        "the file holds no images: it is neither IDX (MNIST), nor CIFAR (a name that ends in .bin), nor PNG, nor an NPY array of bytes"
+        "the file holds no images: it is neither IDX (MNIST), nor CIFAR (a name that ends in .bin), nor PNG or JPEG, nor an NPY array{}",
+        looks.map_or_else(String::new, |looks| format!(", but looks like {looks}"))
     )]
-    NotImages,
+    NotImages {
+        /// What the file looks like, where that is known.
+        looks: Option<&'static str>,
+    },
     /// A folder without images.
     #[error(
-        "the folder holds no images: it needs files whose names end in train-images-idx3-ubyte (or .gz), or CIFAR's data_batch_1.bin to data_batch_5.bin or train.bin, or PNG files, in itself or in a folder train"
+        "the folder holds no images ({found}): it needs MNIST's files (train-images-idx3-ubyte or the like, with or without .gz), or CIFAR's (data_batch_1.bin to data_batch_5.bin, or train.bin), or PNG and JPEG files in itself, in a folder for each class, or in a folder train"
     )]
-    NoImages,
+    NoImages {
+        /// What is in the folder, in words.
+        found: String,
+    },
+    /// CIFAR as Python's pickles.
+    #[error("these are CIFAR's files for Python: get its \"binary version\", data_batch_1.bin to data_batch_5.bin")]
+    PythonCifar,
+    /// A test set with a class of its own.
+    #[error(
+        "the folder `{}` has a folder `{}`, a class that the training images do not have",
+        Excerpt(folder),
+        Excerpt(class)
+    )]
+    ClassFolder {
+        /// The test folder.
+        folder: String,
+        /// The folder of the class.
+        class: String,
+    },
     /// A folder with a test set and no training set.
     #[error(
         "the folder holds test images ({}) but no training images: add them, or give the file itself to read it alone",
@@ -305,6 +395,18 @@ pub enum ImageError {
         second: String,
         /// The size of its images.
         second_size: ImageSize,
+    },
+    /// Pictures of different sizes.
+    #[error(
+        "{}: all must have one size, so bring them to one before, or cut or pad all of them about the centre: --image-size {}x{} in the program, `open_sized` in the library",
+        Sizes(sizes),
+        sizes.first().map_or(0, |size| size.0[0]),
+        sizes.first().map_or(0, |size| size.0[1])
+    )]
+    Sizes {
+        /// The sizes (height and width), each with the number of pictures and the name of the first, the most frequent
+        /// one first.
+        sizes: Vec<([usize; 2], usize, String)>,
     },
     /// Labels under a path that should hold images.
     #[error("the file holds labels: give the file of the images (train-images-idx3-ubyte)")]

@@ -9,6 +9,8 @@ pub use data::{DataError, Place};
 pub use image::{ImageError, ImageSize};
 pub use import::ImportError;
 use resflow_backend::BackendError;
+#[cfg(feature = "images")]
+pub(crate) use text::Count;
 pub(crate) use text::{Excerpt, Message};
 
 /// An invalid setting or architecture.

@@ -10,6 +10,9 @@ pub struct Provenance {
     pub data: String,
     /// The names of the data's columns.
     pub columns: Option<Vec<String>>,
+    /// The names of the classes that a classifier tells apart, in the order of their numbers, where they have names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<String>>,
     /// The training steps behind the weights.
     pub steps: u64,
     /// The seed of the run's key.

@@ -145,9 +145,12 @@ impl<B: Backend> Trainer<B> {
         let fingerprint = source.fingerprint(classes);
         let table = source.data().and_then(Dataset::table);
         let columns = table.and_then(|table| table.columns().map(<[String]>::to_vec));
+        let images = source.data().and_then(Dataset::images).filter(|_| classes > 0);
+        let names = images.and_then(|images| images.class_names().map(<[String]>::to_vec));
         flow.set_provenance(Provenance {
             data: fingerprint.clone(),
             columns,
+            classes: names.filter(|names| names.len() == classes),
             seed: key.seed(),
             ..Provenance::default()
         });

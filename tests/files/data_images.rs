@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::data_pictures::array;
 
-fn cases(cases: u32) -> ProptestConfig {
+pub(super) fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
@@ -32,25 +32,25 @@ pub(super) fn put(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) {
     fs::write(path, bytes).expect("a file");
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes).expect("memory");
     encoder.finish().expect("memory")
 }
 
 /// n images of 2 × 3 pixels whose bytes count up from `first`.
-fn counting(n: usize, first: u8) -> ImageSet {
+pub(super) fn counting(n: usize, first: u8) -> ImageSet {
     let bytes = (0..n * 6).map(|i| first.wrapping_add(i as u8)).collect();
     ImageSet::new(2, 3, 1, bytes, None).expect("a set")
 }
 
-fn idx_file(set: &ImageSet) -> Vec<u8> {
+pub(super) fn idx_file(set: &ImageSet) -> Vec<u8> {
     let mut out = Vec::new();
     idx::write_images(set, &mut out).expect("memory");
     out
 }
 
-fn label_file(labels: &[u8]) -> Vec<u8> {
+pub(super) fn label_file(labels: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     idx::write_labels(labels, &mut out).expect("memory");
     out

@@ -10,7 +10,7 @@ use resflow::data::npy::Float;
 use super::data_images::{folder, gray, put, refused};
 
 /// A PNG file of any kind, by the crate's encoder.
-fn picture(
+pub(super) fn picture(
     size: (u32, u32),
     colour: ::png::ColorType,
     depth: ::png::BitDepth,
@@ -117,8 +117,12 @@ fn png_folders() {
 
     put(folder.path(), "train/z.png", gray(2, 1, 5));
     refused(image::open(folder.path()), &["`y.png` has 1x1 pixels", "`z.png` has 2x1 pixels"]);
-    put(folder.path(), "train/z.png", png::encode(1, 1, 3, &[0; 3]).expect("a picture"));
-    refused(image::open(folder.path()), &["`y.png`", "1 channel,", "`z.png`", "3 channels"]);
+    put(folder.path(), "train/z.png", png::encode(1, 1, 3, &[7, 8, 9]).expect("a picture"));
+    let data = image::open(folder.path()).expect("gray among colours");
+    assert_eq!((data.training.channels(), data.training.bytes()), (3, &[5, 5, 5, 7, 8, 9][..]));
+    assert_eq!(data.test.expect("a test set").bytes(), [7, 7, 7], "as the training images are");
+    let note = "2 pictures of 3 gray among those in colours, taken as colours (`y.png` the first)";
+    assert_eq!(data.notes, [note]);
     put(folder.path(), "train/z.png", "no picture");
     refused(image::open(folder.path()), &["z.png: ", "not a PNG file"]);
     fs::remove_file(folder.path().join("train/z.png")).expect("removed");

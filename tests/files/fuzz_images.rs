@@ -50,6 +50,27 @@ fn png_reader_survives_mutations() {
 }
 
 #[test]
+fn jpeg_reader_survives_mutations() {
+    let tokens: [&[u8]; 14] = [
+        &[0xff, 0xd8],
+        &[0xff, 0xd9],
+        &[0xff, 0xc0, 0, 17, 8],
+        &[0xff, 0xc2, 0, 17, 8],
+        &[0xff, 0xc4],
+        &[0xff, 0xda],
+        &[0xff, 0xdb, 0, 67],
+        &[0xff, 0xdd, 0, 4, 0, 1],
+        &[0xff, 0xd0],
+        &[0xff, 0xee, 0, 14],
+        &[0xff, 0],
+        &[0xff, 0xff],
+        &[0, 0],
+        &[0x22, 0, 0x11, 1, 0x41],
+    ];
+    fuzz("jpeg", 40_000, checks::jpeg, |input, seeds, g| mutate(input, seeds, &tokens, g));
+}
+
+#[test]
 fn image_npy_reader_survives_mutations() {
     let tokens: [&[u8]; 12] = [
         b"(",

@@ -11,6 +11,7 @@ mod checks_images;
 #[path = "../../fuzz/checks_import.rs"]
 mod checks_import;
 mod data;
+mod data_folders;
 mod data_images;
 mod data_pictures;
 mod document_reader;

@@ -1,11 +1,13 @@
 //! The parts of a data set among the files of a folder. [`open`](super::open()) has the rules.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use super::listing::{Entry, Listing};
+use super::mnist::{self, Mnist};
+use super::{ImageError, ImageSet, ImageSize, cifar, pictures};
+use crate::error::{DataError, Excerpt};
+use std::path::Path;
 
-use super::{ImageError, ImageSet, ImageSize, cifar, idx, png};
-use crate::error::DataError;
+/// Folders in folders with nothing else in them that are gone into.
+const DEPTH: usize = 4;
 
 /// The images of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,78 +16,57 @@ pub struct ImageData {
     pub training: ImageSet,
     /// The data set's own test images, of the same size, where they come with it.
     pub test: Option<ImageSet>,
+    /// Sentences on what was decided in reading them: classes, conversions, what was left out.
+    pub notes: Vec<String>,
 }
 
-/// An error with the path it is about, unless it has one.
-pub(super) fn within(path: &Path, error: DataError) -> DataError {
-    match error {
-        DataError::File { .. } => error,
-        error => DataError::File { path: path.to_owned(), source: Box::new(error) },
+/// Reads the data set of a folder; pictures are cut or padded to a height and width if these are given.
+pub(super) fn open(folder: &Path, size: Option<[usize; 2]>) -> Result<ImageData, DataError> {
+    let mut here = Listing::of(folder)?;
+    let mut notes = Vec::new();
+    while let Some(only) = wrapped(&here).filter(|_| notes.len() < DEPTH) {
+        notes.push(format!("the data are those of the folder `{}` in it", Excerpt(&only.name)));
+        here = Listing::of(&only.path)?;
+    }
+    if let Some(mut data) = read(&here, size)? {
+        data.notes.splice(0..0, notes);
+        return Ok(data);
+    }
+    let python = ["data_batch_1", "cifar-10-batches-py", "cifar-100-python"];
+    let is_python = |entry: &Entry| python.contains(&&*entry.name);
+    if here.files.iter().chain(&here.folders).any(is_python) {
+        return Err(ImageError::PythonCifar.into());
+    }
+    Err(ImageError::NoImages { found: here.summary() }.into())
+}
+
+/// The only folder of a folder without files, as archives have it; unless it is a part of a data set itself.
+fn wrapped(here: &Listing) -> Option<Entry> {
+    let run = |entry: &Entry| Listing::of(&entry.path).is_ok_and(|listing| listing.is_run());
+    match (here.files.as_slice(), here.folders.as_slice()) {
+        ([], [only]) if !pictures::is_test(&only.name) && !mnist::is_part(&only.name) && !run(only) => {
+            Some(only.clone())
+        }
+        _ => None,
     }
 }
 
-/// A file or a folder, by its name.
-struct Entry {
-    name: String,
-    path: PathBuf,
-}
-
-impl Entry {
-    fn load<T>(&self, reader: impl FnOnce(&[u8]) -> Result<T, DataError>) -> Result<T, DataError> {
-        fs::read(&self.path)
-            .map_err(DataError::from)
-            .and_then(|bytes| reader(&bytes))
-            .map_err(|e| within(&self.path, e))
-    }
-}
-
-/// The contents of a folder, in the order of the names.
-struct Listing {
-    files: Vec<Entry>,
-    folders: Vec<Entry>,
-}
-
-impl Listing {
-    fn of(folder: &Path) -> io::Result<Self> {
-        let mut paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-        paths.sort();
-        let entries = paths.into_iter().map(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Entry { name, path }
-        });
-        let (folders, files) = entries.partition(|entry| entry.path.is_dir());
-        Ok(Self { files, folders })
-    }
-
-    fn file(&self, name: &str) -> Option<&Entry> {
-        self.files.iter().find(|entry| entry.name == name)
-    }
-
-    /// The listing of a folder in this one.
-    fn below(&self, name: &str) -> Result<Option<Self>, DataError> {
-        let Some(entry) = self.folders.iter().find(|entry| entry.name == name) else { return Ok(None) };
-        Ok(Some(Self::of(&entry.path).map_err(|e| within(&entry.path, e.into()))?))
-    }
-}
-
-/// Reads the data set of a folder.
-pub(super) fn open(folder: &Path) -> Result<ImageData, DataError> {
-    let here = Listing::of(folder)?;
+fn read(here: &Listing, size: Option<[usize; 2]>) -> Result<Option<ImageData>, DataError> {
     let below10 = here.below("cifar-10-batches-bin")?;
     let below100 = here.below("cifar-100-binary")?;
     let mut found: Vec<Box<dyn Source + '_>> = Vec::new();
-    if let Some(mnist) = Mnist::find(&here)? {
+    if let Some(mnist) = Mnist::find(here)? {
         found.push(Box::new(mnist));
     }
-    for listing in [Some(&here), below10.as_ref()].into_iter().flatten() {
+    for listing in [Some(here), below10.as_ref()].into_iter().flatten() {
         found.extend(Cifar10::find(listing).map(|set| Box::new(set) as Box<dyn Source>));
     }
-    for listing in [Some(&here), below100.as_ref()].into_iter().flatten() {
+    for listing in [Some(here), below100.as_ref()].into_iter().flatten() {
         found.extend(Cifar100::find(listing).map(|set| Box::new(set) as Box<dyn Source>));
     }
     match &found[..] {
-        [] => pictures(&here),
-        [only] => only.read(),
+        [] => pictures::read(here, size),
+        [only] => only.read().map(Some),
         [first, second, ..] => {
             Err(ImageError::TwoSets { first: first.a_name().to_owned(), second: second.a_name().to_owned() }.into())
         }
@@ -93,82 +74,11 @@ pub(super) fn open(folder: &Path) -> Result<ImageData, DataError> {
 }
 
 /// The files of one data set.
-trait Source {
+pub(super) trait Source {
     /// The name of one of them.
     fn a_name(&self) -> &str;
 
     fn read(&self) -> Result<ImageData, DataError>;
-}
-
-/// A file of images and, where it is there, that of their labels.
-struct Labelled<'a> {
-    images: &'a Entry,
-    labels: Option<&'a Entry>,
-}
-
-impl Labelled<'_> {
-    fn read(&self) -> Result<ImageSet, DataError> {
-        let images = self.images.load(idx::read_images)?;
-        let Some(labels) = self.labels else { return Ok(images) };
-        let values = labels.load(idx::read_labels)?;
-        images.with_labels(values).map_err(|e| within(&labels.path, e))
-    }
-}
-
-struct Mnist<'a> {
-    training: Option<Labelled<'a>>,
-    test: Option<Labelled<'a>>,
-}
-
-impl<'a> Mnist<'a> {
-    fn find(listing: &'a Listing) -> Result<Option<Self>, ImageError> {
-        let mut prefix: Option<(&str, &Entry)> = None;
-        let mut only = |what, ending| -> Result<Option<&'a Entry>, ImageError> {
-            let prefix_of = |entry: &'a Entry| {
-                let name = entry.name.strip_suffix(".gz").unwrap_or(&entry.name);
-                name.strip_suffix(ending).map(|prefix| (prefix, entry))
-            };
-            let mut matching = listing.files.iter().filter_map(prefix_of);
-            let Some((its, entry)) = matching.next() else { return Ok(None) };
-            if let Some((_, other)) = matching.next() {
-                return Err(ImageError::TwoFiles { what, first: entry.name.clone(), second: other.name.clone() });
-            }
-            let (first, of) = *prefix.get_or_insert((its, entry));
-            if first == its {
-                Ok(Some(entry))
-            } else {
-                Err(ImageError::TwoSets { first: of.name.clone(), second: entry.name.clone() })
-            }
-        };
-        let training = only("training images", "train-images-idx3-ubyte")?;
-        let test = only("test images", "t10k-images-idx3-ubyte")?;
-        if training.is_none() && test.is_none() {
-            return Ok(None);
-        }
-        let training_labels = only("training labels", "train-labels-idx1-ubyte")?;
-        let test_labels = only("test labels", "t10k-labels-idx1-ubyte")?;
-        Ok(Some(Self {
-            training: training.map(|images| Labelled { images, labels: training_labels }),
-            test: test.map(|images| Labelled { images, labels: test_labels }),
-        }))
-    }
-}
-
-impl Source for Mnist<'_> {
-    fn a_name(&self) -> &str {
-        self.training.as_ref().or(self.test.as_ref()).map_or("", |labelled| &labelled.images.name)
-    }
-
-    fn read(&self) -> Result<ImageData, DataError> {
-        let Some(training) = &self.training else {
-            return Err(ImageError::OnlyTest { test: self.a_name().to_owned() }.into());
-        };
-        let set = training.read()?;
-        let Some(test) = &self.test else { return Ok(ImageData { training: set, test: None }) };
-        let test_set = test.read()?;
-        same_size((&training.images.name, set.size()), (&test.images.name, test_set.size()))?;
-        Ok(ImageData { training: set, test: Some(test_set) })
-    }
 }
 
 struct Cifar10<'a> {
@@ -208,9 +118,11 @@ impl Source for Cifar10<'_> {
             labels.extend(numbers.unwrap_or_default());
             size = Some(its);
         }
-        let ImageSize { height, width, channels } = size.ok_or(ImageError::NoImages)?;
+        // one of the batches is there
+        let ImageSize { height, width, channels } = size.ok_or(ImageError::Zero { what: "number of images" })?;
         let training = ImageSet::new(height, width, channels, pixels, Some(labels))?;
-        Ok(ImageData { training, test: self.test.map(|entry| entry.load(cifar::read10)).transpose()? })
+        let test = self.test.map(|entry| entry.load(cifar::read10)).transpose()?;
+        Ok(ImageData { training, test, notes: Vec::new() })
     }
 }
 
@@ -236,44 +148,13 @@ impl Source for Cifar100<'_> {
             return Err(ImageError::OnlyTest { test: self.a_name().to_owned() }.into());
         };
         let training = training.load(cifar::read100)?;
-        Ok(ImageData { training, test: self.test.map(|entry| entry.load(cifar::read100)).transpose()? })
+        let test = self.test.map(|entry| entry.load(cifar::read100)).transpose()?;
+        Ok(ImageData { training, test, notes: Vec::new() })
     }
 }
 
-/// The PNG files of the folders `train` and `test`, or of the folder itself.
-fn pictures(here: &Listing) -> Result<ImageData, DataError> {
-    let (train, test) = (here.below("train")?, here.below("test")?);
-    let training = match &train {
-        Some(listing) => read_pictures(listing)?,
-        None => read_pictures(here)?,
-    };
-    let test = test.as_ref().map(read_pictures).transpose()?.flatten();
-    match (training, test) {
-        (Some((name, training)), Some((test_name, test))) => {
-            same_size((name, training.size()), (test_name, test.size()))?;
-            Ok(ImageData { training, test: Some(test) })
-        }
-        (Some((_, training)), None) => Ok(ImageData { training, test: None }),
-        (None, Some((test, _))) => Err(ImageError::OnlyTest { test: format!("test/{test}") }.into()),
-        (None, None) => Err(ImageError::NoImages.into()),
-    }
-}
-
-/// All PNG files of a folder, and the name of the first.
-fn read_pictures(listing: &Listing) -> Result<Option<(&str, ImageSet)>, DataError> {
-    let is_png = |entry: &&Entry| entry.path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
-    let mut entries = listing.files.iter().filter(is_png);
-    let Some(first) = entries.next() else { return Ok(None) };
-    let (size, mut pixels, _) = first.load(png::read)?.into_parts();
-    for entry in entries {
-        let (its, bytes, _) = entry.load(png::read)?.into_parts();
-        same_size((&first.name, size), (&entry.name, its))?;
-        pixels.extend(bytes);
-    }
-    Ok(Some((&first.name, ImageSet::new(size.height, size.width, size.channels, pixels, None)?)))
-}
-
-fn same_size(first: (&str, ImageSize), second: (&str, ImageSize)) -> Result<(), ImageError> {
+/// Refuses files with images of different sizes.
+pub(super) fn same_size(first: (&str, ImageSize), second: (&str, ImageSize)) -> Result<(), ImageError> {
     if first.1 == second.1 {
         return Ok(());
     }

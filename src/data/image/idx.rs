@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use flate2::bufread::MultiGzDecoder;
 
 use super::{ImageError, ImageSet};
+use crate::data::looks_like;
 use crate::error::DataError;
 
 /// More than deflate can make of a byte; the slack is for files of a few bytes.
@@ -78,13 +79,21 @@ fn write(shape: &[usize], data: &[u8], mut out: impl Write) -> Result<(), DataEr
 
 /// Returns `true` if a file that begins with these bytes has the magic of IDX, perhaps under gzip.
 pub(super) fn begins(bytes: &[u8]) -> bool {
+    rank(bytes).is_some()
+}
+
+/// The number of dimensions, if a file that begins with these bytes has the magic of IDX, perhaps under gzip.
+pub(super) fn rank(bytes: &[u8]) -> Option<u8> {
     let mut magic = [0; 4];
     let read = if compressed(bytes) {
         MultiGzDecoder::new(bytes).read_exact(&mut magic)
     } else {
         (&*bytes).read_exact(&mut magic)
     };
-    read.is_ok() && matches!(magic, [0, 0, 8, 1..=4])
+    match magic {
+        [0, 0, 8, rank @ 1..=4] if read.is_ok() => Some(rank),
+        _ => None,
+    }
 }
 
 fn compressed(bytes: &[u8]) -> bool {
@@ -98,6 +107,12 @@ fn read(
     expected: &'static str,
     what: &'static str,
 ) -> Result<(Vec<u64>, Vec<u8>), ImageError> {
+    let looks = |e: ImageError| match e {
+        ImageError::Magic { found, expected, what, .. } => {
+            ImageError::Magic { found, expected, what, looks: looks_like::describe(bytes) }
+        }
+        other => other,
+    };
     if compressed(bytes) {
         let mut stream = MultiGzDecoder::new(bytes);
         let shape = header(&mut stream, ranks, expected, what)?;
@@ -118,7 +133,7 @@ fn read(
         Ok((shape, data))
     } else {
         let mut data = bytes;
-        let shape = header(&mut data, ranks, expected, what)?;
+        let shape = header(&mut data, ranks, expected, what).map_err(looks)?;
         let (length, found) = (data_length(&shape)?, data.len() as u64);
         if found != length {
             return Err(ImageError::DataLength { expected: length, found: Some(found) });
@@ -138,7 +153,7 @@ fn header(
     let rank = match magic[..] {
         [0, 0, 8, rank] if ranks.contains(&rank) => rank,
         [0, 0, 8, 1] => return Err(ImageError::OnlyLabels),
-        _ => return Err(ImageError::Magic { found: magic, expected, what }),
+        _ => return Err(ImageError::Magic { found: magic, expected, what, looks: None }),
     };
     let mut sizes = vec![0; 4 * usize::from(rank)];
     stream.read_exact(&mut sizes).map_err(|e| match e.kind() {

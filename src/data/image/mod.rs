@@ -1,8 +1,9 @@
 //! Images: sets of them in memory, and the formats they come in.
 //!
 //! [`open()`] reads a folder or a file: [`idx`] (MNIST and its kin, plain or compressed by gzip), [`cifar`] (the binary
-//! form), PNG files ([`png`]) and NPY arrays ([`npy`]). What it returns keeps training and test images apart: the test
-//! images of a data set never become training or validation images.
+//! form), [`png`] and [`jpeg`] files and NPY arrays ([`npy`]). What it returns keeps training and test images apart: the
+//! test images of a data set never become training or validation images. Whatever it decides or converts is said in a
+//! note.
 //!
 //! The readers are functions of a byte slice. They never panic; what they hold in memory is bounded by the slice and
 //! what its compressed data really hold, whatever its headers say; a problem comes back as a
@@ -18,15 +19,27 @@
 //! ```
 
 #[cfg(feature = "images")]
+mod array;
+#[cfg(feature = "images")]
 pub mod cifar;
 #[cfg(feature = "images")]
 mod folder;
 #[cfg(feature = "images")]
 pub mod idx;
 #[cfg(feature = "images")]
+pub mod jpeg;
+#[cfg(feature = "images")]
+mod listing;
+#[cfg(feature = "images")]
+mod mnist;
+#[cfg(feature = "images")]
 pub mod npy;
 #[cfg(feature = "images")]
 mod open;
+#[cfg(feature = "images")]
+mod picture;
+#[cfg(feature = "images")]
+mod pictures;
 #[cfg(feature = "images")]
 pub mod png;
 mod set;
@@ -35,6 +48,8 @@ pub use crate::error::ImageError;
 #[cfg(feature = "images")]
 pub use folder::ImageData;
 #[cfg(feature = "images")]
-pub use open::{looks_like_images, open};
+pub(crate) use open::{Contents, open_contents};
+#[cfg(feature = "images")]
+pub use open::{looks_like_images, open, open_sized};
 pub(crate) use set::{FNV_OFFSET, fnv};
 pub use set::{ImageSet, ImageSize, ImageStack, flip};

@@ -109,7 +109,7 @@ pub(super) fn rank(beginning: &[u8]) -> Option<usize> {
 }
 
 /// Reorders values from the first index fastest to the last.
-fn from_fortran<T: Copy>(values: &[T], [a, b, c, d]: [usize; 4]) -> Vec<T> {
+pub(super) fn from_fortran<T: Copy>(values: &[T], [a, b, c, d]: [usize; 4]) -> Vec<T> {
     let mut out = Vec::with_capacity(values.len());
     for i in 0..a {
         for j in 0..b {

@@ -1,8 +1,10 @@
-//! PNG files of 8 bits a channel.
+//! PNG files.
 //!
-//! Gray images (also of 1, 2 and 4 bits, scaled to 8) have one channel; colours and palettes three. An alpha channel
-//! that says opaque everywhere is dropped, which loses nothing; any other is refused, as are 16 bits and animations.
-//! Gamma and colour profiles are not applied. Sums of the chunks are checked.
+//! Gray images (also of 1, 2 and 4 bits, scaled to 8, and palettes of grays) have one channel; colours and other palettes
+//! three. An alpha channel that says opaque everywhere is dropped, which loses nothing. [`read`] refuses what would lose
+//! something: other alpha channels and 16 bits; [`open`](super::open()) puts such pictures on white, α v + (1 − α) 255, and
+//! rounds 16 bits to the nearest of 8, v / 257, with a note. Animations are refused. Gamma and colour profiles are not
+//! applied. Sums of the chunks are checked.
 //!
 //! The size is checked before the pixels take memory: at most 64 MiB of pixels, and no more than deflate can make of
 //! the file.
@@ -11,7 +13,9 @@ use std::io::{Cursor, ErrorKind};
 
 use ::png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, Limits, Transformations};
 
+use super::picture::Picture;
 use super::{ImageError, ImageSet};
+use crate::data::looks_like;
 use crate::error::DataError;
 
 /// The most that one image takes, as it comes out of the decoder.
@@ -31,49 +35,123 @@ pub(super) const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 /// [`ImageError::Animated`] for an animation, [`ImageError::PngTooLarge`] or [`ImageError::Expansion`] for more than 64
 /// MiB of pixels or than the file can hold.
 pub fn read(bytes: &[u8]) -> Result<ImageSet, DataError> {
-    if !bytes.starts_with(SIGNATURE) {
-        let found = bytes.iter().copied().take(4).collect();
-        return Err(ImageError::Magic { found, expected: "89 50 4e 47", what: "a PNG file" }.into());
-    }
-    check_palette(bytes)?;
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MOST_BYTES });
-    decoder.set_ignore_text_chunk(true);
-    decoder.set_ignore_iccp_chunk(true);
-    decoder.set_transformations(Transformations::EXPAND);
-    let info = decoder.read_header_info().map_err(damaged)?;
-    let (width, height) = info.size();
-    if info.bit_depth == BitDepth::Sixteen {
+    let decoded = Decoded::of(bytes)?;
+    if decoded.deep {
         return Err(ImageError::Png16.into());
     }
-    let bits = u64::from(width) * (info.color_type.samples() as u64) * (info.bit_depth as u64);
-    let raw = (bits.div_ceil(8) + 1).saturating_mul(u64::from(height));
-    let too_large = ImageError::PngTooLarge { height, width, most: MOST_BYTES };
-    // a row of up to 2³⁵ bytes would take memory of its own
-    if raw > MOST_BYTES as u64 + u64::from(height) {
-        return Err(too_large.into());
+    if let Some(at) = decoded.transparent() {
+        return Err(ImageError::Transparent { row: at / decoded.width, column: at % decoded.width }.into());
     }
-    if raw > (bytes.len() as u64).saturating_mul(EXPANSION) {
-        return Err(ImageError::Expansion { expected: raw, compressed: bytes.len() as u64 }.into());
+    decoded.flattened()
+}
+
+/// Reads one image, with what is lost by that: bits beyond the eighth, transparency.
+pub(super) fn read_picture(bytes: &[u8]) -> Result<Picture, DataError> {
+    let decoded = Decoded::of(bytes)?;
+    let (deep, transparent) = (decoded.deep, decoded.transparent().is_some());
+    Ok(Picture { set: decoded.flattened()?, deep, transparent })
+}
+
+/// The pixels of a file, 8 bits a channel.
+struct Decoded {
+    height: usize,
+    width: usize,
+    /// One or three, and the opacity where there is one.
+    channels: usize,
+    alpha: bool,
+    pixels: Vec<u8>,
+    /// Whether they had 16 bits.
+    deep: bool,
+}
+
+impl Decoded {
+    fn of(bytes: &[u8]) -> Result<Self, DataError> {
+        if !bytes.starts_with(SIGNATURE) {
+            let found = bytes.iter().copied().take(4).collect();
+            let looks = looks_like::describe(bytes);
+            return Err(ImageError::Magic { found, expected: "89 50 4e 47", what: "a PNG file", looks }.into());
+        }
+        check_palette(bytes)?;
+        let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MOST_BYTES });
+        decoder.set_ignore_text_chunk(true);
+        decoder.set_ignore_iccp_chunk(true);
+        decoder.set_transformations(Transformations::EXPAND);
+        let info = decoder.read_header_info().map_err(damaged)?;
+        let (width, height) = info.size();
+        let deep = info.bit_depth == BitDepth::Sixteen;
+        let bits = u64::from(width) * (info.color_type.samples() as u64) * (info.bit_depth as u64);
+        let raw = (bits.div_ceil(8) + 1).saturating_mul(u64::from(height));
+        let too_large = ImageError::PngTooLarge { height, width, most: MOST_BYTES };
+        // a row of up to 2³⁵ bytes would take memory of its own
+        if raw > MOST_BYTES as u64 + u64::from(height) {
+            return Err(too_large.into());
+        }
+        if raw > (bytes.len() as u64).saturating_mul(EXPANSION) {
+            return Err(ImageError::Expansion { expected: raw, compressed: bytes.len() as u64 }.into());
+        }
+        let mut reader = decoder.read_info().map_err(damaged)?;
+        if reader.info().animation_control.is_some() || reader.info().frame_control.is_some() {
+            return Err(ImageError::Animated.into());
+        }
+        let gray = reader.info().palette.as_ref().is_some_and(|palette| {
+            reader.info().color_type == ColorType::Indexed
+                && palette.chunks_exact(3).all(|c| c[0] == c[1] && c[1] == c[2])
+        });
+        let Some(size) = reader.output_buffer_size().filter(|&size| size <= MOST_BYTES) else {
+            return Err(too_large.into());
+        };
+        let mut pixels = vec![0; size];
+        let frame = reader.next_frame(&mut pixels).map_err(damaged)?;
+        // to the chunk that ends a whole file
+        reader.finish().map_err(damaged)?;
+        if deep {
+            pixels = pixels.as_chunks().0.iter().map(|&v| nearest(u16::from_be_bytes(v))).collect();
+        }
+        let (mut channels, alpha) = match frame.color_type {
+            ColorType::Grayscale => (1, false),
+            ColorType::Rgb => (3, false),
+            ColorType::GrayscaleAlpha => (1, true),
+            ColorType::Rgba => (3, true),
+            ColorType::Indexed => return Err(ImageError::Png { problem: "it has no palette".to_owned() }.into()),
+        };
+        if gray && channels == 3 {
+            // red and what follows blue
+            let kept = if alpha { &[0, 3][..] } else { &[0][..] };
+            pixels = pixels.chunks_exact(3 + usize::from(alpha)).flat_map(|p| kept.iter().map(|&c| p[c])).collect();
+            channels = 1;
+        }
+        let (height, width) = (height as usize, width as usize);
+        Ok(Self { height, width, channels, alpha, pixels, deep })
     }
-    let mut reader = decoder.read_info().map_err(damaged)?;
-    if reader.info().animation_control.is_some() || reader.info().frame_control.is_some() {
-        return Err(ImageError::Animated.into());
+
+    /// The first pixel that is not opaque.
+    fn transparent(&self) -> Option<usize> {
+        let each = self.channels + 1;
+        if self.alpha { self.pixels.chunks_exact(each).position(|p| p[self.channels] != u8::MAX) } else { None }
     }
-    let Some(size) = reader.output_buffer_size().filter(|&size| size <= MOST_BYTES) else {
-        return Err(too_large.into());
-    };
-    let mut pixels = vec![0; size];
-    let frame = reader.next_frame(&mut pixels).map_err(damaged)?;
-    // to the chunk that ends a whole file
-    reader.finish().map_err(damaged)?;
-    let (channels, pixels) = match frame.color_type {
-        ColorType::Grayscale => (1, pixels),
-        ColorType::Rgb => (3, pixels),
-        ColorType::GrayscaleAlpha => (1, opaque(&pixels, 1, width as usize)?),
-        ColorType::Rgba => (3, opaque(&pixels, 3, width as usize)?),
-        ColorType::Indexed => return Err(ImageError::Png { problem: "it has no palette".to_owned() }.into()),
-    };
-    ImageSet::new(height as usize, width as usize, channels, pixels, None)
+
+    /// The image on a white background.
+    fn flattened(self) -> Result<ImageSet, DataError> {
+        let Self { height, width, channels, .. } = self;
+        let pixels = if self.alpha {
+            let pixels = self.pixels.chunks_exact(channels + 1);
+            pixels.flat_map(|p| p[..channels].iter().map(|&v| on_white(v, p[channels]))).collect()
+        } else {
+            self.pixels
+        };
+        ImageSet::new(height, width, channels, pixels, None)
+    }
+}
+
+/// v / 257 to the nearest: 16 bits in 8.
+fn nearest(v: u16) -> u8 {
+    ((u32::from(v) + 128) / 257) as u8
+}
+
+/// α v + (1 − α) 255 to the nearest.
+fn on_white(v: u8, alpha: u8) -> u8 {
+    let (v, alpha) = (u32::from(v), u32::from(alpha));
+    ((alpha * v + (255 - alpha) * 255 + 127) / 255) as u8
 }
 
 /// Encodes one image `[h, w, c]` of one (gray) or three channels.
@@ -120,18 +198,6 @@ fn check_palette(bytes: &[u8]) -> Result<(), ImageError> {
         rest = length.checked_add(12).and_then(|whole| rest.get(whole..)).unwrap_or_default();
     }
     Ok(())
-}
-
-/// The pixels without their alpha channel, which must be opaque.
-fn opaque(pixels: &[u8], channels: usize, width: usize) -> Result<Vec<u8>, ImageError> {
-    let mut out = Vec::with_capacity(pixels.len() / (channels + 1) * channels);
-    for (i, pixel) in pixels.chunks_exact(channels + 1).enumerate() {
-        if pixel[channels] != u8::MAX {
-            return Err(ImageError::Transparent { row: i / width, column: i % width });
-        }
-        out.extend_from_slice(&pixel[..channels]);
-    }
-    Ok(out)
 }
 
 fn damaged(error: DecodingError) -> ImageError {

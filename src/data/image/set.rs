@@ -47,6 +47,7 @@ pub struct ImageSet {
     size: ImageSize,
     bytes: Vec<u8>,
     labels: Option<Vec<u8>>,
+    class_names: Option<Vec<String>>,
 }
 
 impl fmt::Debug for ImageSet {
@@ -76,7 +77,7 @@ impl ImageSet {
         if let Some(labels) = labels.as_ref().map(Vec::len).filter(|&labels| labels != images) {
             return Err(ImageError::Labels { labels, images }.into());
         }
-        Ok(Self { size, bytes, labels })
+        Ok(Self { size, bytes, labels, class_names: None })
     }
 
     /// Adds labels, one for each image.
@@ -141,9 +142,31 @@ impl ImageSet {
         self.labels.as_deref()
     }
 
-    /// One more than the largest label, where there are labels.
+    /// Names the classes, in the order of their labels.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DataError::Image`] with [`ImageError::ClassNames`] if there are no labels, or one of them has no name.
+    pub fn with_class_names(self, names: Vec<String>) -> Result<Self, DataError> {
+        let labelled = self.labels.as_ref().and_then(|labels| labels.iter().max());
+        match labelled {
+            Some(&most) if usize::from(most) < names.len() => Ok(Self { class_names: Some(names), ..self }),
+            most => Err(ImageError::ClassNames { names: names.len(), most: most.copied() }.into()),
+        }
+    }
+
+    /// The names of the classes, in the order of their labels, where they have names.
+    pub fn class_names(&self) -> Option<&[String]> {
+        self.class_names.as_deref()
+    }
+
+    /// The number of classes, where there are labels: that of their names, or one more than the largest label.
     pub fn classes(&self) -> Option<usize> {
-        self.labels.as_ref()?.iter().max().map(|&label| usize::from(label) + 1)
+        let labels = self.labels.as_ref()?;
+        match &self.class_names {
+            Some(names) => Some(names.len()),
+            None => labels.iter().max().map(|&label| usize::from(label) + 1),
+        }
     }
 
     /// Adapts the images to another size: cut off or padded with zeros about the centre; colours become grey by their
@@ -158,12 +181,9 @@ impl ImageSet {
         let total = size.values()?.checked_mul(self.len()).ok_or(ImageError::TooLarge { size })?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(total).map_err(|_| ImageError::TooLarge { size })?;
-        let place = |own: usize, wanted: usize, i: usize| {
-            (i + own.saturating_sub(wanted) / 2).checked_sub(wanted.saturating_sub(own) / 2).filter(|&i| i < own)
-        };
         for image in self.bytes.chunks_exact(self.stride()) {
             for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
-                match place(self.size.height, height, y).zip(place(self.size.width, width, x)) {
+                match centred(self.size.height, height, y).zip(centred(self.size.width, width, x)) {
                     Some((y, x)) => {
                         let start = (y * self.size.width + x) * self.size.channels;
                         let pixel = &image[start..start + self.size.channels];
@@ -173,7 +193,8 @@ impl ImageSet {
                 }
             }
         }
-        Self::new(height, width, channels, bytes, self.labels.clone())
+        let adapted = Self::new(height, width, channels, bytes, self.labels.clone())?;
+        Ok(Self { class_names: self.class_names.clone(), ..adapted })
     }
 
     /// Selects the given images, in the given order; an image may come more than once.
@@ -192,7 +213,8 @@ impl ImageSet {
             bytes.extend_from_slice(&self.bytes[i * self.stride()..(i + 1) * self.stride()]);
         }
         let labels = self.labels.as_ref().map(|labels| indices.iter().map(|&i| labels[i]).collect());
-        Self::new(self.size.height, self.size.width, self.size.channels, bytes, labels)
+        let taken = Self::new(self.size.height, self.size.width, self.size.channels, bytes, labels)?;
+        Ok(Self { class_names: self.class_names.clone(), ..taken })
     }
 
     /// Sets images aside for validation: `(training, validation)`.
@@ -247,6 +269,11 @@ impl ImageSet {
     fn stride(&self) -> usize {
         self.size.height * self.size.width * self.size.channels
     }
+}
+
+/// The place in `own` pixels of pixel i of `wanted`, the centres one upon the other.
+fn centred(own: usize, wanted: usize, i: usize) -> Option<usize> {
+    (i + own.saturating_sub(wanted) / 2).checked_sub(wanted.saturating_sub(own) / 2).filter(|&i| i < own)
 }
 
 /// Channel c of a pixel in so many channels.
@@ -337,6 +364,52 @@ impl ImageStack {
     /// All images, `[n, c · h · w]`, without a copy.
     pub fn into_values(self) -> Vec<f64> {
         self.values
+    }
+
+    /// Returns the images as bytes, `[n, h, w, c]`: a value v becomes the largest whole number up to 256 v, at most 255,
+    /// which takes off the noise of images that were bytes.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DataError::Image`] as [`ImageSet::new`] does; a stack is never empty.
+    pub fn quantised(&self) -> Result<ImageSet, DataError> {
+        let byte = |v: f64| (v * 256.0).floor().clamp(0.0, 255.0) as u8;
+        let ImageSize { height, width, channels } = self.size;
+        ImageSet::new(height, width, channels, self.pixels(byte), None)
+    }
+
+    /// Adapts the images to another height and width: cut off or padded with zeros about the centre, as
+    /// [`ImageSet::adapted`] does.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DataError::Image`] with [`ImageError::Zero`] for a size of zero, [`ImageError::TooLarge`] for one too
+    /// large for the memory.
+    pub fn adapted(&self, height: usize, width: usize) -> Result<Self, DataError> {
+        let size = ImageSize { height, width, ..self.size };
+        let total = size.values()?.checked_mul(self.len()).ok_or(ImageError::TooLarge { size })?;
+        let mut values = Vec::new();
+        values.try_reserve_exact(total).map_err(|_| ImageError::TooLarge { size })?;
+        for plane in self.values.chunks_exact(self.size.height * self.size.width) {
+            for y in 0..height {
+                let row = centred(self.size.height, height, y).map(|y| &plane[y * self.size.width..]);
+                values.extend((0..width).map(|x| {
+                    let at = row.zip(centred(self.size.width, width, x));
+                    at.map_or(0.0, |(row, x)| row[x])
+                }));
+            }
+        }
+        Self::new(height, width, self.size.channels, values)
+    }
+
+    /// Every value as a byte, `[n, h, w, c]`.
+    pub(super) fn pixels(&self, byte: impl Fn(f64) -> u8) -> Vec<u8> {
+        let (plane, channels) = (self.size.height * self.size.width, self.size.channels);
+        let mut bytes = Vec::with_capacity(self.values.len());
+        for image in self.values.chunks_exact(plane * channels) {
+            bytes.extend((0..plane).flat_map(|at| (0..channels).map(move |c| image[c * plane + at])).map(&byte));
+        }
+        bytes
     }
 
     /// Image `i`, `[c, h, w]`, if there is one.
