@@ -8,6 +8,7 @@ use resflow::config::{Family, Preset};
 use resflow::estimator::Estimator;
 
 use crate::data::part::Part;
+use crate::data::size::Size;
 use crate::device::Arithmetic;
 use crate::settings::presets;
 
@@ -24,7 +25,7 @@ Begin with:
   resflow sample board -n 1000 --out new.csv draw from the model
 
 With your own data: a .csv file (with or without a header) or a .npy array, one row a point; or images: a folder with
-MNIST's or CIFAR's files or with PNG files, an IDX file, or a .npy array of bytes [n, h, w, c].
+MNIST's or CIFAR's files, with PNG or JPEG files or a folder of them for each class, an IDX file, or a .npy array.
 Exit codes: 0 done; 1 the work failed; 2 wrong command or configuration; 130 interrupted, checkpoint written."
 )]
 pub(crate) struct Arguments {
@@ -81,8 +82,9 @@ resumed, it ends with the same bits. Ctrl-C writes a checkpoint first; a second 
 /// Learn a density from rows of numbers or from images
 ///
 /// DATA is a file (.csv or .npy, one row a point; columns are standardised, the model stays in the data's units), images
-/// (a folder with MNIST's files, CIFAR's binary files or PNG files of one size; an IDX, CIFAR .bin or PNG file; a .npy
-/// array of bytes [n, h, w, c] or [n, h, w]) or a built-in density: 8gaussians, checkerboard, 2spirals, moons, circles,
+/// (a folder with MNIST's files, CIFAR's binary files or PNG and JPEG files, which may be in a folder for each class; an
+/// IDX, CIFAR .bin, PNG or JPEG file; a .npy array [n, h, w, c], [n, c, h, w] or [n, h, w] of bytes or of numbers between
+/// 0 and 1) or a built-in density: 8gaussians, checkerboard, 2spirals, moons, circles,
 /// rings, pinwheel, swissroll. Test images that come with a data set are never looked at.
 ///
 /// Writes into DIR: model.safetensors (the best validated weights), checkpoint.safetensors (to resume from),
@@ -94,20 +96,23 @@ resumed, it ends with the same bits. Ctrl-C writes a checkpoint first; a second 
 pub(crate) struct Fit {
     /// A .csv or .npy file, images, or the name of a built-in density
     pub(crate) data: String,
-    /// Architecture and training, for images; see below [default: mnist-small for 28x28x1, cifar10-small for 32x32x3]
+    /// Architecture and training, for images; see below [default: mnist-small for 28x28x1, cifar10-small for 32x32x3, a
+    /// model of that kind for other sizes]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
     /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones),
     /// realnvp (couplings) or glow (couplings and invertible linear maps) [default: residual]
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<Family>,
-    /// Learn a classifier too, by the labels that come with MNIST's and CIFAR's files: a hybrid model, whose heads look
-    /// at the flow's images on every scale
+    /// Learn a classifier too, by the labels that come with MNIST's and CIFAR's files or by the folders that pictures are
+    /// in: a hybrid model, whose heads look at the flow's images on every scale
     #[arg(long)]
     pub(crate) classify: bool,
     /// Weigh the rows of a table by this column, which is then no part of them: weight 2 is the row twice, weight 0 none
     #[arg(long, value_name = "COLUMN")]
     pub(crate) weight: Option<String>,
+    #[command(flatten)]
+    pub(crate) size: Size,
     /// The directory of the run
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -152,8 +157,8 @@ impl Fit {
 /// dimension. The error of a row is that of the log-determinant estimate, 0 where it is exact; the error of the mean is
 /// the spread of the rows.
 ///
-/// Images as bytes are dequantised with noise of the seed; a .npy array of floats [n, c, h, w] in [0, 1], or a table of
-/// rows in that order, is taken as it is. Images are evaluated 256 at a time: the noise
+/// Images as bytes are dequantised with noise of the seed; a .npy array of floats [n, c, h, w] or [n, h, w, c] in [0, 1]
+/// that are no multiples of 1/255, or a table of rows in the order (c, h, w), is taken as it is. Images are evaluated 256 at a time: the noise
 /// and the probes of an image depend on the seed and its number, not on how many there are.
 ///
 /// A model that classifies (`resflow fit --classify`) also says how right it is where images come with labels:
@@ -194,8 +199,10 @@ pub(crate) struct Score {
     pub(crate) data: String,
     #[command(flatten)]
     pub(crate) part: Part,
+    #[command(flatten)]
+    pub(crate) size: Size,
     /// Write log_prob and se of every row to this .csv file; of images bits_per_dim and bits_per_dim_se before them; of
-    /// models that classify also the likeliest class and its probability, as class and confidence
+    /// models that classify also the likeliest class (by its name if it has one) and its probability, as class and confidence
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// Print one JSON object
@@ -308,6 +315,8 @@ pub(crate) struct Encode {
     #[command(flatten)]
     pub(crate) part: Part,
     #[command(flatten)]
+    pub(crate) size: Size,
+    #[command(flatten)]
     pub(crate) output: Coordinates,
     /// The first images to take [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
@@ -363,6 +372,8 @@ pub(crate) struct Reconstruct {
     pub(crate) data: PathBuf,
     #[command(flatten)]
     pub(crate) part: Part,
+    #[command(flatten)]
+    pub(crate) size: Size,
     /// The number of images, the first ones
     #[arg(
         short,
@@ -402,7 +413,9 @@ pub(crate) struct Inspect {
 /// Make a model of a state dict of the reference implementation
 ///
 /// STATE is a safetensors file, or a checkpoint of torch (.pth, its zip format or the older one) of
-/// github.com/rtqichen/residual-flows. Nothing in it is executed. Tensors keep the precision that they were made in.
+/// github.com/rtqichen/residual-flows. Nothing in it is executed. Tensors keep the precision that they were made in; half
+/// precision becomes single. What wrappers and training programs put around a state dict (`module.`, `_orig_mod.`, `model.`;
+/// dicts such as `state_dict`, `model`, `ema`) is taken off.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -419,7 +432,7 @@ A state dict does not say its architecture; the section [images] (or [flow], for
   activation = \"lip-swish\"
   logit_alpha = 1e-6")]
 pub(crate) struct Import {
-    /// A .safetensors or .pth file
+    /// A .safetensors, .pth, .pt or .ckpt file
     pub(crate) state: PathBuf,
     /// The architecture, TOML
     #[arg(long, value_name = "FILE")]
@@ -430,6 +443,9 @@ pub(crate) struct Import {
     /// Take the averaged parameters (`ema`) of a checkpoint and converge the singular vectors on them
     #[arg(long)]
     pub(crate) ema: bool,
+    /// Which state dict of several: its keys in the file joined by dots, or what the names of its tensors begin with
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
 }
 
 /// Run a named grid of trainings or measurements, and write its table and plots

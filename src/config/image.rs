@@ -194,6 +194,21 @@ impl ImageConfig {
         self.height * self.width * self.channels
     }
 
+    /// As many blocks on every scale, scales down to below 16 pixels, half of the channels leaving between them; the
+    /// fully connected end only where what is left is small.
+    pub(super) fn for_large_images(self) -> Self {
+        /// Numbers that a matrix is affordable for.
+        const SMALL: usize = 64 * 64 * 3;
+        let (mut h, mut w, mut blocks) = (self.height, self.width, vec![self.blocks[0]]);
+        while h % 2 == 0 && w % 2 == 0 && h.min(w) >= 16 && blocks.len() < 6 {
+            (h, w) = (h / 2, w / 2);
+            blocks.push(self.blocks[0]);
+        }
+        let last = (h * w * self.channels) << (blocks.len() - 1);
+        let fully_connected = if last > SMALL { 0 } else { self.fully_connected };
+        Self { factor_out: blocks.len() > 1, blocks, fully_connected, ..self }
+    }
+
     /// Bits per dimension of a log density in nats.
     pub fn to_bits_per_dim(&self, log_prob: f64) -> f64 {
         bits_per_dim(log_prob, self.dimension(), self.bits)

@@ -47,7 +47,8 @@ impl ModelConfig {
     }
 
     /// Returns the default model for samples of a shape, `[d]` or `[h, w, c]`: for images that of two cores, with as
-    /// many scales as their size can be halved for.
+    /// many scales as their size can be halved for, three at most. Of more numbers than 64 × 64 × 3 half of the channels
+    /// leave between scales, which go on down to below 16 pixels.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] for a shape that is neither, [`ConfigError::OutOfRange`] for one that is
@@ -64,6 +65,9 @@ impl ModelConfig {
                         break;
                     }
                     config.blocks.pop();
+                }
+                if config.dimension() > LARGE {
+                    config = config.for_large_images();
                 }
                 Self::Images(config)
             }
@@ -275,6 +279,8 @@ const MOST_BLOCKS: usize = 10_000;
 const MOST_WIDTH: usize = 1 << 16;
 const MOST_LAYERS: usize = 64;
 const MOST_PARAMETERS: u64 = 1 << 32;
+/// The numbers in an image above which its default model is another.
+const LARGE: usize = 64 * 64 * 3;
 
 /// Checks that a count is from 1 to `most`.
 fn count(name: &'static str, value: usize, most: usize, expected: &'static str) -> Result<(), ConfigError> {

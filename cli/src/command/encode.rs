@@ -14,7 +14,7 @@ use crate::model::Stored;
 pub(crate) fn run(arguments: &Encode) -> Result<()> {
     check_output(&arguments.output)?;
     let stored = Stored::open(&arguments.model)?;
-    let data = Data::open_file(&arguments.data)?;
+    let data = Data::open_file(&arguments.data, arguments.size)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         encode(arguments, &stored, data, backend)
     })

@@ -11,7 +11,8 @@ use crate::run::learn::learn;
 
 pub(crate) fn run(arguments: &Fit) -> Result<()> {
     listen_for_interruption()?;
-    let data = Data::open(&arguments.data)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    let data =
+        Data::open_sized(&arguments.data, arguments.size)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     let illustration = Illustration::of(&data);
     print(&learn(arguments, data, illustration)?)
 }

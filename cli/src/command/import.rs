@@ -9,7 +9,7 @@ use resflow::lipschitz::PowerIteration;
 use resflow::with_device;
 
 use crate::arguments::Import;
-use crate::failure::usage;
+use crate::failure::{say, usage};
 use crate::output::{extension, print};
 use crate::settings::Settings;
 
@@ -23,7 +23,17 @@ pub(crate) fn run(arguments: &Import) -> Result<()> {
     }
     let config = Settings::architecture(&arguments.config)?;
     let weights = if arguments.ema { Weights::Ema } else { Weights::Current };
-    let dict = StateDict::read(state, weights).with_context(|| state.display().to_string())?;
+    let dict = StateDict::read_at(state, weights, arguments.key.as_deref());
+    let dict = dict.with_context(|| state.display().to_string())?;
+    for note in &dict.notes {
+        say(format_args!("note: {}: {note}", state.display()));
+    }
+    let found = dict.architecture(&config);
+    if let (Some(found), true) = (found.images(), found != config) {
+        let begins =
+            if found.first_activation { "begins with an activation" } else { "does not begin with an activation" };
+        say(format_args!("note: {}: the very first block {begins}, whatever the configuration says", state.display()));
+    }
     let precision = if dict.precision() == "f64" { Precision::F64 } else { Precision::F32 };
     with_device!(Device::open(&DeviceOptions::cpu(precision))?, |backend| {
         let mut flow = Flow::from_state_dict(backend, &config, dict).with_context(|| state.display().to_string())?;

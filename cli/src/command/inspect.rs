@@ -165,6 +165,9 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
     if let Some(classifier) = flow.classifier() {
         let parameters = classifier.parameters(flow.backend());
         line("classifier", &format_args!("{}; {parameters} parameters", classifier.describe()));
+        if let Some(names) = &provenance.classes {
+            line("classes", &names.join(", ").escape_debug());
+        }
     }
     line("precision", &stored.native.name());
     line("parameters", &flow.parameters());

@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &Reconstruct) -> Result<()> {
         return Err(usage(format_args!("--out {out}: the file's name must end in .png")));
     }
     let stored = Stored::open(&arguments.model)?;
-    let data = Data::open_file(&arguments.data)?;
+    let data = Data::open_file(&arguments.data, arguments.size)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         reconstruct(arguments, &stored, data, backend)
     })

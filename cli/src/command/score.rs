@@ -14,6 +14,7 @@ use resflow::with_device;
 
 use crate::arguments::Score;
 use crate::data::Data;
+use crate::data::labels;
 use crate::data::weight::{check_width, effective_count};
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};
@@ -21,6 +22,7 @@ use crate::evaluate::outliers::{self, Outliers};
 use crate::failure::{usage, warn};
 use crate::model::Stored;
 use crate::output::{extension, print, write_file};
+use crate::settings::presets;
 
 /// Fresh points of a density, unless a number is given.
 const FRESH: u32 = 10_000;
@@ -32,7 +34,8 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
         return Err(usage(format_args!("--out {}: the file's name must end in .csv", out.display())));
     }
     let stored = Stored::open(&arguments.model)?;
-    let data = Data::open(&arguments.data)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    let data =
+        Data::open_sized(&arguments.data, arguments.size)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         score(arguments, &stored, data, backend)
     })
@@ -62,14 +65,18 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
         outliers::check(other, name, flow.config())?;
     }
     let data = chosen_data(arguments, data, flow.config())?;
+    let names = flow.provenance().classes.clone().filter(|_| flow.config().classes() > 0);
+    let data = labels::by_name(data, names.as_deref(), &arguments.data)?;
     if arguments.weight.is_none() && flow.config().rows().is_some() {
         check_width(&data, &arguments.data, flow.dimension(), flow.provenance().columns.as_deref())?;
     }
     let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
     let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
     flow.set_log_prob_estimator(estimator, replicates).map_err(usage)?;
-    // training's warnings are for `fit`
-    if let Estimator::RussianRoulette(roulette) = flow.resolved(Phase::Evaluation) {
+    // training's warnings are for `fit`, and nobody is warned of a law that nobody chose
+    if let Estimator::RussianRoulette(roulette) = flow.resolved(Phase::Evaluation)
+        && !(arguments.estimator.is_none() && presets::is_own_law(flow.config(), roulette.law))
+    {
         let bound = flow.transforms().iter().filter_map(|l| l.lipschitz_bound()).fold(0.0, f64::max);
         roulette.variance_warning(bound).into_iter().for_each(warn);
     }
@@ -86,7 +93,7 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     let classified = Classified::of(&prepared, model, &data, key).context(arguments.data.clone())?;
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &arguments.out {
-        write_file(path, table(model, &scores, classified.as_ref()).as_bytes())?;
+        write_file(path, table(model, &scores, classified.as_ref(), names.as_deref()).as_bytes())?;
     }
     let outliers = match other {
         Some(other) => Some(Outliers::of(&prepared, model, &scores, other, arguments.seed)?),
@@ -105,7 +112,7 @@ struct Found {
 }
 
 /// The values of all rows, as CSV.
-fn table(model: &ModelConfig, scores: &LogProb, classified: Option<&Classified>) -> String {
+fn table(model: &ModelConfig, scores: &LogProb, classified: Option<&Classified>, classes: Option<&[String]>) -> String {
     let mut names = match model {
         ModelConfig::Images(_) => vec!["bits_per_dim", "bits_per_dim_se", "log_prob", "se"],
         ModelConfig::Rows(_) => vec!["log_prob", "se"],
@@ -120,12 +127,20 @@ fn table(model: &ModelConfig, scores: &LogProb, classified: Option<&Classified>)
         // `{:?}` is the shortest text that reads back as the same number
         let mut cells: Vec<_> = bits.chain([value, error]).map(|v| format!("{v:?}")).collect();
         if let Some((class, confidence)) = predictions.as_mut().and_then(Iterator::next) {
-            cells.extend([class.to_string(), format!("{confidence:?}")]);
+            let class =
+                classes.and_then(|names| names.get(class)).map_or_else(|| class.to_string(), |name| quoted(name));
+            cells.extend([class, format!("{confidence:?}")]);
         }
         text += &cells.join(",");
         text.push('\n');
     }
     text
+}
+
+/// A text as a cell of CSV.
+fn quoted(text: &str) -> String {
+    let plain = !text.is_empty() && !text.contains([',', '"', '\n', '\r']) && text.trim() == text;
+    if plain { text.to_owned() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
 }
 
 /// The estimator that was asked for; `auto` keeps the model's own alternative.

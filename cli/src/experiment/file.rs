@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use resflow::config::{Family, Preset};
+use resflow::config::Family;
 use resflow::data::Table as Rows;
-use resflow::data::image::{ImageSet, ImageSize};
+use resflow::data::image::ImageSet;
 use resflow::device::Precision;
 use serde::Deserialize;
 use toml::Table;
@@ -108,15 +108,16 @@ impl File {
             None => Family::default(),
             Some(name) => name.as_str().unwrap_or_default().parse().map_err(usage)?,
         };
-        let preset = match (size, &self.preset) {
+        let start = match (size, &self.preset) {
             (Some(size), name) => {
                 let asked = name.as_deref().map(str::parse).transpose().map_err(usage)?;
-                Some((presets::choose(asked, size, true)?, size))
+                let sized = ["height", "width", "channels"].iter().any(|key| model.contains_key(*key));
+                Some((presets::choose(asked, size, sized), size))
             }
             (None, _) => None,
         };
-        let beneath = match preset {
-            Some((preset, _)) => presets::settings(preset, family),
+        let beneath = match start {
+            Some((start, _)) => start.settings(family)?,
             None => Settings::beneath_file(family, columns(data)?),
         };
         let mut sections = Table::new();
@@ -126,18 +127,14 @@ impl File {
         if let (Some(images), classes @ 1..) = (data.images(), settings.model.classes()) {
             labels::check(images, "the data", classes)?;
         }
-        if let Some((preset, size)) = preset {
-            fits(&settings, preset, size)?;
+        if let Some((start, size)) = start {
+            start.check(&settings, size)?;
         } else if settings.model.dimension() != columns(data)? {
             let (asked, found) = (settings.model.dimension(), columns(data)?);
             return Err(usage(format_args!("`dimension` is {asked}, the data has {found} columns; leave it out")));
         }
         Ok(settings)
     }
-}
-
-fn fits(settings: &Settings, preset: Preset, size: ImageSize) -> Result<()> {
-    presets::check(settings, preset, size)
 }
 
 fn columns(data: &Data) -> Result<usize> {

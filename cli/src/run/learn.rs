@@ -15,7 +15,7 @@ use resflow::{Error, Flow, with_device};
 use crate::arguments::Fit;
 use crate::data::Data;
 use crate::data::labels;
-use crate::failure::usage;
+use crate::failure::{say, usage};
 use crate::model::{precision_of, read_archive};
 use crate::output::write_file;
 use crate::run::directory::RunDirectory;
@@ -30,10 +30,7 @@ use crate::settings::presets;
 pub(crate) fn learn(arguments: &Fit, data: Data, illustration: Illustration) -> Result<String> {
     let start = Instant::now();
     let directory = RunDirectory::new(&arguments.out);
-    if data.image_size().is_some() && data.images().is_none() {
-        let data = &arguments.data;
-        return Err(usage(format_args!("{data}: images to learn are bytes, array.astype('u1') of 0 to 255")));
-    }
+    let data = data.quantised(&arguments.data)?;
     let source = match data {
         Data::Density(density) => Source::Density(density),
         // the test images are for `score`
@@ -78,12 +75,16 @@ fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
         };
     };
     let size = ImageSize { height, width, channels };
-    let preset = presets::choose(arguments.preset, size, arguments.config.is_some())?;
-    let mut settings = presets::settings(preset, family);
+    let sized = arguments.config.as_deref().map_or(Ok(false), Settings::says_size)?;
+    let start = presets::choose(arguments.preset, size, sized);
+    let mut settings = start.settings(family)?;
     if let Some(path) = &arguments.config {
         settings = settings.overlay(path, &row)?;
     }
-    presets::check(&settings, preset, size)?;
+    start.check(&settings, size)?;
+    if let Some(words) = start.describe(&settings.model) {
+        say(format_args!("note: {words}"));
+    }
     classify(&mut settings, classes, arguments, source)?;
     Ok(settings)
 }

@@ -16,6 +16,7 @@ use crate::run::interruption::is_interrupted;
 use crate::run::keeper::Keeper;
 use crate::run::metrics::{Bits, Classes, Entry, Metrics};
 use crate::run::pace::Pace;
+use crate::settings::presets;
 
 /// A step is logged if its number is a multiple of this, or if it was validated.
 const LOG_EVERY: u64 = 10;
@@ -94,9 +95,9 @@ impl<'a, B: Backend> Run<'a, B> {
 
     /// Trains to the end and writes everything; returns what came of it, in words.
     pub(crate) fn finish(mut self) -> Result<String> {
-        for warning in self.trainer.flow().variance_warnings() {
-            warn(warning);
-        }
+        let flow = self.trainer.flow();
+        let chosen = flow.variance_warnings().into_iter().filter(|w| !presets::is_own_law(flow.config(), w.law));
+        chosen.for_each(warn);
         if self.first == 0 {
             self.keeper.save(&self.trainer, &self.metrics)?;
         }

@@ -58,6 +58,14 @@ impl Settings {
         Ok(named.and_then(|name| name.parse().ok()))
     }
 
+    /// Whether a file says how large images are; what is wrong with it is for [`overlay`](Self::overlay) to say.
+    pub(crate) fn says_size(path: &Path) -> Result<bool> {
+        let (text, _) = read_text(path)?;
+        let file = toml::from_str::<toml::Table>(&text).unwrap_or_default();
+        let images = file.get("images").and_then(toml::Value::as_table);
+        Ok(images.is_some_and(|images| ["height", "width", "channels"].iter().any(|key| images.contains_key(*key))))
+    }
+
     /// The model that a file configures by itself.
     pub(crate) fn architecture(path: &Path) -> Result<ModelConfig> {
         let (text, file) = read_text(path)?;

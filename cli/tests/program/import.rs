@@ -110,3 +110,45 @@ fn what_does_not_belong_is_named() {
     assert!(!ema.status.success() && text(&ema.stderr).contains("average"), "{}", text(&ema.stderr));
     assert!(!folder.path("m.safetensors").exists());
 }
+
+#[test]
+fn state_dicts_of_training_programs() {
+    let (folder, bytes) = folder();
+    let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    // the tensors of the flow below these names
+    let write = |name: &str, prefixes: &[&str]| {
+        let mut views = Vec::new();
+        for (full, view) in file.tensors() {
+            let Some(inner) = full.strip_prefix("param.").or_else(|| full.strip_prefix("buffer.")) else { continue };
+            views.extend(prefixes.iter().map(|prefix| (format!("{prefix}{inner}"), view.clone())));
+        }
+        folder.write(name, safetensors::serialize(views, None).expect("memory"));
+    };
+    write("compiled.safetensors", &["_orig_mod.module."]);
+    write("lightning.safetensors", &["model."]);
+    write("two.safetensors", &["model.", "model_ema.module."]);
+    for (line, note) in [
+        ("compiled.safetensors", None),
+        ("lightning.safetensors", Some("`model.` is taken off")),
+        ("two.safetensors --key model", Some("`model.` is taken off")),
+        ("two.safetensors --key model_ema", Some("`model_ema.` is taken off")),
+    ] {
+        let output = folder.run(&format!("import {line} --config arch.toml --out model.safetensors"));
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{line}: {said}");
+        assert!(note.map_or(!said.contains("note"), |note| said.contains(note)), "{line}: {said}");
+        folder.succeed("score model.safetensors x.npy --out scores.csv");
+        let (_, rows) = folder.table("scores.csv");
+        close(rows.iter().map(|row| row[2]), &numbers(&bytes, "logp"), 1e-9);
+    }
+    let error = folder.fail("import two.safetensors --config arch.toml --out m.safetensors", 1);
+    assert!(error.contains("below `model`, `model_ema`") && error.contains("--key"), "{error}");
+    // what the file shows of the first block goes before the configuration
+    folder.write("first.toml", ARCHITECTURE.replace("[images]", "[images]\nfirst_activation = true"));
+    let output = folder.run("import state.safetensors --config first.toml --out model.safetensors");
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("first block does not begin with an activation"), "{said}");
+    folder.succeed("score model.safetensors x.npy --out scores.csv");
+    let (_, rows) = folder.table("scores.csv");
+    close(rows.iter().map(|row| row[2]), &numbers(&bytes, "logp"), 1e-9);
+}

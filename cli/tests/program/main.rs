@@ -11,4 +11,5 @@ mod images;
 mod import;
 mod interruption;
 mod keys;
+mod pictures;
 mod weights;
