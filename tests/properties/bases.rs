@@ -11,6 +11,7 @@ use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, 
 use resflow::flow::Flow;
 use resflow::module::Role;
 use resflow::train::{Budget, TrainConfig, Trainer};
+use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 use crate::common::*;
 
@@ -213,7 +214,6 @@ fn samples_are_of_the_density() {
         }
     }
     // Student's t: the share below some quantiles, of two degrees of freedom at once
-    use statrs::distribution::{ContinuousCDF as _, StudentsT};
     let raw = [-1.0_f64, 2.0];
     let base = StudentT::from_parts(&b, b.upload(&raw, [2].into())).expect("a shape that fits").prepare(&b);
     let z = down(&b, &base.sample(&b, Key::new(7), 0, N, None));
