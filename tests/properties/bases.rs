@@ -183,9 +183,8 @@ proptest! {
     }
 }
 
-/// The share of samples with a log p below that of a fixed sample is what other samples say: two empirical distributions of
-/// log p from two keys, and for the mixture the moments. At 4.5 standard errors and some thirty numbers there is a false alarm
-/// in 4·10⁻⁴ of keys.
+/// First and second moments of a mixture by its components, and shares of Student's t below some points. At 4.5 standard errors
+/// and some thirty numbers there is a false alarm in 2·10⁻⁴ of keys.
 #[test]
 fn samples_are_of_the_density() {
     const N: usize = 20_000;
