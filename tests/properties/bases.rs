@@ -11,6 +11,7 @@ use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, 
 use resflow::flow::Flow;
 use resflow::module::Role;
 use resflow::train::{Budget, TrainConfig, Trainer};
+use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 use crate::common::*;
 
@@ -182,9 +183,8 @@ proptest! {
     }
 }
 
-/// The share of samples with a log p below that of a fixed sample is what other samples say: two empirical distributions of
-/// log p from two keys, and for the mixture the moments. At 4.5 standard errors and some thirty numbers there is a false alarm
-/// in 4·10⁻⁴ of keys.
+/// First and second moments of a mixture by its components, and shares of Student's t below some points. At 4.5 standard errors
+/// and some thirty numbers there is a false alarm in 2·10⁻⁴ of keys.
 #[test]
 fn samples_are_of_the_density() {
     const N: usize = 20_000;
@@ -213,7 +213,6 @@ fn samples_are_of_the_density() {
         }
     }
     // Student's t: the share below some quantiles, of two degrees of freedom at once
-    use statrs::distribution::{ContinuousCDF as _, StudentsT};
     let raw = [-1.0_f64, 2.0];
     let base = StudentT::from_parts(&b, b.upload(&raw, [2].into())).expect("a shape that fits").prepare(&b);
     let z = down(&b, &base.sample(&b, Key::new(7), 0, N, None));
