@@ -17,4 +17,5 @@ mod layers;
 mod lipschitz;
 mod mixed_norms;
 mod norms;
+mod scores;
 mod weights;

@@ -11,6 +11,9 @@ pub(crate) const PICTURES: [&str; 4] = ["density.png", "samples.png", "data.png"
 /// Pictures of a run over images.
 pub(crate) const IMAGE_PICTURES: [&str; 2] = ["samples.png", "curve.png"];
 
+/// The report of a run over a table.
+pub(crate) const REPORT: &str = "report.html";
+
 /// A directory with the files of one run.
 #[derive(Debug)]
 pub(crate) struct RunDirectory {
@@ -46,6 +49,11 @@ impl RunDirectory {
         self.root.join("config.toml")
     }
 
+    /// What was learnt, for people.
+    pub(crate) fn report(&self) -> PathBuf {
+        self.root.join(REPORT)
+    }
+
     pub(crate) fn picture(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
@@ -61,7 +69,7 @@ impl RunDirectory {
         }
         std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
         let pictures: Vec<_> = PICTURES.iter().chain(&IMAGE_PICTURES).map(|name| self.picture(name)).collect();
-        for path in old.iter().chain(&[self.metrics(), self.config()]).chain(&pictures) {
+        for path in old.iter().chain(&[self.metrics(), self.config(), self.report()]).chain(&pictures) {
             match std::fs::remove_file(path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).with_context(|| path.display().to_string());

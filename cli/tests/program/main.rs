@@ -11,4 +11,6 @@ mod images;
 mod import;
 mod interruption;
 mod keys;
+mod percentiles;
+mod report;
 mod weights;
