@@ -144,17 +144,25 @@ fn quantiles(Comparison { held_out, samples, .. }: &Comparison) -> String {
     let points: Vec<[f64; 2]> =
         (0..n).map(|i| (i as f64 + 0.5) / n as f64).map(|q| [quantile(samples, q), quantile(held_out, q)]).collect();
     // the far end of the least likely would squeeze everything else
-    let low = quantile(samples, 0.005).min(quantile(held_out, 0.02));
     let high = quantile(samples, 0.999).max(quantile(held_out, 0.999));
+    let least = quantile(samples, 0.005);
+    let low = least.min(quantile(held_out, 0.02)).max(high - 2.0 * (high - least));
     let axis = Axis::new(low, high).padded(0.04);
     let mut panel = Panel::new([470.0, 280.0], axis, axis, true).with_margins(16.0, 16.0);
     panel.line("even", [[axis.low, axis.low], [axis.high, axis.high]]);
+    let beyond = held_out.iter().filter(|s| **s < axis.low).count();
     panel.dots("held dots", points);
     panel.axes(true, "quantiles of log p of samples, nats", "of held-out rows, nats");
     let [a, b] = [held_out, samples].map(|s| number(quantile(s, 0.5), 4));
+    let further = match beyond {
+        0 => String::new(),
+        n => format!("; {} of the rows lie below the picture", count(n)),
+    };
     figure(
-        "<b class=\"name\">Quantiles of log p</b> — on the dashed line if calibrated; below it the held-out rows are less \
-         likely than samples",
+        &format!(
+            "<b class=\"name\">Quantiles of log p</b> — on the dashed line if calibrated; below it the held-out rows are \
+             less likely than samples{further}"
+        ),
         &panel.finish(&format!("Quantile plot; median log p of held-out rows {a}, of samples {b} nats")),
     )
 }

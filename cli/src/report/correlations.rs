@@ -123,5 +123,5 @@ fn picture(what: &str, names: &[&str], matrix: &[Vec<f64>]) -> String {
 /// A name that has room beside the picture.
 fn fitted(name: &str) -> String {
     let short = short(name);
-    if short.chars().count() <= 20 { short } else { short.chars().take(19).chain(['…']).collect() }
+    if short.chars().count() <= 18 { short } else { short.chars().take(17).chain(['…']).collect() }
 }

@@ -42,8 +42,9 @@ pub(super) fn draw(evidence: &Evidence) -> String {
     columns.truncate(SHOWN);
     let (rows, samples) = (evidence.excerpt.rows(), evidence.sample_count());
     let mut text = format!(
-        "The {} of the data and {} of the model, a column at a time, the largest difference first. Below each axis the \
-         middle 90 % (thin), the middle half (thick) and the median.",
+        "The {} of the data and {} of the model, a column at a time, the largest difference first: by how many percent of \
+         the rows the two shares below any value differ at most. Heights are percent of the rows in a bin; below each \
+         axis the middle 90 % (thin), the middle half (thick) and the median.",
         words(rows, "row", "rows"),
         words(samples, "sample", "samples")
     );
@@ -148,13 +149,10 @@ fn panel(evidence: &Evidence, Column { at, data, samples, distance }: &Column) -
         |sorted: &[f64]| 100.0 * sorted.iter().filter(|v| !axis.contains(**v)).count() as f64 / sorted.len() as f64;
     let (out, drawn_out) = (beyond(data), beyond(samples));
     let mut text = format!("differs by {} %", number(100.0 * distance, 2));
-    if out > 0.0 || drawn_out > 0.0 {
-        let _ = write!(
-            text,
-            "; beyond the picture {} % of the rows, {} % of the samples",
-            number(out, 2),
-            number(drawn_out, 2)
-        );
+    let parts = [(out, "the rows"), (drawn_out, "samples")].into_iter().filter(|(share, _)| *share > 0.0);
+    let parts: Vec<String> = parts.map(|(share, of)| format!("{} % of {of}", number(share, 2))).collect();
+    if !parts.is_empty() {
+        let _ = write!(text, "; beyond the picture {}", parts.join(", "));
     }
     let [low, median, high] = [0.05, 0.5, 0.95].map(|q| number(quantile(data, q), 4));
     let [model_low, model_median, model_high] = [0.05, 0.5, 0.95].map(|q| number(quantile(samples, q), 4));

@@ -130,7 +130,7 @@ p{max-width:46rem;margin:.4rem 0 .7rem}
 .legend svg{width:22px;flex:none}
 .name{font-weight:600;color:var(--ink);overflow-wrap:anywhere}
 figure{margin:0;background:var(--panel);border:1px solid var(--rule);border-radius:6px;padding:.6rem .6rem .3rem;\
-min-width:0;break-inside:avoid}
+min-width:0;break-inside:avoid;display:flex;flex-direction:column;justify-content:space-between}
 figcaption{margin:0 .2rem .3rem;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto}
 .thirds,.halves,.pairs{display:grid;gap:.8rem;margin:.8rem 0}

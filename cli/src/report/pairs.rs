@@ -1,7 +1,7 @@
 //! The pairs of columns that depend on each other most, data beside samples.
 //!
 //! Dependence is the mutual information of the data's ranks, which sees what is not monotone too. No column is in more
-//! than two pairs, so that a few copies of one column do not fill the page. Few rows are dots, many are counted in
+//! than two pairs, and each pair has a new column, so that a few copies of one column do not fill the page. Few rows are dots, many are counted in
 //! hexagons; both pictures of a pair have the same number of rows.
 
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ use super::svg::{Panel, px, thinned};
 const SHOWN: usize = 6;
 /// Pairs that a column may be in.
 const EACH: usize = 2;
+/// Tables of at most so many columns show all their pairs.
+const FEW: usize = 4;
 /// Rows that dependence is measured with, and columns between which.
 const ROWS: usize = 2000;
 const COLUMNS: usize = 200;
@@ -49,7 +51,10 @@ pub(super) fn most_dependent(data: &[Vec<f64>]) -> Vec<Pair> {
     let mut used = vec![0; d];
     let mut chosen = Vec::new();
     for pair in pairs {
-        if chosen.len() < SHOWN && pair.columns.iter().all(|&j| used[j] < EACH) {
+        let free = pair.columns.iter().all(|&j| used[j] < EACH);
+        // a pair of columns that are shown already, beside others, tells little that is new
+        let new = d <= FEW || pair.columns.iter().any(|&j| used[j] == 0);
+        if chosen.len() < SHOWN && free && new {
             for j in pair.columns {
                 used[j] += 1;
             }

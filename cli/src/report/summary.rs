@@ -130,13 +130,9 @@ fn mean(values: &[f64]) -> Option<[f64; 2]> {
 
 /// The section on the ladder and on training.
 pub(super) fn draw(facts: &Facts) -> String {
-    let mut body = String::new();
-    if let Some(ladder) = &facts.ladder {
-        body.push_str(&rungs(ladder));
-    }
-    if let Some(picture) = curve(&facts.history) {
-        body.push_str(&grid("halves", &[picture]));
-    }
+    let ladder = facts.ladder.as_ref().map(rungs).filter(|html| !html.is_empty());
+    let parts: Vec<String> = ladder.into_iter().chain(curve(&facts.history)).collect();
+    let body = if parts.is_empty() { String::new() } else { grid("halves", &parts) };
     if body.is_empty() { body } else { section("training", "How good it is", &body) }
 }
 
