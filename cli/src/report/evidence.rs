@@ -22,7 +22,7 @@ const SAMPLES: usize = 5000;
 /// The most held-out rows that are scored.
 const HELD_OUT: usize = 20_000;
 /// The time that a report may take where nothing limits it.
-const ALLOWANCE: Duration = Duration::from_secs(12);
+const ALLOWANCE: Duration = Duration::from_secs(8);
 /// The part of a limited time that scores and report may take.
 const SHARE: f64 = 0.08;
 /// Rows that an estimate of the cost is measured with.

@@ -12,7 +12,7 @@ const ROWS: usize = 20_000;
 /// The fewest, of tables so wide that [`NUMBERS`] would be reached earlier.
 const FEWEST: usize = 1000;
 /// Numbers in the excerpt of a wide table, about.
-const NUMBERS: usize = 1_000_000;
+const NUMBERS: usize = 300_000;
 
 /// Rows of the data in random order, so that the first of them are an excerpt too.
 #[derive(Debug, Clone)]
