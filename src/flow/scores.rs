@@ -134,7 +134,9 @@ impl ScoreQuantiles {
             k => {
                 let (low, high) = (rank(k - 1, finite) as f64, rank(k, finite) as f64);
                 let t = (below - low) / (high - low);
-                self.values[k - 1] * (1.0 - t) + self.values[k] * t
+                let (low, high) = (self.values[k - 1], self.values[k]);
+                // between equal scores rounding must not fall below them
+                (low * (1.0 - t) + high * t).clamp(low, high)
             }
         }
     }

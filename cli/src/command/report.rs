@@ -13,7 +13,7 @@ use crate::failure::usage;
 use crate::model::{Stored, column_names, precision_of, read_archive};
 use crate::output::{print, write_file};
 use crate::report::{self, Evidence, Excerpt, Facts, RowScores, quoted};
-use crate::run::directory::RunDirectory;
+use crate::run::directory::{REPORT, RunDirectory};
 use crate::run::epilogue::{command, facts};
 use crate::run::metrics::Metrics;
 
@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &Report) -> Result<()> {
 }
 
 /// The rows that were held out of a run.
+#[allow(clippy::large_enum_variant, reason = "there is one of them")]
 enum HeldOut {
     These(Dataset),
     /// The data are others than those of the run.
@@ -101,10 +102,11 @@ fn tell<B: Backend>(arguments: &Report, stored: &Stored, data: Data, mut excerpt
     };
     let scores = scores.with_context(|| arguments.data.clone())?;
     let evidence = Evidence::gather(&prepared, column_names(&flow), excerpt, scores, report::allowance(None))?;
-    let out = arguments.out.clone().unwrap_or_else(|| match arguments.model.path.is_dir() {
-        true => directory.report(),
-        false => arguments.model.path.with_file_name("report.html"),
-    });
+    let beside = || {
+        let path = &arguments.model.path;
+        if path.is_dir() { directory.report() } else { path.with_file_name(REPORT) }
+    };
+    let out = arguments.out.clone().unwrap_or_else(beside);
     write_file(&out, report::draw(&facts, &evidence).as_bytes())?;
     print(&format!("{}\n", out.display()))
 }
