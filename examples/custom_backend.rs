@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use resflow::backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key,
-    Noise, Over, Padding, Reduce, SeriesState, Shape, TermWeight, Unary,
+    Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, Unary,
 };
 use resflow::config::FlowConfig;
 use resflow::data::{Dataset, Table};
@@ -72,7 +72,7 @@ macro_rules! counted {
     )*};
 }
 
-/// All 42 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
+/// All 45 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
 /// the inner backend's fused operation would not run, and its parts would be counted in its place. What the inner
 /// backend composes itself counts as one call. The lint tells of methods that a later version of the trait adds.
 #[warn(clippy::missing_trait_methods)]
@@ -194,6 +194,13 @@ impl<B: Backend> Backend for Counting<B> {
         }
         fn power_iteration(w: &B::Tensor, u: B::Tensor, v: B::Tensor, count: usize) -> [B::Tensor; 3] {
             |result| &result
+        }
+        fn spline(rule: &Spline, x: &B::Tensor, raw: &B::Tensor) -> [B::Tensor; 2] { |result| &result }
+        fn spline_inverse(rule: &Spline, y: &B::Tensor, raw: &B::Tensor) -> B::Tensor { |x| [&x] }
+        fn spline_reverse(
+            rule: &Spline, x: &B::Tensor, raw: &B::Tensor, gy: &B::Tensor, weights: &B::Tensor
+        ) -> SplineReverse<B::Tensor> {
+            |result| [&result.gx, &result.graw]
         }
         fn adam_step(
             rule: &AdamStep, scale: &B::Tensor, gate: &B::Tensor, decayed: &B::Tensor,

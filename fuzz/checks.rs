@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use resflow::backend::{Backend as _, Key, Noise};
 use resflow::checkpoint::Archive;
-use resflow::config::{FlowConfig, ImageConfig, ModelConfig};
+use resflow::config::{BaseConfig, FlowConfig, ImageConfig, ModelConfig};
 use resflow::data::image::ImageSet;
 use resflow::data::{DataError, Table, ToyDensity, csv, npy};
 use resflow::estimator::{CostModel, Estimator, Phase, Truncated};
@@ -75,6 +75,10 @@ pub(crate) fn config(bytes: &[u8]) -> bool {
         assert_eq!(serde_json::from_str::<Estimator>(&json).expect("reads back"), estimator);
         !estimator.to_string().is_empty()
     });
+    if let Ok(base) = text.parse::<BaseConfig>() {
+        base.check().expect("checked by the parser");
+        assert_eq!(base.to_string().parse::<BaseConfig>().expect("reads back"), base);
+    }
     let settings = toml::from_str(text).is_ok_and(|settings| bounded(&settings));
     let images = toml::from_str(text).is_ok_and(|images| bounded_images(&images));
     estimator || settings || images

@@ -4,15 +4,16 @@ use resflow_backend::{Backend, Key};
 
 use crate::bijection::Bijection;
 use crate::block::ResidualBlock;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Start};
 use crate::coupling::Coupling;
 use crate::error::ConfigError;
 use crate::layer::{ActivationLayer, ConcatenatedLipSwish, Layer, LipschitzConv, LipschitzLinear, Sequence};
 use crate::lipschitz::{Coefficient, PowerIteration};
 use crate::module::Module as _;
 use crate::registry::Registry;
-use crate::stage::{LayerStage, Net, Stage};
-use crate::transform::{ActNorm, Flatten, InvertibleLinear, Logit, Squeeze};
+use crate::spline::SplineCoupling;
+use crate::stage::{LayerStage, Net, Splines, Stage};
+use crate::transform::{ActNorm, Flatten, InvertibleLinear, Logit, LuLinear, Squeeze, draw_permutation};
 
 /// The initial weights.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +33,8 @@ pub(crate) fn transforms<B: Backend>(
     initial: Initial,
 ) -> Result<Transforms<B>, ConfigError> {
     config.check()?;
-    let maker = Maker { backend, initial, initial_scale: config.initial_scale(), registry: &Registry::new() };
+    let identity = config.start() == Start::Identity;
+    let maker = Maker { backend, initial, identity, initial_scale: config.initial_scale(), registry: &Registry::new() };
     maker.transforms(&config.stages())
 }
 
@@ -42,12 +44,14 @@ pub(crate) fn described<B: Backend>(
     stages: &[Stage],
     registry: &Registry<B>,
 ) -> Result<Transforms<B>, ConfigError> {
-    Maker { backend, initial: Initial::Zeros, initial_scale: 1.0, registry }.transforms(stages)
+    Maker { backend, initial: Initial::Zeros, identity: false, initial_scale: 1.0, registry }.transforms(stages)
 }
 
 struct Maker<'a, B: Backend> {
     backend: &'a B,
     initial: Initial,
+    /// Begins as the identity.
+    identity: bool,
     /// The factor on the initial weights of each net's last layer.
     initial_scale: f64,
     registry: &'a Registry<B>,
@@ -64,11 +68,40 @@ impl<B: Backend> Maker<'_, B> {
                 Some(number)
             })
             .collect();
-        let made = self.backend.run(stages.len(), |i| self.transform(&stages[i], numbers[i]));
+        let permutations = self.permutations(stages);
+        let made = self.backend.run(stages.len(), |i| self.transform(&stages[i], numbers[i], &permutations[i]));
         made.into_iter().collect()
     }
 
-    fn transform(&self, stage: &Stage, number: usize) -> Result<Box<dyn Bijection<B>>, ConfigError> {
+    /// The permutations of fresh LU linear maps: random ones, of which the last undoes all others, so that a flow that
+    /// starts at the identity does so in every number's own place.
+    fn permutations(&self, stages: &[Stage]) -> Vec<Vec<usize>> {
+        let Initial::Random(key) = self.initial else { return vec![Vec::new(); stages.len()] };
+        let key = key.named("permutation");
+        let last = stages.iter().rposition(|stage| matches!(stage, Stage::LuLinear { .. }));
+        // the number that each place holds after the maps so far
+        let mut held = Vec::new();
+        let permutations = stages.iter().enumerate().map(|(i, stage)| {
+            let Stage::LuLinear { features } = *stage else { return Vec::new() };
+            if held.len() != features {
+                held = (0..features).collect();
+            }
+            let mut permutation = draw_permutation(features, key.split(i as u64));
+            if last == Some(i) {
+                held.iter().enumerate().for_each(|(place, &number)| permutation[number] = place);
+            }
+            held = permutation.iter().map(|&place| held[place]).collect();
+            permutation
+        });
+        permutations.collect()
+    }
+
+    fn transform(
+        &self,
+        stage: &Stage,
+        number: usize,
+        permutation: &[usize],
+    ) -> Result<Box<dyn Bijection<B>>, ConfigError> {
         let backend = self.backend;
         Ok(match stage {
             Stage::Squeeze { factored_out: 0 } => Box::new(Squeeze::new()),
@@ -80,20 +113,32 @@ impl<B: Backend> Maker<'_, B> {
                 return Err(ConfigError::Inconsistent(problem));
             }
             Stage::Logit { alpha } => Box::new(Logit::new(*alpha)?),
+            Stage::ActNorm { features } if self.identity => Box::new(ActNorm::identity(backend, *features)),
             Stage::ActNorm { features } => Box::new(ActNorm::new(backend, *features)),
             Stage::Flatten { image } => Box::new(Flatten::new(*image)),
             Stage::InvertibleLinear { features } => match self.initial {
                 Initial::Zeros => Box::new(InvertibleLinear::zeros(backend, *features)),
+                Initial::Random(_) if self.identity => Box::new(InvertibleLinear::identity(backend, *features)?),
                 Initial::Random(key) => {
                     let key = key.named("invertible").split(number as u64);
                     Box::new(InvertibleLinear::rotation(backend, *features, key)?)
                 }
             },
+            Stage::LuLinear { features } => match self.initial {
+                Initial::Zeros => Box::new(LuLinear::zeros(backend, *features)),
+                Initial::Random(_) => Box::new(LuLinear::permuting(backend, permutation)?),
+            },
             Stage::ResidualBlock { shape, net } => {
                 Box::new(ResidualBlock::new(Box::new(self.net(net, shape, number)?), shape)?)
             }
-            Stage::Coupling { shape, mask, net } => {
-                Box::new(Coupling::new(Box::new(self.net(net, shape, number)?), *mask, shape)?)
+            Stage::Coupling { shape, mask, net, centred } => {
+                let coupling = Coupling::new(Box::new(self.net(net, shape, number)?), *mask, shape)?;
+                Box::new(coupling.with_centre(*centred))
+            }
+            Stage::SplineCoupling { features, swapped, splines, net } => {
+                let [(_, stays), _] = Splines::sides(*features, *swapped);
+                let net = Box::new(self.net(net, &[stays], number)?);
+                Box::new(SplineCoupling::new(backend, net, *features, *swapped, *splines)?)
             }
             Stage::Custom(custom) => self.registry.transform(backend, custom)?,
         })
@@ -139,7 +184,9 @@ impl<B: Backend> Maker<'_, B> {
                         None => Box::new(LipschitzLinear::zeros(backend, *inputs, *outputs, kappa)),
                         Some(key) => {
                             let mut layer = LipschitzLinear::initialise(backend, *inputs, *outputs, kappa, key);
-                            if scale != 1.0 {
+                            if self.identity && weighted == count {
+                                layer.clear(backend);
+                            } else if scale != 1.0 {
                                 layer.scale_weight(backend, scale);
                             }
                             Box::new(layer)
@@ -161,7 +208,9 @@ impl<B: Backend> Maker<'_, B> {
                         Some(key) => {
                             let (i, o) = (*inputs, *outputs);
                             let mut layer = LipschitzConv::initialise(backend, [h, w], *kernel, i, o, kappa, key);
-                            if scale != 1.0 {
+                            if self.identity && weighted == count {
+                                layer.clear(backend);
+                            } else if scale != 1.0 {
                                 layer.scale_weight(backend, scale);
                             }
                             Box::new(layer)

@@ -1,10 +1,11 @@
 //! Model files: safetensors with the configuration inside.
 //!
-//! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag) under its visiting
-//! name, the standardisation as `standardise.mean` and `standardise.deviation` (f64), and one metadata entry `resflow`
-//! with the configuration as JSON. Nothing in it is executed. Loading checks every name and shape, and every number to
-//! be finite, before anything is used; memory stays within a small multiple of the file. Writing is atomic: a temporary
-//! file beside the target, flushed to the disk and renamed.
+//! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag, what the base density
+//! learned) under its visiting name, the columns' centres and scales as `standardise.mean` and `standardise.deviation`
+//! (f64), the knots of their maps where there are any, and one metadata entry `resflow` with the configuration as JSON.
+//! Nothing in it is executed. Loading checks every name and shape, and every number to be finite, before anything is used;
+//! memory stays within a small multiple of the file. Writing is atomic: a temporary file beside the target, flushed to the
+//! disk and renamed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
@@ -15,8 +16,9 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::architecture;
-use crate::config::{ImageConfig, ModelConfig};
-use crate::data::Standardiser;
+use crate::config::{ImageConfig, ModelConfig, Start};
+use crate::data::column::StoredColumns;
+use crate::data::{ColumnMaps, Standardiser};
 use crate::error::{CheckpointError, Error};
 use crate::estimator::Phase;
 use crate::flow::Flow;
@@ -31,6 +33,19 @@ const ENTRY: &str = "resflow";
 const FORMAT: u32 = 2;
 /// The format of one whose document lists its transforms.
 const LISTED: u32 = 3;
+/// The format of one with a base density, a start or maps of columns that readers of the others do not know, listed or not.
+const EXTENDED: u32 = 4;
+
+/// The format of a model.
+fn format_of(config: &ModelConfig, listed: bool, mapped: bool) -> u32 {
+    if mapped || !config.base().is_normal() || config.start() != Start::Random {
+        EXTENDED
+    } else if listed {
+        LISTED
+    } else {
+        FORMAT
+    }
+}
 
 /// Stored numbers, in the precision that they were made in.
 #[derive(Debug, Clone, PartialEq)]
@@ -246,6 +261,9 @@ pub(crate) struct ModelDocument {
     /// The stages of the chain, where they are not those of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chain: Option<Vec<Stage>>,
+    /// The maps of the columns, where they are not their standardisation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    columns: Option<StoredColumns>,
 }
 
 impl ModelDocument {
@@ -253,31 +271,43 @@ impl ModelDocument {
     #[cfg(feature = "import")]
     pub(crate) fn new(config: ModelConfig, precision: &str, provenance: Provenance) -> Self {
         let (precision, chosen) = (precision.to_owned(), BTreeMap::new());
-        Self { format: FORMAT, precision, config, chosen, provenance, chain: None }
+        Self {
+            format: format_of(&config, false, false),
+            precision,
+            config,
+            chosen,
+            provenance,
+            chain: None,
+            columns: None,
+        }
     }
 
     /// Describes a flow.
     ///
     /// # Errors
     /// Returns [`Error::Unregistered`] if a part of it does not say what it is, [`Error::Input`] if its base density is
-    /// not the standard normal.
+    /// one of the user's own.
     pub(crate) fn of<B: Backend>(flow: &Flow<B>) -> Result<Self, Error> {
-        if !flow.base().is_standard_normal() {
+        if flow.base().config().as_ref() != Some(flow.config().base()) {
             return Err(Error::Input(format!(
-                "a model over another base density than the standard normal cannot be saved yet: this one is over a {}",
-                flow.base().describe()
+                "a model over a base density that its configuration does not describe cannot be saved: this one is over \
+                 a {}, the configuration says {}",
+                flow.base().describe(),
+                flow.config().base()
             )));
         }
         let stages = flow.stages()?;
         let chain = (stages != flow.config().stages()).then_some(stages);
+        let columns = StoredColumns::of(flow.columns());
         let chosen = [("training", Phase::Training), ("evaluation", Phase::Evaluation)];
         Ok(Self {
-            format: if chain.is_some() { LISTED } else { FORMAT },
+            format: format_of(flow.config(), chain.is_some(), columns.is_some()),
             precision: B::Elem::NAME.to_owned(),
             config: flow.config().clone(),
             chosen: chosen.map(|(name, phase)| (name.to_owned(), flow.resolved(phase).to_string())).into(),
             provenance: flow.provenance().clone(),
             chain,
+            columns,
         })
     }
 
@@ -288,25 +318,33 @@ impl ModelDocument {
 
     /// Checks the document before anything is allocated by it: what it describes must be there, in tensors and numbers.
     fn check(&self, tensors: u64, stored: u64) -> Result<(), CheckpointError> {
-        if self.format != if self.chain.is_some() { LISTED } else { FORMAT } {
+        if self.format != format_of(&self.config, self.chain.is_some(), self.columns.is_some()) {
             return Err(CheckpointError::Format(format!(
-                "format {}, this version reads {FORMAT}, and {LISTED} with a list of transforms",
+                "format {}, this version reads {FORMAT}, {LISTED} with a list of transforms, and {EXTENDED} with another \
+                 base density than the standard normal, a start as the identity or maps of columns",
                 self.format
             )));
         }
         self.config.check()?;
+        let (maps, knots) = match &self.columns {
+            Some(columns) if self.config.rows().is_some() => columns.size(self.config.dimension())?,
+            Some(_) => return Err(CheckpointError::Format("maps of columns of images".into())),
+            None => (0, 0),
+        };
         let size = match &self.chain {
             None => self.config.size(),
-            Some(stages) => Repeated::once(stages.clone()).size(),
+            Some(stages) => Repeated::once(stages.clone()).size().plus(self.config.base_size()),
         };
         let Size { parameters, buffers, tensors: least, .. } = size;
-        let numbers = parameters.saturating_add(buffers).saturating_add(2 * self.config.dimension() as u64);
+        let own = (2 * self.config.dimension() as u64).saturating_add(knots);
+        let numbers = parameters.saturating_add(buffers).saturating_add(own);
         if numbers > stored {
             let problem = format!("{numbers} numbers configured, {stored} numbers stored");
             return Err(CheckpointError::Format(problem));
         }
+        let least = least.saturating_add(maps);
         if least > tensors {
-            let problem = format!("layers of {least} tensors configured, {tensors} tensors stored");
+            let problem = format!("parts of {least} tensors configured, {tensors} tensors stored");
             return Err(CheckpointError::Format(problem));
         }
         Ok(())
@@ -328,7 +366,8 @@ impl ModelDocument {
             },
             other => other.clone(),
         };
-        Repeated::once(stages.iter().map(scaled).collect()).size()
+        let base = ModelConfig::from(larger).base_size();
+        Repeated::once(stages.iter().map(scaled).collect()).size().plus(base)
     }
 
     /// Builds the flow that it describes, with zeros to be filled.
@@ -340,7 +379,7 @@ impl ModelDocument {
 }
 
 impl<B: Backend> Flow<B> {
-    /// Stores all tensors under a prefix, the standardisation's mean and std (`deviation`) with them.
+    /// Stores all tensors under a prefix, the columns' centres (`mean`) and scales (`deviation`) and knots with them.
     pub(crate) fn store(&self, prefix: &str, archive: &mut Archive) -> Result<(), Error> {
         let mut failed = None;
         self.visit(&mut |name, tensor, _| match self.backend().download(tensor) {
@@ -354,6 +393,9 @@ impl<B: Backend> Flow<B> {
         for (name, values) in [("mean", s.mean()), ("deviation", s.deviation())] {
             let entry = (vec![values.len()], Values::F64(values.to_vec()));
             archive.tensors.insert(format!("{prefix}standardise.{name}"), entry);
+        }
+        for (name, shape, values) in StoredColumns::tensors(self.columns()) {
+            archive.tensors.insert(format!("{prefix}{name}"), (shape, Values::F64(values)));
         }
         failed.map_or(Ok(()), |e| Err(e.into()))
     }
@@ -411,9 +453,17 @@ impl<B: Backend> Flow<B> {
         let d = [document.config.dimension()];
         let mean = archive.get::<f64>(&format!("{prefix}standardise.mean"), &d)?;
         let deviation = archive.get::<f64>(&format!("{prefix}standardise.deviation"), &d)?;
-        flow.set_standardiser(Standardiser::new(mean, deviation)?)?;
-        if own.clone().count() != used {
+        let standardiser = Standardiser::new(mean, deviation)?;
+        let names: Vec<String> = document.columns.iter().flat_map(StoredColumns::names).collect();
+        flow.set_columns(match &document.columns {
+            None => ColumnMaps::from(standardiser),
+            Some(columns) => {
+                columns.restore(&standardiser, |name, shape| archive.get::<f64>(&format!("{prefix}{name}"), shape))?
+            }
+        })?;
+        if own.clone().count() != used + names.len() {
             let mut known = BTreeSet::from(["mean", "deviation"].map(|n| format!("{prefix}standardise.{n}")));
+            known.extend(names.iter().map(|name| format!("{prefix}{name}")));
             flow.visit(&mut |name, _, _| {
                 known.insert(format!("{prefix}{name}"));
             });
@@ -453,7 +503,7 @@ impl<B: Backend> Flow<B> {
     ///
     /// # Errors
     /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Input`] for a base
-    /// density other than the standard normal, [`Error::Backend`] if the device failed.
+    /// density of your own, [`Error::Backend`] if the device failed.
     pub fn to_archive(&self) -> Result<Archive, Error> {
         let document = serde_json::json!({ "model": document_value(&ModelDocument::of(self)?)? });
         let mut archive = Archive { tensors: BTreeMap::new(), document };

@@ -1,7 +1,9 @@
 //! Affine coupling (Dinh et al. 2017, arXiv 1605.08803, eqs. 7 and 8): a part a of the numbers stays, the
 //! rest b is moved,
 //!
-//! y_a = x_a,  y_b = x_b ∘ σ(s + 2) + t  with [s | t] = net(x_a),  log|det ∂y/∂x| = Σ ln σ(s + 2).
+//! y_a = x_a,  y_b = x_b ∘ σ(s + 2)/c + t  with [s | t] = net(x_a),  log|det ∂y/∂x| = Σ ln σ(s + 2) − ln c
+//!
+//! with c = 1, or σ(2) of a centred coupling, which a net of zeros makes the identity.
 //!
 //! Invariant: the net never sees what it moves, so the Jacobian is triangular, the log det exact and the inverse a
 //! formula, whatever the net. With v = −(s + 2): ln σ = −softplus(v) and 1/σ = e^{softplus(v)}, so neither loses
@@ -28,6 +30,7 @@ pub struct Coupling<B: Backend> {
     net: Box<dyn Layer<B>>,
     mask: Mask,
     shape: Vec<usize>,
+    centred: bool,
 }
 
 impl<B: Backend> Coupling<B> {
@@ -44,7 +47,12 @@ impl<B: Backend> Coupling<B> {
                 "the net of a coupling of samples {shape:?} maps {input:?} to {found:?}; it needs {output:?}, s and t"
             )));
         }
-        Ok(Self { net, mask, shape: shape.to_vec() })
+        Ok(Self { net, mask, shape: shape.to_vec(), centred: false })
+    }
+
+    /// Divides the scale by its value at s = 0 or does not.
+    pub fn with_centre(self, centred: bool) -> Self {
+        Self { centred, ..self }
     }
 }
 
@@ -52,14 +60,15 @@ impl<B: Backend> Module<B> for Coupling<B> {
     crate::parts!(B; net: Module);
 
     fn describe(&self) -> String {
-        format!("affine coupling, {} [{}]", self.mask.describe(), self.net.describe())
+        let centred = if self.centred { "centred " } else { "" };
+        format!("{centred}affine coupling, {} [{}]", self.mask.describe(), self.net.describe())
     }
 }
 
 impl<B: Backend> Bijection<B> for Coupling<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
         let split = Split::new(backend, self.mask, &self.shape);
-        let coupling = PreparedCoupling { net: self.net.prepare(backend), split };
+        let coupling = PreparedCoupling { net: self.net.prepare(backend), split, centred: self.centred };
         let [input, _] = self.mask.net_shapes(&self.shape).expect("checked when it was made");
         tiled(Box::new(coupling), tile_samples(backend, &*self.net, &input, &self.shape))
     }
@@ -76,7 +85,8 @@ impl<B: Backend> Bijection<B> for Coupling<B> {
     }
 
     fn stage(&self) -> Option<Stage> {
-        Some(Stage::Coupling { shape: self.shape.clone(), mask: self.mask, net: self.net.net()? })
+        let (shape, mask, centred) = (self.shape.clone(), self.mask, self.centred);
+        Some(Stage::Coupling { shape, mask, net: self.net.net()?, centred })
     }
 
     fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
@@ -161,11 +171,12 @@ impl<B: Backend> Split<B> {
 struct PreparedCoupling<B: Backend> {
     net: Box<dyn PreparedLayer<B>>,
     split: Split<B>,
+    centred: bool,
 }
 
 /// The affine map of x_b that the net gives.
 struct Affine<B: Backend> {
-    /// softplus(v) = −ln σ(s + 2).
+    /// softplus(v) = −ln σ(s + 2), plus ln c.
     decay: B::Tensor,
     /// σ(v) = 1 − σ(s + 2) = ∂ ln σ(s + 2)/∂s.
     slope: B::Tensor,
@@ -173,16 +184,20 @@ struct Affine<B: Backend> {
 }
 
 impl<B: Backend> Affine<B> {
-    fn of(backend: &B, st: &B::Tensor) -> Self {
+    fn of(backend: &B, st: &B::Tensor, centred: bool) -> Self {
         let shape = backend.shape(st);
         let (axis, width) = (shape.rank() - 1, shape.channels() / 2);
         let v = backend.affine(backend.narrow(st, axis, 0, width), -1.0, -SHIFT);
         let mut orders = backend.activation(Activation::Softplus, None, &v, 1);
         let slope = orders.swap_remove(1);
-        Self { decay: orders.swap_remove(0), slope, t: backend.narrow(st, axis, width, width) }
+        let mut decay = orders.swap_remove(0);
+        if centred {
+            decay = backend.affine(decay, 1.0, -(-SHIFT).exp().ln_1p());
+        }
+        Self { decay, slope, t: backend.narrow(st, axis, width, width) }
     }
 
-    /// σ(s + 2).
+    /// σ(s + 2)/c.
     fn scale(&self, backend: &B) -> B::Tensor {
         backend.unary(Unary::Exp, backend.affine(self.decay.clone(), -1.0, 0.0))
     }
@@ -191,7 +206,7 @@ impl<B: Backend> Affine<B> {
 impl<B: Backend> PreparedCoupling<B> {
     /// Computes y, `[n, …]`, and the log det of each sample, `[n, 1]`, from x and the net's output.
     fn map(&self, backend: &B, a: &B::Tensor, b: &B::Tensor, st: &B::Tensor) -> (B::Tensor, B::Tensor) {
-        let affine = Affine::of(backend, st);
+        let affine = Affine::of(backend, st, self.centred);
         let moved = backend.axpy(1.0, &affine.t, backend.binary(Binary::Mul, affine.scale(backend), b));
         let decay = backend.reduce(Reduce::Sum, Over::Row, &self.split.moving(backend, affine.decay));
         (self.split.together(backend, a, &moved), backend.affine(decay, -1.0, 0.0))
@@ -221,7 +236,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
         let (a, b) = self.split.apart(backend, &batch.x);
         let (st, _) = self.net.forward(backend, &batch.with_x(a.clone()), Derivatives::None);
-        let Affine { decay, t, .. } = Affine::of(backend, &st);
+        let Affine { decay, t, .. } = Affine::of(backend, &st, self.centred);
         let moved = backend.binary(Binary::Mul, backend.unary(Unary::Exp, decay), &backend.axpy(-1.0, &t, b));
         let x = self.split.together(backend, &a, &moved);
         // the net's slope is not known, so an error in y may grow into any
@@ -238,7 +253,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let CouplingTape { batch, said } = tape.into_value::<CouplingTape<B>>();
         let (a, b) = self.split.apart(backend, &batch.x);
         let (st, saved) = said.unwrap_or_else(|| self.net.forward(backend, &batch.with_x(a), Derivatives::Second));
-        let affine = Affine::of(backend, &st);
+        let affine = Affine::of(backend, &st, self.centred);
         let (ga, gb) = self.split.apart(backend, &cotangents.x);
         let gb = self.split.moving(backend, gb);
         let gx_b = backend.binary(Binary::Mul, gb.clone(), &affine.scale(backend));

@@ -94,6 +94,56 @@ impl DeviceOptions {
     }
 }
 
+/// A GPU that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Adapter {
+    /// The number by which it is chosen.
+    pub index: usize,
+    /// The name.
+    pub name: String,
+    /// What it is: a discrete or integrated GPU, or a program on the processor.
+    pub kind: String,
+    /// The interface: Vulkan, Metal or DX12.
+    pub api: String,
+    /// The driver.
+    pub driver: String,
+    /// The largest tensor, bytes.
+    pub largest_tensor: u64,
+    /// Whether products can be computed on matrix hardware.
+    pub cooperative_matrices: bool,
+    /// The adapter in words.
+    pub description: String,
+    /// Marks the one that is used where none is named.
+    pub best: bool,
+}
+
+/// Whether the program was built with support for GPUs, the feature `gpu`.
+pub const BUILT_FOR_GPU: bool = cfg!(feature = "gpu");
+
+/// Lists the GPUs that are there; `None` of a program that was built without support for them.
+pub fn adapters() -> Option<Vec<Adapter>> {
+    #[cfg(feature = "gpu")]
+    {
+        let found = crate::gpu::adapters();
+        let best = found.iter().min_by_key(|a| (a.kind, a.index)).map(|a| a.index);
+        let adapter = |a: crate::gpu::AdapterInfo| Adapter {
+            description: a.to_string(),
+            kind: a.kind.to_string(),
+            best: Some(a.index) == best,
+            index: a.index,
+            name: a.name,
+            api: a.api,
+            driver: a.driver,
+            largest_tensor: a.largest_tensor,
+            cooperative_matrices: a.cooperative_matrices,
+        };
+        Some(found.into_iter().map(adapter).collect())
+    }
+    #[cfg(not(feature = "gpu"))]
+    None
+}
+
 /// One of the built-in backends.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -17,7 +17,7 @@ use resflow_backend::{
 use crate::batch::Batch;
 use crate::error::ConfigError;
 
-/// The state that an inversion ended in, for one sample.
+/// The state that an inversion, or an evaluation, ended in, for one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// The residual is below the accuracy asked for.
@@ -28,6 +28,8 @@ pub enum Status {
     NotConverged,
     /// The sample or g of it is infinite or NaN.
     NonFinite,
+    /// A value of the sample lies outside of its column's support, where there is no density.
+    OutOfSupport,
 }
 
 impl std::fmt::Display for Status {
@@ -37,6 +39,7 @@ impl std::fmt::Display for Status {
             Self::FloatFloor => "at the float floor",
             Self::NotConverged => "not converged",
             Self::NonFinite => "non-finite",
+            Self::OutOfSupport => "out of support",
         })
     }
 }

@@ -1,11 +1,12 @@
 //! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995;
 //! Chen, Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
 //!
-//! The flows that they are compared with, i-ResNets, Real NVP and Glow, are configurations of the same transforms,
+//! The flows that they are compared with, i-ResNets, Real NVP, Glow and neural spline flows, are configurations of the same transforms,
 //! trainer and files: [`config::Family`].
 //!
 //! # The model
-//! A [`Flow`] maps data x to z through transforms F = F_L ∘ … ∘ F₁ and gives z a standard normal density:
+//! A [`Flow`] maps data x to z through transforms F = F_L ∘ … ∘ F₁ and gives z a standard normal density, or another
+//! [`base`]:
 //!
 //! ```text
 //! log p(x) = log N(F(x); 0, I) + Σ_l log|det ∂F_l|                     nats, in the data's own units
@@ -61,11 +62,11 @@
 //! |---|---|
 //! | [`model`], [`device`] | the front door: fit, arrays in and out, devices chosen at run time |
 //! | [`flow`] | the flow, its evaluation, gradient, encoding, decoding and sampling |
-//! | [`chain`], [`base`] | the walk through transforms, and the base density |
+//! | [`chain`], [`base`] | the walk through transforms, and the base densities |
 //! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); out-of-distribution detection |
 //! | [`config`], [`stage`], [`checkpoint`], [`registry`] | configurations, what they spell out, files, one's own parts in them |
 //! | [`train`] | optimiser, schedules, averaging, validation, resumable runs |
-//! | [`bijection`], [`block`], [`coupling`], [`transform`] | transforms: the residual block, the affine coupling, ActNorm |
+//! | [`bijection`], [`block`], [`coupling`], [`spline`], [`transform`] | transforms: the residual block, couplings, ActNorm |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`module`], [`batch`] | what parts and samples are made of |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
@@ -107,6 +108,7 @@ pub mod lipschitz;
 pub mod model;
 pub mod module;
 pub mod registry;
+pub mod spline;
 pub mod stage;
 mod tiled;
 pub mod train;

@@ -131,6 +131,54 @@ impl Mask {
     }
 }
 
+/// The splines of a coupling.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Splines {
+    /// K, the number of bins of each.
+    pub bins: usize,
+    /// B: the box is [−B, B], outside of which they are the identity.
+    pub bound: f64,
+    /// The net's last hidden width; raw widths and heights that it gives are divided by its root.
+    pub hidden: usize,
+    /// Maps what stays too, each number by a spline of its own that depends on nothing.
+    pub unconditional: bool,
+}
+
+impl Splines {
+    /// No honest spline has more bins; 999 have room for nothing but their floors.
+    const MOST_BINS: usize = 256;
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::OutOfRange`] with the first that is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |name, value, expected| Err(ConfigError::OutOfRange { name, value, expected });
+        if !(2..=Self::MOST_BINS).contains(&self.bins) {
+            return wrong("bins", self.bins as f64, "2 to 256");
+        }
+        if !(1e-3..=1e6).contains(&self.bound) {
+            return wrong("bound", self.bound, "a number from 0.001 to 1000000");
+        }
+        if self.hidden == 0 {
+            return wrong("hidden", 0.0, "a width of at least 1");
+        }
+        Ok(())
+    }
+
+    /// Returns the parameters of a number, 3K − 1.
+    pub fn parameters(&self) -> usize {
+        self.bins.saturating_mul(3).saturating_sub(1)
+    }
+
+    /// Returns the numbers of a row of `features` that stay and those that move, as (start, length).
+    pub(crate) fn sides(features: usize, swapped: bool) -> [(usize, usize); 2] {
+        let (first, last) = ((0, features - features / 2), (features - features / 2, features / 2));
+        if swapped { [last, first] } else { [first, last] }
+    }
+}
+
 /// A part of the user's own: the name that it is registered under, and what its maker needs to make it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,6 +273,11 @@ pub enum Stage {
         /// The number of features or channels.
         features: usize,
     },
+    /// The linear map of neural spline flows.
+    LuLinear {
+        /// The number of features.
+        features: usize,
+    },
     /// A residual block.
     ResidualBlock {
         /// The shape of its samples: `[h, w, c]`, or `[d]`.
@@ -240,9 +293,28 @@ pub enum Stage {
         mask: Mask,
         /// Its net, whose output is s and t side by side.
         net: Net,
+        /// Divides the scale by its value at s = 0, so that a net of zeros makes the identity.
+        #[serde(default, skip_serializing_if = "is_false")]
+        centred: bool,
+    },
+    /// A spline coupling of rows.
+    SplineCoupling {
+        /// The number of features.
+        features: usize,
+        /// The last ⌊d/2⌋ features stay, instead of the first ⌈d/2⌉.
+        swapped: bool,
+        /// Its splines.
+        splines: Splines,
+        /// Its net, whose output are the raw parameters of each number that moves, one number after the other.
+        net: Net,
     },
     /// One of the user's own.
     Custom(Custom),
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The numbers, tensors and layers that something stores.
@@ -340,7 +412,18 @@ impl Stage {
                 tensors: 3,
                 constrained_layers: 0,
             },
+            Self::LuLinear { features } => Size {
+                parameters: product(&[*features, *features]).saturating_add(*features as u64),
+                buffers: *features as u64,
+                tensors: 3,
+                constrained_layers: 0,
+            },
             Self::ResidualBlock { shape, net } | Self::Coupling { shape, net, .. } => net.size(shape),
+            Self::SplineCoupling { features, swapped, splines, net } => {
+                let [(_, stays), _] = Splines::sides(*features, *swapped);
+                let own = Size { parameters: product(&[stays, splines.parameters()]), tensors: 1, ..Size::default() };
+                net.size(&[stays]).plus(if splines.unconditional { own } else { Size::default() })
+            }
             Self::Squeeze { .. } | Self::Logit { .. } | Self::Flatten { .. } | Self::Custom(_) => Size::default(),
         }
     }
@@ -349,7 +432,7 @@ impl Stage {
     pub(crate) fn is_custom(&self) -> bool {
         match self {
             Self::Custom(_) => true,
-            Self::ResidualBlock { net, .. } | Self::Coupling { net, .. } => {
+            Self::ResidualBlock { net, .. } | Self::Coupling { net, .. } | Self::SplineCoupling { net, .. } => {
                 net.layers.iter().any(|layer| matches!(layer, LayerStage::Custom(_)))
             }
             _ => false,
@@ -358,7 +441,7 @@ impl Stage {
 
     /// Returns `true` for a residual block or a coupling.
     pub(crate) fn is_block(&self) -> bool {
-        matches!(self, Self::ResidualBlock { .. } | Self::Coupling { .. })
+        matches!(self, Self::ResidualBlock { .. } | Self::Coupling { .. } | Self::SplineCoupling { .. })
     }
 }
 

@@ -8,7 +8,9 @@ use resflow::config::{Family, Preset};
 use resflow::estimator::Estimator;
 
 use crate::data::part::Part;
+use crate::data::reading::{Matching, TableOptions, quoted};
 use crate::device::Arithmetic;
+use crate::output::Format;
 use crate::settings::presets;
 
 /// Fit, score and sample residual flows: invertible networks with exact likelihoods.
@@ -23,8 +25,9 @@ Begin with:
   resflow score board checkerboard           log p of fresh points, with its standard error
   resflow sample board -n 1000 --out new.csv draw from the model
 
-With your own data: a .csv file (with or without a header) or a .npy array, one row a point; or images: a folder with
-MNIST's or CIFAR's files or with PNG files, an IDX file, or a .npy array of bytes [n, h, w, c].
+With your own data: a table, one row a point, as text (.csv, .tsv, .txt, .data, with or without a header), .npy or .npz,
+also compressed (.gz), or from a pipe (-); or images: a folder with MNIST's or CIFAR's files or with PNG files, an IDX file,
+or a .npy array of bytes [n, h, w, c]. What is decided about a table is told, and can be decided otherwise by options.
 Exit codes: 0 done; 1 the work failed; 2 wrong command or configuration; 130 interrupted, checkpoint written."
 )]
 pub(crate) struct Arguments {
@@ -81,7 +84,8 @@ resumed, it ends with the same bits. Ctrl-C writes a checkpoint first; a second 
 
 /// Learn a density from rows of numbers or from images
 ///
-/// DATA is a file (.csv or .npy, one row a point; columns are standardised, the model stays in the data's units), images
+/// DATA is a table (text of any dialect, .npy or .npz, also compressed, or - for standard input; one row a point; columns
+/// are standardised, the model stays in the data's units), images
 /// (a folder with MNIST's files, CIFAR's binary files or PNG files of one size; an IDX, CIFAR .bin or PNG file; a .npy
 /// array of bytes [n, h, w, c] or [n, h, w]) or a built-in density: 8gaussians, checkerboard, 2spirals, moons, circles,
 /// rings, pinwheel, swissroll. Test images that come with a data set are never looked at.
@@ -93,13 +97,16 @@ resumed, it ends with the same bits. Ctrl-C writes a checkpoint first; a second 
 #[derive(Debug, Args)]
 #[command(after_help = presets::help(FIT))]
 pub(crate) struct Fit {
-    /// A .csv or .npy file, images, or the name of a built-in density
+    /// A table, images, or the name of a built-in density
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: TableOptions,
     /// Architecture and training, for images; see below [default: mnist-small for 28x28x1, cifar10-small for 32x32x3]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
     /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones),
-    /// realnvp (couplings) or glow (couplings and invertible linear maps) [default: residual]
+    /// realnvp (couplings), glow (couplings and invertible linear maps) or, of rows, nsf (spline couplings and LU linear
+    /// maps) [default: residual]
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<Family>,
     /// Learn a classifier too, by the labels that come with MNIST's and CIFAR's files: a hybrid model, whose heads look
@@ -136,14 +143,10 @@ pub(crate) struct Fit {
 }
 
 impl Fit {
-    /// `--weight` as it is typed after DATA, with a space before it; nothing without it.
-    pub(crate) fn weight_flag(&self) -> String {
-        let plain = |c: char| c.is_alphanumeric() || "_-.".contains(c);
-        match &self.weight {
-            None => String::new(),
-            Some(column) if column.chars().all(plain) => format!(" --weight {column}"),
-            Some(column) => format!(" --weight '{}'", column.replace('\'', "'\\''")),
-        }
+    /// The options that say how DATA is read, as they are typed after it, with a space before each.
+    pub(crate) fn data_flags(&self) -> String {
+        let weight = self.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));
+        weight + &self.reading.flags()
     }
 }
 
@@ -165,6 +168,10 @@ impl Fit {
 /// A model that classifies (`resflow fit --classify`) also says how right it is where images come with labels:
 /// accuracy, cross-entropy and the expected calibration error.
 ///
+/// The columns of a table are those of the model by name, in any order, and others are ignored; without names they are taken
+/// in their order. With --missing drop-rows the rows with missing values are not scored: in --out they have NaN, so that
+/// its rows are those of DATA.
+///
 /// With --weight the mean is that of the weighted rows, and n in its error is the effective number of rows,
 /// (Σ w)² / Σ w². Rows so far out that the arithmetic overflows have log p = −∞; they are counted, and the mean is −∞ then.
 ///
@@ -178,6 +185,8 @@ Examples:
   resflow score run new.csv --out scores.csv              log_prob and se of every row
   resflow score run new.csv --json                        one object, for scripts
   resflow score run new.csv --contamination 0.01 --out scores.csv   and a flag: 1 of the unlikely rows
+  zcat new.csv.gz | resflow score run - --out -           from a pipe, into a pipe
+  resflow score run new.csv --missing drop-rows           without the rows that lack a value
   resflow score run new.csv --weight events               the mean by the weights in a column
   resflow score run new.csv --estimator exact --precision f64
   resflow score run new.csv --estimator roulette:law=geometric,p=0.3,exact=6 --replicates 16
@@ -197,11 +206,16 @@ Estimators:
 pub(crate) struct Score {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// A .csv or .npy file, images, or the name of a built-in density to draw fresh points from
+    /// A table, images, or the name of a built-in density to draw fresh points from
     pub(crate) data: String,
     #[command(flatten)]
+    pub(crate) reading: TableOptions,
+    #[command(flatten)]
+    pub(crate) matching: Matching,
+    #[command(flatten)]
     pub(crate) part: Part,
-    /// Write log_prob, se and percentile of every row to this .csv file, with --contamination also outlier; of images bits_per_dim and bits_per_dim_se before them; of
+    /// Write log_prob, se and percentile of every row, with --contamination also outlier, to this .csv file, or to a pipe (-); of
+    /// images bits_per_dim and bits_per_dim_se before them, without percentile; of
     /// models that classify also the likeliest class and its probability, as class and confidence
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
@@ -262,8 +276,8 @@ pub(crate) struct Score {
 /// the order (c, h, w) (.csv).
 ///
 /// Inversion is iterative: rows that do not reach the accuracy (1e-6 in f32, 1e-12 in f64) are counted in a warning. That
-/// of couplings (realnvp, glow) is a formula which explodes for some rows if they were trained for a short time: rows that
-/// are not finite are an error.
+/// of couplings (realnvp, glow, nsf) is a formula which explodes for some rows if they were trained for a short time: rows
+/// that are not finite are an error.
 ///
 /// Row i is a function of the seed and i: in the library, `sample(n, Key::new(seed), &Inversion::for_backend::<B>())`.
 #[derive(Debug, Args)]
@@ -286,9 +300,12 @@ pub(crate) struct Sample {
         allow_negative_numbers = true,
     )]
     pub(crate) n: u64,
-    /// A .csv, .npy or .png file
+    /// A .csv, .npy or .png file, or a pipe (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    /// The format of what is written [default: by the name of --out; csv into a pipe]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
     /// Write images to .npy as bytes
     #[arg(long)]
     pub(crate) bytes: bool,
@@ -300,7 +317,8 @@ pub(crate) struct Sample {
 /// Map rows or images to latent space, where the model is a standard normal
 ///
 /// A .csv file gets the columns z1 … zd, log_det (log|det ∂z/∂x|, nats) and se, its standard error; a .npy file z alone,
-/// [n, d]. log p(x) = log N(z; 0, I) + log_det. Images are taken as by `resflow score`, with the same noise.
+/// [n, d]. log p(x) = log N(z; 0, I) + log_det. Columns are matched as by `resflow score`; rows that --missing drop-rows
+/// leaves out are NaN. Images are taken as by `resflow score`, with the same noise.
 ///
 /// In the library the same numbers are those of `encode(samples, key)` with the key of `resflow score`,
 /// `Key::new(seed).named("score")`; of images, of each piece p of 256 with `key.split(p)`.
@@ -313,8 +331,12 @@ Examples:
 pub(crate) struct Encode {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// A .csv or .npy file, or images
+    /// A table, or images
     pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: TableOptions,
+    #[command(flatten)]
+    pub(crate) matching: Matching,
     #[command(flatten)]
     pub(crate) part: Part,
     #[command(flatten)]
@@ -338,8 +360,10 @@ Examples:
 pub(crate) struct Decode {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// A .csv or .npy file of latent rows
+    /// A table of latent rows
     pub(crate) z: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: TableOptions,
     #[command(flatten)]
     pub(crate) output: Coordinates,
 }
@@ -347,9 +371,12 @@ pub(crate) struct Decode {
 /// Where coordinates and log dets go.
 #[derive(Debug, Args)]
 pub(crate) struct Coordinates {
-    /// The .csv or .npy file to write
+    /// The .csv or .npy file to write, or a pipe (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    /// The format of what is written, csv or npy [default: by the name of --out; csv into a pipe]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
     /// Write log_det and se to this .csv file too
     #[arg(long, value_name = "FILE")]
     pub(crate) log_det: Option<PathBuf>,
@@ -407,8 +434,12 @@ Examples:
 pub(crate) struct Report {
     #[command(flatten)]
     pub(crate) model: Model,
-    /// A .csv or .npy file, or the name of a built-in density
+    /// A table, or the name of a built-in density
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: TableOptions,
+    #[command(flatten)]
+    pub(crate) matching: Matching,
     /// The .html file to write [default: report.html beside the model]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,

@@ -118,7 +118,7 @@ impl Arithmetic {
         if gpu && self.threads.is_some() {
             return Err(usage("--threads is for --backend cpu"));
         }
-        if gpu && cfg!(not(feature = "gpu")) {
+        if gpu && !resflow::device::BUILT_FOR_GPU {
             return Err(usage(
                 "this program was built without GPU support; build it with `cargo install --path cli --features gpu`",
             ));

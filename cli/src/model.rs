@@ -6,10 +6,13 @@ use anyhow::{Context as _, Result};
 use resflow::Flow;
 use resflow::backend::Backend;
 use resflow::checkpoint::{Archive, model_precision};
+use resflow::config::ModelConfig;
+use resflow::data::ModelColumns;
 use resflow::device::Precision;
 use resflow::error::CheckpointError;
 
 use crate::arguments::Model;
+use crate::data::reading::Matching;
 use crate::failure::usage;
 
 /// The contents of a model's file.
@@ -39,6 +42,22 @@ impl Stored {
     /// The flow on a device.
     pub(crate) fn flow<B: Backend>(&self, backend: B) -> Result<Flow<B>> {
         Flow::from_archive(backend, &self.archive).with_context(|| self.path.display().to_string())
+    }
+
+    /// The columns that it was fitted to, to which those of a table are matched; none if it is for images.
+    pub(crate) fn columns(&self, matching: Matching, beside: Option<&str>) -> Option<ModelColumns> {
+        // a damaged file is told when the flow is made of it
+        let model = &self.archive.document["model"];
+        let config: ModelConfig = serde_json::from_value(model["config"].clone()).ok()?;
+        config.rows()?;
+        let width = config.dimension();
+        let names: Option<Vec<String>> = serde_json::from_value(model["provenance"]["columns"].clone()).ok()?;
+        Some(ModelColumns {
+            names: names.filter(|names| names.len() == width),
+            width,
+            by_position: matching.by_position,
+            beside: beside.map(str::to_owned),
+        })
     }
 
     /// The file.

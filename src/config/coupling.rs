@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! rows:   [ActNorm,] ([invertible linear map,] coupling [, ActNorm]) × blocks
+//! nsf:    [ActNorm,] (LU linear map, spline coupling [, ActNorm]) × blocks, LU linear map
 //! scale:  ([invertible 1 × 1 convolution,] coupling, ActNorm) × n
 //! ```
 //!
@@ -11,12 +12,12 @@
 //! has channels. Invariant: every scale of at least two numbers has a mask for each coupling, both of whose sides hold
 //! something.
 
-use super::{Family, FlowConfig, ImageConfig, net};
+use super::{Family, FlowConfig, ImageConfig, Start, net};
 use crate::error::ConfigError;
 use crate::lipschitz::NormChain;
-use crate::stage::{Mask, Net, Repeated, Stage};
+use crate::stage::{Mask, Net, Repeated, Splines, Stage};
 
-/// The largest matrix of Glow: its random start takes c³ multiply-adds.
+/// The largest matrix of Glow and of spline flows: its random start, and its inverse, take c³ multiply-adds.
 const MOST_FEATURES: usize = 1024;
 
 /// The number of a scale's couplings that have checkerboard masks.
@@ -59,12 +60,19 @@ fn layers(
 }
 
 /// The couplings, maps and norms of one scale, two rounds of equal masks written once.
-fn scale(family: Family, shape: &[usize], blocks: usize, actnorm: bool, net: impl Fn(Mask) -> Net) -> Vec<Repeated> {
+fn scale(
+    family: Family,
+    shape: &[usize],
+    blocks: usize,
+    actnorm: bool,
+    centred: bool,
+    net: impl Fn(Mask) -> Net,
+) -> Vec<Repeated> {
     let features = shape.last().copied().unwrap_or(0);
     let round = |i: usize| {
         let mask = mask(family, shape, blocks, i);
         let map = maps(family, shape).then_some(Stage::InvertibleLinear { features });
-        let coupling = Stage::Coupling { shape: shape.to_vec(), mask, net: net(mask) };
+        let coupling = Stage::Coupling { shape: shape.to_vec(), mask, net: net(mask), centred };
         let norm = actnorm.then_some(Stage::ActNorm { features });
         map.into_iter().chain([coupling]).chain(norm)
     };
@@ -92,15 +100,51 @@ fn check(norms: &NormChain, shape: &[usize], widest: usize, family: Family) -> R
     if *norms != NormChain::Two {
         return wrong(format!("`norms` are those of constrained weights, {family} has none: leave it at \"2\""));
     }
-    if family == Family::Glow && widest > MOST_FEATURES {
-        return wrong(format!("glow mixes at most {MOST_FEATURES} features or channels, here there are {widest}"));
+    if matches!(family, Family::Glow | Family::Nsf) && widest > MOST_FEATURES {
+        return wrong(format!("{family} mixes at most {MOST_FEATURES} features or channels, here there are {widest}"));
     }
     Ok(())
 }
 
 impl FlowConfig {
     pub(super) fn check_couplings(&self) -> Result<(), ConfigError> {
-        check(&self.norms, &[self.dimension], self.dimension, self.model)
+        check(&self.norms, &[self.dimension], self.dimension, self.model)?;
+        if self.model == Family::Nsf { self.splines().check() } else { Ok(()) }
+    }
+
+    /// The splines of the couplings.
+    fn splines(&self) -> Splines {
+        let hidden = self.hidden.last().copied().unwrap_or(0);
+        Splines { bins: self.bins, bound: self.bound, hidden, unconditional: true }
+    }
+
+    /// LU linear map, spline coupling [, ActNorm].
+    fn spline_round(&self, swapped: bool) -> impl Iterator<Item = Stage> {
+        let (features, splines) = (self.dimension, self.splines());
+        let [(_, stays), (_, moves)] = Splines::sides(features, swapped);
+        let outputs = moves.saturating_mul(splines.parameters());
+        let widths: Vec<_> = std::iter::once(stays).chain(self.hidden.iter().copied()).chain([outputs]).collect();
+        let widen = |i: usize| if i > 0 { self.activation.widening() } else { 1 };
+        let layers: Vec<_> = widths.windows(2).enumerate().map(|(i, w)| (0, w[0] * widen(i), w[1])).collect();
+        let net = net(&layers, self.activation, false, None, &NormChain::Two);
+        let norm = self.actnorm.then_some(Stage::ActNorm { features });
+        [Stage::LuLinear { features }, Stage::SplineCoupling { features, swapped, splines, net }]
+            .into_iter()
+            .chain(norm)
+    }
+
+    /// The chain of a spline flow after a leading ActNorm.
+    fn spline_chain(&self) -> Vec<Repeated> {
+        let mut chain = Vec::new();
+        if self.blocks > 1 {
+            let stages = self.spline_round(false).chain(self.spline_round(true)).collect();
+            chain.push(Repeated { stages, times: self.blocks / 2 });
+        }
+        if self.blocks % 2 == 1 {
+            chain.push(Repeated::once(self.spline_round(false).collect()));
+        }
+        chain.push(Repeated::once(vec![Stage::LuLinear { features: self.dimension }]));
+        chain
     }
 
     fn coupling_layers(&self, mask: Mask) -> Vec<(usize, usize, usize)> {
@@ -110,7 +154,11 @@ impl FlowConfig {
 
     /// The chain after a leading ActNorm.
     pub(super) fn coupling_chain(&self) -> Vec<Repeated> {
-        scale(self.model, &[self.dimension], self.blocks, self.actnorm, |mask| {
+        if self.model == Family::Nsf {
+            return self.spline_chain();
+        }
+        let centred = self.start == Start::Identity;
+        scale(self.model, &[self.dimension], self.blocks, self.actnorm, centred, |mask| {
             net(&self.coupling_layers(mask), self.activation, false, None, &NormChain::Two)
         })
     }
@@ -137,7 +185,8 @@ impl ImageConfig {
 
     /// The chain of a scale after its squeeze.
     pub(super) fn coupling_chain(&self, shape: [usize; 3], blocks: usize) -> Vec<Repeated> {
-        scale(self.model, &shape, blocks, self.actnorm, |mask| {
+        let centred = self.start == Start::Identity;
+        scale(self.model, &shape, blocks, self.actnorm, centred, |mask| {
             net(&self.coupling_layers(&shape, mask), self.activation, false, None, &NormChain::Two)
         })
     }

@@ -37,6 +37,10 @@ impl FlowConfig {
             Family::RealNvp => coupling(),
             // as published, a start at the identity
             Family::Glow => Self { initial_scale: 0.0, ..coupling() },
+            // likewise; LU linear maps shift and scale, so there is nothing left for ActNorm
+            Family::Nsf => {
+                Self { blocks: 10, hidden: vec![128, 128], initial_scale: 0.0, actnorm: false, ..coupling() }
+            }
         }
     }
 }
@@ -67,6 +71,8 @@ impl ImageConfig {
                 ..self
             },
             Family::RealNvp => coupling(self),
+            // for rows: [`ImageConfig::check`] says so
+            Family::Nsf => Self { model: family, ..self },
             Family::Glow => {
                 let mut flow = Self { squeeze_first: true, initial_scale: 0.0, ..coupling(self) };
                 let halves = |flow: &Self| {

@@ -6,6 +6,7 @@
 //! | iresnet | the same blocks (Behrmann et al. 2019) | in training cut off after a fixed number of terms: biased |
 //! | realnvp | affine couplings (Dinh et al. 2017) | exact |
 //! | glow | invertible linear maps and affine couplings (Kingma and Dhariwal 2018) | exact |
+//! | nsf | LU linear maps and spline couplings (Durkan et al. 2019), of rows only | exact |
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,11 +30,13 @@ pub enum Family {
     RealNvp,
     /// Glow: affine couplings between invertible linear maps.
     Glow,
+    /// Neural spline flows: spline couplings between LU linear maps, of rows.
+    Nsf,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Residual, Self::IResNet, Self::RealNvp, Self::Glow];
+    pub const ALL: [Self; 5] = [Self::Residual, Self::IResNet, Self::RealNvp, Self::Glow, Self::Nsf];
 
     /// The name in configurations and on the command line.
     pub fn name(self) -> &'static str {
@@ -42,13 +45,30 @@ impl Family {
             Self::IResNet => "iresnet",
             Self::RealNvp => "realnvp",
             Self::Glow => "glow",
+            Self::Nsf => "nsf",
         }
     }
 
     /// Returns `true` if its transforms are couplings, whose log det is exact and whose weights are free; else they are
     /// residual blocks.
     pub fn couples(self) -> bool {
-        matches!(self, Self::RealNvp | Self::Glow)
+        matches!(self, Self::RealNvp | Self::Glow | Self::Nsf)
+    }
+
+    /// Returns `true` if there are flows of it over images, not only over rows.
+    pub fn takes_images(self) -> bool {
+        self != Self::Nsf
+    }
+
+    /// Checks that there are flows of it over images.
+    pub(super) fn check_images(self) -> Result<(), ConfigError> {
+        if self.takes_images() {
+            return Ok(());
+        }
+        let others = Self::ALL.into_iter().filter(|f| f.takes_images()).map(Self::name).collect::<Vec<_>>().join(", ");
+        Err(ConfigError::Inconsistent(format!(
+            "{self} is for rows of numbers, its maps mix whole columns: of images there are {others}"
+        )))
     }
 
     /// Checks that the estimator of training is one that the family has.

@@ -12,7 +12,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count, flatten, net,
+    BaseConfig, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start, check_shared,
+    count, flatten, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing};
@@ -73,6 +74,12 @@ pub struct ImageConfig {
     pub norms: NormChain,
     /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's.
     pub initial_scale: f64,
+    /// The base density: `"normal"`, `"mixture:components=8,covariance=full"` (or `diagonal`), `"student-t"`.
+    #[serde(skip_serializing_if = "BaseConfig::is_normal")]
+    pub base: BaseConfig,
+    /// How the weights begin: `"random"`, or `"identity"`, by which the untrained flow is its base density.
+    #[serde(skip_serializing_if = "Start::is_random")]
+    pub start: Start,
     /// The estimator of the log det's gradient in training; couplings are exact, whatever it says.
     pub training: Estimator,
     /// The estimator of log p.
@@ -118,6 +125,8 @@ impl Default for ImageConfig {
             coefficient: 0.98,
             norms: NormChain::default(),
             initial_scale: 1.0,
+            base: BaseConfig::Normal,
+            start: Start::Random,
             training: roulette(2, Sharing::Batch),
             evaluation: roulette(20, Sharing::Sample),
             replicates: 2,
@@ -136,6 +145,7 @@ impl ImageConfig {
     /// Returns [`ConfigError::OutOfRange`] with the first setting that is out of its range,
     /// [`ConfigError::Inconsistent`] for settings that do not go together.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.model.check_images()?;
         count("height", self.height, MOST_PIXELS, "1 to 16384 pixels")?;
         count("width", self.width, MOST_PIXELS, "1 to 16384 pixels")?;
         count("channels", self.channels, 1 << 10, "1 to 1024")?;
@@ -160,6 +170,7 @@ impl ImageConfig {
         count("fully_connected_width", self.fully_connected_width, MOST_WIDTH, "1 to 65536")?;
         self.check_heads()?;
         check_shared(self.coefficient, self.initial_scale, self.replicates, [&self.training, &self.evaluation])?;
+        self.base.check()?;
         self.norms.check(self.kernels.len(), self.activation.widening() == 1)?;
         let halvings = self.blocks.len() - 1 + usize::from(self.squeeze_first);
         let divisor = 1_usize << halvings;
@@ -273,8 +284,9 @@ impl ImageConfig {
         self.kernels.iter().enumerate().map(|(i, &k)| (k, widths[i] * widen(i), widths[i + 1])).collect()
     }
 
-    /// The number of trained numbers, the classifier's included.
+    /// The number of trained numbers, those of the base density and the classifier included.
     pub fn parameters(&self) -> u64 {
-        self.chain().iter().map(Repeated::size).sum::<Size>().plus(self.head_size()).parameters
+        let chain = self.chain().iter().map(Repeated::size).sum::<Size>();
+        chain.plus(self.base.size(self.dimension())).plus(self.head_size()).parameters
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! [`FlowConfig`] is for vectors (rows of a table), [`ImageConfig`] for images; a [`ModelConfig`] is either.
 
+mod base;
 mod coupling;
 mod defaults;
 mod family;
@@ -9,13 +10,16 @@ mod hybrid;
 mod image;
 mod preset;
 mod rows;
+mod start;
 
+pub use base::{BaseConfig, Covariance, MixtureConfig};
 pub use family::Family;
 pub use hybrid::HeadPlace;
 pub use image::ImageConfig;
 pub use preset::Preset;
 pub use rows::FlowConfig;
 use serde::{Deserialize, Serialize};
+pub use start::Start;
 
 use crate::error::ConfigError;
 use crate::estimator::Estimator;
@@ -94,10 +98,39 @@ impl ModelConfig {
         flatten(&self.chain())
     }
 
-    /// Counts the numbers that the model stores: its transforms and its classifier, without the standardisation.
+    /// Counts the numbers that the model stores: its transforms, its base density and its classifier, without the
+    /// standardisation.
     pub fn size(&self) -> Size {
         let classifier = self.images().map_or(Size::default(), ImageConfig::head_size);
-        self.chain().iter().map(Repeated::size).sum::<Size>().plus(classifier)
+        self.chain().iter().map(Repeated::size).sum::<Size>().plus(self.base_size()).plus(classifier)
+    }
+
+    /// Counts the numbers that the base density stores.
+    pub(crate) fn base_size(&self) -> Size {
+        self.base().size(self.dimension())
+    }
+
+    /// The base density.
+    pub fn base(&self) -> &BaseConfig {
+        match self {
+            Self::Rows(c) => &c.base,
+            Self::Images(c) => &c.base,
+        }
+    }
+
+    pub(crate) fn set_base(&mut self, base: BaseConfig) {
+        match self {
+            Self::Rows(c) => c.base = base,
+            Self::Images(c) => c.base = base,
+        }
+    }
+
+    /// How the weights begin.
+    pub fn start(&self) -> Start {
+        match self {
+            Self::Rows(c) => c.start,
+            Self::Images(c) => c.start,
+        }
     }
 
     /// d, the numbers in a sample.
@@ -141,8 +174,11 @@ impl ModelConfig {
         self.size().constrained_layers
     }
 
-    /// The factor on the initial weights of each net's last layer.
+    /// The factor on the initial weights of each net's last layer, 0 of a start at the identity.
     pub(crate) fn initial_scale(&self) -> f64 {
+        if self.start() == Start::Identity {
+            return 0.0;
+        }
         match self {
             Self::Rows(c) => c.initial_scale,
             Self::Images(c) => c.initial_scale,

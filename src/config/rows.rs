@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, check_shared, count, flatten, net,
+    BaseConfig, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start, check_shared,
+    count, flatten, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRoulette, Sharing};
@@ -14,7 +15,8 @@ use crate::stage::{Repeated, Size, Stage};
 ///
 /// The chain is `[ActNorm,] (block [, ActNorm]) × blocks`; in each block g = (activation, linear) × (hidden + 1),
 /// through the hidden widths and back to the dimension. Of families that couple, couplings are in the place of blocks;
-/// their nets begin with a linear layer.
+/// their nets begin with a linear layer. Of neural spline flows (`nsf`) an LU linear map stands before each coupling and
+/// at the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
@@ -35,11 +37,22 @@ pub struct FlowConfig {
     /// The norms between which weights are constrained: `"2"` for the spectral norm everywhere, one digit a layer
     /// boundary such as `"2112"` (`f` is the max norm), or `"learned"`.
     pub norms: NormChain,
+    /// K, the bins of a spline flow's splines, 2 to 256; other families have none.
+    pub bins: usize,
+    /// B, the bound of the box [−B, B] in which a spline flow's splines bend; other families have none. The data are
+    /// standardised, so B is in deviations: rows farther out are mapped by the linear maps alone.
+    pub bound: f64,
     /// Normalises activations between blocks (ActNorm).
     pub actnorm: bool,
     /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's; small makes a
     /// flow start near the identity.
     pub initial_scale: f64,
+    /// The base density: `"normal"`, `"mixture:components=8,covariance=full"` (or `diagonal`), `"student-t"`.
+    #[serde(skip_serializing_if = "BaseConfig::is_normal")]
+    pub base: BaseConfig,
+    /// How the weights begin: `"random"`, or `"identity"`, by which the untrained flow is its base density.
+    #[serde(skip_serializing_if = "Start::is_random")]
+    pub start: Start,
     /// The estimator of the log det's gradient in training; couplings are exact, whatever it says.
     pub training: Estimator,
     /// The estimator of log p.
@@ -59,8 +72,12 @@ impl Default for FlowConfig {
             leading_activation: true,
             coefficient: 0.99,
             norms: NormChain::Two,
+            bins: 8,
+            bound: 5.0,
             actnorm: true,
             initial_scale: 1.0,
+            base: BaseConfig::Normal,
+            start: Start::Random,
             training: Estimator::default(),
             evaluation: Estimator::Auto(Auto {
                 otherwise: RussianRoulette {
@@ -117,6 +134,7 @@ impl FlowConfig {
             count("hidden", width, MOST_WIDTH, "widths from 1 to 65536")?;
         }
         check_shared(self.coefficient, self.initial_scale, self.replicates, [&self.training, &self.evaluation])?;
+        self.base.check()?;
         self.norms.check(self.linear_layers().len(), self.activation.widening() == 1)?;
         self.model.check_training(&self.training)?;
         if self.model.couples() {
@@ -164,8 +182,8 @@ impl FlowConfig {
         layers
     }
 
-    /// The number of trained numbers.
+    /// The number of trained numbers, those of the base density included.
     pub fn parameters(&self) -> u64 {
-        self.chain().iter().map(Repeated::size).sum::<Size>().parameters
+        self.chain().iter().map(Repeated::size).sum::<Size>().plus(self.base.size(self.dimension)).parameters
     }
 }

@@ -1,31 +1,32 @@
-//! CSV: rows of numbers in text, after RFC 4180.
+//! Text: rows of numbers, after RFC 4180 and its relatives.
 //!
-//! UTF-8 with or without a byte order mark; lines end in LF, CRLF or CR; cells are separated by commas, may be
-//! quoted, and are trimmed; blank lines are skipped. If no cell of the first row is a number, it is a header; if
-//! some are, that is an error, never a guess. Numbers are Rust's (`-1.5`, `.5`, `2e-3`), rounded to the nearest
-//! double; the writer prints the shortest text that reads back as the same double, so that write and read are
-//! inverse to each other.
+//! UTF-8 with or without a byte order mark, or UTF-16; lines end in LF, CRLF or CR; cells are separated by commas,
+//! semicolons, tabs, bars or runs of blanks, may be quoted, and are trimmed; blank lines and lines that begin with `#` are
+//! skipped. If no cell of the first row is a number, it is a header; if some are, [`ReadOptions`] may have to say what
+//! it is. Numbers are Rust's (`-1.5`, `.5`, `2e-3`), with a comma for the point where another separator allows it, rounded
+//! to the nearest double; the writer prints the shortest text that reads back as the same double, so that write and read
+//! are inverse to each other.
 //!
 //! Places are counted from one: the line on which the row starts, blank lines and header included, and the column.
 //! Memory is bounded by a small multiple of the input.
 
-use std::borrow::Cow;
 use std::io::Write;
 
-use csv::{ByteRecord, ReaderBuilder, Terminator, WriterBuilder};
+use csv::{QuoteStyle, Terminator, WriterBuilder};
 
-use super::table::{Table, trim};
-use crate::error::{DataError, Place};
+use super::reading::{ReadOptions, read_text};
+use super::table::Table;
+use crate::error::DataError;
 
-/// Reads a table.
+/// Reads a table of text, whose dialect its content decides.
 ///
 /// # Errors
 ///
 /// Returns [`DataError::Empty`] for an empty file, [`DataError::HeaderOnly`] for a header without rows,
-/// [`DataError::Ragged`] for a row of another length than the first, and [`DataError::Missing`],
-/// [`DataError::NotANumber`] or [`DataError::NotFinite`] for a cell that is empty, not a number, NaN or infinite: each
-/// with its line, column and, after a header, the column's name. [`DataError::Utf16`], [`DataError::ColumnName`] and
-/// the like are for text that is no such table.
+/// [`DataError::Ragged`] for a row of another length than the first, and [`DataError::Cells`] for cells that are missing,
+/// not numbers, or infinite: all of them, with line, column and, after a header, the column's name.
+/// [`DataError::Ambiguous`], [`DataError::MixedHeader`], [`DataError::ColumnName`] and the like are for text that is no such
+/// table.
 ///
 /// ```
 /// use resflow::data::csv;
@@ -36,40 +37,7 @@ use crate::error::{DataError, Place};
 /// # Ok::<(), resflow::data::DataError>(())
 /// ```
 pub fn read(bytes: &[u8]) -> Result<Table, DataError> {
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err(DataError::Utf16);
-    }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).buffer_capacity(1 << 16).from_reader(bytes);
-    let mut lines = Lines { bytes, at: 0, line: 1 };
-    let mut record = ByteRecord::new();
-    let mut columns: Option<Vec<String>> = None;
-    let mut width = 0;
-    let mut values = Vec::new();
-    let mut first = true;
-    while reader.read_byte_record(&mut record).map_err(std::io::Error::from)? {
-        let line = lines.of_row_from(record.position().map_or(0, csv::Position::byte));
-        if first {
-            first = false;
-            width = record.len();
-            columns = header(&record, line)?;
-            if columns.is_some() {
-                continue;
-            }
-        }
-        if record.len() != width {
-            return Err(DataError::Ragged { line, found: record.len(), expected: width });
-        }
-        for (i, cell) in record.iter().enumerate() {
-            let place = || Place::Line { line, column: i + 1, name: columns.as_ref().map(|names| names[i].clone()) };
-            values.push(number(cell, place)?);
-        }
-    }
-    match columns {
-        Some(names) if values.is_empty() => Err(DataError::HeaderOnly { columns: names.len() }),
-        None if values.is_empty() => Err(DataError::Empty),
-        columns => Table::new(columns, width, values),
-    }
+    Ok(read_text(bytes, &ReadOptions::default())?.table)
 }
 
 /// Writes a table, with a header if its columns have names.
@@ -97,13 +65,22 @@ pub fn write_values(
     if width == 0 || !values.len().is_multiple_of(width) {
         return Err(DataError::TableShape { values: values.len(), width });
     }
-    let mut writer = WriterBuilder::new().terminator(Terminator::Any(b'\n')).from_writer(out);
+    let builder = |style| {
+        let mut builder = WriterBuilder::new();
+        builder.terminator(Terminator::Any(b'\n')).comment(Some(b'#')).quote_style(style);
+        builder
+    };
+    let mut out = out;
     if let Some(names) = columns {
         if names.len() != width {
             return Err(DataError::Width { found: names.len(), expected: width });
         }
+        let style = if must_quote(names) { QuoteStyle::Always } else { QuoteStyle::Necessary };
+        let mut writer = builder(style).from_writer(&mut out);
         writer.write_record(names).map_err(std::io::Error::from)?;
+        writer.flush()?;
     }
+    let mut writer = builder(QuoteStyle::Necessary).from_writer(out);
     for row in values.chunks_exact(width) {
         // `{:?}` is the shortest text that reads back as the same number, with an exponent where that is shorter
         writer.write_record(row.iter().map(|v| format!("{v:?}"))).map_err(std::io::Error::from)?;
@@ -111,69 +88,9 @@ pub fn write_values(
     Ok(writer.flush()?)
 }
 
-/// The header's names, or `None` if the first row is data.
-fn header(row: &ByteRecord, line: u64) -> Result<Option<Vec<String>>, DataError> {
-    let is_number = |cell: &[u8]| text(cell).parse::<f64>().is_ok();
-    let Some(odd) = row.iter().position(|cell| !is_number(cell)) else { return Ok(None) };
-    if row.iter().any(is_number) {
-        let place = Place::Line { line, column: odd + 1, name: None };
-        let text = text(&row[odd]);
-        return Err(if text.is_empty() {
-            DataError::Missing { place }
-        } else {
-            DataError::MixedHeader { place, text: text.into_owned() }
-        });
-    }
-    let names: Vec<String> = row.iter().map(|cell| text(cell).into_owned()).collect();
-    let width = names.len();
-    // the table's rules for names, before any row is read
-    Table::new(Some(names), width, Vec::new()).map(|table| table.columns().map(<[String]>::to_vec))
-}
-
-/// A cell's number.
-fn number(cell: &[u8], place: impl Fn() -> Place) -> Result<f64, DataError> {
-    let text = text(cell);
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        Ok(value) => Err(DataError::NotFinite { place: place(), value }),
-        Err(_) if text.is_empty() => Err(DataError::Missing { place: place() }),
-        Err(_) => Err(DataError::NotANumber { place: place(), text: text.into_owned() }),
-    }
-}
-
-/// A cell's text, trimmed; what is not UTF-8 becomes U+FFFD, which no number has.
-fn text(cell: &[u8]) -> Cow<'_, str> {
-    match String::from_utf8_lossy(cell) {
-        Cow::Borrowed(text) => Cow::Borrowed(trim(text)),
-        Cow::Owned(text) => Cow::Owned(trim(&text).to_owned()),
-    }
-}
-
-/// Line numbers of rows. The parser's own number is that of the end of the row before, and knows no CR.
-struct Lines<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    line: u64,
-}
-
-impl Lines<'_> {
-    /// The line of the first row at or after byte `from`, which must not decrease from call to call.
-    fn of_row_from(&mut self, from: u64) -> u64 {
-        let mut start = usize::try_from(from).unwrap_or(usize::MAX).min(self.bytes.len());
-        while matches!(self.bytes.get(start), Some(b'\r' | b'\n')) {
-            start += 1;
-        }
-        while self.at < start {
-            let ends_line = match self.bytes[self.at] {
-                b'\n' => true,
-                b'\r' => self.bytes.get(self.at + 1) != Some(&b'\n'),
-                _ => false,
-            };
-            self.line += u64::from(ends_line);
-            self.at += 1;
-        }
-        self.line
-    }
+/// Whether names could be taken for a row of numbers, or for a line that says the separator, and so must be quoted.
+fn must_quote(names: &[String]) -> bool {
+    names.iter().any(|name| name.parse::<f64>().is_ok() || name.to_ascii_lowercase().starts_with("sep="))
 }
 
 #[cfg(test)]
@@ -203,6 +120,16 @@ mod tests {
             b"a,b\n1,2\n3,4",
             b"\n\na , b\n\n 1,\t2 \n\n\n+3.0,4e0\n\n",
             b"\"a\",\"b\"\n\"1\",\"2\"\n3,4\n",
+            b"a;b\n1;2\n3;4\n",
+            b"a\tb\n1\t2\n3\t4\n",
+            b"a|b\n1|2\n3|4\n",
+            b"a b\n 1   2\n 3   4\n",
+            b"a;b\n1,0;2\n3;4,0\n",
+            b"# a,b\n1,2\n3,4\n",
+            b"sep=,\na,b\n1,2\n3,4\n",
+            b"a,b\n1,2,\n3,4,\n",
+            b",a,b\n0,1,2\n1,3,4\n",
+            b"\xff\xfea\0,\0b\0\n\x001\0,\x002\0\n\x003\0,\x004\0",
         ] {
             assert_eq!(read(text).expect("a table"), plain, "{}", text.escape_ascii());
         }
@@ -227,10 +154,9 @@ mod tests {
         assert!(message(b"1,2\n3,\n").starts_with("line 2, column 2: the cell is empty"));
         assert!(message(b"1,,2\n").starts_with("line 1, column 2: the cell is empty"));
         assert!(message(b"1,b\n3,4\n").starts_with("line 1, column 2: `b` is not a number, but other cells"));
-        assert!(message(b",a\n0,1\n").starts_with("the name of column 1, ``, is empty"));
-        assert!(message(b"1;2\n3;4\n").contains("header (1 column)") || message(b"1;2\n3;4\n").contains("line 2"));
+        assert!(message(b",a\n0.5,1\n").starts_with("the name of column 1, ``, is empty"));
         assert!(message(b"1,2\n3,\xff\n").starts_with("line 2, column 2: `\u{fffd}` is not a number"));
-        assert!(message(b"\xff\xfe1\0,\x002\0").contains("UTF-16"));
+        assert!(message(b"\xff\xfe1\0,\x002").contains("UTF-16"));
     }
 
     #[test]

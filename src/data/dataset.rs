@@ -6,6 +6,7 @@
 
 use resflow_backend::Key;
 
+use super::copies;
 use super::image::ImageSet;
 use super::permutation::permutation;
 use super::table::Table;
@@ -174,7 +175,8 @@ impl Dataset {
     }
 
     /// Sets samples aside for validation: `(training, validation)`. The key's permutation shuffles the samples; the
-    /// first round(`fraction` · n) of them, at least one and at most all but one, are the validation samples.
+    /// first round(`fraction` · n) of them, at least one and at most all but one, are the validation samples. Copies of a
+    /// row stay on one side, in a table whose rows are mostly distinct.
     ///
     /// # Errors
     /// Returns [`DataError::Fraction`] if `fraction` is not strictly between 0 and 1, [`DataError::TooFewRows`] or
@@ -195,7 +197,14 @@ impl Dataset {
         }
         let count = ((n as f64 * fraction).round() as usize).clamp(1, n - 1);
         let order = permutation(n, key);
-        let (training, validation) = (self.select(&order[count..])?, self.select(&order[..count])?);
+        let copies = self.table().and_then(copies::first_of_each);
+        let divided = copies.map(|first| copies::divide(&order, count, &first));
+        // unless nothing but one row's copies is there
+        let (training, validation) =
+            match divided.filter(|(training, validation)| !training.is_empty() && !validation.is_empty()) {
+                Some((training, validation)) => (self.select(&training)?, self.select(&validation)?),
+                None => (self.select(&order[count..])?, self.select(&order[..count])?),
+            };
         for side in [&training, &validation] {
             if side.weights.as_ref().is_some_and(|weights| !weights.iter().any(|&w| w > 0.0)) {
                 return Err(DataError::NoWeight);

@@ -1,13 +1,14 @@
-//! Tables from files and into files, whose format their names tell.
+//! Tables from files, whose content tells their format, and into files, whose names do.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
+use super::reading::{ReadOptions, Reading, read_from};
 use super::{Table, csv, npy};
 use crate::error::DataError;
 
-/// The file formats, told apart by the file's name.
+/// The file formats that are written, told apart by the file's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Csv,
@@ -27,22 +28,24 @@ impl Format {
     }
 }
 
-/// Reads a table from a file whose name ends in `.csv` or `.npy`.
+/// Reads a table from a file, whatever its name: text, NPY, NPZ, also compressed by gzip.
 ///
 /// # Errors
 ///
-/// Returns [`DataError::File`] with the path and the cause: the file cannot be read, its name has another ending, or
-/// the format's reader refuses it.
+/// Returns [`DataError::File`] with the path and the cause: the file cannot be read, or [`read_from`] refuses it.
 pub fn read(path: impl AsRef<Path>) -> Result<Table, DataError> {
+    Ok(read_with(path, &ReadOptions::default())?.table)
+}
+
+/// Reads a table from a file with what is known of it, and says what was decided. The file is opened once and read to
+/// its end, so that it may be a pipe.
+///
+/// # Errors
+///
+/// Returns [`DataError::File`] with the path and the cause: the file cannot be read, or [`read_from`] refuses it.
+pub fn read_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Reading, DataError> {
     let path = path.as_ref();
-    let attempt = || {
-        let format = Format::of(path)?;
-        let bytes = fs::read(path)?;
-        match format {
-            Format::Csv => csv::read(&bytes),
-            Format::Npy => npy::read(&bytes),
-        }
-    };
+    let attempt = || read_from(File::open(path)?, options);
     attempt().map_err(|source| DataError::File { path: path.to_owned(), source: Box::new(source) })
 }
 

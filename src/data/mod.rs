@@ -1,11 +1,13 @@
-//! Data: tables from CSV and NPY files, built-in densities, standardisation and the validation split.
+//! Data: tables from files, built-in densities, standardisation and the validation split.
 //!
 //! The readers ([`csv::read`], [`npy::read`]) are functions of a byte slice. They never panic, they hold at most a
 //! small multiple of the slice in memory whatever it says about itself, and they return only tables of finite
-//! numbers. A problem with a file comes back as a [`DataError`] that names the place. [`read`] and [`write()`]
-//! choose the format by the file's name.
+//! numbers. A problem with a file comes back as a [`DataError`] that names the place. [`read`], [`read_with`] and
+//! [`read_from`] find the format in the content and say what they decided, which [`ReadOptions`] can overrule; [`write()`]
+//! chooses it by the file's name.
 //!
-//! A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
+//! [`column`] brings the columns of a table to a common shape, as a part of a model; its simplest case is
+//! standardisation. A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
 //! A [`ToyDensity`] draws points from a two-dimensional density. [`image`] has sets of images and their files.
 //!
 //! ```
@@ -17,28 +19,42 @@
 //! # Ok::<(), resflow::data::DataError>(())
 //! ```
 
+pub mod column;
+
+mod copies;
 #[cfg(feature = "formats")]
 pub mod csv;
 mod dataset;
 #[cfg(feature = "formats")]
 mod file;
 pub mod image;
+mod look;
 #[cfg(feature = "formats")]
 pub mod npy;
 #[cfg(feature = "images")]
 mod open;
 mod permutation;
+#[cfg(feature = "formats")]
+mod reading;
 mod standardise;
+#[cfg(feature = "formats")]
+mod structured;
 mod table;
 mod toy;
 
-pub use crate::error::{DataError, Place};
+pub use crate::error::{CellFaults, ColumnFault, DataError, Fault, OutsideSupport, Place};
+pub use column::{ColumnFit, ColumnMap, ColumnMaps, ColumnSettings, ColumnSummary, Support};
 pub use dataset::{Dataset, Samples, Values, number_of};
 #[cfg(feature = "formats")]
-pub use file::{read, write};
+pub use file::{read, read_with, write};
+pub use look::{Concern, Finding, Look, Severity, look};
 #[cfg(feature = "images")]
-pub use open::{Opened, open};
+pub use open::{Opened, open, open_with};
 pub use permutation::permutation;
+#[cfg(feature = "formats")]
+pub use reading::{Decimal, Missing, ModelColumns, Note, ReadOptions, Reading, Separator, read_from};
 pub use standardise::Standardiser;
+#[cfg(feature = "formats")]
+pub use structured::{ColumnValues, NamedColumn, read_columns};
 pub use table::Table;
 pub use toy::ToyDensity;

@@ -1,8 +1,9 @@
 //! NPY: NumPy's array files, versions 1.0 to 3.0
 //! (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>).
 //!
-//! One array of `f4`, `f8` or integers of at most 64 bits (beyond 2⁵³ they are rounded), of either byte order, in C
-//! or Fortran order; shape (rows, columns), or (rows,) for one column. The array must fill the file to its end.
+//! One array of `f2`, `f4`, `f8` or integers of at most 64 bits (beyond 2⁵³ they are rounded), of either byte order, in C
+//! or Fortran order; shape (rows, columns), or (rows,) for one column or a structured array, whose fields become named
+//! columns. The array must fill the file to its end.
 //!
 //! The header is a Python literal. The crate npyz allocates as much for it as the file announces, parses it in time
 //! exponential in its nesting, and multiplies its numbers unchecked. So the header is checked first, and only plain
@@ -14,6 +15,8 @@ use std::io::Write;
 
 use npyz::{DType, Endianness, NpyFile, NpyHeader, Order, TypeChar, TypeStr, WriteOptions, WriterBuilder};
 
+use super::reading::{Cells, Layout, ReadOptions, Reading, choose, finish};
+use super::structured;
 use super::table::Table;
 use crate::error::{DataError, Place};
 
@@ -31,19 +34,36 @@ pub enum Float {
     F8,
 }
 
-/// Reads a table, without column names.
+/// Reads a table, without column names, or of a structured array's fields.
 ///
 /// # Errors
 ///
 /// Returns [`DataError::NpyHeader`] for a damaged header, [`DataError::NpyType`] for another type,
 /// [`DataError::NpyShape`] for a shape of no or more than two dimensions or without rows or columns,
 /// [`DataError::NpyLength`] or [`DataError::NpyOverflow`] for a file shorter or longer than its header says, and
-/// [`DataError::NotFinite`] for a NaN or infinite value, with its row and column.
+/// [`DataError::Cells`] for NaN and infinite values, with their rows and columns.
 pub fn read(bytes: &[u8]) -> Result<Table, DataError> {
+    Ok(read_with(bytes, &ReadOptions::default())?.table)
+}
+
+/// Whether a file begins as an array does.
+pub(super) fn begins(head: &[u8]) -> bool {
+    head.starts_with(b"\x93NUMPY")
+}
+
+pub(super) fn read_with(bytes: &[u8], options: &ReadOptions) -> Result<Reading, DataError> {
     if bytes.is_empty() {
         return Err(DataError::Empty);
     }
-    let array = Array::open(bytes)?;
+    let (header, data) = parse(bytes)?;
+    match header.dtype() {
+        DType::Plain(scalar) => plain(Array { header, scalar, data }, options),
+        DType::Record(fields) => structured::read(&fields, header.shape(), data, options),
+        dtype @ DType::Array(..) => Err(DataError::NpyType { dtype: dtype.descr() }),
+    }
+}
+
+fn plain(array: Array, options: &ReadOptions) -> Result<Reading, DataError> {
     let shape = array.shape();
     let (rows, width) = match *shape {
         [rows] if rows > 0 => (rows, 1),
@@ -54,11 +74,39 @@ pub fn read(bytes: &[u8]) -> Result<Table, DataError> {
     let values = array.numbers()?;
     // both fit: their product is at most the number of bytes in memory
     let (rows, width) = (rows as usize, width as usize);
+    let layout = choose(None, width, options)?;
+    let columns = layout.columns();
     let values = match order {
-        Order::C => values,
-        Order::Fortran => (0..values.len()).map(|i| values[(i % width) * rows + i / width]).collect(),
+        Order::C if columns.iter().copied().eq(0..width) => values,
+        Order::C => values.chunks_exact(width).flat_map(|row| columns.iter().map(|&c| row[c])).collect(),
+        Order::Fortran => {
+            (0..rows).flat_map(|i| columns.iter().map(move |&c| (i, c))).map(|(i, c)| values[c * rows + i]).collect()
+        }
     };
-    Table::new(None, width, values)
+    finish_array(layout, values, options)
+}
+
+/// Makes a table of an array's values, in which NaN is a missing one.
+pub(super) fn finish_array(layout: Layout, values: Vec<f64>, options: &ReadOptions) -> Result<Reading, DataError> {
+    let mut faults = Cells::new(layout.len());
+    for (row, cells) in values.chunks_exact(layout.len()).enumerate() {
+        for (slot, &value) in cells.iter().enumerate() {
+            if !value.is_finite() {
+                let place = Place::Index { row, column: layout.columns()[slot], name: layout.name(slot) };
+                faults.add_value(slot, value, place);
+            }
+        }
+        faults.next_row();
+    }
+    finish(layout, values, faults, options, Vec::new())
+}
+
+/// The header, once it is checked, and the data behind it.
+fn parse(bytes: &[u8]) -> Result<(NpyHeader, &[u8]), DataError> {
+    check_header(bytes)?;
+    let mut data = bytes;
+    let header = NpyHeader::from_reader(&mut data).map_err(|e| unparsed(&e.to_string()))?;
+    Ok((header, data))
 }
 
 /// An array behind a checked header, of any shape and scalar type; its data are not looked at until they are asked for.
@@ -71,9 +119,7 @@ pub(super) struct Array<'a> {
 impl<'a> Array<'a> {
     /// Reads the header alone, so a file's beginning is enough.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, DataError> {
-        check_header(bytes)?;
-        let mut data = bytes;
-        let header = NpyHeader::from_reader(&mut data).map_err(|e| unparsed(&e.to_string()))?;
+        let (header, data) = parse(bytes)?;
         match header.dtype() {
             DType::Plain(scalar) => Ok(Self { header, scalar, data }),
             dtype => Err(DataError::NpyType { dtype: dtype.descr() }),
@@ -115,10 +161,9 @@ impl<'a> Array<'a> {
         }
         let (kind, size) = self.scalar();
         let unsupported = DataError::NpyType { dtype: self.dtype() };
-        if !matches!((kind, size), (TypeChar::Float, 4 | 8) | (TypeChar::Int | TypeChar::Uint, 1 | 2 | 4 | 8))
-            || (size > 1 && self.scalar.endianness() == Endianness::Irrelevant)
-        {
-            return Err(unsupported);
+        let Some(scalar) = Scalar::of(&self.scalar) else { return Err(unsupported) };
+        if (kind, size) == (TypeChar::Float, 2) {
+            return Ok(data?.chunks_exact(2).map(|bytes| scalar.decode(bytes)).collect());
         }
         let file = NpyFile::with_header(self.header, data?);
         match (kind, size) {
@@ -165,6 +210,57 @@ pub fn write(table: &Table, float: Float, out: impl Write) -> Result<(), DataErr
             writer.extend(values)?;
             Ok(writer.finish()?)
         }
+    }
+}
+
+/// A type of numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scalar {
+    kind: TypeChar,
+    pub(super) size: usize,
+    big: bool,
+}
+
+impl Scalar {
+    /// Floats of at least half precision and integers of at most 64 bits.
+    pub(super) fn of(dtype: &TypeStr) -> Option<Self> {
+        let (kind, size) = (dtype.type_char(), dtype.size_field());
+        let known =
+            matches!((kind, size), (TypeChar::Float, 2 | 4 | 8) | (TypeChar::Int | TypeChar::Uint, 1 | 2 | 4 | 8));
+        let ordered = size == 1 || dtype.endianness() != Endianness::Irrelevant;
+        let big = dtype.endianness() == Endianness::Big;
+        (known && ordered).then_some(Self { kind, size: size as usize, big })
+    }
+
+    /// The number in as many bytes as the type has.
+    pub(super) fn decode(self, bytes: &[u8]) -> f64 {
+        let mut little = [0; 8];
+        for (i, &byte) in bytes.iter().take(8).enumerate() {
+            little[if self.big { self.size - 1 - i } else { i }] = byte;
+        }
+        let bits = u64::from_le_bytes(little);
+        match (self.kind, self.size) {
+            (TypeChar::Float, 2) => half(bits as u16),
+            (TypeChar::Float, 4) => f64::from(f32::from_bits(bits as u32)),
+            (TypeChar::Float, _) => f64::from_bits(bits),
+            (TypeChar::Int, size) => {
+                let shift = 64 - 8 * size;
+                (((bits << shift) as i64) >> shift) as f64
+            }
+            _ => bits as f64,
+        }
+    }
+}
+
+/// A number in half precision: sign, five bits of the exponent, ten of the fraction.
+fn half(bits: u16) -> f64 {
+    let sign = if bits >> 15 == 0 { 1.0 } else { -1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f64::from(bits & 0x3ff));
+    sign * match exponent {
+        0 => fraction * 2.0_f64.powi(-24),
+        0x1f if fraction == 0.0 => f64::INFINITY,
+        0x1f => f64::NAN,
+        _ => (1.0 + fraction / 1024.0) * 2.0_f64.powi(exponent - 15),
     }
 }
 
@@ -281,18 +377,62 @@ mod tests {
     }
 
     #[test]
+    fn half_precision_is_exact() {
+        let bits = [0x0000_u16, 0x8000, 0x0001, 0x03ff, 0x0400, 0x3c00, 0xc000, 0x3555, 0x7bff];
+        let expected = [
+            0.0,
+            -0.0,
+            2.0_f64.powi(-24),
+            1023.0 * 2.0_f64.powi(-24),
+            2.0_f64.powi(-14),
+            1.0,
+            -2.0,
+            0.333_251_953_125,
+            65504.0,
+        ];
+        for (descr, big) in [("<f2", false), (">f2", true)] {
+            let data: Vec<u8> = bits.iter().flat_map(|b| if big { b.to_be_bytes() } else { b.to_le_bytes() }).collect();
+            let table = read(&array(descr, false, "(9,)", &data)).expect("a table");
+            assert_eq!(table.values(), expected);
+        }
+        assert!(
+            message(&array("<f2", false, "(1,)", &[0, 0x7c]))
+                .starts_with("row 1, column 1 (index [0, 0]): the value is inf")
+        );
+        assert!(message(&array("<f2", false, "(1,)", &[1, 0x7c])).contains("the value is NaN"));
+    }
+
+    #[test]
+    fn fields_are_columns() {
+        let descr = "[('a', '<f8'), ('', '|V3'), ('b', '>i2'), ('c', '|u1'), ('d', '<f2')]";
+        let dict = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (2,)}}");
+        let mut data = Vec::new();
+        for (a, b, c) in [(1.5_f64, -2_i16, 3_u8), (-0.5, 300, 255)] {
+            data.extend(a.to_le_bytes());
+            data.extend([9; 3]);
+            data.extend(b.to_be_bytes());
+            data.push(c);
+            data.extend(0x3c00_u16.to_le_bytes());
+        }
+        let table = read(&file(&dict, &data)).expect("a table");
+        assert_eq!(table.columns(), Some(&["a", "b", "c", "d"].map(str::to_owned)[..]));
+        assert_eq!(table.values(), [1.5, -2.0, 3.0, 1.0, -0.5, 300.0, 255.0, 1.0]);
+    }
+
+    #[test]
     fn faults_are_named() {
         assert!(matches!(read(b""), Err(DataError::Empty)));
         assert!(message(b"1,2\n").contains("does not begin with"));
         assert!(message(b"\x93NUMPY").contains("ends within its header"));
         assert!(message(b"\x93NUMPY\x04\x00\x00\x00").contains("version is 4.0"));
         assert!(message(b"\x93NUMPY\x03\x00\xff\xff\xff\xff{}").contains("ends within its header"));
-        for descr in ["<f2", "|b1", "<c8", "<U3", "|O", "<M8[s]", "|S8", "|f8", "<f3"] {
+        for descr in ["<f16", "|b1", "<c8", "<U3", "|O", "<M8[s]", "|S8", "|f8", "<f3"] {
             let text = message(&array(descr, false, "(1,)", &[0; 12]));
             assert!(text.contains("type") || text.contains("not a readable"), "{descr}: {text}");
         }
-        let record = "{'descr': [('a', '<f8'), ('b', '<f8')], 'fortran_order': False, 'shape': (1,)}";
-        assert!(message(&file(record, &[0; 16])).starts_with("the array's type is [('a', '<f8'), "));
+        let record = "{'descr': [('a', '<f8'), ('b', '<U1')], 'fortran_order': False, 'shape': (1,)}";
+        assert!(message(&file(record, &[0; 12])).starts_with("column 2 (`b`) holds text (`<U1`)"));
+        assert!(message(&file(record, &[0; 16])).contains("announces 12 bytes"));
         assert!(message(&array("<f8", false, "()", &[0; 8])).starts_with("the array's shape is ()"));
         assert!(message(&array("<f8", false, "(0, 3)", &[])).starts_with("the array's shape is (0, 3)"));
         assert!(message(&array("<f8", false, "(3, 0)", &[])).starts_with("the array's shape is (3, 0)"));

@@ -46,7 +46,7 @@ impl Standardiser {
         if rows < 2 {
             return Err(DataError::TooFewRows { rows, needed: 2, purpose: "for a standard deviation" });
         }
-        let moments = (0..table.width()).map(|column| moments(table, column, weights));
+        let moments = (0..table.width()).map(|j| moments(&table.column(j), weights, &|| table.label(j)));
         let (mean, deviation) = moments.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         Ok(Self { mean, deviation })
     }
@@ -147,27 +147,27 @@ impl Standardiser {
     }
 }
 
-/// Mean and standard deviation of one column.
-fn moments(table: &Table, column: usize, weights: Option<&[f64]>) -> Result<(f64, f64), DataError> {
+/// Mean and standard deviation of the values of one column, of which an error says the label.
+pub(super) fn moments(
+    column: &[f64],
+    weights: Option<&[f64]>,
+    label: &dyn Fn() -> String,
+) -> Result<(f64, f64), DataError> {
     // as fractions of the largest, so that no sum of them overflows
     let heaviest = weights.map_or(1.0, |weights| weights.iter().copied().fold(0.0, f64::max));
     let weight = |i: usize| weights.map_or(1.0, |weights| weights[i] / heaviest);
-    let total = weights.map_or(table.rows() as f64, |weights| weights.iter().map(|w| w / heaviest).sum());
-    let values = || table.values().iter().skip(column).step_by(table.width()).copied();
+    let total = weights.map_or(column.len() as f64, |weights| weights.iter().map(|w| w / heaviest).sum());
+    let values = || column.iter().copied();
     let (low, high) = values().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
     if low == high {
-        return Err(DataError::Constant { label: table.label(column), value: low });
+        return Err(DataError::Constant { label: label(), value: low });
     }
     let sum = |f: &dyn Fn(f64) -> f64| values().enumerate().map(|(i, v)| weight(i) * f(v)).sum::<f64>();
     let scale = low.abs().max(high.abs());
     let mean = (sum(&|v| v / scale) / total).clamp(-1.0, 1.0) * scale;
     let reach = (mean - low).max(high - mean);
     let deviation = reach * (sum(&|v| ((v - mean) / reach).powi(2)) / total).sqrt();
-    if deviation.is_normal() {
-        Ok((mean, deviation))
-    } else {
-        Err(DataError::Spread { label: table.label(column), deviation })
-    }
+    if deviation.is_normal() { Ok((mean, deviation)) } else { Err(DataError::Spread { label: label(), deviation }) }
 }
 
 #[cfg(test)]

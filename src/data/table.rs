@@ -1,7 +1,8 @@
 //! Tables of numbers: what every reader makes and every writer takes.
 //!
 //! A table has at least one column; its values are finite and stored row by row; its columns are all named or none
-//! is. A name is not empty and does not read as a number, so that a file's header is never taken for a row.
+//! is. A name is not empty and does not read as a number, so that a file's header is never taken for a row; but for names
+//! that a file itself has so.
 
 use resflow_backend::{Element, Key};
 
@@ -86,6 +87,43 @@ impl Table {
         Ok(Some((Self { columns: names, width: self.width - 1, values: rest }, column)))
     }
 
+    /// Takes the columns of these names, in this order.
+    ///
+    /// # Errors
+    /// Returns [`DataError::NoColumn`] for the first name that no column has, [`DataError::Repeated`] for one that several
+    /// have, [`DataError::TableShape`] for no names.
+    ///
+    /// ```
+    /// use resflow::data::Table;
+    /// let table = Table::new(Some(vec!["a".into(), "b".into()]), 2, vec![1.0, 2.0, 3.0, 4.0])?;
+    /// assert_eq!(table.select_columns(&["b".to_owned()])?.values(), [2.0, 4.0]);
+    /// # Ok::<(), resflow::data::DataError>(())
+    /// ```
+    pub fn select_columns(&self, names: &[String]) -> Result<Self, DataError> {
+        let own = self.columns.as_deref().unwrap_or_default();
+        let place = |name: &String| {
+            let mut there = (0..own.len()).filter(|&i| own[i] == *name);
+            match (there.next(), there.next()) {
+                (Some(place), None) => Ok(place),
+                (Some(_), Some(_)) => Err(DataError::Repeated { name: name.clone() }),
+                _ => Err(DataError::NoColumn { name: name.clone(), known: own.to_vec() }),
+            }
+        };
+        let places: Vec<usize> = names.iter().map(place).collect::<Result<_, _>>()?;
+        if places.is_empty() {
+            return Err(DataError::TableShape { values: 0, width: 0 });
+        }
+        let values = self.values.chunks_exact(self.width).flat_map(|row| places.iter().map(|&place| row[place]));
+        Ok(Self { columns: Some(names.to_vec()), width: places.len(), values: values.collect() })
+    }
+
+    /// A table of finite values that were read, whose names may be numbers where a file says that they are names.
+    #[cfg(feature = "formats")]
+    pub(super) fn of_read(columns: Option<Vec<String>>, width: usize, values: Vec<f64>) -> Self {
+        debug_assert!(width > 0 && values.len().is_multiple_of(width) && values.iter().all(|v| v.is_finite()));
+        Self { columns, width, values }
+    }
+
     /// A table of finite values under lawful names, which nothing needs to check.
     pub(super) fn of_finite(columns: Vec<String>, values: Vec<f64>) -> Self {
         debug_assert!(values.iter().all(|v| v.is_finite()));
@@ -125,6 +163,13 @@ impl Table {
     #[track_caller]
     pub fn row(&self, i: usize) -> &[f64] {
         &self.values[i * self.width..(i + 1) * self.width]
+    }
+
+    /// The values of a column, one a row.
+    #[track_caller]
+    pub fn column(&self, column: usize) -> Vec<f64> {
+        assert!(column < self.width, "column {column} of a table of {}", self.width);
+        self.values.iter().skip(column).step_by(self.width).copied().collect()
     }
 
     /// The values, row by row.

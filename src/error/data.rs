@@ -7,8 +7,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use super::cells::CellFaults;
 use super::image::ImageError;
-use super::text::{Count, Dimensions, Excerpt, Known};
+use super::text::{Count, Dimensions, Excerpt, Known, Names};
 
 /// The place of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,34 @@ impl fmt::Display for Place {
     }
 }
 
+/// A column with values outside of its declared support.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutsideSupport {
+    /// The column's number and name.
+    pub label: String,
+    /// The support, in words.
+    pub support: String,
+    /// The rows whose value is outside.
+    pub rows: usize,
+    /// The first of them, from 0.
+    pub row: usize,
+    /// Its value.
+    pub value: f64,
+}
+
+impl fmt::Display for OutsideSupport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { label, support, rows, row, value } = self;
+        write!(
+            f,
+            "{label}: {} outside of the declared support {support}, the first in row {}: {value}; declare a wider one, or leave \
+             such rows out",
+            Count(*rows, "value"),
+            row + 1
+        )
+    }
+}
+
 /// An error of data.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -81,11 +110,57 @@ pub enum DataError {
         /// The number of columns that the header names.
         columns: usize,
     },
-    /// A text encoding other than UTF-8.
-    #[error("the file is in UTF-16: save it as UTF-8")]
-    Utf16,
+    /// Text that is in no encoding that is read, or has no rows.
+    #[error("the text {0}")]
+    Encoding(&'static str),
+    /// A file of another format.
+    #[error("the file is {what}: {help}")]
+    Foreign {
+        /// The format.
+        what: &'static str,
+        /// What helps.
+        help: &'static str,
+    },
+    /// Compressed data that are damaged, or larger than a table's can be.
+    #[error("the gzip data are damaged: {problem}")]
+    Gzip {
+        /// The problem with them.
+        problem: String,
+    },
+    /// A zip or NPZ file that cannot be unpacked.
+    #[error("not a readable zip file: {}", Excerpt(problem))]
+    Zip {
+        /// The problem with it.
+        problem: String,
+    },
+    /// An NPZ file of several arrays, or without the one that was asked for.
+    #[error(
+        "{}: --array NAME chooses one, and there {}",
+        match asked {
+            Some(name) => format!("there is no array `{}` in the .npz file", Excerpt(name)),
+            None => "a .npz file of several arrays, none of which is named x".to_owned(),
+        },
+        Names(known, "is none", "is", "are")
+    )]
+    Arrays {
+        /// The array that was asked for.
+        asked: Option<String>,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// Text that can be read in two ways.
+    #[error("{what}: are these {}, or {}? The option says which", readings[0], readings[1])]
+    Ambiguous {
+        /// What the text looks like.
+        what: &'static str,
+        /// The two readings, each with the option that chooses it.
+        readings: [&'static str; 2],
+    },
+    /// Options that contradict each other.
+    #[error("{0}")]
+    Options(&'static str),
     /// A row is longer or shorter than the first.
-    #[error("line {line} has {}, but the rows before it have {expected}: every row needs one cell per column, separated by commas", Count(*found, "cell"))]
+    #[error("line {line} has {}, but the rows before it have {expected}: every row needs one cell per column, separated by {between}", Count(*found, "cell"))]
     Ragged {
         /// The line on which the row starts, counted from one.
         line: u64,
@@ -93,24 +168,12 @@ pub enum DataError {
         found: usize,
         /// The cells of the first row.
         expected: usize,
+        /// What separates them, in words.
+        between: &'static str,
     },
-    /// A cell is not a number.
-    #[error(
-        "{place}: `{}` is not a number: cells hold numbers such as -1.5 or 2e-3, separated by commas, with a point for the decimals",
-        Excerpt(text)
-    )]
-    NotANumber {
-        /// The place of the value.
-        place: Place,
-        /// The cell's text.
-        text: String,
-    },
-    /// A cell is empty.
-    #[error("{place}: the cell is empty: fill in the missing value, or leave the row out")]
-    Missing {
-        /// The place of the value.
-        place: Place,
-    },
+    /// Cells that are missing, text or infinite, or columns that are constant: all of them.
+    #[error("{0}")]
+    Cells(Box<CellFaults>),
     /// A value is NaN or infinite.
     #[error("{place}: the value is {value}: every value must be finite, so replace it or leave the row out")]
     NotFinite {
@@ -121,7 +184,7 @@ pub enum DataError {
     },
     /// The first line has cells that are numbers and cells that are not.
     #[error(
-        "{place}: `{}` is not a number, but other cells of the same line are: a header has no numbers, a row of data has nothing else",
+        "{place}: `{}` is not a number, but other cells of the same line are: a header has no numbers, a row of data has nothing else (--header yes or no says which it is)",
         Excerpt(text)
     )]
     MixedHeader {
@@ -149,8 +212,15 @@ pub enum DataError {
     },
     /// An NPY array of something other than real numbers.
     #[error(
-        "the array's type is {}: convert it to float32, float64 or integers of at most 64 bits, for example array.astype('f8')",
-        Excerpt(dtype)
+        "the array's type is {}: {}convert it to float32, float64 or integers of at most 64 bits, for example array.astype('f8')",
+        Excerpt(dtype),
+        match dtype.as_bytes().get(1) {
+            Some(b'c') => "array.real and array.imag have its parts; ",
+            Some(b'O') => "those are any objects of Python; if they are numbers, ",
+            Some(b'b') => "that is yes or no; if it is to be a number, ",
+            Some(b'M' | b'm') => "that is a time; if it is to be a number, ",
+            _ => "",
+        }
     )]
     NpyType {
         /// The type, as the header has it.
@@ -229,6 +299,17 @@ pub enum DataError {
         /// The standard deviation, as computed.
         deviation: f64,
     },
+    /// Values outside of the supports that were declared for their columns, all columns at once.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Outside(Vec<OutsideSupport>),
+    /// A column's declaration that does not fit its values.
+    #[error("{label}: {problem}")]
+    Column {
+        /// The column's number and name.
+        label: String,
+        /// The problem.
+        problem: super::ConfigError,
+    },
     /// A fraction that is not strictly between zero and one.
     #[error("the validation fraction is {0}: it must lie strictly between 0 and 1")]
     Fraction(f64),
@@ -272,6 +353,28 @@ pub enum DataError {
         name: String,
         /// The names that there are; none if the columns have no names.
         known: Vec<String>,
+    },
+    /// A name that several columns have.
+    #[error("there are several columns `{}`: rename them", Excerpt(name))]
+    Repeated {
+        /// The name.
+        name: String,
+    },
+    /// A table that lacks columns of the model that it is for.
+    #[error(
+        "the model's {} {} not there{}{}",
+        Names(missing, "columns", "column", "columns"),
+        if missing.len() == 1 { "is" } else { "are" },
+        Names(others, "", ", but there is", ", but there are"),
+        if *by_position { ": rename them, or --by-position takes the columns in their order" } else { "" }
+    )]
+    ColumnsMissing {
+        /// The names of the model's columns that are not there.
+        missing: Vec<String>,
+        /// The names that are there and not the model's.
+        others: Vec<String>,
+        /// Whether there are as many columns as the model has.
+        by_position: bool,
     },
     /// A name that is no built-in density's.
     #[error("there is no built-in density `{}`: the names are {}", Excerpt(name), known)]

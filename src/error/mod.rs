@@ -1,14 +1,18 @@
 //! Errors of the library, by what the caller can do about them.
 
+mod cells;
 mod data;
 mod image;
 mod import;
 mod text;
 
-pub use data::{DataError, Place};
+pub use cells::{CellFaults, ColumnFault, Fault};
+pub use data::{DataError, OutsideSupport, Place};
 pub use image::{ImageError, ImageSize};
 pub use import::ImportError;
 use resflow_backend::BackendError;
+#[cfg(feature = "formats")]
+pub(crate) use text::Count;
 pub(crate) use text::{Excerpt, Message};
 
 /// An invalid setting or architecture.

@@ -57,6 +57,29 @@ impl fmt::Display for Known<'_> {
     }
 }
 
+/// A word for none, one or several names, and the first of them.
+pub(crate) struct Names<'a>(
+    pub(crate) &'a [String],
+    pub(crate) &'static str,
+    pub(crate) &'static str,
+    pub(crate) &'static str,
+);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(names, none, one, several) = self;
+        match names.len() {
+            0 => return f.write_str(none),
+            1 => write!(f, "{one} ")?,
+            _ => write!(f, "{several} ")?,
+        }
+        for (i, name) in names.iter().take(8).enumerate() {
+            write!(f, "{}`{}`", if i > 0 { ", " } else { "" }, Excerpt(name))?;
+        }
+        if names.len() > 8 { write!(f, " and {} more", names.len() - 8) } else { Ok(()) }
+    }
+}
+
 /// `count` and a noun in the right number.
 pub(crate) struct Count(pub(crate) usize, pub(crate) &'static str);
 

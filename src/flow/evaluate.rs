@@ -10,23 +10,34 @@ use crate::bijection::Memory;
 use crate::classifier::Classification;
 use crate::data::{Samples, Table};
 use crate::error::Error;
+use crate::invert::Status;
 use crate::transform::to_vectors;
 
 /// Samples in latent space, with the log det of the forward transform.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Encoded {
-    /// z = F(s(x)), `[n, d]`; of images in (C, H, W) order.
+    /// z = F(s(x)), `[n, d]`; of images in (C, H, W) order. NaN for a sample outside of a column's support, which has
+    /// none; with columns on grids, that of the first draw of noise.
     pub latents: Table,
     /// log|det ∂z/∂x| of each sample, `[n]`, nats.
     pub log_det: Vec<f64>,
     /// The standard error of each log det, `[n]`, nats; 0 where exact.
     pub standard_error: Vec<f64>,
+    /// [`Status::OutOfSupport`] for a sample outside of a column's support, [`Status::NonFinite`] for one so far out that
+    /// the arithmetic overflowed, else [`Status::Converged`].
+    pub status: Vec<Status>,
 }
 
 impl<B: Backend> PreparedFlow<B> {
     /// Computes log p of each sample with its standard error, in nats; a function of samples and key. Images are
     /// dequantised with noise of the key; log p is the density of the dequantised image in \[0, 1\]ᵈ.
+    ///
+    /// Columns on grids are dequantised too: log p is ln of (the probability of the sample's cell over the product of
+    /// the grids' steps), estimated by the mean density over
+    /// [`ColumnMaps::draws`](crate::data::ColumnMaps::draws) draws of noise. Its logarithm is below the truth
+    /// in the mean, by about half the squared standard error. The noise is a function of the key and the sample's
+    /// numbers: a sample has the same score alone, in another batch and in another order.
     ///
     /// # Errors
     /// Returns [`Error::Input`] if the samples are of another width or image size than the model's,
@@ -51,7 +62,7 @@ impl<B: Backend> PreparedFlow<B> {
 
     /// Computes log p of each sample in nats, and its gradient in the sample, `[n, d]`, in nats per unit of the data
     /// (of images in \[0, 1\] and (C, H, W) order). The gradient is that of the training estimator, unbiased for the
-    /// estimators that are.
+    /// estimators that are; with columns on grids, at the first draw of noise. It is 0 outside of a column's support.
     ///
     /// # Errors
     /// Returns [`Error::Input`], [`Error::Transform`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
@@ -63,7 +74,7 @@ impl<B: Backend> PreparedFlow<B> {
         let samples = samples.into();
         let (_, log_prob) = evaluate(self, samples, 0, key, false)?;
         let source = Upload::new(self, samples, key)?;
-        let (backend, d) = (&self.backend, self.standardiser.width());
+        let (backend, d) = (&self.backend, self.columns.width());
         let memory = if self.bits.is_some() { Memory::Recompute } else { Memory::Store };
         let mut gradient = Vec::with_capacity(samples.len() * d);
         for range in self.plan(samples.len()).ranges() {
@@ -75,8 +86,8 @@ impl<B: Backend> PreparedFlow<B> {
             if let Some(input) = self.gradient(&objective)?.input {
                 let values = backend.download(&to_vectors(backend, &input))?;
                 // of −log p, in standardised units
-                let deviation = self.standardiser.deviation().iter().cycle();
-                gradient.extend(values.iter().zip(deviation).map(|(g, s)| -g.to_f64() / s));
+                let values: Vec<f64> = values.iter().map(|g| -g.to_f64()).collect();
+                gradient.extend(source.pull_back(self, range, &values));
             }
         }
         Ok((log_prob, Table::of_computed(d, gradient)))
@@ -91,8 +102,9 @@ impl<B: Backend> PreparedFlow<B> {
     #[doc(alias = "forward")]
     pub fn encode<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Encoded, Error> {
         let (z, log_prob) = evaluate(self, samples.into(), 0, key, true)?;
-        let latents = z.unwrap_or_else(|| Table::of_computed(self.standardiser.width(), Vec::new()));
-        Ok(Encoded { latents, log_det: log_prob.log_det, standard_error: log_prob.standard_error })
+        let latents = z.unwrap_or_else(|| Table::of_computed(self.columns.width(), Vec::new()));
+        let LogProb { log_det, standard_error, status, .. } = log_prob;
+        Ok(Encoded { latents, log_det, standard_error, status })
     }
 
     /// Computes log p(y | x) of each image, or each vector of an image's numbers, `[n, K]` in nats; a function of

@@ -14,7 +14,7 @@ use crate::transform::to_vectors;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Decoded {
-    /// x = s⁻¹(F⁻¹(z)), `[n, d]`, in the data's units; of images in \[0, 1\] and (C, H, W) order.
+    /// x = s⁻¹(F⁻¹(z)), `[n, d]`, in the data's units, inside the columns' supports and on their grids; of images in \[0, 1\] and (C, H, W) order.
     pub samples: Table,
     /// The report of each sample's inversion; its bound is in standardised units.
     pub reports: Vec<SampleReport>,
@@ -74,7 +74,16 @@ impl<B: Backend> PreparedFlow<B> {
             reports.extend(r);
         }
         let residual = largest(reports.iter().map(|r| r.residual));
-        Ok(Decoded { samples: self.standardiser.invert_computed(values), reports, residual })
+        let samples = self.columns.inverse_computed(values);
+        if !self.columns.is_standardisation() {
+            // a map may overflow where what it is given is finite
+            for (row, report) in samples.values().chunks_exact(samples.width()).zip(&mut reports) {
+                if !row.iter().all(|x| x.is_finite()) {
+                    report.status = Status::NonFinite;
+                }
+            }
+        }
+        Ok(Decoded { samples, reports, residual })
     }
 
     /// Inverts z, `[n, d]`, on the device: x and the reports; the residual is measured through the whole chain.
@@ -103,7 +112,7 @@ impl<B: Backend> PreparedFlow<B> {
         let ask = Ask::value::<B>();
         let again = self.chain.forward_from(backend, first, from, &ask, &mut |_, _, _| ())?.y;
         let (z, again) = (backend.download(z)?, backend.download(&again)?);
-        let d = self.standardiser.width();
+        let d = self.columns.width();
         for (i, report) in reports.iter_mut().enumerate() {
             let row = i * d..(i + 1) * d;
             let scale = largest(z[row.clone()].iter().map(|z| z.to_f64().abs())).max(1.0);

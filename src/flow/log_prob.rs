@@ -24,19 +24,22 @@ use crate::invert::Status;
 /// log p of some samples, in nats and in the data's units.
 #[derive(Debug, Clone)]
 pub struct LogProb {
-    /// log p of each sample, `[n]`, nats: the mean over replicates.
+    /// log p of each sample, `[n]`, nats: the mean over replicates; of samples with columns on grids the log of the mean
+    /// over draws of noise.
     pub values: Vec<f64>,
-    /// The standard error of each value, `[n]`, nats; 0 where the log det is exact.
+    /// The standard error of each value, `[n]`, nats; 0 where the log det is exact and no column is on a grid.
     pub standard_error: Vec<f64>,
-    /// log|det ∂z/∂x| of each sample, `[n]`, nats: the part of the value besides the base density.
+    /// log|det ∂z/∂x| of each sample, `[n]`, nats: the part of the value besides the base density; with columns on
+    /// grids, at the first draw of noise.
     pub log_det: Vec<f64>,
-    /// [`Status::NonFinite`] for a sample so far out that the arithmetic overflowed, whose log p is −∞; else
-    /// [`Status::Converged`].
+    /// [`Status::NonFinite`] for a sample so far out that the arithmetic overflowed, [`Status::OutOfSupport`] for one
+    /// outside of a column's support: their log p is −∞. Else [`Status::Converged`].
     pub status: Vec<Status>,
     /// The weight of each sample, `[n]`, where the samples had weights.
     pub weights: Option<Vec<f64>>,
-    /// The number of replicates behind each value, 1 where exact; more for some samples where a standard error was
-    /// asked for.
+    /// The number of replicates behind each value, or of draws of noise where these are fewer or the log det is exact; 1
+    /// where all is exact. More for some samples where a standard error was asked for, which is that of the log dets'
+    /// estimates.
     pub replicates: usize,
     /// The estimator, in words.
     pub estimator: String,
@@ -69,6 +72,21 @@ impl LogProb {
         let mean = self.mean();
         let variance = self.values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
         (variance / n).sqrt()
+    }
+
+    /// Returns the mean of the paired differences to another model's log p of the same samples, in nats, positive where
+    /// this one's is the better, and its standard error. What the samples have in common cancels, so this tells two
+    /// models apart that their means' own errors do not. A sample that both find impossible does not differ.
+    ///
+    /// # Panics
+    /// If the numbers of samples differ.
+    #[track_caller]
+    pub fn compare(&self, other: &Self) -> (f64, f64) {
+        assert_eq!(self.values.len(), other.values.len(), "log p of other samples");
+        let pairs = self.values.iter().zip(&other.values);
+        let values = pairs.map(|(a, b)| if a == b { 0.0 } else { a - b }).collect::<Vec<_>>();
+        let differences = Self { values, standard_error: vec![0.0; self.values.len()], ..self.clone() };
+        (differences.mean(), differences.mean_standard_error())
     }
 
     /// Returns the interval in nats that covers log p of sample `i` with this confidence: Student's t over the
@@ -136,7 +154,8 @@ impl Moments {
     }
 }
 
-/// Computes log p of all samples, of which the first is number `first`, and z, `[n, d]`, if wanted.
+/// Computes log p of all samples, of which the first is number `first`, or z, `[n, d]`, with log p at z. Of columns on
+/// grids log p is the log of the mean density over draws of noise; z is the first draw's.
 pub(crate) fn evaluate<B: Backend>(
     flow: &PreparedFlow<B>,
     samples: Samples<'_>,
@@ -144,8 +163,55 @@ pub(crate) fn evaluate<B: Backend>(
     key: Key,
     latent: bool,
 ) -> Result<(Option<Table>, LogProb), Error> {
-    let source = Upload::starting_at(flow, samples, first, key)?;
-    let d = flow.standardiser().width();
+    let (z, mut scores) = evaluate_draw(flow, samples, first, key, latent, 0)?;
+    let draws = flow.columns().draws();
+    if draws > 1 && !latent {
+        let mut found = vec![(scores.values.clone(), scores.standard_error.clone())];
+        for draw in 1..draws {
+            let next = evaluate_draw(flow, samples, first, key, false, draw)?.1;
+            found.push((next.values, next.standard_error));
+        }
+        for i in 0..scores.values.len() {
+            let own: Vec<_> = found.iter().map(|(values, errors)| (values[i], errors[i])).collect();
+            let (value, error) = log_mean_exp(&own);
+            (scores.values[i], scores.standard_error[i]) = (value, error);
+            if value.is_finite() {
+                scores.status[i] = Status::Converged;
+            }
+        }
+        scores.replicates = if scores.replicates > 1 { scores.replicates.min(draws) } else { draws };
+        scores.estimator += &format!("; mean over {draws} draws of the noise of grids");
+    }
+    Ok((z, scores))
+}
+
+/// ln of the mean of e^v over independent draws v, each with a standard error of its own, and its standard error: the delta
+/// method, Var(ln m) ≈ Var(m)/m² with m the mean of w = e^v, and the errors of the draws by their parts of m.
+fn log_mean_exp(draws: &[(f64, f64)]) -> (f64, f64) {
+    let count = draws.len() as f64;
+    let most = draws.iter().map(|(v, _)| *v).fold(f64::NEG_INFINITY, f64::max);
+    if most == f64::NEG_INFINITY {
+        return (most, 0.0);
+    }
+    let weights: Vec<f64> = draws.iter().map(|(v, _)| (v - most).exp()).collect();
+    let mean = weights.iter().sum::<f64>() / count;
+    let spread: f64 = weights.iter().map(|w| (w / mean - 1.0).powi(2)).sum();
+    let between = spread / (count - 1.0) / count;
+    let within: f64 = weights.iter().zip(draws).map(|(w, (_, error))| (w / mean / count * error).powi(2)).sum();
+    (most + mean.ln(), (between + within).sqrt())
+}
+
+/// Computes log p with the grids' noise of number `draw`, and z if wanted.
+fn evaluate_draw<B: Backend>(
+    flow: &PreparedFlow<B>,
+    samples: Samples<'_>,
+    first: u64,
+    key: Key,
+    latent: bool,
+    draw: usize,
+) -> Result<(Option<Table>, LogProb), Error> {
+    let source = Upload::starting_at(flow, samples, first, key, draw)?;
+    let d = flow.columns().width();
     let count = samples.len();
     let mut z = Vec::with_capacity(if latent { count * d } else { 0 });
     let mut base = Vec::with_capacity(count);
@@ -169,13 +235,18 @@ pub(crate) fn evaluate<B: Backend>(
             })?;
         }
     }
-    let offset = flow.standardiser().log_det();
-    let log_det: Vec<f64> = moments.iter().map(|m| m.mean + offset).collect();
+    let mut log_det: Vec<f64> = moments.iter().enumerate().map(|(i, m)| m.mean + source.log_det(i)).collect();
     let mut values: Vec<f64> = log_det.iter().zip(&base).map(|(l, base)| base + l).collect();
     let mut standard_error: Vec<f64> = moments.iter().map(|m| m.standard_error()).collect();
     let mut status = vec![Status::Converged; count];
     for i in 0..count {
-        if !values[i].is_finite() {
+        if source.is_outside(i) {
+            (values[i], standard_error[i], status[i]) = (f64::NEG_INFINITY, 0.0, Status::OutOfSupport);
+            log_det[i] = f64::NEG_INFINITY;
+            if latent {
+                z[i * d..(i + 1) * d].fill(f64::NAN);
+            }
+        } else if !values[i].is_finite() {
             // so far out that the arithmetic overflowed: the density is 0 to every precision
             (values[i], standard_error[i], status[i]) = (f64::NEG_INFINITY, 0.0, Status::NonFinite);
         }
@@ -224,7 +295,7 @@ fn run<B: Backend>(
     mut each: impl FnMut(Found<'_>, usize),
 ) -> Result<(), Error> {
     let count = which.map_or(source.count(), <[usize]>::len);
-    let d = flow.standardiser().width();
+    let d = flow.columns().width();
     let backend = flow.backend();
     // random numbers are those of the sample, not of its place in `which`: each piece is a run of consecutive samples
     let number = |at: usize| which.map_or(at, |which| which[at]);

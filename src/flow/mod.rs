@@ -1,7 +1,7 @@
-//! The flow: a chain of bijections F over a base density, after the standardisation of the data.
+//! The flow: a chain of bijections F over a base density, after the maps of the data's columns.
 //!
 //! log p(x) = log p₀(F(s(x))) + Σ log|det ∂F_l| + log|det ∂s|, in nats and in the data's own units; p₀ is the base,
-//! N(0, I) unless another is given. The standardising map s belongs to the model. A [`PreparedFlow`] holds the
+//! N(0, I) unless another is given. The columns' maps s, at their simplest a standardisation, belong to the model. A [`PreparedFlow`] holds the
 //! normalised weights and serves any number of calls and threads.
 
 mod evaluate;
@@ -23,13 +23,13 @@ use resflow_backend::{Backend, Key};
 pub use scores::{ReferenceScores, ScoreQuantiles};
 
 use crate::architecture::{self, Initial};
-use crate::base::{Base, Normal};
+use crate::base::{self, Base, BaseConfig, Normal};
 use crate::batch::Batch;
 use crate::bijection::{Bijection, Memory};
 use crate::chain::Chain;
 use crate::classifier::{Classification, Classifier};
 use crate::config::{ImageConfig, ModelConfig};
-use crate::data::{Samples, Standardiser};
+use crate::data::{ColumnMaps, Samples, Standardiser};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{Estimator, Exact, Phase, Sharing, VarianceWarning};
 use crate::invert::Inversion;
@@ -45,7 +45,7 @@ const MOST_SAMPLES: usize = 1 << 16;
 pub struct Flow<B: Backend> {
     backend: B,
     config: ModelConfig,
-    standardiser: Standardiser,
+    columns: ColumnMaps,
     chain: Chain<B>,
     base: Box<dyn Base<B>>,
     classifier: Option<Classifier<B>>,
@@ -74,11 +74,11 @@ impl<B: Backend> Flow<B> {
         };
         let hybrid = config.images().filter(|images| images.classes > 0);
         let classifier = hybrid.map(|c| Classifier::new(&backend, &c.heads(), c.head_width, c.classes, key));
-        Ok(Self { classifier, ..Self::of_transforms(backend, config, transforms)? })
+        Ok(Self { classifier, ..Self::of_transforms(backend, config, transforms, initial)? })
     }
 
-    /// Builds a flow of any transforms, without a classifier. The configuration supplies the estimators and
-    /// the sample shape.
+    /// Builds a flow of any transforms, without a classifier. The configuration supplies the estimators, the base
+    /// density (the means of a mixture are drawn by key 0) and the sample shape.
     ///
     /// A flow with transforms of your own trains like any other. To be saved, moved to another device or resumed each
     /// transform must say what it is ([`Bijection::stage`]), and be registered where it is loaded
@@ -98,7 +98,7 @@ impl<B: Backend> Flow<B> {
             let problem = "a flow of given transforms has no classifier: leave `classes` at 0";
             return Err(ConfigError::Inconsistent(problem.into()).into());
         }
-        let flow = Self::of_transforms(backend, config, transforms)?;
+        let flow = Self::of_transforms(backend, config, transforms, Initial::Random(Key::new(0)))?;
         flow.chain.try_own(&flow.backend, flow.config.training())?;
         Ok(flow)
     }
@@ -107,6 +107,7 @@ impl<B: Backend> Flow<B> {
         backend: B,
         config: ModelConfig,
         transforms: Vec<Box<dyn Bijection<B>>>,
+        initial: Initial,
     ) -> Result<Self, ConfigError> {
         config.check()?;
         let chain = Chain::new(transforms, &config.sample_shape())?;
@@ -118,27 +119,44 @@ impl<B: Backend> Flow<B> {
             )));
         }
         Ok(Self {
+            base: base::configured(&backend, config.base(), dimension, initial),
             backend,
             config,
-            standardiser: Standardiser::identity(dimension),
+            columns: ColumnMaps::identity(dimension),
             chain,
-            base: Box::new(Normal::new(dimension)),
             classifier: None,
             provenance: Provenance::default(),
         })
     }
 
-    /// Replaces the base density.
+    /// Replaces the base density, see [`set_base`](Self::set_base).
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if the base is for another number of dimensions.
-    pub fn with_base(self, base: Box<dyn Base<B>>) -> Result<Self, ConfigError> {
-        if base.dimension() == self.dimension() {
-            Ok(Self { base, ..self })
-        } else {
+    pub fn with_base(mut self, base: Box<dyn Base<B>>) -> Result<Self, ConfigError> {
+        self.replace_base(base)?;
+        Ok(self)
+    }
+
+    /// Replaces the base density, for example by a mixture that was fitted to data, and says so in the configuration. A
+    /// flow over a base of your own, which no configuration describes, trains like any other but cannot be saved.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] if the base is for another number of dimensions.
+    pub fn set_base(&mut self, base: impl Base<B> + 'static) -> Result<(), ConfigError> {
+        self.replace_base(Box::new(base))
+    }
+
+    fn replace_base(&mut self, base: Box<dyn Base<B>>) -> Result<(), ConfigError> {
+        if base.dimension() != self.dimension() {
             let (found, d) = (base.dimension(), self.dimension());
-            Err(ConfigError::Inconsistent(format!("a base density in {found} dimensions for a flow in {d}")))
+            return Err(ConfigError::Inconsistent(format!("a base density in {found} dimensions for a flow in {d}")));
         }
+        if let Some(config) = base.config() {
+            self.config.set_base(config);
+        }
+        self.base = base;
+        Ok(())
     }
 
     /// Returns the flow for images of another height and width, in pixels. Weights stay; a convolution's σ stays where
@@ -146,18 +164,27 @@ impl<B: Backend> Flow<B> {
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] for a flow that is tied to its size (one over vectors or with fully
-    /// connected blocks) and for a size that cannot be squeezed as often as the flow wants, [`ConfigError::OutOfRange`]
-    /// for a size of zero or beyond the limits.
+    /// connected blocks, or with another base density than the standard normal) and for a size that cannot be squeezed as
+    /// often as the flow wants, [`ConfigError::OutOfRange`] for a size of zero or beyond the limits.
     pub fn resized(&self, height: usize, width: usize) -> Result<Self, ConfigError> {
         let ModelConfig::Images(config) = &self.config else {
             return Err(ConfigError::Inconsistent("a flow over rows of numbers has no image size".into()));
         };
+        let resized = (height, width) != (config.height, config.width);
         let config = ImageConfig { height, width, ..config.clone() };
         config.check()?;
         let mut flow = self.clone();
+        if resized {
+            if self.base.config() != Some(BaseConfig::Normal) {
+                return Err(ConfigError::Inconsistent(format!(
+                    "a flow over a {} is tied to its size: what its base density learned is of single pixels",
+                    self.base.describe()
+                )));
+            }
+            flow.base = Box::new(Normal::new(config.dimension()));
+        }
         flow.chain.resize(&self.backend, &[height, width, config.channels])?;
-        flow.base = Box::new(Normal::new(config.dimension()));
-        flow.standardiser = Standardiser::identity(config.dimension());
+        flow.columns = ColumnMaps::identity(config.dimension());
         flow.classifier = self.classifier.as_ref().map(|c| c.resized(config.heads()));
         flow.config = config.into();
         Ok(flow)
@@ -256,28 +283,45 @@ impl<B: Backend> Flow<B> {
         self.provenance = provenance;
     }
 
-    /// The standardising map.
-    pub fn standardiser(&self) -> &Standardiser {
-        &self.standardiser
+    /// The maps of the columns, from the data's units to those of the first transform.
+    pub fn columns(&self) -> &ColumnMaps {
+        &self.columns
     }
 
-    /// Makes a standardising map part of the model.
+    /// Makes maps of columns part of the model.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] if they are for samples of another width, or change images.
+    pub fn set_columns(&mut self, columns: ColumnMaps) -> Result<(), ConfigError> {
+        if columns.width() != self.dimension() {
+            return Err(ConfigError::Inconsistent(format!(
+                "maps of {} columns for a flow of {}",
+                columns.width(),
+                self.dimension()
+            )));
+        }
+        let moves = |columns: &ColumnMaps| {
+            !columns.is_standardisation() || *columns.standardiser() != Standardiser::identity(columns.width())
+        };
+        if self.config.images().is_some() && moves(&columns) {
+            return Err(ConfigError::Inconsistent("images are not standardised: their numbers are in [0, 1]".into()));
+        }
+        self.columns = columns;
+        Ok(())
+    }
+
+    /// The centres and scales of the columns' maps: all that these are if
+    /// [`columns`](Self::columns)`().is_standardisation()`, else one step of them.
+    pub fn standardiser(&self) -> &Standardiser {
+        self.columns.standardiser()
+    }
+
+    /// Makes a standardisation the columns' maps.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] if it is for samples of another width, or changes images.
     pub fn set_standardiser(&mut self, standardiser: Standardiser) -> Result<(), ConfigError> {
-        if standardiser.width() != self.dimension() {
-            return Err(ConfigError::Inconsistent(format!(
-                "a standardisation of {} columns for a flow of {}",
-                standardiser.width(),
-                self.dimension()
-            )));
-        }
-        if self.config.images().is_some() && standardiser != Standardiser::identity(self.dimension()) {
-            return Err(ConfigError::Inconsistent("images are not standardised: their numbers are in [0, 1]".into()));
-        }
-        self.standardiser = standardiser;
-        Ok(())
+        self.set_columns(standardiser.into())
     }
 
     /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…` for the transforms, `base.…`, and then
@@ -380,7 +424,7 @@ impl<B: Backend> Flow<B> {
         let backend = &self.backend;
         PreparedFlow {
             backend: backend.clone(),
-            standardiser: self.standardiser.clone(),
+            columns: self.columns.clone(),
             sample_shape: self.config.sample_shape(),
             chain,
             base: self.base.prepare(backend),
@@ -406,7 +450,7 @@ impl<B: Backend> Flow<B> {
             // x, u and v
             ModelConfig::Images(c) => 3 * c.dimension() * self.config.blocks(),
         };
-        numbers * size_of::<B::Elem>()
+        (numbers + self.config.base().activations(self.dimension())) * size_of::<B::Elem>()
     }
 
     /// The samples of one task of an evaluation, which keeps only a block's activations alive. A block takes images in

@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::bijection::{Ask, Draw, LogDet};
 use crate::chain::PreparedChain;
 use crate::classifier::PreparedClassifier;
-use crate::data::{Samples, Standardiser, Table, Values};
+use crate::data::{ColumnMaps, Samples, Standardiser, Table, Values};
 use crate::error::{ConfigError, Error};
 use crate::estimator::Estimator;
 use crate::transform::from_vectors;
@@ -32,7 +32,7 @@ pub struct PreparedFlow<B: Backend> {
     pub(super) base: Box<dyn PreparedBase<B>>,
     /// The shapes of the base's trained tensors.
     pub(super) base_shapes: Vec<Shape>,
-    pub(super) standardiser: Standardiser,
+    pub(super) columns: ColumnMaps,
     pub(super) sample_shape: Vec<usize>,
     pub(super) classifier: Option<PreparedClassifier<B>>,
     pub(super) training: Estimator,
@@ -69,7 +69,7 @@ impl<B: Backend> PreparedFlow<B> {
 
     /// d, the numbers in a sample.
     pub fn dimension(&self) -> usize {
-        self.standardiser.width()
+        self.columns.width()
     }
 
     /// The shape of a sample: `[d]` or `[h, w, c]`.
@@ -90,9 +90,15 @@ impl<B: Backend> PreparedFlow<B> {
         self.classifier.as_ref()
     }
 
-    /// The standardising map.
+    /// The maps of the columns, from the data's units to those of the first transform.
+    pub fn columns(&self) -> &ColumnMaps {
+        &self.columns
+    }
+
+    /// The centres and scales of the columns' maps: all that these are if
+    /// [`columns`](Self::columns)`().is_standardisation()`, else one step of them.
     pub fn standardiser(&self) -> &Standardiser {
-        &self.standardiser
+        self.columns.standardiser()
     }
 
     /// Sets a precision: evaluations draw replicates of a sample until its standard error is at most `standard_error`
@@ -151,20 +157,20 @@ impl<B: Backend> PreparedFlow<B> {
                 set.size(),
                 match self.sample_shape[..] {
                     [h, w, c] => format!("{h}x{w} pixels with {c} channel{}", if c == 1 { "" } else { "s" }),
-                    _ => format!("rows of {} numbers", self.standardiser.width()),
+                    _ => format!("rows of {} numbers", self.columns.width()),
                 }
             ))),
         }
     }
 
     pub(crate) fn check_width(&self, rows: &Table) -> Result<(), Error> {
-        if rows.width() == self.standardiser.width() {
+        if rows.width() == self.columns.width() {
             Ok(())
         } else {
             Err(Error::Input(format!(
                 "the data has {} columns, the model is for {}",
                 rows.width(),
-                self.standardiser.width()
+                self.columns.width()
             )))
         }
     }

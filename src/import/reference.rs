@@ -76,7 +76,11 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
                 place.index += 1;
             }
             // no configuration of a residual flow spells them out
-            Stage::InvertibleLinear { .. } | Stage::Coupling { .. } | Stage::Custom(_) => {}
+            Stage::InvertibleLinear { .. }
+            | Stage::LuLinear { .. }
+            | Stage::Coupling { .. }
+            | Stage::SplineCoupling { .. }
+            | Stage::Custom(_) => {}
         }
     }
     let Translation { state, mut tensors } = translation;

@@ -115,6 +115,13 @@ impl<B: Backend, K: Kind<B>> Affine<B, K> {
         self.update_spectral_norms(backend, how);
     }
 
+    /// Sets the weight and the bias to zero. The singular vectors stay unit vectors, of which any belong to σ = 0: the
+    /// gradient passes, and the next weight finds its own.
+    pub fn clear(&mut self, backend: &B) {
+        self.weight = backend.full(0.0, backend.shape(&self.weight));
+        self.bias = backend.full(0.0, backend.shape(&self.bias));
+    }
+
     /// The raw weight: `[o, i]`, of a convolution `[c_out, kh, kw, c_in]`.
     pub fn weight(&self) -> &B::Tensor {
         &self.weight

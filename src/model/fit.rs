@@ -170,6 +170,9 @@ impl<'a> Fit<'a> {
         let flow = Flow::new(backend, config, key)?;
         let mut trainer = Trainer::new(flow, source, &train, budget, key)?;
         let mut stopped = false;
+        if trainer.validation_due() {
+            trainer.validate()?;
+        }
         while !(trainer.finished() || stopped) {
             let step = trainer.step()?;
             let due = trainer.validation_due();

@@ -1,8 +1,12 @@
 //! The settings of a training run.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::{Improvement, Validations};
 use crate::bijection::Memory;
+use crate::data::{ColumnFit, ColumnSettings, Support};
 use crate::error::ConfigError;
 
 /// The settings by which a run is optimised, validated and ended.
@@ -49,10 +53,32 @@ pub struct TrainConfig {
     pub validation_rows: usize,
     /// The fraction of the samples set aside for validation, for files.
     pub validation_fraction: f64,
-    /// Steps between validations; 0 lays forty of them over the run's budget, steps or time.
+    /// Steps between validations; 0 lays them over the run's budget, steps or time, as `validations` says.
     pub validate_every: u64,
+    /// The steps after which a run validates where `validate_every` is 0.
+    pub validations: Validations,
+    /// The rule by which weights replace the best ones so far.
+    pub improvement: Improvement,
     /// Validations without improvement after which the run ends; 0 never.
     pub patience: u32,
+    /// The maps that are fitted to the columns of a table: `"standardise"`, or `"auto"`, by what the values ask for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub columns: ColumnFit,
+    /// The draws of noise that the score of a row with values on grids averages over; 0 for as many as the grids want.
+    #[serde(skip_serializing_if = "is_default")]
+    pub grid_draws: usize,
+    /// Where the values of columns can lie, by name (`"1"` is the first column of a table without names): for example
+    /// `{ price = { above = 0 }, share = { between = [0, 1] } }`. A value outside has log p = −∞.
+    #[serde(skip_serializing_if = "is_default")]
+    pub supports: BTreeMap<String, Support>,
+    /// The steps of the grids that columns are on, by name; 0 for a column that is on none, whatever it looks like.
+    #[serde(skip_serializing_if = "is_default")]
+    pub grids: BTreeMap<String, f64>,
+}
+
+/// Settings that are the default leave no trace in files, so that those of older versions stay the same.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Default for TrainConfig {
@@ -76,7 +102,13 @@ impl Default for TrainConfig {
             validation_rows: 5000,
             validation_fraction: 0.1,
             validate_every: 0,
+            validations: Validations::Even,
+            improvement: Improvement::Lower,
             patience: 0,
+            columns: ColumnFit::default(),
+            grid_draws: 0,
+            supports: BTreeMap::new(),
+            grids: BTreeMap::new(),
         }
     }
 }
@@ -144,7 +176,17 @@ impl TrainConfig {
         if !(self.validation_fraction > 0.0 && fraction(self.validation_fraction)) {
             return wrong("validation_fraction", self.validation_fraction, "above 0 and below 1");
         }
-        Ok(())
+        self.column_settings().check()
+    }
+
+    /// How the maps of columns are fitted.
+    pub fn column_settings(&self) -> ColumnSettings {
+        ColumnSettings {
+            fit: self.columns,
+            supports: self.supports.clone(),
+            grids: self.grids.clone(),
+            draws: self.grid_draws,
+        }
     }
 
     /// The learning rate of step `step` (from 1) at a progress from 0 to 1: linear warm-up, then half a cosine.

@@ -7,6 +7,10 @@ use crate::config::{Family, ModelConfig, Preset};
 /// The highest learning rate of couplings, which have no Lipschitz bound to keep them tame.
 const COUPLING_RATE: f64 = 5e-3;
 
+/// The highest learning rate of spline couplings, and the largest norm of their gradients.
+const SPLINE_RATE: f64 = 1e-3;
+const SPLINE_CLIP: f64 = 5.0;
+
 impl TrainConfig {
     /// Returns the settings for a model: those of toys and tables for vectors, those of a small published model for
     /// images, and what the family needs.
@@ -52,6 +56,10 @@ impl TrainConfig {
     /// Adapts settings for residual flows to a family.
     #[must_use]
     pub fn for_family(self, family: Family) -> Self {
+        if family == Family::Nsf {
+            let learning_rate = self.learning_rate.min(SPLINE_RATE);
+            return Self { learning_rate, clip: SPLINE_CLIP, ..self };
+        }
         if family.couples() { Self { learning_rate: self.learning_rate.min(COUPLING_RATE), ..self } } else { self }
     }
 }

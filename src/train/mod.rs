@@ -24,15 +24,21 @@
 mod config;
 mod defaults;
 mod source;
+mod start;
 mod state;
 mod trainer;
+mod validation;
+mod verdict;
 
 use std::time::Duration;
 
 pub use config::TrainConfig;
 use serde::{Deserialize, Serialize};
 pub use source::Source;
-pub use trainer::{StepReport, Trainer, Validation, Verdict};
+pub use start::start_from_mixture;
+pub use trainer::{StepReport, Trainer};
+pub use validation::{Improvement, Validation, Validations};
+pub use verdict::Verdict;
 
 use crate::error::ConfigError;
 

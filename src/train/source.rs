@@ -8,7 +8,7 @@ use resflow_backend::{Backend, Element, Key, Shape};
 use crate::batch::Batch;
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
-use crate::data::{Dataset, Samples, Standardiser, ToyDensity, Values, permutation};
+use crate::data::{ColumnMaps, ColumnSettings, Dataset, Samples, Table, ToyDensity, Values, permutation};
 use crate::error::{DataError, Error};
 use crate::transform::dequantise;
 
@@ -17,8 +17,8 @@ use crate::transform::dequantise;
 pub enum Source {
     /// Fresh points of a built-in density at every step; validation points have a key of their own.
     Density(ToyDensity),
-    /// Samples, shuffled anew in every epoch; some are set aside for validation. The noise of images is drawn anew at
-    /// every step.
+    /// Samples, shuffled anew in every epoch; some are set aside for validation. The noise of images, and of columns on
+    /// grids, is drawn anew at every step.
     Data(Dataset),
     /// Samples to train on, and other ones to validate on.
     Split {
@@ -142,6 +142,26 @@ pub(crate) struct Drawn<B: Backend> {
     pub(crate) targets: Option<B::Tensor>,
     /// The weight of each sample, where they have any; all of the training samples have mean 1.
     pub(crate) weights: Option<Vec<f64>>,
+    /// ln |det| of the columns' maps at each sample, nats, unless they are the same for all.
+    pub(crate) log_det: Option<Vec<f64>>,
+}
+
+/// The maps of the columns: to be fitted, or those of a run that goes on.
+#[derive(Debug)]
+pub(crate) enum Columns<'a> {
+    Fit(&'a ColumnSettings),
+    Given(ColumnMaps),
+}
+
+impl Columns<'_> {
+    /// The maps for training samples.
+    fn maps(self, training: &Dataset) -> Result<ColumnMaps, DataError> {
+        match (self, training.table()) {
+            (Columns::Given(maps), _) => Ok(maps),
+            (Columns::Fit(settings), Some(table)) => ColumnMaps::fit(table, training.weights(), settings),
+            (Columns::Fit(_), None) => Ok(ColumnMaps::identity(training.sample_shape().iter().product())),
+        }
+    }
 }
 
 /// Batches in standardised units.
@@ -149,6 +169,9 @@ pub(crate) struct Drawn<B: Backend> {
 pub(crate) struct Batches {
     training: Training,
     drawing: Drawing,
+    /// The maps that every step does anew, since they differ from row to row or have noise; else `training` is behind
+    /// them.
+    columns: Option<ColumnMaps>,
     /// The weight of one whole sample: 1 over the mean of the weights that were given.
     unit: f64,
     /// The number of the epoch and its order.
@@ -162,16 +185,22 @@ enum Training {
 }
 
 impl Batches {
-    /// Divides a source into batches, validation samples (in the data's units) and the standardisation of the training
-    /// samples.
-    pub(crate) fn new(source: Source, drawing: Drawing) -> Result<(Self, ValidationSet, Standardiser), DataError> {
+    /// Divides a source into batches, validation samples (in the data's units) and the maps of the training samples'
+    /// columns.
+    pub(crate) fn new(
+        source: Source,
+        drawing: Drawing,
+        columns: Columns<'_>,
+    ) -> Result<(Self, ValidationSet, ColumnMaps), DataError> {
         let Drawing { validation_samples, validation_fraction, key, .. } = drawing;
         let (training, validation) = match source {
             Source::Density(density) => {
                 let validation = move || density.sample(key.named("validation data"), validation_samples).into();
                 let validation = ValidationSet(LazyLock::new(Box::new(validation)));
-                let batches = Self { training: Training::Density(density), drawing, unit: 1.0, epoch: None };
-                return Ok((batches, validation, Standardiser::identity(2)));
+                let training = Training::Density(density);
+                let batches = Self { training, drawing, columns: None, unit: 1.0, epoch: None };
+                let maps = if let Columns::Given(maps) = columns { maps } else { ColumnMaps::identity(2) };
+                return Ok((batches, validation, maps));
             }
             Source::Data(data) => {
                 let (training, validation) = data.split(validation_fraction, key.named("split"))?;
@@ -181,20 +210,24 @@ impl Batches {
             }
             Source::Split { training, validation } => (training, validation),
         };
-        let (training, standardiser) = if let Some(table) = training.table() {
-            let standardiser = Standardiser::fit_weighted(table, training.weights())?;
-            let table = standardiser.apply(table)?;
-            (training.with_table(table), standardiser)
-        } else {
-            let d = training.sample_shape().iter().product();
-            (training, Standardiser::identity(d))
+        let maps = columns.maps(&training)?;
+        for table in [training.table(), validation.table()].into_iter().flatten() {
+            maps.check(table)?;
+        }
+        let always = (!maps.is_standardisation()).then(|| maps.clone());
+        let training = match training.table().filter(|_| always.is_none()) {
+            Some(table) => {
+                let table = maps.standardiser().apply(table)?;
+                training.with_table(table)
+            }
+            None => training,
         };
         let unit = training.weights().map_or(1.0, |weights| {
             let heaviest = weights.iter().copied().fold(0.0, f64::max);
             weights.len() as f64 / weights.iter().map(|w| w / heaviest).sum::<f64>() / heaviest
         });
-        let batches = Self { training: Training::Data(training), drawing, unit, epoch: None };
-        Ok((batches, ValidationSet::of(validation), standardiser))
+        let batches = Self { training: Training::Data(training), drawing, columns: always, unit, epoch: None };
+        Ok((batches, ValidationSet::of(validation), maps))
     }
 
     /// Samples in an epoch, if there are epochs.
@@ -218,11 +251,17 @@ impl Batches {
             Training::Density(density) => {
                 let table = density.sample(key.named("batch").split(batch), count);
                 let x = backend.upload(&table.to_elements(), [count, 2].into());
-                return Drawn { batch: Batch::new(x), targets: None, weights: None };
+                return Drawn { batch: Batch::new(x), targets: None, weights: None, log_det: None };
             }
             Training::Data(data) => data,
         };
+        let mut log_det = None;
         let x = match data.samples().values() {
+            Values::Tabular(table) if self.columns.is_some() => {
+                let (values, own) = self.mapped(table, &order, batch * count as u64);
+                log_det = Some(own);
+                backend.upload(&values, [count, table.width()].into())
+            }
             Values::Tabular(table) => {
                 let values = order.iter().flat_map(|&i| table.row(i)).map(|&v| B::Elem::from_f64(v));
                 backend.upload(&values.collect::<Vec<_>>(), [count, table.width()].into())
@@ -234,7 +273,28 @@ impl Batches {
             let values = order.iter().flat_map(|&i| context.row(i)).map(|&v| B::Elem::from_f64(v));
             backend.upload(&values.collect::<Vec<_>>(), [count, context.width()].into())
         });
-        Drawn { batch: Batch { context, ..Batch::new(x) }, targets: self.targets(backend, data, &order), weights }
+        let targets = self.targets(backend, data, &order);
+        Drawn { batch: Batch { context, ..Batch::new(x) }, targets, weights, log_det }
+    }
+
+    /// Rows behind the maps of their columns, and ln |det| of each. Grids get fresh noise, that of number `first` and so
+    /// on.
+    fn mapped<E: Element>(&self, table: &Table, order: &[usize], first: u64) -> (Vec<E>, Vec<f64>) {
+        let Some(maps) = &self.columns else { return (Vec::new(), Vec::new()) };
+        let key = self.drawing.key.named("dequantise");
+        let mut noise = maps.noise();
+        let (mut row, mut values) =
+            (Vec::with_capacity(table.width()), Vec::with_capacity(order.len() * table.width()));
+        let log_dets = order.iter().enumerate().map(|(i, &number)| {
+            noise.draw(|| key.split(first.wrapping_add(i as u64)));
+            row.clear();
+            // every row was inside the supports when the run began
+            let log_det = maps.map_row(table.row(number), &noise, &mut row).unwrap_or(f64::NEG_INFINITY);
+            values.extend(row.iter().map(|&z| E::from_f64(z)));
+            log_det
+        });
+        let log_dets = log_dets.collect();
+        (values, log_dets)
     }
 
     /// Dequantises images, `[n, h, w, c]`, with fresh noise, that of number `first` and so on.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use resflow_backend::{Backend, Key};
 use serde::{Deserialize, Serialize};
 
-use super::trainer::Best;
+use super::source::Columns;
+use super::validation::Best;
 use super::{Budget, MOST_TIME, Source, TrainConfig, Trainer, Validation, config};
 use crate::checkpoint::{Archive, ModelDocument, Values, document_value, section};
 use crate::classifier::ClassificationScore;
@@ -98,7 +99,8 @@ impl<B: Backend> Trainer<B> {
     ///
     /// # Errors
     /// Returns [`Error::Checkpoint`] for a state that does not belong together, [`Error::Input`] for other data than
-    /// the run had, [`Error::Config`] for settings out of range.
+    /// the run had, [`Error::Config`] for settings out of range, [`Error::Data`] for maps of columns that do not fit the
+    /// data.
     pub fn resume(backend: B, archive: &Archive, source: impl Into<Source>) -> Result<Self, Error> {
         Self::resume_with(backend, archive, source, &Registry::new())
     }
@@ -137,7 +139,7 @@ impl<B: Backend> Trainer<B> {
         let best = match (run.best_nll, &run.best) {
             (Some(nll), Some(document)) => {
                 let flow = Flow::restore(backend.clone(), document, "best.", archive, registry)?;
-                Some(Best { nll, classification: run.best_classification, flow })
+                Some(Best { nll, classification: run.best_classification, flow, log_prob: None })
             }
             (None, None) => None,
             _ => return Err(format("a best model without its score, or the reverse")),
@@ -157,9 +159,8 @@ impl<B: Backend> Trainer<B> {
         if best.as_ref().is_some_and(|best| best.flow.config() != flow.config()) {
             return Err(format("the best model is of another configuration than the run"));
         }
-        let standardiser = flow.standardiser().clone();
-        let mut trainer = Self::new(flow, source, &run.config, run.budget, key)?;
-        trainer.flow.set_standardiser(standardiser)?;
+        let columns = Columns::Given(flow.columns().clone());
+        let mut trainer = Self::start(flow, source, &run.config, run.budget, key, columns)?;
         trainer.flow.set_provenance(provenance);
         let shape = backend.shape(&trainer.average);
         let load = |name: &str| -> Result<B::Tensor, Error> {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
-use super::source::{Batches, Drawing, Drawn, Source, ValidationSet};
-use super::{Budget, TrainConfig};
+use super::source::{Batches, Columns, Drawing, Drawn, Source, ValidationSet};
+use super::validation::Best;
+use super::{Budget, TrainConfig, Validation, Verdict};
 use crate::batch::SampleWeights;
 use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
@@ -36,56 +37,6 @@ pub struct StepReport {
     pub classification: Option<ClassificationScore>,
 }
 
-/// A validation of the averaged weights (EMA).
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Validation {
-    /// The step it follows.
-    pub step: u64,
-    /// The mean of −log p over the validation samples, nats in the data's units.
-    pub nll: f64,
-    /// The standard error of that mean, nats.
-    pub standard_error: f64,
-    /// The score of a hybrid model's classifier on the same samples.
-    pub classification: Option<ClassificationScore>,
-    /// Marks the best so far, whose weights are kept.
-    pub improved: bool,
-}
-
-/// The answer of an observer of a run: nothing, or with [`ControlFlow`](std::ops::ControlFlow) whether to go on.
-pub trait Verdict {
-    /// Returns `true` if the run goes on.
-    fn goes_on(&self) -> bool;
-}
-
-impl Verdict for () {
-    fn goes_on(&self) -> bool {
-        true
-    }
-}
-
-impl Verdict for std::ops::ControlFlow<()> {
-    fn goes_on(&self) -> bool {
-        self.is_continue()
-    }
-}
-
-/// Validations of a run whose settings leave it open.
-const VALIDATIONS: u64 = 40;
-
-/// The best averaged weights.
-#[derive(Debug, Clone)]
-pub(super) struct Best<B: Backend> {
-    pub(super) nll: f64,
-    pub(super) classification: Option<ClassificationScore>,
-    pub(super) flow: Flow<B>,
-}
-
-/// The objective, nats: −log p(x), or with a classifier λ (−log p(x)) − log p(y | x).
-fn objective(nll: f64, classification: Option<ClassificationScore>, density_weight: f64) -> f64 {
-    classification.map_or(nll, |score| density_weight * nll + score.cross_entropy)
-}
-
 /// A run of training.
 #[derive(Debug)]
 pub struct Trainer<B: Backend> {
@@ -109,24 +60,36 @@ pub struct Trainer<B: Backend> {
     prepared: PreparedFlow<B>,
     /// The weight of the latest step's samples, 1 where they have none.
     weight: f64,
+    /// The sum of ln |det| of the columns' maps over the latest step's samples, by weight, unless all have the same.
+    log_det: Option<f64>,
     batches: Batches,
-    validation: ValidationSet,
+    pub(super) validation: ValidationSet,
 }
 
 impl<B: Backend> Trainer<B> {
-    /// Starts a run. The standardisation of the training samples becomes part of the flow.
+    /// Starts a run. The maps of the training samples' columns, fitted as the settings say, become part of the flow.
     ///
     /// # Errors
     /// Returns [`Error::Config`] for settings out of range, [`Error::Input`] for data that do not fit the flow,
-    /// [`Error::Data`] for data that cannot be split or standardised.
+    /// [`Error::Data`] for data that cannot be split or standardised, or that are not what is declared of them.
     pub fn new(
-        mut flow: Flow<B>,
+        flow: Flow<B>,
         source: impl Into<Source>,
         config: &TrainConfig,
         budget: Budget,
         key: Key,
     ) -> Result<Self, Error> {
-        let source = source.into();
+        Self::start(flow, source.into(), config, budget, key, Columns::Fit(&config.column_settings()))
+    }
+
+    pub(super) fn start(
+        mut flow: Flow<B>,
+        source: Source,
+        config: &TrainConfig,
+        budget: Budget,
+        key: Key,
+        columns: Columns<'_>,
+    ) -> Result<Self, Error> {
         config.check()?;
         budget.check()?;
         if source.sample_shape() != flow.config().sample_shape() {
@@ -144,10 +107,10 @@ impl<B: Backend> Trainer<B> {
         source.check(classes)?;
         let fingerprint = source.fingerprint(classes);
         let table = source.data().and_then(Dataset::table);
-        let columns = table.and_then(|table| table.columns().map(<[String]>::to_vec));
+        let names = table.and_then(|table| table.columns().map(<[String]>::to_vec));
         flow.set_provenance(Provenance {
             data: fingerprint.clone(),
-            columns,
+            columns: names,
             seed: key.seed(),
             ..Provenance::default()
         });
@@ -159,8 +122,8 @@ impl<B: Backend> Trainer<B> {
             classes,
             key,
         };
-        let (batches, validation, standardiser) = Batches::new(source, drawing)?;
-        flow.set_standardiser(standardiser)?;
+        let (batches, validation, columns) = Batches::new(source, drawing, columns)?;
+        flow.set_columns(columns)?;
         let backend = flow.backend().clone();
         let parameters = flat_parameters(&flow);
         let zeros = || backend.full(0.0, backend.shape(&parameters));
@@ -176,6 +139,7 @@ impl<B: Backend> Trainer<B> {
             parameters,
             prepared,
             weight: 1.0,
+            log_det: None,
             flow,
             config,
             budget,
@@ -266,22 +230,6 @@ impl<B: Backend> Trainer<B> {
         spent || (self.config.patience > 0 && self.without_improvement >= self.config.patience)
     }
 
-    /// Returns `true` if the settings ask for a validation now.
-    pub fn validation_due(&self) -> bool {
-        let validated = self.last_validation.as_ref().is_some_and(|v| v.step == self.step);
-        let due = match (self.config.validate_every, self.budget) {
-            (0, Budget::Steps(steps)) => self.step.is_multiple_of((steps / VALIDATIONS).max(10)),
-            (0, Budget::Time(_)) => self.milestone() > self.milestone,
-            (every, _) => self.step.is_multiple_of(every),
-        };
-        !validated && (self.finished() || due)
-    }
-
-    /// The number of the latest of the validations that are laid over the run.
-    pub(super) fn milestone(&self) -> u64 {
-        (self.progress() * VALIDATIONS as f64) as u64
-    }
-
     /// Steps and validates until the run is finished or the observer, which is told of every step, stops it with
     /// [`ControlFlow::Break`](std::ops::ControlFlow::Break). The last validation of a finished run is always made.
     ///
@@ -293,6 +241,9 @@ impl<B: Backend> Trainer<B> {
         &mut self,
         mut observe: impl FnMut(&StepReport, Option<&Validation>) -> V,
     ) -> Result<(), Error> {
+        if self.validation_due() {
+            self.validate()?;
+        }
         while !self.finished() {
             let report = self.step()?;
             let validation = if self.validation_due() { Some(self.validate()?) } else { None };
@@ -318,9 +269,7 @@ impl<B: Backend> Trainer<B> {
 
     fn advance(&mut self) -> Result<StepReport, Error> {
         let backend = self.flow.backend().clone();
-        if !self.initialised {
-            self.initialise()?;
-        }
+        self.initialise_once()?;
         let step = self.step + 1;
         let rate = self.config.rate(step, self.progress());
         let gradient = self.gradient(&backend)?;
@@ -330,7 +279,8 @@ impl<B: Backend> Trainer<B> {
         let loss = if (self.weight - 1.0).abs() < 1e-9 { loss } else { loss / self.weight };
         self.step = step;
         self.flow.set_provenance(Provenance { steps: step, ..self.flow.provenance().clone() });
-        let constant = self.prepared.base().constant() - self.flow.standardiser().log_det();
+        let log_det = self.log_det.map_or_else(|| self.flow.standardiser().log_det(), |sum| sum / self.weight);
+        let constant = self.prepared.base().constant() - log_det;
         Ok(StepReport {
             step,
             train_nll: loss + constant,
@@ -353,9 +303,13 @@ impl<B: Backend> Trainer<B> {
         let share = 1.0 / self.step_samples() as f64;
         let alike = backend.full(share, [count, 1].into());
         let mut sum: Option<Gradient<B>> = None;
-        self.weight = 0.0;
+        (self.weight, self.log_det) = (0.0, None);
         for part in 0..self.config.accumulate {
-            let Drawn { batch, targets, weights: own } = self.batch(backend, part);
+            let Drawn { batch, targets, weights: own, log_det } = self.batch(backend, part);
+            if let Some(log_det) = log_det {
+                let weigh = |(i, l): (usize, &f64)| own.as_ref().map_or(1.0, |own| own[i]) * share * l;
+                *self.log_det.get_or_insert(0.0) += log_det.iter().enumerate().map(weigh).sum::<f64>();
+            }
             let batch = batch.starting_at((part * count) as u64);
             self.weight += own.as_ref().map_or(count as f64, |own| own.iter().sum()) * share;
             let weights = own.map_or_else(|| alike.clone(), |own| column(backend, own.into_iter().map(|w| w * share)));
@@ -457,8 +411,11 @@ impl<B: Backend> Trainer<B> {
         }
     }
 
-    /// Walks all of the first step's batches through the chain, initialising each transform.
-    fn initialise(&mut self) -> Result<(), Error> {
+    /// Walks all of the first step's batches through the chain, initialising each transform, unless that was done.
+    pub(super) fn initialise_once(&mut self) -> Result<(), Error> {
+        if self.initialised {
+            return Ok(());
+        }
         let b = self.flow.backend().clone();
         let (mut shards, mut weights) = (Vec::new(), Vec::new());
         for part in 0..self.config.accumulate {
@@ -498,57 +455,6 @@ impl<B: Backend> Trainer<B> {
             }
         });
         found
-    }
-
-    /// Builds the flow with the averaged weights (EMA), its power iterations converged on them.
-    pub fn averaged(&self) -> Flow<B> {
-        let mut flow = self.flow.clone();
-        if self.config.average > 0.0 {
-            let b = flow.backend().clone();
-            let mut at = 0;
-            flow.visit_mut(&mut |_, tensor, role| {
-                if role.is_trained() {
-                    let shape = b.shape(tensor);
-                    *tensor = b.reshape(&b.narrow(&self.average, 0, at, shape.elements()), shape);
-                    at += shape.elements();
-                }
-            });
-            flow.update_spectral_norms(PowerIteration::converge::<B>());
-        }
-        flow
-    }
-
-    /// Evaluates the averaged weights on the validation samples and keeps them if they are the best.
-    ///
-    /// # Errors
-    /// Returns [`Error::Transform`] if a transform of your own fails, [`Error::Backend`] if the device does.
-    pub fn validate(&mut self) -> Result<Validation, Error> {
-        let start = std::time::Instant::now();
-        let mut flow = self.averaged();
-        let (samples, key) = (self.validation.samples(), self.key.named("validation"));
-        let prepared = flow.prepare();
-        let result = prepared.log_prob(samples, key)?;
-        let nll = -result.mean();
-        let labels = samples.labels().filter(|_| prepared.classifies());
-        let score = |labels| prepared.classify(samples, key)?.score_weighted(labels, samples.weights());
-        let classification = labels.map(score).transpose()?;
-        let weigh = |nll, classification| objective(nll, classification, self.config.density_weight);
-        let value = weigh(nll, classification);
-        let better = |best: &Best<B>| value < weigh(best.nll, best.classification);
-        let improved = value.is_finite() && self.best.as_ref().is_none_or(better);
-        if improved {
-            flow.set_provenance(Provenance { validation_nll: Some(nll), ..flow.provenance().clone() });
-            self.best = Some(Best { nll, classification, flow });
-            self.without_improvement = 0;
-        } else {
-            self.without_improvement = self.without_improvement.saturating_add(1);
-        }
-        let (step, standard_error) = (self.step, result.mean_standard_error());
-        let validation = Validation { step, nll, standard_error, classification, improved };
-        self.last_validation = Some(validation.clone());
-        self.elapsed += start.elapsed();
-        self.milestone = self.milestone();
-        Ok(validation)
     }
 
     /// The best validated averaged weights; before any validation, the average as it is.

@@ -34,6 +34,11 @@ impl<B: Backend> ActNorm<B> {
         Self { log_scale: zeros(), bias: zeros(), initialised: backend.full(0.0, [1].into()), features }
     }
 
+    /// Builds the identity, which no batch changes: it counts as initialised.
+    pub fn identity(backend: &B, features: usize) -> Self {
+        Self { initialised: backend.full(1.0, [1].into()), ..Self::new(backend, features) }
+    }
+
     /// Takes stored s and b, `[d]` each; counts as initialised.
     ///
     /// # Errors

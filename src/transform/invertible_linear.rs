@@ -66,6 +66,16 @@ impl<B: Backend> InvertibleLinear<B> {
         })
     }
 
+    /// Builds the identity.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] for a map of no features.
+    pub fn identity(backend: &B, features: usize) -> Result<Self, ConfigError> {
+        let numbers = features.saturating_mul(features);
+        let one: Vec<f64> = (0..numbers).map(|e| f64::from(u8::from(e % (features + 1) == 0))).collect();
+        Self::from_matrix(backend, features, &one)
+    }
+
     /// Draws a random orthogonal matrix, a function of the key: its log det is 0.
     ///
     /// # Errors
@@ -78,9 +88,56 @@ impl<B: Backend> InvertibleLinear<B> {
     }
 }
 
-fn counting<B: Backend>(backend: &B, features: usize) -> B::Tensor {
+/// 0, 1, …, c − 1.
+pub(super) fn counting<B: Backend>(backend: &B, features: usize) -> B::Tensor {
     let count: Vec<_> = (0..features).map(|i| B::Elem::from_f64(i as f64)).collect();
     backend.upload(&count, [features].into())
+}
+
+/// Matrices of zeros and ones, `[c, c]`.
+#[derive(Debug)]
+pub(super) struct Masks<B: Backend> {
+    pub(super) below: B::Tensor,
+    pub(super) diagonal: B::Tensor,
+    pub(super) above: B::Tensor,
+    /// A one in row i and column `permutation[i]`.
+    pub(super) permutation: B::Tensor,
+}
+
+impl<B: Backend> Masks<B> {
+    /// Of a permutation `[c]` and of 0, 1, …, c − 1.
+    pub(super) fn new(backend: &B, count: &B::Tensor, permutation: &B::Tensor) -> Self {
+        let n = backend.shape(count).elements();
+        let spread = |x: &B::Tensor| backend.binary(Binary::Add, backend.full(0.0, [n, n].into()), x);
+        let column = |x: &B::Tensor| backend.reshape(x, [n, 1].into());
+        let columns = spread(count);
+        // ones where the number of the column is that of a vector's entry
+        let hot = |numbers: &B::Tensor| {
+            let apart = backend.binary(Binary::Sub, columns.clone(), &column(numbers));
+            let apart = backend.unary(Unary::Abs, apart);
+            backend.binary(Binary::LessEqual, apart, &backend.full(0.5, [1].into()))
+        };
+        let diagonal = hot(count);
+        let below = backend.binary(Binary::Less, columns.clone(), &column(count));
+        let above = backend.binary(Binary::Less, spread(&column(count)), &columns);
+        Self { below, diagonal, above, permutation: hot(permutation) }
+    }
+}
+
+/// Checks that a stored tensor `[c]` holds each of 0 to c − 1 once.
+pub(super) fn check_permutation<B: Backend>(backend: &B, permutation: &B::Tensor, path: &str) -> Result<(), Error> {
+    let mut seen = vec![false; backend.shape(permutation).elements()];
+    for at in backend.download(permutation)? {
+        let at = at.to_f64();
+        match seen.get_mut(at as usize) {
+            Some(seen) if at >= 0.0 && at.fract() == 0.0 && !*seen => *seen = true,
+            _ => {
+                let (name, problem) = (format!("{path}.permutation"), "is no permutation".into());
+                return Err(Error::Checkpoint(CheckpointError::Tensor { name, problem }));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes the rows orthonormal by Gram and Schmidt, twice over.
@@ -156,14 +213,7 @@ impl<B: Backend> Module<B> for InvertibleLinear<B> {
             let name = format!("{path}.{leaf}");
             Err(Error::Checkpoint(CheckpointError::Tensor { name, problem: problem.into() }))
         };
-        let mut seen = vec![false; self.features];
-        for at in backend.download(&self.permutation)? {
-            let at = at.to_f64();
-            match seen.get_mut(at as usize) {
-                Some(seen) if at >= 0.0 && at.fract() == 0.0 && !*seen => *seen = true,
-                _ => return wrong("permutation", "is no permutation"),
-            }
-        }
+        check_permutation(backend, &self.permutation, path)?;
         if backend.download(&self.sign)?.iter().any(|s| s.to_f64().abs() != 1.0) {
             return wrong("sign", "holds other numbers than 1 and −1");
         }
@@ -179,24 +229,12 @@ impl<B: Backend> Module<B> for InvertibleLinear<B> {
 impl<B: Backend> Bijection<B> for InvertibleLinear<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
         let n = self.features;
-        let spread = |x: &B::Tensor| backend.binary(Binary::Add, backend.full(0.0, [n, n].into()), x);
-        let column = |x: &B::Tensor| backend.reshape(x, [n, 1].into());
-        let columns = spread(&self.count);
-        // ones where the number of the column is that of a vector's entry
-        let hot = |numbers: &B::Tensor| {
-            let apart = backend.binary(Binary::Sub, columns.clone(), &column(numbers));
-            let apart = backend.unary(Unary::Abs, apart);
-            backend.binary(Binary::LessEqual, apart, &backend.full(0.5, [1].into()))
-        };
-        let diagonal = hot(&self.count);
-        let below = backend.binary(Binary::Less, columns.clone(), &column(&self.count));
-        let above = backend.binary(Binary::Less, spread(&column(&self.count)), &columns);
+        let Masks { below, diagonal, above, permutation } = Masks::new(backend, &self.count, &self.permutation);
         let part = |mask: &B::Tensor| backend.binary(Binary::Mul, self.lu.clone(), mask);
         let logarithms = backend.reduce(Reduce::Sum, Over::Channel, &part(&diagonal));
         let pivots = backend.binary(Binary::Mul, backend.unary(Unary::Exp, logarithms.clone()), &self.sign);
         let lower = backend.axpy(1.0, &diagonal, part(&below));
         let upper = backend.axpy(1.0, &backend.binary(Binary::Mul, diagonal.clone(), &pivots), part(&above));
-        let permutation = hot(&self.permutation);
         let product = backend.matmul(&lower, false, &upper, false);
         closed_form(Prepared::<B> {
             weight: backend.matmul(&permutation, false, &product, false),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use resflow::backend::{Backend, Element as _, Key, Noise, Shape};
 use resflow::checkpoint::Archive;
-use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{BaseConfig, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::Table;
 use resflow::data::image::ImageSet;
 use resflow::estimator::Estimator;
@@ -141,6 +141,12 @@ fn norms(layers: usize) -> impl Strategy<Value = String> {
     prop_oneof![4 => Just("2".to_owned()), 1 => fixed, 1 => Just("learned".to_owned())]
 }
 
+/// Half of the flows are over N(0, I), and the others over other bases.
+fn base(seed: u64) -> BaseConfig {
+    const OTHERS: [&str; 3] = ["mixture:components=3", "mixture:components=2,covariance=diagonal", "student-t"];
+    OTHERS.get(seed as usize % 6).map_or(BaseConfig::Normal, |text| text.parse().expect("a base"))
+}
+
 /// Flows over rows of one to seven numbers, through one to three blocks.
 pub(crate) fn dense() -> impl Strategy<Value = Model> {
     dense_within(7, 3)
@@ -168,6 +174,7 @@ fn dense_within(dimension: usize, blocks: usize) -> impl Strategy<Value = Model>
                 training,
                 evaluation,
                 replicates: 3,
+                base: base(seed),
                 ..exact_config(d, blocks, &hidden)
             };
             Model::new(config.into(), seed)
@@ -223,6 +230,7 @@ fn pictures_within(blocks: usize, classes: usize) -> impl Strategy<Value = Model
                 training,
                 evaluation,
                 replicates: 2,
+                base: base(seed),
                 ..exact_images([h * times, w * times, c], &blocks)
             };
             (config, seed)

@@ -3,7 +3,7 @@
 
 use resflow::backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key,
-    Noise, Over, Padding, Reduce, SeriesState, Shape, TermWeight, Unary,
+    Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, Unary,
 };
 use resflow::flow::Gradient;
 
@@ -95,6 +95,11 @@ impl<B: Backend> Backend for Cut<B> {
             rule: &FixedPointRule, y: &B::Tensor, g: &B::Tensor, state: FixedPointState<B::Tensor>
         ) -> FixedPointState<B::Tensor>;
         power_iteration(w: &B::Tensor, u: B::Tensor, v: B::Tensor, count: usize) -> [B::Tensor; 3];
+        spline(rule: &Spline, x: &B::Tensor, raw: &B::Tensor) -> [B::Tensor; 2];
+        spline_inverse(rule: &Spline, y: &B::Tensor, raw: &B::Tensor) -> B::Tensor;
+        spline_reverse(
+            rule: &Spline, x: &B::Tensor, raw: &B::Tensor, gy: &B::Tensor, weights: &B::Tensor
+        ) -> SplineReverse<B::Tensor>;
         adam_step(
             rule: &AdamStep, scale: &B::Tensor, gate: &B::Tensor, decayed: &B::Tensor, parameters: B::Tensor,
             moments: [B::Tensor; 2], gradient: &B::Tensor

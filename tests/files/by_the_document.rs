@@ -6,9 +6,10 @@ use std::num::NonZeroUsize;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise};
 use resflow::bijection::Bijection;
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
-use resflow::data::Table;
+use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
+use resflow::data::column::{Asinh, Grid, Spline};
 use resflow::data::image::ImageSet;
+use resflow::data::{ColumnMap, ColumnMaps, Support, Table};
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::lipschitz::PowerIteration;
@@ -103,6 +104,92 @@ fn couplings_over_rows() {
     agrees("glow with a concatenated activation", &flow(config));
 }
 
+fn affine(centre: f64, scale: f64) -> ColumnMap {
+    ColumnMap::affine(centre, scale).expect("in range")
+}
+
+#[test]
+fn maps_of_columns() {
+    let spline = |at: f64| {
+        let values = vec![at, at + 0.5, at + 1.7, at + 2.0];
+        Spline::new(values, vec![-1.0, 0.2, 0.9, 1.4], vec![2.0, 0.5, 1.0, 1.5]).expect("it increases")
+    };
+    let asinh = Asinh::new(0.5, 0.1, 1.3).expect("in range");
+    let supported = |support| affine(0.3, 0.8).with_values(support, None).expect("a support");
+    let maps = vec![
+        affine(0.2, 1.5).with_marginal(Some(asinh), None),
+        supported(Support::Above(-9.0)).with_marginal(None, Some(spline(-1.0))),
+        supported(Support::Below(9.0)).with_marginal(Some(asinh), Some(spline(-0.7))),
+        supported(Support::Between(-9.0, 10.0)),
+        affine(-0.5, 0.1),
+    ];
+    let config = FlowConfig { blocks: 2, hidden: vec![5], ..FlowConfig::new(5) };
+    let mut mapped = flow(config);
+    mapped.set_columns(ColumnMaps::new(maps.clone()).expect("columns")).expect("of the width");
+    agrees("maps of columns", &mapped);
+    // with transforms in a list too
+    let config = FlowConfig { blocks: 2, hidden: vec![5], ..FlowConfig::new(5) };
+    let transforms = Flow::new(cpu(), &config, Key::new(1)).expect("valid").transforms().to_vec();
+    let mut listed = Flow::from_transforms(cpu(), FlowConfig::new(5), transforms).expect("samples pass");
+    listed.set_columns(ColumnMaps::new(maps).expect("columns")).expect("of the width");
+    assert_eq!(listed.to_archive().expect("stored").document["model"]["format"], 4);
+    agrees("maps of columns before listed transforms", &moved(listed, 5));
+}
+
+/// The mean density over a cell by the document, against that over many draws by the library.
+#[test]
+fn columns_on_grids() {
+    let grid = Grid::new(0.5, 0.25).expect("a grid");
+    let map = affine(0.1, 0.9).with_values(Support::Above(0.25), Some(grid)).expect("a support");
+    let mut flow = flow(FlowConfig { blocks: 2, hidden: vec![5], ..FlowConfig::new(2) });
+    let maps = ColumnMaps::new(vec![map, affine(0.5, 2.0)]).expect("columns").with_draws(400).expect("in range");
+    flow.set_columns(maps).expect("of the width");
+    let document = Document::read(&flow.to_archive().expect("stored").to_bytes().expect("stored"));
+    let rows = vec![0.25, 1.0, 0.75, -1.0, 2.25, 0.3];
+    let said = flow.log_prob(&Table::new(None, 2, rows.clone()).expect("finite"), Key::new(2)).expect("rows");
+    for (i, row) in rows.chunks(2).enumerate() {
+        let at =
+            |k: usize| document.log_prob(&[row[0] + ((k as f64 + 0.5) / 200.0 - 0.5) * 0.5, row[1]]).log_prob.exp();
+        let expected = ((0..200).map(at).sum::<f64>() / 200.0).ln();
+        let (value, error) = (said.values[i], said.standard_error[i]);
+        assert!(error > 0.0 && (value - expected).abs() < 5.0 * error + 1e-4, "{value} ± {error}, {expected}");
+    }
+}
+
+/// Other base densities, and couplings that began as the identity.
+#[test]
+fn other_bases() {
+    for base in ["mixture:components=3", "mixture:components=2,covariance=diagonal", "student-t"] {
+        let base: BaseConfig = base.parse().expect("a base");
+        for (family, start) in [(Family::Residual, Start::Random), (Family::RealNvp, Start::Identity)] {
+            let config = FlowConfig { blocks: 2, hidden: vec![5], base, start, ..FlowConfig::of(family, 3) };
+            let config = FlowConfig { activation: Nonlinearity::LipSwish, ..config };
+            let flow = flow(config);
+            assert_eq!(flow.to_archive().expect("stored").document["model"]["format"], 4);
+            agrees(&format!("{base}, {family}"), &flow);
+        }
+        agrees(&format!("{base}, images"), &flow(ImageConfig { base, factor_out: true, ..images() }));
+    }
+    let config = ImageConfig { blocks: vec![2, 2], start: Start::Identity, ..images().of(Family::Glow) };
+    agrees("centred couplings of images", &flow(config));
+    let rows =
+        FlowConfig { blocks: 2, hidden: vec![4], base: "mixture".parse().expect("a base"), ..FlowConfig::new(3) };
+    let all = Flow::new(cpu(), &rows, Key::new(1)).expect("valid").transforms().to_vec();
+    let listed = Flow::from_transforms(cpu(), rows, all.into_iter().rev().collect()).expect("samples pass");
+    agrees("listed, over a mixture", &moved(listed, 5));
+}
+
+#[test]
+fn spline_flows() {
+    for (dimension, blocks, actnorm) in [(2, 3, false), (3, 2, true), (5, 1, false)] {
+        let config = FlowConfig { blocks, hidden: vec![4, 6], actnorm, ..FlowConfig::of(Family::Nsf, dimension) };
+        let config = FlowConfig { activation: Nonlinearity::LipSwish, bins: 5, bound: 1.5, ..config };
+        agrees(&format!("{dimension} dimensions"), &flow(config.clone()));
+        let config = FlowConfig { activation: Nonlinearity::ClipSwish, initial_scale: 1.0, ..config };
+        agrees(&format!("{dimension} dimensions, a concatenated activation"), &flow(config));
+    }
+}
+
 fn images() -> ImageConfig {
     ImageConfig {
         height: 4,
@@ -151,8 +238,11 @@ fn listed_transforms() {
     let rows = |family| FlowConfig { blocks: 2, hidden: vec![4], ..FlowConfig::of(family, 3) };
     let of = |config: FlowConfig| Flow::new(cpu(), config, Key::new(1)).expect("valid").transforms().to_vec();
     let (residual, glow) = (of(rows(Family::Residual)), of(rows(Family::Glow)));
+    let nsf = of(rows(Family::Nsf));
     let all: Vec<Box<dyn Bijection<Cpu>>> =
-        [&residual[1], &glow[2], &glow[1], &residual[3], &glow[5], &residual[0]].map(Clone::clone).to_vec();
+        [&residual[1], &glow[2], &nsf[0], &glow[1], &residual[3], &nsf[3], &glow[5], &residual[0]]
+            .map(Clone::clone)
+            .to_vec();
     let listed = Flow::from_transforms(cpu(), FlowConfig::new(3), all).expect("samples pass");
     let archive = listed.to_archive().expect("stored");
     assert_eq!(archive.document["model"]["format"], 3);

@@ -5,7 +5,7 @@ use npyz::WriterBuilder as _;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use resflow::backend::Key;
-use resflow::data::{self, DataError, Place, Standardiser, Table, ToyDensity, csv, npy};
+use resflow::data::{self, DataError, Fault, Place, Standardiser, Table, ToyDensity, csv, npy};
 
 fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
@@ -115,12 +115,19 @@ proptest! {
         let name = header.then(|| format!("c{column}"));
         let expected = Place::Line { line: bad_line, column: column + 1, name };
         match (fault, csv::read(text.as_bytes()).expect_err("a fault")) {
-            ("1,2", DataError::Ragged { line, found, expected }) => {
+            ("1,2", DataError::Ragged { line, found, expected, .. }) => {
                 prop_assert_eq!((line, found, expected), (bad_line, width + 1, width));
             }
-            ("", DataError::Missing { place })
-            | ("x" | "\u{e9}", DataError::NotANumber { place, .. })
-            | ("NaN" | "-inf" | "1e999", DataError::NotFinite { place, .. }) => prop_assert_eq!(place, expected),
+            (fault, DataError::Cells(faults)) => {
+                let [only] = &faults.columns[..] else { panic!("{faults:?}") };
+                prop_assert_eq!((&only.places, only.count), (&vec![expected], 1));
+                let right = match fault {
+                    "" | "NaN" => matches!(&only.fault, Fault::Missing { text } if text == fault),
+                    "x" | "\u{e9}" => matches!(&only.fault, Fault::Text { text } if text == fault),
+                    _ => matches!(only.fault, Fault::Infinite { value } if value.is_infinite()),
+                };
+                prop_assert!(right && faults.rows == rows.len(), "{:?}", faults);
+            }
             (_, error) => prop_assert!(false, "{error}"),
         }
     }
@@ -140,7 +147,16 @@ proptest! {
         poisoned[start + 8 * at..][..8].copy_from_slice(&bad.to_le_bytes());
         let expected = Place::Index { row: at / table.width(), column: at % table.width(), name: None };
         match npy::read(&poisoned).expect_err("a fault") {
-            DataError::NotFinite { place, .. } => prop_assert_eq!(place, expected),
+            DataError::Cells(faults) => {
+                let [only] = &faults.columns[..] else { panic!("{faults:?}") };
+                prop_assert_eq!(&only.places, &vec![expected]);
+                let right = match only.fault {
+                    Fault::Missing { .. } => bad.is_nan(),
+                    Fault::Infinite { value } => value == bad,
+                    _ => false,
+                };
+                prop_assert!(right, "{:?}", faults);
+            }
             error => prop_assert!(false, "{error}"),
         }
         let cut = cut.index(file.len());
@@ -208,7 +224,7 @@ proptest! {
 }
 
 #[test]
-fn files_are_told_apart_by_their_names() {
+fn files_are_told_apart_by_their_content() {
     let folder = tempfile::tempdir().expect("a folder");
     let table = Table::new(Some(vec!["a".into(), "b".into()]), 2, vec![0.1, -2.0, 3e-7, 4.0]).expect("a table");
     for name in ["table.csv", "table.npy", "TABLE.CSV"] {
@@ -216,8 +232,19 @@ fn files_are_told_apart_by_their_names() {
         data::write(&table, &path).expect("written");
         assert_eq!(data::read(&path).expect("read").values(), table.values());
     }
+    // whatever their names
+    for (from, to) in [("table.csv", "table.txt"), ("table.npy", "array.csv"), ("table.csv", "text.npy")] {
+        std::fs::copy(folder.path().join(from), folder.path().join(to)).expect("a copy");
+        assert_eq!(data::read(folder.path().join(to)).expect(to).values(), table.values());
+        assert_eq!(data::open(folder.path().join(to)).expect(to).data.table().map(Table::values), Some(table.values()));
+    }
     let message = |name: &str| data::read(folder.path().join(name)).expect_err(name).to_string();
-    assert!(message("table.txt").ends_with("table.txt: the file's name must end in .csv or .npy"));
+    assert!(
+        data::write(&table, folder.path().join("x.txt"))
+            .expect_err("a name")
+            .to_string()
+            .ends_with("must end in .csv or .npy")
+    );
     assert!(message("absent.csv").contains("absent.csv: "));
     std::fs::create_dir(folder.path().join("folder.npy")).expect("a folder");
     assert!(message("folder.npy").contains("folder.npy: "));

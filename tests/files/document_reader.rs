@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
+use statrs::function::gamma::ln_gamma;
+
+use crate::document_spline::{lu_linear, spline, spline_stages};
 
 /// The contents of a file.
 pub(crate) struct Document {
@@ -13,6 +16,8 @@ pub(crate) struct Document {
     images: bool,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
     pub(crate) stages: Vec<Value>,
+    /// What the document says of the columns besides centres and scales.
+    pub(crate) columns: Option<Vec<Value>>,
 }
 
 /// What came of a sample.
@@ -74,7 +79,7 @@ fn logistic(v: f64) -> f64 {
     1.0 / (1.0 + (-v).exp())
 }
 
-fn softplus(v: f64) -> f64 {
+pub(crate) fn softplus(v: f64) -> f64 {
     v.max(0.0) + (-v.abs()).exp().ln_1p()
 }
 
@@ -112,7 +117,7 @@ fn log_det(n: usize, mut a: Vec<f64>) -> f64 {
     sum
 }
 
-fn number(value: &Value) -> usize {
+pub(crate) fn number(value: &Value) -> usize {
     usize::try_from(value.as_u64().expect("a whole number")).expect("small")
 }
 
@@ -143,23 +148,26 @@ impl Document {
         let tensors = tensors.collect();
         let images = model["config"].get("images").is_some();
         let config = model["config"][if images { "images" } else { "rows" }].clone();
-        let stages = match (model["format"].as_u64(), model.get("chain")) {
-            (Some(3), Some(chain)) => chain.as_array().expect("a list").clone(),
-            (Some(2), None) if images => image_stages(&config),
-            (Some(2), None) => row_stages(&config),
+        let columns = model.get("columns").map(|columns| columns["maps"].as_array().expect("a list").clone());
+        let extended = columns.is_some() || config.get("base").is_some() || config.get("start").is_some();
+        let stages = match (model["format"].as_u64(), model.get("chain"), extended) {
+            (Some(3), Some(chain), false) | (Some(4), Some(chain), true) => chain.as_array().expect("a list").clone(),
+            (Some(2), None, false) | (Some(4), None, true) if images => image_stages(&config),
+            (Some(2), None, false) | (Some(4), None, true) => row_stages(&config),
             other => panic!("{other:?}"),
         };
-        Self { config, images, tensors, stages }
+        Self { config, images, tensors, stages, columns }
     }
 
-    fn get(&self, name: &str) -> &[f64] {
+    pub(crate) fn get(&self, name: &str) -> &[f64] {
         &self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}")).1
     }
 
-    /// log p of a sample: a row in the data's units, or an image's numbers in (C, H, W) order.
+    /// log p of a sample: a row in the data's units, or an image's numbers in (C, H, W) order; where columns are on grids,
+    /// the density at a point of the sample's cell.
     pub(crate) fn log_prob(&self, sample: &[f64]) -> Read {
-        let (mean, deviation) = (self.get("standardise.mean"), self.get("standardise.deviation"));
-        let standard: Vec<f64> = (0..sample.len()).map(|i| (sample[i] - mean[i]) / deviation[i]).collect();
+        let columns: Vec<[f64; 2]> = (0..sample.len()).map(|i| self.column(i, sample[i])).collect();
+        let standard: Vec<f64> = columns.iter().map(|c| c[0]).collect();
         let shape = if self.images {
             ["height", "width", "channels"].map(|key| number(&self.config[key])).to_vec()
         } else {
@@ -184,15 +192,47 @@ impl Document {
             at = y.part(0, stay);
         }
         z.extend(at.flat());
-        let d = z.len() as f64;
-        let energy = 0.5 * z.iter().map(|z| z * z).sum::<f64>() + 0.5 * d * (2.0 * std::f64::consts::PI).ln();
-        let scale: f64 = deviation.iter().map(|s| s.ln()).sum();
-        log_det -= scale;
+        log_det += columns.iter().map(|c| c[1]).sum::<f64>();
         let classes = (!heads.is_empty()).then(|| {
             let at = Sample { shape: vec![features.len()], x: features };
             softmax(&self.affine("classifier.linear", None, &at, true).x)
         });
-        Read { log_prob: log_det - energy, log_det, z, classes }
+        Read { log_prob: log_det + self.base(&z), log_det, z, classes }
+    }
+
+    /// log p₀(z).
+    fn base(&self, z: &[f64]) -> f64 {
+        let (d, tau) = (z.len(), std::f64::consts::TAU);
+        let base = self.config.get("base");
+        if base.is_none() {
+            return -0.5 * (z.iter().map(|z| z * z).sum::<f64>() + d as f64 * tau.ln());
+        }
+        if base == Some(&json!("student-t")) {
+            let one = |(z, raw): (&f64, &f64)| {
+                let nu = 1.0 + softplus(*raw);
+                ln_gamma(0.5 * (nu + 1.0))
+                    - ln_gamma(0.5 * nu)
+                    - 0.5 * (std::f64::consts::PI * nu).ln()
+                    - 0.5 * (nu + 1.0) * (z * z / nu).ln_1p()
+            };
+            return z.iter().zip(self.get("base.raw")).map(one).sum();
+        }
+        let (logits, means, factors) = (self.get("base.logits"), self.get("base.means"), self.get("base.factors"));
+        let full = text(&base.expect("a base")["mixture"], "covariance") == "full";
+        let total: f64 = logits.iter().map(|l| l.exp()).sum();
+        let density = |k: usize| {
+            let a = |i: usize, j: usize| match (full, i == j) {
+                (true, true) => factors[(k * d + i) * d + i].min(1e4_f64.ln()).exp(),
+                (true, false) => factors[(k * d + i) * d + j],
+                (false, true) => factors[k * d + i].min(1e4_f64.ln()).exp(),
+                (false, false) => 0.0,
+            };
+            let y = |i: usize| (0..=i).map(|j| a(i, j) * (z[j] - means[k * d + j])).sum::<f64>();
+            let square: f64 = (0..d).map(|i| y(i).powi(2)).sum();
+            let volume: f64 = (0..d).map(|i| a(i, i)).product();
+            logits[k].exp() / total * volume * tau.powf(-0.5 * d as f64) * (-0.5 * square).exp()
+        };
+        (0..logits.len()).map(density).sum::<f64>().ln()
     }
 
     /// The number of the transform and the shape of the image that each head looks at.
@@ -268,6 +308,11 @@ impl Document {
             "flatten" => (Sample { shape: vec![x.x.len()], x: x.flat() }, 0.0),
             "residual-block" => self.block(path, &settings["net"], x),
             "coupling" => self.coupling(path, settings, x),
+            "lu-linear" => {
+                let (y, log_det) = lu_linear(get("lu"), get("bias"), get("permutation"), &x.x);
+                (Sample { shape: x.shape.clone(), x: y }, log_det)
+            }
+            "spline-coupling" => self.spline_coupling(path, settings, x),
             other => panic!("the document knows no transform {other}"),
         }
     }
@@ -308,12 +353,34 @@ impl Document {
         };
         let st = self.net(path, &settings["net"], &a, Vec::new()).0;
         assert_eq!(st.features(), 2 * moved, "{path}");
+        let centred = settings.get("centred").is_some_and(truth);
+        let centre = if centred { logistic(2.0) } else { 1.0 };
         let (mut y, mut log_det) = (x.clone(), 0.0);
         for e in (0..x.x.len()).filter(|&e| !stays(e)) {
             let (at, k) = (e / c * 2 * moved, e % c - first);
-            let scale = logistic(st.x[at + k] + 2.0);
+            let scale = logistic(st.x[at + k] + 2.0) / centre;
             y.x[e] = x.x[e] * scale + st.x[at + moved + k];
             log_det += scale.ln();
+        }
+        (y, log_det)
+    }
+
+    fn spline_coupling(&self, path: &str, settings: &Value, x: &Sample) -> (Sample, f64) {
+        let (c, splines) = (x.features(), &settings["splines"]);
+        let (bins, bound) = (number(&splines["bins"]), splines["bound"].as_f64().expect("B"));
+        let (first, last) = ((0, c - c / 2), (c - c / 2, c / 2));
+        let ((a, stays), (b, _)) = if truth(&settings["swapped"]) { (last, first) } else { (first, last) };
+        let raw = self.net(path, &settings["net"], &x.part(a, stays), Vec::new()).0.x;
+        let root = (number(&splines["hidden"]) as f64).sqrt();
+        let (mut y, mut log_det) = (x.clone(), 0.0);
+        let mut bend = |at: usize, raw: &[f64], root: f64| {
+            let [value, slope] = spline(bins, bound, root, raw, x.x[at]);
+            (y.x[at], log_det) = (value, log_det + slope.ln());
+        };
+        raw.chunks(3 * bins - 1).enumerate().for_each(|(i, raw)| bend(b + i, raw, root));
+        if truth(&splines["unconditional"]) {
+            let own = self.get(&format!("{path}.unconditional"));
+            own.chunks(3 * bins - 1).enumerate().for_each(|(i, raw)| bend(a + i, raw, 1.0));
         }
         (y, log_det)
     }
@@ -409,7 +476,7 @@ fn from_image(y: &Sample, shape: &[usize]) -> Sample {
     if y.shape.len() == 3 { y.clone() } else { from_flat(&y.x, shape) }
 }
 
-fn softmax(logits: &[f64]) -> Vec<f64> {
+pub(crate) fn softmax(logits: &[f64]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let powers: Vec<f64> = logits.iter().map(|l| (l - largest).exp()).collect();
     powers.iter().map(|p| p / powers.iter().sum::<f64>()).collect()
@@ -422,7 +489,13 @@ fn text<'a>(config: &'a Value, key: &str) -> &'a str {
 }
 
 /// A net of (kernel, inputs, outputs); 0 is linear.
-fn spelled(config: &Value, weights: &[(usize, usize, usize)], leads: bool, free: bool, two_norms: bool) -> Value {
+pub(crate) fn spelled(
+    config: &Value,
+    weights: &[(usize, usize, usize)],
+    leads: bool,
+    free: bool,
+    two_norms: bool,
+) -> Value {
     let activation = text(config, "activation");
     let coefficient = if free { Value::Null } else { config["coefficient"].clone() };
     let mut layers = Vec::new();
@@ -442,7 +515,7 @@ fn spelled(config: &Value, weights: &[(usize, usize, usize)], leads: bool, free:
 }
 
 /// (kernel, inputs, outputs) through some widths.
-fn weights(kernels: &[usize], widths: &[usize]) -> Vec<(usize, usize, usize)> {
+pub(crate) fn weights(kernels: &[usize], widths: &[usize]) -> Vec<(usize, usize, usize)> {
     kernels.iter().zip(widths.windows(2)).map(|(&k, w)| (k, w[0], w[1])).collect()
 }
 
@@ -474,7 +547,8 @@ fn coupling_stages(
     };
     let widths = [&[a], hidden, &[2 * b]].concat();
     let net = spelled(config, &weights(kernels, &widths), false, true, true);
-    let coupling = json!({ "coupling": { "shape": shape, "mask": mask, "net": net } });
+    let centred = config.get("start") == Some(&json!("identity"));
+    let coupling = json!({ "coupling": { "shape": shape, "mask": mask, "net": net, "centred": centred } });
     let map = (family(config) == "glow" && c > 1).then(|| json!({ "invertible-linear": { "features": c } }));
     map.into_iter().chain([coupling]).collect()
 }
@@ -489,7 +563,9 @@ fn row_stages(config: &Value) -> Vec<Value> {
     let mut stages: Vec<Value> = norm.clone().into_iter().collect();
     let kernels = vec![0; hidden.len() + 1];
     for i in 0..n {
-        if couples(config) {
+        if family(config) == "nsf" {
+            stages.extend(spline_stages(config, d, i, &kernels, &hidden));
+        } else if couples(config) {
             stages.extend(coupling_stages(config, &[d], n, i, &kernels, &hidden));
         } else {
             let widths = [&[d], &hidden[..], &[d]].concat();
@@ -497,6 +573,9 @@ fn row_stages(config: &Value) -> Vec<Value> {
             stages.push(json!({ "residual-block": { "shape": [d], "net": net } }));
         }
         stages.extend(norm.clone());
+    }
+    if family(config) == "nsf" {
+        stages.push(json!({ "lu-linear": { "features": d } }));
     }
     stages
 }

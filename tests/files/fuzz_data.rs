@@ -1,7 +1,7 @@
-//! The CSV and NPY readers over mutations of the fuzz targets' seeds, without a fuzzer.
+//! The readers of tables over mutations of the fuzz targets' seeds, without a fuzzer.
 
-use crate::checks;
 use crate::mutation::{fuzz, mutate};
+use crate::{checks, checks_tables};
 
 #[test]
 fn csv_reader_survives_mutations() {
@@ -49,4 +49,39 @@ fn npy_reader_survives_mutations() {
         b"(2, 3)",
     ];
     fuzz("npy", 150_000, checks::npy, |input, seeds, g| mutate(input, seeds, &tokens, g));
+}
+
+#[test]
+fn table_reader_survives_mutations() {
+    let tokens: [&[u8]; 28] = [
+        b",",
+        b";",
+        b"\t",
+        b"|",
+        b" ",
+        b"\n",
+        b"\r\n",
+        b"\r",
+        b"\"",
+        b"#",
+        b"# a,b\n",
+        b"sep=;\n",
+        b"1,5",
+        b"0,1\n",
+        b"NA",
+        b"?",
+        b"nan",
+        b"inf",
+        b"Unnamed: 0",
+        b"a,b\n",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\x1f\x8b\x08",
+        b"PK\x03\x04",
+        b"'<f2'",
+        b"<html",
+        b"\xe9",
+        b"\0",
+    ];
+    fuzz("table", 60_000, checks_tables::table, |input, seeds, g| mutate(input, seeds, &tokens, g));
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use resflow::NdArray;
 use resflow::backend::{Generator, Key};
 use resflow::checkpoint::{Archive, Values};
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
 use resflow::data::{Standardiser, ToyDensity};
 use resflow::flow::Flow;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
@@ -21,7 +21,7 @@ use crate::mutation::{self, below, fuzz, mutate};
 const MULTIPLE: usize = 20;
 
 /// Reading takes memory of the order of the file; what was accepted computes.
-fn checkpoint(bytes: &[u8]) -> bool {
+pub(crate) fn checkpoint(bytes: &[u8]) -> bool {
     let (loaded, held) = peak(|| checks::load(bytes));
     assert!(held <= MULTIPLE * bytes.len() + 50_000, "{held} bytes of memory for {} of file", bytes.len());
     let accepted = loaded.is_some();
@@ -31,7 +31,7 @@ fn checkpoint(bytes: &[u8]) -> bool {
 
 #[test]
 fn configuration_survives_mutations() {
-    let tokens: [&[u8]; 36] = [
+    let tokens: [&[u8]; 37] = [
         b"[flow]\n",
         b"[train]\n",
         b"= ",
@@ -62,6 +62,7 @@ fn configuration_survives_mutations() {
         b"squeeze_first = true\n",
         b"model = \"glow\"\n",
         b"model = \"realnvp\"\n",
+        b"model = \"nsf\"\n",
         b"classes = 10\n",
         b"head_width = 4\n",
         b"roulette:law=poisson,rate=2",
@@ -195,8 +196,9 @@ fn change_archive(archive: &mut Archive, g: &mut Generator) {
 #[test]
 fn checkpoint_survives_mutations() {
     let good: Vec<_> = mutation::seeds("checkpoint").into_iter().filter(|seed| checkpoint(seed)).collect();
-    let names = "begun, estimated, glow, glow_run, hybrid_run, image, image_run, model, realnvp_image and run";
-    assert_eq!(good.len(), 10, "{names} are good, each other one is wrong in its own way");
+    let names =
+        "begun, estimated, glow, glow_run, hybrid_run, image, image_run, model, nsf, nsf_run, realnvp_image and run";
+    assert_eq!(good.len(), 12, "{names} are good, each other one is wrong in its own way");
     fuzz("checkpoint", 20_000, checkpoint, |input, seeds, g| {
         if below(g, 4) > 0 {
             good[below(g, good.len())].clone_into(input);
@@ -206,13 +208,13 @@ fn checkpoint_survives_mutations() {
 }
 
 /// The archive of a good seed.
-fn seed(name: &str) -> Archive {
+pub(crate) fn seed(name: &str) -> Archive {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/checkpoint").join(name);
     Archive::read(&path).expect("a good seed")
 }
 
 /// A good run in which one setting was changed, of both models where it is the model's.
-fn hostile(name: &str, settings: &[(&str, Value, bool)]) {
+pub(crate) fn hostile(name: &str, settings: &[(&str, Value, bool)]) {
     for (path, value, accepted) in settings {
         let mut archive = seed(name);
         // no validation improves on this
@@ -453,12 +455,22 @@ fn write_config_seeds() {
     config("glow.toml", &toml::to_string(&tiny_images().of(Family::Glow)).expect("serialises"));
     let settings = checks::Settings { flow: FlowConfig::of(Family::RealNvp, 5), ..checks::Settings::default() };
     config("realnvp.toml", &toml::to_string(&settings).expect("serialises"));
+    let settings = checks::Settings { flow: FlowConfig::of(Family::Nsf, 4), ..checks::Settings::default() };
+    config("nsf.toml", &toml::to_string(&settings).expect("serialises"));
+    config("nsf_bins.toml", "[flow]\nmodel = \"nsf\"\nbins = 18446744073709551615\nbound = -0.0\n");
     config("iresnet.toml", "[flow]\nmodel = \"iresnet\"\ntraining = \"truncated:terms=5\"\n");
     config("iresnet_exact.toml", "[flow]\nmodel = \"iresnet\"\ntraining = \"exact\"\n");
     config("glow_connected.toml", "model = \"glow\"\n");
     config("image_norms.toml", "kernels = [3, 1, 3]\nnorms = \"122f\"\n");
     config("image_huge.toml", "height = 16384\nwidth = 16384\nchannels = 1024\nblocks = [10000]\n");
     config("hybrid.toml", "classes = 10\nhead_width = 64\nlogit = false\nfactor_out = true\n");
+    config(
+        "mixture.toml",
+        "[flow]\nbase = { mixture = { components = 3, covariance = \"diagonal\" } }\nstart = \"identity\"\n",
+    );
+    config("student.toml", "[flow]\nbase = \"student-t\"\n");
+    config("mixture_huge.toml", "[flow]\ndimension = 65536\nbase = \"mixture:components=1000\"\n");
+    config("image_mixture.toml", "base = \"mixture:components=4,covariance=full\"\nlogit = false\n");
     config("nested.toml", &format!("flow = {}", "[".repeat(200)));
     for (name, text) in [
         ("exact", "exact"),
@@ -506,6 +518,11 @@ fn write_checkpoint_seeds() {
     let store = |name: &str, archive: &Archive| write(name, &archive.to_bytes().expect("stored"));
     let model = Flow::new(NdArray::<f64>::new(), tiny(), Key::new(0)).expect("valid").to_archive().expect("stored");
     store("model.safetensors", &model);
+    let mixture = FlowConfig { base: "mixture:components=2".parse().expect("a base"), ..tiny() };
+    let mixture = Flow::new(NdArray::<f64>::new(), mixture, Key::new(0)).expect("valid").to_archive().expect("stored");
+    store("mixture.safetensors", &mixture);
+    let student = FlowConfig { base: BaseConfig::StudentT, start: Start::Identity, ..tiny() };
+    store("student_run.safetensors", &run_of(student.into(), 2));
     let estimated = FlowConfig {
         dimension: 3,
         blocks: 2,
@@ -527,6 +544,9 @@ fn write_checkpoint_seeds() {
     let glow = FlowConfig { blocks: 2, hidden: vec![2], ..FlowConfig::of(Family::Glow, 3) };
     let glow = Flow::new(NdArray::<f64>::new(), &glow, Key::new(0)).expect("valid").to_archive().expect("stored");
     store("glow.safetensors", &glow);
+    let nsf = FlowConfig { blocks: 1, hidden: vec![2], bins: 3, ..FlowConfig::of(Family::Nsf, 3) };
+    let nsf = Flow::new(NdArray::<f64>::new(), &nsf, Key::new(0)).expect("valid").to_archive().expect("stored");
+    store("nsf.safetensors", &nsf);
     let couplings = ImageConfig { filters: 2, ..tiny_images().of(Family::RealNvp) };
     let couplings = Flow::new(NdArray::<f32>::new(), &couplings, Key::new(0)).expect("valid");
     store("realnvp_image.safetensors", &couplings.to_archive().expect("stored"));
@@ -537,6 +557,8 @@ fn write_checkpoint_seeds() {
         "glow_run.safetensors",
         &run_of(FlowConfig { blocks: 1, hidden: vec![3], ..FlowConfig::of(Family::Glow, 2) }.into(), 2),
     );
+    let config = FlowConfig { blocks: 1, hidden: vec![2], bins: 2, ..FlowConfig::of(Family::Nsf, 2) };
+    store("nsf_run.safetensors", &run_of(config.into(), 2));
     let hybrid = ImageConfig {
         classes: 2,
         head_width: 1,

@@ -40,8 +40,20 @@ fn mixed_rows() -> Flow<Cpu> {
     let [residual, glow] = [Family::Residual, Family::Glow].map(|family| transforms(rows(family), 1));
     let learned = transforms(FlowConfig { norms: "learned".parse().expect("norms"), ..rows(Family::Residual) }, 2);
     let fixed = transforms(FlowConfig { norms: "2f2".parse().expect("norms"), ..rows(Family::Residual) }, 3);
-    let all =
-        [&residual[1], &glow[1], &glow[2], &learned[1], &glow[4], &glow[5], &fixed[1], &residual[0], &residual[3]];
+    let nsf = transforms(rows(Family::Nsf), 4);
+    let all = [
+        &residual[1],
+        &glow[1],
+        &glow[2],
+        &learned[1],
+        &glow[4],
+        &glow[5],
+        &fixed[1],
+        &residual[0],
+        &residual[3],
+        &nsf[0],
+        &nsf[1],
+    ];
     let config = FlowConfig::new(3);
     Flow::from_transforms(cpu(), config, all.map(Clone::clone).to_vec()).expect("samples pass")
 }
@@ -162,6 +174,9 @@ fn hostile_lists_of_rows_are_refused() {
         refused(&flow, "1/invertible-linear/features", json!(huge));
         refused(&flow, "2/coupling/shape", json!([huge]));
         refused(&flow, "7/act-norm/features", json!(huge));
+        refused(&flow, "9/lu-linear/features", json!(huge));
+        refused(&flow, "10/spline-coupling/features", json!(huge));
+        refused(&flow, "10/spline-coupling/splines/bins", json!(huge));
         refused(&flow, "7", json!({ "squeeze": { "factored_out": huge } }));
         refused(&flow, "7", json!({ "flatten": { "image": [huge, huge, huge] } }));
         let board = json!({ "coupling": { "shape": [huge, huge, 2], "mask": { "checkerboard": { "swapped": false } },
@@ -184,6 +199,8 @@ fn hostile_lists_of_rows_are_refused() {
     for features in [0, 1, 2, 4] {
         refused(&flow, "1/invertible-linear/features", json!(features));
         refused(&flow, "7/act-norm/features", json!(features));
+        refused(&flow, "9/lu-linear/features", json!(features));
+        refused(&flow, "10/spline-coupling/features", json!(features));
         refused(&flow, "0/residual-block/net/layers/1/linear/outputs", json!(features + 5));
     }
     // convolutions, squeezes and flattening on vectors
@@ -207,6 +224,15 @@ fn hostile_lists_of_rows_are_refused() {
     {
         refused(&flow, "7", other);
     }
+    for bins in [0, 1, 7, 9] {
+        refused(&flow, "10/spline-coupling/splines/bins", json!(bins));
+    }
+    for bound in [0.0, -3.0, 1e300] {
+        refused(&flow, "10/spline-coupling/splines/bound", json!(bound));
+    }
+    refused(&flow, "10/spline-coupling/splines/hidden", json!(0));
+    refused(&flow, "10/spline-coupling/splines/unconditional", json!(false));
+    refused(&flow, "10/spline-coupling/swapped", json!(true));
     refused(&flow, "7/act-norm", json!({ "features": 3, "more": 1 }));
     refused(&flow, "2/coupling/mask", json!({ "checkerboard": { "swapped": false } }));
 }

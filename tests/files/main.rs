@@ -2,6 +2,7 @@
 //! fuzz targets' seeds.
 #![cfg(feature = "cpu")]
 
+mod bases;
 mod by_the_document;
 #[path = "../../fuzz/checks.rs"]
 #[expect(dead_code, reason = "one that only the fuzz target needs")]
@@ -10,10 +11,15 @@ mod checks;
 mod checks_images;
 #[path = "../../fuzz/checks_import.rs"]
 mod checks_import;
+#[path = "../../fuzz/checks_tables.rs"]
+mod checks_tables;
+mod columns;
 mod data;
 mod data_images;
 mod data_pictures;
+mod document_columns;
 mod document_reader;
+mod document_spline;
 #[path = "../../fuzz/frame.rs"]
 mod frame;
 mod fuzz_data;
@@ -21,6 +27,7 @@ mod fuzz_images;
 mod fuzz_import;
 mod fuzz_models;
 mod given_transforms;
+mod hostile_splines;
 mod import_state;
 mod listed;
 // counts what each thread holds, so that tests beside it do not disturb it
@@ -32,4 +39,5 @@ mod own_parts;
 mod own_wrong;
 #[path = "../common/pickling.rs"]
 mod pickling;
+mod tables;
 mod yesterday;

@@ -131,6 +131,18 @@ impl Comparison {
         }
     }
 
+    /// Each element by |Δ| / max(1, |reference|), to a tolerance of its own.
+    pub(crate) fn each(&mut self, name: &str, actual: &[f64], reference: &[f64], tolerance: f64) {
+        assert_eq!(actual.len(), reference.len(), "{}: {name} has another size", self.context);
+        let apart = |(a, r): (&f64, &f64)| (a - r).abs() / r.abs().max(1.0);
+        let worst =
+            actual.iter().zip(reference).map(apart).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
+        self.compared += 1;
+        if worst.is_nan() || worst > tolerance {
+            self.differing.push(format!("{name}: {worst:.2e}, allowed {tolerance:.0e}"));
+        }
+    }
+
     /// [`close`](Self::close) for a tensor on the device.
     pub(crate) fn tensor<B: Backend>(&mut self, backend: &B, name: &str, actual: &B::Tensor, reference: &[f64]) {
         self.close(name, &host(backend, actual), reference);

@@ -18,6 +18,8 @@ mod estimators;
 mod fixture;
 mod image;
 mod induced_norms;
+mod mixture_base;
+mod spline;
 mod survival;
 
 /// A module with a test of every file, on the backend that the expression makes; it is evaluated once for each test.
@@ -40,6 +42,10 @@ macro_rules! golden_tests {
                 coupling_dense: coupling::dense;
                 coupling_image: coupling::images;
                 norms_between_orders: induced_norms::compare;
+                mixture_densities: mixture_base::mixtures;
+                student_densities: mixture_base::student;
+                spline_rows: spline::rows;
+                spline_flow: spline::flow;
             }
         }
     };

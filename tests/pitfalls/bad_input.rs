@@ -10,7 +10,7 @@ use resflow::batch::Batch;
 use resflow::bijection::Bijection as _;
 use resflow::block::ResidualBlock;
 use resflow::checkpoint::{Archive, Values, write_atomically};
-use resflow::config::{FlowConfig, Nonlinearity};
+use resflow::config::{BaseConfig, Covariance, FlowConfig, MixtureConfig, Nonlinearity};
 use resflow::data::{Standardiser, Table, ToyDensity};
 use resflow::error::{CheckpointError, ConfigError, Error};
 use resflow::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Truncated};
@@ -141,6 +141,15 @@ fn configurations() {
     f(|c| c.initial_scale = f64::NAN);
     f(|c| c.initial_scale = -1.0);
     f(|c| c.initial_scale = f64::INFINITY);
+    let mixture = |components| BaseConfig::Mixture(MixtureConfig { components, covariance: Covariance::Full });
+    for components in [0, 1001, usize::MAX] {
+        let config = FlowConfig { base: mixture(components), ..good.clone() };
+        assert!(config.check().is_err() && Flow::new(cpu(), &config, Key::new(0)).is_err(), "{components}");
+    }
+    f(|c| {
+        c.dimension = 1 << 16;
+        c.base = "mixture".parse().expect("a base");
+    });
     f(|c| c.replicates = 1);
     f(|c| c.replicates = usize::MAX);
     f(|c| {

@@ -13,4 +13,5 @@ mod images;
 mod memory;
 mod peak_memory;
 mod rows;
+mod stopping;
 mod training;

@@ -6,7 +6,7 @@ use crate::common::*;
 use resflow::NdArray;
 use resflow::backend::Key;
 use resflow::checkpoint::Archive;
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset, Start};
 use resflow::coupling::Mask;
 use resflow::data::ToyDensity;
 use resflow::estimator::{Estimator, Exact};
@@ -60,8 +60,35 @@ fn hybrid(family: Family) -> ModelConfig {
     ImageConfig { classes: 5, head_width: 6, ..images }.into()
 }
 
+/// Other base densities, which begin with random weights or as the identity.
+fn based() -> impl Iterator<Item = ModelConfig> {
+    let base = |text: &str| text.parse().expect("a base");
+    let over_rows = |family, text, start| {
+        let flow = rows(family).rows().cloned().expect("rows");
+        ModelConfig::from(FlowConfig { base: base(text), start, ..flow })
+    };
+    let over_images = |family, text, start| {
+        let images = small_images(family).images().cloned().expect("images");
+        ModelConfig::from(ImageConfig { base: base(text), start, ..images })
+    };
+    [
+        over_rows(Family::Residual, "mixture:components=4", Start::Random),
+        over_rows(Family::Glow, "mixture:components=3,covariance=diagonal", Start::Identity),
+        over_rows(Family::RealNvp, "student-t", Start::Identity),
+        over_images(Family::Residual, "mixture:components=2", Start::Identity),
+        over_images(Family::Glow, "student-t", Start::Random),
+    ]
+    .into_iter()
+}
+
 fn all() -> impl Iterator<Item = ModelConfig> {
-    Family::ALL.into_iter().flat_map(|family| [rows(family), small_images(family), hybrid(family)])
+    Family::ALL
+        .into_iter()
+        .flat_map(|family| {
+            let pictures = family.takes_images().then(|| [small_images(family), hybrid(family)]);
+            [rows(family)].into_iter().chain(pictures.into_iter().flatten())
+        })
+        .chain(based())
 }
 
 fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {
@@ -154,14 +181,28 @@ fn what_a_family_refuses() {
         let imported = Flow::from_state_dict(cpu(), &config, state.expect("an empty one"));
         assert!(imported.expect_err("no such state dicts").to_string().contains("residual flows"));
     }
-    assert!(refused(FlowConfig::of(Family::Glow, 5000)).contains("at most 1024"));
-    assert!("glaw".parse::<Family>().expect_err("no such model").to_string().contains("realnvp, glow"));
+    for family in [Family::Glow, Family::Nsf] {
+        assert!(refused(FlowConfig::of(family, 5000)).contains("at most 1024"));
+        assert!(refused(FlowConfig::of(family, 1)).contains("two columns"));
+    }
+    let nsf = || FlowConfig::of(Family::Nsf, 2);
+    for (wrong, name) in [
+        (FlowConfig { bins: 1, ..nsf() }, "bins"),
+        (FlowConfig { bins: 1000, ..nsf() }, "bins"),
+        (FlowConfig { bound: 0.0, ..nsf() }, "bound"),
+        (FlowConfig { bound: f64::NAN, ..nsf() }, "bound"),
+        (FlowConfig { bound: f64::INFINITY, ..nsf() }, "bound"),
+        (FlowConfig { norms: "2112".parse().expect("norms"), ..nsf() }, "norms"),
+    ] {
+        assert!(refused(wrong).contains(name), "{name}");
+    }
+    assert!("glaw".parse::<Family>().expect_err("no such model").to_string().contains("realnvp, glow, nsf"));
 }
 
 /// The log det of couplings is exact whatever the setting says.
 #[test]
 fn couplings_estimate_nothing() {
-    for config in [rows(Family::Glow), small_images(Family::RealNvp)] {
+    for config in [rows(Family::Glow), rows(Family::Nsf), small_images(Family::RealNvp)] {
         let mut flow = random_flow(&cpu(), &config, Key::new(9), 0.1);
         let x = uniform_rows(4, config.dimension(), Key::new(7));
         let before = flow.log_prob(&x, Key::new(0)).expect("rows that fit");
@@ -177,7 +218,9 @@ fn couplings_estimate_nothing() {
 #[test]
 fn presets_of_every_family() {
     for preset in Preset::ALL {
-        for family in Family::ALL {
+        let of_nsf = preset.flow().of(Family::Nsf).check().expect_err("splines are for rows").to_string();
+        assert!(of_nsf.contains("nsf is for rows") && of_nsf.contains("residual, iresnet, realnvp, glow"), "{of_nsf}");
+        for family in Family::ALL.into_iter().filter(|f| f.takes_images()) {
             let config = preset.flow().of(family);
             config.check().unwrap_or_else(|e| panic!("{preset}, {family}: {e}"));
             let stages = ModelConfig::from(&config).stages();

@@ -1,8 +1,11 @@
 //! What must be true of any network: layers, links and whole flows of every family, the estimators, norms and bounds.
 #![cfg(feature = "cpu")]
 
+mod bases;
 mod block;
 mod check;
+mod column_fit;
+mod columns;
 #[path = "../common/mod.rs"]
 mod common;
 mod coupling;
@@ -16,6 +19,8 @@ mod image_links;
 mod layers;
 mod lipschitz;
 mod mixed_norms;
+mod mixtures;
 mod norms;
 mod scores;
+mod spline;
 mod weights;

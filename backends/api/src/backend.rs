@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use crate::composed;
 use crate::{
     Activation, AdamStep, BackendError, Binary, Element, FixedPointRule, FixedPointState, Key, Noise, Over, Padding,
-    Reduce, SeriesState, Shape, TermWeight, Unary,
+    Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, Unary,
 };
 
 /// Both results of [`Backend::activation_reverse`], and the parameter's gradient.
@@ -300,6 +300,30 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// product that is zero leaves its vector as it was. Returns u, v and σ = uᵀwv as `[1]`.
     fn power_iteration(&self, w: &Self::Tensor, u: Self::Tensor, v: Self::Tensor, count: usize) -> [Self::Tensor; 3] {
         composed::power_iteration(self, w, u, v, count)
+    }
+
+    /// Maps numbers x `[n, c]` by rational-quadratic splines with raw parameters `[n, c (3K − 1)]`, those of a number side
+    /// by side ([`Spline`]): y and ln dy/dx, `[n, c]` each.
+    fn spline(&self, rule: &Spline, x: &Self::Tensor, raw: &Self::Tensor) -> [Self::Tensor; 2] {
+        composed::spline(self, rule, x, raw)
+    }
+
+    /// Computes x of y, `[n, c]`, the inverse of [`spline`](Self::spline) with the same parameters.
+    fn spline_inverse(&self, rule: &Spline, y: &Self::Tensor, raw: &Self::Tensor) -> Self::Tensor {
+        composed::spline_inverse(self, rule, y, raw)
+    }
+
+    /// Computes the pullback of [`spline`](Self::spline): from the gradient in y, `[n, c]`, and that in every logarithm of
+    /// a row, `[n, 1]`, to those in x and in the raw parameters.
+    fn spline_reverse(
+        &self,
+        rule: &Spline,
+        x: &Self::Tensor,
+        raw: &Self::Tensor,
+        gy: &Self::Tensor,
+        weights: &Self::Tensor,
+    ) -> SplineReverse<Self::Tensor> {
+        composed::spline_reverse(self, rule, x, raw, gy, weights)
     }
 
     /// Makes one step of Adam on flat tensors `[P]`. The gradient is scaled by `scale` `[1]`; nothing changes if `gate`

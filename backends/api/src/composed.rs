@@ -1,46 +1,53 @@
 //! The fused operations of [`Backend`] as compositions of the required ones: its default bodies, and what an override
 //! must agree with.
 
+pub use crate::spline::{spline, spline_inverse, spline_reverse};
 use crate::{
     Activation, ActivationReverse, AdamStep, Backend, Binary, FixedPointColumn, FixedPointRule, FixedPointState,
     LIPSWISH_SCALE, Over, Reduce, SeriesState, TermWeight, Unary,
 };
 
 /// Small expressions over tensors; every operand is a handle.
-struct Expr<'a, B: Backend>(&'a B);
+pub(crate) struct Expr<'a, B: Backend>(pub(crate) &'a B);
 
 impl<B: Backend> Expr<'_, B> {
-    fn mul(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
+    pub(crate) fn mul(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
         self.0.binary(Binary::Mul, a.clone(), b)
     }
-    fn add(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
+    pub(crate) fn add(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
         self.0.binary(Binary::Add, a.clone(), b)
     }
-    fn sub(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
+    pub(crate) fn sub(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
         self.0.binary(Binary::Sub, a.clone(), b)
     }
-    fn unary(&self, op: Unary, x: &B::Tensor) -> B::Tensor {
+    pub(crate) fn div(&self, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
+        self.0.binary(Binary::Div, a.clone(), b)
+    }
+    pub(crate) fn square(&self, x: &B::Tensor) -> B::Tensor {
+        self.unary(Unary::Square, x)
+    }
+    pub(crate) fn unary(&self, op: Unary, x: &B::Tensor) -> B::Tensor {
         self.0.unary(op, x.clone())
     }
-    fn affine(&self, x: &B::Tensor, scale: f64, shift: f64) -> B::Tensor {
+    pub(crate) fn affine(&self, x: &B::Tensor, scale: f64, shift: f64) -> B::Tensor {
         self.0.affine(x.clone(), scale, shift)
     }
     /// 1 where x < `bound`.
-    fn below(&self, x: &B::Tensor, bound: f64) -> B::Tensor {
+    pub(crate) fn below(&self, x: &B::Tensor, bound: f64) -> B::Tensor {
         self.0.binary(Binary::Less, x.clone(), &self.0.full(bound, [1].into()))
     }
     /// 1 where x > `bound`.
-    fn above(&self, x: &B::Tensor, bound: f64) -> B::Tensor {
+    pub(crate) fn above(&self, x: &B::Tensor, bound: f64) -> B::Tensor {
         self.below(&self.affine(x, -1.0, 0.0), -bound)
     }
-    fn zeros(&self, x: &B::Tensor) -> B::Tensor {
+    pub(crate) fn zeros(&self, x: &B::Tensor) -> B::Tensor {
         self.0.full(0.0, self.0.shape(x))
     }
-    fn ones(&self, x: &B::Tensor) -> B::Tensor {
+    pub(crate) fn ones(&self, x: &B::Tensor) -> B::Tensor {
         self.0.full(1.0, self.0.shape(x))
     }
     /// 1/(1 + e^{−x}).
-    fn sigmoid(&self, x: &B::Tensor) -> B::Tensor {
+    pub(crate) fn sigmoid(&self, x: &B::Tensor) -> B::Tensor {
         let e = self.unary(Unary::Exp, &self.affine(x, -1.0, 0.0));
         self.unary(Unary::Reciprocal, &self.affine(&e, 1.0, 1.0))
     }

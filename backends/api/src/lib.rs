@@ -17,6 +17,7 @@ mod noise;
 mod op;
 mod shape;
 mod shard;
+mod spline;
 
 pub use activation::{Activation, LIPSWISH_SCALE};
 pub use backend::{ActivationReverse, Backend};
@@ -30,3 +31,4 @@ pub use op::{
 };
 pub use shape::{MAX_RANK, Shape};
 pub use shard::ShardPlan;
+pub use spline::{Spline, SplineReverse};

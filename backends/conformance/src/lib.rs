@@ -38,6 +38,7 @@ pub mod product;
 pub mod reduction;
 pub mod reference;
 pub mod series;
+pub mod spline;
 pub mod tolerance;
 
 pub use draw::CASES;
@@ -63,6 +64,7 @@ macro_rules! conformance_tests {
                 activation: activation activation_special_values activation_reverse;
                 series: series_term series_stops;
                 fixed_point: fixed_point_step fixed_point_ends;
+                spline: spline spline_inverse spline_reverse spline_special_values;
                 power: power_iteration power_iteration_zero power_iteration_converges;
                 adam: adam_step adam_step_gate;
                 handle: consumed_operands_are_values aliased_operands borrowed_operands_are_kept;

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice::from_ref;
 
-use resflow_backend::{Activation, Backend, Binary, Element, Padding, Shape};
+use resflow_backend::{Activation, Backend, Binary, Element, Padding, Shape, Spline};
 
 const PADDING: Padding = Padding { height: 0, width: 0 };
 
@@ -129,4 +129,16 @@ pub fn mismatched_fused<B: Backend>(backend: &B) {
     refuses(&["activation_reverse"], &[], || reverse(&d, &[]));
     refuses(&["activation_reverse"], &[], || reverse(&d[..2], from_ref(&x)));
     refuses(&["activation_reverse", "binary"], &[], || reverse(&d, &[z(&[2, 2])]));
+
+    let rule = Spline { bins: 4, bound: 3.0, sharpness: 1.0 };
+    let (x, raw) = (&[2, 3][..], &[2, 32][..]);
+    refuses(&["spline"], &[x, raw], || backend.spline(&rule, &z(x), &z(raw)));
+    refuses(&["spline_inverse"], &[x, raw], || backend.spline_inverse(&rule, &z(x), &z(raw)));
+    refuses(&["spline"], &[&[6], &[66]], || backend.spline(&rule, &z(&[6]), &z(&[66])));
+    let reverse = |raw: &[usize], gy: &[usize], weights: &[usize]| {
+        backend.spline_reverse(&rule, &z(x), &z(raw), &z(gy), &z(weights))
+    };
+    refuses(&["spline_reverse"], &[x, raw], || reverse(raw, x, &[2, 1]));
+    refuses(&["spline_reverse"], &[x, &[3, 2]], || reverse(&[2, 33], &[3, 2], &[2, 1]));
+    refuses(&["spline_reverse"], &[x, &[3, 1]], || reverse(&[2, 33], x, &[3, 1]));
 }

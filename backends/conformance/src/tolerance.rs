@@ -15,6 +15,7 @@
 //! | normal noise | [`NORMAL`] | 1 + \|x\| |
 //! | activations | [`ACTIVATION`] | see [`activation`](crate::activation) |
 //! | `lu` | [`LU`]·d·κ | ‖A⁻¹‖, and 1 for ln\|det\| |
+//! | splines | [`SPLINE`] | see [`spline`](mod@crate::spline) |
 //! | `adam_step` | [`ADAM`] | Σ\|terms\| |
 //!
 //! "As much of the argument" allows f(x(1 + ε)) for f(x), the honest bound for a processor that scales its argument
@@ -37,6 +38,8 @@ pub const NORMAL: f64 = 8.0;
 pub const ACTIVATION: f64 = 16.0;
 /// Units for LU, times the size and the condition number.
 pub const LU: f64 = 4.0;
+/// Units for splines, whose knots are sums of some ten shares.
+pub const SPLINE: f64 = 32.0;
 /// Units for Adam's update.
 pub const ADAM: f64 = 8.0;
 

@@ -21,6 +21,7 @@ mod patches;
 mod pool;
 mod reduce;
 mod simd;
+mod spline;
 mod tensor;
 #[doc(hidden)]
 pub mod variants;
@@ -34,14 +35,14 @@ use pool::Pool;
 use rayon::iter::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
 use resflow_backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, FixedPointRule, FixedPointState,
-    Key, Noise, Over, Padding, Reduce, SeriesState, Shape, TermWeight, Unary,
+    Key, Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, Unary,
 };
 use simd::Level;
 pub use tensor::Tensor;
 
 /// The element types of this backend.
 pub trait CpuElement: Element + ndarray::LinalgScalar {
-    /// `Exp`, `ExpM1`, `Ln1p` and `Tanh` for loops that must vectorise, as [`Activation::derivatives_by`] asks for them.
+    /// `Exp`, `ExpM1`, `Ln`, `Ln1p` and `Tanh` for loops that must vectorise, as [`Activation::derivatives_by`] asks for them.
     #[inline(always)]
     fn fast(op: Unary, x: Self) -> Self {
         op.apply(x)
@@ -70,6 +71,7 @@ impl CpuElement for f32 {
         match op {
             Unary::Exp => simd::exp_f32(x),
             Unary::ExpM1 => simd::exp_m1_f32(x),
+            Unary::Ln => simd::ln_f32(x),
             Unary::Ln1p => simd::ln_1p_f32(x),
             Unary::Tanh => simd::tanh_f32(x),
             _ => op.apply(x),
@@ -398,6 +400,25 @@ impl<E: CpuElement> Backend for NdArray<E> {
 
     fn power_iteration(&self, w: &Tensor<E>, u: Tensor<E>, v: Tensor<E>, count: usize) -> [Tensor<E>; 3] {
         self.power_iteration_op(w, u, v, count)
+    }
+
+    fn spline(&self, rule: &Spline, x: &Tensor<E>, raw: &Tensor<E>) -> [Tensor<E>; 2] {
+        self.spline_op(rule, x, raw)
+    }
+
+    fn spline_inverse(&self, rule: &Spline, y: &Tensor<E>, raw: &Tensor<E>) -> Tensor<E> {
+        self.spline_inverse_op(rule, y, raw)
+    }
+
+    fn spline_reverse(
+        &self,
+        rule: &Spline,
+        x: &Tensor<E>,
+        raw: &Tensor<E>,
+        gy: &Tensor<E>,
+        weights: &Tensor<E>,
+    ) -> SplineReverse<Tensor<E>> {
+        self.spline_reverse_op(rule, x, raw, gy, weights)
     }
 
     fn adam_step(

@@ -148,13 +148,9 @@ pub(crate) fn tanh_f32(x: f32) -> f32 {
     (q / (q + 2.0)).copysign(x)
 }
 
-/// ln(1 + x) within 1.5 ulp for x in [0, 1] alone.
+/// ln(1 + t) + high + low for t in [√½ − 1, √2 − 1].
 #[inline(always)]
-pub(crate) fn ln_1p_f32(x: f32) -> f32 {
-    // 1 + x or half of it is 1 + t with t in [√½ − 1, √2 − 1]
-    let halve = x > std::f32::consts::SQRT_2 - 1.0;
-    let t = if halve { 0.5 * x - 0.5 } else { x };
-    let [high, low] = if halve { [0.693_359_4, -2.121_944_4e-4] } else { [0.0; 2] };
+fn reduced_ln(t: f32, high: f32, low: f32) -> f32 {
     let p = 7.037_683_6e-2;
     let p = p * t - 1.151_461e-1;
     let p = p * t + 1.167_699_84e-1;
@@ -166,6 +162,31 @@ pub(crate) fn ln_1p_f32(x: f32) -> f32 {
     let p = p * t + 3.333_333e-1;
     let z = t * t;
     t + (t * z * p + low - 0.5 * z) + high
+}
+
+/// ln(1 + x) within 1.5 ulp for x in [0, 1] alone.
+#[inline(always)]
+pub(crate) fn ln_1p_f32(x: f32) -> f32 {
+    // 1 + x or half of it is 1 + t with t in [√½ − 1, √2 − 1]
+    let halve = x > std::f32::consts::SQRT_2 - 1.0;
+    let t = if halve { 0.5 * x - 0.5 } else { x };
+    let [high, low] = if halve { [0.693_359_4, -2.121_944_4e-4] } else { [0.0; 2] };
+    reduced_ln(t, high, low)
+}
+
+/// ln x within 1.5 ulp; −∞ below the smallest normal number, of negative ones too.
+#[inline(always)]
+pub(crate) fn ln_f32(x: f32) -> f32 {
+    // x = 2ⁿ m with m in [√½, √2), whose lower end has these bits
+    const ROOT: u32 = 0x3f35_04f3;
+    let bits = x.to_bits();
+    let exponent = (bits.wrapping_sub(ROOT) as i32) >> 23;
+    let m = f32::from_bits(bits.wrapping_sub((exponent << 23) as u32));
+    let n = exponent as f32;
+    let value = reduced_ln(m - 1.0, n * 0.693_359_4, n * -2.121_944_4e-4);
+    let value = if x < f32::MIN_POSITIVE { f32::NEG_INFINITY } else { value };
+    // infinity and NaN
+    if x <= f32::MAX { value } else { x }
 }
 
 #[cfg(test)]
@@ -195,12 +216,16 @@ mod tests {
         assert_ulp(exp_m1_f32, f64::exp_m1, 2.0, 87.0, &both);
         assert_ulp(tanh_f32, f64::tanh, 3.0, 87.0, &both);
         assert_ulp(ln_1p_f32, f64::ln_1p, 1.5, 1.0, &[1.0]);
+        let ln = |x: f32| if x < f32::MIN_POSITIVE { 0.0 } else { ln_f32(x) };
+        let exact = |x: f64| if x < f64::from(f32::MIN_POSITIVE) { 0.0 } else { x.ln() };
+        assert_ulp(ln, exact, 1.5, f32::MAX, &[1.0]);
     }
 
     #[test]
     fn special_values() {
         assert_eq!(exp_f32(0.0), 1.0);
         assert_eq!(ln_1p_f32(0.0), 0.0);
+        assert_eq!([ln_f32(1.0), ln_f32(0.0), ln_f32(f32::INFINITY)], [0.0, f32::NEG_INFINITY, f32::INFINITY]);
         for f in [exp_m1_f32, tanh_f32] {
             for x in [0.0, -0.0, f32::from_bits(1), 1e-30, -1e-30] {
                 assert_eq!(f(x).to_bits(), x.to_bits());
@@ -212,7 +237,7 @@ mod tests {
         }
         // any NaN, also one whose payload reaches the low bits
         for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7fff_ffff)] {
-            assert!(FUNCTIONS.iter().all(|f| f(nan).is_nan()));
+            assert!(FUNCTIONS.iter().chain(&[ln_f32 as Function<f32>]).all(|f| f(nan).is_nan()));
         }
     }
 
@@ -221,8 +246,9 @@ mod tests {
         let x: Vec<f32> = (0..1000).map(|i| (i as f32 - 500.0) * 0.037).collect();
         let at = |level: Level| {
             level.run(|| {
-                let all =
-                    |x: f32| [exp_f32(x), exp_m1_f32(x), tanh_f32(x), ln_1p_f32(x.abs() * 0.05)].map(f32::to_bits);
+                let all = |x: f32| {
+                    [exp_f32(x), exp_m1_f32(x), tanh_f32(x), ln_1p_f32(x.abs() * 0.05), ln_f32(x)].map(f32::to_bits)
+                };
                 x.iter().map(|&x| all(x)).collect::<Vec<_>>()
             })
         };

@@ -1,7 +1,5 @@
 //! The files of `resflow encode` and `resflow decode`: coordinates with log dets and their errors.
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result, bail};
 use resflow::config::ModelConfig;
 use resflow::data::csv;
@@ -9,7 +7,7 @@ use resflow::data::csv;
 use crate::arguments::Coordinates;
 use crate::command::decoded::npy_bytes;
 use crate::failure::usage;
-use crate::output::{extension, print, write_file};
+use crate::output::{Format, extension, is_stream, report, write_file};
 
 /// The columns beside the coordinates.
 pub(crate) const LOG_DET: &str = "log_det";
@@ -23,24 +21,40 @@ pub(crate) fn latent_names(d: usize) -> Vec<String> {
     (1..=d).map(|i| format!("z{i}")).collect()
 }
 
-fn is_npy(path: &Path) -> bool {
-    extension(path) == "npy"
+fn is_npy(output: &Coordinates) -> bool {
+    Format::of(&output.out, output.format) == Some(Format::Npy)
+}
+
+/// Puts rows of NaN where rows of the file were left out, so that its rows are those of what is written.
+pub(crate) fn with_rows(values: &mut Vec<f64>, width: usize, dropped: &[usize]) {
+    if dropped.is_empty() {
+        return;
+    }
+    let mut all = Vec::with_capacity(values.len() + dropped.len() * width);
+    let mut gone = dropped.iter().copied().peekable();
+    let mut rows = values.chunks_exact(width);
+    for row in 0..values.len() / width + dropped.len() {
+        if gone.next_if_eq(&row).is_some() {
+            all.extend(std::iter::repeat_n(f64::NAN, width));
+        } else if let Some(values) = rows.next() {
+            all.extend_from_slice(values);
+        }
+    }
+    *values = all;
 }
 
 /// Whether log dets go anywhere: a .npy file has no place for them.
 pub(crate) fn wants_log_dets(output: &Coordinates) -> bool {
-    output.log_det.is_some() || !is_npy(&output.out)
+    output.log_det.is_some() || !is_npy(output)
 }
 
 pub(crate) fn check_output(output: &Coordinates) -> Result<()> {
-    let special = |path: &Path| path.exists() && !path.is_file();
-    let ends = |path: &Path, endings: &[&str]| special(path) || endings.contains(&extension(path).as_str());
-    if !ends(&output.out, &["csv", "npy"]) {
+    if !matches!(Format::of(&output.out, output.format), Some(Format::Csv | Format::Npy)) {
         let out = output.out.display();
         return Err(usage(format_args!("--out {out}: the file's name must end in .csv or .npy")));
     }
     match &output.log_det {
-        Some(path) if !ends(path, &["csv"]) => {
+        Some(path) if !is_stream(path) && extension(path) != "csv" => {
             Err(usage(format_args!("--log-det {}: the file's name must end in .csv", path.display())))
         }
         _ => Ok(()),
@@ -65,7 +79,7 @@ pub(crate) fn write(
         write_file(path, &bytes)?;
     }
     let out = &output.out;
-    let bytes = if is_npy(out) {
+    let bytes = if is_npy(output) {
         if values.iter().any(|v| !v.is_finite()) {
             bail!("{}: there are values that are not finite; a .csv file can hold them", out.display());
         }
@@ -79,5 +93,5 @@ pub(crate) fn write(
         bytes
     };
     write_file(out, &bytes)?;
-    print(&format!("{}: {} rows\n", out.display(), log_det.len()))
+    report(Some(out), &format!("{}: {} rows\n", out.display(), log_det.len()))
 }

@@ -9,15 +9,20 @@ use resflow::with_device;
 use crate::arguments::Decode;
 use crate::command::coordinates::{ERROR, LOG_DET, check_output, finite, latent_names, wants_log_dets, write};
 use crate::command::decoded::report_inversion;
-use crate::data::read;
+use crate::data::{check_there, reading};
 use crate::evaluate;
 use crate::failure::usage;
 use crate::model::{Stored, column_names};
+use crate::output::spare_inputs;
 
 pub(crate) fn run(arguments: &Decode) -> Result<()> {
     check_output(&arguments.output)?;
     let stored = Stored::open(&arguments.model)?;
-    let table = read(&arguments.z)?;
+    let output = &arguments.output;
+    let outputs = [("--out", Some(&*output.out)), ("--log-det", output.log_det.as_deref())];
+    spare_inputs(&outputs, &[&arguments.z, stored.path()])?;
+    check_there(&arguments.z)?;
+    let table = reading::table(&arguments.z, &arguments.reading.options())?.table;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         decode(arguments, &stored, table, backend)
     })

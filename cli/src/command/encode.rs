@@ -5,16 +5,22 @@ use resflow::backend::Backend;
 use resflow::with_device;
 
 use crate::arguments::Encode;
-use crate::command::coordinates::{check_output, finite, latent_names, write};
+use crate::command::coordinates::{check_output, finite, latent_names, with_rows, write};
 use crate::data::Data;
 use crate::evaluate::{self, Latent};
 use crate::failure::{usage, warn};
 use crate::model::Stored;
+use crate::output::spare_inputs;
 
 pub(crate) fn run(arguments: &Encode) -> Result<()> {
     check_output(&arguments.output)?;
     let stored = Stored::open(&arguments.model)?;
-    let data = Data::open_file(&arguments.data)?;
+    let output = &arguments.output;
+    let outputs = [("--out", Some(&*output.out)), ("--log-det", output.log_det.as_deref())];
+    spare_inputs(&outputs, &[&arguments.data, stored.path()])?;
+    let mut options = arguments.reading.options();
+    options.model = stored.columns(arguments.matching, None);
+    let data = Data::open_file(&arguments.data, &options)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         encode(arguments, &stored, data, backend)
     })
@@ -27,6 +33,7 @@ fn encode<B: Backend>(arguments: &Encode, stored: &Stored, data: Data, backend: 
     if data.table().is_some() && model.rows().is_some() && arguments.rows.is_some() {
         return Err(usage("--rows is for images; a file is encoded whole"));
     }
+    let dropped = data.dropped().to_vec();
     let data = arguments.part.of(data, &name, model, arguments.rows.map(|n| n as usize))?;
     let key = evaluate::key(arguments.output.seed);
     let latent = evaluate::encode(&flow.prepare(), model, data.samples(), key).context(name)?;
@@ -34,6 +41,9 @@ fn encode<B: Backend>(arguments: &Encode, stored: &Stored, data: Data, backend: 
     if lost > 0 {
         warn(format_args!("{lost} of {} rows have no finite latent point", latent.log_det.len()));
     }
-    let Latent { z, log_det, standard_error } = latent;
+    let Latent { mut z, mut log_det, mut standard_error } = latent;
+    with_rows(&mut z, d, &dropped);
+    with_rows(&mut log_det, 1, &dropped);
+    with_rows(&mut standard_error, 1, &dropped);
     write(&arguments.output, None, latent_names(d), z, &log_det, &standard_error)
 }

@@ -1,10 +1,13 @@
 //! `resflow fit`: learns a density, with everything around it.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::arguments::Fit;
 use crate::data::Data;
 use crate::output::print;
+use crate::run::directory::RunDirectory;
 use crate::run::epilogue::Epilogue;
 use crate::run::illustration::Illustration;
 use crate::run::interruption::listen_for_interruption;
@@ -12,7 +15,19 @@ use crate::run::learn::learn;
 
 pub(crate) fn run(arguments: &Fit) -> Result<()> {
     listen_for_interruption()?;
-    let data = Data::open(&arguments.data)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    let directory = RunDirectory::new(&arguments.out);
+    directory.spare(Path::new(&arguments.data))?;
+    directory.claim_if_there()?;
+    let mut options = arguments.reading.options();
+    // weights may be the same in every row
+    options.refuse_constants = arguments.weight.is_none();
+    if let (Some(columns), Some(weight)) = (&mut options.columns, &arguments.weight)
+        && !columns.contains(weight)
+    {
+        columns.push(weight.clone());
+    }
+    let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    drop(directory);
     let (illustration, epilogue) = (Illustration::of(&data), Epilogue::of(&data));
     print(&learn(arguments, data, illustration, epilogue)?)
 }

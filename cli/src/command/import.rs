@@ -10,7 +10,7 @@ use resflow::with_device;
 
 use crate::arguments::Import;
 use crate::failure::usage;
-use crate::output::{extension, print};
+use crate::output::{extension, print, spare_inputs};
 use crate::settings::Settings;
 
 pub(crate) fn run(arguments: &Import) -> Result<()> {
@@ -21,6 +21,7 @@ pub(crate) fn run(arguments: &Import) -> Result<()> {
     if matches!(state.try_exists(), Ok(false)) {
         return Err(usage(format_args!("{}: file not found", state.display())));
     }
+    spare_inputs(&[("--out", Some(out))], &[state, &arguments.config])?;
     let config = Settings::architecture(&arguments.config)?;
     let weights = if arguments.ema { Weights::Ema } else { Weights::Current };
     let dict = StateDict::read(state, weights).with_context(|| state.display().to_string())?;

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use resflow::Flow;
 use resflow::backend::Backend;
+use resflow::data::column::Spline;
+use resflow::data::{ColumnMap, ColumnMaps};
 use resflow::estimator::Phase;
 use resflow::module::{Module as _, Spectrum};
 use resflow::with_device;
@@ -105,6 +107,7 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<S
         "precision": stored.native.name(),
         "family": flow.config().family(),
         "dimension": flow.dimension(),
+        "base": flow.base().describe(),
         "columns": columns,
         "parameters": flow.parameters(),
         "blocks": flow.config().blocks(),
@@ -130,8 +133,57 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<S
     } else {
         let (mean, deviation) = (flow.standardiser().mean(), flow.standardiser().deviation());
         object["standardisation"] = serde_json::json!({ "mean": mean, "deviation": deviation });
+        if !flow.columns().is_standardisation() {
+            object["maps"] = flow.columns().maps().iter().map(map_json).collect();
+            object["grid_draws"] = flow.columns().draws().into();
+        }
     }
     Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
+}
+
+/// The map of a column.
+fn map_json(map: &ColumnMap) -> serde_json::Value {
+    serde_json::json!({
+        "support": map.support(),
+        "grid": map.grid().map(|grid| serde_json::json!({ "step": grid.step(), "offset": grid.offset() })),
+        "centre": map.centre(),
+        "scale": map.scale(),
+        "asinh": map.asinh().map(|asinh| {
+            let [width, centre, scale] = asinh.parts();
+            serde_json::json!({ "width": width, "centre": centre, "scale": scale })
+        }),
+        "knots": map.spline().map_or(0, Spline::knots),
+    })
+}
+
+/// The maps of the columns, a line each.
+fn map_table(names: &[String], columns: &ColumnMaps) -> String {
+    let header = ["column", "values", "support", "centre", "scale", "map"].map(str::to_owned);
+    let rows = names.iter().zip(columns.maps()).map(|(name, map)| {
+        let values = map.grid().map_or("continuous".to_owned(), |grid| match (grid.step(), grid.offset()) {
+            (1.0, 0.0) => "integers".to_owned(),
+            (step, 0.0) => format!("steps of {step}"),
+            (step, offset) => format!("{offset} and steps of {step}"),
+        });
+        let marginal = match (map.asinh(), map.spline()) {
+            (None, None) => "affine".to_owned(),
+            (Some(_), None) => "asinh".to_owned(),
+            (None, Some(spline)) => format!("spline, {} knots", spline.knots()),
+            (Some(_), Some(spline)) => format!("asinh, spline, {} knots", spline.knots()),
+        };
+        let number =
+            |v: f64| if v == 0.0 || (1e-3..1e6).contains(&v.abs()) { format!("{v:.6}") } else { format!("{v:.5e}") };
+        [name.clone(), values, map.support().to_string(), number(map.centre()), number(map.scale()), marginal]
+    });
+    let rows: Vec<[String; 6]> = std::iter::once(header).chain(rows).collect();
+    let widths: [usize; 6] = std::array::from_fn(|j| rows.iter().map(|row| row[j].chars().count()).max().unwrap_or(0));
+    let mut out = String::from("\n");
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        out += cells.join("  ").trim_end();
+        out.push('\n');
+    }
+    out
 }
 
 fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
@@ -148,6 +200,7 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
     };
     line("model", &stored.path().display());
     line("family", &flow.config().family());
+    line("base density", &flow.base().describe());
     line("fitted to", &provenance.data);
     line("training", &format_args!("{} steps, seed {}", provenance.steps, provenance.seed));
     line("validation nll", &validation);
@@ -181,9 +234,16 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
     }
     // 784 columns that are what they were are no news
     let names = if flow.config().images().is_some() { Vec::new() } else { column_names(flow) };
-    let columns = names.into_iter().zip(flow.standardiser().mean()).zip(flow.standardiser().deviation());
-    for ((name, mean), deviation) in columns {
-        line("column", &format_args!("{name}: mean {mean:.6}, deviation {deviation:.6}"));
+    if flow.columns().is_standardisation() {
+        let columns = names.into_iter().zip(flow.standardiser().mean()).zip(flow.standardiser().deviation());
+        for ((name, mean), deviation) in columns {
+            line("column", &format_args!("{name}: mean {mean:.6}, deviation {deviation:.6}"));
+        }
+    } else {
+        if flow.columns().has_grids() {
+            line("grids", &format_args!("log p averages over {} draws of noise", flow.columns().draws()));
+        }
+        out += &map_table(&names, flow.columns());
     }
     for link in links {
         let bound = link.lipschitz.map_or(String::new(), |l| format!("  Lip ≤ {l:.4}"));

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Element as _, Shape};
 use resflow::config::ImageConfig;
 use resflow::data::image::ImageSet;
-use resflow::data::{Table, Values};
+use resflow::data::{ReadOptions, Table, Values};
 use resflow::invert::{Inversion, Status};
 use resflow::transform::dequantise;
 use resflow::with_device;
@@ -15,7 +15,7 @@ use crate::data::{Data, model_size};
 use crate::evaluate;
 use crate::failure::usage;
 use crate::model::Stored;
-use crate::output::{extension, print};
+use crate::output::{extension, print, spare_inputs};
 use crate::picture::image_grid;
 use crate::picture::png::write_png;
 
@@ -25,7 +25,8 @@ pub(crate) fn run(arguments: &Reconstruct) -> Result<()> {
         return Err(usage(format_args!("--out {out}: the file's name must end in .png")));
     }
     let stored = Stored::open(&arguments.model)?;
-    let data = Data::open_file(&arguments.data)?;
+    spare_inputs(&[("--out", Some(&arguments.out))], &[&arguments.data, stored.path()])?;
+    let data = Data::open_file(&arguments.data, &ReadOptions::default())?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         reconstruct(arguments, &stored, data, backend)
     })

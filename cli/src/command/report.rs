@@ -1,5 +1,7 @@
 //! `resflow report`: the report of a run, again or on other rows.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context as _, Result};
 use resflow::backend::Backend;
 use resflow::data::Dataset;
@@ -8,10 +10,9 @@ use resflow::{Error, with_device};
 
 use crate::arguments::Report;
 use crate::data::Data;
-use crate::data::weight::check_width;
 use crate::failure::usage;
 use crate::model::{Stored, column_names, precision_of, read_archive};
-use crate::output::{print, write_file};
+use crate::output::{report as report_out, spare_inputs, write_file};
 use crate::report::{self, Evidence, Excerpt, Facts, RowScores, quoted};
 use crate::run::directory::{REPORT, RunDirectory};
 use crate::run::epilogue::{command, facts};
@@ -19,12 +20,22 @@ use crate::run::metrics::Metrics;
 
 pub(crate) fn run(arguments: &Report) -> Result<()> {
     let stored = Stored::open(&arguments.model)?;
-    let data = Data::open(&arguments.data)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    spare_inputs(&[("--out", Some(&*out(arguments)))], &[Path::new(&arguments.data), stored.path()])?;
+    let mut options = arguments.reading.options();
+    options.model = stored.columns(arguments.matching, arguments.weight.as_deref());
+    let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     let excerpt =
         Excerpt::of(&data).ok_or_else(|| usage(format_args!("{}: images; a report is of a table", arguments.data)))?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         tell(arguments, &stored, data, excerpt, backend)
     })
+}
+
+/// Where the page goes.
+fn out(arguments: &Report) -> PathBuf {
+    let path = &arguments.model.path;
+    let beside = || if path.is_dir() { path.join(REPORT) } else { path.with_file_name(REPORT) };
+    arguments.out.clone().unwrap_or_else(beside)
 }
 
 /// The rows that were held out of a run.
@@ -61,13 +72,10 @@ fn tell<B: Backend>(arguments: &Report, stored: &Stored, data: Data, mut excerpt
     let flow = stored.flow(backend)?;
     let source = match data {
         Data::Density(density) => Source::Density(density),
-        Data::Stored(opened) => {
-            let columns = flow.provenance().columns.as_deref();
-            check_width(&opened.data, &arguments.data, flow.dimension(), columns)?;
-            Source::Data(opened.data)
-        }
+        Data::Stored(opened) => Source::Data(opened.data),
     };
-    let flags = arguments.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));
+    let weight = arguments.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));
+    let flags = weight + &arguments.reading.flags();
     let (all, prepared) = (excerpt.all, flow.prepare());
     let held_out = held_out(arguments, source)?;
     let (scores, known) = match &held_out {
@@ -102,11 +110,7 @@ fn tell<B: Backend>(arguments: &Report, stored: &Stored, data: Data, mut excerpt
     };
     let scores = scores.with_context(|| arguments.data.clone())?;
     let evidence = Evidence::gather(&prepared, column_names(&flow), excerpt, scores, report::allowance(None))?;
-    let beside = || {
-        let path = &arguments.model.path;
-        if path.is_dir() { directory.report() } else { path.with_file_name(REPORT) }
-    };
-    let out = arguments.out.clone().unwrap_or_else(beside);
+    let out = out(arguments);
     write_file(&out, report::draw(&facts, &evidence).as_bytes())?;
-    print(&format!("{}\n", out.display()))
+    report_out(Some(&out), &format!("{}\n", out.display()))
 }

@@ -12,7 +12,7 @@ use crate::command::decoded::{npy_bytes, report_inversion};
 use crate::data::model_size;
 use crate::failure::usage;
 use crate::model::{Stored, column_names};
-use crate::output::{extension, print, write_file};
+use crate::output::{Format, report as report_out, spare_inputs, write_file};
 use crate::picture::canvas::Axes;
 use crate::picture::image_grid;
 use crate::picture::plane;
@@ -21,24 +21,13 @@ use crate::picture::png::write_png;
 /// Values that fit into memory on any machine this runs on.
 const MOST: u64 = 1 << 32;
 
-#[derive(Debug, Clone, Copy)]
-enum Format {
-    Csv,
-    Npy,
-    Png,
-}
-
 pub(crate) fn run(arguments: &Sample) -> Result<()> {
-    let format = match extension(&arguments.out).as_str() {
-        "csv" => Format::Csv,
-        "npy" => Format::Npy,
-        "png" => Format::Png,
-        _ => {
-            let out = arguments.out.display();
-            return Err(usage(format_args!("--out {out}: the file's name must end in .csv, .npy or .png")));
-        }
+    let Some(format) = Format::of(&arguments.out, arguments.format) else {
+        let out = arguments.out.display();
+        return Err(usage(format_args!("--out {out}: the file's name must end in .csv, .npy or .png")));
     };
     let stored = Stored::open(&arguments.model)?;
+    spare_inputs(&[("--out", Some(&arguments.out))], &[stored.path()])?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         draw(arguments, format, &stored, backend)
     })
@@ -100,5 +89,5 @@ fn draw<B: Backend>(arguments: &Sample, format: Format, stored: &Stored, backend
         }
     };
     let what = if model.images().is_some() { "images" } else { "rows" };
-    print(&format!("{}: {n} {what}, round-trip error {residual:.1e}\n", out.display()))
+    report_out(Some(out), &format!("{}: {n} {what}, round-trip error {residual:.1e}\n", out.display()))
 }

@@ -1,39 +1,51 @@
 //! `resflow score`: log p of rows; of images also bits per dimension, and their classes where a model has them.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use resflow::backend::{Backend, Key};
 use resflow::config::{FlowConfig, ModelConfig};
-use resflow::data::Dataset;
+use resflow::data::{Dataset, ToyDensity};
 use resflow::device::Precision;
 use resflow::estimator::{Auto, Estimator, Phase, Sharing};
 use resflow::flow::LogProb;
+use resflow::invert::Status;
 use resflow::with_device;
 
 use crate::arguments::Score;
 use crate::data::Data;
-use crate::data::weight::{check_width, effective_count};
+use crate::data::weight::effective_count;
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};
 use crate::evaluate::outliers::{self, Outliers};
 use crate::evaluate::percentile::Percentiles;
 use crate::failure::{usage, warn};
 use crate::model::Stored;
-use crate::output::{extension, print, write_file};
+use crate::output::{extension, is_stream, report as report_out, spare_inputs, write_file};
 
 /// Fresh points of a density, unless a number is given.
 const FRESH: u32 = 10_000;
+/// Why a table takes no number of rows.
+const WHOLE: &str = "--rows is for built-in densities and images; a file is scored whole";
 
 pub(crate) fn run(arguments: &Score) -> Result<()> {
-    if let Some(out) = arguments.out.as_ref().filter(|p| p.is_file() || !p.exists())
+    if let Some(out) = arguments.out.as_ref().filter(|p| (p.is_file() || !p.exists()) && !is_stream(p))
         && extension(out) != "csv"
     {
         return Err(usage(format_args!("--out {}: the file's name must end in .csv", out.display())));
     }
     let stored = Stored::open(&arguments.model)?;
-    let data = Data::open(&arguments.data)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    let others = arguments.outliers.as_deref().map_or(Path::new(""), Path::new);
+    let inputs = [Path::new(&arguments.data), others, stored.path()];
+    spare_inputs(&[("--out", arguments.out.as_deref())], &inputs)?;
+    let mut options = arguments.reading.options();
+    options.model = stored.columns(arguments.matching, arguments.weight.as_deref());
+    if options.model.is_some() && arguments.rows.is_some() && arguments.data.parse::<ToyDensity>().is_err() {
+        return Err(usage(WHOLE));
+    }
+    let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         score(arguments, &stored, data, backend)
     })
@@ -46,9 +58,7 @@ fn chosen_data(arguments: &Score, data: Data, model: &ModelConfig) -> Result<Dat
             let key = Key::new(arguments.seed).named("test data");
             Ok(density.sample(key, rows.unwrap_or(FRESH) as usize).into())
         }
-        (data, Some(_)) if data.table().is_some() && model.rows().is_some() => {
-            Err(usage("--rows is for built-in densities and images; a file is scored whole"))
-        }
+        (data, Some(_)) if data.table().is_some() && model.rows().is_some() => Err(usage(WHOLE)),
         (data, rows) => arguments.part.of(data, &arguments.data, model, rows.map(|n| n as usize)),
     }
 }
@@ -56,16 +66,18 @@ fn chosen_data(arguments: &Score, data: Data, model: &ModelConfig) -> Result<Dat
 fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B) -> Result<()> {
     let mut flow = stored.flow(backend)?;
     let other = match &arguments.outliers {
-        Some(name) => Some((name.as_str(), Data::open(name)?)),
+        Some(name) => {
+            let mut options = arguments.reading.of_others().options();
+            options.model = stored.columns(arguments.matching, None);
+            Some((name.as_str(), Data::open_with(name, &options)?))
+        }
         None => None,
     };
     if let Some((name, other)) = &other {
         outliers::check(other, name, flow.config())?;
     }
+    let dropped = data.dropped().to_vec();
     let data = chosen_data(arguments, data, flow.config())?;
-    if arguments.weight.is_none() && flow.config().rows().is_some() {
-        check_width(&data, &arguments.data, flow.dimension(), flow.provenance().columns.as_deref())?;
-    }
     let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
     let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
     flow.set_log_prob_estimator(estimator, replicates).map_err(usage)?;
@@ -88,14 +100,16 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     let seconds = start.elapsed().as_secs_f64();
     let percentiles = Percentiles::of(&scores, flow.provenance().scores.as_ref(), arguments.contamination)?;
     if let Some(path) = &arguments.out {
-        write_file(path, table(model, &scores, percentiles.as_ref(), classified.as_ref()).as_bytes())?;
+        let text = table(model, &scores, percentiles.as_ref(), classified.as_ref(), &dropped);
+        write_file(path, text.as_bytes())?;
     }
     let outliers = match other {
         Some(other) => Some(Outliers::of(&prepared, model, &scores, other, arguments.seed)?),
         None => None,
     };
     let quality = classified.and_then(|c| c.quality);
-    report(arguments, stored.precision, model, &Found { scores, percentiles, quality, outliers, seconds })
+    let dropped = dropped.len();
+    report(arguments, stored.precision, model, &Found { scores, percentiles, quality, outliers, seconds, dropped })
 }
 
 /// What a report is of.
@@ -105,14 +119,17 @@ struct Found {
     quality: Option<Quality>,
     outliers: Option<Outliers>,
     seconds: f64,
+    /// The rows that lack a value.
+    dropped: usize,
 }
 
-/// The values of all rows, as CSV.
+/// The values of all rows, as CSV; rows that were left out have none.
 fn table(
     model: &ModelConfig,
     scores: &LogProb,
     percentiles: Option<&Percentiles>,
     classified: Option<&Classified>,
+    dropped: &[usize],
 ) -> String {
     let mut names = match model {
         ModelConfig::Images(_) => vec!["bits_per_dim", "bits_per_dim_se", "log_prob", "se"],
@@ -127,7 +144,18 @@ fn table(
         names.extend(["class", "confidence"]);
     }
     let mut text = names.join(",") + "\n";
+    let none = vec!["NaN"; names.len()].join(",") + "\n";
+    let mut gone = dropped.iter().copied().peekable();
+    let mut row = 0;
+    let mut skip = |text: &mut String| {
+        while gone.next_if_eq(&row).is_some() {
+            *text += &none;
+            row += 1;
+        }
+        row += 1;
+    };
     for (&value, &error) in scores.values.iter().zip(&scores.standard_error) {
+        skip(&mut text);
         let bits = model.bits_per_dim(value).into_iter().chain(model.bits_per_dim_error(error));
         // `{:?}` is the shortest text that reads back as the same number
         let mut cells: Vec<_> = bits.chain([value, error]).map(|v| format!("{v:?}")).collect();
@@ -139,6 +167,7 @@ fn table(
         text += &cells.join(",");
         text.push('\n');
     }
+    skip(&mut text);
     text
 }
 
@@ -187,6 +216,13 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             "non_finite_rows": lost,
             "seconds": seconds,
         });
+        if found.dropped > 0 {
+            object["dropped_rows"] = found.dropped.into();
+        }
+        let outside = scores.status.iter().filter(|status| **status == Status::OutOfSupport).count();
+        if outside > 0 {
+            object["out_of_support_rows"] = outside.into();
+        }
         if model.images().is_some() {
             object["mean_bits_per_dim"] = model.bits_per_dim(mean).into();
             object["mean_bits_per_dim_se"] = model.bits_per_dim_error(error).into();
@@ -197,7 +233,7 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             object["effective_rows"] = effective_count(weights).into();
         }
         add(&mut object, model, found);
-        return print(&format!("{object}\n"));
+        return report_out(arguments.out.as_deref(), &format!("{object}\n"));
     }
     if rows == 0 {
         bail!("{}: no rows", arguments.data);
@@ -223,19 +259,27 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         }
         _ => String::new(),
     };
-    let far = match lost {
-        0 => String::new(),
-        _ => format!("non-finite  {lost} of {rows} {row}s have log p = −∞: the arithmetic overflowed\n"),
+    let outside = scores.status.iter().filter(|status| **status == Status::OutOfSupport).count();
+    let far = match (lost, outside) {
+        (0, _) => String::new(),
+        (_, 0) => format!("non-finite  {lost} of {rows} {row}s have log p = −∞: the arithmetic overflowed\n"),
+        (_, _) => format!(
+            "non-finite  {lost} of {rows} {row}s have log p = −∞: {outside} are outside of a column's support, of the others the \
+             arithmetic overflowed\n"
+        ),
     };
-    print(&format!(
-        "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s{weighted}\n\
+    report_out(
+        arguments.out.as_deref(),
+        &format!(
+            "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s{weighted}\n\
          {far}{}estimator   {}; {replicates}\n\
          time        {seconds:.2} s in {}\n",
-        -mean,
-        beside(arguments, model, found),
-        scores.estimator,
-        precision.name()
-    ))
+            -mean,
+            beside(arguments, model, found),
+            scores.estimator,
+            precision.name()
+        ),
+    )
 }
 
 /// Adds what is known of percentiles, classes and outliers.

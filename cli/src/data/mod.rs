@@ -2,6 +2,7 @@
 
 pub(crate) mod labels;
 pub(crate) mod part;
+pub(crate) mod reading;
 pub(crate) mod weight;
 
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::path::Path;
 use anyhow::Result;
 use resflow::config::{ImageConfig, ModelConfig};
 use resflow::data::image::{ImageSet, ImageSize};
-use resflow::data::{self, Dataset, Opened, Table, ToyDensity};
+use resflow::data::{Dataset, Opened, ReadOptions, Table, ToyDensity};
 
 use crate::failure::usage;
 
@@ -24,22 +25,42 @@ pub(crate) enum Data {
 impl Data {
     /// A density's name goes before a file of the same name: `./moons` is the file.
     pub(crate) fn open(text: &str) -> Result<Self> {
+        Self::open_with(text, &ReadOptions::default())
+    }
+
+    /// The same with what is known of a table; `-` is standard input.
+    pub(crate) fn open_with(text: &str, options: &ReadOptions) -> Result<Self> {
         let unknown = match text.parse::<ToyDensity>() {
-            Ok(density) => return Ok(Self::Density(density)),
+            Ok(density) => {
+                check_plain(text, options)?;
+                return Ok(Self::Density(density));
+            }
             Err(e) => e,
         };
         match Path::new(text).try_exists() {
-            Ok(false) => Err(usage(format_args!("{text}: file not found, and {unknown}"))),
-            _ => Self::open_file(Path::new(text)),
+            Ok(false) if text != reading::STANDARD_INPUT => {
+                Err(usage(format_args!("{text}: file not found, and {unknown}")))
+            }
+            _ => Self::open_file(Path::new(text), options),
         }
     }
 
     /// A table, or a file or folder of images.
-    pub(crate) fn open_file(path: &Path) -> Result<Self> {
-        if matches!(path.try_exists(), Ok(false)) {
-            return Err(usage(format_args!("{}: file not found", path.display())));
+    pub(crate) fn open_file(path: &Path, options: &ReadOptions) -> Result<Self> {
+        check_there(path)?;
+        let opened = reading::open(path, options)?;
+        if opened.image_size.is_some() {
+            check_plain(&path.display().to_string(), options)?;
         }
-        Ok(Self::Stored(data::open(path)?))
+        Ok(Self::Stored(opened))
+    }
+
+    /// The rows of a file that were left out, counted from 0.
+    pub(crate) fn dropped(&self) -> &[usize] {
+        match self {
+            Self::Density(_) => &[],
+            Self::Stored(opened) => &opened.dropped,
+        }
     }
 
     /// The size of its images, bytes or numbers.
@@ -75,12 +96,20 @@ pub(crate) fn first(data: Dataset, most: Option<usize>) -> Result<Dataset> {
     }
 }
 
-/// Reads a table.
-pub(crate) fn read(path: &Path) -> Result<Table> {
-    match path.try_exists() {
-        Ok(false) => Err(usage(format_args!("{}: file not found", path.display()))),
-        _ => Ok(data::read(path)?),
+/// Refuses to choose columns of what has none.
+fn check_plain(name: &str, options: &ReadOptions) -> Result<()> {
+    if options.columns.is_some() || !options.drop.is_empty() || options.index.is_some() {
+        return Err(usage(format_args!("--columns, --drop and --index are for tables, {name} is none")));
     }
+    Ok(())
+}
+
+/// Refuses a path at which nothing is.
+pub(crate) fn check_there(path: &Path) -> Result<()> {
+    if path != Path::new(reading::STANDARD_INPUT) && matches!(path.try_exists(), Ok(false)) {
+        return Err(usage(format_args!("{}: file not found", path.display())));
+    }
+    Ok(())
 }
 
 /// Whether images fit a model.

@@ -1,7 +1,7 @@
 //! --weight: a column of a table that is no part of the samples, but what each of them weighs.
 
-use anyhow::{Context as _, Result, bail};
-use resflow::data::{DataError, Dataset, Opened};
+use anyhow::{Context as _, Result};
+use resflow::data::{DataError, Opened};
 
 use super::Data;
 use crate::failure::usage;
@@ -29,21 +29,6 @@ impl Data {
             Err(e) => Err(e).context(context),
         }
     }
-}
-
-/// Refuses a table that has one column more than a model of some columns, with a word on what it may be.
-pub(crate) fn check_width(data: &Dataset, name: &str, dimension: usize, columns: Option<&[String]>) -> Result<()> {
-    let Some((table, names)) = data.table().and_then(|table| Some((table, table.columns()?))) else { return Ok(()) };
-    let width = table.width();
-    if width != dimension + 1 {
-        return Ok(());
-    }
-    let others: Vec<&String> = names.iter().filter(|name| columns.is_some_and(|own| !own.contains(name))).collect();
-    let hint = match others[..] {
-        [other] => format!("the model has no column `{other}`: if that holds weights, --weight {other} takes it out"),
-        _ => "if one of them holds weights, --weight COLUMN takes it out".to_owned(),
-    };
-    bail!("{name}: the data has {width} columns, the model is for {dimension}; {hint}")
 }
 
 /// The number of rows of equal weight whose mean is known as well, (Σ wᵢ)² / Σ wᵢ² (Kish 1965).

@@ -60,9 +60,15 @@ pub(crate) fn log_prob<B: Backend>(
     }
 }
 
-/// The numbers of the samples so far out that the arithmetic overflowed: their log p is −∞.
+/// The numbers of the samples whose log p is −∞: so far out that the arithmetic overflowed, or outside of a column's
+/// support.
 pub(crate) fn non_finite(scores: &LogProb) -> impl Iterator<Item = usize> {
-    scores.status.iter().enumerate().filter(|(_, status)| **status == Status::NonFinite).map(|(i, _)| i)
+    scores
+        .status
+        .iter()
+        .enumerate()
+        .filter(|(_, status)| matches!(status, Status::NonFinite | Status::OutOfSupport))
+        .map(|(i, _)| i)
 }
 
 /// p(y | x) of all samples.

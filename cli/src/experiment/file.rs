@@ -117,7 +117,7 @@ impl File {
         };
         let beneath = match preset {
             Some((preset, _)) => presets::settings(preset, family),
-            None => Settings::beneath_file(family, columns(data)?),
+            None => Settings::new(family, columns(data)?),
         };
         let mut sections = Table::new();
         sections.insert(section.to_owned(), model.into());

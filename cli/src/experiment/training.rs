@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::laboratory::Laboratory;
 use crate::arguments::{Fit, Model};
 use crate::data::part::Part;
+use crate::data::reading::TableOptions;
 use crate::data::{Data, first};
 use crate::failure::usage;
 use crate::model::{Stored, read_archive};
@@ -85,6 +86,7 @@ impl Training<'_> {
             // the settings say how many classes there are
             classify: false,
             weight: None,
+            reading: TableOptions::default(),
             out: directory.root().to_owned(),
             config: Some(config),
             seed: Some(self.seed),

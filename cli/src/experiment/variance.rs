@@ -69,8 +69,8 @@ fn measure<B: Backend>(
     let seed = laboratory.file.seed;
     let points = points(&case.training.settings, case.training.data, seed, section.points)?;
     let Some(rows) = points.table() else { return Err(usage("a batch of rows is needed")) };
-    let rows = flow.standardiser().apply(rows)?;
     let key = Key::new(seed).named("variance").named(&case.name());
+    let rows = flow.columns().forward(rows, key.named("dequantise"))?.table;
     flow.set_training_estimator(Estimator::Exact(Exact))?;
     let (exact, _) = gradient(&flow, &rows, key)?;
     flow.set_training_estimator(case.estimator.clone())?;

@@ -18,7 +18,7 @@ const NUMBERS: usize = 300_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Excerpt {
     pub(crate) table: Table,
-    /// Where each row stands in the data, from 0.
+    /// Where each row stands in the file, from 0, rows counted that were left out for missing values.
     pub(crate) numbers: Vec<usize>,
     /// Whether a row is one of those that were held out of training.
     pub(crate) held_out: Vec<bool>,
@@ -45,7 +45,8 @@ impl Excerpt {
                     None => permutation(table.rows(), key).into_iter().take(most).collect(),
                     Some(weights) => drawn(weights, most, key),
                 };
-                (table.select(&numbers), numbers, Some(table.rows()), weights.is_some())
+                let rows = table.select(&numbers);
+                (rows, in_file(numbers, data.dropped()), Some(table.rows()), weights.is_some())
             }
         };
         Some(Self { held_out: vec![false; numbers.len()], table, numbers, all, weighted })
@@ -70,6 +71,13 @@ impl Excerpt {
     pub(crate) fn rows(&self) -> usize {
         self.numbers.len()
     }
+}
+
+/// The numbers that rows of a table have in its file, some of whose rows, in rising order, are no part of the table.
+fn in_file(numbers: Vec<usize>, dropped: &[usize]) -> Vec<usize> {
+    // the k-th that was dropped comes after dropped[k] - k rows of the table
+    let kept_before: Vec<usize> = dropped.iter().enumerate().map(|(k, number)| number - k).collect();
+    numbers.into_iter().map(|i| i + kept_before.partition_point(|kept| *kept <= i)).collect()
 }
 
 /// At most so many rows of a table by their weights, in random order.
@@ -100,6 +108,13 @@ fn drawn(weights: &[f64], n: usize, key: Key) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_keep_the_numbers_of_their_file() {
+        // rows 0, 3 and 4 of seven were left out
+        assert_eq!(in_file(vec![0, 1, 2, 3], &[0, 3, 4]), [1, 2, 5, 6]);
+        assert_eq!(in_file(vec![2, 0], &[]), [2, 0]);
+    }
 
     #[test]
     fn rows_are_drawn_by_their_weights() {

@@ -277,7 +277,7 @@ fn row(evidence: &Evidence, scored: &[f64], strange: &Strange) -> Vec<String> {
     let excerpt = &evidence.excerpt;
     let cells = match &strange.cells {
         None if strange.log_p.is_finite() => "not looked at: the time was up".to_owned(),
-        None => "so far out that the arithmetic overflowed".to_owned(),
+        None => "outside of a column’s support, or beyond the arithmetic".to_owned(),
         Some(cells) if cells.is_empty() => "no single cell".to_owned(),
         Some(cells) => {
             let items: Vec<String> = cells.iter().map(|cell| item(&evidence.names, cell)).collect();

@@ -1,10 +1,14 @@
 //! The files of a run.
 
+use std::cell::OnceCell;
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::failure::usage;
+use crate::output::is_same;
 
 /// Pictures of a run over two columns.
 pub(crate) const PICTURES: [&str; 4] = ["density.png", "samples.png", "data.png", "picture.png"];
@@ -18,11 +22,13 @@ pub(crate) const REPORT: &str = "report.html";
 #[derive(Debug)]
 pub(crate) struct RunDirectory {
     root: PathBuf,
+    /// Held open while this process writes to the directory.
+    lock: OnceCell<File>,
 }
 
 impl RunDirectory {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), lock: OnceCell::new() }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -58,6 +64,61 @@ impl RunDirectory {
         self.root.join(name)
     }
 
+    /// The file whose lock says that a process writes to the directory. The system takes the lock away with the process,
+    /// however that ends; the file stays.
+    fn lock_file(&self) -> PathBuf {
+        self.root.join(".lock")
+    }
+
+    /// Keeps other processes out of the directory from now on; one that another process writes to is refused.
+    pub(crate) fn claim(&self) -> Result<()> {
+        if self.lock.get().is_some() {
+            return Ok(());
+        }
+        let path = self.lock_file();
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.with_context(|| path.display().to_string())?;
+        match file.try_lock() {
+            // for people: what counts is the lock
+            Ok(()) => {
+                let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+                written.with_context(|| path.display().to_string())?;
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut process = String::new();
+                let known = file.read_to_string(&mut process).is_ok() && process.bytes().all(|b| b.is_ascii_digit());
+                let process =
+                    if known && !process.is_empty() { format!(", process {process},") } else { String::new() };
+                return Err(usage(format_args!(
+                    "{}: another resflow fit{process} is writing there: wait until it ends, stop it, or choose another --out",
+                    self.root.display()
+                )));
+            }
+            // a file system without locks
+            Err(TryLockError::Error(_)) => {}
+        }
+        let _ = self.lock.set(file);
+        Ok(())
+    }
+
+    /// [`claim`](Self::claim)s the directory if a run was ever in it.
+    pub(crate) fn claim_if_there(&self) -> Result<()> {
+        if self.lock_file().exists() { self.claim() } else { Ok(()) }
+    }
+
+    /// Refuses data that a new run would overwrite: one of its files, or the directory itself.
+    pub(crate) fn spare(&self, data: &Path) -> Result<()> {
+        let pictures = PICTURES.iter().chain(&IMAGE_PICTURES).map(|name| self.picture(name));
+        let own = [self.model(), self.checkpoint(), self.metrics(), self.config(), self.report()];
+        if own.into_iter().chain(pictures).chain([self.root.clone()]).any(|path| is_same(&path, data)) {
+            let (data, root) = (data.display(), self.root.display());
+            return Err(usage(format_args!(
+                "--out {root}: the run would overwrite {data}, which is read; choose another directory"
+            )));
+        }
+        Ok(())
+    }
+
     /// Makes the directory for a new run: an old run in it is refused or removed.
     pub(crate) fn create(&self, overwrite: bool) -> Result<()> {
         let old = [self.checkpoint(), self.model()];
@@ -68,6 +129,7 @@ impl RunDirectory {
             )));
         }
         std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
+        self.claim()?;
         let pictures: Vec<_> = PICTURES.iter().chain(&IMAGE_PICTURES).map(|name| self.picture(name)).collect();
         for path in old.iter().chain(&[self.metrics(), self.config(), self.report()]).chain(&pictures) {
             match std::fs::remove_file(path) {

@@ -94,6 +94,7 @@ pub(crate) fn facts<B: Backend>(flow: &Flow<B>, model: &Path, entries: &[Entry],
         Family::IResNet => "invertible residual network (i-ResNet)".to_owned(),
         Family::RealNvp => "Real NVP".to_owned(),
         Family::Glow => "Glow".to_owned(),
+        Family::Nsf => "neural spline flow".to_owned(),
         other => format!("flow ({other})"),
     };
     let error = entries.iter().find(|e| e.val_nll.is_some() && e.val_nll == provenance.validation_nll);

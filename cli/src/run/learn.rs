@@ -36,6 +36,7 @@ pub(crate) fn learn(
 ) -> Result<String> {
     let start = Instant::now();
     let directory = RunDirectory::new(&arguments.out);
+    directory.claim_if_there()?;
     if data.image_size().is_some() && data.images().is_none() {
         let data = &arguments.data;
         return Err(usage(format_args!("{data}: images to learn are bytes, array.astype('u1') of 0 to 255")));
@@ -78,9 +79,10 @@ fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
     let family = asked_family(arguments)?.unwrap_or_default();
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
+        let settings = Settings::new(family, columns);
         return match &arguments.config {
-            Some(path) => Settings::beneath_file(family, columns).overlay(path, &row),
-            None => Ok(Settings::new(family, columns)),
+            Some(path) => settings.overlay(path, &row),
+            None => Ok(settings),
         };
     };
     let size = ImageSize { height, width, channels };
@@ -161,6 +163,7 @@ fn resume(
     if matches!(path.try_exists(), Ok(false)) {
         return Err(usage(format_args!("{} is not there: no run to resume", path.display())));
     }
+    directory.claim()?;
     let archive = read_archive(&path)?;
     let precision = precision_of(&archive).with_context(|| path.display().to_string())?;
     if let Some(other) = arguments.arithmetic.asked_precision().filter(|p| *p != precision) {
@@ -234,8 +237,7 @@ fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], directory: &RunDi
             }
             own
         }
-        None if run.model.rows().is_some() => Settings::beneath_file(family, run.model.dimension()),
-        // whatever preset it was
+        // whatever it began from: what the file does not name is the run's
         None => run.clone(),
     };
     let (asked, what) = match (&arguments.config, arguments.preset) {
@@ -259,7 +261,7 @@ fn write_settings(
     directory: &RunDirectory,
 ) -> Result<()> {
     // a name from the file system is one line here, whatever is in it
-    let data = arguments.data.clone() + &arguments.weight_flag();
+    let data = arguments.data.clone() + &arguments.data_flags();
     let data: String = data.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     let comment = format!("resflow fit {data} --seed {seed} --precision {}", precision.name());
     write_file(&directory.config(), settings.to_toml(&comment)?.as_bytes())

@@ -120,7 +120,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         if let Some(epilogue) = self.epilogue.take() {
             self.progress.stage("writing the report");
-            let flags = self.arguments.weight_flag();
+            let flags = self.arguments.data_flags();
             epilogue.write(&self.trainer, &self.arguments.data, &flags, &self.pace, self.directory)?;
         }
         self.progress.end();
@@ -195,7 +195,7 @@ impl<'a, B: Backend> Run<'a, B> {
             if is_interrupted() {
                 self.keeper.save(&self.trainer, &self.metrics)?;
                 self.progress.end();
-                let (data, weight) = (&self.arguments.data, self.arguments.weight_flag());
+                let (data, weight) = (&self.arguments.data, self.arguments.data_flags());
                 let again = format!("resflow fit {data} --out {}{weight} --resume", self.directory.root().display());
                 let step = report.step;
                 return Err(interrupted(format_args!(
@@ -356,7 +356,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let pictures: Vec<&str> = self.illustration.names().iter().copied().chain(report).collect();
         let pictures = pictures.join(", ");
         let comma = if pictures.is_empty() { "" } else { ", " };
-        let (data, weight) = (&self.arguments.data, self.arguments.weight_flag());
+        let (data, weight) = (&self.arguments.data, self.arguments.data_flags());
         let elapsed = self.pace.elapsed();
         let time = if elapsed.as_secs() < 100 { format!("{:.1} s", elapsed.as_secs_f64()) } else { clock(elapsed) };
         let model = self.trainer.flow().config();

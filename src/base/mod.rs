@@ -1,14 +1,42 @@
-//! The base density: what z is distributed by.
+//! Base densities: what z is distributed by.
 //!
 //! log p(x) = log p(z) + log|det ∂z/∂x|. A base has parameters like a layer, a density with its gradient, and samples
 //! that are functions of a key. What depends on z is split from what does not: a training step minimises the *energy*
 //! E(z) = −log p(z) + const., and the constant, in double precision, is added where a number is reported.
+//!
+//! | base | density | trained |
+//! |---|---|---|
+//! | [`Normal`] | N(0, I) | nothing |
+//! | [`GaussianMixture`] | Σ_k π_k N(m_k, Σ_k) with full or diagonal Σ_k | π, m, Σ |
+//! | [`StudentT`] | Student's t in every column, independently | the degrees of freedom of each column |
+//!
+//! A flow's configuration says which of them it has ([`BaseConfig`]), and so do model files. A mixture is fitted to rows
+//! on the host by expectation and maximisation ([`MixtureFit`]), its number of components chosen on rows that were held
+//! out ([`MixtureChoice`]).
+
+mod components;
+mod em;
+mod kmeans;
+mod ladder;
+mod mixture;
+mod normal;
+mod rows;
+mod student;
 
 use std::fmt::Debug;
 
-use resflow_backend::{Backend, Element as _, Key, Noise};
+pub use components::Mixture;
+pub use em::{FittedMixture, MixtureFit};
+pub use ladder::{Ladder, MixtureChoice, Rung};
+pub use mixture::{GaussianMixture, LEAST_SCALE};
+pub use normal::Normal;
+use resflow_backend::{Backend, Element as _, Key};
+pub use rows::Rows;
+pub use student::StudentT;
 
+use crate::architecture::Initial;
 use crate::batch::Batch;
+pub use crate::config::{BaseConfig, Covariance, MixtureConfig};
 use crate::error::Error;
 use crate::module::{Grad, Module};
 
@@ -38,9 +66,9 @@ pub trait Base<B: Backend>: Module<B> + CloneBase<B> {
     /// Prepares the density for computing.
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBase<B>>;
 
-    /// Returns `true` for the standard normal density, the only one that model files know.
-    fn is_standard_normal(&self) -> bool {
-        false
+    /// Describes the base as a configuration does; `None` for one of your own, which a model file cannot hold.
+    fn config(&self) -> Option<BaseConfig> {
+        None
     }
 }
 
@@ -75,62 +103,38 @@ pub trait PreparedBase<B: Backend>: Debug + Send + Sync {
     }
 }
 
-/// The standard normal density N(0, I): −log p(z) = ½‖z‖² + ½ d ln 2π.
-#[derive(Debug, Clone, Copy)]
-pub struct Normal {
+/// Builds the base of a configuration in d dimensions.
+pub(crate) fn configured<B: Backend>(
+    backend: &B,
+    config: &BaseConfig,
     dimension: usize,
-}
-
-impl Normal {
-    /// Builds the density in d dimensions.
-    pub fn new(dimension: usize) -> Self {
-        Self { dimension }
+    initial: Initial,
+) -> Box<dyn Base<B>> {
+    match (config, initial) {
+        (BaseConfig::Normal, _) => Box::new(Normal::new(dimension)),
+        (BaseConfig::Mixture(mixture), Initial::Random(key)) => {
+            let key = key.named("base");
+            Box::new(GaussianMixture::initialise(backend, *mixture, dimension, key))
+        }
+        (BaseConfig::Mixture(mixture), Initial::Zeros) => {
+            Box::new(GaussianMixture::zeros(backend, *mixture, dimension))
+        }
+        (BaseConfig::StudentT, _) => Box::new(StudentT::new(backend, dimension)),
     }
 }
 
-impl<B: Backend> Module<B> for Normal {
-    fn describe(&self) -> String {
-        format!("standard normal in {} dimensions", self.dimension)
-    }
+/// Puts numbers on the device, rounded to its precision.
+fn upload<B: Backend>(backend: &B, values: &[f64], shape: &[usize]) -> B::Tensor {
+    let values: Vec<_> = values.iter().map(|&v| B::Elem::from_f64(v)).collect();
+    backend.upload(&values, shape.into())
 }
 
-impl<B: Backend> Base<B> for Normal {
-    fn dimension(&self) -> usize {
-        self.dimension
-    }
-
-    fn prepare(&self, _backend: &B) -> Box<dyn PreparedBase<B>> {
-        Box::new(*self)
-    }
-
-    fn is_standard_normal(&self) -> bool {
-        true
-    }
+/// Adds b to zeros of a shape, to which it is broadcast.
+fn spread<B: Backend>(backend: &B, b: &B::Tensor, shape: &[usize]) -> B::Tensor {
+    backend.binary(resflow_backend::Binary::Add, backend.full(0.0, shape.into()), b)
 }
 
-impl<B: Backend> PreparedBase<B> for Normal {
-    fn energy(&self, backend: &B, z: &Batch<B>) -> B::Tensor {
-        backend.affine(backend.dot_rows(&z.x, &z.x), 0.5, 0.0)
-    }
-
-    fn constant(&self) -> f64 {
-        0.5 * self.dimension as f64 * (2.0 * std::f64::consts::PI).ln()
-    }
-
-    fn pull_back(&self, backend: &B, z: Batch<B>, weights: &B::Tensor, _grads: &mut [Grad<B>]) -> B::Tensor {
-        backend.binary(resflow_backend::Binary::Mul, z.x, weights)
-    }
-
-    // in double precision, so that single precision costs z its last digits only
-    fn log_prob(&self, backend: &B, z: &Batch<B>) -> Result<Vec<f64>, Error> {
-        let values = backend.download(&z.x)?;
-        let constant = PreparedBase::<B>::constant(self);
-        let one = |sample: &[B::Elem]| -constant - 0.5 * sample.iter().map(|z| z.to_f64() * z.to_f64()).sum::<f64>();
-        Ok(values.chunks_exact(self.dimension.max(1)).map(one).collect())
-    }
-
-    fn sample(&self, backend: &B, key: Key, first: u64, count: usize, _context: Option<&B::Tensor>) -> B::Tensor {
-        let d = self.dimension;
-        backend.noise(key, Noise::Normal, first * d as u64, [count, d].into())
-    }
+/// Takes a tensor to the host, in double precision.
+fn download<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Vec<f64>, Error> {
+    Ok(backend.download(x)?.into_iter().map(|v| v.to_f64()).collect())
 }

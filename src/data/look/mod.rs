@@ -1,0 +1,125 @@
+//! A look at a table before a model is fitted to it: what would make its density meaningless, and what would only hurt.
+//!
+//! A density over d columns needs rows that fill d dimensions. A constant column, a column that others determine, values
+//! that differ by rounding alone: log p has no bound there, and whatever a training prints has no meaning. Such a
+//! [`Finding`] is grave. Sentinels and broken cells, copies of rows, counters, few rows: a model comes of it, but not the
+//! one that was wanted. All findings come at once, each with what helps.
+//!
+//! ```
+//! use resflow::data::{self, Table};
+//! let rows: Vec<[f64; 2]> = (0..100).map(|i| [f64::from(i % 17), 2.54 * f64::from(i % 17)]).collect();
+//! let look = data::look(&Table::from_rows(&rows)?, None)?;
+//! assert!(look.findings.iter().any(|finding| finding.concern == data::Concern::Dependent));
+//! # Ok::<(), resflow::data::DataError>(())
+//! ```
+
+mod dependence;
+mod findings;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::copies;
+use super::{ColumnSummary, Table};
+use crate::error::DataError;
+
+/// What a finding is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Concern {
+    /// One value in every row.
+    Constant,
+    /// Values that differ by rounding alone.
+    Rounding,
+    /// A column that is a linear combination of others.
+    Dependent,
+    /// A column that numbers the rows.
+    Counter,
+    /// Values so far from the rest that they rule its mean and standard deviation.
+    Outliers,
+    /// One value in a large part of the rows of a continuous column.
+    Spike,
+    /// Few distinct values: a grid or whole numbers.
+    Discrete,
+    /// Tails that no normal density has.
+    Tails,
+    /// Rows that come more than once.
+    Copies,
+    /// Few rows for so many columns.
+    FewRows,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Good to know.
+    Note,
+    /// The model will be worse than it could be, or another than was meant.
+    Warning,
+    /// The density has no meaning.
+    Grave,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is about.
+    pub concern: Concern,
+    /// The columns, counted from 0; none of what is about rows.
+    pub columns: Vec<usize>,
+    /// What was found, with names and numbers.
+    pub sentence: String,
+    /// What helps.
+    pub remedy: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.sentence)?;
+        if self.remedy.is_empty() { Ok(()) } else { write!(f, ": {}", self.remedy) }
+    }
+}
+
+/// The findings of a table, the gravest first, and the statistics of its columns.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Look {
+    /// The rows.
+    pub rows: usize,
+    /// The names of the columns, where they have any.
+    pub names: Option<Vec<String>>,
+    /// The statistics of each column.
+    pub columns: Vec<ColumnSummary>,
+    /// Rows that equal an earlier one.
+    pub copies: usize,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+impl Look {
+    /// The findings that make a density meaningless.
+    pub fn grave(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.severity == Severity::Grave)
+    }
+}
+
+/// Looks at a table, whose rows may have weights.
+///
+/// # Errors
+/// Returns [`DataError::TooFewRows`] for a table without rows, [`DataError::Belongings`] for weights in another number
+/// than the rows.
+pub fn look(table: &Table, weights: Option<&[f64]>) -> Result<Look, DataError> {
+    let columns = ColumnSummary::of_table(table, weights)?;
+    let copies = copies::count(table);
+    let mut findings = findings::of_columns(table, &columns);
+    findings.extend(findings::of_rows(table, &columns, copies));
+    findings.extend(findings::of_dependence(table, &columns, &dependence::find(table, findings::NEARLY)));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(Look { rows: table.rows(), names: table.columns().map(<[String]>::to_vec), columns, copies, findings })
+}

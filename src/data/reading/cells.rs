@@ -1,0 +1,250 @@
+//! The faults of cells, gathered over the whole file, and what is left of a table without its index and its incomplete
+//! rows.
+
+use super::Reading;
+use super::columns::Layout;
+use super::note::Note;
+use super::number::Cell;
+use super::options::{Missing, ReadOptions};
+use crate::data::table::Table;
+use crate::error::{CellFaults, ColumnFault, DataError, Fault, Place};
+
+/// The places of a fault that are kept for each column.
+const SHOWN: usize = 5;
+
+/// One kind of fault in one column.
+#[derive(Debug, Default, Clone)]
+struct Tally {
+    count: usize,
+    places: Vec<Place>,
+    /// The first cell.
+    text: String,
+    value: f64,
+}
+
+impl Tally {
+    fn add(&mut self, text: &[u8], value: f64, place: Place) {
+        if self.count == 0 {
+            // no message shows more
+            self.text = String::from_utf8_lossy(&text[..text.len().min(400)]).into_owned();
+            self.value = value;
+        }
+        self.count += 1;
+        if self.places.len() < SHOWN {
+            self.places.push(place);
+        }
+    }
+}
+
+/// The faults of all cells so far, column by column.
+#[derive(Debug)]
+pub(in crate::data) struct Cells {
+    rows: usize,
+    missing: Vec<Tally>,
+    text: Vec<Tally>,
+    infinite: Vec<Tally>,
+}
+
+impl Cells {
+    pub(in crate::data) fn new(width: usize) -> Self {
+        let none = || vec![Tally::default(); width];
+        Self { rows: 0, missing: none(), text: none(), infinite: none() }
+    }
+
+    pub(in crate::data) fn next_row(&mut self) {
+        self.rows += 1;
+    }
+
+    /// A cell that is no finite number.
+    pub(super) fn add(&mut self, slot: usize, cell: Cell, text: &[u8], place: Place) {
+        match cell {
+            Cell::Infinite(value) => self.infinite[slot].add(text, value, place),
+            Cell::Missing => self.missing[slot].add(text, f64::NAN, place),
+            _ => self.text[slot].add(text, f64::NAN, place),
+        }
+    }
+
+    /// A value of an array that is not finite: NaN is a missing one.
+    pub(in crate::data) fn add_value(&mut self, slot: usize, value: f64, place: Place) {
+        let cell = if value.is_nan() { Cell::Missing } else { Cell::Infinite(value) };
+        self.add(slot, cell, b"NaN", place);
+    }
+
+    /// A column of which no cell is a number.
+    pub(in crate::data) fn add_text_column(&mut self, slot: usize, text: &str, rows: usize) {
+        self.text[slot] = Tally { count: rows, text: text.to_owned(), ..Tally::default() };
+    }
+
+    pub(in crate::data) fn set_rows(&mut self, rows: usize) {
+        self.rows = rows;
+    }
+
+    fn numbers(&self, slot: usize) -> usize {
+        self.rows - self.missing[slot].count - self.text[slot].count - self.infinite[slot].count
+    }
+
+    /// Whether a column has more words than numbers.
+    fn is_text(&self, slot: usize) -> bool {
+        self.text[slot].count > self.numbers(slot)
+    }
+}
+
+/// Makes a table of rows that were read: `values` row by row in the columns of the layout, whose index columns are told
+/// and taken out here, and whose rows with missing cells are dropped where the options say so.
+pub(in crate::data) fn finish(
+    layout: Layout,
+    mut values: Vec<f64>,
+    faults: Cells,
+    options: &ReadOptions,
+    mut notes: Vec<Note>,
+) -> Result<Reading, DataError> {
+    let (width, rows) = (layout.len(), faults.rows);
+    notes.extend(layout.notes.iter().cloned());
+    let mut kept = Vec::with_capacity(width);
+    for slot in 0..width {
+        match index(&layout, slot, &values, &faults) {
+            Some(note) => notes.push(note),
+            None => kept.push(slot),
+        }
+    }
+    let own = kept.len().saturating_sub(layout.beside);
+    if let Some(wanted) = layout.wanted.filter(|wanted| *wanted != own) {
+        return Err(DataError::Width { found: own, expected: wanted });
+    }
+    if kept.is_empty() {
+        return Err(DataError::TableShape { values: 0, width: 0 });
+    }
+    if let Some(&slot) = kept.iter().find(|&&slot| layout.is_unnamed(slot)) {
+        let reason = "is empty: name it, or leave the column out if it only numbers the rows (pandas: index=False)";
+        return Err(DataError::ColumnName { column: layout.columns()[slot] + 1, name: String::new(), reason });
+    }
+    if kept.len() < width {
+        keep(&mut values, width, |place| kept.contains(&place));
+    }
+    let width = kept.len();
+    let lacking: Vec<usize> = (0..width).filter(|&place| faults.missing[kept[place]].count > 0).collect();
+    let lacks = |row: usize| lacking.iter().any(|place| values[row * width + place].is_nan());
+    let incomplete: Vec<usize> =
+        if lacking.is_empty() { Vec::new() } else { (0..rows).filter(|&r| lacks(r)).collect() };
+    let constants = if options.refuse_constants { constants(&values, width) } else { Vec::new() };
+    let drop_rows = options.missing == Missing::DropRows && incomplete.len() < rows;
+    if let Some(found) = report(&layout, &kept, &faults, incomplete.len(), drop_rows, &constants) {
+        return Err(DataError::Cells(Box::new(found)));
+    }
+    if !incomplete.is_empty() {
+        let mut next = incomplete.iter().copied().peekable();
+        let mut row = 0;
+        let mut written = 0;
+        while row < rows {
+            if next.peek() == Some(&row) {
+                next.next();
+            } else {
+                values.copy_within(row * width..(row + 1) * width, written * width);
+                written += 1;
+            }
+            row += 1;
+        }
+        values.truncate(written * width);
+        notes.push(Note::Dropped { rows: incomplete.len(), of: rows });
+    }
+    let names = kept.iter().map(|&slot| layout.name(slot)).collect::<Option<Vec<_>>>();
+    Ok(Reading { table: Table::of_read(names, width, values), notes, dropped: incomplete })
+}
+
+/// Keeps some places of every row.
+fn keep(values: &mut Vec<f64>, width: usize, wanted: impl Fn(usize) -> bool) {
+    let wanted: Vec<bool> = (0..width).map(wanted).collect();
+    let mut at = 0;
+    values.retain(|_| {
+        let kept = wanted[at];
+        at = (at + 1) % width;
+        kept
+    });
+}
+
+/// What there is to say of a column that turns out to be the rows' index, or nothing at all.
+fn index(layout: &Layout, slot: usize, values: &[f64], faults: &Cells) -> Option<Note> {
+    if !layout.is_suspect(slot) {
+        return None;
+    }
+    let column = layout.label(slot);
+    let unnamed = layout.is_unnamed(slot);
+    let (rows, width) = (faults.rows, layout.len());
+    if faults.missing[slot].count == rows {
+        return Some(Note::Hollow { column });
+    }
+    if unnamed && faults.text[slot].count > 0 && faults.is_text(slot) {
+        return Some(Note::Index { column, what: "the names of the rows" });
+    }
+    if faults.numbers(slot) < rows {
+        return None;
+    }
+    let own = || values.iter().skip(slot).step_by(width).copied();
+    if own().any(|v| v.fract() != 0.0) {
+        return None;
+    }
+    if [0.0, 1.0].into_iter().any(|from| own().enumerate().all(|(i, v)| v == i as f64 + from)) {
+        let what = if own().next() == Some(0.0) { "0, 1, 2, …" } else { "1, 2, 3, …" };
+        return Some(Note::Index { column, what });
+    }
+    let mut sorted: Vec<f64> = own().collect();
+    sorted.sort_by(f64::total_cmp);
+    let distinct = sorted.windows(2).all(|pair| pair[0] != pair[1]);
+    distinct.then_some(Note::Index { column, what: "a whole number for each row, no two alike" })
+}
+
+/// The places of a row that are the same in every row, of two or more.
+fn constants(values: &[f64], width: usize) -> Vec<(usize, f64)> {
+    let mut rows = values.chunks_exact(width);
+    let Some(first) = rows.next() else { return Vec::new() };
+    let mut same: Vec<usize> = (0..width).filter(|_| values.len() > width).collect();
+    for row in rows {
+        if same.is_empty() {
+            break;
+        }
+        same.retain(|&place| row[place] == first[place]);
+    }
+    same.into_iter().map(|place| (place, first[place])).collect()
+}
+
+/// All faults, if there are any that matter.
+fn report(
+    layout: &Layout,
+    kept: &[usize],
+    faults: &Cells,
+    incomplete: usize,
+    drop_rows: bool,
+    constants: &[(usize, f64)],
+) -> Option<CellFaults> {
+    let mut columns = Vec::new();
+    let mut add = |slot: usize, fault: Fault, tally: &Tally| {
+        columns.push(ColumnFault {
+            label: layout.label(slot),
+            handle: layout.handle(slot),
+            fault,
+            count: tally.count,
+            places: tally.places.clone(),
+        });
+    };
+    for &slot in kept {
+        let text = &faults.text[slot];
+        if faults.is_text(slot) {
+            add(slot, Fault::TextColumn { text: text.text.clone() }, text);
+        } else if text.count > 0 {
+            add(slot, Fault::Text { text: text.text.clone() }, text);
+        }
+        let missing = &faults.missing[slot];
+        if missing.count > 0 && !drop_rows {
+            add(slot, Fault::Missing { text: missing.text.clone() }, missing);
+        }
+        let infinite = &faults.infinite[slot];
+        if infinite.count > 0 {
+            add(slot, Fault::Infinite { value: infinite.value }, infinite);
+        }
+    }
+    for &(place, value) in constants {
+        let tally = Tally { count: faults.rows, ..Tally::default() };
+        add(kept[place], Fault::Constant { value }, &tally);
+    }
+    (!columns.is_empty()).then(|| CellFaults { columns, rows: faults.rows, incomplete })
+}

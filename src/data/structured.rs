@@ -1,0 +1,149 @@
+//! Columns of different types under names: structured NPY arrays, and what other readers bring.
+
+use npyz::{DType, Field};
+
+use super::npy::{Scalar, finish_array};
+use super::reading::{Cells, Layout, ReadOptions, Reading, choose, finish};
+use crate::error::DataError;
+
+/// A column that a reader of another format brings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedColumn {
+    /// Its name.
+    pub name: String,
+    /// What it holds.
+    pub values: ColumnValues,
+}
+
+/// What a column holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ColumnValues {
+    /// Numbers, NaN where one is missing.
+    Numbers(Vec<f64>),
+    /// Something else, of a type with this name.
+    Other(String),
+}
+
+/// Makes a table of named columns by the rules of [`read_from`](super::read_from): which columns are taken, what becomes
+/// of missing values, what is an index. Columns that are no numbers are faults unless they are left out.
+///
+/// # Errors
+/// Returns [`DataError::Belongings`] if the columns differ in length, [`DataError::Empty`] if there are no rows, and
+/// [`DataError::Cells`] and the like as [`read_from`](super::read_from) does.
+///
+/// ```
+/// use resflow::data::{ColumnValues, NamedColumn, ReadOptions, read_columns};
+/// let column = |name: &str, values| NamedColumn { name: name.to_owned(), values };
+/// let columns = vec![
+///     column("species", ColumnValues::Other("utf8".to_owned())),
+///     column("height", ColumnValues::Numbers(vec![1.5, 2.5])),
+/// ];
+/// assert!(read_columns(columns.clone(), &ReadOptions::default()).is_err());
+/// let options = ReadOptions { drop: vec!["species".to_owned()], ..ReadOptions::default() };
+/// assert_eq!(read_columns(columns, &options)?.table.values(), [1.5, 2.5]);
+/// # Ok::<(), resflow::data::DataError>(())
+/// ```
+pub fn read_columns(columns: Vec<NamedColumn>, options: &ReadOptions) -> Result<Reading, DataError> {
+    let mut rows = None;
+    for column in &columns {
+        if let ColumnValues::Numbers(values) = &column.values {
+            let samples = *rows.get_or_insert(values.len());
+            if samples != values.len() {
+                return Err(DataError::Belongings { what: "values of a column", found: values.len(), samples });
+            }
+        }
+    }
+    let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+    let layout = choose(Some(&names), columns.len(), options)?;
+    let kept: Vec<&NamedColumn> = layout.columns().iter().map(|&c| &columns[c]).collect();
+    let mut others = kept.iter().enumerate().filter_map(|(slot, column)| match &column.values {
+        ColumnValues::Numbers(_) => None,
+        ColumnValues::Other(dtype) => Some((slot, dtype.as_str())),
+    });
+    if others.clone().next().is_some() {
+        return refuse(&mut others, layout, rows.unwrap_or(1), options);
+    }
+    let rows = rows.filter(|rows| *rows > 0).ok_or(DataError::Empty)?;
+    let mut values = Vec::with_capacity(rows * kept.len());
+    for row in 0..rows {
+        for column in &kept {
+            if let ColumnValues::Numbers(numbers) = &column.values {
+                values.push(numbers[row]);
+            }
+        }
+    }
+    finish_array(layout, values, options)
+}
+
+/// A field that is a column.
+struct Column {
+    name: String,
+    /// Its first byte in a row.
+    offset: usize,
+    /// The type of its numbers, if it has any.
+    scalar: Option<Scalar>,
+    dtype: String,
+}
+
+/// Reads a table of the fields; those that are no numbers are faults unless they are left out.
+pub(super) fn read(fields: &[Field], shape: &[u64], data: &[u8], options: &ReadOptions) -> Result<Reading, DataError> {
+    let rows = match *shape {
+        [rows] | [rows, 1] if rows > 0 => rows,
+        _ => return Err(DataError::NpyShape { shape: shape.to_vec() }),
+    };
+    let (columns, size) = columns(fields)?;
+    let expected = rows.checked_mul(size as u64).ok_or(DataError::NpyOverflow)?;
+    let found = data.len() as u64;
+    if expected != found {
+        return Err(DataError::NpyLength { expected, found });
+    }
+    let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+    let layout = choose(Some(&names), columns.len(), options)?;
+    let kept: Vec<&Column> = layout.columns().iter().map(|&c| &columns[c]).collect();
+    let mut others = kept.iter().enumerate().filter(|(_, column)| column.scalar.is_none());
+    if others.clone().next().is_some() {
+        let mut others = others.by_ref().map(|(slot, column)| (slot, column.dtype.trim_matches('\'')));
+        return refuse(&mut others, layout, rows as usize, options);
+    }
+    let mut values = Vec::with_capacity(kept.len() * rows as usize);
+    for row in data.chunks_exact(size) {
+        for column in &kept {
+            values.push(column.scalar.map_or(f64::NAN, |s| s.decode(&row[column.offset..][..s.size])));
+        }
+    }
+    finish_array(layout, values, options)
+}
+
+/// The columns among the fields, and the size of a row.
+fn columns(fields: &[Field]) -> Result<(Vec<Column>, usize), DataError> {
+    let mut columns = Vec::new();
+    let mut offset = 0_usize;
+    for Field { name, dtype } in fields {
+        let size = dtype.num_bytes().ok_or_else(|| DataError::NpyType { dtype: dtype.descr() })?;
+        let scalar = if let DType::Plain(plain) = dtype { Scalar::of(plain) } else { None };
+        // what fills a row up has no name
+        if !(name.is_empty() && scalar.is_none()) {
+            columns.push(Column { name: name.clone(), offset, scalar, dtype: dtype.descr() });
+        }
+        offset = offset.checked_add(size).ok_or(DataError::NpyOverflow)?;
+    }
+    if columns.is_empty() || offset == 0 {
+        return Err(DataError::TableShape { values: 0, width: 0 });
+    }
+    Ok((columns, offset))
+}
+
+/// All columns that are no numbers, in one error: their slots and the names of their types.
+fn refuse<'a>(
+    others: &mut dyn Iterator<Item = (usize, &'a str)>,
+    layout: Layout,
+    rows: usize,
+    options: &ReadOptions,
+) -> Result<Reading, DataError> {
+    let mut faults = Cells::new(layout.len());
+    for (slot, dtype) in others {
+        faults.add_text_column(slot, dtype, rows);
+    }
+    faults.set_rows(rows);
+    finish(layout, Vec::new(), faults, options, Vec::new())
+}
