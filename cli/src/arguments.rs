@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Encode(Encode),
     Decode(Decode),
     Reconstruct(Reconstruct),
+    Report(Report),
     Inspect(Inspect),
     Import(Import),
     Experiment(Experiment),
@@ -92,7 +93,7 @@ resumed, it ends with the same bits. Ctrl-C writes a checkpoint first; a second 
 ///
 /// Writes into DIR: model.safetensors (the best validated weights), checkpoint.safetensors (to resume from),
 /// metrics.jsonl (one object a logged step), config.toml (all settings); for two columns density.png, samples.png,
-/// data.png and picture.png (the three side by side); for images samples.png (a grid, renewed while training) and
+/// data.png and picture.png (the three side by side); for tables report.html (see `resflow report`); for images samples.png (a grid, renewed while training) and
 /// curve.png (bits/dim over the steps).
 #[derive(Debug, Args)]
 #[command(after_help = presets::help(FIT))]
@@ -159,6 +160,11 @@ impl Fit {
 /// dimension. The error of a row is that of the log-determinant estimate, 0 where it is exact; the error of the mean is
 /// the spread of the rows.
 ///
+/// `resflow fit` keeps how likely the rows were that a table's model was trained on. Of such a model each row also gets its
+/// percentile among them: the share of training rows that are less likely, 0 to 100, to within 0.1. --contamination 0.01
+/// flags rows below percentile 1. A model knows its training rows, so more than that of fresh rows of the same kind may be
+/// flagged; how many of the fit's held-out rows would be is said beside it.
+///
 /// Images as bytes are dequantised with noise of the seed; a .npy array of floats [n, c, h, w] or [n, h, w, c] in [0, 1]
 /// that are no multiples of 1/255, or a table of rows in the order (c, h, w), is taken as it is. Images are evaluated 256 at a time: the noise
 /// and the probes of an image depend on the seed and its number, not on how many there are.
@@ -182,6 +188,7 @@ Examples:
   resflow score board checkerboard                        10000 fresh points of the density
   resflow score run new.csv --out scores.csv              log_prob and se of every row
   resflow score run new.csv --json                        one object, for scripts
+  resflow score run new.csv --contamination 0.01 --out scores.csv   and a flag: 1 of the unlikely rows
   zcat new.csv.gz | resflow score run - --out -           from a pipe, into a pipe
   resflow score run new.csv --missing drop-rows           without the rows that lack a value
   resflow score run new.csv --weight events               the mean by the weights in a column
@@ -211,17 +218,19 @@ pub(crate) struct Score {
     pub(crate) matching: Matching,
     #[command(flatten)]
     pub(crate) part: Part,
-    /// Write log_prob and se of every row to this .csv file, or to a pipe (-); of images bits_per_dim and bits_per_dim_se before them; of
-    /// models that classify also the likeliest class and its probability, as class and confidence
     #[command(flatten)]
     pub(crate) size: Size,
-    /// Write log_prob and se of every row to this .csv file; of images bits_per_dim and bits_per_dim_se before them; of
-    /// models that classify also the likeliest class (by its name if it has one) and its probability, as class and confidence
+    /// Write log_prob, se and percentile of every row, with --contamination also outlier, to this .csv file, or to a pipe
+    /// (-); of images bits_per_dim and bits_per_dim_se before them, without percentile; of models that classify also the
+    /// likeliest class (by its name if it has one) and its probability, as class and confidence
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    /// Flag rows that are less likely than this fraction of the training rows, such as 0.01
+    #[arg(long, value_name = "FRACTION", value_parser = fraction, allow_negative_numbers = true)]
+    pub(crate) contamination: Option<f64>,
     /// Weigh the rows of a table by this column, which is then no part of them
     #[arg(long, value_name = "COLUMN", conflicts_with = "outliers")]
     pub(crate) weight: Option<String>,
@@ -419,6 +428,36 @@ pub(crate) struct Reconstruct {
     pub(crate) seed: u64,
 }
 
+/// Show what a model has learnt, as one page for a browser
+///
+/// Writes one HTML file that loads nothing: how good the model is, columns and pairs of columns beside samples, whether log
+/// p of held-out rows is calibrated, the strangest rows and the cells that make them so. `resflow fit` writes the same of
+/// its own data as report.html.
+///
+/// MODEL is best the directory of a run: it knows which rows of DATA were held out of training. Of other data all rows
+/// count as held out.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  resflow report run measurements.csv                      writes run/report.html again
+  resflow report run new.csv --out new.html                the same model on other rows")]
+pub(crate) struct Report {
+    #[command(flatten)]
+    pub(crate) model: Model,
+    /// A table, or the name of a built-in density
+    pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: TableOptions,
+    #[command(flatten)]
+    pub(crate) matching: Matching,
+    /// The .html file to write [default: report.html beside the model]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Weigh the rows by this column, which is then no part of them
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) weight: Option<String>,
+}
+
 /// Say what a model is made of
 ///
 /// Layers, parameters, the spectral norm σ of each weight before and after normalisation, the bound on each block's
@@ -551,6 +590,11 @@ pub(crate) struct Model {
 fn positive(text: &str) -> Result<f64, String> {
     let wrong = || "expected a number above 0".to_owned();
     text.parse().ok().filter(|&x: &f64| x > 0.0 && x.is_finite()).ok_or_else(wrong)
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let wrong = || "expected a fraction above 0 and below 1".to_owned();
+    text.parse().ok().filter(|x: &f64| *x > 0.0 && *x < 1.0).ok_or_else(wrong)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -1,7 +1,7 @@
 //! `resflow`: residual flows from the command line.
 //!
 //! Floors, each importing only from those below: `command`, a file for each subcommand; `experiment`; `run`, a training
-//! run and its directory, and `evaluate`; `picture`; `model`, which loads; `arguments`; `settings`; `data` and `device`;
+//! run and its directory, and `evaluate`; `report` and `picture`; `model`, which loads; `arguments`; `settings`; `data` and `device`;
 //! `progress`, `output` and `failure`. Exit codes: 0 done, 1 the work failed, 2 the command or its configuration was wrong,
 //! 130 interrupted with a checkpoint written.
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ mod model;
 mod output;
 mod picture;
 mod progress;
+mod report;
 mod run;
 mod settings;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Encode(arguments) => command::encode::run(&arguments),
         Command::Decode(arguments) => command::decode::run(&arguments),
         Command::Reconstruct(arguments) => command::reconstruct::run(&arguments),
+        Command::Report(arguments) => command::report::run(&arguments),
         Command::Inspect(arguments) => command::inspect::run(&arguments),
         Command::Import(arguments) => command::import::run(&arguments),
         Command::Experiment(arguments) => command::experiment::run(&arguments),

@@ -10,6 +10,7 @@ mod inverse;
 mod log_prob;
 mod prepared;
 mod provenance;
+mod scores;
 mod upload;
 
 pub use evaluate::Encoded;
@@ -19,6 +20,7 @@ pub use log_prob::LogProb;
 pub use prepared::PreparedFlow;
 pub use provenance::Provenance;
 use resflow_backend::{Backend, Key};
+pub use scores::{ReferenceScores, ScoreQuantiles};
 
 use crate::architecture::{self, Initial};
 use crate::base::{self, Base, BaseConfig, Normal};

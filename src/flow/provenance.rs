@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::scores::ReferenceScores;
+
 /// The data, the training and the score behind a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -19,4 +21,7 @@ pub struct Provenance {
     pub seed: u64,
     /// Negative log likelihood on the validation data, nats per sample.
     pub validation_nll: Option<f64>,
+    /// How likely the rows of the fit are under the model, where they were scored; files of earlier versions have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scores: Option<ReferenceScores>,
 }

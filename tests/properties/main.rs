@@ -21,5 +21,6 @@ mod lipschitz;
 mod mixed_norms;
 mod mixtures;
 mod norms;
+mod scores;
 mod spline;
 mod weights;

@@ -8,6 +8,7 @@ use crate::arguments::Fit;
 use crate::data::Data;
 use crate::output::print;
 use crate::run::directory::RunDirectory;
+use crate::run::epilogue::Epilogue;
 use crate::run::illustration::Illustration;
 use crate::run::interruption::listen_for_interruption;
 use crate::run::learn::learn;
@@ -28,6 +29,6 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
     }
     let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     drop(directory);
-    let illustration = Illustration::of(&data);
-    print(&learn(arguments, data, illustration)?)
+    let (illustration, epilogue) = (Illustration::of(&data), Epilogue::of(&data));
+    print(&learn(arguments, data, illustration, epilogue)?)
 }

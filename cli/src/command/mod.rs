@@ -10,5 +10,6 @@ pub(crate) mod fit;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod reconstruct;
+pub(crate) mod report;
 pub(crate) mod sample;
 pub(crate) mod score;

@@ -21,6 +21,7 @@ use crate::data::weight::effective_count;
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};
 use crate::evaluate::outliers::{self, Outliers};
+use crate::evaluate::percentile::Percentiles;
 use crate::failure::{usage, warn};
 use crate::model::Stored;
 use crate::output::{extension, is_stream, report as report_out, spare_inputs, write_file};
@@ -104,20 +105,24 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     let scores = evaluate::log_prob(&prepared, model, data.samples(), key).context(arguments.data.clone())?;
     let classified = Classified::of(&prepared, model, &data, key).context(arguments.data.clone())?;
     let seconds = start.elapsed().as_secs_f64();
+    let percentiles = Percentiles::of(&scores, flow.provenance().scores.as_ref(), arguments.contamination)?;
     if let Some(path) = &arguments.out {
-        write_file(path, table(model, &scores, classified.as_ref(), names.as_deref(), &dropped).as_bytes())?;
+        let text = table(model, &scores, percentiles.as_ref(), classified.as_ref(), names.as_deref(), &dropped);
+        write_file(path, text.as_bytes())?;
     }
     let outliers = match other {
         Some(other) => Some(Outliers::of(&prepared, model, &scores, other, arguments.seed)?),
         None => None,
     };
     let quality = classified.and_then(|c| c.quality);
-    report(arguments, stored.precision, model, &Found { scores, quality, outliers, seconds, dropped: dropped.len() })
+    let dropped = dropped.len();
+    report(arguments, stored.precision, model, &Found { scores, percentiles, quality, outliers, seconds, dropped })
 }
 
 /// What a report is of.
 struct Found {
     scores: LogProb,
+    percentiles: Option<Percentiles>,
     quality: Option<Quality>,
     outliers: Option<Outliers>,
     seconds: f64,
@@ -129,6 +134,7 @@ struct Found {
 fn table(
     model: &ModelConfig,
     scores: &LogProb,
+    percentiles: Option<&Percentiles>,
     classified: Option<&Classified>,
     classes: Option<&[String]>,
     dropped: &[usize],
@@ -137,6 +143,10 @@ fn table(
         ModelConfig::Images(_) => vec!["bits_per_dim", "bits_per_dim_se", "log_prob", "se"],
         ModelConfig::Rows(_) => vec!["log_prob", "se"],
     };
+    let mut places = percentiles.map(|p| p.values.iter());
+    let mut outliers = percentiles.and_then(Percentiles::outliers);
+    names.extend(places.as_ref().map(|_| "percentile"));
+    names.extend(outliers.as_ref().map(|_| "outlier"));
     let mut predictions = classified.map(Classified::predictions);
     if predictions.is_some() {
         names.extend(["class", "confidence"]);
@@ -157,6 +167,8 @@ fn table(
         let bits = model.bits_per_dim(value).into_iter().chain(model.bits_per_dim_error(error));
         // `{:?}` is the shortest text that reads back as the same number
         let mut cells: Vec<_> = bits.chain([value, error]).map(|v| format!("{v:?}")).collect();
+        cells.extend(places.as_mut().and_then(Iterator::next).map(|p| format!("{p:?}")));
+        cells.extend(outliers.as_mut().and_then(Iterator::next).map(|o| u8::from(o).to_string()));
         if let Some((class, confidence)) = predictions.as_mut().and_then(Iterator::next) {
             let class =
                 classes.and_then(|names| names.get(class)).map_or_else(|| class.to_string(), |name| quoted(name));
@@ -286,8 +298,11 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
     )
 }
 
-/// Adds what is known of classes and outliers.
+/// Adds what is known of percentiles, classes and outliers.
 fn add(object: &mut serde_json::Value, model: &ModelConfig, found: &Found) {
+    if let Some(percentiles) = &found.percentiles {
+        percentiles.add(object);
+    }
     if let Some(quality) = &found.quality {
         object["accuracy"] = quality.accuracy.into();
         object["accuracy_se"] = quality.accuracy_error.into();
@@ -307,7 +322,7 @@ fn add(object: &mut serde_json::Value, model: &ModelConfig, found: &Found) {
 
 /// The same in words, a line each.
 fn beside(arguments: &Score, model: &ModelConfig, found: &Found) -> String {
-    let mut out = String::new();
+    let mut out = found.percentiles.as_ref().map_or(String::new(), Percentiles::lines);
     // writing to a String cannot fail
     if let Some(quality) = &found.quality {
         let _ = writeln!(

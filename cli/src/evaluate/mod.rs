@@ -6,6 +6,7 @@
 
 pub(crate) mod classification;
 pub(crate) mod outliers;
+pub(crate) mod percentile;
 
 use anyhow::Result;
 use resflow::backend::{Backend, Key};

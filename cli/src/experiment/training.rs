@@ -100,7 +100,7 @@ impl Training<'_> {
         };
         let data = Data::open(self.data)?;
         let illustration = if self.illustrated { Illustration::of(&data) } else { Illustration::Nothing };
-        learn(&fit, data, illustration)?;
+        learn(&fit, data, illustration, None)?;
         let stored = Stored::open(&Model { path: fit.out, arithmetic: laboratory.arithmetic.clone() })?;
         let run = &read_archive(&directory.checkpoint())?.document["run"];
         let (steps, seconds) = (run["step"].as_u64().unwrap_or(0), run["elapsed"].as_f64().unwrap_or(0.0));

@@ -15,6 +15,9 @@ pub(crate) const PICTURES: [&str; 4] = ["density.png", "samples.png", "data.png"
 /// Pictures of a run over images.
 pub(crate) const IMAGE_PICTURES: [&str; 2] = ["samples.png", "curve.png"];
 
+/// The report of a run over a table.
+pub(crate) const REPORT: &str = "report.html";
+
 /// A directory with the files of one run.
 #[derive(Debug)]
 pub(crate) struct RunDirectory {
@@ -50,6 +53,11 @@ impl RunDirectory {
     /// All settings.
     pub(crate) fn config(&self) -> PathBuf {
         self.root.join("config.toml")
+    }
+
+    /// What was learnt, for people.
+    pub(crate) fn report(&self) -> PathBuf {
+        self.root.join(REPORT)
     }
 
     pub(crate) fn picture(&self, name: &str) -> PathBuf {
@@ -101,7 +109,7 @@ impl RunDirectory {
     /// Refuses data that a new run would overwrite: one of its files, or the directory itself.
     pub(crate) fn spare(&self, data: &Path) -> Result<()> {
         let pictures = PICTURES.iter().chain(&IMAGE_PICTURES).map(|name| self.picture(name));
-        let own = [self.model(), self.checkpoint(), self.metrics(), self.config()];
+        let own = [self.model(), self.checkpoint(), self.metrics(), self.config(), self.report()];
         if own.into_iter().chain(pictures).chain([self.root.clone()]).any(|path| is_same(&path, data)) {
             let (data, root) = (data.display(), self.root.display());
             return Err(usage(format_args!(
@@ -123,7 +131,7 @@ impl RunDirectory {
         std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
         self.claim()?;
         let pictures: Vec<_> = PICTURES.iter().chain(&IMAGE_PICTURES).map(|name| self.picture(name)).collect();
-        for path in old.iter().chain(&[self.metrics(), self.config()]).chain(&pictures) {
+        for path in old.iter().chain(&[self.metrics(), self.config(), self.report()]).chain(&pictures) {
             match std::fs::remove_file(path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).with_context(|| path.display().to_string());

@@ -19,6 +19,7 @@ use crate::failure::{say, usage};
 use crate::model::{precision_of, read_archive};
 use crate::output::write_file;
 use crate::run::directory::RunDirectory;
+use crate::run::epilogue::Epilogue;
 use crate::run::illustration::Illustration;
 use crate::run::metrics::Metrics;
 use crate::run::pace::Pace;
@@ -27,7 +28,12 @@ use crate::settings::Settings;
 use crate::settings::presets;
 
 /// Begins or resumes the run that the arguments ask for; returns what came of it, in words.
-pub(crate) fn learn(arguments: &Fit, data: Data, illustration: Illustration) -> Result<String> {
+pub(crate) fn learn(
+    arguments: &Fit,
+    data: Data,
+    illustration: Illustration,
+    epilogue: Option<Epilogue>,
+) -> Result<String> {
     let start = Instant::now();
     let directory = RunDirectory::new(&arguments.out);
     directory.claim_if_there()?;
@@ -41,9 +47,9 @@ pub(crate) fn learn(arguments: &Fit, data: Data, illustration: Illustration) -> 
         return Err(usage(format_args!("--preset {preset} is for images, {} holds rows", arguments.data)));
     }
     if arguments.resume {
-        resume(arguments, source, illustration, &directory, start)
+        resume(arguments, source, (illustration, epilogue), &directory, start)
     } else {
-        begin(arguments, source, illustration, &directory, start)
+        begin(arguments, source, (illustration, epilogue), &directory, start)
     }
 }
 
@@ -121,7 +127,7 @@ fn classify(settings: &mut Settings, asked: Option<usize>, arguments: &Fit, sour
 fn begin(
     arguments: &Fit,
     source: Source,
-    illustration: Illustration,
+    (illustration, epilogue): (Illustration, Option<Epilogue>),
     directory: &RunDirectory,
     start: Instant,
 ) -> Result<String> {
@@ -143,14 +149,14 @@ fn begin(
         write_settings(&settings, arguments, key.seed(), precision, directory)?;
         let metrics = Metrics::create(&directory.metrics())?;
         let pace = Pace::new(start, trainer.elapsed(), arguments.time_limit);
-        Run::new(trainer, arguments, directory, metrics, pace, illustration).finish()
+        Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue).finish()
     })
 }
 
 fn resume(
     arguments: &Fit,
     source: Source,
-    illustration: Illustration,
+    (illustration, epilogue): (Illustration, Option<Epilogue>),
     directory: &RunDirectory,
     start: Instant,
 ) -> Result<String> {
@@ -195,7 +201,7 @@ fn resume(
         }
         let (metrics, entries) = Metrics::resume(&directory.metrics(), trainer.steps_done())?;
         let pace = Pace::new(start, trainer.elapsed(), arguments.time_limit);
-        let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration);
+        let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue);
         run.remember(&entries);
         run.finish()
     })

@@ -1,6 +1,7 @@
 //! A run of training: what goes into it, the loop, and what it leaves in its directory.
 
 pub(crate) mod directory;
+pub(crate) mod epilogue;
 pub(crate) mod illustration;
 pub(crate) mod interruption;
 pub(crate) mod keeper;

@@ -10,7 +10,8 @@ use resflow::train::{Budget, StepReport, Trainer, Validation};
 use crate::arguments::Fit;
 use crate::failure::{interrupted, warn};
 use crate::progress::{Position, Progress, clock};
-use crate::run::directory::RunDirectory;
+use crate::run::directory::{REPORT, RunDirectory};
+use crate::run::epilogue::Epilogue;
 use crate::run::illustration::Illustration;
 use crate::run::interruption::is_interrupted;
 use crate::run::keeper::Keeper;
@@ -40,6 +41,9 @@ pub(crate) struct Run<'a, B: Backend> {
     pace: Pace,
     progress: Progress,
     illustration: Illustration,
+    /// The end of a run over a table.
+    epilogue: Option<Epilogue>,
+    reported: bool,
     /// Time spent on pictures, and what the next one would take.
     drawn: Duration,
     picture_cost: Option<Duration>,
@@ -63,6 +67,7 @@ impl<'a, B: Backend> Run<'a, B> {
         metrics: Metrics,
         pace: Pace,
         illustration: Illustration,
+        epilogue: Option<Epilogue>,
     ) -> Self {
         let first = trainer.steps_done();
         Self {
@@ -75,6 +80,8 @@ impl<'a, B: Backend> Run<'a, B> {
             pace,
             progress: Progress::new(),
             illustration,
+            reported: epilogue.is_some(),
+            epilogue,
             drawn: Duration::ZERO,
             picture_cost: None,
             entries: Vec::new(),
@@ -111,6 +118,11 @@ impl<'a, B: Backend> Run<'a, B> {
         if !self.illustration.names().is_empty() {
             self.progress.stage("drawing the pictures");
             self.draw()?;
+        }
+        if let Some(epilogue) = self.epilogue.take() {
+            self.progress.stage("writing the report");
+            let flags = self.arguments.data_flags();
+            epilogue.write(&self.trainer, &self.arguments.data, &flags, &self.pace, self.directory)?;
         }
         self.progress.end();
         Ok(self.summary())
@@ -241,16 +253,24 @@ impl<'a, B: Backend> Run<'a, B> {
             return Ok(());
         }
         let (validation, pictures) = if let Some(cost) = self.validation_cost {
-            (cost, self.illustration.estimate(&self.trainer.flow().prepare())?)
+            (cost, self.estimate(&self.trainer.flow().prepare())?)
         } else {
             let start = Instant::now();
             let flow = self.trainer.averaged().prepare();
             let averaging = start.elapsed();
             let cost = averaging + self.probe(&flow)?;
-            (*self.validation_cost.insert(cost), self.illustration.estimate(&flow)?)
+            let after = self.estimate(&flow)?;
+            (*self.validation_cost.insert(cost), after)
         };
         self.pace.reserve(validation, pictures, self.keeper.cost());
         Ok(())
+    }
+
+    /// The time that pictures and report will take.
+    fn estimate(&self, flow: &PreparedFlow<B>) -> Result<Duration> {
+        let limit = self.pace.limit();
+        let report = self.epilogue.as_ref().map_or(Ok(Duration::ZERO), |epilogue| epilogue.estimate(flow, limit))?;
+        Ok(self.illustration.estimate(flow)? + report)
     }
 
     /// The time that log p of the validation rows takes, from some of them.
@@ -333,7 +353,9 @@ impl<'a, B: Backend> Run<'a, B> {
             (Some(nll), None) => format!("{nll:.4}"),
             _ => "not finite in any validation".to_owned(),
         };
-        let pictures = self.illustration.names().join(", ");
+        let report = self.reported.then_some(REPORT);
+        let pictures: Vec<&str> = self.illustration.names().iter().copied().chain(report).collect();
+        let pictures = pictures.join(", ");
         let comma = if pictures.is_empty() { "" } else { ", " };
         let (data, weight) = (&self.arguments.data, self.arguments.data_flags());
         let elapsed = self.pace.elapsed();

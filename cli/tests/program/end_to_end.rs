@@ -34,7 +34,7 @@ fn a_density_from_fit_to_inspect() {
         assert!(score[key].is_f64(), "{key}: {score}");
     }
     let (header, rows) = folder.table("scores.csv");
-    assert_eq!((header.as_str(), rows.len()), ("log_prob,se", 300));
+    assert_eq!((header.as_str(), rows.len()), ("log_prob,se,percentile", 300));
     let mean = rows.iter().map(|r| r[0]).sum::<f64>() / 300.0;
     assert!((mean - score["mean_log_prob"].as_f64().expect("a number")).abs() < 1e-9);
     assert!(folder.succeed("score run checkerboard").contains("10000 rows"));

@@ -12,6 +12,8 @@ mod images;
 mod import;
 mod interruption;
 mod keys;
+mod percentiles;
 mod pictures;
+mod report;
 mod tables;
 mod weights;
