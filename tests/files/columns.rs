@@ -209,7 +209,7 @@ fn runs_go_on_bit_for_bit() {
     assert!(first.flow().columns().has_grids());
     let bytes = first.to_archive().expect("stored").to_bytes().expect("stored");
     let archive = Archive::from_bytes(&bytes).expect("a file");
-    let second = Trainer::resume(NdArray::new(), &archive, rows.clone()).expect("a run");
+    let second = Trainer::resume(NdArray::<f64>::new(), &archive, rows.clone()).expect("a run");
     assert_eq!(second.flow().columns(), first.flow().columns());
     let again = finish(second);
     assert!(again == whole);

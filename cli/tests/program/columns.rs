@@ -34,7 +34,8 @@ fn maps_from_a_configuration() {
 
     folder.write("new.csv", "price,rooms,share\n5,2,0.5\n5,2,1.5\n5,-1,0.5\n");
     let scored: Value = serde_json::from_str(&folder.succeed("score run new.csv --json")).expect("one object");
-    assert_eq!((&scored["non_finite_rows"], &scored["out_of_support_rows"]), (&2.into(), &2.into()));
+    assert_eq!(scored["non_finite_rows"], 2);
+    assert_eq!(scored["out_of_support_rows"], 2);
     assert!(folder.succeed("score run new.csv").contains("outside of a column's support"));
     folder.succeed("sample run -n 50 --out x.csv");
     let (_, rows) = folder.table("x.csv");
@@ -45,5 +46,5 @@ fn maps_from_a_configuration() {
     let error = folder.fail("fit data.csv --out other --config wrong.toml", 1);
     assert!(error.contains("price") && error.contains("share"), "{error}");
     folder.write("empty.toml", format!("{TINY}supports = {{ price = {{ between = [1, 1] }} }}\n"));
-    folder.fail("fit data.csv --out other --config empty.toml", 2);
+    folder.fail("fit data.csv --out another --config empty.toml", 2);
 }

@@ -71,7 +71,7 @@ impl Sorted {
     /// the weight is on one value, between wider quantiles; 0 where even those coincide.
     pub(super) fn robust_scale(&self) -> f64 {
         // p and the normal's distance between its quantiles at p and 1 − p
-        let widths = [(0.25, 1.348_979_500_392_163_5), (0.1, 2.563_103_131_089_201), (0.025, 3.919_927_969_080_115)];
+        let widths = [(0.25, 1.348_979_500_392_163_4), (0.1, 2.563_103_131_089_201), (0.025, 3.919_927_969_080_115)];
         let found = widths.iter().find_map(|&(p, normal)| {
             let q = self.quantiles(&[p, 1.0 - p]);
             // half of each, since the whole may overflow
