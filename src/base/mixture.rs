@@ -363,6 +363,14 @@ impl<B: Backend> PreparedBase<B> for PreparedMixture<B> {
         }
     }
 
+    fn to_normal(&self, backend: &B, rows: &[f64]) -> Result<Option<Vec<f64>>, Error> {
+        Ok(Some(self.host(backend)?.to_normal(rows)))
+    }
+
+    fn from_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
+        Ok(Some(self.host(backend)?.from_normal(scores)))
+    }
+
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
         let b = backend;
         let (k, d) = (self.mixture.config.components, self.mixture.dimension);

@@ -21,6 +21,7 @@ mod ladder;
 mod mixture;
 mod normal;
 mod rows;
+mod scores;
 mod student;
 
 use std::fmt::Debug;
@@ -95,6 +96,25 @@ pub trait PreparedBase<B: Backend>: Debug + Send + Sync {
     /// Draws `count` samples of a key, `[count, d]`, of which the first is number `first`: each is a function of the
     /// key and its number alone. A conditional base looks at the context, `[count, k]`.
     fn sample(&self, backend: &B, key: Key, first: u64, count: usize, context: Option<&B::Tensor>) -> B::Tensor;
+
+    /// Maps rows z, `[n, d]` on the host, to rows u that are standard normal where z has this density, so that
+    /// log|det ∂u/∂z| = log p(z) − log N(u; 0, I); `None` of the standard normal density, and of one that has no such map.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    fn to_normal(&self, backend: &B, rows: &[f64]) -> Result<Option<Vec<f64>>, Error> {
+        let _ = (backend, rows);
+        Ok(None)
+    }
+
+    /// Maps rows u back to the rows z, both `[n, d]`, see [`to_normal`](Self::to_normal).
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    fn from_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
+        let _ = (backend, scores);
+        Ok(None)
+    }
 
     /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none
     /// may be left empty.

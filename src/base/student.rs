@@ -14,6 +14,7 @@ use std::f64::consts::{PI, TAU};
 use resflow_backend::{Activation, Backend, Binary, Key, Noise, Over, Reduce, Unary};
 use statrs::function::gamma::ln_gamma;
 
+use super::scores::{student_from_normal, student_to_normal};
 use super::{Base, PreparedBase, download, upload};
 use crate::batch::Batch;
 use crate::config::BaseConfig;
@@ -192,6 +193,18 @@ impl<B: Backend> PreparedBase<B> for PreparedStudent<B> {
         let one = |(z, nu): (&f64, &f64)| 0.5 * (nu + 1.0) * (z * z / nu).ln_1p();
         let z = download(backend, &z.x)?;
         Ok(z.chunks_exact(self.dimension).map(|z| constant - z.iter().zip(&freedom).map(one).sum::<f64>()).collect())
+    }
+
+    fn to_normal(&self, backend: &B, rows: &[f64]) -> Result<Option<Vec<f64>>, Error> {
+        let freedom = self.freedom(backend)?;
+        let rows = rows.iter().zip(freedom.iter().cycle());
+        Ok(Some(rows.map(|(&z, &nu)| student_to_normal(z, nu)).collect()))
+    }
+
+    fn from_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
+        let freedom = self.freedom(backend)?;
+        let scores = scores.iter().zip(freedom.iter().cycle());
+        Ok(Some(scores.map(|(&u, &nu)| student_from_normal(u, nu)).collect()))
     }
 
     fn sample(&self, backend: &B, key: Key, first: u64, count: usize, _context: Option<&B::Tensor>) -> B::Tensor {

@@ -6,6 +6,7 @@ use super::gradient::Objective;
 use super::log_prob::{LogProb, evaluate};
 use super::prepared::PreparedFlow;
 use super::upload::Upload;
+use crate::batch::Batch;
 use crate::bijection::Memory;
 use crate::classifier::Classification;
 use crate::data::{Samples, Table};
@@ -105,6 +106,26 @@ impl<B: Backend> PreparedFlow<B> {
         let latents = z.unwrap_or_else(|| Table::of_computed(self.columns.width(), Vec::new()));
         let LogProb { log_det, standard_error, status, .. } = log_prob;
         Ok(Encoded { latents, log_det, standard_error, status })
+    }
+
+    /// Maps latents z of a base density to ones that are standard normal where the model is right, so that log p(x) =
+    /// log N(u; 0, I) + log det whatever the base is: the triangular map of the base's conditional distribution functions
+    /// (Rosenblatt 1952). Of the standard normal base, and of one without such a map, they are z itself.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    pub fn normal_scores(&self, encoded: Encoded) -> Result<Encoded, Error> {
+        let z = encoded.latents.values();
+        let Some(scores) = self.base.to_normal(&self.backend, z)? else { return Ok(encoded) };
+        let d = encoded.latents.width();
+        let uploaded: Vec<B::Elem> = z.iter().map(|&z| B::Elem::from_f64(z)).collect();
+        let rows = Batch::new(self.backend.upload(&uploaded, [z.len() / d, d].into()));
+        let base = self.base.log_prob(&self.backend, &rows)?;
+        let normal =
+            |u: &[f64]| -0.5 * (u.iter().map(|u| u * u).sum::<f64>() + d as f64 * (2.0 * std::f64::consts::PI).ln());
+        let own = base.iter().zip(scores.chunks_exact(d)).map(|(base, u)| base - normal(u));
+        let log_det = encoded.log_det.iter().zip(own).map(|(l, own)| l + own).collect();
+        Ok(Encoded { latents: Table::of_computed(d, scores), log_det, ..encoded })
     }
 
     /// Computes log p(y | x) of each image, or each vector of an image's numbers, `[n, K]` in nats; a function of

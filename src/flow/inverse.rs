@@ -50,6 +50,17 @@ impl<B: Backend> PreparedFlow<B> {
         self.join(parts)
     }
 
+    /// Maps rows of standard normal latents, `[n, d]`, to latents of the model's base density, which
+    /// [`decode`](Self::decode) takes; see [`normal_scores`](Self::normal_scores).
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] if they are of another width, [`Error::Backend`] if the device failed.
+    pub fn from_normal_scores(&self, scores: &Table) -> Result<Table, Error> {
+        self.check_width(scores)?;
+        let z = self.base.from_normal(&self.backend, scores.values())?;
+        Ok(z.map_or_else(|| scores.clone(), |z| Table::of_computed(scores.width(), z)))
+    }
+
     /// Draws samples from the model. Sample i is a function of the key and i, whatever the count, up to rounding and to
     /// the step at which its inversion stops: products of matrices of other sizes may add in another order.
     ///

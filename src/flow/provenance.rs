@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::scores::ReferenceScores;
+use crate::base::Ladder;
 
 /// The data, the training and the score behind a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,10 @@ pub struct Provenance {
     pub seed: u64,
     /// Negative log likelihood on the validation data, nats per sample.
     pub validation_nll: Option<f64>,
+    /// What mixtures of Gaussians gave the validation rows before training, nats a row in the data's units, where the base
+    /// density was fitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Ladder>,
     /// How likely the rows of the fit are under the model, where they were scored; files of earlier versions have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scores: Option<ReferenceScores>,

@@ -61,6 +61,10 @@ pub struct TrainConfig {
     pub improvement: Improvement,
     /// Validations without improvement after which the run ends; 0 never.
     pub patience: u32,
+    /// Fits a mixture of Gaussians to the rows of a table before the first step and makes it the flow's base density; the
+    /// number of its components is chosen on the validation rows. The flow must start as the identity.
+    #[serde(skip_serializing_if = "is_default")]
+    pub fit_base: bool,
     /// The maps that are fitted to the columns of a table: `"standardise"`, or `"auto"`, by what the values ask for.
     #[serde(skip_serializing_if = "is_default")]
     pub columns: ColumnFit,
@@ -105,6 +109,7 @@ impl Default for TrainConfig {
             validations: Validations::Even,
             improvement: Improvement::Lower,
             patience: 0,
+            fit_base: false,
             columns: ColumnFit::default(),
             grid_draws: 0,
             supports: BTreeMap::new(),

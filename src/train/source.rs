@@ -1,6 +1,7 @@
 //! Where batches come from: a function of the key and the number of the step, so that a resumed run draws what an
 //! uninterrupted one does.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use resflow_backend::{Backend, Element, Key, Shape};
@@ -228,6 +229,17 @@ impl Batches {
         });
         let batches = Self { training: Training::Data(training), drawing, columns: always, unit, epoch: None };
         Ok((batches, ValidationSet::of(validation), maps))
+    }
+
+    /// The training rows in standardised units, with their weights, where the samples are rows of a table.
+    pub(crate) fn standardised(&self, key: Key) -> Option<(Cow<'_, Table>, Option<&[f64]>)> {
+        let Training::Data(data) = &self.training else { return None };
+        let table = data.table()?;
+        let rows = match &self.columns {
+            None => Cow::Borrowed(table),
+            Some(maps) => Cow::Owned(maps.forward_computed(table, key, 0).table),
+        };
+        Some((rows, data.weights()))
     }
 
     /// Samples in an epoch, if there are epochs.

@@ -4,8 +4,10 @@
 
 use resflow_backend::{Backend, Key};
 
-use crate::base::{GaussianMixture, LEAST_SCALE, Ladder, MixtureChoice, Rows};
+use super::source::Batches;
+use crate::base::{GaussianMixture, LEAST_SCALE, Ladder, MixtureChoice, Rows, Rung};
 use crate::config::Start;
+use crate::data::Samples;
 use crate::error::{ConfigError, Error};
 use crate::flow::Flow;
 
@@ -40,4 +42,25 @@ pub fn start_from_mixture<B: Backend>(
     let base = GaussianMixture::new(flow.backend(), &mixture)?;
     flow.set_base(base)?;
     Ok(ladder)
+}
+
+/// Starts a run from a mixture; the ladder is in the data's units, but for the error that the columns' maps bring.
+pub(super) fn fit_base<B: Backend>(
+    flow: &mut Flow<B>,
+    batches: &Batches,
+    validation: Samples<'_>,
+    key: Key,
+) -> Result<Ladder, Error> {
+    let (Some((training, weights)), Some(table)) = (batches.standardised(key), validation.table()) else {
+        let problem = "fit_base = true is for tables: a mixture is fitted to their rows";
+        return Err(ConfigError::Inconsistent(problem.into()).into());
+    };
+    let standard = flow.columns().forward(table, key)?;
+    let training = Rows::of_table(&training, weights)?;
+    let ladder = start_from_mixture(flow, training, Rows::of_table(&standard.table, validation.weights())?, key)?;
+    let total = validation.weights().map_or(standard.log_det.len() as f64, |weights| weights.iter().sum());
+    let weight = |i: usize| validation.weights().map_or(1.0, |weights| weights[i]) / total;
+    let log_det: f64 = standard.log_det.iter().enumerate().map(|(i, l)| weight(i) * l).sum();
+    let rungs = ladder.rungs.iter().map(|rung| Rung { log_prob: rung.log_prob + log_det, ..*rung }).collect();
+    Ok(Ladder { rungs, ..ladder })
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
 
 use super::source::{Batches, Columns, Drawing, Drawn, Source, ValidationSet};
+use super::start::fit_base;
 use super::validation::Best;
 use super::{Budget, TrainConfig, Validation, Verdict};
 use crate::batch::SampleWeights;
@@ -125,8 +126,13 @@ impl<B: Backend> Trainer<B> {
             classes,
             key,
         };
+        let begins = matches!(columns, Columns::Fit(_));
         let (batches, validation, columns) = Batches::new(source, drawing, columns)?;
         flow.set_columns(columns)?;
+        if begins && config.fit_base {
+            let ladder = fit_base(&mut flow, &batches, validation.samples(), key.named("mixture"))?;
+            flow.set_provenance(Provenance { ladder: Some(ladder), ..flow.provenance().clone() });
+        }
         let backend = flow.backend().clone();
         let parameters = flat_parameters(&flow);
         let zeros = || backend.full(0.0, backend.shape(&parameters));

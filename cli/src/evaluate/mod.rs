@@ -110,7 +110,7 @@ pub(crate) fn encode<B: Backend>(
 ) -> Result<Latent> {
     let mut all = Latent::default();
     in_pieces(model, samples, key, |piece, key| {
-        let own = flow.encode(piece, key)?;
+        let own = flow.normal_scores(flow.encode(piece, key)?)?;
         all.z.extend_from_slice(own.latents.values());
         all.log_det.extend(own.log_det);
         all.standard_error.extend(own.standard_error);
