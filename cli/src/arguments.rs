@@ -49,6 +49,28 @@ pub(crate) enum Command {
     Import(Import),
     Experiment(Experiment),
     Devices(Devices),
+    Look(Look),
+}
+
+/// What a table is like, before anything is learned from it
+///
+/// Prints a line for each column (its kind, range, median, distinct values and tails) and what would make its density
+/// meaningless or worse: constant columns and ones that others determine, counters, sentinels and broken cells, grids,
+/// values that come again and again, copies of rows. `resflow fit` says the same and refuses what is grave.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  resflow look measurements.csv
+  resflow look measurements.csv --json                    one object, for scripts
+  resflow look measurements.csv --drop id,name            without these columns")]
+pub(crate) struct Look {
+    /// A table
+    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: TableOptions,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 const FIT: &str = "\
@@ -138,6 +160,9 @@ pub(crate) struct Fit {
     pub(crate) time_limit: Option<Duration>,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,
+    /// Learn a density although a look at the table says that it has no meaning
+    #[arg(long)]
+    pub(crate) regardless: bool,
     /// Go on with the run in DIR
     #[arg(long, conflicts_with = "overwrite")]
     pub(crate) resume: bool,

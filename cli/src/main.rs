@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Import(arguments) => command::import::run(&arguments),
         Command::Experiment(arguments) => command::experiment::run(&arguments),
         Command::Devices(arguments) => command::devices::run(&arguments),
+        Command::Look(arguments) => command::look::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

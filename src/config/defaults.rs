@@ -1,6 +1,6 @@
 //! The default architectures of the families.
 
-use super::{Family, FlowConfig, ImageConfig, Nonlinearity};
+use super::{Family, FlowConfig, ImageConfig, Nonlinearity, Start};
 use crate::estimator::{Estimator, Exact, Probe, Truncated};
 
 /// κ of i-ResNets (Behrmann et al. 2019, appendix).
@@ -42,6 +42,23 @@ impl FlowConfig {
                 Self { blocks: 10, hidden: vec![128, 128], initial_scale: 0.0, actnorm: false, ..coupling() }
             }
         }
+    }
+}
+
+impl FlowConfig {
+    /// Returns the default architecture of a family for a table of so many rows: smaller where there are few, and the
+    /// identity at the beginning, so that training begins at its base density.
+    pub fn for_table(family: Family, rows: usize, columns: usize) -> Self {
+        let config = Self { start: Start::Identity, ..Self::of(family, columns) };
+        let (most_blocks, most_width) = match rows {
+            0..1_000 => (4, 32),
+            1_000..10_000 => (8, 64),
+            _ => (config.blocks, usize::MAX),
+        };
+        // a coupling moves half of the columns
+        let blocks = if family.couples() { 2 * most_blocks } else { most_blocks };
+        let hidden = config.hidden.iter().map(|&width| width.min(most_width)).collect();
+        Self { blocks: config.blocks.min(blocks), hidden, ..config }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Default training settings of the models that configurations name.
 
-use super::TrainConfig;
+use super::{Improvement, TrainConfig, Validations};
 use crate::bijection::Memory;
 use crate::config::{Family, ModelConfig, Preset};
+use crate::data::ColumnFit;
 
 /// The highest learning rate of couplings, which have no Lipschitz bound to keep them tame.
 const COUPLING_RATE: f64 = 5e-3;
@@ -11,6 +12,16 @@ const COUPLING_RATE: f64 = 5e-3;
 const SPLINE_RATE: f64 = 1e-3;
 const SPLINE_CLIP: f64 = 5.0;
 
+/// The highest learning rate of a flow that begins at a mixture, whose steep components a larger one would miss.
+const TABLE_RATE: f64 = 3e-3;
+/// Weight decay is this over the number of rows, at most [`MOST_DECAY`].
+const DECAYED_ROWS: f64 = 100.0;
+const MOST_DECAY: f64 = 0.5;
+/// The rows that validation is to have, where a tenth of a table is less.
+const VALIDATION_ROWS: f64 = 100.0;
+/// A mixture is fitted to no fewer rows.
+const FEWEST_FITTED: usize = 10;
+
 impl TrainConfig {
     /// Returns the settings for a model: those of toys and tables for vectors, those of a small published model for
     /// images, and what the family needs.
@@ -18,6 +29,28 @@ impl TrainConfig {
         match model {
             ModelConfig::Rows(c) => Self::default().for_family(c.model),
             ModelConfig::Images(c) => Self::of_preset(Preset::MnistSmall).for_family(c.model),
+        }
+    }
+
+    /// Returns the settings for a table of so many rows, whose flow begins as the identity
+    /// ([`FlowConfig::for_table`](crate::config::FlowConfig::for_table)): columns are mapped by what they ask for, the base
+    /// density is a mixture fitted beforehand, validation begins at once, and what is not significantly better replaces
+    /// nothing.
+    pub fn for_table(family: Family, rows: usize) -> Self {
+        let few = rows.max(1) as f64;
+        let settings = Self::default().for_family(family);
+        Self {
+            batch: (rows / 5).clamp(16, 256),
+            learning_rate: settings.learning_rate.min(TABLE_RATE),
+            weight_decay: (DECAYED_ROWS / few).min(MOST_DECAY),
+            warmup: 50,
+            validation_fraction: (VALIDATION_ROWS / few).clamp(0.1, 0.3),
+            validations: Validations::Early,
+            improvement: Improvement::Significant,
+            patience: 10,
+            fit_base: rows >= FEWEST_FITTED,
+            columns: ColumnFit::Auto,
+            ..settings
         }
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod experiment;
 pub(crate) mod fit;
 pub(crate) mod import;
 pub(crate) mod inspect;
+pub(crate) mod look;
 pub(crate) mod reconstruct;
 pub(crate) mod report;
 pub(crate) mod sample;

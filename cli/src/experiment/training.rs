@@ -88,6 +88,7 @@ impl Training<'_> {
             classify: false,
             weight: None,
             reading: TableOptions::default(),
+            regardless: true,
             size: Size::default(),
             out: directory.root().to_owned(),
             config: Some(config),

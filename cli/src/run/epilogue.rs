@@ -103,6 +103,19 @@ pub(crate) fn facts<B: Backend>(flow: &Flow<B>, model: &Path, entries: &[Entry],
         log_p: -nll,
         standard_error: error.and_then(|e| e.val_se),
     });
+    // the Gaussian, and the mixture that training began at
+    let fitted = provenance.ladder.as_ref();
+    let mut before: Vec<Rung> = Vec::new();
+    for rung in fitted.and_then(|ladder| ladder.gaussian()).into_iter().chain(fitted.and_then(|ladder| ladder.chosen()))
+    {
+        let name = match rung.components {
+            1 => format!("Gaussian, {} covariance", rung.covariance),
+            k => format!("mixture of {k} Gaussians, {} covariances", rung.covariance),
+        };
+        if before.iter().all(|own| own.name != name) {
+            before.push(Rung { name, log_p: rung.log_prob, standard_error: rung.standard_error });
+        }
+    }
     Facts {
         model: model.display().to_string(),
         kind,
@@ -113,7 +126,7 @@ pub(crate) fn facts<B: Backend>(flow: &Flow<B>, model: &Path, entries: &[Entry],
         precision: if size_of::<B::Elem>() == 4 { "single precision" } else { "double precision" },
         command: command.to_owned(),
         history,
-        ladder: rung.map(|rung| Ladder { rungs: vec![rung] }),
+        ladder: rung.map(|rung| Ladder { rungs: before.into_iter().chain([rung]).collect() }),
         ..Facts::default()
     }
 }

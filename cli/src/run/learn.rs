@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result};
 use resflow::backend::Key;
 use resflow::checkpoint::Archive;
 use resflow::config::{Family, ModelConfig};
-use resflow::data::Dataset;
 use resflow::data::image::{ImageSet, ImageSize};
+use resflow::data::{self, Dataset, Severity};
 use resflow::device::Precision;
 use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow, with_device};
@@ -15,7 +15,7 @@ use resflow::{Error, Flow, with_device};
 use crate::arguments::Fit;
 use crate::data::Data;
 use crate::data::labels;
-use crate::failure::{say, usage};
+use crate::failure::{say, usage, warn};
 use crate::model::{precision_of, read_archive};
 use crate::output::write_file;
 use crate::run::directory::RunDirectory;
@@ -76,9 +76,12 @@ fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
     let family = asked_family(arguments)?.unwrap_or_default();
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
-        let settings = Settings::new(family, columns);
+        let settings = match source.data() {
+            Some(data) => Settings::for_table(family, data.len(), columns),
+            None => Settings::new(family, columns),
+        };
         return match &arguments.config {
-            Some(path) => settings.overlay(path, &row),
+            Some(path) => Ok(settings.overlay(path, &row)?.with_fitting_base()),
             None => Ok(settings),
         };
     };
@@ -95,6 +98,26 @@ fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
     }
     classify(&mut settings, classes, arguments, source)?;
     Ok(settings)
+}
+
+/// Says what there is to say of a table; refuses one whose density has no meaning.
+fn findings(data: &Dataset, arguments: &Fit) -> Result<()> {
+    let Some(table) = data.table() else { return Ok(()) };
+    let look = data::look(table, data.weights()).with_context(|| arguments.data.clone())?;
+    let grave: Vec<String> = look.grave().map(ToString::to_string).collect();
+    for finding in &look.findings {
+        match finding.severity {
+            Severity::Grave if arguments.regardless => warn(finding),
+            Severity::Warning => warn(finding),
+            Severity::Note => say(format_args!("note: {finding}")),
+            _ => {}
+        }
+    }
+    if grave.is_empty() || arguments.regardless {
+        return Ok(());
+    }
+    let (data, all) = (&arguments.data, grave.join("\n  "));
+    Err(usage(format_args!("{data}: no density can be learned:\n  {all}\n--regardless learns one all the same")))
 }
 
 /// The classes that --classify asks for: those of the labels.
@@ -131,6 +154,9 @@ fn begin(
     directory: &RunDirectory,
     start: Instant,
 ) -> Result<String> {
+    if let Some(data) = source.data() {
+        findings(data, arguments)?;
+    }
     let mut settings = settings_of(arguments, &source)?;
     // the data may be too small for a family's defaults
     settings.model.check().map_err(usage)?;
@@ -146,6 +172,11 @@ fn begin(
         let trainer =
             Trainer::new(flow, source, &settings.train, budget, key).with_context(|| arguments.data.clone())?;
         directory.create(arguments.overwrite)?;
+        // its base density is the one that was fitted
+        settings.model = trainer.flow().config().clone();
+        if let Some(ladder) = &trainer.flow().provenance().ladder {
+            say(ladder);
+        }
         write_settings(&settings, arguments, key.seed(), precision, directory)?;
         let metrics = Metrics::create(&directory.metrics())?;
         let pace = Pace::new(start, trainer.elapsed(), arguments.time_limit);

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use resflow::base::Ladder;
 use resflow::train::{StepReport, Validation};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,19 @@ pub(crate) struct Entry {
     /// Of hybrid models.
     #[serde(flatten)]
     pub(crate) classes: Option<Classes>,
+}
+
+/// What is known before the first step, in a line of its own, where the model is validated then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Beginning {
+    /// Always 0.
+    pub(crate) step: u64,
+    pub(crate) seconds: f64,
+    /// Nats per row of the untrained model on the validation rows.
+    pub(crate) val_nll: Option<f64>,
+    pub(crate) val_se: Option<f64>,
+    /// What mixtures of Gaussians give the same rows, where the base density was fitted.
+    pub(crate) ladder: Option<Ladder>,
 }
 
 /// Negative log likelihoods of images, in bits per dimension.
@@ -103,6 +117,10 @@ impl Metrics {
                     kept.push('\n');
                     entries.push(entry);
                 }
+                _ if serde_json::from_str::<Beginning>(line).is_ok_and(|line| line.step == 0) => {
+                    kept.push_str(line);
+                    kept.push('\n');
+                }
                 _ => {}
             }
         }
@@ -125,7 +143,16 @@ impl Metrics {
 
     /// Appends a line.
     pub(crate) fn log(&mut self, entry: &Entry) -> Result<()> {
-        let mut line = serde_json::to_string(entry)?;
+        self.append(entry)
+    }
+
+    /// Writes the line before the first step.
+    pub(crate) fn begin(&mut self, beginning: &Beginning) -> Result<()> {
+        self.append(beginning)
+    }
+
+    fn append(&mut self, line: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_string(line)?;
         line.push('\n');
         self.file.write_all(line.as_bytes()).with_context(|| self.path.display().to_string())
     }

@@ -15,7 +15,7 @@ use crate::run::epilogue::Epilogue;
 use crate::run::illustration::Illustration;
 use crate::run::interruption::is_interrupted;
 use crate::run::keeper::Keeper;
-use crate::run::metrics::{Bits, Classes, Entry, Metrics};
+use crate::run::metrics::{Beginning, Bits, Classes, Entry, Metrics};
 use crate::run::pace::Pace;
 use crate::settings::presets;
 
@@ -167,6 +167,17 @@ impl<'a, B: Backend> Run<'a, B> {
     fn train(&mut self) -> Result<()> {
         if self.trainer.finished() || (self.pace.over() && self.first > 0) {
             return Ok(());
+        }
+        if self.trainer.validation_due() {
+            let validation = self.validate()?;
+            let finite = |x: f64| Some(x).filter(|x| x.is_finite());
+            self.metrics.begin(&Beginning {
+                step: 0,
+                seconds: self.pace.elapsed().as_secs_f64(),
+                val_nll: finite(validation.nll),
+                val_se: finite(validation.standard_error),
+                ladder: self.trainer.flow().provenance().ladder.clone(),
+            })?;
         }
         loop {
             // what is on the disk stays: weights that are about to turn non-finite are not worth keeping

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, Error, Result};
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig};
+use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Start};
 use resflow::error::ConfigError;
 use resflow::train::TrainConfig;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,20 @@ impl Settings {
     /// The defaults of a family for data of `columns` columns.
     pub(crate) fn new(family: Family, columns: usize) -> Self {
         Self { model: FlowConfig::of(family, columns).into(), train: TrainConfig::default().for_family(family) }
+    }
+
+    /// The defaults of a family for a table.
+    pub(crate) fn for_table(family: Family, rows: usize, columns: usize) -> Self {
+        let model = FlowConfig::for_table(family, rows, columns).into();
+        Self { model, train: TrainConfig::for_table(family, rows) }
+    }
+
+    /// These settings, whose base density is fitted only if the flow begins at it and the file does not choose another.
+    pub(crate) fn with_fitting_base(mut self) -> Self {
+        if let Some(flow) = self.model.rows() {
+            self.train.fit_base &= flow.base == BaseConfig::Normal && flow.start == Start::Identity;
+        }
+        self
     }
 
     /// The family that a file asks for, if it does; what is wrong with the file is for [`overlay`](Self::overlay) to say.
