@@ -38,9 +38,7 @@ impl FlowConfig {
             // as published, a start at the identity
             Family::Glow => Self { initial_scale: 0.0, ..coupling() },
             // likewise; LU linear maps shift and scale, so there is nothing left for ActNorm
-            Family::Nsf => {
-                Self { blocks: 10, hidden: vec![128, 128], initial_scale: 0.0, actnorm: false, ..coupling() }
-            }
+            Family::Nsf => Self { blocks: 8, initial_scale: 0.0, actnorm: false, ..coupling() },
         }
     }
 }

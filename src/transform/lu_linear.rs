@@ -9,7 +9,7 @@
 
 use std::sync::OnceLock;
 
-use resflow_backend::{Activation, Backend, Binary, Element as _, Key, Noise, Over, Reduce, Spline, Unary};
+use resflow_backend::{Activation, Backend, Binary, Element, Key, Noise, Over, Reduce, Spline, Unary};
 
 use super::invertible_linear::{Masks, check_permutation, counting};
 use crate::batch::Batch;
@@ -146,7 +146,7 @@ impl<B: Backend> Prepared<B> {
     fn invert(&self, backend: &B) -> Result<(B::Tensor, f64), Error> {
         let n = self.stored.features;
         let numbers = |x: &B::Tensor| -> Result<Vec<f64>, Error> {
-            Ok(backend.download(x)?.into_iter().map(|x| x.to_f64()).collect())
+            Ok(backend.download(x)?.into_iter().map(Element::to_f64).collect())
         };
         let (lu, permutation) = (numbers(&self.stored.lu)?, numbers(&self.stored.permutation)?);
         let pivot = |i: usize| {
@@ -190,12 +190,11 @@ impl<B: Backend> ClosedForm<B> for Prepared<B> {
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {
-        let (inverse, norm) = match self.inverse.get() {
-            Some(inverse) => inverse,
-            None => {
-                let inverse = self.invert(backend)?;
-                self.inverse.get_or_init(|| inverse)
-            }
+        let (inverse, norm) = if let Some(inverse) = self.inverse.get() {
+            inverse
+        } else {
+            let inverse = self.invert(backend)?;
+            self.inverse.get_or_init(|| inverse)
         };
         let shifted = backend.binary(Binary::Sub, batch.x.clone(), &self.stored.bias);
         // ‖W⁻¹‖₂ is at most the root of the sum of squares

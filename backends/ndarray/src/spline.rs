@@ -106,7 +106,7 @@ fn soften<E: CpuElement>(raw: &mut [Lanes<E>], sharpness: E) {
     }
     for raw in raw {
         for l in 0..LANES {
-            raw[l] = raw[l] * sum[l];
+            raw[l] *= sum[l];
         }
     }
 }
@@ -240,7 +240,7 @@ kernel! {
                 let b = bins.height[l] * left - bent;
                 let c = s * rise;
                 let square = b * b + two * two * (a * c);
-                let root = if square > E::ZERO { square } else { square - square }.sqrt();
+                let root = if square < E::ZERO { E::ZERO } else { square }.sqrt();
                 // of the two forms of the root the one that does not cancel
                 let size = b.abs() + root;
                 let xi = if b < E::ZERO { size / (two * a) } else { two * c / size };
@@ -277,7 +277,8 @@ fn harden<E: CpuElement>(shares: &mut [Lanes<E>], index: &Lanes<E>, end: &Lanes<
         let k = E::from_f64(k as f64);
         for l in 0..LANES {
             let at = if k == index[l] { extent[l] } else { E::ZERO };
-            shares[l] = shares[l] * (if k < index[l] { end[l] } else { at } - mean[l]);
+            let own = if k < index[l] { end[l] } else { at };
+            shares[l] *= own - mean[l];
         }
     }
 }
