@@ -9,7 +9,9 @@ use resflow_backend::{Backend, Element, Key, Shape};
 use crate::batch::Batch;
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
-use crate::data::{ColumnMaps, ColumnSettings, Dataset, Samples, Table, ToyDensity, Values, permutation};
+use crate::data::{
+    ColumnFit, ColumnMaps, ColumnSettings, ColumnSummary, Dataset, Samples, Table, ToyDensity, Values, permutation,
+};
 use crate::error::{DataError, Error};
 use crate::transform::dequantise;
 
@@ -155,6 +157,22 @@ pub(crate) enum Columns<'a> {
 }
 
 impl Columns<'_> {
+    /// The settings with the grids that columns are on declared: they are those of all the data, since a column may be on
+    /// a finer one in the part that is set aside, or have one value only in the other.
+    fn grids_of(&self, source: &Source) -> Result<Option<ColumnSettings>, DataError> {
+        let (Self::Fit(settings), Source::Data(data)) = (self, source) else { return Ok(None) };
+        let Some(table) = data.table().filter(|_| settings.fit == ColumnFit::Auto) else { return Ok(None) };
+        let mut declared = (*settings).clone();
+        for j in 0..table.width() {
+            let name = table.columns().map_or_else(|| (j + 1).to_string(), |names| names[j].clone());
+            if !declared.grids.contains_key(&name) {
+                let step = ColumnSummary::of(&table.column(j), data.weights())?.kind.grid().map(|grid| grid.step());
+                declared.grids.extend(step.map(|step| (name, step)));
+            }
+        }
+        Ok(Some(declared))
+    }
+
     /// The maps for training samples.
     fn maps(self, training: &Dataset) -> Result<ColumnMaps, DataError> {
         match (self, training.table()) {
@@ -194,6 +212,8 @@ impl Batches {
         columns: Columns<'_>,
     ) -> Result<(Self, ValidationSet, ColumnMaps), DataError> {
         let Drawing { validation_samples, validation_fraction, key, .. } = drawing;
+        let found = columns.grids_of(&source)?;
+        let columns = found.as_ref().map_or(columns, Columns::Fit);
         let (training, validation) = match source {
             Source::Density(density) => {
                 let validation = move || density.sample(key.named("validation data"), validation_samples).into();

@@ -141,12 +141,14 @@ impl ColumnMaps {
             let label = || table.label(j);
             let column = |problem| DataError::Column { label: label(), problem };
             let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &v| (a.min(v), b.max(v)));
-            if low == high {
+            // one cell of a grid has a spread of its own
+            let single = low == high;
+            if single && (grid.is_none() || support != Support::Real) {
                 return Err(DataError::Constant { label: label(), value: low });
             }
             let map = ColumnMap::affine(0.0, 1.0).and_then(|map| map.with_values(support, grid)).map_err(column)?;
             let linked: Vec<f64> = values.iter().map(|&x| map.link(x)).collect();
-            let (mean, deviation) = moments(&linked, weights, &label)?;
+            let (mean, deviation) = if single { (low, 0.0) } else { moments(&linked, weights, &label)? };
             // the noise has a variance of its own
             let uniform = grid.filter(|_| support == Support::Real).map_or(0.0, |grid| grid.step() / 12_f64.sqrt());
             let deviation = if uniform > 0.0 { deviation.hypot(uniform) } else { deviation };
