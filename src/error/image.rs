@@ -104,7 +104,7 @@ pub enum ImageError {
     TooFew,
     /// A continuous value that is not in [0, 1].
     #[error(
-        "the value at [image {image}, channel {channel}, row {row}, column {column}] (counted from 0) is {value}: the values of continuous images lie between 0 and 1"
+        "the value at [image {image}, channel {channel}, row {row}, column {column}] (counted from 0) is {value}: the values of continuous images lie between 0 and 1, and a table has an array of the shape (rows, columns)"
     )]
     Value {
         /// The image, counted from zero.

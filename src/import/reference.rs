@@ -173,6 +173,19 @@ impl Translation {
         Ok(())
     }
 
+    /// Gives a unit vector its length back, which half precision rounds away; one that is none is left alone.
+    fn restore_length(&mut self, name: &str) {
+        let Some((_, values)) = self.tensors.get_mut(name) else { return };
+        let length = values.to::<f64>().iter().map(|x| x * x).sum::<f64>().sqrt();
+        if !(1e-4..0.02).contains(&(length - 1.0).abs()) {
+            return;
+        }
+        match values {
+            Values::F32(x) => x.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32),
+            Values::F64(x) => x.iter_mut().for_each(|x| *x /= length),
+        }
+    }
+
     /// A tensor as it is.
     fn same(&mut self, from: &str, shape: &[usize], to: String) -> Result<(), ImportError> {
         let axes: Vec<usize> = (0..shape.len()).collect();
@@ -260,10 +273,11 @@ impl Translation {
             let (vector, ours) = name(leaf);
             match (size, shape) {
                 (2.., &[h, w, _]) => {
-                    self.tensor(&vector, &[channels, h, w], &[1, 2, 0], ours, vec![1, h, w, channels])?;
+                    self.tensor(&vector, &[channels, h, w], &[1, 2, 0], ours.clone(), vec![1, h, w, channels])?;
                 }
-                _ => self.same(&vector, &[channels], ours)?,
+                _ => self.same(&vector, &[channels], ours.clone())?,
             }
+            self.restore_length(&ours);
         }
         let dims = format!("{from}.spatial_dims");
         if let (Some((_, found)), &[h, w, _]) = (self.state.tensors.get(&dims), shape) {

@@ -23,4 +23,5 @@ mod mixtures;
 mod norms;
 mod scores;
 mod spline;
+mod table_fits;
 mod weights;

@@ -116,8 +116,9 @@ fn findings(data: &Dataset, arguments: &Fit) -> Result<()> {
     if grave.is_empty() || arguments.regardless {
         return Ok(());
     }
-    let (data, all) = (&arguments.data, grave.join("\n  "));
-    Err(usage(format_args!("{data}: no density can be learned:\n  {all}\n--regardless learns one all the same")))
+    let all = if let [only] = &grave[..] { format!(" {only};") } else { format!("\n  {}\n", grave.join("\n  ")) };
+    let data = &arguments.data;
+    Err(usage(format_args!("{data}: no density can be learned:{all} --regardless learns one all the same")))
 }
 
 /// The classes that --classify asks for: those of the labels.
@@ -154,12 +155,12 @@ fn begin(
     directory: &RunDirectory,
     start: Instant,
 ) -> Result<String> {
-    if let Some(data) = source.data() {
-        findings(data, arguments)?;
-    }
     let mut settings = settings_of(arguments, &source)?;
     // the data may be too small for a family's defaults
     settings.model.check().map_err(usage)?;
+    if let Some(data) = source.data() {
+        findings(data, arguments)?;
+    }
     settings.train.steps = arguments.steps.unwrap_or(settings.train.steps);
     let budget = match (arguments.steps, arguments.time_limit) {
         (None, Some(limit)) => Budget::Time(limit),

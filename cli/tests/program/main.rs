@@ -12,6 +12,7 @@ mod images;
 mod import;
 mod interruption;
 mod keys;
+mod looking;
 mod percentiles;
 mod pictures;
 mod report;

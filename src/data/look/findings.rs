@@ -15,6 +15,8 @@ pub(super) const NEARLY: f64 = 1e-5;
 const SPIKE: f64 = 0.02;
 /// A tail so many times longer than the half next to the median; 4.6 of a normal, 9.2 of an exponential, 318 of a Cauchy.
 const LONG: f64 = 40.0;
+/// A share of copies that needs no explanation.
+const CHANCE: f64 = 1e-3;
 /// Columns that one sentence names.
 const NAMED: usize = 12;
 
@@ -111,7 +113,9 @@ pub(super) fn of_rows(table: &Table, columns: &[ColumnSummary], copies: usize) -
     let (rows, d) = (table.rows(), table.width());
     let mut found = Vec::new();
     let all_discrete = columns.iter().all(|c| c.kind.grid().is_some());
-    if copies > 0 && !all_discrete && ((rows - copies) as f64) >= DISTINCT_SHARE * rows as f64 {
+    // of decimals some come twice by chance
+    if copies as f64 > CHANCE * rows as f64 && !all_discrete && ((rows - copies) as f64) >= DISTINCT_SHARE * rows as f64
+    {
         let share = 100.0 * copies as f64 / rows as f64;
         let word = if copies == 1 { "row equals an earlier one" } else { "rows equal earlier ones" };
         let sentence = format!("{copies} {word} ({share:.1} %)");
@@ -121,7 +125,7 @@ pub(super) fn of_rows(table: &Table, columns: &[ColumnSummary], copies: usize) -
     }
     if rows < 5 * d || rows < 50 {
         let (row, column) = (if rows == 1 { "row" } else { "rows" }, if d == 1 { "column" } else { "columns" });
-        let sentence = format!("{rows} {row} are few for {d} {column}");
+        let sentence = format!("the data has {rows} {row}, few for {d} {column}");
         let remedy = "expect little more than a normal density; fewer columns (--columns) are known better";
         found.push(finding(Severity::Warning, Concern::FewRows, Vec::new(), sentence, remedy));
     }
