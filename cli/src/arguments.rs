@@ -119,6 +119,7 @@ resumed, it ends with the same bits. Ctrl-C writes a checkpoint first; a second 
 /// curve.png (bits/dim over the steps).
 #[derive(Debug, Args)]
 #[command(after_help = presets::help(FIT))]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct Fit {
     /// A table, images, or the name of a built-in density
     pub(crate) data: String,

@@ -85,7 +85,9 @@ impl Mixture {
         factors: Vec<f64>,
     ) -> Self {
         let total: f64 = weights.iter().sum();
-        weights.iter_mut().for_each(|w| *w /= total);
+        for weight in &mut weights {
+            *weight /= total;
+        }
         let config = MixtureConfig { components: weights.len(), covariance };
         let (size, stride) = (config.factor_numbers(dimension), config.diagonal_stride(dimension));
         let constant = 0.5 * dimension as f64 * TAU.ln();

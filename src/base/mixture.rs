@@ -353,22 +353,20 @@ impl<B: Backend> PreparedBase<B> for PreparedMixture<B> {
 
     fn sample(&self, backend: &B, key: Key, first: u64, count: usize, _context: Option<&B::Tensor>) -> B::Tensor {
         let shape = [count, self.mixture.dimension];
-        match self.host(backend) {
-            Ok(mixture) => upload(backend, &mixture.sample(key, first, count), &shape),
-            // the device's fault comes again with whatever is computed of its tensors
-            Err(_) => {
-                let broken = backend.full(f64::NAN, shape.into());
-                backend.binary(Binary::Add, broken, &backend.narrow(&self.mixture.means, 0, 0, 1))
-            }
+        if let Ok(mixture) = self.host(backend) {
+            return upload(backend, &mixture.sample(key, first, count), &shape);
         }
+        // the device's fault comes again with whatever is computed of its tensors
+        let broken = backend.full(f64::NAN, shape.into());
+        backend.binary(Binary::Add, broken, &backend.narrow(&self.mixture.means, 0, 0, 1))
     }
 
     fn to_normal(&self, backend: &B, rows: &[f64]) -> Result<Option<Vec<f64>>, Error> {
         Ok(Some(self.host(backend)?.to_normal(rows)))
     }
 
-    fn from_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
-        Ok(Some(self.host(backend)?.from_normal(scores)))
+    fn invert_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
+        Ok(Some(self.host(backend)?.invert_normal(scores)))
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {

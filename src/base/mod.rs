@@ -111,7 +111,7 @@ pub trait PreparedBase<B: Backend>: Debug + Send + Sync {
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
-    fn from_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
+    fn invert_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
         let _ = (backend, scores);
         Ok(None)
     }
@@ -156,5 +156,5 @@ fn spread<B: Backend>(backend: &B, b: &B::Tensor, shape: &[usize]) -> B::Tensor 
 
 /// Takes a tensor to the host, in double precision.
 fn download<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Vec<f64>, Error> {
-    Ok(backend.download(x)?.into_iter().map(|v| v.to_f64()).collect())
+    Ok(backend.download(x)?.into_iter().map(resflow_backend::Element::to_f64).collect())
 }

@@ -9,8 +9,8 @@
 //! from the smaller of log F and log(1 − F), so that a score of 30 is as good as one of 3. Going back, xᵢ lies between
 //! the smallest and the largest of its components' quantiles at uᵢ; Newton's method is kept inside that bracket.
 
+use libm::erfc;
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
-use statrs::function::erf::erfc;
 
 use super::{Covariance, Mixture};
 
@@ -133,8 +133,8 @@ impl Mixture {
     }
 
     /// Computes the rows x of normal scores u, both `[n, d]`.
-    pub fn from_normal(&self, scores: &[f64]) -> Vec<f64> {
-        scores.chunks_exact(self.dimension()).flat_map(|u| self.row_from_normal(u)).collect()
+    pub fn invert_normal(&self, scores: &[f64]) -> Vec<f64> {
+        scores.chunks_exact(self.dimension()).flat_map(|u| self.invert_row(u)).collect()
     }
 
     fn row_to_normal(&self, x: &[f64]) -> Vec<f64> {
@@ -149,7 +149,7 @@ impl Mixture {
             .collect()
     }
 
-    fn row_from_normal(&self, u: &[f64]) -> Vec<f64> {
+    fn invert_row(&self, u: &[f64]) -> Vec<f64> {
         let mut walk = self.walk();
         u.iter()
             .map(|&u| {
@@ -179,9 +179,9 @@ impl Walk<'_> {
             let (lower, upper, density) = self.evaluate(conditionals, x);
             let found = score(lower, upper);
             if found < u {
-                low = x
+                low = x;
             } else {
-                high = x
+                high = x;
             }
             let exact = (found - u).abs() <= 4.0 * f64::EPSILON * u.abs().max(1.0);
             if exact || high - low <= 2.0 * f64::EPSILON * low.abs().max(high.abs()) {
@@ -206,7 +206,7 @@ pub(super) fn student_to_normal(z: f64, freedom: f64) -> f64 {
 }
 
 /// The number of a normal score.
-pub(super) fn student_from_normal(u: f64, freedom: f64) -> f64 {
+pub(super) fn invert_student(u: f64, freedom: f64) -> f64 {
     let (target, mut low, mut high) = (u.abs(), 0.0, u.abs() + 1.0);
     while student_to_normal(high, freedom) < target && high < f64::MAX / 2.0 {
         (low, high) = (high, 2.0 * high);
@@ -259,7 +259,7 @@ mod tests {
         let rows = [[0.0, 0.0], [-2.1, 1.0], [3.0, -4.0], [-30.0, 20.0], [60.0, -55.0], [1e4, 3.0], [900.0, 800.0]];
         for (mixture, x) in mixtures().iter().flat_map(|m| rows.map(|x| (m, x))) {
             let u = mixture.to_normal(&x);
-            let again = mixture.from_normal(&u);
+            let again = mixture.invert_normal(&u);
             for (x, again) in x.iter().zip(&again) {
                 assert!((x - again).abs() <= 1e-11 * x.abs().max(1.0), "{x} and {again}");
             }
@@ -283,7 +283,7 @@ mod tests {
     fn scores_of_students_t() {
         for freedom in [1.0, 2.5, 30.0] {
             for z in [-1e6, -3.0, -0.1, 0.0, 0.7, 40.0] {
-                let again = student_from_normal(student_to_normal(z, freedom), freedom);
+                let again = invert_student(student_to_normal(z, freedom), freedom);
                 assert!((z - again).abs() <= 1e-9 * z.abs().max(1.0), "{freedom}: {z} and {again}");
             }
         }

@@ -14,7 +14,7 @@ use std::f64::consts::{PI, TAU};
 use resflow_backend::{Activation, Backend, Binary, Key, Noise, Over, Reduce, Unary};
 use statrs::function::gamma::ln_gamma;
 
-use super::scores::{student_from_normal, student_to_normal};
+use super::scores::{invert_student, student_to_normal};
 use super::{Base, PreparedBase, download, upload};
 use crate::batch::Batch;
 use crate::config::BaseConfig;
@@ -201,10 +201,10 @@ impl<B: Backend> PreparedBase<B> for PreparedStudent<B> {
         Ok(Some(rows.map(|(&z, &nu)| student_to_normal(z, nu)).collect()))
     }
 
-    fn from_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
+    fn invert_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
         let freedom = self.freedom(backend)?;
         let scores = scores.iter().zip(freedom.iter().cycle());
-        Ok(Some(scores.map(|(&u, &nu)| student_from_normal(u, nu)).collect()))
+        Ok(Some(scores.map(|(&u, &nu)| invert_student(u, nu)).collect()))
     }
 
     fn sample(&self, backend: &B, key: Key, first: u64, count: usize, _context: Option<&B::Tensor>) -> B::Tensor {

@@ -38,9 +38,11 @@ pub struct FlowConfig {
     /// boundary such as `"2112"` (`f` is the max norm), or `"learned"`.
     pub norms: NormChain,
     /// K, the bins of a spline flow's splines, 2 to 256; other families have none.
+    #[serde(skip_serializing_if = "is_default_bins")]
     pub bins: usize,
     /// B, the bound of the box [−B, B] in which a spline flow's splines bend; other families have none. The data are
     /// standardised, so B is in deviations: rows farther out are mapped by the linear maps alone.
+    #[serde(skip_serializing_if = "is_default_bound")]
     pub bound: f64,
     /// Normalises activations between blocks (ActNorm).
     pub actnorm: bool,
@@ -61,6 +63,20 @@ pub struct FlowConfig {
     pub replicates: usize,
 }
 
+/// Settings of splines that are the defaults leave no trace in files, so that those of older versions stay the same.
+const BINS: usize = 8;
+const BOUND: f64 = 5.0;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_default_bins(bins: &usize) -> bool {
+    *bins == BINS
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_default_bound(bound: &f64) -> bool {
+    *bound == BOUND
+}
+
 impl Default for FlowConfig {
     fn default() -> Self {
         Self {
@@ -72,8 +88,8 @@ impl Default for FlowConfig {
             leading_activation: true,
             coefficient: 0.99,
             norms: NormChain::Two,
-            bins: 8,
-            bound: 5.0,
+            bins: BINS,
+            bound: BOUND,
             actnorm: true,
             initial_scale: 1.0,
             base: BaseConfig::Normal,

@@ -134,8 +134,8 @@ fn columns(fields: &[Field]) -> Result<(Vec<Column>, usize), DataError> {
 }
 
 /// All columns that are no numbers, in one error: their slots and the names of their types.
-fn refuse<'a>(
-    others: &mut dyn Iterator<Item = (usize, &'a str)>,
+fn refuse(
+    others: &mut dyn Iterator<Item = (usize, &str)>,
     layout: Layout,
     rows: usize,
     options: &ReadOptions,

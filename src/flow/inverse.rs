@@ -55,9 +55,9 @@ impl<B: Backend> PreparedFlow<B> {
     ///
     /// # Errors
     /// Returns [`Error::Input`] if they are of another width, [`Error::Backend`] if the device failed.
-    pub fn from_normal_scores(&self, scores: &Table) -> Result<Table, Error> {
+    pub fn invert_normal_scores(&self, scores: &Table) -> Result<Table, Error> {
         self.check_width(scores)?;
-        let z = self.base.from_normal(&self.backend, scores.values())?;
+        let z = self.base.invert_normal(&self.backend, scores.values())?;
         Ok(z.map_or_else(|| scores.clone(), |z| Table::of_computed(scores.width(), z)))
     }
 

@@ -180,7 +180,7 @@ pub(crate) fn evaluate<B: Backend>(
             }
         }
         scores.replicates = if scores.replicates > 1 { scores.replicates.min(draws) } else { draws };
-        scores.estimator += &format!("; mean over {draws} draws of the noise of grids");
+        scores.estimator = format!("{}; mean over {draws} draws of the noise of grids", scores.estimator);
     }
     Ok((z, scores))
 }

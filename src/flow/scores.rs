@@ -145,7 +145,7 @@ impl ScoreQuantiles {
 /// The rank of the k-th order statistic that is kept of `n`, both from 0.
 fn rank(k: usize, n: usize) -> usize {
     let intervals = (n - 1).min(INTERVALS);
-    if intervals == 0 { 0 } else { (k * (n - 1) + intervals / 2) / intervals }
+    (k * (n - 1) + intervals / 2).checked_div(intervals).unwrap_or(0)
 }
 
 /// log p of the rows that a model was fitted to, and of those that it was validated on.

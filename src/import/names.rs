@@ -36,13 +36,11 @@ pub(super) fn select<T>(entries: Vec<(&str, T)>, wanted: Option<&str>) -> Result
         }
         if !outer.is_empty() {
             // with more flows than one, those of another are among the others
-            match name.strip_prefix(&outer) {
-                Some(inner) => name = inner.to_owned(),
-                None => {
-                    others = true;
-                    continue;
-                }
-            }
+            let Some(inner) = name.strip_prefix(&outer).map(str::to_owned) else {
+                others = true;
+                continue;
+            };
+            name = inner;
         }
         if !seen.insert(name.clone()) {
             return Err(ImportError::tensor(&name, "occurs twice, once the prefixes are stripped"));

@@ -171,7 +171,9 @@ impl<B: Backend> Prepared<B> {
                 row.iter_mut().zip(x).for_each(|(a, x)| *a -= lu[i * n + i + 1 + j] * x);
             }
             let pivot = pivot(i);
-            row.iter_mut().for_each(|a| *a /= pivot);
+            for a in row.iter_mut() {
+                *a /= pivot;
+            }
         }
         let norm = rows.iter().map(|a| a * a).sum::<f64>().sqrt();
         let mut inverse = vec![B::Elem::ZERO; n * n];

@@ -249,7 +249,7 @@ fn files_are_told_apart_by_their_content() {
     std::fs::create_dir(folder.path().join("folder.npy")).expect("a folder");
     assert!(message("folder.npy").contains("folder.npy: "));
     std::fs::write(folder.path().join("bad.csv"), "a,b\n1,x\n").expect("written");
-    assert!(message("bad.csv").contains("bad.csv: line 2, column 2 (`b`): `x` is not a number"));
+    assert!(message("bad.csv").contains("bad.csv: column 2 (`b`) holds text (line 2: `x`)"));
     assert!(data::write(&table, folder.path().join("no/such/folder.csv")).is_err());
     assert!(data::write(&table, folder.path().join("table.parquet")).is_err());
 }

@@ -29,7 +29,7 @@ pub(crate) fn spline(bins: usize, bound: f64, root: f64, raw: &[f64], x: f64) ->
     };
     let (xs, ys) = (knots(&raw[..bins]), knots(&raw[bins..2 * bins]));
     let k = (1..bins).filter(|&k| xs[k] <= x).count();
-    let slope = |k: usize| if k % bins == 0 { 1.0 } else { LEAST + softplus(raw[2 * bins + k - 1] + shift()) };
+    let slope = |k: usize| if k.is_multiple_of(bins) { 1.0 } else { LEAST + softplus(raw[2 * bins + k - 1] + shift()) };
     let (w, v, left, right) = (xs[k + 1] - xs[k], ys[k + 1] - ys[k], slope(k), slope(k + 1));
     let (s, xi) = (v / w, (x - xs[k]) / w);
     let t = xi * (1.0 - xi);

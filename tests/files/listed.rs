@@ -319,7 +319,7 @@ fn long_lists_take_memory_of_their_length() {
     chain.extend(vec![logit; 5_000]);
     // as many as the file pays for may be read
     let read_all = read(&archive);
-    assert!(read_all.is_ok_and(|flow| flow.transforms().len() == 5_009));
+    assert!(read_all.is_ok_and(|read| read.transforms().len() == flow.transforms().len() + 5_000));
     archive.document["model"]["chain"] = json!([]);
     assert!(read(&archive).is_err(), "the tensors belong to nothing");
     archive.tensors.retain(|name, _| name.starts_with("standardise"));

@@ -70,14 +70,10 @@ pub(crate) fn mixtures<B: Backend>(backend: &B) {
     let lower: Vec<DMatrix<f64>> = tril
         .iter()
         .map(|l| {
-            DMatrix::from_fn(d, d, |i, j| {
-                if i == j {
-                    l[(i, i)].exp()
-                } else if j < i {
-                    l[(i, j)]
-                } else {
-                    0.0
-                }
+            DMatrix::from_fn(d, d, |i, j| match j.cmp(&i) {
+                std::cmp::Ordering::Equal => l[(i, i)].exp(),
+                std::cmp::Ordering::Less => l[(i, j)],
+                std::cmp::Ordering::Greater => 0.0,
             })
         })
         .collect();
@@ -85,12 +81,10 @@ pub(crate) fn mixtures<B: Backend>(backend: &B) {
     let stored: Vec<f64> = (0..k * d * d)
         .map(|e| {
             let (i, j, a) = (e / d % d, e % d, &precise[e / (d * d)]);
-            if i == j {
-                a[(i, i)].ln()
-            } else if j < i {
-                a[(i, j)]
-            } else {
-                0.0
+            match j.cmp(&i) {
+                std::cmp::Ordering::Equal => a[(i, i)].ln(),
+                std::cmp::Ordering::Less => a[(i, j)],
+                std::cmp::Ordering::Greater => 0.0,
             }
         })
         .collect();
@@ -126,14 +120,10 @@ pub(crate) fn mixtures<B: Backend>(backend: &B) {
                 let stored = |i: usize, j: usize| of_factors[(c * d + i) * d + j];
                 let of_a = DMatrix::from_fn(d, d, |i, j| if i == j { stored(i, i) / a[(i, i)] } else { stored(i, j) });
                 let of_l = -(a.transpose() * of_a * a.transpose());
-                let entry = move |i: usize, j: usize| {
-                    if i == j {
-                        of_l[(i, i)] * l[(i, i)]
-                    } else if j < i {
-                        of_l[(i, j)]
-                    } else {
-                        0.0
-                    }
+                let entry = move |i: usize, j: usize| match j.cmp(&i) {
+                    std::cmp::Ordering::Equal => of_l[(i, i)] * l[(i, i)],
+                    std::cmp::Ordering::Less => of_l[(i, j)],
+                    std::cmp::Ordering::Greater => 0.0,
                 };
                 (0..d * d).map(move |e| entry(e / d, e % d)).collect::<Vec<_>>()
             })

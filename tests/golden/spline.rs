@@ -169,7 +169,7 @@ impl<B: Backend> Reordered<B> {
 }
 
 struct File<'a, B: Backend> {
-    file: &'a Fixture,
+    fixture: &'a Fixture,
     backend: &'a B,
     bins: usize,
     features: usize,
@@ -177,13 +177,13 @@ struct File<'a, B: Backend> {
 
 impl<B: Backend> File<'_, B> {
     fn indices(&self, key: &str) -> Vec<usize> {
-        self.file.values(key).iter().map(|&i| i as usize).collect()
+        self.fixture.values(key).iter().map(|&i| i as usize).collect()
     }
 
     /// The LU linear map of a name, after a permutation.
     fn linear(&self, name: &str, permutation: &[usize]) -> Reordered<B> {
         let (backend, d) = (self.backend, self.features);
-        let get = |leaf: &str| self.file.values(&format!("param.{name}.{leaf}"));
+        let get = |leaf: &str| self.fixture.values(&format!("param.{name}.{leaf}"));
         let (mut lower, mut upper) = (get("lower_entries").iter(), get("upper_entries").iter());
         let diagonal = get("unconstrained_upper_diag");
         let mut lu = vec![0.0; d * d];
@@ -204,15 +204,15 @@ impl<B: Backend> File<'_, B> {
     }
 
     fn layer(&self, name: &str, bias: Option<&[f64]>) -> Box<dyn Layer<B>> {
-        let weight = self.file.tensor(self.backend, &format!("param.{name}.weight"));
-        let own = self.file.values(&format!("param.{name}.bias"));
+        let weight = self.fixture.tensor(self.backend, &format!("param.{name}.weight"));
+        let own = self.fixture.values(&format!("param.{name}.bias"));
         let bias = upload(self.backend, bias.unwrap_or(own), &[own.len()]);
         Box::new(LipschitzLinear::free(self.backend, weight, bias).expect("shapes that fit"))
     }
 
     /// The spline coupling of a name: its identity half comes first.
     fn coupling(&self, name: &str) -> Reordered<B> {
-        let (backend, file, bins) = (self.backend, self.file, self.bins);
+        let (backend, file, bins) = (self.backend, self.fixture, self.bins);
         let relu = || -> Box<dyn Layer<B>> { Box::new(ActivationLayer::new(backend, Activation::Relu)) };
         let net = format!("{name}.transform_net");
         let inner = |i: usize| self.layer(&format!("{net}.blocks.0.linear_layers.{i}"), None);
@@ -247,7 +247,7 @@ impl<B: Backend> File<'_, B> {
         let (d, bins) = (self.features, self.bins);
         let mut close = |leaf: &str, own: &[f64]| {
             let key = format!("grad.{name}.{leaf}");
-            comparison.close(&key, own, self.file.values(&key));
+            comparison.close(&key, own, self.fixture.values(&key));
         };
         if let [lu, bias] = grads {
             let entries = |keep: &dyn Fn(usize, usize) -> bool| -> Vec<f64> {
@@ -279,7 +279,7 @@ pub(crate) fn flow<B: Backend>(backend: &B) {
     let file = Fixture::open("spline_coupling_nsf");
     let mut comparison = Comparison::new::<B>("spline_coupling_nsf");
     let (features, bins) = (file.note("features"), file.note("bins"));
-    let own = File { file: &file, backend, bins, features };
+    let own = File { fixture: &file, backend, bins, features };
     let mut links = Vec::new();
     for step in 0..file.note::<usize>("steps") {
         let name = format!("_transforms.{}", 2 * step);

@@ -331,6 +331,9 @@ fn identities(base: BaseConfig) -> Vec<ModelConfig> {
                     .into(),
             );
         }
+        if !family.takes_images() {
+            continue;
+        }
         for (factor_out, squeeze_first) in [(false, false), (true, true)] {
             let images = exact_images([4, 4, 2], &[2, 2]).of(family);
             let images = ImageConfig { blocks: vec![2, 2], logit: false, factor_out, squeeze_first, ..images };

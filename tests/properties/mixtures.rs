@@ -51,7 +51,9 @@ proptest! {
     ) {
         let key = Key::new(seed);
         let mut x = clustered(n, d, 3, key);
-        x.iter_mut().for_each(|x| *x *= scale);
+        for x in &mut x {
+            *x *= scale;
+        }
         let weights: Vec<f64> = normals(n, key.named("w")).iter().map(|w| w * w + 0.01).collect();
         let rows = Rows::new(d, &x, weighted.then_some(&weights[..])).expect("rows");
         let settings = MixtureFit {

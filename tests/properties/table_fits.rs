@@ -98,7 +98,7 @@ fn latents_of_every_base_are_made_normal() {
             let (found, expected) = (normal + scores.log_det[i], log_p.values[i]);
             assert!((found - expected).abs() < 1e-9 * expected.abs().max(1.0), "{base}: {found} and {expected}");
         }
-        let back = prepared.from_normal_scores(&scores.latents).expect("no device fault");
+        let back = prepared.invert_normal_scores(&scores.latents).expect("no device fault");
         for (z, again) in encoded.latents.values().iter().zip(back.values()) {
             assert!((z - again).abs() < 1e-9 * z.abs().max(1.0), "{base}: {z} and {again}");
         }

@@ -34,7 +34,7 @@ fn decode<B: Backend>(arguments: &Decode, stored: &Stored, table: Table, backend
     let d = flow.dimension();
     let z = latent(table, d).with_context(|| arguments.z.display().to_string())?;
     let how = Inversion::for_backend::<B>();
-    let z = prepared.from_normal_scores(&z).with_context(|| arguments.z.display().to_string())?;
+    let z = prepared.invert_normal_scores(&z).with_context(|| arguments.z.display().to_string())?;
     let decoded = prepared.decode(&z, &how).with_context(|| arguments.z.display().to_string())?;
     // log dets are those of the way forth at x, negated; rows without a finite x have none
     let found: Vec<&[f64]> = decoded.samples.values().chunks_exact(d).collect();

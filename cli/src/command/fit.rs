@@ -1,11 +1,9 @@
 //! `resflow fit`: learns a density, with everything around it.
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use crate::arguments::Fit;
-use crate::data::Data;
+use crate::data::{Data, file_of};
 use crate::output::print;
 use crate::run::directory::RunDirectory;
 use crate::run::epilogue::Epilogue;
@@ -16,7 +14,7 @@ use crate::run::learn::learn;
 pub(crate) fn run(arguments: &Fit) -> Result<()> {
     listen_for_interruption()?;
     let directory = RunDirectory::new(&arguments.out);
-    directory.spare(Path::new(&arguments.data))?;
+    directory.spare(file_of(&arguments.data))?;
     directory.claim_if_there()?;
     let mut options = arguments.reading.options();
     options.image_size = arguments.size.image_size;

@@ -34,7 +34,7 @@ fn kind(kind: &ColumnKind) -> String {
         ColumnKind::Constant => "constant".to_owned(),
         ColumnKind::Integer => "integers".to_owned(),
         ColumnKind::Grid { step, .. } => format!("grid of {}", short(*step)),
-        _ => "continuous".to_owned(),
+        ColumnKind::Continuous => "continuous".to_owned(),
     }
 }
 

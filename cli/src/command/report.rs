@@ -1,6 +1,6 @@
 //! `resflow report`: the report of a run, again or on other rows.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Backend;
@@ -9,7 +9,7 @@ use resflow::train::{Source, Trainer};
 use resflow::{Error, with_device};
 
 use crate::arguments::Report;
-use crate::data::Data;
+use crate::data::{Data, file_of};
 use crate::failure::usage;
 use crate::model::{Stored, column_names, precision_of, read_archive};
 use crate::output::{report as report_out, spare_inputs, write_file};
@@ -20,7 +20,7 @@ use crate::run::metrics::Metrics;
 
 pub(crate) fn run(arguments: &Report) -> Result<()> {
     let stored = Stored::open(&arguments.model)?;
-    spare_inputs(&[("--out", Some(&*out(arguments)))], &[Path::new(&arguments.data), stored.path()])?;
+    spare_inputs(&[("--out", Some(&*out(arguments)))], &[file_of(&arguments.data), stored.path()])?;
     let mut options = arguments.reading.options();
     options.model = stored.columns(arguments.matching, arguments.weight.as_deref());
     let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;

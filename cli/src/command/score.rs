@@ -15,9 +15,9 @@ use resflow::invert::Status;
 use resflow::with_device;
 
 use crate::arguments::Score;
-use crate::data::Data;
 use crate::data::labels;
 use crate::data::weight::effective_count;
+use crate::data::{Data, file_of};
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};
 use crate::evaluate::outliers::{self, Outliers};
@@ -39,8 +39,8 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
         return Err(usage(format_args!("--out {}: the file's name must end in .csv", out.display())));
     }
     let stored = Stored::open(&arguments.model)?;
-    let others = arguments.outliers.as_deref().map_or(Path::new(""), Path::new);
-    let inputs = [Path::new(&arguments.data), others, stored.path()];
+    let others = arguments.outliers.as_deref().map_or(Path::new(""), file_of);
+    let inputs = [file_of(&arguments.data), others, stored.path()];
     spare_inputs(&[("--out", arguments.out.as_deref())], &inputs)?;
     let mut options = arguments.reading.options();
     options.model = stored.columns(arguments.matching, arguments.weight.as_deref());

@@ -103,6 +103,11 @@ impl Data {
     }
 }
 
+/// The file that DATA names; nothing of a built-in density, whatever is beside it under that name.
+pub(crate) fn file_of(data: &str) -> &Path {
+    if data.parse::<ToyDensity>().is_ok() { Path::new("") } else { Path::new(data) }
+}
+
 /// The first samples, at most `most`.
 pub(crate) fn first(data: Dataset, most: Option<usize>) -> Result<Dataset> {
     match most {

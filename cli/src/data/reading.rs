@@ -1,6 +1,7 @@
 //! How tables are read: the options, what is decided without them, and the model's columns.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -91,7 +92,8 @@ impl TableOptions {
     pub(crate) fn flags(&self) -> String {
         let mut flags = String::new();
         let mut add = |flag: &str, value: &str| {
-            flags += &format!(" --{flag} {}", quoted(value));
+            // writing to a String cannot fail
+            let _ = write!(flags, " --{flag} {}", quoted(value));
         };
         if !self.columns.is_empty() {
             add("columns", &self.columns.join(","));
@@ -110,7 +112,9 @@ impl TableOptions {
             ("header", &header),
             ("array", &self.array),
         ] {
-            value.iter().for_each(|value| add(flag, value));
+            if let Some(value) = value {
+                add(flag, value);
+            }
         }
         flags
     }
@@ -192,6 +196,9 @@ fn refused(error: DataError, model: Option<&ModelColumns>) -> Error {
         (DataError::ColumnsMissing { missing, others, .. }, Some(weight), Some(model))
             if others.is_empty() && missing.len() == model.width =>
         {
+            Some(usage(format_args!("--weight {weight}: {name} has no other column")))
+        }
+        (DataError::Width { found: 0, .. }, Some(weight), _) => {
             Some(usage(format_args!("--weight {weight}: {name} has no other column")))
         }
         (DataError::NoColumn { .. } | DataError::Options(_) | DataError::Arrays { asked: Some(_), .. }, ..) => {

@@ -110,7 +110,7 @@ fn findings(data: &Dataset, arguments: &Fit) -> Result<()> {
             Severity::Grave if arguments.regardless => warn(finding),
             Severity::Warning => warn(finding),
             Severity::Note => say(format_args!("note: {finding}")),
-            _ => {}
+            Severity::Grave => {}
         }
     }
     if grave.is_empty() || arguments.regardless {

@@ -147,7 +147,7 @@ fn widths_and_values() {
     let score = folder.succeed("score run far.csv --json --out far_scores.csv");
     assert!(score.contains("\"non_finite_rows\":1") && score.contains("\"mean_log_prob\":null"), "{score}");
     assert_eq!(folder.read("far_scores.csv").lines().count(), 4);
-    assert!(folder.read("far_scores.csv").contains("\n-inf,0.0\n"), "{}", folder.read("far_scores.csv"));
+    assert!(folder.read("far_scores.csv").contains("\n-inf,0.0,0.0\n"), "{}", folder.read("far_scores.csv"));
     let score = folder.succeed("score run far.csv");
     assert!(score.contains("non-finite  1 of 3 rows have log p = −∞"), "{score}");
     assert!(!folder.succeed("score run moons").contains("non-finite"));

@@ -121,7 +121,7 @@ fn folders_are_classes_with_names() {
     let right = rows.iter().zip(names).filter(|(row, name)| row.contains(&format!(",{name},"))).count();
     assert_eq!(score["accuracy"].as_f64(), Some(right as f64 / 12.0), "{scores}");
     let known = |row: &&str| [",\"ant, big\",", ",bee,", ",cow,"].iter().any(|name| row.contains(name));
-    assert!(rows.iter().all(|row| known(row)), "{scores}");
+    assert!(rows.iter().all(known), "{scores}");
     let output = folder.run("score run others --json");
     assert!(text(&output.stderr).contains("the model knows no class `eel`"), "{}", text(&output.stderr));
     let score: Value = serde_json::from_slice(&output.stdout).expect("an object");

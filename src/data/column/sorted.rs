@@ -29,13 +29,17 @@ impl Sorted {
             None => {
                 let mut order = values.to_vec();
                 order.sort_unstable_by(f64::total_cmp);
-                order.into_iter().for_each(|value| add(value, 1.0));
+                for value in order {
+                    add(value, 1.0);
+                }
             }
             Some(weights) => {
                 let there = values.iter().zip(weights).filter(|(_, w)| **w > 0.0);
                 let mut order: Vec<(f64, f64)> = there.map(|(&v, &w)| (v, w / heaviest)).collect();
                 order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
-                order.into_iter().for_each(|(value, weight)| add(value, weight));
+                for (value, weight) in order {
+                    add(value, weight);
+                }
             }
         }
         out.total = out.weights.iter().sum();

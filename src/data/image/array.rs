@@ -104,24 +104,24 @@ pub(super) fn read(bytes: &[u8], wanted: Option<[usize; 2]>) -> Result<(Images, 
 impl Layout {
     fn set(self, pixels: Vec<u8>) -> Result<ImageSet, DataError> {
         let Self { height, width, channels, .. } = self;
-        let pixels = if self.first { self.moved(&pixels, channels, height * width) } else { pixels };
+        let pixels = if self.first { moved(&pixels, channels, height * width) } else { pixels };
         ImageSet::new(height, width, channels, pixels, None)
     }
 
     fn stack(self, values: Vec<f64>) -> Result<ImageStack, DataError> {
         let Self { height, width, channels, .. } = self;
-        let values = if self.first { values } else { self.moved(&values, height * width, channels) };
+        let values = if self.first { values } else { moved(&values, height * width, channels) };
         ImageStack::new(height, width, channels, values)
     }
+}
 
-    /// Each image's values `[a, b]` as `[b, a]`.
-    fn moved<T: Copy>(self, values: &[T], a: usize, b: usize) -> Vec<T> {
-        let mut out = Vec::with_capacity(values.len());
-        for image in values.chunks_exact((a * b).max(1)) {
-            out.extend((0..b).flat_map(|j| (0..a).map(move |i| image[i * b + j])));
-        }
-        out
+/// Each image's values `[a, b]` as `[b, a]`.
+fn moved<T: Copy>(values: &[T], a: usize, b: usize) -> Vec<T> {
+    let mut out = Vec::with_capacity(values.len());
+    for image in values.chunks_exact((a * b).max(1)) {
+        out.extend((0..b).flat_map(|j| (0..a).map(move |i| image[i * b + j])));
     }
+    out
 }
 
 fn in_order<T: Copy>(values: &[T], order: Order, axes: [usize; 4]) -> Vec<T> {

@@ -279,7 +279,9 @@ fn one_size(stocks: &[Stock]) -> Result<[usize; 2], ImageError> {
 fn conversions(stocks: &[Stock]) -> Vec<String> {
     let sum = |tally: fn(&Stock) -> &Tally| {
         let mut all = Tally::default();
-        stocks.iter().for_each(|stock| all.join(tally(stock)));
+        for stock in stocks {
+            all.join(tally(stock));
+        }
         all
     };
     let all: usize = stocks.iter().map(|stock| stock.count).sum();
@@ -311,7 +313,9 @@ fn numbers_among(names: &[String], of: &[String], folder: &str) -> Result<Vec<u8
 
 fn class_note(names: &[String], labels: &[u8]) -> String {
     let mut counts = vec![0_usize; names.len()];
-    labels.iter().for_each(|&label| counts[usize::from(label)] += 1);
+    for &label in labels {
+        counts[usize::from(label)] += 1;
+    }
     let shown = names.iter().zip(&counts).take(SHOWN).map(|(name, count)| format!("`{}` ({count})", Excerpt(name)));
     let more = (names.len() > SHOWN).then(|| "…".to_owned());
     let shown: Vec<_> = shown.chain(more).collect();

@@ -84,12 +84,16 @@ fn correlations(table: &Table, stride: usize) -> (Vec<usize>, Vec<f64>) {
     // as fractions of the largest, so that no square overflows
     let mut largest = vec![0.0_f64; d];
     rows().for_each(|row| largest.iter_mut().zip(row).for_each(|(m, v)| *m = m.max(v.abs())));
-    largest.iter_mut().for_each(|m| *m = if *m > 0.0 { *m } else { 1.0 });
+    for m in &mut largest {
+        *m = if *m > 0.0 { *m } else { 1.0 };
+    }
     let mut mean = vec![0.0; d];
     rows().for_each(|row| (0..d).for_each(|j| mean[j] += row[j] / largest[j] / n));
     let mut deviation = vec![0.0; d];
     rows().for_each(|row| (0..d).for_each(|j| deviation[j] += (row[j] / largest[j] - mean[j]).powi(2) / n));
-    deviation.iter_mut().for_each(|v| *v = v.sqrt());
+    for v in &mut deviation {
+        *v = v.sqrt();
+    }
     let columns: Vec<usize> = (0..d).filter(|&j| deviation[j] > 1e-14).collect();
     let m = columns.len();
     let mut c = vec![0.0; m * m];

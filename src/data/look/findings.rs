@@ -140,9 +140,10 @@ pub(super) fn of_dependence(table: &Table, columns: &[ColumnSummary], dependent:
             let others = named(table, on);
             // of whole cells of a grid there is a density all the same
             let exactly = *unexplained < EXACTLY && !(discrete(*column) && on.iter().all(|&j| discrete(j)));
-            let (severity, how) = match exactly {
-                true => (Severity::Grave, "is a linear combination of"),
-                false => (Severity::Warning, "nearly is a linear combination of"),
+            let (severity, how) = if exactly {
+                (Severity::Grave, "is a linear combination of")
+            } else {
+                (Severity::Warning, "nearly is a linear combination of")
             };
             let sentence = format!("{} {how} {others}", named(table, &[*column]));
             let remedy = if exactly {

@@ -246,5 +246,5 @@ fn report(
         let tally = Tally { count: faults.rows, ..Tally::default() };
         add(kept[place], Fault::Constant { value }, &tally);
     }
-    (!columns.is_empty()).then(|| CellFaults { columns, rows: faults.rows, incomplete })
+    (!columns.is_empty()).then_some(CellFaults { columns, rows: faults.rows, incomplete })
 }

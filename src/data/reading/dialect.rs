@@ -37,7 +37,7 @@ pub(super) struct Dialect {
 /// The sample between one separator.
 pub(super) struct Rows<'a> {
     text: &'a [u8],
-    rows: Vec<Vec<Span>>,
+    spans: Vec<Vec<Span>>,
     /// The last comment before the first row.
     pub(super) comment: Option<&'a [u8]>,
     /// The line of the first row, from 1 at the sample's beginning.
@@ -47,19 +47,19 @@ pub(super) struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// The first rows of a text, which goes on unless `whole`.
     fn of(text: &'a [u8], whole: bool, separator: Separator) -> Self {
-        let mut found = Self { text, rows: Vec::new(), comment: None, first_line: 1 };
+        let mut found = Self { text, spans: Vec::new(), comment: None, first_line: 1 };
         let (mut at, mut cells) = (0, Vec::new());
-        while found.rows.len() < ROWS {
+        while found.spans.len() < ROWS {
             at = match record::line(text, at, whole, separator, &mut cells) {
                 Line::Row(end) => {
-                    if found.rows.is_empty() {
+                    if found.spans.is_empty() {
                         found.first_line = 1 + record::line_ends(&text[..at]);
                     }
-                    found.rows.push(cells.clone());
+                    found.spans.push(cells.clone());
                     end
                 }
                 Line::Comment(end) => {
-                    if found.rows.is_empty() {
+                    if found.spans.is_empty() {
                         found.comment = Some(&text[at..end]);
                     }
                     end
@@ -72,17 +72,17 @@ impl<'a> Rows<'a> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.rows.len()
+        self.spans.len()
     }
 
     /// The number of cells of a row.
     pub(super) fn width(&self, row: usize) -> usize {
-        self.rows[row].len()
+        self.spans[row].len()
     }
 
     /// A cell, without white space around it, and whether it was quoted; none beyond the row's end.
     pub(super) fn cell(&self, row: usize, column: usize) -> Option<(Vec<u8>, bool)> {
-        let span = self.rows[row].get(column)?;
+        let span = self.spans[row].get(column)?;
         let mut spare = Vec::new();
         Some((number::bare(span.of(self.text, &mut spare)).to_vec(), span.quoted))
     }

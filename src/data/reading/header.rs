@@ -31,15 +31,14 @@ pub(super) fn find(
     options: &ReadOptions,
 ) -> Result<Header, DataError> {
     let mut note = Vec::new();
-    let first_row = match options.header {
-        Some(said) => said,
-        None => {
-            let (is_header, numbers) = judge(rows, decimal, trailing)?;
-            if numbers {
-                note.push(Note::NumbersAsNames);
-            }
-            is_header
+    let first_row = if let Some(said) = options.header {
+        said
+    } else {
+        let (is_header, numbers) = judge(rows, decimal, trailing)?;
+        if numbers {
+            note.push(Note::NumbersAsNames);
         }
+        is_header
     };
     let own = rows.width(0) - usize::from(trailing && hollow_end(rows));
     if !first_row {

@@ -78,12 +78,11 @@ pub(super) fn text(cell: &[u8]) -> String {
 
 /// A name: UTF-8, or else Latin-1, which older spreadsheets write.
 pub(super) fn name(cell: &[u8]) -> (String, bool) {
-    match std::str::from_utf8(cell) {
-        Ok(text) => (trim(text).to_owned(), false),
-        Err(_) => {
-            let text: String = cell.iter().map(|&b| b as char).collect();
-            (trim(&text).to_owned(), true)
-        }
+    if let Ok(text) = std::str::from_utf8(cell) {
+        (trim(text).to_owned(), false)
+    } else {
+        let text: String = cell.iter().map(|&b| b as char).collect();
+        (trim(&text).to_owned(), true)
     }
 }
 
