@@ -6,7 +6,7 @@
 //! [`read_from`] find the format in the content and say what they decided, which [`ReadOptions`] can overrule; [`write()`]
 //! chooses it by the file's name.
 //!
-//! [`column`] brings the columns of a table to a common shape, as a part of a model; its simplest case is
+//! [`mod@column`] brings the columns of a table to a common shape, as a part of a model; its simplest case is
 //! standardisation. A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
 //! A [`ToyDensity`] draws points from a two-dimensional density. [`image`] has sets of images and their files.
 //!

@@ -118,6 +118,7 @@ pub(super) struct Array<'a> {
 
 impl<'a> Array<'a> {
     /// Reads the header alone, so a file's beginning is enough.
+    #[cfg(feature = "images")]
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, DataError> {
         let (header, data) = parse(bytes)?;
         match header.dtype() {
