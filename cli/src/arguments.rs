@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use resflow::config::{Family, Preset};
+use resflow::config::Preset;
 use resflow::estimator::Estimator;
 
 use crate::data::part::Part;
@@ -12,6 +12,7 @@ use crate::data::reading::{Matching, TableOptions, quoted};
 use crate::data::size::Size;
 use crate::device::Arithmetic;
 use crate::output::Format;
+use crate::run::race::Choice;
 use crate::settings::presets;
 
 /// Fit, score and sample residual flows: invertible networks with exact likelihoods.
@@ -131,9 +132,10 @@ pub(crate) struct Fit {
     pub(crate) preset: Option<Preset>,
     /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones),
     /// realnvp (couplings), glow (couplings and invertible linear maps) or, of rows, nsf (spline couplings and LU linear
-    /// maps) [default: residual]
+    /// maps), or of rows auto: residual and nsf race for 15 % of the budget each, and the better one gets the rest
+    /// [default: residual]
     #[arg(long, value_name = "MODEL")]
-    pub(crate) model: Option<Family>,
+    pub(crate) model: Option<Choice>,
     /// Learn a classifier too, by the labels that come with MNIST's and CIFAR's files or by the folders that pictures are
     /// in: a hybrid model, whose heads look at the flow's images on every scale
     #[arg(long)]

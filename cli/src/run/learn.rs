@@ -1,6 +1,6 @@
 //! Begins or resumes a run: what the arguments ask for, held against the data and against what was begun.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
@@ -23,6 +23,7 @@ use crate::run::epilogue::Epilogue;
 use crate::run::illustration::Illustration;
 use crate::run::metrics::Metrics;
 use crate::run::pace::Pace;
+use crate::run::race::{Choice, race};
 use crate::run::training_loop::Run;
 use crate::settings::Settings;
 use crate::settings::presets;
@@ -63,17 +64,20 @@ fn asked_family(arguments: &Fit) -> Result<Option<Family>> {
     let file = arguments.config.as_deref();
     let filed = file.map_or(Ok(None), Settings::family)?;
     match (arguments.model, filed, file) {
-        (Some(asked), Some(filed), Some(file)) if asked != filed => {
+        (Some(Choice::Auto), Some(filed), Some(file)) => {
+            Err(usage(format_args!("--model auto: {} says model = \"{filed}\"", file.display())))
+        }
+        (None | Some(Choice::Auto), filed, _) => Ok(filed),
+        (Some(Choice::Family(asked)), Some(filed), Some(file)) if asked != filed => {
             Err(usage(format_args!("--model {asked}: {} says model = \"{filed}\"", file.display())))
         }
-        (asked, filed, _) => Ok(asked.or(filed)),
+        (Some(Choice::Family(asked)), ..) => Ok(Some(asked)),
     }
 }
 
-/// The settings of a new run: defaults or preset, with those of the file in their place.
-fn settings_of(arguments: &Fit, source: &Source) -> Result<Settings> {
+/// The settings of a new run of a family: defaults or preset, with those of the file in their place.
+fn settings_of(arguments: &Fit, source: &Source, family: Family) -> Result<Settings> {
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, source)?);
-    let family = asked_family(arguments)?.unwrap_or_default();
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
         let settings = match source.data() {
@@ -155,7 +159,8 @@ fn begin(
     directory: &RunDirectory,
     start: Instant,
 ) -> Result<String> {
-    let mut settings = settings_of(arguments, &source)?;
+    let family = asked_family(arguments)?.unwrap_or_default();
+    let mut settings = settings_of(arguments, &source, family)?;
     // the data may be too small for a family's defaults
     settings.model.check().map_err(usage)?;
     if let Some(data) = source.data() {
@@ -168,7 +173,21 @@ fn begin(
     };
     let precision = arguments.arithmetic.precision_of(Precision::F32);
     let key = Key::new(arguments.seed.unwrap_or(0));
+    if arguments.model == Some(Choice::Auto) && settings.model.rows().is_none() {
+        return Err(usage(format_args!("--model auto is for tables, {} holds images", arguments.data)));
+    }
     with_device!(arguments.arithmetic.open(precision)?, |backend| {
+        let mut budget = budget;
+        if arguments.model == Some(Choice::Auto) {
+            let of = |family| settings_of(arguments, &source, family);
+            let family = race(&backend, arguments, &source, budget, key, of)?;
+            let steps = settings.train.steps;
+            settings = settings_of(arguments, &source, family)?;
+            settings.train.steps = steps;
+            if let Budget::Time(limit) = budget {
+                budget = Budget::Time(limit.saturating_sub(start.elapsed()).max(Duration::from_millis(1)));
+            }
+        }
         let flow = Flow::new(backend, &settings.model, key.named("weights"))?;
         let trainer =
             Trainer::new(flow, source, &settings.train, budget, key).with_context(|| arguments.data.clone())?;

@@ -8,4 +8,5 @@ pub(crate) mod keeper;
 pub(crate) mod learn;
 pub(crate) mod metrics;
 pub(crate) mod pace;
+pub(crate) mod race;
 pub(crate) mod training_loop;

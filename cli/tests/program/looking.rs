@@ -71,3 +71,23 @@ fn a_fit_begins_at_the_best_mixture() {
         .collect();
     assert_eq!(differs, ["batch = 32"]);
 }
+
+#[test]
+fn families_race() {
+    let folder = Folder::new();
+    folder.write("rows.csv", csv(200, |a, b| (6.0 * a).sin() + 0.1 * b));
+    folder.write("small.toml", "[flow]\nblocks = 2\nhidden = [8]\n");
+    let line = "fit rows.csv --out auto --model auto --config small.toml --steps 120";
+    let output = folder.run(line);
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("residual ") && said.contains("nsf "), "{said}");
+    let winner = if said.contains("; nsf goes on") { "nsf" } else { "residual" };
+    assert!(said.contains(&format!("; {winner} goes on")), "{said}");
+    assert!(folder.read("auto/config.toml").contains(&format!("model = \"{winner}\"")));
+    folder.succeed("fit rows.csv --out auto --model auto --resume --steps 130");
+    folder.write("named.toml", "[flow]\nmodel = \"glow\"\n");
+    let error = folder.fail("fit rows.csv --out other --model auto --config named.toml", 2);
+    assert!(error.contains("--model auto: named.toml says model = \"glow\""), "{error}");
+    let error = folder.fail("fit rows.csv --out other --model glaw", 2);
+    assert!(error.contains("there is no model `glaw`"), "{error}");
+}
