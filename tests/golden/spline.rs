@@ -69,7 +69,7 @@ pub(crate) fn rows<B: Backend>(backend: &B) {
     let kept = |values: &[f64], width: usize| -> Vec<f64> {
         values.chunks(width).enumerate().filter(|(i, _)| keep(*i)).flat_map(|(_, row)| row.to_vec()).collect()
     };
-    assert!((0..n).filter(|&i| !keep(i)).count() <= 2, "nearly all rows are compared");
+    assert!((0..n).filter(|&i| !keep(i)).count() <= 4, "nearly all of the 48 rows are compared");
     comparison.close("grad_x", &kept(&host(backend, &gx), 1), &kept(file.values("grad_x"), 1));
     let graw = host(backend, &graw);
     let gradients = ["grad_raw_widths", "grad_raw_heights", "grad_raw_derivatives"];

@@ -121,7 +121,7 @@ fn a_look_finds_what_makes_a_density_meaningless() {
     for (extra, expected) in [
         (&(|_, _: &[f64]| 5.0) as &dyn Fn(usize, &[f64]) -> f64, (Concern::Constant, Severity::Grave)),
         (&|_, row: &[f64]| 2.0 * row[0] - row[1], (Concern::Dependent, Severity::Grave)),
-        (&|_, row: &[f64]| row[0] + 1e-3 * row[1], (Concern::Dependent, Severity::Warning)),
+        (&|_, row: &[f64]| row[0] + 1e-5 * row[1] * row[1], (Concern::Dependent, Severity::Warning)),
         (&|_, row: &[f64]| 1e15 + 0.25 * (row[0] > 100.0) as u8 as f64, (Concern::Rounding, Severity::Grave)),
         (&|i, _: &[f64]| i as f64, (Concern::Counter, Severity::Warning)),
         (&|i, row: &[f64]| if i == 7 { 1e9 } else { row[2] + row[0] * row[1] }, (Concern::Outliers, Severity::Warning)),

@@ -42,7 +42,11 @@ fn encode<B: Backend>(arguments: &Encode, stored: &Stored, data: Data, backend: 
     if lost > 0 {
         warn(format_args!("{lost} of {} rows have no finite latent point", latent.log_det.len()));
     }
-    let Latent { mut z, mut log_det, mut standard_error } = latent;
+    if latent.astray > 0 {
+        let (astray, rows) = (latent.astray, latent.log_det.len());
+        warn(format_args!("{astray} of {rows} rows are so far out that their latents do not lead back to them"));
+    }
+    let Latent { mut z, mut log_det, mut standard_error, .. } = latent;
     with_rows(&mut z, d, &dropped);
     with_rows(&mut log_det, 1, &dropped);
     with_rows(&mut standard_error, 1, &dropped);

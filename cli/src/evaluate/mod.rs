@@ -99,7 +99,12 @@ pub(crate) struct Latent {
     pub(crate) z: Vec<f64>,
     pub(crate) log_det: Vec<f64>,
     pub(crate) standard_error: Vec<f64>,
+    /// The rows so far out that their latents do not lead back to them.
+    pub(crate) astray: usize,
 }
+
+/// A relative error of a latent that has led back.
+const LEADS_BACK: f64 = 1e-6;
 
 /// z of all samples.
 pub(crate) fn encode<B: Backend>(
@@ -110,7 +115,16 @@ pub(crate) fn encode<B: Backend>(
 ) -> Result<Latent> {
     let mut all = Latent::default();
     in_pieces(model, samples, key, |piece, key| {
-        let own = flow.normal_scores(flow.encode(piece, key)?)?;
+        let encoded = flow.encode(piece, key)?;
+        let latents = encoded.latents.clone();
+        let own = flow.normal_scores(encoded)?;
+        if own.latents != latents {
+            let back = flow.invert_normal_scores(&own.latents)?;
+            let apart = |(a, b): (&f64, &f64)| (a - b).abs() > LEADS_BACK * a.abs().max(1.0);
+            let rows =
+                latents.values().chunks_exact(flow.dimension()).zip(back.values().chunks_exact(flow.dimension()));
+            all.astray += rows.filter(|(z, back)| z.iter().zip(*back).any(apart)).count();
+        }
         all.z.extend_from_slice(own.latents.values());
         all.log_det.extend(own.log_det);
         all.standard_error.extend(own.standard_error);
