@@ -13,7 +13,8 @@ type Cpu = NdArray<f32>;
 fn score_encode_and_sample() {
     let folder = Folder::new();
     folder.write("data.csv", csv(90));
-    let roulette = "evaluation = \"roulette:law=geometric,p=0.3,exact=2\"\n[train]\n";
+    // of an identity nothing would be estimated
+    let roulette = "start = \"random\"\nevaluation = \"roulette:law=geometric,p=0.3,exact=2\"\n[train]\n";
     folder.write("roulette.toml", TINY.replace("[train]\n", roulette));
     folder.succeed("fit data.csv --out run --config roulette.toml --steps 10");
     let flow = Flow::load(Cpu::new(), folder.path("run/model.safetensors")).expect("a model").prepare();

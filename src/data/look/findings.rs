@@ -49,7 +49,8 @@ fn those(columns: &[ColumnSummary], holds: impl Fn(&ColumnSummary) -> bool) -> V
 pub(super) fn of_columns(table: &Table, columns: &[ColumnSummary]) -> Vec<Finding> {
     let continuous = |c: &ColumnSummary| c.kind == ColumnKind::Continuous;
     let mut found = Vec::new();
-    let constant = those(columns, |c| c.kind == ColumnKind::Constant);
+    // of a single row every value is
+    let constant = those(columns, |c| c.kind == ColumnKind::Constant && table.rows() > 1);
     if !constant.is_empty() {
         let be = if constant.len() == 1 { "has" } else { "have" };
         let sentence = format!("{} {be} one value in every row", named(table, &constant));

@@ -115,6 +115,12 @@ impl Look {
 /// Returns [`DataError::TooFewRows`] for a table without rows, [`DataError::Belongings`] for weights in another number
 /// than the rows.
 pub fn look(table: &Table, weights: Option<&[f64]>) -> Result<Look, DataError> {
+    // a row of weight 0 is not there
+    if let Some(all) = weights.filter(|all| all.len() == table.rows() && all.contains(&0.0)) {
+        let there: Vec<usize> = (0..table.rows()).filter(|&i| all[i] > 0.0).collect();
+        let weights: Vec<f64> = there.iter().map(|&i| all[i]).collect();
+        return look(&table.select(&there), Some(&weights));
+    }
     let columns = ColumnSummary::of_table(table, weights)?;
     let copies = copies::count(table);
     let mut findings = findings::of_columns(table, &columns);
