@@ -131,7 +131,7 @@ fn mean(values: &[f64]) -> Option<[f64; 2]> {
 /// The section on the ladder and on training.
 pub(super) fn draw(facts: &Facts) -> String {
     let ladder = facts.ladder.as_ref().map(rungs).filter(|html| !html.is_empty());
-    let parts: Vec<String> = ladder.into_iter().chain(curve(&facts.history)).collect();
+    let parts: Vec<String> = ladder.into_iter().chain(curve(&facts.history, facts.steps)).collect();
     let body = if parts.is_empty() { String::new() } else { grid("halves", &parts) };
     if body.is_empty() { body } else { section("training", "How good it is", &body) }
 }
@@ -156,7 +156,7 @@ fn rungs(ladder: &Ladder) -> String {
 }
 
 /// The curve of training and validation.
-fn curve(history: &[Point]) -> Option<String> {
+fn curve(history: &[Point], kept: u64) -> Option<String> {
     let training: Vec<[f64; 2]> =
         history.iter().map(|p| [p.step as f64, p.training]).filter(|p| p[1].is_finite()).collect();
     let validation: Vec<[f64; 3]> =
@@ -168,7 +168,8 @@ fn curve(history: &[Point]) -> Option<String> {
     // the beginning may lie above the picture, and so may a run that explodes
     let late = training.iter().filter(|p| p[0] >= 0.1 * last).map(|p| p[1]);
     let late = sorted(&late.chain(validation.iter().filter(|p| p[0] >= 0.1 * last).map(|p| p[1])).collect::<Vec<_>>());
-    let best = validation.iter().copied().min_by(|a, b| a[1].total_cmp(&b[1]));
+    // not always the lowest: only what is significantly better replaces the best so far
+    let best = validation.iter().copied().find(|p| p[0] == kept as f64);
     let (low, high) = (quantile(&late, 0.0), quantile(&late, 0.98));
     let [low, high] = best.map_or([low, high], |[_, nll, error]| [low.min(nll - error), high.max(nll + 3.0 * error)]);
     let y = Axis::new(low, high).padded(0.06);
@@ -178,7 +179,7 @@ fn curve(history: &[Point]) -> Option<String> {
     panel.dots("held dots", best.map(|[step, nll, _]| [step, nll]));
     panel.axes(true, "step", "−log p, nats a row");
     let kept = best.map_or(String::new(), |[step, nll, _]| {
-        format!("; the best, {} after step {step}, was kept (dot)", number(nll, 5))
+        format!("; the model is that after step {step}, {} (dot)", number(nll, 5))
     });
     let caption = "<b class=\"name\">Training</b> — the batches blue, the held-out rows green".to_owned() + &kept;
     Some(figure(
@@ -231,14 +232,14 @@ mod tests {
         let point = |step: u64, validation| Point { step, training: 5.0 - step as f64 / 100.0, validation };
         let mut history: Vec<Point> = (1..100).map(|i| point(i, (i % 10 == 0).then_some([4.0, 0.1]))).collect();
         history.push(point(100, Some([8e4, 1e3])));
-        let picture = curve(&history).expect("a curve");
-        assert!(picture.contains("was kept") && !picture.contains("80000"), "{picture}");
-        assert!(curve(&history[..1]).is_none() && curve(&[]).is_none());
+        let picture = curve(&history, 50).expect("a curve");
+        assert!(picture.contains("after step 50") && !picture.contains("80000"), "{picture}");
+        assert!(curve(&history[..1], 1).is_none() && curve(&[], 0).is_none());
         let mut odd = history.clone();
         for point in &mut odd {
             point.training = f64::NAN;
         }
-        assert!(curve(&odd).is_some_and(|p| !p.contains("NaN")));
+        assert!(curve(&odd, 50).is_some_and(|p| !p.contains("NaN")));
     }
 
     #[test]
