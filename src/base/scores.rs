@@ -286,7 +286,7 @@ mod tests {
         for freedom in [1.0, 2.5, 30.0] {
             for z in [-1e6, -3.0, -0.1, 0.0, 0.7, 40.0] {
                 let again = invert_student(student_to_normal(z, freedom), freedom);
-                assert!((z - again).abs() <= 1e-7 * z.abs().max(1.0), "{freedom}: {z} and {again}");
+                assert!((z - again).abs() <= 1e-6 * z.abs().max(1.0), "{freedom}: {z} and {again}");
             }
         }
         // the upper quartile of a Cauchy is 1

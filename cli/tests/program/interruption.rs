@@ -56,7 +56,9 @@ fn ctrl_c_leaves_a_checkpoint() {
     folder.succeed("fit data.csv --out whole --config long.toml --precision f64");
 
     let child = start(&folder, "fit data.csv --out run --config long.toml --precision f64");
-    let logged = || std::fs::metadata(folder.path("run/metrics.jsonl")).is_ok_and(|m| m.len() > 0);
+    // behind the line before the first step
+    let metrics = folder.path("run/metrics.jsonl");
+    let logged = || std::fs::read_to_string(&metrics).is_ok_and(|text| text.contains("\"step\":10,"));
     wait_for("a logged step", logged);
     let signalled = Command::new("sh").arg("-c").arg(format!("kill -INT {}", child.id())).status().expect("a shell");
     assert!(signalled.success());
