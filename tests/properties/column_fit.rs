@@ -211,7 +211,8 @@ fn skew_and_tails_are_taken_out() {
 
 #[test]
 fn a_few_outliers_do_not_rule() {
-    // what the likelihood of the outliers themselves costs the bulk grows with the logarithm of their distance
+    // What the likelihood of the outliers themselves costs the bulk grows with the logarithm of their distance. The aim, 0.1 nats
+    // and a row 4 deviations off beyond z = 2, is missed at −1e30: the bulk loses 0.26 nats, and that row is at 1.53.
     for (size, few, loss) in [(999_999.0, 3, 0.1), (1e9, 3, 0.1), (1e9, 1, 0.1), (-1e12, 2, 0.1), (-1e30, 2, 0.3)] {
         let mut x = normal(5000, 9);
         for i in 0..few {
