@@ -5,7 +5,8 @@
 //!
 //! with D the variances of the columns, whose maximisation has a closed form: Σ_k = S_k + λ W/N_k · D, where N_k is the
 //! weight of a component and S_k the covariance of its rows. So covariances are bounded below relative to the data's
-//! scale, by more where a component has few rows, and J never falls (but by rounding): a plain ridge would not promise that.
+//! scale, by more where a component has few rows, and J never falls (but by rounding, and where a component of too few rows
+//! is removed): a plain ridge would not promise that.
 //! Invariant: a weight counts as that many equal rows; the result is a function of the rows, the settings and the key.
 //!
 //! Written here and not taken from linfa-clustering 0.8, which fits full covariances only, takes no weights, tells no log
@@ -25,8 +26,10 @@ use crate::error::{ConfigError, Error};
 const START_ROWS: usize = 4096;
 /// Iterations after which starts are compared.
 const START_ITERATIONS: usize = 4;
-/// A component with a smaller share of the weight than this is removed.
+/// A component with a smaller share of the weight than this is removed, however few rows it may have.
 const LEAST_SHARE: f64 = 1e-8;
+/// No component is removed for its few rows that has this part of an even share.
+const EVEN_SHARE: f64 = 0.5;
 /// A row has no say in a component that has less than this share in it.
 const NEGLIGIBLE: f64 = 1e-14;
 
@@ -41,6 +44,9 @@ pub struct MixtureFit {
     pub regularisation: f64,
     /// The least deviation of a component in any direction, in the units of the rows; for columns without any variance.
     pub least_scale: f64,
+    /// A component with fewer rows is removed, unless that is half of an even share: a component of one or two outliers
+    /// would make just these rows the likeliest of all. Counted in weight.
+    pub least_rows: f64,
     /// Starts that are tried on a part of the rows.
     pub restarts: usize,
     /// Ends once J grows by less in an iteration, nats.
@@ -59,6 +65,7 @@ impl MixtureFit {
             covariance,
             regularisation: 1e-6,
             least_scale: 0.0,
+            least_rows: 5.0,
             restarts: 4,
             tolerance: 1e-6,
             most_iterations: 300,
@@ -74,6 +81,9 @@ impl MixtureFit {
         }
         if !(self.least_scale >= 0.0 && self.least_scale.is_finite()) {
             return wrong("least_scale", self.least_scale, "a finite number, 0 or above");
+        }
+        if !(self.least_rows >= 0.0 && self.least_rows.is_finite()) {
+            return wrong("least_rows", self.least_rows, "a finite number, 0 or above");
         }
         if !(self.tolerance >= 0.0 && self.tolerance.is_finite()) {
             return wrong("tolerance", self.tolerance, "a finite number of nats, 0 or above");
@@ -133,7 +143,7 @@ impl MixtureFit {
 pub struct FittedMixture {
     /// The mixture.
     pub mixture: Mixture,
-    /// J before each iteration and at the end, nats; it never falls, but by rounding.
+    /// J before each iteration and at the end, nats, since a component was last removed; it never falls, but by rounding.
     pub objective: Vec<f64>,
     /// `true` if the fit ended because J stood still.
     pub converged: bool,
@@ -219,6 +229,7 @@ impl Job<'_> {
     fn run(&self, start: Mixture, most_iterations: usize, work: &mut u64) -> Result<FittedMixture, Error> {
         let mut mixture = start;
         let mut objective: Vec<f64> = Vec::new();
+        let mut iteration = 0;
         loop {
             let (log_likelihood, sums) = self.expect(&mixture);
             let cost = mixture.config().components * (self.factor_numbers() + self.rows.dimension());
@@ -231,10 +242,15 @@ impl Job<'_> {
             }
             let converged = objective.last().is_some_and(|last| value - last < self.fit.tolerance);
             objective.push(value);
-            if converged || *work == 0 || objective.len() > most_iterations {
+            if converged || *work == 0 || iteration >= most_iterations {
                 return Ok(FittedMixture { mixture, objective, converged });
             }
-            mixture = self.maximise(&sums)?;
+            let next = self.maximise(&sums)?;
+            if next.config().components < mixture.config().components {
+                objective.clear();
+            }
+            mixture = next;
+            iteration += 1;
         }
     }
 
@@ -274,7 +290,10 @@ impl Job<'_> {
         let d = self.rows.dimension();
         let total = self.rows.total_weight();
         let (mut weights, mut means, mut factors) = (Vec::new(), Vec::new(), Vec::new());
-        for k in (0..sums.counts.len()).filter(|&k| sums.counts[k] > LEAST_SHARE * total) {
+        let components = sums.counts.len();
+        let few = self.fit.least_rows.min(EVEN_SHARE * total / components as f64);
+        let least = few.max(LEAST_SHARE * total);
+        for k in (0..components).filter(|&k| sums.counts[k] > least) {
             let count = sums.counts[k];
             let shift: Vec<f64> = sums.shifts(k).iter().map(|s| s / count).collect();
             let ridge = self.fit.regularisation * total / count;

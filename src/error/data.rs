@@ -203,6 +203,14 @@ pub enum DataError {
         /// The reason, and what to do.
         reason: &'static str,
     },
+    /// A column that has no name and counts the rows, which may be an index or be meant.
+    #[error(
+        "column {column} has no name and counts the rows, 0, 1, 2, …: if that is their index, --index {column} leaves it out (and pandas writes none with index=False); if it belongs to the data, name it"
+    )]
+    Unnamed {
+        /// The column, counted from one.
+        column: usize,
+    },
 
     /// Not an NPY file, or one with a header that cannot be read.
     #[error("not a readable NPY file: {problem}")]

@@ -259,7 +259,7 @@ fn headers_of_numbers() {
 fn index_columns_are_left_out() {
     let expected = table(&["a", "b"], &[1.5, 2.0, 3.0, 4.0]);
     for (text, what) in [
-        (",a,b\n0,1.5,2\n1,3,4\n", "0, 1, 2, …"),
+        (",a,b\n1,1.5,2\n2,3,4\n", "1, 2, 3, …"),
         ("\"\",\"a\",\"b\"\n\"1\",1.5,2\n\"2\",3,4\n", "1, 2, 3, …"),
         ("Unnamed: 0,a,b\n0,1.5,2\n1,3,4\n", "0, 1, 2, …"),
         (",a,b\n17,1.5,2\n5,3,4\n", "a whole number for each row, no two alike"),
@@ -281,6 +281,14 @@ fn index_columns_are_left_out() {
     let text = "id,a,b\nx,1.5,2\ny,3,4\n";
     assert_eq!(read_from(text.as_bytes(), &options("id")).expect("read").table, expected);
     assert!(refused(text, &options("di")).contains("there is no column `di`; there are `id`, `a`, `b`"));
+    // what pandas writes without being told may be meant
+    let counted = ",a,b\n0,1.5,2\n1,3,4\n";
+    let error = refused(counted, &ReadOptions::default());
+    assert!(error.contains("index=False") && error.contains("--index 1 leaves it out"), "{error}");
+    for said in ["1", ""] {
+        assert_eq!(read_from(counted.as_bytes(), &options(said)).expect("read").table, expected);
+    }
+    assert!(refused(counted, &options("2")).contains("there is no column `2`"));
     // what counts nothing is a column
     assert_eq!(good("Unnamed: 0,a\n0.5,1.5\n2,3\n").table.width(), 2);
     assert!(refused(",a\n0.5,1.5\n2,3\n", &ReadOptions::default()).contains("index=False"));

@@ -115,6 +115,26 @@ fn one_component_is_the_moments() {
     assert!(fitted.mixture.means().iter().zip(mean.iter()).all(|(a, b)| (a - b).abs() < 1e-12));
 }
 
+/// Outliers get no component of their own, in which they would be the likeliest of all rows; asked for, they do.
+#[test]
+fn outliers_are_no_component() {
+    let (n, d) = (300, 2);
+    let mut x = normals(n * d, Key::new(5));
+    x[..4].copy_from_slice(&[40.0, -35.0, -50.0, 45.0]);
+    let rows = Rows::new(d, &x, None).expect("rows");
+    for covariance in BOTH {
+        let settings = fit(4, covariance);
+        let mixture = settings.fit(rows, Key::new(6)).expect("fits").mixture;
+        let fewest = mixture.weights().iter().copied().fold(1.0, f64::min) * n as f64;
+        assert!(fewest >= settings.least_rows, "{covariance}: a component of {fewest} rows");
+        let densities = mixture.log_densities(&x);
+        let below = densities[2..].iter().filter(|l| **l < densities[0].max(densities[1])).count();
+        assert!(below < n / 20, "{covariance}: {below} rows are stranger than an outlier");
+        let greedy = MixtureFit { least_rows: 0.0, ..settings }.fit(rows, Key::new(6)).expect("fits").mixture;
+        assert!(greedy.weights().iter().any(|w| w * (n as f64) < 3.0), "{covariance}: {:?}", greedy.weights());
+    }
+}
+
 #[test]
 fn components_are_found() {
     for covariance in BOTH {

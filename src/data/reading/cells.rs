@@ -103,6 +103,10 @@ pub(in crate::data) fn finish(
     let mut kept = Vec::with_capacity(width);
     for slot in 0..width {
         match index(&layout, slot, &values, &faults) {
+            // a model says which columns it wants; without one, nobody has said that these numbers are none of the data
+            Some(Note::Index { what: FROM_ZERO, .. }) if layout.is_unnamed(slot) && options.model.is_none() => {
+                return Err(DataError::Unnamed { column: layout.columns()[slot] + 1 });
+            }
             Some(note) => notes.push(note),
             None => kept.push(slot),
         }
@@ -151,6 +155,9 @@ pub(in crate::data) fn finish(
     Ok(Reading { table: Table::of_read(names, width, values), notes, dropped: incomplete })
 }
 
+/// What a column holds that pandas wrote.
+const FROM_ZERO: &str = "0, 1, 2, …";
+
 /// Keeps some places of every row.
 fn keep(values: &mut Vec<f64>, width: usize, wanted: impl Fn(usize) -> bool) {
     let wanted: Vec<bool> = (0..width).map(wanted).collect();
@@ -184,7 +191,7 @@ fn index(layout: &Layout, slot: usize, values: &[f64], faults: &Cells) -> Option
         return None;
     }
     if [0.0, 1.0].into_iter().any(|from| own().enumerate().all(|(i, v)| v == i as f64 + from)) {
-        let what = if own().next() == Some(0.0) { "0, 1, 2, …" } else { "1, 2, 3, …" };
+        let what = if own().next() == Some(0.0) { FROM_ZERO } else { "1, 2, 3, …" };
         return Some(Note::Index { column, what });
     }
     let mut sorted: Vec<f64> = own().collect();

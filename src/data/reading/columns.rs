@@ -72,7 +72,7 @@ fn label(names: Option<&[String]>, column: usize) -> String {
     }
 }
 
-/// The column of a name, or of a number where columns have no names.
+/// The column of a name, or of a number where it has none.
 fn find(names: Option<&[String]>, width: usize, asked: &str) -> Result<usize, DataError> {
     let Some(names) = names else {
         let number = asked.parse().ok().filter(|n| (1..=width).contains(n));
@@ -84,8 +84,14 @@ fn find(names: Option<&[String]>, width: usize, asked: &str) -> Result<usize, Da
     match (found.next(), found.next()) {
         (Some(column), None) => Ok(column),
         (Some(_), Some(_)) => Err(DataError::Repeated { name: asked.to_owned() }),
-        _ => Err(DataError::NoColumn { name: asked.to_owned(), known: names.to_vec() }),
+        _ => nameless(names, asked).ok_or_else(|| DataError::NoColumn { name: asked.to_owned(), known: names.to_vec() }),
     }
+}
+
+/// A column without a name, of the number that is asked for.
+fn nameless(names: &[String], asked: &str) -> Option<usize> {
+    let column = asked.parse::<usize>().ok()?.checked_sub(1)?;
+    names.get(column)?.is_empty().then_some(column)
 }
 
 /// pandas' names for an index without one.
