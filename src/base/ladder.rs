@@ -90,7 +90,7 @@ pub struct MixtureChoice {
 impl Default for MixtureChoice {
     fn default() -> Self {
         Self {
-            candidates: vec![1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32],
+            candidates: vec![1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64],
             fit: MixtureFit::new(1, Covariance::Full),
             work: 10_000_000_000,
         }

@@ -214,8 +214,8 @@ impl Dataset {
     }
 
     /// Replaces the numbers of the samples, of a table that was standardised.
-    pub(crate) fn with_table(self, table: Table) -> Self {
-        Self { values: Values::Tabular(table), ..self }
+    pub(crate) fn set_table(&mut self, table: Table) {
+        self.values = Values::Tabular(table);
     }
 
     /// A short text that tells two data sets apart, to refuse resuming on other data. Labels count if they

@@ -17,8 +17,9 @@ const TABLE_RATE: f64 = 3e-3;
 /// Weight decay is this over the number of rows, at most [`MOST_DECAY`].
 const DECAYED_ROWS: f64 = 100.0;
 const MOST_DECAY: f64 = 0.5;
-/// The rows that validation is to have, where a tenth of a table is less.
+/// The rows that validation is to have, where a tenth of a table is less, and the most that it has of a large one.
 const VALIDATION_ROWS: f64 = 100.0;
+const MOST_VALIDATION_ROWS: f64 = 10_000.0;
 /// A mixture is fitted to no fewer rows.
 const FEWEST_FITTED: usize = 10;
 
@@ -44,7 +45,7 @@ impl TrainConfig {
             learning_rate: settings.learning_rate.min(TABLE_RATE),
             weight_decay: (DECAYED_ROWS / few).min(MOST_DECAY),
             warmup: 50,
-            validation_fraction: (VALIDATION_ROWS / few).clamp(0.1, 0.3),
+            validation_fraction: (VALIDATION_ROWS / few).clamp((MOST_VALIDATION_ROWS / few).min(0.1), 0.3),
             validations: Validations::Early,
             improvement: Improvement::Significant,
             patience: 10,

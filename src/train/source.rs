@@ -197,6 +197,9 @@ pub(crate) struct Batches {
     epoch: Option<(u64, Vec<usize>)>,
 }
 
+/// Rows and their weights.
+type Excerpt<'a> = (Cow<'a, Table>, Option<Cow<'a, [f64]>>);
+
 #[derive(Debug)]
 enum Training {
     Density(ToyDensity),
@@ -235,31 +238,43 @@ impl Batches {
         for table in [training.table(), validation.table()].into_iter().flatten() {
             maps.check(table)?;
         }
-        let always = (!maps.is_standardisation()).then(|| maps.clone());
-        let training = match training.table().filter(|_| always.is_none()) {
-            Some(table) => {
-                let table = maps.standardiser().apply(table)?;
-                training.with_table(table)
-            }
-            None => training,
-        };
         let unit = training.weights().map_or(1.0, |weights| {
             let heaviest = weights.iter().copied().fold(0.0, f64::max);
             weights.len() as f64 / weights.iter().map(|w| w / heaviest).sum::<f64>() / heaviest
         });
-        let batches = Self { training: Training::Data(training), drawing, columns: always, unit, epoch: None };
+        let mut batches = Self { training: Training::Data(training), drawing, columns: None, unit, epoch: None };
+        batches.set_columns(maps.clone())?;
         Ok((batches, ValidationSet::of(validation), maps))
     }
 
-    /// The training rows in standardised units, with their weights, where the samples are rows of a table.
-    pub(crate) fn standardised(&self, key: Key) -> Option<(Cow<'_, Table>, Option<&[f64]>)> {
-        let Training::Data(data) = &self.training else { return None };
-        let table = data.table()?;
-        let rows = match &self.columns {
-            None => Cow::Borrowed(table),
-            Some(maps) => Cow::Owned(maps.forward_computed(table, key, 0).table),
-        };
-        Some((rows, data.weights()))
+    /// Takes the maps of the columns, while the training rows are in the data's units: those that only standardise are
+    /// applied at once, others to each batch.
+    pub(crate) fn set_columns(&mut self, maps: ColumnMaps) -> Result<(), DataError> {
+        let Training::Data(data) = &mut self.training else { return Ok(()) };
+        if !maps.is_standardisation() {
+            self.columns = Some(maps);
+        } else if let Some(table) = data.table() {
+            let table = maps.standardiser().apply(table)?;
+            data.set_table(table);
+            self.columns = None;
+        }
+        Ok(())
+    }
+
+    /// At most so many of the training rows, in the data's units unless their maps only standardise, with their weights,
+    /// where the samples are rows of a table.
+    pub(crate) fn excerpt(&self, most: usize, key: Key) -> Result<Option<Excerpt<'_>>, DataError> {
+        let Training::Data(data) = &self.training else { return Ok(None) };
+        let Some(table) = data.table() else { return Ok(None) };
+        if table.rows() <= most {
+            return Ok(Some((Cow::Borrowed(table), data.weights().map(Cow::Borrowed))));
+        }
+        let there: Vec<usize> =
+            (0..table.rows()).filter(|&i| data.weights().is_none_or(|weights| weights[i] > 0.0)).collect();
+        let mut chosen: Vec<usize> = permutation(there.len(), key).into_iter().take(most).map(|i| there[i]).collect();
+        chosen.sort_unstable();
+        let weights = data.weights().map(|weights| chosen.iter().map(|&i| weights[i]).collect());
+        Ok(Some((Cow::Owned(table.select(&chosen)), weights.map(Cow::Owned))))
     }
 
     /// Samples in an epoch, if there are epochs.

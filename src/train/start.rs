@@ -4,12 +4,14 @@
 
 use resflow_backend::{Backend, Key};
 
-use super::source::Batches;
-use crate::base::{GaussianMixture, LEAST_SCALE, Ladder, MixtureChoice, Rows, Rung};
+use super::source::{Batches, Columns, Source};
+use super::{Budget, TrainConfig, Trainer};
+use crate::base::{GaussianMixture, LEAST_SCALE, Ladder, Mixture, MixtureChoice, MixtureFit, Rows, Rung};
+use crate::classifier::Classifier;
 use crate::config::Start;
-use crate::data::Samples;
+use crate::data::{ColumnMaps, Samples};
 use crate::error::{ConfigError, Error};
-use crate::flow::Flow;
+use crate::flow::{Flow, Provenance};
 
 /// Fits mixtures to training rows in standardised units, and makes the one that is best on the validation rows, in the
 /// same units, the base of the flow. Returns the ladder of what was tried; its scores are in standardised units too: add
@@ -24,43 +26,135 @@ pub fn start_from_mixture<B: Backend>(
     validation: Rows<'_>,
     key: Key,
 ) -> Result<Ladder, Error> {
+    check(flow, training.dimension())?;
+    let (ladder, mixture) = full_choice().choose(training, validation, key)?;
+    flow.set_base(GaussianMixture::new(flow.backend(), &mixture)?)?;
+    Ok(ladder)
+}
+
+fn check<B: Backend>(flow: &Flow<B>, columns: usize) -> Result<(), Error> {
     if flow.config().start() != Start::Identity {
         let problem = "a flow starts from a mixture only if it is the identity: set start = \"identity\"";
         return Err(ConfigError::Inconsistent(problem.into()).into());
     }
-    if training.dimension() != flow.dimension() {
-        return Err(Error::Input(format!(
-            "the data has {} columns, the model is for {}",
-            training.dimension(),
-            flow.dimension()
-        )));
+    if columns == flow.dimension() {
+        return Ok(());
     }
+    Err(Error::Input(format!("the data has {columns} columns, the model is for {}", flow.dimension())))
+}
+
+/// The choice of a base.
+fn full_choice() -> MixtureChoice {
     let mut choice = MixtureChoice::default();
     // a little above the bound of the base, for rounding
     choice.fit.least_scale = 1.01 * LEAST_SCALE;
-    let (ladder, mixture) = choice.choose(training, validation, key)?;
-    let base = GaussianMixture::new(flow.backend(), &mixture)?;
-    flow.set_base(base)?;
-    Ok(ladder)
+    choice
 }
 
-/// Starts a run from a mixture; the ladder is in the data's units, but for the error that the columns' maps bring.
+/// A quick choice, by which columns' maps are compared.
+fn quick_choice() -> MixtureChoice {
+    let choice = full_choice();
+    MixtureChoice { fit: MixtureFit { most_rows: 4096, restarts: 2, ..choice.fit }, work: 1_000_000_000, ..choice }
+}
+
+/// Starts a run from a mixture, which is returned with its ladder; that is in the data's units, but for the error that the
+/// columns' maps bring. Of the maps and the simpler ones of the same columns those are taken behind which a mixture is best.
 pub(super) fn fit_base<B: Backend>(
     flow: &mut Flow<B>,
-    batches: &Batches,
+    batches: &mut Batches,
     validation: Samples<'_>,
     key: Key,
-) -> Result<Ladder, Error> {
-    let (Some((training, weights)), Some(table)) = (batches.standardised(key), validation.table()) else {
-        let problem = "fit_base = true is for tables: a mixture is fitted to their rows";
-        return Err(ConfigError::Inconsistent(problem.into()).into());
+) -> Result<(Ladder, Mixture), Error> {
+    check(flow, flow.columns().width())?;
+    let (maps, ladder, mixture) = {
+        let excerpt = batches.excerpt(full_choice().fit.most_rows, key.named("excerpt"))?;
+        let (Some((training, weights)), Some(table)) = (excerpt, validation.table()) else {
+            let problem = "fit_base = true is for tables: a mixture is fitted to their rows";
+            return Err(ConfigError::Inconsistent(problem.into()).into());
+        };
+        let own = flow.columns();
+        let attempt = |maps: &ColumnMaps, choice: &MixtureChoice| {
+            // rows that are only standardised are so already
+            let mapped = (!own.is_standardisation()).then(|| maps.forward_computed(&training, key, 0).table);
+            let rows = Rows::of_table(mapped.as_ref().unwrap_or(&training), weights.as_deref())?;
+            let standard = maps.forward_computed(table, key, 0);
+            let validated = Rows::of_table(&standard.table, validation.weights())?;
+            let (ladder, mixture) = choice.choose(rows, validated, key)?;
+            let total = validation.weights().map_or(standard.log_det.len() as f64, |weights| weights.iter().sum());
+            let weight = |i: usize| validation.weights().map_or(1.0, |weights| weights[i]) / total;
+            let log_det: f64 = standard.log_det.iter().enumerate().map(|(i, l)| weight(i) * l).sum();
+            let rungs = ladder.rungs.iter().map(|rung| Rung { log_prob: rung.log_prob + log_det, ..*rung }).collect();
+            Ok::<_, Error>((Ladder { rungs, ..ladder }, mixture))
+        };
+        let mut maps = own.clone();
+        let simpler = own.simpler();
+        if !simpler.is_empty() {
+            let quick = quick_choice();
+            let score = |maps: &ColumnMaps| {
+                let found = attempt(maps, &quick).ok();
+                found.and_then(|(ladder, _)| ladder.chosen().map(|rung| rung.log_prob)).unwrap_or(f64::NEG_INFINITY)
+            };
+            let mut best = score(own);
+            for candidate in simpler {
+                let own = score(&candidate);
+                if own > best {
+                    (maps, best) = (candidate, own);
+                }
+            }
+        }
+        let (ladder, mixture) = attempt(&maps, &full_choice())?;
+        (maps, ladder, mixture)
     };
-    let standard = flow.columns().forward(table, key)?;
-    let training = Rows::of_table(&training, weights)?;
-    let ladder = start_from_mixture(flow, training, Rows::of_table(&standard.table, validation.weights())?, key)?;
-    let total = validation.weights().map_or(standard.log_det.len() as f64, |weights| weights.iter().sum());
-    let weight = |i: usize| validation.weights().map_or(1.0, |weights| weights[i]) / total;
-    let log_det: f64 = standard.log_det.iter().enumerate().map(|(i, l)| weight(i) * l).sum();
-    let rungs = ladder.rungs.iter().map(|rung| Rung { log_prob: rung.log_prob + log_det, ..*rung }).collect();
-    Ok(Ladder { rungs, ..ladder })
+    if maps != *flow.columns() {
+        flow.set_columns(maps.clone())?;
+        batches.set_columns(maps)?;
+    }
+    flow.set_base(GaussianMixture::new(flow.backend(), &mixture)?)?;
+    Ok((ladder, mixture))
+}
+
+impl<B: Backend> Trainer<B> {
+    /// Starts a run beside another one on the same data, whose columns' maps and fitted base density it takes over: they are
+    /// functions of data, settings and key, and fitting them again would give the same. Where settings differ in what they
+    /// say of columns, validation or base, the run starts like a [`new`](Self::new) one.
+    ///
+    /// # Errors
+    /// Returns the errors of [`new`](Self::new).
+    pub fn new_beside(
+        other: &Self,
+        mut flow: Flow<B>,
+        source: impl Into<Source>,
+        config: &TrainConfig,
+        budget: Budget,
+    ) -> Result<Self, Error> {
+        let (source, key) = (source.into(), other.key);
+        let (columns, maps) = (config.column_settings(), other.flow.columns().clone());
+        let fits = |config: &TrainConfig| (config.column_settings(), config.validation_fraction, config.fit_base);
+        let classes = flow.classifier().map_or(0, Classifier::classes);
+        let same = fits(config) == fits(&other.config) && source.fingerprint(classes) == other.fingerprint;
+        let alike = same && flow.dimension() == other.flow.dimension();
+        if !alike || config.fit_base && (other.fitted.is_none() || flow.config().start() != Start::Identity) {
+            return Self::start(flow, source, config, budget, key, Columns::Fit(&columns));
+        }
+        if let Some(mixture) = &other.fitted {
+            flow.set_base(GaussianMixture::new(flow.backend(), mixture)?)?;
+        }
+        let mut trainer = Self::start(flow, source, config, budget, key, Columns::Given(maps))?;
+        let ladder = other.flow.provenance().ladder.clone();
+        trainer.flow.set_provenance(Provenance { ladder, ..trainer.flow.provenance().clone() });
+        trainer.fitted.clone_from(&other.fitted);
+        Ok(trainer)
+    }
+
+    /// Goes on with another budget, over which the learning rate has its course, whatever patience had to say of the one
+    /// before. The best weights so far stay the ones to beat.
+    ///
+    /// # Errors
+    /// Returns [`Error::Config`] for a budget of no steps or no time, or beyond the limits.
+    pub fn go_on(&mut self, budget: Budget) -> Result<(), Error> {
+        self.set_budget(budget)?;
+        self.without_improvement = 0;
+        self.milestone = self.milestone();
+        Ok(())
+    }
 }

@@ -12,6 +12,7 @@ use super::source::{Batches, Columns, Drawing, Drawn, Source, ValidationSet};
 use super::start::fit_base;
 use super::validation::Best;
 use super::{Budget, TrainConfig, Validation, Verdict};
+use crate::base::Mixture;
 use crate::batch::SampleWeights;
 use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
@@ -56,6 +57,8 @@ pub struct Trainer<B: Backend> {
     /// See [`milestone`](Self::milestone), at the latest validation.
     pub(super) milestone: u64,
     pub(super) initialised: bool,
+    /// The mixture that was fitted as the base, unless the run was resumed.
+    pub(super) fitted: Option<Mixture>,
     parameters: B::Tensor,
     decayed: B::Tensor,
     prepared: PreparedFlow<B>,
@@ -127,11 +130,13 @@ impl<B: Backend> Trainer<B> {
             key,
         };
         let begins = matches!(columns, Columns::Fit(_));
-        let (batches, validation, columns) = Batches::new(source, drawing, columns)?;
+        let (mut batches, validation, columns) = Batches::new(source, drawing, columns)?;
         flow.set_columns(columns)?;
+        let mut fitted = None;
         if begins && config.fit_base {
-            let ladder = fit_base(&mut flow, &batches, validation.samples(), key.named("mixture"))?;
+            let (ladder, mixture) = fit_base(&mut flow, &mut batches, validation.samples(), key.named("mixture"))?;
             flow.set_provenance(Provenance { ladder: Some(ladder), ..flow.provenance().clone() });
+            fitted = Some(mixture);
         }
         let backend = flow.backend().clone();
         let parameters = flat_parameters(&flow);
@@ -162,6 +167,7 @@ impl<B: Backend> Trainer<B> {
             without_improvement: 0,
             milestone: 0,
             initialised: false,
+            fitted,
             batches,
             validation,
         })

@@ -78,6 +78,35 @@ fn no_fit_is_worse_than_its_mixture() {
     }
 }
 
+/// A run beside another takes over what was fitted and is the same run to the bit; going on, nothing is lost.
+#[test]
+fn a_run_beside_another_is_the_same_run() {
+    let table = table(300, 3, 2);
+    let train = TrainConfig::for_table(Family::Nsf, 300);
+    let flow = || Flow::new(cpu(), FlowConfig::for_table(Family::Nsf, 300, 3), Key::new(1)).expect("a configuration");
+    let mut other = run(cpu(), &table, Family::Residual, 10, &TrainConfig::for_table(Family::Residual, 300));
+    other.run(|_, _| ()).expect("finite");
+    let budget = Budget::Steps(15);
+    let alone = Trainer::new(flow(), table.clone(), &train, budget, Key::new(2)).expect("data that fit");
+    let beside = Trainer::new_beside(&other, flow(), table.clone(), &train, budget).expect("data that fit");
+    // other rows for validation: nothing to take over
+    let apart = TrainConfig { validation_fraction: 0.25, ..train.clone() };
+    let new = Trainer::new(flow(), table.clone(), &apart, budget, Key::new(2)).expect("data that fit");
+    let not_beside = Trainer::new_beside(&other, flow(), table.clone(), &apart, budget).expect("data that fit");
+    for (mut one, mut two) in [(alone, beside), (new, not_beside)] {
+        one.run(|_, _| ()).expect("finite");
+        two.run(|_, _| ()).expect("finite");
+        let files = [&one, &two].map(|trainer| trainer.to_archive().expect("stored"));
+        assert_eq!(files[0].tensors, files[1].tensors);
+        assert_eq!(one.flow().provenance(), two.flow().provenance());
+        let (best, steps) = (two.best_nll().expect("validated"), two.steps_done());
+        two.go_on(Budget::Steps(60)).expect("a budget");
+        assert!(!two.finished());
+        two.run(|_, _| ()).expect("finite");
+        assert!(two.best_nll().expect("validated") <= best && two.steps_done() > steps);
+    }
+}
+
 /// log p(x) = log N(u; 0, I) + log det whatever the base is, and the scores lead back.
 #[test]
 fn latents_of_every_base_are_made_normal() {

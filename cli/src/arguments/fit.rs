@@ -71,8 +71,8 @@ pub(crate) struct Fit {
     pub(crate) preset: Option<Preset>,
     /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones),
     /// realnvp (couplings), glow (couplings and invertible linear maps) or, of rows, nsf (spline couplings and LU linear
-    /// maps), or of rows auto: residual and nsf race for 15 % of the budget each, and the better one gets the rest
-    /// [default: residual]
+    /// maps), or of rows auto: residual and nsf race for 15 % of the budget each, and the better one goes on with the
+    /// rest [default: residual]
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<Choice>,
     /// Learn a classifier too, by the labels that come with MNIST's and CIFAR's files or by the folders that pictures are

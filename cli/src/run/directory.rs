@@ -119,15 +119,20 @@ impl RunDirectory {
         Ok(())
     }
 
-    /// Makes the directory for a new run: an old run in it is refused or removed.
-    pub(crate) fn create(&self, overwrite: bool) -> Result<()> {
-        let old = [self.checkpoint(), self.model()];
-        if !overwrite && let Some(found) = old.iter().find(|p| p.symlink_metadata().is_ok()) {
-            return Err(usage(format_args!(
+    /// Refuses a directory with an old run in it, which a new one would remove.
+    pub(crate) fn spare_old(&self) -> Result<()> {
+        match [self.checkpoint(), self.model()].iter().find(|p| p.symlink_metadata().is_ok()) {
+            Some(found) => Err(usage(format_args!(
                 "{} exists: a run is there already; --resume goes on with it, --overwrite replaces it",
                 found.display()
-            )));
+            ))),
+            None => Ok(()),
         }
+    }
+
+    /// Makes the directory for a new run and removes an old one from it.
+    pub(crate) fn create(&self) -> Result<()> {
+        let old = [self.checkpoint(), self.model()];
         std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
         self.claim()?;
         let pictures: Vec<_> = PICTURES.iter().chain(&IMAGE_PICTURES).map(|name| self.picture(name)).collect();

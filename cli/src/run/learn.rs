@@ -176,22 +176,21 @@ fn begin(
     if arguments.model == Some(Choice::Auto) && settings.model.rows().is_none() {
         return Err(usage(format_args!("--model auto is for tables, {} holds images", arguments.data)));
     }
+    if !arguments.overwrite {
+        directory.spare_old()?;
+    }
     with_device!(arguments.arithmetic.open(precision)?, |backend| {
-        let mut budget = budget;
-        if arguments.model == Some(Choice::Auto) {
+        let (trainer, beginning) = if arguments.model == Some(Choice::Auto) {
             let of = |family| settings_of(arguments, &source, family);
-            let family = race(&backend, arguments, &source, budget, key, of)?;
-            let steps = settings.train.steps;
-            settings = settings_of(arguments, &source, family)?;
-            settings.train.steps = steps;
-            if let Budget::Time(limit) = budget {
-                budget = Budget::Time(limit.saturating_sub(start.elapsed()).max(Duration::from_millis(1)));
-            }
-        }
-        let flow = Flow::new(backend, &settings.model, key.named("weights"))?;
-        let trainer =
-            Trainer::new(flow, source, &settings.train, budget, key).with_context(|| arguments.data.clone())?;
-        directory.create(arguments.overwrite)?;
+            let won = race(&backend, arguments, &source, (budget, start), key, of)?;
+            settings.train = won.trainer.config().clone();
+            (won.trainer, won.beginning)
+        } else {
+            let flow = Flow::new(backend, &settings.model, key.named("weights"))?;
+            let trainer = Trainer::new(flow, source, &settings.train, budget, key);
+            (trainer.with_context(|| arguments.data.clone())?, None)
+        };
+        directory.create()?;
         // its base density is the one that was fitted
         settings.model = trainer.flow().config().clone();
         if let Some(ladder) = &trainer.flow().provenance().ladder {
@@ -199,8 +198,11 @@ fn begin(
         }
         write_settings(&settings, arguments, key.seed(), precision, directory)?;
         let metrics = Metrics::create(&directory.metrics())?;
-        let pace = Pace::new(start, trainer.elapsed(), arguments.time_limit);
-        Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue).finish()
+        // time before this process
+        let pace = Pace::new(start, Duration::ZERO, arguments.time_limit);
+        let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue);
+        run.begin(beginning.as_ref())?;
+        run.finish()
     })
 }
 

@@ -6,10 +6,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use resflow::backend::Backend;
 use resflow::base::Ladder;
-use resflow::train::{StepReport, Validation};
+use resflow::train::{StepReport, Trainer, Validation};
 use serde::{Deserialize, Serialize};
 
 use crate::output::write_file;
@@ -51,6 +53,20 @@ pub(crate) struct Beginning {
     pub(crate) val_se: Option<f64>,
     /// What mixtures of Gaussians give the same rows, where the base density was fitted.
     pub(crate) ladder: Option<Ladder>,
+}
+
+impl Beginning {
+    /// What a trainer that has made no step yet knows.
+    pub(crate) fn of<B: Backend>(trainer: &Trainer<B>, validation: &Validation, time: Duration) -> Self {
+        let finite = |x: f64| Some(x).filter(|x| x.is_finite());
+        Self {
+            step: 0,
+            seconds: time.as_secs_f64(),
+            val_nll: finite(validation.nll),
+            val_se: finite(validation.standard_error),
+            ladder: trainer.flow().provenance().ladder.clone(),
+        }
+    }
 }
 
 /// Negative log likelihoods of images, in bits per dimension.

@@ -1,9 +1,10 @@
 //! `--model auto`: families race for a part of the budget, each with a whole schedule of its own, and the one that is best
-//! on the validation rows is trained for the rest.
+//! on the validation rows goes on from where it is, with a schedule over what is left. Its best weights of the race stay the
+//! ones to beat, so that nothing is lost but the part of the others.
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use resflow::Flow;
@@ -17,6 +18,7 @@ use crate::arguments::Fit;
 use crate::failure::{interrupted, say};
 use crate::progress::Progress;
 use crate::run::interruption::is_interrupted;
+use crate::run::metrics::Beginning;
 use crate::settings::Settings;
 
 /// The part of the budget that each family gets.
@@ -58,33 +60,22 @@ fn part(budget: Budget) -> Budget {
     }
 }
 
-/// Lets families race, with the settings that a function gives for each; returns the winner.
-pub(crate) fn race<B: Backend>(
-    backend: &B,
-    arguments: &Fit,
-    source: &Source,
-    budget: Budget,
-    key: Key,
-    settings_of: impl Fn(Family) -> Result<Settings>,
-) -> Result<Family> {
-    let columns: usize = source.sample_shape().iter().product();
-    // couplings need two columns
-    let families = if columns > 1 { &[Family::Residual, Family::Nsf][..] } else { &[Family::Residual] };
-    let [first, others @ ..] = families else { return Ok(Family::Residual) };
-    if others.is_empty() {
-        return Ok(*first);
-    }
-    let progress = Progress::new();
-    let mut best: Option<(Family, LogProb)> = None;
-    let mut told = Vec::new();
-    for &family in families {
-        progress.stage(&format!("racing: {family}"));
-        let settings = settings_of(family)?;
-        let flow = Flow::new(backend.clone(), &settings.model, key.named("weights"))?;
-        let mut trainer = Trainer::new(flow, source.clone(), &settings.train, part(budget), key)
-            .with_context(|| arguments.data.clone())?;
+/// The winner of a race.
+#[derive(Debug)]
+pub(crate) struct Winner<B: Backend> {
+    /// Where it is, with the budget that is left.
+    pub(crate) trainer: Trainer<B>,
+    /// What was known before its first step.
+    pub(crate) beginning: Option<Beginning>,
+}
+
+impl<B: Backend> Winner<B> {
+    /// Trains a family for its part.
+    fn of(mut trainer: Trainer<B>, clock: Instant) -> Result<Self> {
+        let mut beginning = None;
         if trainer.validation_due() {
-            trainer.validate()?;
+            let validation = trainer.validate()?;
+            beginning = Some(Beginning::of(&trainer, &validation, clock.elapsed()));
         }
         while !trainer.finished() {
             trainer.step()?;
@@ -92,18 +83,61 @@ pub(crate) fn race<B: Backend>(
                 trainer.validate()?;
             }
             if is_interrupted() {
-                progress.end();
                 return Err(interrupted("interrupted before the race was over: nothing is written"));
             }
         }
-        let own = trainer.model().log_prob(trainer.validation_samples(), key.named("validation"))?;
-        told.push(format!("{family} {:.4} ± {:.4}", own.mean(), own.mean_standard_error()));
-        if best.as_ref().is_none_or(|(_, best)| own.compare(best).0 > 0.0) {
-            best = Some((family, own));
+        Ok(Self { trainer, beginning })
+    }
+}
+
+/// Lets families race, with the settings that a function gives for each; returns the winner. `clock` is the beginning of the
+/// time that a budget in time is counted from.
+pub(crate) fn race<B: Backend>(
+    backend: &B,
+    arguments: &Fit,
+    source: &Source,
+    (budget, clock): (Budget, Instant),
+    key: Key,
+    settings_of: impl Fn(Family) -> Result<Settings>,
+) -> Result<Winner<B>> {
+    let columns: usize = source.sample_shape().iter().product();
+    // couplings need two columns
+    let families = if columns > 1 { &[Family::Residual, Family::Nsf][..] } else { &[Family::Residual] };
+    let share = if families.len() > 1 { part(budget) } else { budget };
+    let progress = Progress::new();
+    let mut best: Option<(Winner<B>, LogProb)> = None;
+    let mut told = Vec::new();
+    for &family in families {
+        progress.stage(&format!("racing: {family}"));
+        let settings = settings_of(family)?;
+        let flow = Flow::new(backend.clone(), &settings.model, key.named("weights"))?;
+        let source = source.clone();
+        let trainer = match &best {
+            None => Trainer::new(flow, source, &settings.train, share, key),
+            Some((other, _)) => Trainer::new_beside(&other.trainer, flow, source, &settings.train, share),
+        };
+        let trainer = trainer.with_context(|| arguments.data.clone())?;
+        if families.len() == 1 {
+            return Ok(Winner { trainer, beginning: None });
+        }
+        let own = Winner::of(trainer, clock).inspect_err(|_| progress.end())?;
+        let scores = own.trainer.model().log_prob(own.trainer.validation_samples(), key.named("validation"))?;
+        told.push(format!("{family} {:.4} ± {:.4}", scores.mean(), scores.mean_standard_error()));
+        if best.as_ref().is_none_or(|(_, best)| scores.compare(best).0 > 0.0) {
+            best = Some((own, scores));
         }
     }
     progress.end();
-    let winner = best.map_or(Family::Residual, |(family, _)| family);
-    say(format_args!("race, mean log p of the validation rows: {}; {winner} goes on", told.join(", ")));
+    let (mut winner, _) = best.context("a race without families")?;
+    let trainer = &mut winner.trainer;
+    let family = trainer.flow().config().family();
+    say(format_args!("race, mean log p of the validation rows: {}; {family} goes on", told.join(", ")));
+    trainer.go_on(match budget {
+        Budget::Steps(steps) => Budget::Steps(steps),
+        Budget::Time(limit) => {
+            let left = limit.saturating_sub(clock.elapsed()).max(Duration::from_millis(1));
+            Budget::Time(trainer.elapsed() + left)
+        }
+    })?;
     Ok(winner)
 }

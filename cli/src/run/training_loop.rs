@@ -54,8 +54,10 @@ pub(crate) struct Run<'a, B: Backend> {
     validation_cost: Option<Duration>,
     validated: Duration,
     best_error: Option<f64>,
-    /// The steps that were done when this process began.
+    /// The steps that were done when this process began to log.
     first: u64,
+    /// Whether nothing of the run is written yet.
+    fresh: bool,
     began: Instant,
 }
 
@@ -72,6 +74,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let first = trainer.steps_done();
         Self {
             first,
+            fresh: false,
             trainer,
             arguments,
             directory,
@@ -93,6 +96,13 @@ impl<'a, B: Backend> Run<'a, B> {
         }
     }
 
+    /// Takes over what is known of a run that is to be begun, and has perhaps made some steps.
+    pub(crate) fn begin(&mut self, beginning: Option<&Beginning>) -> Result<()> {
+        self.fresh = true;
+        self.keeper.improved = self.trainer.best_nll().is_some();
+        beginning.map_or(Ok(()), |beginning| self.metrics.begin(beginning))
+    }
+
     /// Takes over what was logged before; finds the standard error of the best validation in it.
     pub(crate) fn remember(&mut self, entries: &[Entry]) {
         self.entries = entries.iter().filter(|e| e.bits.is_some()).cloned().collect();
@@ -105,7 +115,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let flow = self.trainer.flow();
         let chosen = flow.variance_warnings().into_iter().filter(|w| !presets::is_own_law(flow.config(), w.law));
         chosen.for_each(warn);
-        if self.first == 0 {
+        if self.fresh {
             self.keeper.save(&self.trainer, &self.metrics)?;
         }
         if let Err(error) = self.train() {
@@ -170,14 +180,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         if self.trainer.validation_due() {
             let validation = self.validate()?;
-            let finite = |x: f64| Some(x).filter(|x| x.is_finite());
-            self.metrics.begin(&Beginning {
-                step: 0,
-                seconds: self.pace.elapsed().as_secs_f64(),
-                val_nll: finite(validation.nll),
-                val_se: finite(validation.standard_error),
-                ladder: self.trainer.flow().provenance().ladder.clone(),
-            })?;
+            self.metrics.begin(&Beginning::of(&self.trainer, &validation, self.pace.elapsed()))?;
         }
         loop {
             // what is on the disk stays: weights that are about to turn non-finite are not worth keeping

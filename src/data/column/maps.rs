@@ -125,6 +125,20 @@ impl ColumnMaps {
         self.draws
     }
 
+    /// Simpler maps of the same columns, which keep supports, grids, centres and scales: those without the splines of columns
+    /// whose tails need no hyperbolic sine, and those without both. What makes one column alone look like a normal may
+    /// break the clusters of several together.
+    pub(crate) fn simpler(&self) -> Vec<Self> {
+        let with = |keeps: &dyn Fn(&ColumnMap) -> bool| {
+            let plain = |map: &ColumnMap| if keeps(map) { map.clone() } else { map.clone().with_marginal(None, None) };
+            Self { maps: self.maps.iter().map(plain).collect(), ..self.clone() }
+        };
+        let mut found = vec![with(&|map| map.asinh().is_some()), with(&|_| false)];
+        found.dedup();
+        found.retain(|maps| maps != self);
+        found
+    }
+
     /// Maps a table: z of each row, with one draw of the noise of grids.
     ///
     /// # Errors
