@@ -13,7 +13,7 @@
 //! # Ok::<(), resflow::Error>(())
 //! ```
 //!
-//! A table is fitted as the program `resflow` does it, with the same defaults: [`fit`] says which.
+//! A table is fitted as the program `resflow` does it, with the same defaults: [`fit()`] says which.
 //!
 //! A [`Model`] is a flow on a device that was chosen at run time, its weights normalised once; it is `Send` and `Sync`,
 //! and cloning it copies nothing. What it computes are functions of the samples and of its key, which is that of the
