@@ -1,4 +1,4 @@
-//! Density estimation from an array: fit, score, sample, and how much better than a Gaussian it is.
+//! Density estimation from an array: fit, score, sample, how much better than a Gaussian it is, and how strange a point.
 //!
 //! ```sh
 //! cargo run --release --example density            # a few seconds
@@ -44,7 +44,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // where log p rises fastest, at the centre of the ring, where nothing is
-    let (log_p, gradient) = model.log_prob_and_gradient(&[[0.1, 0.0, 0.0]])?;
+    let centre = [[0.1, 0.0, 0.0]];
+    let (log_p, gradient) = model.log_prob_and_gradient(&centre)?;
     println!("at the centre log p = {:.1}, gradient {:.1}", log_p[0], gradient.row(0));
+    println!("{:.1} % of the training rows are less likely", model.percentile(&centre)?[0]);
     Ok(())
 }

@@ -52,7 +52,8 @@ impl ModelConfig {
 
     /// Returns the default model for samples of a shape, `[d]` or `[h, w, c]`: for images that of two cores, with as
     /// many scales as their size can be halved for, three at most. Of more numbers than 64 × 64 × 3 half of the channels
-    /// leave between scales, which go on down to below 16 pixels.
+    /// leave between scales, which go on down to below 16 pixels. For vectors it is [`FlowConfig::new`]; of a table the
+    /// number of rows is known too, and [`FlowConfig::for_table`] the default.
     ///
     /// # Errors
     /// Returns [`ConfigError::Inconsistent`] for a shape that is neither, [`ConfigError::OutOfRange`] for one that is

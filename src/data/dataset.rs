@@ -183,6 +183,12 @@ impl Dataset {
     /// [`DataError::Image`] if there are fewer than two samples, and [`DataError::NoWeight`] if all weight would be on
     /// one side.
     pub fn split(&self, fraction: f64, key: Key) -> Result<(Self, Self), DataError> {
+        let (training, validation) = self.split_numbers(fraction, key)?;
+        Ok((self.select(&training)?, self.select(&validation)?))
+    }
+
+    /// The numbers of the samples on both sides of a [`split`](Self::split).
+    pub(crate) fn split_numbers(&self, fraction: f64, key: Key) -> Result<(Vec<usize>, Vec<usize>), DataError> {
         if !(fraction > 0.0 && fraction < 1.0) {
             return Err(DataError::Fraction(fraction));
         }
@@ -196,17 +202,17 @@ impl Dataset {
             });
         }
         let count = ((n as f64 * fraction).round() as usize).clamp(1, n - 1);
-        let order = permutation(n, key);
+        let mut order = permutation(n, key);
         let copies = self.table().and_then(copies::first_of_each);
         let divided = copies.map(|first| copies::divide(&order, count, &first));
         // unless nothing but one row's copies is there
         let (training, validation) =
             match divided.filter(|(training, validation)| !training.is_empty() && !validation.is_empty()) {
-                Some((training, validation)) => (self.select(&training)?, self.select(&validation)?),
-                None => (self.select(&order[count..])?, self.select(&order[..count])?),
+                Some(divided) => divided,
+                None => (order.split_off(count), order),
             };
         for side in [&training, &validation] {
-            if side.weights.as_ref().is_some_and(|weights| !weights.iter().any(|&w| w > 0.0)) {
+            if self.weights.as_ref().is_some_and(|weights| !side.iter().any(|&i| weights[i] > 0.0)) {
                 return Err(DataError::NoWeight);
             }
         }

@@ -25,6 +25,7 @@ mod copies;
 #[cfg(feature = "formats")]
 pub mod csv;
 mod dataset;
+mod excerpt;
 #[cfg(feature = "formats")]
 mod file;
 pub mod image;
@@ -46,6 +47,7 @@ mod toy;
 pub use crate::error::{CellFaults, ColumnFault, DataError, Fault, OutsideSupport, Place};
 pub use column::{ColumnFit, ColumnMap, ColumnMaps, ColumnSettings, ColumnSummary, Support};
 pub use dataset::{Dataset, Samples, Values, number_of};
+pub use excerpt::{excerpt, excerpt_rows};
 #[cfg(feature = "formats")]
 pub use file::{read, read_with, write};
 pub use look::{Concern, Finding, Look, Severity, look};

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::cells::CellFaults;
 use super::image::ImageError;
-use super::text::{Count, Dimensions, Excerpt, Known, Names};
+use super::text::{Count, Dimensions, Excerpt, Known, Listed, Names};
 
 /// The place of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -297,6 +297,12 @@ pub enum DataError {
         /// The value.
         value: f64,
     },
+    /// A table whose density has no meaning: all that [`look`](crate::data::look()) finds grave, each with what helps.
+    #[error(
+        "no density can be learned:{}--regardless in the program, `Fit::regardless` in the library learns one all the same",
+        Listed(.0)
+    )]
+    NoDensity(Vec<String>),
     /// A column whose standard deviation is not a usable number.
     #[error(
         "the standard deviation of {label} is {deviation:e}, outside the range of double precision: change the column's unit"

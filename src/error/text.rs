@@ -41,6 +41,19 @@ impl fmt::Display for Dimensions<'_> {
     }
 }
 
+/// Sentences after a colon: one on the same line, several on a line each.
+pub(crate) struct Listed<'a>(pub(crate) &'a [String]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [only] = self.0 {
+            return write!(f, " {only}; ");
+        }
+        self.0.iter().try_for_each(|sentence| write!(f, "\n  {sentence}"))?;
+        writeln!(f)
+    }
+}
+
 /// The names of columns, in a sentence.
 pub(crate) struct Known<'a>(pub(crate) &'a [String]);
 

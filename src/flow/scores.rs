@@ -162,3 +162,15 @@ pub struct ReferenceScores {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ScoreQuantiles>,
 }
+
+impl ReferenceScores {
+    /// Builds both distributions of log p of training rows and of validation rows, nats. Scores that are +∞ or NaN are left
+    /// out; `None` if no training row is left.
+    pub fn of(training: &[f64], validation: &[f64]) -> Option<Self> {
+        let lawful = |scores: &[f64]| -> Vec<f64> { scores.iter().copied().filter(|s| *s < f64::INFINITY).collect() };
+        Some(Self {
+            training: ScoreQuantiles::of(&lawful(training)).ok()?,
+            validation: ScoreQuantiles::of(&lawful(validation)).ok(),
+        })
+    }
+}

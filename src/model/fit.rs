@@ -6,19 +6,32 @@ use std::time::Duration;
 
 use resflow_backend::{Backend, Key};
 
+use super::own_rows::OwnRows;
+use super::settings::settings;
 use super::{IntoDataset, Model};
-use crate::config::ModelConfig;
-use crate::data::Dataset;
+use crate::config::{Family, ModelConfig};
+use crate::data::{self, Dataset};
 use crate::device::{Device, DeviceOptions};
 use crate::error::Error;
-use crate::flow::Flow;
+use crate::flow::{Flow, Provenance};
 use crate::train::{Budget, Source, StepReport, TrainConfig, Trainer, Validation};
 
-/// Fits a residual flow to samples with all defaults: the architecture by the shape of a sample, a tenth of the samples
-/// set aside for validation, [`TrainConfig::default`]'s number of steps, on all cores. [`Fit`] has settings.
+/// Fits a residual flow to samples with all defaults, on all cores.
+///
+/// Rows of a table are fitted as the program `resflow` fits them
+/// ([`FlowConfig::for_table`](crate::config::FlowConfig::for_table), [`TrainConfig::for_table`]). A
+/// [look](crate::data::look()) refuses a table that has no density. A tenth of the rows, of few rows up to three tenths, is
+/// set aside for validation; the columns are brought to a common shape; training begins at the mixture of Gaussians that
+/// is best on the validation rows, and ends after ten validations that were not significantly better, after
+/// [`TrainConfig::steps`] steps at most. So no model is worse than its mixture on these rows, and a small table takes
+/// seconds.
+///
+/// Images are fitted by [`ModelConfig::for_shape`] and [`TrainConfig::for_model`]. [`Fit`] has settings.
 ///
 /// # Errors
-/// Returns [`Error::Data`] for data that are none, [`Error::Diverged`] if training became non-finite.
+/// Returns [`Error::Data`] for data that are none and for a table whose density has no meaning
+/// ([`DataError::NoDensity`](crate::data::DataError::NoDensity), with all that was found), [`Error::Diverged`] if training
+/// became non-finite.
 pub fn fit(x: impl IntoDataset) -> Result<Model, Error> {
     Fit::new().run(x)
 }
@@ -37,19 +50,28 @@ pub struct Progress<'a> {
 
 type OnProgress<'a> = Box<dyn FnMut(&Progress<'_>) -> ControlFlow<()> + 'a>;
 
-/// The settings of a fit.
+/// The settings of a fit; what is not set is as [`fit`] has it. A model is a function of the data, the settings and the
+/// seed, unless a time limits it.
 ///
 /// ```
 /// use std::ops::ControlFlow;
 /// use resflow::Fit;
+/// use resflow::config::Family;
 ///
-/// let rows: Vec<[f64; 2]> = (0..100).map(|i| [f64::from(i % 10), f64::from(i % 7)]).collect();
+/// let spread = |i: i32, by: f64| (f64::from(i) * by).fract();
+/// let rows: Vec<[f64; 2]> = (0..100).map(|i| [spread(i, 0.754_877), spread(i, 0.569_840).sqrt()]).collect();
+/// let mut steps = 0;
 /// let model = Fit::new()
+///     .family(Family::Nsf)
 ///     .steps(50)
 ///     .seed(3)
-///     .on_progress(|progress| if progress.step.step < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+///     .on_progress(|progress| {
+///         steps = progress.step.step;
+///         if steps < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+///     })
 ///     .run(&rows)?;
-/// assert_eq!(model.provenance().steps, 10);
+/// // the steps behind the best weights; 0 if those are the mixture's
+/// assert!(steps == 10 && model.provenance().steps <= 10);
 /// # Ok::<(), resflow::Error>(())
 /// ```
 #[derive(Default)]
@@ -57,8 +79,10 @@ pub struct Fit<'a> {
     budget: Option<Budget>,
     device: DeviceOptions,
     seed: u64,
+    family: Option<Family>,
     model: Option<ModelConfig>,
     train: Option<TrainConfig>,
+    regardless: bool,
     validation: Option<Dataset>,
     validation_fraction: Option<f64>,
     on_progress: Option<OnProgress<'a>>,
@@ -70,8 +94,10 @@ impl fmt::Debug for Fit<'_> {
             .field("budget", &self.budget)
             .field("device", &self.device)
             .field("seed", &self.seed)
+            .field("family", &self.family)
             .field("model", &self.model)
             .field("train", &self.train)
+            .field("regardless", &self.regardless)
             .finish_non_exhaustive()
     }
 }
@@ -88,7 +114,8 @@ impl<'a> Fit<'a> {
         Self { budget: Some(Budget::Steps(steps)), ..self }
     }
 
-    /// Sets the time that training may take; the learning-rate schedule is laid over it.
+    /// Sets the time that training may take; the learning-rate schedule is laid over it. Choosing a mixture before and
+    /// scoring rows afterwards come on top.
     #[must_use]
     pub fn time_limit(self, limit: Duration) -> Self {
         Self { budget: Some(Budget::Time(limit)), ..self }
@@ -107,13 +134,20 @@ impl<'a> Fit<'a> {
         Self { seed, ..self }
     }
 
-    /// Sets the architecture and the estimators.
+    /// Sets the family whose default architecture is fitted, [`Family::Residual`] unless said otherwise.
+    #[must_use]
+    pub fn family(self, family: Family) -> Self {
+        Self { family: Some(family), ..self }
+    }
+
+    /// Sets the architecture and the estimators. Training keeps its defaults, but that no mixture is fitted for a model that
+    /// does not begin at its base ([`TrainConfig::with_fitting_base`]).
     #[must_use]
     pub fn model(self, model: impl Into<ModelConfig>) -> Self {
         Self { model: Some(model.into()), ..self }
     }
 
-    /// Sets the settings of training.
+    /// Sets the settings of training, all of them: start from [`TrainConfig::for_table`] to change one.
     #[must_use]
     pub fn train(self, train: TrainConfig) -> Self {
         Self { train: Some(train), ..self }
@@ -133,8 +167,15 @@ impl<'a> Fit<'a> {
         Self { validation_fraction: Some(fraction), ..self }
     }
 
-    /// Sets an observer, which is told of every step and may stop the run with [`ControlFlow::Break`]; the model is the
-    /// best one so far then.
+    /// Sets whether a table whose density has no meaning is fitted all the same, for example one in which a column is the
+    /// sum of others; a column of one value never is. [`data::look`](crate::data::look()) says what there is to find.
+    #[must_use]
+    pub fn regardless(self, regardless: bool) -> Self {
+        Self { regardless, ..self }
+    }
+
+    /// Sets an observer, which is told of every step and may stop the run with [`ControlFlow::Break`]; the weights are
+    /// validated once more then, and the model is the best one so far.
     #[must_use]
     pub fn on_progress(self, observe: impl FnMut(&Progress<'_>) -> ControlFlow<()> + 'a) -> Self {
         Self { on_progress: Some(Box::new(observe)), ..self }
@@ -143,21 +184,24 @@ impl<'a> Fit<'a> {
     /// Fits a model to samples.
     ///
     /// # Errors
-    /// Returns [`Error::Data`] for data that are none, [`Error::Config`] for settings out of range, [`Error::Input`]
-    /// for settings that do not fit the data, [`Error::Diverged`] if training became non-finite, [`Error::Backend`] if
-    /// the device failed.
+    /// Returns [`Error::Data`] for data that are none and for a table whose density has no meaning
+    /// ([`DataError::NoDensity`](crate::data::DataError::NoDensity), with all that was found) that is not to be fitted
+    /// [regardless](Self::regardless), [`Error::Config`] for settings out of range or that do not go together,
+    /// [`Error::Input`] for settings that do not fit the data, [`Error::Diverged`] if training became non-finite,
+    /// [`Error::Backend`] if the device failed.
     pub fn run(self, x: impl IntoDataset) -> Result<Model, Error> {
         let data = x.into_dataset()?;
+        if let Some(table) = data.table().filter(|_| !self.regardless) {
+            data::look(table, data.weights())?.check()?;
+        }
         let device = Device::open(&self.device)?;
         crate::with_device!(device, |backend| self.run_on(backend, data))
     }
 
     fn run_on<B: Backend>(mut self, backend: B, data: Dataset) -> Result<Model, Error> {
-        let config = match self.model.take() {
-            Some(model) => model,
-            None => ModelConfig::for_shape(&data.sample_shape())?,
-        };
-        let mut train = self.train.take().unwrap_or_else(|| TrainConfig::for_model(&config));
+        let key = Key::new(self.seed);
+        let (config, mut train) = settings(self.family, self.model.take(), self.train.take(), &data)?;
+        let own = OwnRows::of(&data, key.named("own rows"));
         if let Some(fraction) = self.validation_fraction {
             train.validation_fraction = fraction;
         }
@@ -166,8 +210,7 @@ impl<'a> Fit<'a> {
             None => data.into(),
         };
         let budget = self.budget.unwrap_or_else(|| train.budget());
-        let key = Key::new(self.seed);
-        let flow = Flow::new(backend, config, key)?;
+        let flow = Flow::new(backend, config, key.named("weights"))?;
         let mut trainer = Trainer::new(flow, source, &train, budget, key)?;
         let mut stopped = false;
         if trainer.validation_due() {
@@ -180,13 +223,16 @@ impl<'a> Fit<'a> {
             let progress = Progress { step: &step, validation: validation.as_ref(), fraction: trainer.progress() };
             stopped = self.on_progress.as_mut().is_some_and(|observe| observe(&progress).is_break());
         }
-        // a run that was stopped before its first validation has no best model yet
-        if trainer.last_validation().is_none() {
+        // the latest weights of a run that was stopped may be its best
+        if trainer.last_validation().is_none_or(|validation| validation.step != trainer.steps_done()) {
             trainer.validate()?;
         }
-        let mut model = trainer.model();
-        let provenance = model.provenance().clone();
-        model.set_provenance(crate::flow::Provenance { seed: self.seed, ..provenance });
-        Ok(Model::new(model))
+        let mut flow = trainer.model();
+        let prepared = flow.prepare();
+        // the noise of the model's own scores
+        let noise = Model::score_key(Model::key_of(self.seed));
+        let scores = own.map(|own| own.score(&trainer, &prepared, noise)).transpose()?.flatten();
+        flow.set_provenance(Provenance { seed: self.seed, scores, ..flow.provenance().clone() });
+        Ok(Model::of_prepared(flow, prepared))
     }
 }

@@ -3,14 +3,17 @@
 //! ```
 //! use ndarray::Array2;
 //!
-//! let x = Array2::from_shape_fn((200, 3), |(i, j)| ((i * 7 + j * 13) % 101) as f64 / 50.0);
+//! let x = Array2::from_shape_fn((200, 3), |(i, j)| (i as f64 * [0.819_173, 0.671_044, 0.549_700][j]).fract());
 //! # let fit = resflow::Fit::new().steps(5);
 //! let model = fit.run(&x)?;                          // or resflow::fit(&x)?, with all defaults
 //! let log_p = model.log_prob(&x)?;                   // nats, in the data's own units
+//! let percentile = model.percentile(&x)?;            // among the rows of the training
 //! let samples = model.sample(10)?;
-//! assert_eq!((log_p.len(), samples.dim()), (200, (10, 3)));
+//! assert_eq!((log_p.len(), percentile.len(), samples.dim()), (200, 200, (10, 3)));
 //! # Ok::<(), resflow::Error>(())
 //! ```
+//!
+//! A table is fitted as the program `resflow` does it, with the same defaults: [`fit()`] says which.
 //!
 //! A [`Model`] is a flow on a device that was chosen at run time, its weights normalised once; it is `Send` and `Sync`,
 //! and cloning it copies nothing. What it computes are functions of the samples and of its key, which is that of the
@@ -19,6 +22,8 @@
 
 mod array;
 mod fit;
+mod own_rows;
+mod settings;
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -112,8 +117,24 @@ const _: fn() = || {
 impl Model {
     /// Builds the model of a flow. Normalises its weights, which costs about as much as scoring one sample.
     pub fn new<B: Backend>(flow: Flow<B>) -> Self {
-        let (prepared, key) = (flow.prepare(), Key::new(flow.provenance().seed).named("model"));
+        let prepared = flow.prepare();
+        Self::of_prepared(flow, prepared)
+    }
+
+    /// The model of a flow that is prepared already.
+    fn of_prepared<B: Backend>(flow: Flow<B>, prepared: PreparedFlow<B>) -> Self {
+        let key = Self::key_of(flow.provenance().seed);
         Self { held: Arc::new(Held { flow, prepared }), key }
+    }
+
+    /// The key of a model whose run had this seed.
+    fn key_of(seed: u64) -> Key {
+        Key::new(seed).named("model")
+    }
+
+    /// The key of the noise of a model's scores.
+    fn score_key(key: Key) -> Key {
+        key.named("score")
     }
 
     /// Reads a model file onto the CPU, in the precision that it was made in.
@@ -188,7 +209,24 @@ impl Model {
     /// # Errors
     /// Returns [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     pub fn score(&self, x: impl IntoDataset) -> Result<LogProb, Error> {
-        self.held.log_prob(x.into_dataset()?.samples(), self.key.named("score"))
+        self.held.log_prob(x.into_dataset()?.samples(), Self::score_key(self.key))
+    }
+
+    /// Computes the percentile of each sample among the rows of the training, `[n]`: the share of these that are less
+    /// likely, in percent from 0 to 100, to within 0.1 ([`ScoreQuantiles`](crate::flow::ScoreQuantiles)). What is at 1 is
+    /// less likely than all but a hundredth of them. A model knows its training rows, so that fresh rows of the same kind
+    /// stand somewhat lower: the scores of the validation rows in [`Provenance::scores`] say by how much.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] for a model that does not know the scores of its training rows: one over images, or whose
+    /// file is a run's state or of an earlier version. Else [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as
+    /// [`log_prob`](Self::log_prob) does.
+    pub fn percentile(&self, x: impl IntoDataset) -> Result<Array1<f64>, Error> {
+        let Some(scores) = &self.provenance().scores else {
+            let problem = "the model does not know the scores of its training rows: a fit of a table stores them";
+            return Err(Error::Input(problem.into()));
+        };
+        Ok(self.score(x)?.values.iter().map(|score| scores.training.percentile(*score)).collect())
     }
 
     /// Computes log p of each sample, `[n]`, nats, and its gradient in the samples, `[n, d]`, nats per unit of the
@@ -198,7 +236,7 @@ impl Model {
     /// Returns [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     pub fn log_prob_and_gradient(&self, x: impl IntoDataset) -> Result<(Array1<f64>, Array2<f64>), Error> {
         let data = x.into_dataset()?;
-        let (log_prob, gradient) = self.held.log_prob_and_gradient(data.samples(), self.key.named("score"))?;
+        let (log_prob, gradient) = self.held.log_prob_and_gradient(data.samples(), Self::score_key(self.key))?;
         Ok((Array1::from(log_prob.values), array(gradient)))
     }
 
@@ -208,7 +246,7 @@ impl Model {
     /// Returns [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     #[doc(alias = "forward")]
     pub fn encode(&self, x: impl IntoDataset) -> Result<Array2<f64>, Error> {
-        Ok(array(self.held.encode(x.into_dataset()?.samples(), self.key.named("score"))?.latents))
+        Ok(array(self.held.encode(x.into_dataset()?.samples(), Self::score_key(self.key))?.latents))
     }
 
     /// Computes x of each z, `[n, d]` (the inverse transform). [`decode_with_reports`](Self::decode_with_reports) has
@@ -251,7 +289,7 @@ impl Model {
     /// Returns [`Error::Backend`] as [`sample`](Self::sample) does.
     pub fn sample_with_log_prob(&self, count: usize) -> Result<(Array2<f64>, Array1<f64>), Error> {
         let samples = Dataset::from(self.sample_with_reports(count)?.samples);
-        let log_prob = self.held.log_prob(samples.samples(), self.key.named("score"))?;
+        let log_prob = self.held.log_prob(samples.samples(), Self::score_key(self.key))?;
         let crate::data::Values::Tabular(samples) = samples.into_values() else { unreachable!("samples are a table") };
         Ok((array(samples), Array1::from(log_prob.values)))
     }

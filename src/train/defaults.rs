@@ -2,7 +2,7 @@
 
 use super::{Improvement, TrainConfig, Validations};
 use crate::bijection::Memory;
-use crate::config::{Family, ModelConfig, Preset};
+use crate::config::{BaseConfig, Family, ModelConfig, Preset, Start};
 use crate::data::ColumnFit;
 
 /// The highest learning rate of couplings, which have no Lipschitz bound to keep them tame.
@@ -24,8 +24,8 @@ const MOST_VALIDATION_ROWS: f64 = 10_000.0;
 const FEWEST_FITTED: usize = 10;
 
 impl TrainConfig {
-    /// Returns the settings for a model: those of toys and tables for vectors, those of a small published model for
-    /// images, and what the family needs.
+    /// Returns the settings for a model: those of toys for vectors, those of a small published model for images, and what
+    /// the family needs. Those of a table are [`for_table`](Self::for_table).
     pub fn for_model(model: &ModelConfig) -> Self {
         match model {
             ModelConfig::Rows(c) => Self::default().for_family(c.model),
@@ -53,6 +53,14 @@ impl TrainConfig {
             columns: ColumnFit::Auto,
             ..settings
         }
+    }
+
+    /// Adapts settings to a model: no base density is fitted to one that does not begin at it as the identity, or whose base
+    /// was chosen already.
+    #[must_use]
+    pub fn with_fitting_base(self, model: &ModelConfig) -> Self {
+        let begins = model.start() == Start::Identity && *model.base() == BaseConfig::Normal;
+        Self { fit_base: self.fit_base && begins, ..self }
     }
 
     /// Returns the settings of a named model.

@@ -111,15 +111,23 @@ impl Source {
 /// Samples set aside for validation, in the data's units. Those of a density are drawn when they are first asked for: a
 /// run's state can be loaded, and refused, in memory of the order of its file, however many it wants.
 #[derive(Debug)]
-pub(crate) struct ValidationSet(LazyLock<Dataset, Box<dyn FnOnce() -> Dataset + Send>>);
+pub(crate) struct ValidationSet {
+    data: LazyLock<Dataset, Box<dyn FnOnce() -> Dataset + Send>>,
+    /// Their numbers in the data that they were set aside from.
+    numbers: Vec<usize>,
+}
 
 impl ValidationSet {
-    fn of(data: Dataset) -> Self {
-        Self(LazyLock::new(Box::new(|| data)))
+    fn of(data: Dataset, numbers: Vec<usize>) -> Self {
+        Self { data: LazyLock::new(Box::new(|| data)), numbers }
     }
 
     pub(crate) fn samples(&self) -> Samples<'_> {
-        self.0.samples()
+        self.data.samples()
+    }
+
+    pub(crate) fn numbers(&self) -> &[usize] {
+        &self.numbers
     }
 }
 
@@ -217,22 +225,24 @@ impl Batches {
         let Drawing { validation_samples, validation_fraction, key, .. } = drawing;
         let found = columns.grids_of(&source)?;
         let columns = found.as_ref().map_or(columns, Columns::Fit);
-        let (training, validation) = match source {
+        let (training, validation, numbers) = match source {
             Source::Density(density) => {
                 let validation = move || density.sample(key.named("validation data"), validation_samples).into();
-                let validation = ValidationSet(LazyLock::new(Box::new(validation)));
+                let validation = ValidationSet { data: LazyLock::new(Box::new(validation)), numbers: Vec::new() };
                 let training = Training::Density(density);
                 let batches = Self { training, drawing, columns: None, unit: 1.0, epoch: None };
                 let maps = if let Columns::Given(maps) = columns { maps } else { ColumnMaps::identity(2) };
                 return Ok((batches, validation, maps));
             }
             Source::Data(data) => {
-                let (training, validation) = data.split(validation_fraction, key.named("split"))?;
-                // of images, which are expensive, no more than was asked for
-                let few: Vec<usize> = (0..validation.len().min(validation_samples)).collect();
-                (training, if validation.images().is_some() { validation.select(&few)? } else { validation })
+                let (training, mut numbers) = data.split_numbers(validation_fraction, key.named("split"))?;
+                if data.images().is_some() {
+                    // which are expensive: no more than was asked for
+                    numbers.truncate(validation_samples);
+                }
+                (data.select(&training)?, data.select(&numbers)?, numbers)
             }
-            Source::Split { training, validation } => (training, validation),
+            Source::Split { training, validation } => (training, validation, Vec::new()),
         };
         let maps = columns.maps(&training)?;
         for table in [training.table(), validation.table()].into_iter().flatten() {
@@ -244,7 +254,7 @@ impl Batches {
         });
         let mut batches = Self { training: Training::Data(training), drawing, columns: None, unit, epoch: None };
         batches.set_columns(maps.clone())?;
-        Ok((batches, ValidationSet::of(validation), maps))
+        Ok((batches, ValidationSet::of(validation, numbers), maps))
     }
 
     /// Takes the maps of the columns, while the training rows are in the data's units: those that only standardise are

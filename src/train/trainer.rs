@@ -193,6 +193,12 @@ impl<B: Backend> Trainer<B> {
         self.validation.samples()
     }
 
+    /// The numbers of the validation samples in the data that they were set aside from, from 0; none where they came by
+    /// themselves.
+    pub fn validation_numbers(&self) -> &[usize] {
+        self.validation.numbers()
+    }
+
     /// Samples in an epoch, if the data come in epochs.
     pub fn epoch_samples(&self) -> Option<usize> {
         self.batches.epoch_samples()

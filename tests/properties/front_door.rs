@@ -16,9 +16,10 @@ fn rows() -> Vec<[f64; 2]> {
     (0..60).map(|i| [(f64::from(i) * 0.7).sin() * 1e3 + 5e3, (f64::from(i) * 0.3).cos() * 1e-2]).collect()
 }
 
+/// A small model, whose training is that of toys: it begins at random, and no mixture is fitted.
 fn quick<'a>() -> Fit<'a> {
     let model = FlowConfig { blocks: 2, hidden: vec![8], ..FlowConfig::new(2) };
-    Fit::new().model(model).steps(12).device(DeviceOptions::cpu(Precision::F64))
+    Fit::new().model(model).train(TrainConfig::default()).steps(12).device(DeviceOptions::cpu(Precision::F64))
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod estimator;
 mod families;
 mod flow;
 mod front_door;
+mod front_door_tables;
 mod image_flows;
 mod image_layers;
 mod image_links;

@@ -41,7 +41,8 @@ fn out(arguments: &Report) -> PathBuf {
 /// The rows that were held out of a run.
 #[allow(clippy::large_enum_variant, reason = "there is one of them")]
 enum HeldOut {
-    These(Dataset),
+    /// These, of such numbers in the data.
+    These(Dataset, Vec<usize>),
     /// The data are others than those of the run.
     Other,
     /// There is no checkpoint to tell.
@@ -60,7 +61,8 @@ fn held_out(arguments: &Report, source: Source) -> Result<HeldOut> {
         match Trainer::resume(backend, &archive, source) {
             Ok(trainer) => {
                 let samples = trainer.validation_samples();
-                Ok(HeldOut::These(samples.select(&(0..samples.len()).collect::<Vec<_>>())?))
+                let held_out = samples.select(&(0..samples.len()).collect::<Vec<_>>())?;
+                Ok(HeldOut::These(held_out, trainer.validation_numbers().to_vec()))
             }
             Err(Error::Input(_)) => Ok(HeldOut::Other),
             Err(other) => Err(other).with_context(|| path.display().to_string()),
@@ -79,10 +81,8 @@ fn tell<B: Backend>(arguments: &Report, stored: &Stored, data: Data, mut excerpt
     let (all, prepared) = (excerpt.all, flow.prepare());
     let held_out = held_out(arguments, source)?;
     let (scores, known) = match &held_out {
-        HeldOut::These(held_out) => {
-            if let Some(table) = held_out.table() {
-                excerpt.mark(table);
-            }
+        HeldOut::These(held_out, numbers) => {
+            excerpt.mark(numbers);
             (RowScores::of(&prepared, &excerpt, held_out.samples(), [None; 2]), Some(held_out.len()))
         }
         HeldOut::Other | HeldOut::Unknown => {
@@ -97,7 +97,7 @@ fn tell<B: Backend>(arguments: &Report, stored: &Stored, data: Data, mut excerpt
         training_rows: known.and_then(|known| Some(all?.saturating_sub(known))),
         held_out_rows: known.unwrap_or(excerpt.rows()),
         note: match held_out {
-            HeldOut::These(_) => None,
+            HeldOut::These(..) => None,
             HeldOut::Other => {
                 Some("These are other rows than the model was trained on: all of them count as held out.")
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use resflow::backend::{Backend, Key};
 use resflow::data::{Samples, Table};
-use resflow::flow::{PreparedFlow, ReferenceScores, ScoreQuantiles};
+use resflow::flow::{PreparedFlow, ReferenceScores};
 use resflow::invert::Inversion;
 
 use super::excerpt::{Excerpt, some_rows};
@@ -55,14 +55,9 @@ impl RowScores {
 
     /// What later scores are held against; none if no row was trained on.
     pub(crate) fn reference(&self, excerpt: &Excerpt) -> Option<ReferenceScores> {
-        let lawful = |s: &f64| *s < f64::INFINITY;
-        let trained = self.excerpt.iter().zip(&excerpt.held_out).filter(|(s, held_out)| !**held_out && lawful(s));
+        let trained = self.excerpt.iter().zip(&excerpt.held_out).filter(|(_, held_out)| !**held_out);
         let training: Vec<f64> = trained.map(|(s, _)| *s).collect();
-        let validation: Vec<f64> = self.held_out.iter().copied().filter(lawful).collect();
-        Some(ReferenceScores {
-            training: ScoreQuantiles::of(&training).ok()?,
-            validation: ScoreQuantiles::of(&validation).ok(),
-        })
+        ReferenceScores::of(&training, &self.held_out)
     }
 }
 

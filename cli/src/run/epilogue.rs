@@ -51,9 +51,7 @@ impl Epilogue {
         let allowance = report::allowance(pace.limit());
         let until = |share: f64| pace.limit().map(|_| start + allowance.mul_f64(share));
         let held_out = trainer.validation_samples();
-        if let Some(table) = held_out.table() {
-            self.excerpt.mark(table);
-        }
+        self.excerpt.mark(trainer.validation_numbers());
         let mut model = trainer.model();
         let prepared = model.prepare();
         let scores = RowScores::of(&prepared, &self.excerpt, held_out, [until(0.15), until(0.5)])?;

@@ -108,7 +108,6 @@ fn settings_of(arguments: &Fit, source: &Source, family: Family) -> Result<Setti
 fn findings(data: &Dataset, arguments: &Fit) -> Result<()> {
     let Some(table) = data.table() else { return Ok(()) };
     let look = data::look(table, data.weights()).with_context(|| arguments.data.clone())?;
-    let grave: Vec<String> = look.grave().map(ToString::to_string).collect();
     for finding in &look.findings {
         match finding.severity {
             Severity::Grave if arguments.regardless => warn(finding),
@@ -117,12 +116,10 @@ fn findings(data: &Dataset, arguments: &Fit) -> Result<()> {
             Severity::Grave => {}
         }
     }
-    if grave.is_empty() || arguments.regardless {
+    if arguments.regardless {
         return Ok(());
     }
-    let all = if let [only] = &grave[..] { format!(" {only};") } else { format!("\n  {}\n", grave.join("\n  ")) };
-    let data = &arguments.data;
-    Err(usage(format_args!("{data}: no density can be learned:{all} --regardless learns one all the same")))
+    look.check().map_err(|e| usage(format_args!("{}: {e}", arguments.data)))
 }
 
 /// The classes that --classify asks for: those of the labels.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, Error, Result};
-use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Start};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig};
 use resflow::error::ConfigError;
 use resflow::train::TrainConfig;
 use serde::{Deserialize, Serialize};
@@ -46,11 +46,8 @@ impl Settings {
     }
 
     /// These settings, whose base density is fitted only if the flow begins at it and the file does not choose another.
-    pub(crate) fn with_fitting_base(mut self) -> Self {
-        if let Some(flow) = self.model.rows() {
-            self.train.fit_base &= flow.base == BaseConfig::Normal && flow.start == Start::Identity;
-        }
-        self
+    pub(crate) fn with_fitting_base(self) -> Self {
+        Self { train: self.train.with_fitting_base(&self.model), ..self }
     }
 
     /// The family that a file asks for, if it does; what is wrong with the file is for [`overlay`](Self::overlay) to say.

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use resflow::config::Family;
+use resflow::{Fit, Model};
 use serde_json::Value;
 
 use crate::binary::{Folder, text};
@@ -70,6 +72,33 @@ fn a_fit_begins_at_the_best_mixture() {
         .map(|(a, _)| a.to_owned())
         .collect();
     assert_eq!(differs, ["batch = 32"]);
+}
+
+#[test]
+fn the_library_makes_the_same_model() {
+    let folder = Folder::new();
+    folder.write("rows.csv", csv(200, |a, b| (6.0 * a).sin() + 0.1 * b));
+    folder.write("sum.csv", csv(200, |a, b| a + b));
+    let table = |name: &str| resflow::data::read(folder.path(name)).expect("a table");
+    for (family, options) in [(Family::Residual, ""), (Family::Nsf, " --model nsf")] {
+        let out = family.name();
+        folder.succeed(&format!("fit rows.csv --out {out} --steps 30 --seed 3{options}"));
+        let program = Model::load(folder.path(out).join("model.safetensors")).expect("a model");
+        let rows = table("rows.csv");
+        let library = Fit::new().family(family).steps(30).seed(3).run(&rows).expect("a model");
+        assert_eq!(program.config(), library.config());
+        assert_eq!(program.provenance().ladder, library.provenance().ladder);
+        assert_eq!(program.provenance().validation_nll, library.provenance().validation_nll);
+        assert_eq!(program.log_prob(&rows).expect("log p"), library.log_prob(&rows).expect("log p"));
+        // which of the rows were trained on, too; single precision may exchange neighbours
+        let percentiles = |model: &Model| model.percentile(&rows).expect("percentiles");
+        let apart = &percentiles(&program) - &percentiles(&library);
+        assert!(apart.iter().all(|p| p.abs() < 2.0), "{apart}");
+    }
+    // and refuses what the program refuses, in the same words
+    let refused = Fit::new().run(&table("sum.csv")).expect_err("a plane").to_string();
+    let said = folder.fail("fit sum.csv --out plane", 2);
+    assert!(said.contains(&refused), "{said}: {refused}");
 }
 
 #[test]

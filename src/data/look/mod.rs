@@ -107,6 +107,15 @@ impl Look {
     pub fn grave(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.severity == Severity::Grave)
     }
+
+    /// Checks that a density of the table has a meaning.
+    ///
+    /// # Errors
+    /// Returns [`DataError::NoDensity`] with all findings that are grave, each with what helps.
+    pub fn check(&self) -> Result<(), DataError> {
+        let grave: Vec<String> = self.grave().map(ToString::to_string).collect();
+        if grave.is_empty() { Ok(()) } else { Err(DataError::NoDensity(grave)) }
+    }
 }
 
 /// Looks at a table, whose rows may have weights.
