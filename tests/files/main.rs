@@ -18,6 +18,7 @@ mod data;
 mod data_folders;
 mod data_images;
 mod data_pictures;
+mod data_streams;
 mod document_columns;
 mod document_reader;
 mod document_sample;

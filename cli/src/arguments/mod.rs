@@ -31,7 +31,7 @@ Begin with:
 
 With your own data: a table, one row a point, as text (.csv, .tsv, .txt, .data, with or without a header), .npy or .npz,
 also compressed (.gz), or from a pipe (-); or images: a folder with MNIST's or CIFAR's files or with PNG files, an IDX file,
-or a .npy array of bytes [n, h, w, c]. What is decided about a table is told, and can be decided otherwise by options.
+or a .npy array of bytes [n, h, w, c], one file of them also from a pipe. What is decided about a table is told, and can be decided otherwise by options.
 Exit codes: 0 done; 1 the work failed; 2 wrong command or configuration; 130 interrupted, checkpoint written."
 )]
 pub(crate) struct Arguments {
