@@ -1,7 +1,7 @@
 //! What holds of every table that is read by its content, for the target here and for the mutation loop in
 //! tests/files/fuzz_data.rs.
 
-use resflow::data::{DataError, Decimal, Missing, ModelColumns, ReadOptions, Separator, csv, read_from};
+use resflow::data::{DataError, Decimal, Missing, ModelColumns, ReadOptions, Separator, csv, open_from, read_from};
 
 /// Any file: the reader never panics, whatever the options; it makes no more numbers than a compressed file may hold; it
 /// explains itself in a few lines; and what it read it reads again from what the writer makes of it. The first byte
@@ -10,7 +10,18 @@ pub(crate) fn table(input: &[u8]) -> bool {
     let Some((&choice, bytes)) = input.split_first() else { return false };
     let accepted = read(bytes, &options(choice));
     // whatever is chosen, what is decided alone holds too
-    read(bytes, &ReadOptions::default()) || accepted
+    let alone = read(bytes, &ReadOptions::default());
+    // and where a stream may hold images, tables are what they were
+    match open_from(bytes, &ReadOptions::default()) {
+        Ok(opened) => assert!(alone || opened.image_size.is_some()),
+        Err(error) => {
+            // text that begins as images in IDX do
+            let may_be_idx = bytes.first().is_some_and(|first| [0, 0x1f].contains(first));
+            assert!(!alone || may_be_idx, "{error}");
+            explained(&error);
+        }
+    }
+    alone || accepted
 }
 
 fn read(bytes: &[u8], options: &ReadOptions) -> bool {

@@ -118,6 +118,12 @@ impl FlowConfig {
         Splines { bins: self.bins, bound: self.bound, hidden, unconditional: true }
     }
 
+    /// Counts the raw parameters of a row's splines in one coupling: 3K − 1 of each number, those of numbers that move by the
+    /// net, those of the others by themselves. Other families have none.
+    pub(crate) fn raw_splines(&self) -> usize {
+        if self.model == Family::Nsf { self.dimension.saturating_mul(self.splines().parameters()) } else { 0 }
+    }
+
     /// LU linear map, spline coupling [, ActNorm].
     fn spline_round(&self, swapped: bool) -> impl Iterator<Item = Stage> {
         let (features, splines) = (self.dimension, self.splines());

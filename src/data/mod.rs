@@ -4,7 +4,7 @@
 //! small multiple of the slice in memory whatever it says about itself, and they return only tables of finite
 //! numbers. A problem with a file comes back as a [`DataError`] that names the place. [`read`], [`read_with`] and
 //! [`read_from`] find the format in the content and say what they decided, which [`ReadOptions`] can overrule; [`write()`]
-//! chooses it by the file's name.
+//! chooses it by the file's name. [`open()`], [`open_with`] and [`open_from`] take images as well.
 //!
 //! [`mod@column`] brings the columns of a table to a common shape, as a part of a model; its simplest case is
 //! standardisation. A [`Standardiser`] holds the affine transform that gives every column mean zero and standard deviation one.
@@ -52,7 +52,7 @@ pub use excerpt::{excerpt, excerpt_rows};
 pub use file::{read, read_with, write};
 pub use look::{Concern, Finding, Look, Severity, look};
 #[cfg(feature = "images")]
-pub use open::{Opened, open, open_with};
+pub use open::{Opened, open, open_from, open_with};
 pub use permutation::permutation;
 #[cfg(feature = "formats")]
 pub use reading::{Decimal, Missing, ModelColumns, Note, ReadOptions, Reading, Separator, read_from};

@@ -320,6 +320,15 @@ pub enum ImageError {
         /// What the file looks like, where that is known.
         looks: Option<&'static str>,
     },
+    /// More images in a stream than are kept in memory.
+    #[error("more than {} GiB of images in a stream, which are kept in memory to its end: give the file itself", most >> 30)]
+    Stream {
+        /// The most bytes that are read.
+        most: u64,
+    },
+    /// Pictures one after the other in a stream.
+    #[error("several pictures one after the other, of which a stream holds but one: give the folder that they are in")]
+    SeveralPictures,
     /// A folder without images.
     #[error(
         "the folder holds no images ({found}): it needs MNIST's files (train-images-idx3-ubyte or the like, with or without .gz), or CIFAR's (data_batch_1.bin to data_batch_5.bin, or train.bin), or PNG and JPEG files in itself, in a folder for each class, or in a folder train"

@@ -5,6 +5,7 @@
 //! normalised weights and serves any number of calls and threads.
 
 mod evaluate;
+mod footprint;
 mod gradient;
 mod inverse;
 mod log_prob;
@@ -36,9 +37,6 @@ use crate::invert::Inversion;
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, Role, Spectrum, trained_shapes};
 use crate::stage::Stage;
-
-/// Samples that one task of an evaluation takes at most, however many the device would.
-const MOST_SAMPLES: usize = 1 << 16;
 
 /// A flow: parameters, configuration and the device they live on.
 #[derive(Debug, Clone)]
@@ -440,27 +438,6 @@ impl<B: Backend> Flow<B> {
             parameters: self.parameters(),
             bits: self.config.images().map(|c| c.bits),
         }
-    }
-
-    /// Activations that a sample keeps alive on its way through the model in training, in bytes. Of images only what
-    /// passes from block to block: a block takes them in tiles of its own.
-    pub(crate) fn sample_bytes(&self) -> usize {
-        let numbers = match &self.config {
-            ModelConfig::Rows(c) => 6 * c.linear_layers().iter().map(|&(i, _)| i).sum::<usize>() * c.blocks,
-            // x, u and v
-            ModelConfig::Images(c) => 3 * c.dimension() * self.config.blocks(),
-        };
-        (numbers + self.config.base().activations(self.dimension())) * size_of::<B::Elem>()
-    }
-
-    /// The samples of one task of an evaluation, which keeps only a block's activations alive. A block takes images in
-    /// tiles of its own; what is counted of them is what passes from block to block, some dozens of times.
-    fn evaluation_samples(&self) -> usize {
-        let bytes = match &self.config {
-            ModelConfig::Rows(_) => self.sample_bytes() / self.transforms().len().max(1),
-            ModelConfig::Images(c) => 64 * c.dimension() * size_of::<B::Elem>(),
-        };
-        self.backend.shard_rows(bytes).min(MOST_SAMPLES)
     }
 
     /// Computes the gradient of −Σ wᵢ log p(xᵢ), in nats, for samples x in standardised units, `[n, d]` or images

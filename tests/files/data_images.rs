@@ -57,7 +57,7 @@ pub(super) fn label_file(labels: &[u8]) -> Vec<u8> {
 }
 
 /// A record of CIFAR-10: pixel p has red p mod 251, green 3p mod 241, blue label.
-fn record(labels: &[u8]) -> Vec<u8> {
+pub(super) fn record(labels: &[u8]) -> Vec<u8> {
     let mut bytes = labels.to_vec();
     bytes.extend((0..1024).map(|p| (p % 251) as u8));
     bytes.extend((0..1024).map(|p| (3 * p % 241) as u8));

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::document_reader::{Document, number};
+use crate::document_reader::Document;
+use crate::document_stages::number;
 
 impl Document {
     /// s(x) of column i and ln s'(x).

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::document_reader::{number, softmax, softplus, spelled, weights};
+use crate::document_sample::{softmax, softplus};
+use crate::document_stages::{number, spelled, weights};
 
 /// m of LU linear maps and splines.
 const LEAST: f64 = 1e-3;

@@ -3,7 +3,8 @@
 use resflow::checkpoint::Values;
 use serde_json::json;
 
-use crate::fuzz_models::{checkpoint, hostile, seed};
+use crate::fuzz_models::checkpoint;
+use crate::hostile_models::{hostile, seed};
 
 #[test]
 fn hostile_spline_flows() {

@@ -18,9 +18,13 @@ mod data;
 mod data_folders;
 mod data_images;
 mod data_pictures;
+mod data_streams;
 mod document_columns;
 mod document_reader;
+mod document_sample;
 mod document_spline;
+mod document_stages;
+mod document_transform;
 #[path = "../../fuzz/frame.rs"]
 mod frame;
 mod fuzz_data;
@@ -28,6 +32,7 @@ mod fuzz_images;
 mod fuzz_import;
 mod fuzz_models;
 mod given_transforms;
+mod hostile_models;
 mod hostile_splines;
 mod import_places;
 mod import_state;
@@ -35,6 +40,7 @@ mod listed;
 // counts what each thread holds, so that tests beside it do not disturb it
 #[path = "../common/memory.rs"]
 mod memory;
+mod model_seeds;
 #[path = "../common/mutation.rs"]
 mod mutation;
 mod own_parts;

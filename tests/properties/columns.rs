@@ -14,7 +14,7 @@ use crate::common::*;
 
 /// A map of values of the size of `unit`.
 #[derive(Debug, Clone)]
-struct Column {
+pub(crate) struct Column {
     kind: usize,
     unit: f64,
     centre: f64,
@@ -24,6 +24,11 @@ struct Column {
 }
 
 impl Column {
+    /// The same of values of another size.
+    pub(crate) fn in_unit(&self, unit: f64) -> Self {
+        Self { unit, ..self.clone() }
+    }
+
     fn support(&self) -> Support {
         let unit = self.unit;
         [Support::Real, Support::Above(-2.0 * unit), Support::Below(3.0 * unit), Support::Between(-unit, 2.0 * unit)]
@@ -31,7 +36,7 @@ impl Column {
     }
 
     /// Whether rounding of a value leaves its map enough digits for differences.
-    fn is_comfortable(&self, x: f64) -> bool {
+    pub(crate) fn is_comfortable(&self, x: f64) -> bool {
         let (least, most) = (1e-2 * self.unit, 1e3 * self.unit);
         let ends = match self.support() {
             Support::Real => return x.abs() < most,
@@ -43,11 +48,11 @@ impl Column {
     }
 
     /// Whether z is between knots, where all derivatives are continuous.
-    fn is_smooth(&self, z: f64) -> bool {
+    pub(crate) fn is_smooth(&self, z: f64) -> bool {
         self.knots.as_ref().is_none_or(|knots| sums(knots, 1).iter().all(|y| (z - y).abs() > 1e-3))
     }
 
-    fn map(&self, grid: Option<Grid>) -> ColumnMap {
+    pub(crate) fn map(&self, grid: Option<Grid>) -> ColumnMap {
         // ln(x − a) is around the logarithm of the unit
         let (centre, scale) = match self.kind {
             0 => (self.centre * self.unit, self.scale * self.unit),
@@ -70,7 +75,7 @@ fn sums(gaps: &[[f64; 3]], j: usize) -> Vec<f64> {
     gaps.iter().scan(-2.0, |at, gap| Some(std::mem::replace(at, *at + gap[j]))).collect()
 }
 
-fn columns() -> impl Strategy<Value = Column> {
+pub(crate) fn columns() -> impl Strategy<Value = Column> {
     let knots = proptest::collection::vec([0.1..1.5, 0.1..1.5, 0.2..4.0], 2..8);
     let asinh = proptest::option::of([0.5..3.0, -0.3..0.3, 0.5..1.2]);
     (0_usize..4, -30_i32..=30, -0.3..0.3, 0.3..1.0, asinh, proptest::option::of(knots)).prop_map(
@@ -82,7 +87,7 @@ fn columns() -> impl Strategy<Value = Column> {
 }
 
 /// A derivative at x by Richardson's extrapolation of central differences over h and 2h.
-fn slope(f: impl Fn(f64) -> f64, x: f64, h: f64) -> f64 {
+pub(crate) fn slope(f: impl Fn(f64) -> f64, x: f64, h: f64) -> f64 {
     let central = |h: f64| (f(x + h) - f(x - h)) / ((x + h) - (x - h));
     (4.0 * central(h) - central(2.0 * h)) / 3.0
 }
@@ -230,7 +235,8 @@ proptest! {
     }
 }
 
-fn nothing_beyond<B: Backend>(flow: &Flow<B>, rows: &Table, key: Key) -> Result<(), TestCaseError> {
+/// All rows but the last are outside of a support, which the score says, its gradient, and the latents.
+pub(crate) fn nothing_beyond<B: Backend>(flow: &Flow<B>, rows: &Table, key: Key) -> Result<(), TestCaseError> {
     let prepared = flow.prepare();
     let (found, gradient) = prepared.log_prob_and_gradient(rows, key).expect("rows that fit");
     let encoded = prepared.encode(rows, key).expect("rows that fit");

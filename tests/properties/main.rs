@@ -5,6 +5,7 @@ mod bases;
 mod block;
 mod check;
 mod column_fit;
+mod column_flows;
 mod columns;
 #[path = "../common/mod.rs"]
 mod common;

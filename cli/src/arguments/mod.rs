@@ -31,7 +31,8 @@ Begin with:
 
 With your own data: a table, one row a point, as text (.csv, .tsv, .txt, .data, with or without a header), .npy or .npz,
 also compressed (.gz), or from a pipe (-); or images: a folder with MNIST's or CIFAR's files or with PNG files, an IDX file,
-or a .npy array of bytes [n, h, w, c]. What is decided about a table is told, and can be decided otherwise by options.
+or a .npy array of bytes [n, h, w, c]; one file of them may come from a pipe too. What is decided about a table is told, and
+can be decided otherwise by options.
 Exit codes: 0 done; 1 the work failed; 2 wrong command or configuration; 130 interrupted, checkpoint written."
 )]
 pub(crate) struct Arguments {
@@ -383,13 +384,15 @@ pub(crate) struct Report {
 /// Say what a model is made of
 ///
 /// Layers, parameters, the spectral norm σ of each weight before and after normalisation, the bound on each block's
-/// Lipschitz constant, estimators, standardisation and provenance.
+/// Lipschitz constant, estimators, standardisation and provenance; in JSON also percentiles of log p among the rows of the fit,
+/// where they were scored.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   resflow inspect run
   resflow inspect run/checkpoint.safetensors               the best model of a run so far
-  resflow inspect run --json | jq .blocks")]
+  resflow inspect run --json | jq .blocks
+  resflow inspect run --json | jq .provenance.scores")]
 pub(crate) struct Inspect {
     #[command(flatten)]
     pub(crate) model: Model,

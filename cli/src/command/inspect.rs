@@ -8,6 +8,7 @@ use resflow::backend::Backend;
 use resflow::data::column::Spline;
 use resflow::data::{ColumnMap, ColumnMaps};
 use resflow::estimator::Phase;
+use resflow::flow::Provenance;
 use resflow::module::{Module as _, Spectrum};
 use resflow::with_device;
 use serde::Serialize;
@@ -16,6 +17,9 @@ use crate::arguments::Inspect;
 use crate::data::model_size;
 use crate::model::{Stored, column_names};
 use crate::output::print;
+
+/// The percentiles of scores that are shown.
+const PERCENTILES: [u8; 9] = [0, 1, 5, 25, 50, 75, 95, 99, 100];
 
 /// One link of the chain.
 #[derive(Debug, Serialize)]
@@ -119,7 +123,7 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<S
             "description": c.describe(),
             "parameters": c.parameters(flow.backend()),
         })),
-        "provenance": flow.provenance(),
+        "provenance": provenance_json(flow.provenance())?,
         "config": flow.config(),
     });
     if let Some(images) = flow.config().images() {
@@ -139,6 +143,22 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<S
         }
     }
     Ok(format!("{}\n", serde_json::to_string_pretty(&object)?))
+}
+
+/// The provenance, with a few percentiles of the rows' scores in the place of the many that are stored.
+fn provenance_json(provenance: &Provenance) -> Result<serde_json::Value> {
+    let mut object = serde_json::to_value(provenance)?;
+    let Some(scores) = &provenance.scores else { return Ok(object) };
+    for (rows, scores) in [("training", Some(&scores.training)), ("validation", scores.validation.as_ref())] {
+        let Some(scores) = scores else { continue };
+        let percentile = |percent: &u8| (percent.to_string(), scores.quantile(f64::from(*percent) / 100.0).into());
+        let percentiles: serde_json::Map<String, serde_json::Value> = PERCENTILES.iter().map(percentile).collect();
+        if let Some(shown) = object["scores"][rows].as_object_mut() {
+            shown.remove("values");
+            shown.insert("percentiles".to_owned(), percentiles.into());
+        }
+    }
+    Ok(object)
 }
 
 /// The map of a column.

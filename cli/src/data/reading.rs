@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io;
+use std::io::stdin;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -142,11 +142,9 @@ pub(crate) struct Matching {
 /// Reads a file, a folder or standard input; says what was decided.
 pub(crate) fn open(path: &Path, options: &ReadOptions) -> Result<Opened> {
     let name = path.display().to_string();
-    let opened = if path == Path::new(STANDARD_INPUT) {
-        read_from_input(options).map(Opened::from)
-    } else {
-        data::open_with(path, options)
-    };
+    let is_input = path == Path::new(STANDARD_INPUT);
+    let opened =
+        if is_input { of_input(data::open_from(stdin().lock(), options)) } else { data::open_with(path, options) };
     let opened = opened.map_err(|e| refused(e, options.model.as_ref()))?;
     tell(&name, &opened.notes);
     Ok(opened)
@@ -156,15 +154,16 @@ pub(crate) fn open(path: &Path, options: &ReadOptions) -> Result<Opened> {
 pub(crate) fn table(path: &Path, options: &ReadOptions) -> Result<Reading> {
     let name = path.display().to_string();
     let is_input = path == Path::new(STANDARD_INPUT);
-    let reading = if is_input { read_from_input(options) } else { data::read_with(path, options) };
+    let reading =
+        if is_input { of_input(data::read_from(stdin().lock(), options)) } else { data::read_with(path, options) };
     let reading = reading.map_err(|e| refused(e, options.model.as_ref()))?;
     tell(&name, &reading.notes);
     Ok(reading)
 }
 
-fn read_from_input(options: &ReadOptions) -> Result<Reading, DataError> {
-    let path = "standard input".into();
-    data::read_from(io::stdin().lock(), options).map_err(|source| DataError::File { path, source: Box::new(source) })
+/// What was read of standard input, which an error names.
+fn of_input<T>(found: Result<T, DataError>) -> Result<T, DataError> {
+    found.map_err(|source| DataError::File { path: "standard input".into(), source: Box::new(source) })
 }
 
 /// Says what was decided, each once: an experiment opens its data many times.

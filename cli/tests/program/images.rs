@@ -27,7 +27,7 @@ validation_fraction = 0.2
 ";
 
 /// Blobs: smooth, and different from each other.
-fn blobs(count: usize, side: usize, channels: usize) -> ImageSet {
+pub(crate) fn blobs(count: usize, side: usize, channels: usize) -> ImageSet {
     let mut bytes = Vec::new();
     for i in 0..count {
         let (cy, cx) = ((i * 7 % side) as f64, (i * 3 % side) as f64);
@@ -55,7 +55,7 @@ fn folder() -> Folder {
 }
 
 /// A folder with a fitted model `run`.
-fn fitted() -> Folder {
+pub(crate) fn fitted() -> Folder {
     let folder = folder();
     folder.succeed("fit set --config tiny.toml --out run --seed 3");
     folder

@@ -8,6 +8,7 @@ mod end_to_end;
 mod experiment;
 mod families;
 mod hybrid;
+mod image_pipes;
 mod images;
 mod import;
 mod interruption;

@@ -51,6 +51,25 @@ fn rows_are_placed_among_the_training_rows() {
 }
 
 #[test]
+fn inspect_shows_a_few_percentiles() {
+    let folder = fitted();
+    let inspected = json(&folder.succeed("inspect run --json"));
+    let score = json(&folder.succeed("score run data.csv --json --contamination 0.05"));
+    let scores = &inspected["provenance"]["scores"];
+    for rows in ["training", "validation"] {
+        let shown = &scores[rows];
+        assert!(shown["values"].is_null() && shown["rows"].as_u64().is_some_and(|n| n > 0), "{shown}");
+        let percentiles: Vec<f64> = ["0", "1", "5", "25", "50", "75", "95", "99", "100"]
+            .iter()
+            .map(|percent| shown["percentiles"][percent].as_f64().expect("a score"))
+            .collect();
+        assert!(percentiles.is_sorted() && percentiles[0] < percentiles[8], "{shown}");
+    }
+    assert_eq!(scores["training"]["rows"], score["training_rows"]);
+    assert_eq!(scores["training"]["percentiles"]["5"], score["threshold"]);
+}
+
+#[test]
 fn what_cannot_be_flagged_is_refused() {
     let folder = fitted();
     for wrong in ["0", "1", "-0.1", "5%", "nan"] {

@@ -16,12 +16,12 @@ fn base() -> Folder {
     folder
 }
 
-fn mean(output: &str) -> f64 {
+pub(crate) fn mean(output: &str) -> f64 {
     let object: Value = serde_json::from_str(output).expect("one object");
     object["mean_log_prob"].as_f64().expect("a number")
 }
 
-fn with_input(folder: &Folder, line: &str, input: &[u8]) -> Output {
+pub(crate) fn with_input(folder: &Folder, line: &str, input: &[u8]) -> Output {
     let mut command = folder.command(line);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");

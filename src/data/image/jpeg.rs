@@ -41,7 +41,7 @@ pub fn read(bytes: &[u8]) -> Result<ImageSet, DataError> {
         return Err(ImageError::Magic { found, expected: "ff d8 ff", what: "a JPEG file", looks }.into());
     }
     let problem = |problem: &str| ImageError::Jpeg { problem: problem.to_owned() };
-    if !has_end(bytes) {
+    if end(bytes).is_none() {
         return Err(problem("it is cut short").into());
     }
     let options = DecoderOptions::default().set_strict_mode(true).set_max_width(1 << 16).set_max_height(1 << 16);
@@ -68,21 +68,26 @@ pub fn read(bytes: &[u8]) -> Result<ImageSet, DataError> {
     ImageSet::new(height, width, channels, pixels, None)
 }
 
-/// Whether the markers lead to the one that ends a picture, with one that begins a scan before it.
-fn has_end(bytes: &[u8]) -> bool {
+/// What follows the end of a picture; nothing if the file says (MPF) that what follows are further pictures of its own.
+pub(super) fn rest(bytes: &[u8]) -> &[u8] {
+    let Some((picture, rest)) = end(bytes).and_then(|end| bytes.split_at_checked(end)) else { return &[] };
+    if picture.windows(4).any(|w| w == b"MPF\0") { &[] } else { rest }
+}
+
+/// Where a picture ends: behind the marker that says so, to which the markers lead, with one that begins a scan before it.
+fn end(bytes: &[u8]) -> Option<usize> {
     let (mut at, mut scan) = (2, false);
     loop {
         // to the next marker: in a scan 00 and the restarts follow an ff that is none
-        let Some(next) = bytes.get(at..).and_then(|rest| rest.iter().position(|&b| b == 0xff)) else { return false };
-        at += next + 1;
+        at += 1 + bytes.get(at..)?.iter().position(|&b| b == 0xff)?;
         match bytes.get(at) {
-            None => return false,
+            None => return None,
             Some(0xff) => {}
             Some(0x00 | 0x01 | 0xd0..=0xd8) => at += 1,
-            Some(0xd9) => return scan,
+            Some(0xd9) => return scan.then_some(at + 1),
             Some(marker) => {
                 scan |= *marker == 0xda;
-                let Some(&[a, b]) = bytes.get(at + 1..at + 3) else { return false };
+                let Some(&[a, b]) = bytes.get(at + 1..at + 3) else { return None };
                 at += 1 + usize::from(u16::from_be_bytes([a, b]));
             }
         }
@@ -110,9 +115,12 @@ mod tests {
             (&[0xff], false),
             (&[0xff, 0xd8], false),
         ] {
-            assert_eq!(has_end(&[&head[..], &data, rest].concat()), whole, "{rest:?}");
+            let file = [&head[..], &data, rest].concat();
+            assert_eq!(end(&file).is_some(), whole, "{rest:?}");
+            let after = rest.iter().position(|b| *b == 0xd9).map_or(&[][..], |at| &rest[at + 1..]);
+            assert_eq!(super::rest(&file), after, "{rest:?}");
         }
-        assert!(!has_end(&[0xff, 0xd8, 0xff, 0xd9]), "no picture");
-        assert!(!has_end(&[0xff, 0xd8, 0xff, 0xe1, 0xff, 0xff, 0xff, 0xd9]), "a segment beyond the end");
+        assert_eq!(end(&[0xff, 0xd8, 0xff, 0xd9]), None, "no picture");
+        assert_eq!(end(&[0xff, 0xd8, 0xff, 0xe1, 0xff, 0xff, 0xff, 0xd9]), None, "a segment beyond the end");
     }
 }

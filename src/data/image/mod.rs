@@ -48,7 +48,7 @@ pub use crate::error::ImageError;
 #[cfg(feature = "images")]
 pub use folder::ImageData;
 #[cfg(feature = "images")]
-pub(crate) use open::{Contents, open_contents};
+pub(crate) use open::{Contents, begins, open_contents, read_contents};
 #[cfg(feature = "images")]
 pub use open::{looks_like_images, open, open_sized};
 pub(crate) use set::{FNV_OFFSET, fnv};

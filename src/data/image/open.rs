@@ -101,28 +101,50 @@ pub fn looks_like_images(path: impl AsRef<Path>) -> bool {
     if path.is_dir() {
         return true;
     }
-    let beginning = beginning(path).unwrap_or_default();
-    match Format::of(path, &beginning) {
-        Some(Format::Npy) => npy::rank(&beginning).is_some_and(|dimensions| dimensions > 2),
+    shows_images(path, &beginning(path).unwrap_or_default())
+}
+
+/// Returns `true` if a stream that begins so is read as images: a picture, IDX, or an NPY array of three or more dimensions.
+pub(crate) fn begins(beginning: &[u8]) -> bool {
+    shows_images(Path::new(""), beginning)
+}
+
+fn shows_images(path: &Path, beginning: &[u8]) -> bool {
+    match Format::of(path, beginning) {
+        Some(Format::Npy) => npy::rank(beginning).is_some_and(|dimensions| dimensions > 2),
         format => format.is_some(),
     }
 }
 
 fn open_file(path: &Path, size: Option<[usize; 2]>) -> Result<Contents, DataError> {
     let bytes = fs::read(path)?;
-    let looks = || looks_like::describe(&bytes);
-    let format = Format::of(path, &bytes).ok_or_else(|| ImageError::NotImages { looks: looks() })?;
+    read_as(Format::of(path, &bytes), &bytes, size)
+}
+
+/// Reads what came through a stream, told by its contents alone.
+pub(crate) fn read_contents(bytes: &[u8], size: Option<[usize; 2]>) -> Result<Contents, DataError> {
+    let format = Format::of(Path::new(""), bytes);
+    if matches!(format, Some(Format::Picture)) && picture::is_followed(bytes) {
+        return Err(ImageError::SeveralPictures.into());
+    }
+    read_as(format, bytes, size)
+}
+
+fn read_as(format: Option<Format>, bytes: &[u8], size: Option<[usize; 2]>) -> Result<Contents, DataError> {
+    let Some(format) = format else {
+        return Err(ImageError::NotImages { looks: looks_like::describe(bytes) }.into());
+    };
     let (training, notes) = match format {
-        Format::Idx => (idx::read_images(&bytes)?, Vec::new()),
-        Format::Cifar10 => (cifar::read10(&bytes)?, Vec::new()),
-        Format::Cifar100 => (cifar::read100(&bytes)?, Vec::new()),
+        Format::Idx => (idx::read_images(bytes)?, Vec::new()),
+        Format::Cifar10 => (cifar::read10(bytes)?, Vec::new()),
+        Format::Cifar100 => (cifar::read100(bytes)?, Vec::new()),
         Format::Picture => {
-            let picture = picture::read(&bytes)?;
+            let picture = picture::read(bytes)?;
             let deep = picture.deep.then(|| "16 bits a channel, rounded to 8".to_owned());
             let transparent = picture.transparent.then(|| "transparent in places, put on white".to_owned());
             (picture.set, deep.into_iter().chain(transparent).collect())
         }
-        Format::Npy => match array::read(&bytes, size)? {
+        Format::Npy => match array::read(bytes, size)? {
             (Images::Bytes(set), notes) => (set, notes),
             (Images::Continuous(stack), mut notes) => {
                 let found = stack.size();

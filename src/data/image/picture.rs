@@ -18,6 +18,12 @@ pub(super) struct Picture {
     pub(super) transparent: bool,
 }
 
+/// Returns `true` if another picture follows the first, as `cat *.png` puts them.
+pub(super) fn is_followed(bytes: &[u8]) -> bool {
+    let rest = if bytes.starts_with(png::SIGNATURE) { png::rest(bytes) } else { jpeg::rest(bytes) };
+    rest.starts_with(png::SIGNATURE) || rest.starts_with(jpeg::SIGNATURE)
+}
+
 /// Reads a file by its contents, whatever its name.
 pub(super) fn read(bytes: &[u8]) -> Result<Picture, DataError> {
     if bytes.starts_with(png::SIGNATURE) {

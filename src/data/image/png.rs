@@ -200,6 +200,20 @@ fn check_palette(bytes: &[u8]) -> Result<(), ImageError> {
     Ok(())
 }
 
+/// What follows the chunk that ends a file; nothing where there is none.
+pub(super) fn rest(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes.get(SIGNATURE.len()..).unwrap_or_default();
+    while let Some((&[a, b, c, d, ref kind @ ..], _)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        let is_end = kind == b"IEND";
+        rest = length.checked_add(12).and_then(|whole| rest.get(whole..)).unwrap_or_default();
+        if is_end {
+            return rest;
+        }
+    }
+    &[]
+}
+
 fn damaged(error: DecodingError) -> ImageError {
     let problem = match error {
         DecodingError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => "it is cut short".to_owned(),

@@ -103,6 +103,12 @@ fn content(mut stream: Box<dyn Read + '_>, options: &ReadOptions, nested: u8) ->
     text::read(head, stream, options)
 }
 
+/// Reads what was unpacked of a zip file.
+#[cfg(feature = "images")]
+pub(super) fn read_member(contents: &[u8], options: &ReadOptions) -> Result<Reading, DataError> {
+    content(Box::new(contents), options, NESTED - 1)
+}
+
 /// Reads text, whatever it begins with.
 pub(super) fn read_text(bytes: &[u8], options: &ReadOptions) -> Result<Reading, DataError> {
     options.check()?;
@@ -120,3 +126,7 @@ fn rest(mut head: Vec<u8>, mut stream: Box<dyn Read + '_>) -> Result<Vec<u8>, Da
 
 pub(super) use cells::{Cells, finish};
 pub(super) use columns::{Layout, choose};
+#[cfg(feature = "images")]
+pub(super) use source::{gzip_error, inflate, is_gzip};
+#[cfg(feature = "images")]
+pub(super) use zipped::{begins as is_zip, member};

@@ -154,7 +154,7 @@ pub struct ReadOptions {
 }
 
 impl ReadOptions {
-    pub(super) fn check(&self) -> Result<(), DataError> {
+    pub(in crate::data) fn check(&self) -> Result<(), DataError> {
         if self.separator == Some(Separator::Comma) && self.decimal == Some(Decimal::Comma) {
             return Err(DataError::Options(
                 "a comma cannot be both the separator and the decimal mark: give another separator",

@@ -26,6 +26,9 @@ pub(super) fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
     if let Some((_, what, help)) = magic.into_iter().find(|(magic, ..)| head.starts_with(magic)) {
         return Some((what, help));
     }
+    if head.get(257..).is_some_and(|rest| rest.starts_with(b"ustar")) {
+        return Some(("a tar archive", "unpack it, and give a file or the folder in it"));
+    }
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     let begins = |with: &[u8]| text.get(..with.len()).is_some_and(|t| t.eq_ignore_ascii_case(with));
     if begins(b"<!doctype") || begins(b"<html") {

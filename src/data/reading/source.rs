@@ -16,19 +16,19 @@ pub(super) const EXPANSION: (u64, u64) = (200, 4 << 20);
 /// How much text is read at a time.
 const PIECE: usize = 1 << 20;
 
-pub(super) fn is_gzip(head: &[u8]) -> bool {
+pub(in crate::data) fn is_gzip(head: &[u8]) -> bool {
     head.starts_with(&[0x1f, 0x8b, 8])
 }
 
 /// Decompresses a stream.
-pub(super) fn inflate<'a>(stream: Box<dyn Read + 'a>) -> impl Read + 'a {
+pub(in crate::data) fn inflate<'a>(stream: Box<dyn Read + 'a>) -> impl Read + 'a {
     let taken = Rc::new(Cell::new(0));
     let counted = Counted { stream, taken: Rc::clone(&taken) };
     Bounded { stream: MultiGzDecoder::new(BufReader::with_capacity(1 << 16, counted)), taken, made: 0 }
 }
 
 /// An error of a compressed stream.
-pub(super) fn gzip_error(error: &io::Error) -> DataError {
+pub(in crate::data) fn gzip_error(error: &io::Error) -> DataError {
     let cut = error.kind() == io::ErrorKind::UnexpectedEof;
     let problem = if cut {
         "they end too early: the file is cut short, so copy or download it again".to_owned()

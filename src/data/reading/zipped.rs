@@ -13,12 +13,20 @@ use super::options::ReadOptions;
 use super::{Reading, source};
 use crate::error::DataError;
 
-pub(super) fn begins(head: &[u8]) -> bool {
+pub(in crate::data) fn begins(head: &[u8]) -> bool {
     head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06")
 }
 
 /// Reads the array of an NPZ file, or the only file of a zip.
 pub(super) fn read(bytes: &[u8], options: &ReadOptions, nested: u8) -> Result<Reading, DataError> {
+    let (contents, name) = member(bytes, options)?;
+    let mut reading = super::content(Box::new(&contents[..]), options, nested)?;
+    reading.notes.splice(0..0, name.map(Note::Member));
+    Ok(reading)
+}
+
+/// Unpacks the array of an NPZ file, or the only file of a zip; says which, where there are others.
+pub(in crate::data) fn member(bytes: &[u8], options: &ReadOptions) -> Result<(Vec<u8>, Option<String>), DataError> {
     let mut archive = ZipArchive::new(io::Cursor::new(bytes)).map_err(damaged)?;
     let names: Vec<String> = archive.file_names_raw().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     if names.iter().any(|name| name.starts_with("xl/")) {
@@ -46,12 +54,7 @@ pub(super) fn read(bytes: &[u8], options: &ReadOptions, nested: u8) -> Result<Re
             }
         }
     };
-    let contents = unpack(&mut archive, chosen)?;
-    let mut reading = super::content(Box::new(&contents[..]), options, nested)?;
-    if plain.len() > 1 {
-        reading.notes.insert(0, Note::Member(names[chosen].clone()));
-    }
-    Ok(reading)
+    Ok((unpack(&mut archive, chosen)?, (plain.len() > 1).then(|| names[chosen].clone())))
 }
 
 fn unpack(archive: &mut ZipArchive<io::Cursor<&[u8]>>, index: usize) -> Result<Vec<u8>, DataError> {

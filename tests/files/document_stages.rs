@@ -1,0 +1,173 @@
+//! What configurations spell out, in the form of stages, by docs/model-file.md alone.
+
+use serde_json::{Value, json};
+
+use crate::document_spline::spline_stages;
+
+pub(crate) fn number(value: &Value) -> usize {
+    usize::try_from(value.as_u64().expect("a whole number")).expect("small")
+}
+
+fn list(value: &Value) -> Vec<usize> {
+    value.as_array().expect("a list").iter().map(number).collect()
+}
+
+pub(crate) fn truth(value: &Value) -> bool {
+    value.as_bool().expect("true or false")
+}
+
+pub(crate) fn text<'a>(config: &'a Value, key: &str) -> &'a str {
+    config[key].as_str().expect(key)
+}
+
+/// A net of (kernel, inputs, outputs); 0 is linear.
+pub(crate) fn spelled(
+    config: &Value,
+    weights: &[(usize, usize, usize)],
+    leads: bool,
+    free: bool,
+    two_norms: bool,
+) -> Value {
+    let activation = text(config, "activation");
+    let coefficient = if free { Value::Null } else { config["coefficient"].clone() };
+    let mut layers = Vec::new();
+    for (n, &(k, inputs, outputs)) in weights.iter().enumerate() {
+        let follows = n > 0 || leads;
+        if follows {
+            layers.push(json!({ "activation": activation }));
+        }
+        let inputs = if follows && activation == "clip-swish" { 2 * inputs } else { inputs };
+        layers.push(if k == 0 || (k == 1 && two_norms) {
+            json!({ "linear": { "inputs": inputs, "outputs": outputs, "coefficient": coefficient } })
+        } else {
+            json!({ "convolution": { "kernel": [k, k], "inputs": inputs, "outputs": outputs, "coefficient": coefficient } })
+        });
+    }
+    json!({ "layers": layers })
+}
+
+/// (kernel, inputs, outputs) through some widths.
+pub(crate) fn weights(kernels: &[usize], widths: &[usize]) -> Vec<(usize, usize, usize)> {
+    kernels.iter().zip(widths.windows(2)).map(|(&k, w)| (k, w[0], w[1])).collect()
+}
+
+fn family(config: &Value) -> &str {
+    config.get("model").map_or("residual", |model| model.as_str().expect("a family"))
+}
+
+/// Coupling i of n over samples of a shape, and before it the map of Glow.
+fn coupling_stages(
+    config: &Value,
+    shape: &[usize],
+    n: usize,
+    i: usize,
+    kernels: &[usize],
+    hidden: &[usize],
+) -> Vec<Value> {
+    let c = shape[shape.len() - 1];
+    let boards = match (shape.len(), c, family(config)) {
+        (3, 1, _) => n,
+        (3, _, "realnvp") if shape[0] * shape[1] > 1 => n.div_ceil(2),
+        _ => 0,
+    };
+    let (mask, a, b) = if i < boards {
+        (json!({ "checkerboard": { "swapped": i % 2 == 1 } }), c, c)
+    } else {
+        let swapped = (i - boards) % 2 == 1;
+        let a = if swapped { c / 2 } else { c - c / 2 };
+        (json!({ "channels": { "swapped": swapped } }), a, c - a)
+    };
+    let widths = [&[a], hidden, &[2 * b]].concat();
+    let net = spelled(config, &weights(kernels, &widths), false, true, true);
+    let centred = config.get("start") == Some(&json!("identity"));
+    let coupling = json!({ "coupling": { "shape": shape, "mask": mask, "net": net, "centred": centred } });
+    let map = (family(config) == "glow" && c > 1).then(|| json!({ "invertible-linear": { "features": c } }));
+    map.into_iter().chain([coupling]).collect()
+}
+
+fn couples(config: &Value) -> bool {
+    matches!(family(config), "realnvp" | "glow")
+}
+
+pub(crate) fn row_stages(config: &Value) -> Vec<Value> {
+    let (d, n, hidden) = (number(&config["dimension"]), number(&config["blocks"]), list(&config["hidden"]));
+    let norm = truth(&config["actnorm"]).then(|| json!({ "act-norm": { "features": d } }));
+    let mut stages: Vec<Value> = norm.clone().into_iter().collect();
+    let kernels = vec![0; hidden.len() + 1];
+    for i in 0..n {
+        if family(config) == "nsf" {
+            stages.extend(spline_stages(config, d, i, &kernels, &hidden));
+        } else if couples(config) {
+            stages.extend(coupling_stages(config, &[d], n, i, &kernels, &hidden));
+        } else {
+            let widths = [&[d], &hidden[..], &[d]].concat();
+            let net = spelled(config, &weights(&kernels, &widths), truth(&config["leading_activation"]), false, true);
+            stages.push(json!({ "residual-block": { "shape": [d], "net": net } }));
+        }
+        stages.extend(norm.clone());
+    }
+    if family(config) == "nsf" {
+        stages.push(json!({ "lu-linear": { "features": d } }));
+    }
+    stages
+}
+
+/// `[h, w, c]` of each scale.
+pub(crate) fn scales(config: &Value) -> Vec<Vec<usize>> {
+    let [mut h, mut w, mut c] = ["height", "width", "channels"].map(|key| number(&config[key]));
+    if truth(&config["squeeze_first"]) {
+        (h, w, c) = (h / 2, w / 2, 4 * c);
+    }
+    let factor = if truth(&config["factor_out"]) { 2 } else { 4 };
+    let mut scales = Vec::new();
+    for _ in list(&config["blocks"]) {
+        scales.push(vec![h, w, c]);
+        (h, w, c) = (h / 2, w / 2, factor * c);
+    }
+    scales
+}
+
+pub(crate) fn image_stages(config: &Value) -> Vec<Value> {
+    let (kernels, filters) = (list(&config["kernels"]), number(&config["filters"]));
+    let two_norms = text(config, "norms") == "2";
+    let norm = |c: usize| truth(&config["actnorm"]).then(|| json!({ "act-norm": { "features": c } }));
+    let scales = scales(config);
+    let mut stages = Vec::new();
+    if truth(&config["squeeze_first"]) {
+        stages.push(json!({ "squeeze": { "factored_out": 0 } }));
+    }
+    if truth(&config["logit"]) {
+        stages.push(json!({ "logit": { "alpha": config["logit_alpha"] } }));
+    }
+    stages.extend(norm(scales[0][2]));
+    for (s, &n) in list(&config["blocks"]).iter().enumerate() {
+        if s > 0 {
+            let factored_out = if truth(&config["factor_out"]) { 2 * scales[s - 1][2] } else { 0 };
+            stages.push(json!({ "squeeze": { "factored_out": factored_out } }));
+        }
+        let (shape, c) = (&scales[s], scales[s][2]);
+        let hidden = vec![filters; kernels.len() - 1];
+        for i in 0..n {
+            if couples(config) {
+                stages.extend(coupling_stages(config, shape, n, i, &kernels, &hidden));
+            } else {
+                let leads = if s == 0 && i == 0 { "first_activation" } else { "leading_activation" };
+                let widths = [&[c], &hidden[..], &[c]].concat();
+                let net = spelled(config, &weights(&kernels, &widths), truth(&config[leads]), false, two_norms);
+                stages.push(json!({ "residual-block": { "shape": shape, "net": net } }));
+            }
+            stages.extend(norm(c));
+        }
+    }
+    if number(&config["fully_connected"]) > 0 {
+        let (image, f) = (&scales[scales.len() - 1], number(&config["fully_connected_width"]));
+        let d: usize = image.iter().product();
+        stages.push(json!({ "flatten": { "image": image } }));
+        for _ in 0..number(&config["fully_connected"]) {
+            let net = spelled(config, &weights(&[0; 3], &[d, f, f, d]), true, false, true);
+            stages.push(json!({ "residual-block": { "shape": [d], "net": net } }));
+            stages.extend(norm(d));
+        }
+    }
+    stages
+}

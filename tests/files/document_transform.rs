@@ -1,0 +1,231 @@
+//! The transforms of a chain and the nets in them, by docs/model-file.md alone.
+
+use serde_json::Value;
+
+use crate::document_reader::Document;
+use crate::document_sample::{Sample, logistic, positions, product, softplus};
+use crate::document_spline::{lu_linear, spline};
+use crate::document_stages::{number, truth};
+
+/// φ(x) and φ'(x).
+fn activation(name: &str, beta: f64, x: f64) -> [f64; 2] {
+    match name {
+        "lip-swish" => {
+            let b = softplus(beta);
+            let s = logistic(b * x);
+            [x * s / 1.1, (s + b * x * s * (1.0 - s)) / 1.1]
+        }
+        "elu" => [if x > 0.0 { x } else { x.exp_m1() }, if x > 0.0 { 1.0 } else { x.exp() }],
+        "softplus" => [softplus(x), logistic(x)],
+        "tanh" => [x.tanh(), 1.0 - x.tanh().powi(2)],
+        "relu" => [x.max(0.0), f64::from(u8::from(x > 0.0))],
+        "lipschitz-cube" if x.abs() < 1.0 => [x.powi(3) / 3.0, x * x],
+        "lipschitz-cube" => [x - x.signum() * 2.0 / 3.0, 1.0],
+        "sin" => [(std::f64::consts::TAU * x).sin() / std::f64::consts::TAU, (std::f64::consts::TAU * x).cos()],
+        other => panic!("the document knows no activation {other}"),
+    }
+}
+
+/// ln|det| of a square matrix by elimination.
+fn log_det(n: usize, mut a: Vec<f64>) -> f64 {
+    let mut sum = 0.0;
+    for k in 0..n {
+        let pivot = (k..n).max_by(|&i, &j| a[i * n + k].abs().total_cmp(&a[j * n + k].abs())).expect("a row");
+        (0..n).for_each(|j| a.swap(k * n + j, pivot * n + j));
+        sum += a[k * n + k].abs().ln();
+        for i in k + 1..n {
+            let factor = a[i * n + k] / a[k * n + k];
+            (k..n).for_each(|j| a[i * n + j] -= factor * a[k * n + j]);
+        }
+    }
+    sum
+}
+
+impl Document {
+    /// A transform of the sample, and its log det.
+    pub(crate) fn transform(&self, path: &str, name: &str, settings: &Value, x: &Sample) -> (Sample, f64) {
+        let (c, pixels) = (x.features(), x.pixels() as f64);
+        let get = |leaf: &str| self.get(&format!("{path}.{leaf}"));
+        match name {
+            "act-norm" => {
+                let (s, b) = (get("log_scale"), get("bias"));
+                let y = x.by_features(c, |x, y| (0..c).for_each(|k| y[k] = (x[k] + b[k]) * s[k].exp()));
+                (y, pixels * s.iter().sum::<f64>())
+            }
+            "invertible-linear" => {
+                let (lu, permutation, sign) = (get("lu"), get("permutation"), get("sign"));
+                let upper = |i: usize, j: usize| match i.cmp(&j) {
+                    std::cmp::Ordering::Less => lu[i * c + j],
+                    std::cmp::Ordering::Equal => sign[i] * lu[i * c + i].exp(),
+                    std::cmp::Ordering::Greater => 0.0,
+                };
+                let lower = |i: usize, j: usize| match i.cmp(&j) {
+                    std::cmp::Ordering::Less => 0.0,
+                    std::cmp::Ordering::Equal => 1.0,
+                    std::cmp::Ordering::Greater => lu[i * c + j],
+                };
+                let y = x.by_features(c, |x, y| {
+                    let ux: Vec<f64> = (0..c).map(|i| (0..c).map(|j| upper(i, j) * x[j]).sum()).collect();
+                    let lux: Vec<f64> = (0..c).map(|i| (0..c).map(|j| lower(i, j) * ux[j]).sum()).collect();
+                    (0..c).for_each(|i| y[i] = lux[permutation[i] as usize]);
+                });
+                (y, pixels * (0..c).map(|i| lu[i * c + i]).sum::<f64>())
+            }
+            "squeeze" => {
+                let (h, w) = (x.shape[0] / 2, x.shape[1] / 2);
+                let mut y = Sample { shape: vec![h, w, 4 * c], x: vec![0.0; x.x.len()] };
+                for (i, j, k) in positions(2 * h, 2 * w, c) {
+                    let to = ((i / 2 * w + j / 2) * c + k) * 4 + 2 * (i % 2) + j % 2;
+                    y.x[to] = x.x[(i * 2 * w + j) * c + k];
+                }
+                (y, 0.0)
+            }
+            "logit" => {
+                let alpha = settings["alpha"].as_f64().expect("α");
+                // 1 − s without losing digits near x = 1
+                let sides = |x: f64| [alpha + (1.0 - 2.0 * alpha) * x, alpha + (1.0 - 2.0 * alpha) * (1.0 - x)];
+                let y = x.by_features(c, |x, y| {
+                    (0..c).for_each(|k| y[k] = sides(x[k])[0].ln() - sides(x[k])[1].ln());
+                });
+                let terms = x.x.iter().map(|&x| (1.0 - 2.0 * alpha).ln() - sides(x)[0].ln() - sides(x)[1].ln());
+                (y, terms.sum())
+            }
+            "flatten" => (Sample { shape: vec![x.x.len()], x: x.flat() }, 0.0),
+            "residual-block" => self.block(path, &settings["net"], x),
+            "coupling" => self.coupling(path, settings, x),
+            "lu-linear" => {
+                let (y, log_det) = lu_linear(get("lu"), get("bias"), get("permutation"), &x.x);
+                (Sample { shape: x.shape.clone(), x: y }, log_det)
+            }
+            "spline-coupling" => self.spline_coupling(path, settings, x),
+            other => panic!("the document knows no transform {other}"),
+        }
+    }
+
+    fn block(&self, path: &str, net: &Value, x: &Sample) -> (Sample, f64) {
+        let d = x.x.len();
+        let unit =
+            |j: usize| Sample { shape: x.shape.clone(), x: (0..d).map(|i| f64::from(u8::from(i == j))).collect() };
+        let (g, columns) = self.net(path, net, x, (0..d).map(unit).collect());
+        let mut jacobian = vec![0.0; d * d];
+        for (j, column) in columns.iter().enumerate() {
+            (0..d).for_each(|i| jacobian[i * d + j] = column.x[i] + f64::from(u8::from(i == j)));
+        }
+        let y = x.x.iter().zip(&g.x).map(|(x, g)| x + g).collect();
+        (Sample { shape: x.shape.clone(), x: y }, log_det(d, jacobian))
+    }
+
+    fn coupling(&self, path: &str, settings: &Value, x: &Sample) -> (Sample, f64) {
+        let (mask, c) = (&settings["mask"], x.features());
+        let board = mask.get("checkerboard");
+        let swapped = truth(&board.or(mask.get("channels")).expect("a mask")["swapped"]);
+        // whether a number stays, and the number of its s among the features of s
+        let stays = |e: usize| {
+            let (pixel, k) = (e / c, e % c);
+            match board {
+                Some(_) => ((pixel / x.shape[1] + pixel % x.shape[1]) % 2 == 1) == swapped,
+                None => (k < c - c / 2) != swapped,
+            }
+        };
+        // swapped, the first ⌈c/2⌉ are moved and the last ⌊c/2⌋ stay
+        let (a, moved, first) = match (board, swapped) {
+            (Some(_), _) => {
+                let masked = (0..x.x.len()).map(|e| if stays(e) { x.x[e] } else { 0.0 }).collect();
+                (Sample { shape: x.shape.clone(), x: masked }, c, 0)
+            }
+            (None, false) => (x.part(0, c - c / 2), c / 2, c - c / 2),
+            (None, true) => (x.part(c - c / 2, c / 2), c - c / 2, 0),
+        };
+        let st = self.net(path, &settings["net"], &a, Vec::new()).0;
+        assert_eq!(st.features(), 2 * moved, "{path}");
+        let centred = settings.get("centred").is_some_and(truth);
+        let centre = if centred { logistic(2.0) } else { 1.0 };
+        let (mut y, mut log_det) = (x.clone(), 0.0);
+        for e in (0..x.x.len()).filter(|&e| !stays(e)) {
+            let (at, k) = (e / c * 2 * moved, e % c - first);
+            let scale = logistic(st.x[at + k] + 2.0) / centre;
+            y.x[e] = x.x[e] * scale + st.x[at + moved + k];
+            log_det += scale.ln();
+        }
+        (y, log_det)
+    }
+
+    fn spline_coupling(&self, path: &str, settings: &Value, x: &Sample) -> (Sample, f64) {
+        let (c, splines) = (x.features(), &settings["splines"]);
+        let (bins, bound) = (number(&splines["bins"]), splines["bound"].as_f64().expect("B"));
+        let (first, last) = ((0, c - c / 2), (c - c / 2, c / 2));
+        let ((a, stays), (b, _)) = if truth(&settings["swapped"]) { (last, first) } else { (first, last) };
+        let raw = self.net(path, &settings["net"], &x.part(a, stays), Vec::new()).0.x;
+        let root = (number(&splines["hidden"]) as f64).sqrt();
+        let (mut y, mut log_det) = (x.clone(), 0.0);
+        let mut bend = |at: usize, raw: &[f64], root: f64| {
+            let [value, slope] = spline(bins, bound, root, raw, x.x[at]);
+            (y.x[at], log_det) = (value, log_det + slope.ln());
+        };
+        raw.chunks(3 * bins - 1).enumerate().for_each(|(i, raw)| bend(b + i, raw, root));
+        if truth(&splines["unconditional"]) {
+            let own = self.get(&format!("{path}.unconditional"));
+            own.chunks(3 * bins - 1).enumerate().for_each(|(i, raw)| bend(a + i, raw, 1.0));
+        }
+        (y, log_det)
+    }
+
+    /// A net at x, and its Jacobian times some tangents.
+    fn net(&self, path: &str, net: &Value, x: &Sample, mut tangents: Vec<Sample>) -> (Sample, Vec<Sample>) {
+        let mut at = x.clone();
+        for (j, layer) in net["layers"].as_array().expect("layers").iter().enumerate() {
+            let path = format!("{path}.net.{j}");
+            let (name, settings) = layer.as_object().expect("a layer").iter().next().expect("a name");
+            if name == "activation" {
+                let name = settings.as_str().expect("a name");
+                let learns = matches!(name, "lip-swish" | "clip-swish");
+                let beta = if learns { self.get(&format!("{path}.beta"))[0] } else { 0.0 };
+                tangents = tangents.iter().map(|t| activated(name, beta, &at, Some(t))).collect();
+                at = activated(name, beta, &at, None);
+            } else {
+                let coefficient = settings["coefficient"].as_f64();
+                tangents = tangents.iter().map(|t| self.affine(&path, coefficient, t, false)).collect();
+                at = self.affine(&path, coefficient, &at, true);
+            }
+        }
+        (at, tangents)
+    }
+
+    /// W_eff x, and the bias if it is wanted.
+    pub(crate) fn affine(&self, path: &str, coefficient: Option<f64>, x: &Sample, with_bias: bool) -> Sample {
+        let (shape, w) = &self.tensors[&format!("{path}.weight")];
+        let bias = self.get(&format!("{path}.bias"));
+        let factor = coefficient.map_or(1.0, |kappa| {
+            let (u, (v_shape, v)) = (self.get(&format!("{path}.u")), &self.tensors[&format!("{path}.v")]);
+            let v_shape = if v_shape.len() == 4 { v_shape[1..].to_vec() } else { v_shape.clone() };
+            let wv = product(shape, w, &Sample { shape: v_shape, x: v.clone() });
+            let sigma: f64 = wv.x.iter().zip(u).map(|(a, b)| a * b).sum();
+            1.0 / (sigma / kappa).max(1.0)
+        });
+        let mut y = product(shape, w, x);
+        let o = y.features();
+        for (e, y) in y.x.iter_mut().enumerate() {
+            *y = *y * factor + if with_bias { bias[e % o] } else { 0.0 };
+        }
+        y
+    }
+}
+
+/// φ at x, or φ'(x) times a tangent.
+fn activated(name: &str, beta: f64, x: &Sample, tangent: Option<&Sample>) -> Sample {
+    let one = |name: &str, sign: f64, e: usize| {
+        let [value, slope] = activation(name, beta, sign * x.x[e]);
+        tangent.map_or(value, |t| sign * slope * t.x[e])
+    };
+    if name != "clip-swish" {
+        return Sample { shape: x.shape.clone(), x: (0..x.x.len()).map(|e| one(name, 1.0, e)).collect() };
+    }
+    let c = x.features();
+    let numbers = Sample { shape: x.shape.clone(), x: (0..x.x.len()).map(|e| e as f64).collect() };
+    numbers.by_features(2 * c, |from, to| {
+        for k in 0..c {
+            to[k] = one("lip-swish", 1.0, from[k] as usize) / 1.004;
+            to[c + k] = one("lip-swish", -1.0, from[k] as usize) / 1.004;
+        }
+    })
+}
