@@ -273,18 +273,18 @@ impl Batches {
 
     /// At most so many of the training rows, in the data's units unless their maps only standardise, with their weights,
     /// where the samples are rows of a table.
-    pub(crate) fn excerpt(&self, most: usize, key: Key) -> Result<Option<Excerpt<'_>>, DataError> {
-        let Training::Data(data) = &self.training else { return Ok(None) };
-        let Some(table) = data.table() else { return Ok(None) };
+    pub(crate) fn excerpt(&self, most: usize, key: Key) -> Option<Excerpt<'_>> {
+        let Training::Data(data) = &self.training else { return None };
+        let table = data.table()?;
         if table.rows() <= most {
-            return Ok(Some((Cow::Borrowed(table), data.weights().map(Cow::Borrowed))));
+            return Some((Cow::Borrowed(table), data.weights().map(Cow::Borrowed)));
         }
         let there: Vec<usize> =
             (0..table.rows()).filter(|&i| data.weights().is_none_or(|weights| weights[i] > 0.0)).collect();
         let mut chosen: Vec<usize> = permutation(there.len(), key).into_iter().take(most).map(|i| there[i]).collect();
         chosen.sort_unstable();
         let weights = data.weights().map(|weights| chosen.iter().map(|&i| weights[i]).collect());
-        Ok(Some((Cow::Owned(table.select(&chosen)), weights.map(Cow::Owned))))
+        Some((Cow::Owned(table.select(&chosen)), weights.map(Cow::Owned)))
     }
 
     /// Samples in an epoch, if there are epochs.

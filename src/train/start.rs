@@ -67,7 +67,7 @@ pub(super) fn fit_base<B: Backend>(
 ) -> Result<(Ladder, Mixture), Error> {
     check(flow, flow.columns().width())?;
     let (maps, ladder, mixture) = {
-        let excerpt = batches.excerpt(full_choice().fit.most_rows, key.named("excerpt"))?;
+        let excerpt = batches.excerpt(full_choice().fit.most_rows, key.named("excerpt"));
         let (Some((training, weights)), Some(table)) = (excerpt, validation.table()) else {
             let problem = "fit_base = true is for tables: a mixture is fitted to their rows";
             return Err(ConfigError::Inconsistent(problem.into()).into());

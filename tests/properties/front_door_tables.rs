@@ -35,7 +35,7 @@ fn double<'a>() -> Fit<'a> {
 #[test]
 fn a_table_gets_the_model_of_tables() {
     for family in [Family::Residual, Family::Nsf] {
-        let model = Fit::new().family(family).steps(3).run(&table(200, 1)).expect("a model");
+        let model = Fit::new().family(family).steps(3).run(table(200, 1)).expect("a model");
         let ModelConfig::Rows(found) = model.config() else { panic!("a model of images") };
         // but for the base, which was fitted
         assert_eq!(*found, FlowConfig { base: found.base, ..FlowConfig::for_table(family, 200, 2) });
@@ -49,7 +49,7 @@ fn a_table_gets_the_model_of_tables() {
 #[test]
 fn a_model_of_ones_own_is_trained_without_a_mixture() {
     let own = FlowConfig { blocks: 2, hidden: vec![8], ..FlowConfig::new(2) };
-    let model = Fit::new().model(&own).steps(3).run(&table(60, 2)).expect("a model");
+    let model = Fit::new().model(&own).steps(3).run(table(60, 2)).expect("a model");
     assert_eq!(*model.config(), ModelConfig::from(own));
     assert!(model.provenance().ladder.is_none() && model.provenance().scores.is_some());
 }
@@ -57,7 +57,7 @@ fn a_model_of_ones_own_is_trained_without_a_mixture() {
 #[test]
 fn no_model_is_worse_than_its_mixture() {
     for seed in 0..4 {
-        let model = double().seed(seed).steps(60).run(&table(150, seed)).expect("a model");
+        let model = double().seed(seed).steps(60).run(table(150, seed)).expect("a model");
         let provenance = model.provenance();
         let chosen = provenance.ladder.as_ref().and_then(Ladder::chosen).expect("the best mixture").log_prob;
         let found = -provenance.validation_nll.expect("a validation");

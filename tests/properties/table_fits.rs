@@ -93,7 +93,7 @@ fn a_run_beside_another_is_the_same_run() {
     let apart = TrainConfig { validation_fraction: 0.25, ..train.clone() };
     let new = Trainer::new(flow(), table.clone(), &apart, budget, Key::new(2)).expect("data that fit");
     let not_beside = Trainer::new_beside(&other, flow(), table.clone(), &apart, budget).expect("data that fit");
-    for (mut one, mut two) in [(alone, beside), (new, not_beside)] {
+    let same = |mut one: Trainer<_>, mut two: Trainer<_>| {
         one.run(|_, _| ()).expect("finite");
         two.run(|_, _| ()).expect("finite");
         let files = [&one, &two].map(|trainer| trainer.to_archive().expect("stored"));
@@ -104,7 +104,9 @@ fn a_run_beside_another_is_the_same_run() {
         assert!(!two.finished());
         two.run(|_, _| ()).expect("finite");
         assert!(two.best_nll().expect("validated") <= best && two.steps_done() > steps);
-    }
+    };
+    same(alone, beside);
+    same(new, not_beside);
 }
 
 /// log p(x) = log N(u; 0, I) + log det whatever the base is, and the scores lead back.

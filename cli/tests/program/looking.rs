@@ -96,7 +96,7 @@ fn the_library_makes_the_same_model() {
         assert!(apart.iter().all(|p| p.abs() < 2.0), "{apart}");
     }
     // and refuses what the program refuses, in the same words
-    let refused = Fit::new().run(&table("sum.csv")).expect_err("a plane").to_string();
+    let refused = Fit::new().run(table("sum.csv")).expect_err("a plane").to_string();
     let said = folder.fail("fit sum.csv --out plane", 2);
     assert!(said.contains(&refused), "{said}: {refused}");
 }

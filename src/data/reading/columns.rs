@@ -84,7 +84,9 @@ fn find(names: Option<&[String]>, width: usize, asked: &str) -> Result<usize, Da
     match (found.next(), found.next()) {
         (Some(column), None) => Ok(column),
         (Some(_), Some(_)) => Err(DataError::Repeated { name: asked.to_owned() }),
-        _ => nameless(names, asked).ok_or_else(|| DataError::NoColumn { name: asked.to_owned(), known: names.to_vec() }),
+        _ => {
+            nameless(names, asked).ok_or_else(|| DataError::NoColumn { name: asked.to_owned(), known: names.to_vec() })
+        }
     }
 }
 
