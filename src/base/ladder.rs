@@ -14,6 +14,9 @@ use crate::error::{ConfigError, Error};
 
 /// Rungs of one kind of covariances, one after the other, that may be worse than the best before it ends.
 const PATIENCE: usize = 2;
+/// From so many components on a kind ends that is behind the other by [`HOPELESS`] nats and three standard errors.
+const MANY: usize = 8;
+const HOPELESS: f64 = 1.0;
 
 /// A mixture on the ladder, and what it gives rows that it was not fitted to.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -90,7 +93,7 @@ pub struct MixtureChoice {
 impl Default for MixtureChoice {
     fn default() -> Self {
         Self {
-            candidates: vec![1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64],
+            candidates: vec![1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128],
             fit: MixtureFit::new(1, Covariance::Full),
             work: 10_000_000_000,
         }
@@ -101,6 +104,8 @@ impl Default for MixtureChoice {
 struct Branch {
     covariance: Covariance,
     best: f64,
+    /// The standard error of the best.
+    error: f64,
     /// Rungs since the best.
     worse: usize,
 }
@@ -125,9 +130,14 @@ impl MixtureChoice {
         let mut work = self.work;
         let mut found: Vec<(Rung, Mixture)> = Vec::new();
         let all = [Covariance::Diagonal, Covariance::Full];
-        let mut branches = all.map(|covariance| Branch { covariance, best: f64::NEG_INFINITY, worse: 0 });
+        let mut branches = all.map(|covariance| Branch { covariance, best: f64::NEG_INFINITY, error: 0.0, worse: 0 });
         for &components in self.candidates.iter().filter(|&&k| k == least || k <= training.count() / 2) {
+            let leading = branches.iter().map(|branch| branch.best).fold(f64::NEG_INFINITY, f64::max);
             for branch in &mut branches {
+                let hopeless = branch.best < leading - HOPELESS - 3.0 * branch.error;
+                if components >= MANY && hopeless {
+                    continue;
+                }
                 let fit = MixtureFit { components, covariance: branch.covariance, ..self.fit };
                 // a start and two passes are the least that a fit takes
                 let rows = training.count().min(fit.most_rows) as u64;
@@ -142,7 +152,7 @@ impl MixtureChoice {
                 let (log_prob, standard_error) = score(&fitted.mixture, &validation);
                 branch.worse += 1;
                 if log_prob > branch.best {
-                    (branch.best, branch.worse) = (log_prob, 0);
+                    (branch.best, branch.error, branch.worse) = (log_prob, standard_error.unwrap_or(0.0), 0);
                 }
                 if log_prob.is_finite() {
                     let MixtureConfig { components, covariance } = fitted.mixture.config();

@@ -59,7 +59,8 @@ pub struct TrainConfig {
     pub validations: Validations,
     /// The rule by which weights replace the best ones so far.
     pub improvement: Improvement,
-    /// Validations without improvement after which the run ends; 0 never.
+    /// Validations without improvement after which the run ends; 0 never. Where improvement must be significant, those do
+    /// not count that are clearly better than the one before, though not than the best.
     pub patience: u32,
     /// Fits a mixture of Gaussians to the rows of a table before the first step and makes it the flow's base density; the
     /// number of its components is chosen on the validation rows. The flow must start as the identity.

@@ -13,12 +13,17 @@ const SPLINE_RATE: f64 = 1e-3;
 const SPLINE_CLIP: f64 = 5.0;
 
 /// The highest learning rate of a flow that begins at a mixture, whose steep components a larger one would miss.
-const TABLE_RATE: f64 = 3e-3;
+const TABLE_RATE: f64 = 1e-3;
 /// Weight decay is this over the number of rows, at most [`MOST_DECAY`].
 const DECAYED_ROWS: f64 = 100.0;
 const MOST_DECAY: f64 = 0.5;
-/// The rows that validation is to have, where a tenth of a table is less, and the most that it has of a large one.
+/// The rows that validation is to have, where a tenth of a table is less.
 const VALIDATION_ROWS: f64 = 100.0;
+/// It takes no more than this part of a small table, whose rows a mixture needs more,
+const MOST_OF_FEW: f64 = 0.15;
+/// unless these are not so many rows,
+const FEWEST_VALIDATION_ROWS: f64 = 20.0;
+/// and has no more than these of a large one.
 const MOST_VALIDATION_ROWS: f64 = 10_000.0;
 /// A mixture is fitted to no fewer rows.
 const FEWEST_FITTED: usize = 10;
@@ -45,7 +50,9 @@ impl TrainConfig {
             learning_rate: settings.learning_rate.min(TABLE_RATE),
             weight_decay: (DECAYED_ROWS / few).min(MOST_DECAY),
             warmup: 50,
-            validation_fraction: (VALIDATION_ROWS / few).clamp((MOST_VALIDATION_ROWS / few).min(0.1), 0.3),
+            validation_fraction: (VALIDATION_ROWS / few)
+                .clamp((MOST_VALIDATION_ROWS / few).min(0.1), MOST_OF_FEW)
+                .max((FEWEST_VALIDATION_ROWS / few).min(0.3)),
             validations: Validations::Early,
             improvement: Improvement::Significant,
             patience: 10,

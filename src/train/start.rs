@@ -48,13 +48,17 @@ fn full_choice() -> MixtureChoice {
     let mut choice = MixtureChoice::default();
     // a little above the bound of the base, for rounding
     choice.fit.least_scale = 1.01 * LEAST_SCALE;
+    // training goes on from there: the last digits are not worth hundreds of iterations
+    choice.fit.tolerance = 1e-4;
     choice
 }
 
-/// A quick choice, by which columns' maps are compared.
+/// A quick choice, by which columns' maps are compared. It has to climb as high as the full one: of a few components, maps that
+/// make each column look like a normal are always the better ones.
 fn quick_choice() -> MixtureChoice {
     let choice = full_choice();
-    MixtureChoice { fit: MixtureFit { most_rows: 4096, restarts: 2, ..choice.fit }, work: 1_000_000_000, ..choice }
+    let fit = MixtureFit { most_rows: 3000, restarts: 2, most_iterations: 20, tolerance: 1e-3, ..choice.fit };
+    MixtureChoice { candidates: vec![1, 2, 4, 6, 10, 16, 24, 40], fit, work: 3_000_000_000 }
 }
 
 /// Starts a run from a mixture, which is returned with its ladder; that is in the data's units, but for the error that the

@@ -59,6 +59,10 @@ const VALIDATIONS: u64 = 40;
 /// The first of the early validations; the next ones are after twice as many steps each.
 const EARLIEST: u64 = 10;
 
+/// A fall from one validation to the next counts from this part of the mean's standard error on: what two weights have in
+/// common cancels between them, and their difference has an error that is smaller by such a factor.
+const RECOVERY: f64 = 0.1;
+
 /// The best averaged weights.
 #[derive(Debug, Clone)]
 pub(super) struct Best<B: Backend> {
@@ -117,6 +121,12 @@ impl<B: Backend> Trainer<B> {
         flow
     }
 
+    /// Whether a mean of −log p is clearly below that of the validation before, though above the best one: a flow that begins
+    /// at a good base may lose by its first steps what it wins back later, and overfitting only rises.
+    fn is_recovering(&self, nll: f64, standard_error: f64) -> bool {
+        self.last_validation.as_ref().is_some_and(|last| last.nll - nll > RECOVERY * standard_error)
+    }
+
     /// Evaluates the averaged weights on the validation samples and keeps them if they are the best. Before the first
     /// step it initialises what depends on the first batch, as that step would.
     ///
@@ -156,7 +166,7 @@ impl<B: Backend> Trainer<B> {
             flow.set_provenance(Provenance { validation_nll: Some(nll), ..flow.provenance().clone() });
             self.best = Some(Best { nll, classification, flow, log_prob: paired.then_some(log_prob) });
             self.without_improvement = 0;
-        } else {
+        } else if !(paired && self.is_recovering(nll, standard_error)) {
             self.without_improvement = self.without_improvement.saturating_add(1);
         }
         let validation = Validation { step, nll, standard_error, classification, improved };

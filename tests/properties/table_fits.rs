@@ -78,6 +78,43 @@ fn no_fit_is_worse_than_its_mixture() {
     }
 }
 
+/// Maps that make each column look like a normal are given up where they break what columns have in common, and kept where
+/// they do not; a run that goes on has the same ones.
+#[test]
+fn maps_do_not_break_clusters() {
+    let mut noise = vec![0.0; 4 * 800];
+    Noise::Normal.fill(Key::new(9), 0, &mut noise);
+    let clusters = |u: &[f64]| {
+        let side = |x: f64| if x > 0.0 { 4.0 } else { -4.0 };
+        [side(u[2]) + u[0], side(u[3]) + 0.3 * side(u[2]) + 0.6 * u[0] + 0.5 * u[1]]
+    };
+    let skewed = |u: &[f64]| [u[0].exp(), (0.7 * u[0] + 0.7 * u[1]).exp()];
+    for (shaped, row) in [(false, &clusters as &dyn Fn(&[f64]) -> [f64; 2]), (true, &skewed)] {
+        let rows: Vec<Vec<f64>> = noise.chunks(4).map(|u| row(u).to_vec()).collect();
+        let table = Table::from_rows(&rows).expect("a table");
+        let alone = data::ColumnMaps::fit(
+            &table,
+            None,
+            &data::ColumnSettings { fit: ColumnFit::Auto, ..data::ColumnSettings::default() },
+        );
+        assert!(alone.expect("maps").maps().iter().all(|map| map.spline().is_some() || map.asinh().is_some()));
+        let train = TrainConfig::for_table(Family::Residual, 800);
+        let trainer = run(cpu(), &table, Family::Residual, 5, &train);
+        let has = |trainer: &Trainer<_>| -> Vec<bool> {
+            let maps = trainer.flow().columns().maps();
+            maps.iter().map(|map| map.spline().is_some() || map.asinh().is_some()).collect()
+        };
+        assert_eq!(has(&trainer), [shaped; 2]);
+        let archive = trainer.to_archive().expect("stored");
+        let mut resumed = Trainer::resume(cpu(), &archive, table).expect("its own state");
+        assert_eq!(resumed.flow().columns(), trainer.flow().columns());
+        let mut trainer = trainer;
+        trainer.run(|_, _| ()).expect("finite");
+        resumed.run(|_, _| ()).expect("finite");
+        assert_eq!(trainer.to_archive().expect("stored").tensors, resumed.to_archive().expect("stored").tensors);
+    }
+}
+
 /// A run beside another takes over what was fitted and is the same run to the bit; going on, nothing is lost.
 #[test]
 fn a_run_beside_another_is_the_same_run() {
