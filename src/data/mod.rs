@@ -58,6 +58,6 @@ pub use permutation::permutation;
 pub use reading::{Decimal, Missing, ModelColumns, Note, ReadOptions, Reading, Separator, read_from};
 pub use standardise::Standardiser;
 #[cfg(feature = "formats")]
-pub use structured::{ColumnValues, NamedColumn, read_columns};
+pub use structured::{ColumnValues, NamedColumn, chosen_columns, read_columns};
 pub use table::Table;
 pub use toy::ToyDensity;

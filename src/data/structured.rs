@@ -11,7 +11,7 @@ use crate::error::DataError;
 pub struct NamedColumn {
     /// Its name.
     pub name: String,
-    /// What it holds.
+    /// What it holds; no values where it is not read.
     pub values: ColumnValues,
 }
 
@@ -24,11 +24,34 @@ pub enum ColumnValues {
     Other(String),
 }
 
-/// Makes a table of named columns by the rules of [`read_from`](super::read_from): which columns are taken, what becomes
-/// of missing values, what is an index. Columns that are no numbers are faults unless they are left out.
+/// The places of those columns that [`read_columns`] takes, in the order of the table, so that no others need to be read. Only
+/// names and types are looked at.
 ///
 /// # Errors
-/// Returns [`DataError::Belongings`] if the columns differ in length, [`DataError::Empty`] if there are no rows, and
+/// Returns [`DataError::Cells`] if a column that is taken holds no numbers, with all such columns, and the errors of
+/// [`read_from`](super::read_from) for columns that are not there.
+///
+/// ```
+/// use resflow::data::{ColumnValues, NamedColumn, ReadOptions, chosen_columns};
+/// let column = |name: &str, values| NamedColumn { name: name.to_owned(), values };
+/// let numbers = ColumnValues::Numbers(Vec::new());
+/// let columns = [column("species", ColumnValues::Other("string".to_owned())), column("height", numbers)];
+/// let error = chosen_columns(&columns, &ReadOptions::default()).expect_err("a column of words");
+/// assert!(error.to_string().contains("column 1 (`species`) holds no numbers but values of type string"));
+/// let options = ReadOptions { drop: vec!["species".to_owned()], ..ReadOptions::default() };
+/// assert_eq!(chosen_columns(&columns, &options)?, [1]);
+/// # Ok::<(), resflow::data::DataError>(())
+/// ```
+pub fn chosen_columns(columns: &[NamedColumn], options: &ReadOptions) -> Result<Vec<usize>, DataError> {
+    Ok(layout(columns, options)?.columns().to_vec())
+}
+
+/// Makes a table of named columns by the rules of [`read_from`](super::read_from): which columns are taken, what becomes
+/// of missing values, what is an index. Columns that are no numbers are faults unless they are left out; what is left out
+/// may have no values at all ([`chosen_columns`]).
+///
+/// # Errors
+/// Returns [`DataError::Belongings`] if the columns that are taken differ in length, [`DataError::Empty`] if there are no rows, and
 /// [`DataError::Cells`] and the like as [`read_from`](super::read_from) does.
 ///
 /// ```
@@ -44,35 +67,46 @@ pub enum ColumnValues {
 /// # Ok::<(), resflow::data::DataError>(())
 /// ```
 pub fn read_columns(columns: Vec<NamedColumn>, options: &ReadOptions) -> Result<Reading, DataError> {
-    let mut rows = None;
-    for column in &columns {
-        if let ColumnValues::Numbers(values) = &column.values {
-            let samples = *rows.get_or_insert(values.len());
-            if samples != values.len() {
-                return Err(DataError::Belongings { what: "values of a column", found: values.len(), samples });
-            }
+    let layout = layout(&columns, options)?;
+    let mut kept: Vec<&[f64]> = Vec::with_capacity(layout.len());
+    for &place in layout.columns() {
+        let ColumnValues::Numbers(values) = &columns[place].values else { continue };
+        let samples = kept.first().map_or(values.len(), |first| first.len());
+        if samples != values.len() {
+            return Err(DataError::Belongings { what: "values of a column", found: values.len(), samples });
         }
+        kept.push(values);
     }
-    let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
-    let layout = choose(Some(&names), columns.len(), options)?;
-    let kept: Vec<&NamedColumn> = layout.columns().iter().map(|&c| &columns[c]).collect();
-    let mut others = kept.iter().enumerate().filter_map(|(slot, column)| match &column.values {
-        ColumnValues::Numbers(_) => None,
-        ColumnValues::Other(dtype) => Some((slot, dtype.as_str())),
-    });
-    if others.clone().next().is_some() {
-        return refuse(&mut others, layout, rows.unwrap_or(1), options);
+    let rows = kept.first().map_or(0, |first| first.len());
+    if rows == 0 {
+        return Err(DataError::Empty);
     }
-    let rows = rows.filter(|rows| *rows > 0).ok_or(DataError::Empty)?;
-    let mut values = Vec::with_capacity(rows * kept.len());
-    for row in 0..rows {
-        for column in &kept {
-            if let ColumnValues::Numbers(numbers) = &column.values {
-                values.push(numbers[row]);
-            }
-        }
-    }
+    let values: Vec<f64> = (0..rows).flat_map(|row| kept.iter().map(move |values| values[row])).collect();
     finish_array(layout, values, options)
+}
+
+/// The columns that are taken, all of them numbers.
+fn layout(columns: &[NamedColumn], options: &ReadOptions) -> Result<Layout, DataError> {
+    let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+    let mut layout = choose(Some(&names), columns.len(), options)?;
+    layout.leave_row_names_out(|place| matches!(columns[place].values, ColumnValues::Other(_)));
+    if layout.len() == 0 {
+        return Err(DataError::TableShape { values: 0, width: 0 });
+    }
+    // how many rows there are is not known yet: of a type are all
+    let mut faults = Cells::new(layout.len());
+    faults.set_rows(1);
+    let mut all_numbers = true;
+    for (slot, &place) in layout.columns().iter().enumerate() {
+        if let ColumnValues::Other(name) = &columns[place].values {
+            faults.add_type(slot, name, 1);
+            all_numbers = false;
+        }
+    }
+    if all_numbers {
+        return Ok(layout);
+    }
+    Err(finish(layout, Vec::new(), faults, options, Vec::new()).err().unwrap_or(DataError::Empty))
 }
 
 /// A field that is a column.

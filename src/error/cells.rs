@@ -24,6 +24,11 @@ pub enum Fault {
         /// The first of them.
         text: String,
     },
+    /// The column's type is none of numbers.
+    Type {
+        /// The type's name.
+        name: String,
+    },
     /// Values are infinite.
     Infinite {
         /// The first of them.
@@ -72,9 +77,12 @@ impl fmt::Display for CellFaults {
         let mut said = String::new();
         let of = |wanted: fn(&Fault) -> bool| self.columns.iter().filter(move |c| wanted(&c.fault)).collect::<Vec<_>>();
         let texts = of(|fault| matches!(fault, Fault::TextColumn { .. }));
+        let types = of(|fault| matches!(fault, Fault::Type { .. }));
         let constants = of(|fault| matches!(fault, Fault::Constant { .. }));
-        let cells = of(|fault| !matches!(fault, Fault::TextColumn { .. } | Fault::Constant { .. }));
+        let cells =
+            of(|fault| !matches!(fault, Fault::TextColumn { .. } | Fault::Type { .. } | Fault::Constant { .. }));
         describe_texts(&texts, &mut said)?;
+        describe_types(&types, &mut said)?;
         let mut rest = 0;
         for column in &cells {
             if said.len() > LONG {
@@ -122,6 +130,24 @@ fn describe_texts(columns: &[&ColumnFault], said: &mut String) -> fmt::Result {
     }
 }
 
+fn describe_types(columns: &[&ColumnFault], said: &mut String) -> fmt::Result {
+    let name = |column: &ColumnFault| match &column.fault {
+        Fault::Type { name } => Excerpt(name).to_string(),
+        _ => String::new(),
+    };
+    if columns.is_empty() {
+        return Ok(());
+    }
+    separate(said);
+    match columns {
+        [only] => write!(said, "{} holds no numbers but values of type {}", only.label, name(only)),
+        _ => {
+            write!(said, "{} columns hold no numbers: ", columns.len())?;
+            many(columns, said, |column| format!(" ({})", name(column)))
+        }
+    }
+}
+
 fn describe_constants(columns: &[&ColumnFault], said: &mut String) -> fmt::Result {
     match columns {
         [] => return Ok(()),
@@ -160,7 +186,9 @@ fn describe(column: &ColumnFault, said: &mut String) -> fmt::Result {
         Fault::Missing { text } if text.is_empty() => said.push_str("the cell is empty"),
         Fault::Missing { text } if text.eq_ignore_ascii_case("nan") => said.push_str("the value is NaN"),
         Fault::Missing { text } => write!(said, "`{}` is a missing value", Excerpt(text))?,
-        Fault::Text { text } | Fault::TextColumn { text } => write!(said, "`{}` is not a number", Excerpt(text))?,
+        Fault::Text { text } | Fault::TextColumn { text } | Fault::Type { name: text } => {
+            write!(said, "`{}` is not a number", Excerpt(text))?;
+        }
         Fault::Infinite { value } | Fault::Constant { value } => write!(said, "the value is {value}")?,
     }
     if column.count > 1 {

@@ -2,7 +2,7 @@
 //! rows.
 
 use super::Reading;
-use super::columns::Layout;
+use super::columns::{Layout, ROW_NAMES};
 use super::note::Note;
 use super::number::Cell;
 use super::options::{Missing, ReadOptions};
@@ -17,9 +17,10 @@ const SHOWN: usize = 5;
 struct Tally {
     count: usize,
     places: Vec<Place>,
-    /// The first cell.
+    /// The first cell, or the name of the column's type.
     text: String,
     value: f64,
+    is_type: bool,
 }
 
 impl Tally {
@@ -73,6 +74,11 @@ impl Cells {
     /// A column of which no cell is a number.
     pub(in crate::data) fn add_text_column(&mut self, slot: usize, text: &str, rows: usize) {
         self.text[slot] = Tally { count: rows, text: text.to_owned(), ..Tally::default() };
+    }
+
+    /// A column of a type whose values are no numbers.
+    pub(in crate::data) fn add_type(&mut self, slot: usize, name: &str, rows: usize) {
+        self.text[slot] = Tally { count: rows, text: name.to_owned(), is_type: true, ..Tally::default() };
     }
 
     pub(in crate::data) fn set_rows(&mut self, rows: usize) {
@@ -181,7 +187,7 @@ fn index(layout: &Layout, slot: usize, values: &[f64], faults: &Cells) -> Option
         return Some(Note::Hollow { column });
     }
     if unnamed && faults.text[slot].count > 0 && faults.is_text(slot) {
-        return Some(Note::Index { column, what: "the names of the rows" });
+        return Some(Note::Index { column, what: ROW_NAMES });
     }
     if faults.numbers(slot) < rows {
         return None;
@@ -235,7 +241,9 @@ fn report(
     };
     for &slot in kept {
         let text = &faults.text[slot];
-        if faults.is_text(slot) {
+        if text.is_type {
+            add(slot, Fault::Type { name: text.text.clone() }, text);
+        } else if faults.is_text(slot) {
             add(slot, Fault::TextColumn { text: text.text.clone() }, text);
         } else if text.count > 0 {
             add(slot, Fault::Text { text: text.text.clone() }, text);

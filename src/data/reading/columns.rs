@@ -4,6 +4,9 @@ use super::note::Note;
 use super::options::{ModelColumns, ReadOptions};
 use crate::error::DataError;
 
+/// What an index column of words holds.
+pub(super) const ROW_NAMES: &str = "the names of the rows";
+
 /// The columns that are read, in the order of the table.
 #[derive(Debug)]
 pub(in crate::data) struct Layout {
@@ -40,6 +43,17 @@ impl Layout {
 
     pub(in crate::data) fn name(&self, slot: usize) -> Option<String> {
         self.names.as_ref().map(|names| names[self.columns[slot]].clone())
+    }
+
+    /// Leaves columns without a name out that hold words, which are the names of the rows.
+    pub(in crate::data) fn leave_row_names_out(&mut self, is_text: impl Fn(usize) -> bool) {
+        for slot in (0..self.len()).rev() {
+            if self.suspect[slot] && self.is_unnamed(slot) && is_text(self.columns[slot]) {
+                self.notes.push(Note::Index { column: self.label(slot), what: ROW_NAMES });
+                self.columns.remove(slot);
+                self.suspect.remove(slot);
+            }
+        }
     }
 
     /// The place of each of the file's columns in the table.

@@ -56,6 +56,13 @@ pub enum Note {
     },
     /// A decision about images.
     Images(String),
+    /// Whole numbers of a column have more digits than a double keeps, which is 53 bits.
+    Rounded {
+        /// Its label.
+        column: String,
+        /// The number of such cells.
+        cells: usize,
+    },
     /// Rows with missing cells are left out.
     Dropped {
         /// Their number.
@@ -69,7 +76,11 @@ impl Note {
     /// Whether it changes which numbers are taken, and not only how they are read.
     pub fn is_warning(&self) -> bool {
         match self {
-            Self::Index { .. } | Self::Hollow { .. } | Self::Reordered | Self::Dropped { .. } => true,
+            Self::Index { .. }
+            | Self::Hollow { .. }
+            | Self::Reordered
+            | Self::Dropped { .. }
+            | Self::Rounded { .. } => true,
             Self::ByPosition { named } => *named,
             _ => false,
         }
@@ -107,6 +118,9 @@ impl fmt::Display for Note {
                 f.write_str("the columns have no names: they are taken in the order of the model's")
             }
             Self::Images(sentence) => f.write_str(sentence),
+            Self::Rounded { column, cells } => {
+                write!(f, "{column}: {} beyond 2^53 rounded to double precision", Count(*cells, "whole number"))
+            }
             Self::Dropped { rows, of } => write!(f, "{rows} of {} with missing values left out", Count(*of, "row")),
         }
     }

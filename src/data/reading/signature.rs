@@ -1,14 +1,19 @@
 //! Formats that are no tables of this library, told by their first bytes.
 
+/// What helps with tables that are stored by columns. The program reads them itself, but not from within gzip or zip.
+const BY_COLUMNS: &str = "the program `resflow` reads it if it was built with the feature `parquet` and the file is not \
+                          compressed as a whole; or write the table as .npy or CSV, with pandas df.to_csv(…, index=False)";
+
 /// What a file is, and what helps, if it is none of ours.
 pub(super) fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
-    let magic: [(&[u8], &str, &str); 19] = [
+    let magic: [(&[u8], &str, &str); 20] = [
         (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "`git lfs pull` fetches it"),
         (b"%PDF", "a PDF document", "export the table as CSV"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", "save the sheet as CSV"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "write the table as .npy or CSV, with pandas df.to_csv(…, index=False)"),
-        (b"PAR1", "a Parquet file", "write the table as .npy or CSV, with pandas df.to_csv(…, index=False)"),
-        (b"ARROW1", "an Arrow (Feather) file", "write the table as .npy or CSV, with pandas df.to_csv(…, index=False)"),
+        (b"PAR1", "a Parquet file", BY_COLUMNS),
+        (b"ARROW1", "an Arrow (Feather) file", BY_COLUMNS),
+        (b"\xff\xff\xff\xff", "an Arrow stream", BY_COLUMNS),
         (b"FEA1", "a Feather file of version 1", "write it again with pandas df.to_feather, or as CSV"),
         (b"SQLite format 3", "an SQLite database", "export the table as CSV"),
         (b"\x28\xb5\x2f\xfd", "compressed by zstd", "decompress it: zstd -d"),
