@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use resflow::checkpoint::write_atomically;
+use resflow::data::csv;
 
+use crate::columnar::{self, Column, Kind};
 use crate::failure::{say, usage};
 
 /// Text on standard output; that it cannot be written is an error, not a panic.
@@ -22,6 +24,9 @@ pub(crate) enum Format {
     Csv,
     Npy,
     Png,
+    Parquet,
+    // also called Feather
+    Arrow,
 }
 
 impl Format {
@@ -32,8 +37,41 @@ impl Format {
             "csv" => Some(Self::Csv),
             "npy" => Some(Self::Npy),
             "png" => Some(Self::Png),
+            "parquet" | "pq" => Some(Self::Parquet),
+            "arrow" | "feather" | "ipc" => Some(Self::Arrow),
             _ => is_stream(path).then_some(Self::Csv),
         }
+    }
+
+    /// The format as one that is stored by columns, if it is.
+    pub(crate) fn columnar(self) -> Option<Kind> {
+        match self {
+            Self::Parquet => Some(Kind::Parquet),
+            Self::Arrow => Some(Kind::ArrowFile),
+            Self::Csv | Self::Npy | Self::Png => None,
+        }
+    }
+
+    /// The bytes of rows under names, as columns or else as CSV.
+    pub(crate) fn named_rows(self, names: &[String], values: &[f64]) -> Result<Vec<u8>> {
+        if let Some(kind) = self.columnar() {
+            return columnar::write(kind, &Column::of_rows(names, values));
+        }
+        let mut bytes = Vec::new();
+        csv::write_values(Some(names), names.len(), values, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Refuses what the program was built without.
+    pub(crate) fn check(self, out: &Path) -> Result<()> {
+        if let Some(kind) = self.columnar().filter(|_| !columnar::BUILT_IN) {
+            let (out, kind) = (out.display(), kind.name());
+            return Err(usage(format_args!(
+                "--out {out}: to write {kind}, build the program with the feature `parquet` (`cargo install resflow-cli \
+                 --features parquet`); a name that ends in .csv needs nothing"
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -30,6 +30,7 @@ Begin with:
   resflow sample board -n 1000 --out new.csv draw from the model
 
 With your own data: a table, one row a point, as text (.csv, .tsv, .txt, .data, with or without a header), .npy or .npz,
+as Parquet or Arrow (Feather, not in .gz) if the program was built with the feature `parquet`,
 also compressed (.gz), or from a pipe (-); or images: a folder with MNIST's or CIFAR's files or with PNG files, an IDX file,
 or a .npy array of bytes [n, h, w, c]; one file of them may come from a pipe too. What is decided about a table is told, and
 can be decided otherwise by options.
@@ -143,9 +144,9 @@ pub(crate) struct Score {
     pub(crate) part: Part,
     #[command(flatten)]
     pub(crate) size: Size,
-    /// Write log_prob, se and percentile of every row, with --contamination also outlier, to this .csv file, or to a pipe
-    /// (-); of images bits_per_dim and bits_per_dim_se before them, without percentile; of models that classify also the
-    /// likeliest class (by its name if it has one) and its probability, as class and confidence
+    /// Write log_prob, se and percentile of every row, with --contamination also outlier, to this .csv, .parquet or .arrow
+    /// file, or to a pipe (-); of images bits_per_dim and bits_per_dim_se before them, without percentile; of models that
+    /// classify also the likeliest class (by its name if it has one) and its probability, as class and confidence
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// Print one JSON object
@@ -229,7 +230,7 @@ pub(crate) struct Sample {
         allow_negative_numbers = true,
     )]
     pub(crate) n: u64,
-    /// A .csv, .npy or .png file, or a pipe (-)
+    /// A .csv, .npy, .parquet, .arrow or .png file, or a pipe (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     /// The format of what is written [default: by the name of --out; csv into a pipe]
@@ -245,8 +246,8 @@ pub(crate) struct Sample {
 
 /// Map rows or images to latent space, where the model is a standard normal
 ///
-/// A .csv file gets the columns z1 … zd, log_det (log|det ∂z/∂x|, nats) and se, its standard error; a .npy file z alone,
-/// [n, d]. log p(x) = log N(z; 0, I) + log_det. Columns are matched as by `resflow score`; rows that --missing drop-rows
+/// A .csv, .parquet or .arrow file gets the columns z1 … zd, log_det (log|det ∂z/∂x|, nats) and se, its standard error; a
+/// .npy file z alone, [n, d]. log p(x) = log N(z; 0, I) + log_det. Columns are matched as by `resflow score`; rows that --missing drop-rows
 /// leaves out are NaN. Images are taken as by `resflow score`, with the same noise.
 ///
 /// In the library the same numbers are those of `encode(samples, key)` with the key of `resflow score`,
@@ -302,10 +303,10 @@ pub(crate) struct Decode {
 /// Where coordinates and log dets go.
 #[derive(Debug, Args)]
 pub(crate) struct Coordinates {
-    /// The .csv or .npy file to write, or a pipe (-)
+    /// The .csv, .npy, .parquet or .arrow file to write, or a pipe (-)
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// The format of what is written, csv or npy [default: by the name of --out; csv into a pipe]
+    /// The format of what is written, any but png [default: by the name of --out; csv into a pipe]
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
     /// Write log_det and se to this .csv file too

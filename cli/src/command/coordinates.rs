@@ -49,9 +49,12 @@ pub(crate) fn wants_log_dets(output: &Coordinates) -> bool {
 }
 
 pub(crate) fn check_output(output: &Coordinates) -> Result<()> {
-    if !matches!(Format::of(&output.out, output.format), Some(Format::Csv | Format::Npy)) {
-        let out = output.out.display();
-        return Err(usage(format_args!("--out {out}: the file's name must end in .csv or .npy")));
+    match Format::of(&output.out, output.format) {
+        Some(Format::Png) | None => {
+            let out = output.out.display();
+            return Err(usage(format_args!("--out {out}: the file's name must end in .csv, .npy, .parquet or .arrow")));
+        }
+        Some(format) => format.check(&output.out)?,
     }
     match &output.log_det {
         Some(path) if !is_stream(path) && extension(path) != "csv" => {
@@ -88,9 +91,7 @@ pub(crate) fn write(
         columns.extend(names);
         let all: Vec<f64> =
             values.chunks_exact(d).zip(beside()).flat_map(|(row, more)| row.iter().copied().chain(more)).collect();
-        let mut bytes = Vec::new();
-        csv::write_values(Some(&columns), d + 2, &all, &mut bytes)?;
-        bytes
+        Format::of(out, output.format).unwrap_or(Format::Csv).named_rows(&columns, &all)?
     };
     write_file(out, &bytes)?;
     report(Some(out), &format!("{}: {} rows\n", out.display(), log_det.len()))

@@ -2,7 +2,6 @@
 
 use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Key};
-use resflow::data::csv;
 use resflow::data::image::{ImageSet, npy as image_npy};
 use resflow::invert::Inversion;
 use resflow::with_device;
@@ -24,8 +23,10 @@ const MOST: u64 = 1 << 32;
 pub(crate) fn run(arguments: &Sample) -> Result<()> {
     let Some(format) = Format::of(&arguments.out, arguments.format) else {
         let out = arguments.out.display();
-        return Err(usage(format_args!("--out {out}: the file's name must end in .csv, .npy or .png")));
+        let endings = ".csv, .npy, .parquet, .arrow or .png";
+        return Err(usage(format_args!("--out {out}: the file's name must end in {endings}")));
     };
+    format.check(&arguments.out)?;
     let stored = Stored::open(&arguments.model)?;
     spare_inputs(&[("--out", Some(&arguments.out))], &[stored.path()])?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
@@ -57,10 +58,8 @@ fn draw<B: Backend>(arguments: &Sample, format: Format, stored: &Stored, backend
     let values = drawn.samples.into_values();
     let report = || report_inversion(&drawn.reports, &how);
     let residual = match (format, model.images()) {
-        (Format::Csv, _) => {
-            let mut bytes = Vec::new();
-            csv::write_values(Some(&column_names(&flow)), d, &values, &mut bytes)?;
-            write_file(out, &bytes)?;
+        (Format::Csv | Format::Parquet | Format::Arrow, _) => {
+            write_file(out, &format.named_rows(&column_names(&flow), &values)?)?;
             report()?
         }
         (Format::Npy, images) => {

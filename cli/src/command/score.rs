@@ -15,6 +15,7 @@ use resflow::invert::Status;
 use resflow::with_device;
 
 use crate::arguments::Score;
+use crate::columnar::{self, Cells, Column};
 use crate::data::labels;
 use crate::data::weight::effective_count;
 use crate::data::{Data, file_of};
@@ -24,7 +25,7 @@ use crate::evaluate::outliers::{self, Outliers};
 use crate::evaluate::percentile::Percentiles;
 use crate::failure::{usage, warn};
 use crate::model::Stored;
-use crate::output::{extension, is_stream, report as report_out, spare_inputs, write_file};
+use crate::output::{Format, is_stream, report as report_out, spare_inputs, write_file};
 use crate::settings::presets;
 
 /// Fresh points of a density, unless a number is given.
@@ -33,10 +34,14 @@ const FRESH: u32 = 10_000;
 const WHOLE: &str = "--rows is for built-in densities and images; a file is scored whole";
 
 pub(crate) fn run(arguments: &Score) -> Result<()> {
-    if let Some(out) = arguments.out.as_ref().filter(|p| (p.is_file() || !p.exists()) && !is_stream(p))
-        && extension(out) != "csv"
-    {
-        return Err(usage(format_args!("--out {}: the file's name must end in .csv", out.display())));
+    if let Some(out) = arguments.out.as_ref().filter(|p| (p.is_file() || !p.exists()) && !is_stream(p)) {
+        match Format::of(out, None) {
+            Some(format) if format == Format::Csv || format.columnar().is_some() => format.check(out)?,
+            _ => {
+                let out = out.display();
+                return Err(usage(format_args!("--out {out}: the file's name must end in .csv, .parquet or .arrow")));
+            }
+        }
     }
     let stored = Stored::open(&arguments.model)?;
     let others = arguments.outliers.as_deref().map_or(Path::new(""), file_of);
@@ -107,8 +112,12 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     let seconds = start.elapsed().as_secs_f64();
     let percentiles = Percentiles::of(&scores, flow.provenance().scores.as_ref(), arguments.contamination)?;
     if let Some(path) = &arguments.out {
-        let text = table(model, &scores, percentiles.as_ref(), classified.as_ref(), names.as_deref(), &dropped);
-        write_file(path, text.as_bytes())?;
+        let columns = scored(model, &scores, percentiles.as_ref(), classified.as_ref(), names.as_deref(), &dropped);
+        let bytes = match Format::of(path, None).and_then(Format::columnar) {
+            Some(kind) => columnar::write(kind, &columns)?,
+            None => columnar::csv(&columns).into_bytes(),
+        };
+        write_file(path, &bytes)?;
     }
     let outliers = match other {
         Some(other) => Some(Outliers::of(&prepared, model, &scores, other, arguments.seed)?),
@@ -130,61 +139,44 @@ struct Found {
     dropped: usize,
 }
 
-/// The values of all rows, as CSV; rows that were left out have none. Classes may have names.
-fn table(
+/// The values of all rows, column by column; rows that were left out have none. Classes may have names.
+fn scored(
     model: &ModelConfig,
     scores: &LogProb,
     percentiles: Option<&Percentiles>,
     classified: Option<&Classified>,
     classes: Option<&[String]>,
     dropped: &[usize],
-) -> String {
-    let mut names = match model {
-        ModelConfig::Images(_) => vec!["bits_per_dim", "bits_per_dim_se", "log_prob", "se"],
-        ModelConfig::Rows(_) => vec!["log_prob", "se"],
-    };
-    let mut places = percentiles.map(|p| p.values.iter());
-    let mut outliers = percentiles.and_then(Percentiles::outliers);
-    names.extend(places.as_ref().map(|_| "percentile"));
-    names.extend(outliers.as_ref().map(|_| "outlier"));
-    let mut predictions = classified.map(Classified::predictions);
-    if predictions.is_some() {
-        names.extend(["class", "confidence"]);
+) -> Vec<Column> {
+    let (values, errors) = (&scores.values, &scores.standard_error);
+    let mut columns = Vec::new();
+    let mut add = |name: &str, cells: Cells| columns.push(Column::new(name, cells.with_rows(dropped)));
+    if model.images().is_some() {
+        add("bits_per_dim", Cells::Numbers(values.iter().filter_map(|v| model.bits_per_dim(*v)).collect()));
+        add("bits_per_dim_se", Cells::Numbers(errors.iter().filter_map(|e| model.bits_per_dim_error(*e)).collect()));
     }
-    let mut text = names.join(",") + "\n";
-    let none = vec!["NaN"; names.len()].join(",") + "\n";
-    let mut gone = dropped.iter().copied().peekable();
-    let mut row = 0;
-    let mut skip = |text: &mut String| {
-        while gone.next_if_eq(&row).is_some() {
-            *text += &none;
-            row += 1;
+    add("log_prob", Cells::Numbers(values.clone()));
+    add("se", Cells::Numbers(errors.clone()));
+    if let Some(percentiles) = percentiles {
+        add("percentile", Cells::Numbers(percentiles.values.clone()));
+        if let Some(outliers) = percentiles.outliers() {
+            add("outlier", Cells::Counts(outliers.map(|outlier| Some(usize::from(outlier))).collect()));
         }
-        row += 1;
-    };
-    for (&value, &error) in scores.values.iter().zip(&scores.standard_error) {
-        skip(&mut text);
-        let bits = model.bits_per_dim(value).into_iter().chain(model.bits_per_dim_error(error));
-        // `{:?}` is the shortest text that reads back as the same number
-        let mut cells: Vec<_> = bits.chain([value, error]).map(|v| format!("{v:?}")).collect();
-        cells.extend(places.as_mut().and_then(Iterator::next).map(|p| format!("{p:?}")));
-        cells.extend(outliers.as_mut().and_then(Iterator::next).map(|o| u8::from(o).to_string()));
-        if let Some((class, confidence)) = predictions.as_mut().and_then(Iterator::next) {
-            let class =
-                classes.and_then(|names| names.get(class)).map_or_else(|| class.to_string(), |name| quoted(name));
-            cells.extend([class, format!("{confidence:?}")]);
-        }
-        text += &cells.join(",");
-        text.push('\n');
     }
-    skip(&mut text);
-    text
-}
-
-/// A text as a cell of CSV.
-fn quoted(text: &str) -> String {
-    let plain = !text.is_empty() && !text.contains([',', '"', '\n', '\r']) && text.trim() == text;
-    if plain { text.to_owned() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
+    if let Some(classified) = classified {
+        let (found, confidence): (Vec<usize>, Vec<f64>) = classified.predictions().unzip();
+        let name = |names: &[String], class: usize| names.get(class).cloned().unwrap_or_else(|| class.to_string());
+        let found = found.into_iter();
+        add(
+            "class",
+            match classes {
+                Some(names) => Cells::Words(found.map(|class| Some(name(names, class))).collect()),
+                None => Cells::Counts(found.map(Some).collect()),
+            },
+        );
+        add("confidence", Cells::Numbers(confidence));
+    }
+    columns
 }
 
 /// The estimator that was asked for; `auto` keeps the model's own alternative.

@@ -4,6 +4,7 @@ pub(crate) mod labels;
 pub(crate) mod part;
 pub(crate) mod reading;
 pub(crate) mod size;
+mod source;
 pub(crate) mod weight;
 
 use std::path::Path;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::stdin;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -10,6 +9,8 @@ use anyhow::{Error, Result};
 use clap::{Args, ValueEnum};
 use resflow::data::{self, DataError, Decimal, ModelColumns, Note, Opened, ReadOptions, Reading, Separator};
 
+use super::source::Source;
+use crate::columnar;
 use crate::failure::{say, usage, warn};
 
 /// Standard input, as DATA.
@@ -142,9 +143,12 @@ pub(crate) struct Matching {
 /// Reads a file, a folder or standard input; says what was decided.
 pub(crate) fn open(path: &Path, options: &ReadOptions) -> Result<Opened> {
     let name = path.display().to_string();
-    let is_input = path == Path::new(STANDARD_INPUT);
-    let opened =
-        if is_input { of_input(data::open_from(stdin().lock(), options)) } else { data::open_with(path, options) };
+    let opened = match Source::of(path) {
+        Ok(Source::Path) => data::open_with(path, options),
+        Ok(Source::Columns(kind, input)) => within(path, columnar::read(kind, input, &name, options).map(Opened::from)),
+        Ok(Source::Stream(stream)) => within(path, data::open_from(stream, options)),
+        Err(error) => within(path, Err(error.into())),
+    };
     let opened = opened.map_err(|e| refused(e, options.model.as_ref()))?;
     tell(&name, &opened.notes);
     Ok(opened)
@@ -153,17 +157,24 @@ pub(crate) fn open(path: &Path, options: &ReadOptions) -> Result<Opened> {
 /// Reads a table; says what was decided.
 pub(crate) fn table(path: &Path, options: &ReadOptions) -> Result<Reading> {
     let name = path.display().to_string();
-    let is_input = path == Path::new(STANDARD_INPUT);
-    let reading =
-        if is_input { of_input(data::read_from(stdin().lock(), options)) } else { data::read_with(path, options) };
+    let reading = match Source::of(path) {
+        Ok(Source::Path) => data::read_with(path, options),
+        Ok(Source::Columns(kind, input)) => within(path, columnar::read(kind, input, &name, options)),
+        Ok(Source::Stream(stream)) => within(path, data::read_from(stream, options)),
+        Err(error) => within(path, Err(error.into())),
+    };
     let reading = reading.map_err(|e| refused(e, options.model.as_ref()))?;
     tell(&name, &reading.notes);
     Ok(reading)
 }
 
-/// What was read of standard input, which an error names.
-fn of_input<T>(found: Result<T, DataError>) -> Result<T, DataError> {
-    found.map_err(|source| DataError::File { path: "standard input".into(), source: Box::new(source) })
+/// What was found at a path, which an error names.
+fn within<T>(path: &Path, found: Result<T, DataError>) -> Result<T, DataError> {
+    found.map_err(|source| {
+        let is_input = path == Path::new(STANDARD_INPUT);
+        let path = if is_input { "standard input".into() } else { path.to_owned() };
+        DataError::File { path, source: Box::new(source) }
+    })
 }
 
 /// Says what was decided, each once: an experiment opens its data many times.

@@ -1,0 +1,147 @@
+//! A table while it is read: which of its columns are, and their numbers, batch by batch.
+//!
+//! What is not chosen is never decoded. A few bytes can announce any number of rows, all alike: what the numbers take is
+//! bounded by the length of the file before they are decoded.
+
+use std::io;
+
+use anyhow::{Result, bail};
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use resflow::data::{ColumnValues, DataError, NamedColumn, Note, ReadOptions, Reading, chosen_columns, read_columns};
+use serde_json::Value;
+
+use super::number;
+
+/// What the numbers of a file may take in bytes: so many in any case, and so many for each of its own.
+const ALWAYS: u64 = 256 << 20;
+const EXPANSION: u64 = 200;
+
+/// The most bytes that so many bytes of a file may become.
+pub(super) fn most(bytes: u64) -> u64 {
+    bytes.saturating_mul(EXPANSION).max(ALWAYS)
+}
+
+/// The error of a file that becomes more.
+pub(super) fn expands() -> anyhow::Error {
+    invalid(format!(
+        "the file becomes more than {EXPANSION} times as large, and more than {} MiB, which no table does; --columns A,B takes \
+         some of its columns",
+        ALWAYS >> 20
+    ))
+    .into()
+}
+
+/// An error of a file that is not what it should be.
+pub(super) fn invalid(problem: String) -> DataError {
+    DataError::Io(io::Error::new(io::ErrorKind::InvalidData, problem))
+}
+
+/// At most so many characters of what comes from a file, on one line.
+pub(super) fn shown(text: &str, most: usize) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
+}
+
+/// The columns of a table that is read.
+pub(super) struct Table {
+    columns: Vec<NamedColumn>,
+    /// The places of those that are read, in the order of the file.
+    places: Vec<usize>,
+    /// The whole numbers of each that were rounded.
+    rounded: Vec<usize>,
+    rows: usize,
+    options: ReadOptions,
+    notes: Vec<Note>,
+}
+
+impl Table {
+    /// A table of no rows yet.
+    pub(super) fn new(schema: &Schema, options: &ReadOptions) -> Result<Self> {
+        let fields = schema.fields().iter();
+        let columns: Vec<NamedColumn> = fields
+            .map(|field| {
+                let values = match number::other(field.data_type()) {
+                    None => ColumnValues::Numbers(Vec::new()),
+                    Some(name) => ColumnValues::Other(name.to_owned()),
+                };
+                NamedColumn { name: field.name().clone(), values }
+            })
+            .collect();
+        let mut options = options.clone();
+        let pandas = schema.metadata().get("pandas");
+        let notes = pandas.map_or_else(Vec::new, |said| leave_index_out(&columns, said, &mut options));
+        let mut places = chosen_columns(&columns, &options)?;
+        places.sort_unstable();
+        places.dedup();
+        Ok(Self { rounded: vec![0; places.len()], columns, places, rows: 0, options, notes })
+    }
+
+    /// The places of the columns that are read, in the order of the file.
+    pub(super) fn places(&self) -> &[usize] {
+        &self.places
+    }
+
+    /// The rows that were read.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Refuses so many more rows if a file of so many bytes cannot have them.
+    pub(super) fn check(&self, more: usize, bytes: u64) -> Result<()> {
+        let rows = self.rows.saturating_add(more) as u64;
+        if rows.saturating_mul(8 * self.places.len() as u64) > most(bytes) { Err(expands()) } else { Ok(()) }
+    }
+
+    /// Adds the rows of a batch of the columns that are read, of a file of so many bytes.
+    pub(super) fn add(&mut self, batch: &RecordBatch, bytes: u64) -> Result<()> {
+        self.check(batch.num_rows(), bytes)?;
+        if batch.num_columns() != self.places.len() {
+            bail!("it has {} columns where {} were announced", batch.num_columns(), self.places.len());
+        }
+        for (slot, array) in batch.columns().iter().enumerate() {
+            if let ColumnValues::Numbers(values) = &mut self.columns[self.places[slot]].values {
+                self.rounded[slot] += number::extend(values, array)?;
+            }
+        }
+        self.rows += batch.num_rows();
+        Ok(())
+    }
+
+    /// The table of all rows, by the rules of the library.
+    pub(super) fn finish(self) -> Result<Reading> {
+        let Self { columns, places, rounded, options, mut notes, .. } = self;
+        for (&place, &cells) in places.iter().zip(&rounded).filter(|(_, cells)| **cells > 0) {
+            notes.push(Note::Rounded { column: label(&columns, place), cells });
+        }
+        let mut reading = read_columns(columns, &options)?;
+        reading.notes.splice(0..0, notes);
+        Ok(reading)
+    }
+}
+
+/// A column's number, from one, and its name.
+fn label(columns: &[NamedColumn], place: usize) -> String {
+    format!("column {} (`{}`)", place + 1, shown(&columns[place].name, 60))
+}
+
+/// Leaves columns out that pandas says are the index of its rows, unless something asks for them by their names.
+fn leave_index_out(columns: &[NamedColumn], said: &str, options: &mut ReadOptions) -> Vec<Note> {
+    let mut notes = Vec::new();
+    if options.columns.is_some() {
+        return notes;
+    }
+    let said: Value = serde_json::from_str(said).unwrap_or_default();
+    // an index that only counts is no column, and no name here
+    for name in said["index_columns"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let mut there = (0..columns.len()).filter(|&place| columns[place].name == name);
+        let (Some(place), None) = (there.next(), there.next()) else { continue };
+        let model = options.model.iter().flat_map(|model| model.names.iter().flatten().chain(&model.beside));
+        let mut asked = model.chain(&options.index).chain(&options.drop);
+        if asked.any(|other| other == name) {
+            continue;
+        }
+        options.drop.push(name.to_owned());
+        notes.push(Note::Index { column: label(columns, place), what: "the index of a pandas table" });
+    }
+    notes
+}
