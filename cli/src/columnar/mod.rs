@@ -9,6 +9,8 @@ mod guard;
 #[cfg(feature = "parquet")]
 mod number;
 #[cfg(feature = "parquet")]
+mod page;
+#[cfg(feature = "parquet")]
 mod parquet_file;
 #[cfg(feature = "parquet")]
 mod reading;
@@ -16,6 +18,8 @@ mod reading;
 mod refusal;
 #[cfg(feature = "parquet")]
 mod table;
+#[cfg(all(test, feature = "parquet"))]
+mod tests;
 #[cfg(feature = "parquet")]
 mod writing;
 
@@ -68,19 +72,4 @@ impl Kind {
 pub(crate) enum Input {
     File(File),
     Stream(Box<dyn Read + Send>),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn formats_are_told_by_their_first_bytes() {
-        assert_eq!(Kind::of(b"PAR1\x15\x04"), Some(Kind::Parquet));
-        assert_eq!(Kind::of(b"ARROW1\0\0"), Some(Kind::ArrowFile));
-        assert_eq!(Kind::of(b"\xff\xff\xff\xff\x70\0"), Some(Kind::ArrowStream));
-        for other in [&b""[..], b"PAR", b"a,b\n1,2", b"FEA1", b"\xff\xfea\0"] {
-            assert_eq!(Kind::of(other), None, "{other:?}");
-        }
-    }
 }
