@@ -3,6 +3,7 @@
 #![cfg(feature = "cpu")]
 
 mod bases;
+mod by_columns;
 mod by_the_document;
 #[path = "../../fuzz/checks.rs"]
 #[expect(dead_code, reason = "one that only the fuzz target needs")]

@@ -412,7 +412,11 @@ fn foreign_files_are_named() {
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"%PDF-1.4\n", "PDF"),
         (b"PAR1\0", "Parquet"),
-        (b"ARROW1\0", "Arrow"),
+        (
+            b"ARROW1\0",
+            "Arrow (Feather) file: the program `resflow` reads it if it was built with the feature `parquet`",
+        ),
+        (b"\xff\xff\xff\xff\x70\0\0\0", "an Arrow stream"),
         (b"\x80\x04\x95", "pickle"),
         (b"{\"a\": 1}", "JSON"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),

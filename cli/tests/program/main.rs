@@ -3,6 +3,8 @@
 mod backends;
 mod bad_input;
 mod binary;
+#[cfg(feature = "parquet")]
+mod by_columns;
 mod columns;
 mod end_to_end;
 mod experiment;
@@ -19,3 +21,5 @@ mod pictures;
 mod report;
 mod tables;
 mod weights;
+#[cfg(not(feature = "parquet"))]
+mod without_columns;
