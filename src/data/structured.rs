@@ -24,8 +24,8 @@ pub enum ColumnValues {
     Other(String),
 }
 
-/// The places of those columns that [`read_columns`] takes, in the order of the table, so that no others need to be read. Only
-/// names and types are looked at.
+/// The places of those columns that [`read_columns`] takes, in the order of the table, so that no others need to be read.
+/// Only names and types are looked at.
 ///
 /// # Errors
 /// Returns [`DataError::Cells`] if a column that is taken holds no numbers, with all such columns, and the errors of
@@ -51,8 +51,8 @@ pub fn chosen_columns(columns: &[NamedColumn], options: &ReadOptions) -> Result<
 /// may have no values at all ([`chosen_columns`]).
 ///
 /// # Errors
-/// Returns [`DataError::Belongings`] if the columns that are taken differ in length, [`DataError::Empty`] if there are no rows, and
-/// [`DataError::Cells`] and the like as [`read_from`](super::read_from) does.
+/// Returns [`DataError::Belongings`] if the columns that are taken differ in length, [`DataError::Empty`] if there are no
+/// rows, and [`DataError::Cells`] and the like as [`read_from`](super::read_from) does.
 ///
 /// ```
 /// use resflow::data::{ColumnValues, NamedColumn, ReadOptions, read_columns};

@@ -247,8 +247,8 @@ pub(crate) struct Sample {
 /// Map rows or images to latent space, where the model is a standard normal
 ///
 /// A .csv, .parquet or .arrow file gets the columns z1 … zd, log_det (log|det ∂z/∂x|, nats) and se, its standard error; a
-/// .npy file z alone, [n, d]. log p(x) = log N(z; 0, I) + log_det. Columns are matched as by `resflow score`; rows that --missing drop-rows
-/// leaves out are NaN. Images are taken as by `resflow score`, with the same noise.
+/// .npy file z alone, [n, d]. log p(x) = log N(z; 0, I) + log_det. Columns are matched as by `resflow score`; rows that
+/// --missing drop-rows leaves out are NaN. Images are taken as by `resflow score`, with the same noise.
 ///
 /// In the library the same numbers are those of `encode(samples, key)` with the key of `resflow score`,
 /// `Key::new(seed).named("score")`; of images, of each piece p of 256 with `key.split(p)`.
