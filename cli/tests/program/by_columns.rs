@@ -1,8 +1,6 @@
 //! Parquet and Arrow tables through the program: whatever they are called and however they come, they are the tables that the
 //! same numbers are as text, and what is written in them reads back.
 
-use std::io::Write as _;
-use std::process::{Output, Stdio};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
@@ -16,6 +14,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use serde_json::Value;
 
 use crate::binary::{Folder, csv, text};
+use crate::tables::with_input;
 
 /// A folder with the table `plain.csv`, and the run `base` over its columns.
 fn base() -> Folder {
@@ -82,14 +81,6 @@ fn written(folder: &Folder, name: &str) -> Vec<(String, Vec<f64>)> {
     let schema = batch.schema();
     let values = |place: usize| batch.column(place).as_primitive::<Float64Type>().values().to_vec();
     schema.fields().iter().enumerate().map(|(place, field)| (field.name().clone(), values(place))).collect()
-}
-
-fn with_input(folder: &Folder, line: &str, input: &[u8]) -> Output {
-    let mut command = folder.command(line);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-    child.stdin.take().expect("a pipe").write_all(input).expect("the program reads");
-    child.wait_with_output().expect("an end")
 }
 
 #[test]

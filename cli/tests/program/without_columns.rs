@@ -1,9 +1,7 @@
 //! A program that was built without the feature `parquet` says so, and what to do.
 
-use std::io::Write as _;
-use std::process::Stdio;
-
 use crate::binary::{Folder, csv, text};
+use crate::tables::with_input;
 
 #[test]
 fn tables_by_columns_are_refused_with_what_to_do() {
@@ -23,9 +21,7 @@ fn tables_by_columns_are_refused_with_what_to_do() {
         for part in ["built without the feature `parquet`", "--features parquet", reader] {
             assert!(error.contains(part), "{part}: {error}");
         }
-        let mut child = folder.command("look -").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-        child.stdin.take().expect("a pipe").write_all(contents).expect("the program reads");
-        let error = text(&child.wait_with_output().expect("an end").stderr);
+        let error = text(&with_input(&folder, "look -", contents).stderr);
         assert!(error.contains("standard input: the file is") && error.contains("('FILE')"), "{error}");
     }
     for line in [
