@@ -128,7 +128,7 @@ mod tests {
             b"# a,b\n1,2\n3,4\n",
             b"sep=,\na,b\n1,2\n3,4\n",
             b"a,b\n1,2,\n3,4,\n",
-            b",a,b\n0,1,2\n1,3,4\n",
+            b",a,b\n1,1,2\n2,3,4\n",
             b"\xff\xfea\0,\0b\0\n\x001\0,\x002\0\n\x003\0,\x004\0",
         ] {
             assert_eq!(read(text).expect("a table"), plain, "{}", text.escape_ascii());

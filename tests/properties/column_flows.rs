@@ -247,7 +247,7 @@ fn the_probabilities_of_cells_are_one_in_every_family() {
     let cells: Vec<[f64; 2]> =
         (1..=6).flat_map(|die| (-14..=34).map(move |count| [f64::from(die), f64::from(count)])).collect();
     let within: Vec<([f64; 2], f64)> =
-        points(12).iter().flat_map(|&(a, v)| points(10).into_iter().map(move |(b, w)| ([a, b], v * w))).collect();
+        points(24).iter().flat_map(|&(a, v)| points(20).into_iter().map(move |(b, w)| ([a, b], v * w))).collect();
     let mut fine = cells.iter().flat_map(|cell| within.iter().map(move |(at, _)| [cell[0] + at[0], cell[1] + at[1]]));
     let rows = |numbers: &mut dyn Iterator<Item = [f64; 2]>| {
         table(2, numbers.flat_map(|[die, count]| [die * big, count * little]).collect())

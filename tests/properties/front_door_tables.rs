@@ -41,7 +41,7 @@ fn a_table_gets_the_model_of_tables() {
         assert_eq!(*found, FlowConfig { base: found.base, ..FlowConfig::for_table(family, 200, 2) });
         assert!(matches!(found.base, BaseConfig::Mixture(_)), "{family}: {}", found.base);
         let ladder = model.provenance().ladder.as_ref().expect("what was tried");
-        assert_eq!((ladder.training_rows, ladder.validation_rows), (140, 60));
+        assert_eq!((ladder.training_rows, ladder.validation_rows), (170, 30));
         assert_eq!(model.provenance().columns.as_deref(), Some(&["a".to_owned(), "b".to_owned()][..]));
     }
 }
@@ -158,7 +158,7 @@ fn training_rows_are_told_by_their_numbers() {
     let rows: Vec<[f64; 2]> = (0..400).map(|i| [f64::from(i % 5), f64::from(i / 5 % 4)]).collect();
     let model = Fit::new().steps(2).run(&rows).expect("a model");
     let scores = model.provenance().scores.as_ref().expect("scores of a table");
-    assert_eq!((scores.training.rows(), scores.validation.as_ref().map(ScoreQuantiles::rows)), (300, Some(100)));
+    assert_eq!((scores.training.rows(), scores.validation.as_ref().map(ScoreQuantiles::rows)), (340, Some(60)));
 }
 
 #[test]

@@ -131,7 +131,12 @@ impl ColumnMaps {
     pub(crate) fn simpler(&self) -> Vec<Self> {
         let with = |keeps: &dyn Fn(&ColumnMap) -> bool| {
             let plain = |map: &ColumnMap| if keeps(map) { map.clone() } else { map.clone().with_marginal(None, None) };
-            Self { maps: self.maps.iter().map(plain).collect(), ..self.clone() }
+            let maps: Vec<ColumnMap> = self.maps.iter().map(plain).collect();
+            // as files have it: what only standardises knows of no draws
+            if maps.iter().all(ColumnMap::is_affine) {
+                return self.standardiser.clone().into();
+            }
+            Self { maps, ..self.clone() }
         };
         let mut found = vec![with(&|map| map.asinh().is_some()), with(&|_| false)];
         found.dedup();
