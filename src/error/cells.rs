@@ -139,13 +139,11 @@ fn describe_types(columns: &[&ColumnFault], said: &mut String) -> fmt::Result {
         return Ok(());
     }
     separate(said);
-    match columns {
-        [only] => write!(said, "{} holds no numbers but values of type {}", only.label, name(only)),
-        _ => {
-            write!(said, "{} columns hold no numbers: ", columns.len())?;
-            many(columns, said, |column| format!(" ({})", name(column)))
-        }
+    if let [only] = columns {
+        return write!(said, "{} holds no numbers but values of type {}", only.label, name(only));
     }
+    write!(said, "{} columns hold no numbers: ", columns.len())?;
+    many(columns, said, |column| format!(" ({})", name(column)))
 }
 
 fn describe_constants(columns: &[&ColumnFault], said: &mut String) -> fmt::Result {

@@ -157,12 +157,12 @@ fn columns_that_are_no_numbers() {
     let plain = columns(&folder, "plain.csv");
     let mut all = vec![
         ("name", Arc::new(StringArray::from_iter_values((0..80).map(|i| format!("car {i}")))) as ArrayRef),
-        ("sold", Arc::new(BooleanArray::from_iter((0..80).map(|i| Some(i % 2 == 0)))) as ArrayRef),
+        ("sold", Arc::new((0..80).map(|i| Some(i % 2 == 0)).collect::<BooleanArray>()) as ArrayRef),
         ("id", Arc::new(Int64Array::from_iter_values((0..80).map(|i| (1 << 60) + i * 7919 % 1009))) as ArrayRef),
     ];
     all.extend(plain.iter().map(|(name, values)| {
         let values = values.iter().enumerate().map(|(i, &v)| (i != 4).then_some(v));
-        (name.as_str(), Arc::new(Float64Array::from_iter(values)) as ArrayRef)
+        (name.as_str(), Arc::new(values.collect::<Float64Array>()) as ArrayRef)
     }));
     folder.write("cars.parquet", parquet_file(&batch(all)));
     let error = folder.fail("fit cars.parquet --out run --config tiny.toml --steps 2", 1);
