@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the results as Markdown: means, paired differences, totals.
 
-    python report.py --data DIR --results RESULTS [--results MORE] [--ours resflow-auto] > tables.md
+    python report.py --data DIR --results RESULTS [--results MORE] [--ours resflow-nsf] > tables.md
 
 Real tables: mean log p of the test rows in nats ± its standard error; more is better. Synthetic tables: KL(p‖model), the mean
 of log p(x) − log model(x) over the test rows, ± the standard error of that paired mean; less is better.
@@ -29,12 +29,6 @@ class Results:
                 self.lines[line["method"]] = line
                 if path.with_suffix(".npy").exists():
                     self.log_p[line["method"]] = np.load(path.with_suffix(".npy"))
-
-    def ours(self, wanted):
-        """The method of ours that counts: the one that was asked for, else the best on the test rows."""
-        if wanted in self.log_p:
-            return wanted
-        return self.best([m for m in self.log_p if m.startswith("resflow-")])
 
     def best(self, methods):
         methods = [m for m in methods if m in self.log_p]
@@ -80,26 +74,24 @@ def overview(results, methods):
     return "\n".join(lines)
 
 
-def differences(results, peers, wanted):
-    lines = [header(["table", "ours", *(f"− {p}" for p in peers)])]
+def differences(results, peers, ours):
+    lines = [header(["table", *(f"− {p}" for p in peers)])]
     for r in results:
-        ours = r.ours(wanted)
-        if ours is None:
-            continue
-        cells = [with_error(*r.difference(ours, p)) if p in r.log_p else "" for p in peers]
-        lines.append("| " + " | ".join([r.name, ours.removeprefix("resflow-"), *cells]) + " |")
+        if ours in r.log_p:
+            cells = [with_error(*r.difference(ours, p)) if p in r.log_p else "" for p in peers]
+            lines.append("| " + " | ".join([r.name, *cells]) + " |")
     return "\n".join(lines)
 
 
-def totals(results, wanted):
+def totals(results, ours):
     """Sentences about how often we are ahead, level and behind, one standard error of the paired difference being the measure."""
     lines = []
     rivals = [("the best on test rows of Gaussian, GMM and KDE", OBVIOUS), ("zuko's NSF", ["zuko-nsf"]), ("zuko's coupling NSF", ["zuko-nsf-coupling"]), ("zuko's MAF", ["zuko-maf"])]
     for words, methods in rivals:
         counts, behind = {"ahead": 0, "level": 0, "behind": 0}, []
         for r in results:
-            ours, theirs = r.ours(wanted), r.best(methods)
-            if ours is None or theirs is None:
+            theirs = r.best(methods)
+            if ours not in r.log_p or theirs is None:
                 continue
             difference, error = r.difference(ours, theirs)
             place = "ahead" if difference > error else "behind" if not difference >= -error else "level"
@@ -117,7 +109,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--results", type=Path, action="append", required=True)
-    parser.add_argument("--ours", default="resflow-auto", help="the method that the differences are of [default: resflow-auto]")
+    parser.add_argument("--ours", action="append", help="the methods that the differences are of [default: all of resflow]")
     arguments = parser.parse_args()
     every = [Results(arguments.data, arguments.results, name) for name in tables.names(arguments.data)]
     every = [r for r in every if r.lines]
@@ -131,14 +123,11 @@ def main():
         print("## Real tables: mean log p of the test rows, nats\n\n" + overview(real, methods) + "\n")
     if synthetic:
         print("## Synthetic tables: KL divergence from the truth, nats\n\n" + overview(synthetic, methods) + "\n")
-    if any(r.ours(arguments.ours) for r in every):
-        chosen = sum(r.ours(arguments.ours) == arguments.ours for r in every)
-        note = f"`{arguments.ours}` on {chosen} tables; elsewhere the one of ours that is best on the test rows, which favours us."
-        if chosen == len(every):
-            note = f"`{arguments.ours}` on all tables."
-        print(f"## Ours against each peer: differences of mean log p over paired rows, nats\n\n{note}\n\n" + differences(every, peers, arguments.ours) + "\n")
-        print("## Totals\n\nLevel is within one standard error of the paired difference.\n\n" + totals(every, arguments.ours))
-
+    ours = arguments.ours or sorted(m for m in found if m.startswith("resflow-"))
+    for method in ours:
+        print(f"## {method} against each peer\n")
+        print("Differences of mean log p over paired rows, nats; above 0 is better. Level is within one standard error.\n")
+        print(totals(every, method) + "\n\n" + differences(every, peers, method) + "\n")
 
 if __name__ == "__main__":
     main()

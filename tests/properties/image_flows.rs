@@ -125,9 +125,11 @@ proptest! {
         };
         if !matches!(config.activation, Nonlinearity::Relu) {
             let expected = log_det_by_differences(&b, &b.upload(rows.values(), [2, d].into()), z);
+            // ELU's slope has a kink at 0: differences across it are off by the order of their step
+            let tolerance = if matches!(config.activation, Nonlinearity::Elu) { 1e-4 } else { 1e-6 };
             for (value, expected) in encoded.log_det.iter().zip(expected) {
                 let scale = 1.0 + expected.abs();
-                prop_assert!((value - expected).abs() < 1e-6 * scale, "log det {value}, by differences {expected}");
+                prop_assert!((value - expected).abs() < tolerance * scale, "log det {value}, by differences {expected}");
             }
         }
         let how = Inversion::for_backend::<Cpu>();

@@ -50,7 +50,7 @@ fn names_and_numbers_on_the_command_line() {
         ("fit moons --out run --fast", "--fast"),
         ("score missing moons", "file not found"),
         ("sample missing -n 3 --out x.csv", "file not found"),
-        ("sample missing -n 3 --out x.xls", ".csv, .npy or .png"),
+        ("sample missing -n 3 --out x.xls", ".csv, .npy, .parquet, .arrow or .png"),
         ("sample missing -n 0 --out x.csv", "0 is not in"),
         ("encode missing x.csv --out z.txt", ".csv"),
         ("inspect missing", "file not found"),

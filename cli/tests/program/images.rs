@@ -331,7 +331,7 @@ fn what_does_not_fit_is_said() {
         ("score run set/train-images-idx3-ubyte --split test", 2, "no test images"),
         ("score flat set", 2, "the model is for rows of 2 numbers"),
         ("encode flat x.npy --out z.csv", 2, "the model is for rows of 2 numbers"),
-        ("encode run set --out z.png", 2, ".csv or .npy"),
+        ("encode run set --out z.png", 2, ".csv, .npy, .parquet or .arrow"),
         ("encode run set --out z.npy --log-det l.npy", 2, "--log-det"),
         ("decode run rows.csv --out x.npy", 2, "the model has 64"),
         ("reconstruct flat set --out r.png", 2, "not a model of images"),
