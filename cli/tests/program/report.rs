@@ -253,9 +253,14 @@ fn a_browser_finds_no_error() {
     // what a console says is seen here
     let broken = folder.write("broken.html", "<!DOCTYPE html><title>x</title><script>nothing.at.all()</script>");
     assert!(!open(browser, &profile, &broken).1.is_empty());
-    let (seen, console) = open(browser, &profile, &folder.path("run/report.html"));
-    assert_eq!(console, Vec::<String>::new());
-    for heading in SECTIONS {
-        assert!(seen.contains(&format!(">{heading}</h2>")), "{heading}");
+    // the two that are shown in docs, beside the fresh one
+    let shown = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/report");
+    for page in [folder.path("run/report.html"), shown.join("wine.html"), shown.join("breast_cancer.html")] {
+        check(&std::fs::read_to_string(&page).expect("a report"));
+        let (seen, console) = open(browser, &profile, &page);
+        assert_eq!(console, Vec::<String>::new(), "{}", page.display());
+        for heading in SECTIONS {
+            assert!(seen.contains(&format!(">{heading}</h2>")), "{heading}");
+        }
     }
 }
