@@ -45,7 +45,7 @@ pub struct MixtureFit {
     /// The least deviation of a component in any direction, in the units of the rows; for columns without any variance.
     pub least_scale: f64,
     /// A component with fewer rows is removed, unless that is half of an even share: a component of one or two outliers
-    /// would make just these rows the likeliest of all. Counted in weight.
+    /// would make just these rows the likeliest of all. Weight counts as rows, in units of the mean weight if that is below 1.
     pub least_rows: f64,
     /// Starts that are tried on a part of the rows.
     pub restarts: usize,
@@ -291,7 +291,10 @@ impl Job<'_> {
         let total = self.rows.total_weight();
         let (mut weights, mut means, mut factors) = (Vec::new(), Vec::new(), Vec::new());
         let components = sums.counts.len();
-        let few = self.fit.least_rows.min(EVEN_SHARE * total / components as f64);
+        // weights with a mean below 1 count no rows, but shares of them
+        let rows = (0..self.rows.count()).filter(|&i| self.rows.weight(i) > 0.0).count();
+        let unit = (total / rows as f64).min(1.0);
+        let few = (unit * self.fit.least_rows).min(EVEN_SHARE * total / components as f64);
         let least = few.max(LEAST_SHARE * total);
         for k in (0..components).filter(|&k| sums.counts[k] > least) {
             let count = sums.counts[k];

@@ -20,8 +20,8 @@ use crate::train::{Budget, Source, StepReport, TrainConfig, Trainer, Validation}
 ///
 /// Rows of a table are fitted as the program `resflow` fits them
 /// ([`FlowConfig::for_table`](crate::config::FlowConfig::for_table), [`TrainConfig::for_table`]). A
-/// [look](crate::data::look()) refuses a table that has no density. A tenth of the rows, of few rows up to three tenths, is
-/// set aside for validation; the columns are brought to a common shape; training begins at the mixture of Gaussians that
+/// [look](crate::data::look()) refuses a table that has no density. A tenth of the rows, of few rows up to three tenths
+/// and of many 10,000, is set aside for validation; the columns are brought to a common shape; training begins at the mixture of Gaussians that
 /// is best on the validation rows, and ends after ten validations that were not significantly better, after
 /// [`TrainConfig::steps`] steps at most. So no model is worse than its mixture on these rows, and a small table takes
 /// seconds.

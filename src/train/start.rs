@@ -13,6 +13,9 @@ use crate::data::{ColumnMaps, Samples};
 use crate::error::{ConfigError, Error};
 use crate::flow::{Flow, Provenance};
 
+/// The multiply-adds of a choice for each second of a limited time; a core makes some five times as many.
+const WORK_OF_A_SECOND: f64 = 2e8;
+
 /// Fits mixtures to training rows in standardised units, and makes the one that is best on the validation rows, in the
 /// same units, the base of the flow. Returns the ladder of what was tried; its scores are in standardised units too: add
 /// [`Standardiser::log_det`](crate::data::Standardiser::log_det) for those in the data's.
@@ -61,17 +64,28 @@ fn quick_choice() -> MixtureChoice {
     MixtureChoice { candidates: vec![1, 2, 4, 6, 10, 16, 24, 40], fit, work: 3_000_000_000 }
 }
 
+/// A choice that leaves the most of a limited time to the training.
+fn within(budget: Budget, choice: MixtureChoice) -> MixtureChoice {
+    let work = match budget {
+        Budget::Steps(_) => choice.work,
+        Budget::Time(limit) => choice.work.min((WORK_OF_A_SECOND * limit.as_secs_f64()) as u64),
+    };
+    MixtureChoice { work, ..choice }
+}
+
 /// Starts a run from a mixture, which is returned with its ladder; that is in the data's units, but for the error that the
 /// columns' maps bring. Of the maps and the simpler ones of the same columns those are taken behind which a mixture is best.
 pub(super) fn fit_base<B: Backend>(
     flow: &mut Flow<B>,
     batches: &mut Batches,
     validation: Samples<'_>,
+    budget: Budget,
     key: Key,
 ) -> Result<(Ladder, Mixture), Error> {
     check(flow, flow.columns().width())?;
+    let full = within(budget, full_choice());
     let (maps, ladder, mixture) = {
-        let excerpt = batches.excerpt(full_choice().fit.most_rows, key.named("excerpt"));
+        let excerpt = batches.excerpt(full.fit.most_rows, key.named("excerpt"));
         let (Some((training, weights)), Some(table)) = (excerpt, validation.table()) else {
             let problem = "fit_base = true is for tables: a mixture is fitted to their rows";
             return Err(ConfigError::Inconsistent(problem.into()).into());
@@ -93,7 +107,7 @@ pub(super) fn fit_base<B: Backend>(
         let mut maps = own.clone();
         let simpler = own.simpler();
         if !simpler.is_empty() {
-            let quick = quick_choice();
+            let quick = within(budget, quick_choice());
             let score = |maps: &ColumnMaps| {
                 let found = attempt(maps, &quick).ok();
                 found.and_then(|(ladder, _)| ladder.chosen().map(|rung| rung.log_prob)).unwrap_or(f64::NEG_INFINITY)
@@ -106,7 +120,7 @@ pub(super) fn fit_base<B: Backend>(
                 }
             }
         }
-        let (ladder, mixture) = attempt(&maps, &full_choice())?;
+        let (ladder, mixture) = attempt(&maps, &full)?;
         (maps, ladder, mixture)
     };
     if maps != *flow.columns() {

@@ -134,7 +134,8 @@ impl<B: Backend> Trainer<B> {
         flow.set_columns(columns)?;
         let mut fitted = None;
         if begins && config.fit_base {
-            let (ladder, mixture) = fit_base(&mut flow, &mut batches, validation.samples(), key.named("mixture"))?;
+            let (ladder, mixture) =
+                fit_base(&mut flow, &mut batches, validation.samples(), budget, key.named("mixture"))?;
             flow.set_provenance(Provenance { ladder: Some(ladder), ..flow.provenance().clone() });
             fitted = Some(mixture);
         }

@@ -124,7 +124,9 @@ impl<B: Backend> Trainer<B> {
     /// Whether a mean of −log p is clearly below that of the validation before, though above the best one: a flow that begins
     /// at a good base may lose by its first steps what it wins back later, and overfitting only rises.
     fn is_recovering(&self, nll: f64, standard_error: f64) -> bool {
-        self.last_validation.as_ref().is_some_and(|last| last.nll - nll > RECOVERY * standard_error)
+        self.last_validation
+            .as_ref()
+            .is_some_and(|last| last.nll.is_finite() && last.nll - nll > RECOVERY * standard_error)
     }
 
     /// Evaluates the averaged weights on the validation samples and keeps them if they are the best. Before the first

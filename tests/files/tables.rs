@@ -288,6 +288,8 @@ fn index_columns_are_left_out() {
     for said in ["1", ""] {
         assert_eq!(read_from(counted.as_bytes(), &options(said)).expect("read").table, expected);
     }
+    let numbered = read_from(&b",0,1\n0,1.5,2\n1,3,4\n"[..], &options("1")).expect("read").table;
+    assert_eq!((numbered.columns(), numbered.values()), (names(&["0", "1"]).as_deref(), expected.values()));
     assert!(refused(counted, &options("2")).contains("there is no column `2`"));
     // what counts nothing is a column
     assert_eq!(good("Unnamed: 0,a\n0.5,1.5\n2,3\n").table.width(), 2);

@@ -3,7 +3,7 @@
 //! The crate `parquet` reserves as much for a page as its header says, up to 2 GiB, and as much for a dictionary as it has
 //! entries. So headers are walked first: they are structs in Thrift's compact protocol
 //! (<https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md>), of which three numbers count here, and
-//! the rest is skipped. Where something is no header the walk ends, and the crate says what is wrong with it.
+//! the rest is skipped. A chunk in which something is no header is refused, since the crate might see one in it.
 
 use std::io::Read;
 
@@ -25,17 +25,18 @@ pub(super) struct Announced {
 }
 
 impl Announced {
-    pub(super) fn of(source: &impl ChunkReader, chunk: &ColumnChunkMetaData) -> Self {
+    /// `None` if something in the chunk is no header of a page.
+    pub(super) fn of(source: &impl ChunkReader, chunk: &ColumnChunkMetaData) -> Option<Self> {
         let (mut at, length) = chunk.byte_range();
         let end = at.saturating_add(length);
         let mut all = Self::default();
         while at < end {
-            let Some(page) = source.get_read(at).ok().and_then(Page::read) else { break };
+            let page = source.get_read(at).ok().and_then(Page::read)?;
             all.bytes = all.bytes.saturating_add(page.header).saturating_add(page.unpacked);
             all.entries = all.entries.saturating_add(page.entries);
             at = at.saturating_add(page.header).saturating_add(page.packed);
         }
-        all
+        Some(all)
     }
 
     /// The most memory that they take, in bytes: no entry has more than a decimal of 256 bits.

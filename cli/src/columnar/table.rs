@@ -25,8 +25,7 @@ pub(super) fn most(bytes: u64) -> u64 {
 /// The error of a file that becomes more.
 pub(super) fn expands() -> anyhow::Error {
     invalid(format!(
-        "the file becomes more than {EXPANSION} times as large, and more than {} MiB, which no table does; --columns A,B takes \
-         some of its columns",
+        "the file becomes more than {EXPANSION} times as large, and more than {} MiB; --columns A,B takes some of its columns",
         ALWAYS >> 20
     ))
     .into()

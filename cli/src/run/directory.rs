@@ -130,11 +130,15 @@ impl RunDirectory {
         }
     }
 
-    /// Makes the directory for a new run and removes an old one from it.
-    pub(crate) fn create(&self) -> Result<()> {
+    /// Makes the directory for a new run: an old run in it is refused or removed.
+    pub(crate) fn create(&self, overwrite: bool) -> Result<()> {
         let old = [self.checkpoint(), self.model()];
         std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
         self.claim()?;
+        if !overwrite {
+            // another run may have ended there since it was looked at first
+            self.spare_old()?;
+        }
         let pictures: Vec<_> = PICTURES.iter().chain(&IMAGE_PICTURES).map(|name| self.picture(name)).collect();
         for path in old.iter().chain(&[self.metrics(), self.config(), self.report()]).chain(&pictures) {
             match std::fs::remove_file(path) {

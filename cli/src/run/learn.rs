@@ -177,17 +177,17 @@ fn begin(
         directory.spare_old()?;
     }
     with_device!(arguments.arithmetic.open(precision)?, |backend| {
-        let (trainer, beginning) = if arguments.model == Some(Choice::Auto) {
+        let (trainer, (beginning, best_error)) = if arguments.model == Some(Choice::Auto) {
             let of = |family| settings_of(arguments, &source, family);
             let won = race(&backend, arguments, &source, (budget, start), key, of)?;
             settings.train = won.trainer.config().clone();
-            (won.trainer, won.beginning)
+            (won.trainer, (won.beginning, won.best_error))
         } else {
             let flow = Flow::new(backend, &settings.model, key.named("weights"))?;
             let trainer = Trainer::new(flow, source, &settings.train, budget, key);
-            (trainer.with_context(|| arguments.data.clone())?, None)
+            (trainer.with_context(|| arguments.data.clone())?, (None, None))
         };
-        directory.create()?;
+        directory.create(arguments.overwrite)?;
         // its base density is the one that was fitted
         settings.model = trainer.flow().config().clone();
         if let Some(ladder) = &trainer.flow().provenance().ladder {
@@ -198,7 +198,7 @@ fn begin(
         // time before this process
         let pace = Pace::new(start, Duration::ZERO, arguments.time_limit);
         let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue);
-        run.begin(beginning.as_ref())?;
+        run.begin(beginning.as_ref(), best_error)?;
         run.finish()
     })
 }
@@ -250,7 +250,10 @@ fn resume(
             write_settings(&settings, arguments, seed, precision, directory)?;
         }
         let (metrics, entries) = Metrics::resume(&directory.metrics(), trainer.steps_done())?;
-        let pace = Pace::new(start, trainer.elapsed(), arguments.time_limit);
+        // of the lines, since a race takes time that is not the trainer's
+        let logged = entries.last().and_then(|entry| Duration::try_from_secs_f64(entry.seconds).ok());
+        let before = logged.unwrap_or_default().max(trainer.elapsed());
+        let pace = Pace::new(start, before, arguments.time_limit);
         let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue);
         run.remember(&entries);
         run.finish()

@@ -7,12 +7,12 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use resflow::Flow;
 use resflow::backend::{Backend, Key};
 use resflow::config::Family;
 use resflow::error::ConfigError;
 use resflow::flow::LogProb;
 use resflow::train::{Budget, Source, Trainer};
+use resflow::{Error, Flow};
 
 use crate::arguments::Fit;
 use crate::failure::{interrupted, say};
@@ -67,26 +67,34 @@ pub(crate) struct Winner<B: Backend> {
     pub(crate) trainer: Trainer<B>,
     /// What was known before its first step.
     pub(crate) beginning: Option<Beginning>,
+    /// The standard error of its best validation, nats.
+    pub(crate) best_error: Option<f64>,
 }
 
 impl<B: Backend> Winner<B> {
-    /// Trains a family for its part.
-    fn of(mut trainer: Trainer<B>, clock: Instant) -> Result<Self> {
-        let mut beginning = None;
+    /// Trains a family for its part, and no longer than until the end.
+    fn of(mut trainer: Trainer<B>, clock: Instant, end: Option<Instant>) -> Result<Self> {
+        let (mut beginning, mut best_error) = (None, None);
         if trainer.validation_due() {
             let validation = trainer.validate()?;
             beginning = Some(Beginning::of(&trainer, &validation, clock.elapsed()));
+            best_error = Some(validation.standard_error);
         }
-        while !trainer.finished() {
+        let mut over = false;
+        while !(trainer.finished() || over) {
             trainer.step()?;
-            if trainer.validation_due() {
-                trainer.validate()?;
+            over = end.is_some_and(|end| Instant::now() >= end);
+            if over || trainer.validation_due() {
+                let validation = trainer.validate()?;
+                if validation.improved {
+                    best_error = Some(validation.standard_error);
+                }
             }
             if is_interrupted() {
                 return Err(interrupted("interrupted before the race was over: nothing is written"));
             }
         }
-        Ok(Self { trainer, beginning })
+        Ok(Self { trainer, beginning, best_error })
     }
 }
 
@@ -105,12 +113,15 @@ pub(crate) fn race<B: Backend>(
     let families = if columns > 1 { &[Family::Residual, Family::Nsf][..] } else { &[Family::Residual] };
     let share = if families.len() > 1 { part(budget) } else { budget };
     let progress = Progress::new();
+    // what cannot be made is told before any is trained
+    let mut entrants = Vec::new();
+    for &family in families {
+        let settings = settings_of(family)?;
+        entrants.push((family, Flow::new(backend.clone(), &settings.model, key.named("weights"))?, settings));
+    }
     let mut best: Option<(Winner<B>, LogProb)> = None;
     let mut told = Vec::new();
-    for &family in families {
-        progress.stage(&format!("racing: {family}"));
-        let settings = settings_of(family)?;
-        let flow = Flow::new(backend.clone(), &settings.model, key.named("weights"))?;
+    for (family, flow, settings) in entrants {
         let source = source.clone();
         let trainer = match &best {
             None => Trainer::new(flow, source, &settings.train, share, key),
@@ -118,9 +129,22 @@ pub(crate) fn race<B: Backend>(
         };
         let trainer = trainer.with_context(|| arguments.data.clone())?;
         if families.len() == 1 {
-            return Ok(Winner { trainer, beginning: None });
+            return Ok(Winner { trainer, beginning: None, best_error: None });
         }
-        let own = Winner::of(trainer, clock).inspect_err(|_| progress.end())?;
+        progress.stage(&format!("racing: {family}"));
+        let end = arguments.time_limit.map(|limit| Instant::now() + limit.mul_f64(SHARE));
+        let own = match Winner::of(trainer, clock, end) {
+            Ok(own) => own,
+            // the others may still do
+            Err(error) if matches!(error.downcast_ref(), Some(Error::Diverged { .. })) => {
+                told.push(format!("{family} is out ({error:#})"));
+                continue;
+            }
+            Err(error) => {
+                progress.end();
+                return Err(error);
+            }
+        };
         let scores = own.trainer.model().log_prob(own.trainer.validation_samples(), key.named("validation"))?;
         told.push(format!("{family} {:.4} ± {:.4}", scores.mean(), scores.mean_standard_error()));
         if best.as_ref().is_none_or(|(_, best)| scores.compare(best).0 > 0.0) {
@@ -128,7 +152,7 @@ pub(crate) fn race<B: Backend>(
         }
     }
     progress.end();
-    let (mut winner, _) = best.context("a race without families")?;
+    let (mut winner, _) = best.with_context(|| told.join(", "))?;
     let trainer = &mut winner.trainer;
     let family = trainer.flow().config().family();
     say(format_args!("race, mean log p of the validation rows: {}; {family} goes on", told.join(", ")));

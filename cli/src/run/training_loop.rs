@@ -97,8 +97,9 @@ impl<'a, B: Backend> Run<'a, B> {
     }
 
     /// Takes over what is known of a run that is to be begun, and has perhaps made some steps.
-    pub(crate) fn begin(&mut self, beginning: Option<&Beginning>) -> Result<()> {
+    pub(crate) fn begin(&mut self, beginning: Option<&Beginning>, best_error: Option<f64>) -> Result<()> {
         self.fresh = true;
+        self.best_error = best_error;
         self.keeper.improved = self.trainer.best_nll().is_some();
         beginning.map_or(Ok(()), |beginning| self.metrics.begin(beginning))
     }

@@ -140,7 +140,7 @@ impl ColumnMaps {
         };
         let mut found = vec![with(&|map| map.asinh().is_some()), with(&|_| false)];
         found.dedup();
-        found.retain(|maps| maps != self);
+        found.retain(|simpler| simpler.maps != self.maps);
         found
     }
 

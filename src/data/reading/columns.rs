@@ -131,7 +131,8 @@ pub(in crate::data) fn choose(
         gone[find(names, width, asked)?] = true;
     }
     if let Some(asked) = &options.index {
-        let column = find(names, width, asked)?;
+        // a number is first the place of a column without a name, since others may have numbers as names
+        let column = names.and_then(|names| nameless(names, asked)).map_or_else(|| find(names, width, asked), Ok)?;
         gone[column] = true;
         notes.push(Note::Index { column: label(names, column), what: "the rows' index, as --index says" });
     }

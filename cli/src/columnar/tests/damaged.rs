@@ -126,7 +126,7 @@ fn pages_are_what_their_headers_announce() {
         let (bytes, metadata) = parquet_file(&table, compression);
         let bytes = Bytes::from(bytes);
         for group in metadata.row_groups() {
-            let announced = |column: usize| Announced::of(&bytes, group.column(column));
+            let announced = |column: usize| Announced::of(&bytes, group.column(column)).expect("pages");
             for column in 0..3 {
                 let expected = group.column(column).uncompressed_size();
                 assert_eq!(announced(column).bytes, expected as u64, "{compression:?}");
