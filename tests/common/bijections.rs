@@ -33,7 +33,12 @@ pub(crate) fn slope(f: impl Fn(f64) -> f64) -> f64 {
 
 /// ln|det| of each row's Jacobian, by central differences of a map of rows.
 pub(crate) fn log_det_by_differences(b: &Cpu, x: &Tensor, f: impl Fn(&Tensor) -> Tensor) -> Vec<f64> {
-    let (h, shape) = (1e-5, b.shape(x));
+    log_det_by_steps(b, x, 1e-5, f)
+}
+
+/// The same by differences of step h.
+pub(crate) fn log_det_by_steps(b: &Cpu, x: &Tensor, h: f64, f: impl Fn(&Tensor) -> Tensor) -> Vec<f64> {
+    let shape = b.shape(x);
     let (n, d) = (shape.rows(), shape.row_elements());
     let column = |j: usize| {
         let unit: Vec<f64> = (0..n * d).map(|e| f64::from(u8::from(e % d == j))).collect();
