@@ -125,9 +125,9 @@ proptest! {
         };
         if !matches!(config.activation, Nonlinearity::Relu) {
             let by_steps = |h: f64| log_det_by_steps(&b, &b.upload(rows.values(), [2, d].into()), h, z);
-            // where a Jacobian is nearly singular, or a kink of a slope is near, two steps tell how far off differences are
+            // where a Jacobian is nearly singular differences are off by their rounding: two steps tell how far
             for (value, (expected, wider)) in encoded.log_det.iter().zip(by_steps(1e-5).into_iter().zip(by_steps(3e-5))) {
-                let allowed = 1e-6 * (1.0 + expected.abs()) + (expected - wider).abs();
+                let allowed = 1e-6 * (1.0 + expected.abs()) + 4.0 * (expected - wider).abs();
                 prop_assert!((value - expected).abs() < allowed, "log det {value}, by differences {expected}");
             }
         }
