@@ -176,3 +176,18 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Budget, full_choice, within};
+
+    #[test]
+    fn a_limited_time_limits_the_choice() {
+        let (all, seconds) = (full_choice().work, |s| Budget::Time(Duration::from_secs(s)));
+        for (budget, work) in [(Budget::Steps(1), all), (seconds(10), 2_000_000_000), (seconds(3600), all)] {
+            assert_eq!(within(budget, full_choice()).work, work);
+        }
+    }
+}

@@ -63,6 +63,12 @@ const EARLIEST: u64 = 10;
 /// common cancels between them, and their difference has an error that is smaller by such a factor.
 const RECOVERY: f64 = 0.1;
 
+/// Whether a mean of −log p is clearly below the one of the validation before, though above the best one: a flow that begins at
+/// a good base may lose by its first steps what it wins back later, and overfitting only rises.
+fn recovers(last: f64, nll: f64, standard_error: f64) -> bool {
+    last.is_finite() && last - nll > RECOVERY * standard_error
+}
+
 /// The best averaged weights.
 #[derive(Debug, Clone)]
 pub(super) struct Best<B: Backend> {
@@ -121,14 +127,6 @@ impl<B: Backend> Trainer<B> {
         flow
     }
 
-    /// Whether a mean of −log p is clearly below that of the validation before, though above the best one: a flow that begins
-    /// at a good base may lose by its first steps what it wins back later, and overfitting only rises.
-    fn is_recovering(&self, nll: f64, standard_error: f64) -> bool {
-        self.last_validation
-            .as_ref()
-            .is_some_and(|last| last.nll.is_finite() && last.nll - nll > RECOVERY * standard_error)
-    }
-
     /// Evaluates the averaged weights on the validation samples and keeps them if they are the best. Before the first
     /// step it initialises what depends on the first batch, as that step would.
     ///
@@ -168,7 +166,8 @@ impl<B: Backend> Trainer<B> {
             flow.set_provenance(Provenance { validation_nll: Some(nll), ..flow.provenance().clone() });
             self.best = Some(Best { nll, classification, flow, log_prob: paired.then_some(log_prob) });
             self.without_improvement = 0;
-        } else if !(paired && self.is_recovering(nll, standard_error)) {
+        } else if !(paired && self.last_validation.as_ref().is_some_and(|last| recovers(last.nll, nll, standard_error)))
+        {
             self.without_improvement = self.without_improvement.saturating_add(1);
         }
         let validation = Validation { step, nll, standard_error, classification, improved };
@@ -176,5 +175,19 @@ impl<B: Backend> Trainer<B> {
         self.elapsed += start.elapsed();
         self.milestone = self.milestone();
         Ok(validation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::recovers;
+
+    #[test]
+    fn only_clear_falls_are_recoveries() {
+        assert!(recovers(3.0, 2.9, 0.5));
+        for (last, nll) in [(3.0, 2.99), (3.0, 3.0), (3.0, 3.5), (f64::INFINITY, 3.0), (f64::NAN, 3.0), (3.0, f64::NAN)]
+        {
+            assert!(!recovers(last, nll, 0.5), "{last} and {nll}");
+        }
     }
 }
