@@ -1,8 +1,8 @@
 //! Samples per second of training, log p and inversion, one JSON line per workload, beside which
 //! `benches/peer/normflows_bench.py` prints the same of PyTorch.
 //!
-//! `cargo run --release --example throughput -- --threads 1 [--only toy|tabular|conv]`; with `--features gpu` also
-//! `--backend wgpu`, on the adapter that `RESFLOW_ADAPTER` names or the best one.
+//! `cargo run --release --example throughput -- --threads 1 [--only toy|tabular|conv] [--batch N]`; with `--features gpu` also
+//! `--backend wgpu`, on the adapter that `RESFLOW_ADAPTER` names or the best one, and `--products f16x3|f16`.
 
 #[path = "../benches/common/mod.rs"]
 mod common;
@@ -20,11 +20,13 @@ fn main() -> Result<(), Error> {
     let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|i| arguments.get(i + 1));
     let threads = value("--threads").and_then(|v| v.parse().ok()).unwrap_or(NonZeroUsize::MIN);
     let only = value("--only");
+    let batch = value("--batch").and_then(|v| v.parse().ok());
     for workload in WORKLOADS.iter().filter(|w| only.is_none_or(|o| o == w.name)) {
+        let workload = &Workload { batch: batch.unwrap_or(workload.batch), ..*workload };
         let line = match value("--backend").map_or("cpu", String::as_str) {
             "cpu" => measure(workload, NdArray::<f32>::with_threads(threads)?, threads.get())?,
             #[cfg(feature = "gpu")]
-            "wgpu" => on_gpu(workload)?,
+            "wgpu" => on_gpu(workload, value("--products").map_or("f32", String::as_str))?,
             other => return Err(Error::Input(format!("no backend `{other}` is built in"))),
         };
         println!("{line}");
@@ -34,9 +36,12 @@ fn main() -> Result<(), Error> {
 
 /// On a device of its own, with what a training step asks of it.
 #[cfg(feature = "gpu")]
-fn on_gpu(workload: &Workload) -> Result<serde_json::Value, Error> {
+fn on_gpu(workload: &Workload, products: &str) -> Result<serde_json::Value, Error> {
+    use resflow::gpu::{Precision, WgpuOptions};
     const STEPS: u64 = 4;
-    let gpu = resflow::Wgpu::new()?;
+    let mut offered = Precision::ALL.into_iter();
+    let precision = offered.find(|p| p.to_string() == products).ok_or(Error::Input(format!("no products in `{products}`")))?;
+    let gpu = resflow::Wgpu::open(&WgpuOptions { precision, ..WgpuOptions::default() })?;
     let mut trainer = workload.trainer(gpu.clone(), workload.training())?;
     trainer.step()?;
     let before = gpu.statistics();
@@ -45,6 +50,7 @@ fn on_gpu(workload: &Workload) -> Result<serde_json::Value, Error> {
     }
     let after = gpu.statistics();
     let mut line = measure(workload, gpu.clone(), 1)?;
+    line["products"] = products.into();
     line["adapter"] = gpu.adapter().to_string().into();
     line["launches_per_step"] = ((after.launches - before.launches) / STEPS).into();
     line["submissions_per_step"] = ((after.submissions - before.submissions) / STEPS).into();
@@ -117,6 +123,7 @@ fn measure<B: Backend>(workload: &Workload, backend: B, threads: usize) -> Resul
     }
     Ok(serde_json::json!({
         "workload": workload.name,
+        "batch": batch,
         "backend": name,
         "threads": threads,
         "train_step_s": train,

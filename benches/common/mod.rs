@@ -16,11 +16,12 @@ pub(crate) struct Workload {
     /// Rows of a batch.
     pub(crate) batch: usize,
     pub(crate) blocks: usize,
-    model: Model,
+    pub(crate) model: Model,
 }
 
+/// What is fitted.
 #[derive(Debug, Clone, Copy)]
-enum Model {
+pub(crate) enum Model {
     Rows { dimension: usize, hidden: &'static [usize] },
     Images { size: usize, filters: usize },
 }
