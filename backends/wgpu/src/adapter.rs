@@ -4,6 +4,7 @@
 //! when there is nothing else.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use resflow_backend::BackendError;
 
@@ -119,13 +120,19 @@ pub fn adapters() -> Vec<AdapterInfo> {
     enumerate().iter().enumerate().map(|(index, adapter)| info(index, adapter)).collect()
 }
 
-fn enumerate() -> Vec<wgpu::Adapter> {
-    // no GL: it would answer silently where Vulkan is missing, without what this backend needs
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+/// No GL: it would answer silently where Vulkan is missing, without what this backend needs.
+const BACKENDS: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+/// Loaded drivers, once for the process: NVIDIA's on Linux can hang or crash where threads load it at the same time
+/// (<https://github.com/gfx-rs/wgpu/issues/5930>).
+static INSTANCE: LazyLock<wgpu::Instance> = LazyLock::new(|| {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = backends;
-    let instance = wgpu::Instance::new(descriptor);
-    pollster::block_on(instance.enumerate_adapters(backends))
+    descriptor.backends = BACKENDS;
+    wgpu::Instance::new(descriptor)
+});
+
+fn enumerate() -> Vec<wgpu::Adapter> {
+    pollster::block_on(INSTANCE.enumerate_adapters(BACKENDS))
 }
 
 fn info(index: usize, adapter: &wgpu::Adapter) -> AdapterInfo {
