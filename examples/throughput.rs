@@ -40,7 +40,8 @@ fn on_gpu(workload: &Workload, products: &str) -> Result<serde_json::Value, Erro
     use resflow::gpu::{Precision, WgpuOptions};
     const STEPS: u64 = 4;
     let mut offered = Precision::ALL.into_iter();
-    let precision = offered.find(|p| p.to_string() == products).ok_or(Error::Input(format!("no products in `{products}`")))?;
+    let precision =
+        offered.find(|p| p.to_string() == products).ok_or(Error::Input(format!("no products in `{products}`")))?;
     let gpu = resflow::Wgpu::open(&WgpuOptions { precision, ..WgpuOptions::default() })?;
     let mut trainer = workload.trainer(gpu.clone(), workload.training())?;
     trainer.step()?;

@@ -173,7 +173,8 @@ fn tile_put_{x}(pair: u32, v: vec2<f32>) {{
     }
 }
 
-/// The tiles that an adapter can use, by decreasing size of their part of the output; none where it has no fitting matrices.
+/// The tiles that an adapter can use where neither operand is transposed, by decreasing size of their part of the output and
+/// depth; none where it has no fitting matrices.
 ///
 /// `subgroup` has the least and the greatest subgroup size of `wgpu::AdapterInfo`, `properties` come from
 /// `adapter.cooperative_matrix_properties()`. The largest tile is for products that have many of them.
@@ -205,7 +206,7 @@ pub(crate) fn tiles(
             && tile.threads() <= limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x)
             && (coop * coop).is_multiple_of(subgroup)
             && tile.operands().iter().all(|operand| operand.pairs().is_multiple_of(tile.threads()));
-        if fits && found.last().is_none_or(|last| last.rows != rows) {
+        if fits {
             found.push(tile);
         }
     }
@@ -389,8 +390,13 @@ mod tests {
         for (coop, subgroup) in [(8, 8), (8, 32), (16, 32), (16, 64)] {
             for (kib, split) in [16, 32, 48].into_iter().flat_map(|kib| [(kib, Split::F16), (kib, Split::F16x3)]) {
                 let found = tiles(&[entry([coop; 3], F32)], [subgroup; 2], &limits(kib * 1024), split);
-                assert!(!found.is_empty() && found.is_sorted_by(|a, b| a.rows > b.rows));
+                assert!(!found.is_empty() && found.is_sorted_by_key(|tile| std::cmp::Reverse((tile.rows, tile.depth))));
                 assert!(found.iter().all(|tile| tile.shared_bytes(split) <= kib * 1024));
+                // some tile for each orientation of the operands: the padding, and so the size, depends on it
+                for transposed in [[false, false], [false, true], [true, false], [true, true]] {
+                    let bytes = |tile: &CooperativeTile| CooperativeTile { transposed, ..*tile }.shared_bytes(split);
+                    assert!(found.iter().any(|tile| bytes(tile) <= kib * 1024), "{transposed:?} in {kib} KiB");
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 //! There is one in-order queue, and an operation is recorded before its operands are dropped, so a returned buffer may be
 //! taken again at once. A tensor that could not be made carries its fault, and so does everything computed from it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -16,9 +16,12 @@ const SMALLEST: u64 = 256;
 const HOARD: u64 = 256 << 20;
 
 /// Free buffers by size class, and the number of bytes in use and free.
+///
+/// The buffer with the lowest number is taken first: which one an operation gets then depends on what is in use, not on the
+/// order in which it was returned, so that repeated work binds the same buffers and finds their bind groups made.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    free: Mutex<HashMap<u64, Vec<(u64, wgpu::Buffer)>>>,
+    free: Mutex<HashMap<u64, BTreeMap<u64, wgpu::Buffer>>>,
     /// Bytes of all buffers that exist, and of those that are free.
     total: AtomicU64,
     idle: AtomicU64,
@@ -34,14 +37,14 @@ impl Pool {
     }
 
     pub(crate) fn take(&self, class: u64) -> Option<(u64, wgpu::Buffer)> {
-        let taken = self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&class)?.pop()?;
+        let taken = self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&class)?.pop_first()?;
         self.idle.fetch_sub(class, Ordering::Relaxed);
         Some(taken)
     }
 
     fn give(&self, class: u64, id: u64, buffer: wgpu::Buffer) {
         self.idle.fetch_add(class, Ordering::Relaxed);
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).entry(class).or_default().push((id, buffer));
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).entry(class).or_default().insert(id, buffer);
     }
 
     /// Counts a buffer that now exists and numbers it.

@@ -9,6 +9,10 @@ const LARGEST: usize = 1024;
 /// The most numbers of a matrix: one workgroup takes too long over larger ones.
 const NUMBERS: usize = 1 << 18;
 
+/// Threads that share a line, and lines at a time.
+const LANES: u32 = 8;
+const LINES: u32 = WORKGROUP / LANES;
+
 /// The kernel of this module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Power;
@@ -26,70 +30,115 @@ impl Kernel for Power {
 
 fn source() -> Source {
     // each thread owns every 256th entry of a vector; `norm` also lets all threads see what all have written
+    let normalised = |name: &str, extent: &str| {
+        format!(
+            "    squares = 0.0;
+    for (var i = thread; i < p.{extent}; i = i + {WORKGROUP}u) {{ squares = fma(fresh[i], fresh[i], squares); }}
+    norm = sqrt(combined(thread, squares));
+    if (norm > 0.0) {{
+      for (var i = thread; i < p.{extent}; i = i + {WORKGROUP}u) {{ {name}[i] = fresh[i] / norm; }}
+    }}
+    workgroupBarrier();
+"
+        )
+    };
     let main = each_group(
         WORKGROUP,
         &format!(
             "  for (var r = thread; r < p.rows; r = r + {WORKGROUP}u) {{ left[r] = u[p.u + r]; }}
   for (var c = thread; c < p.columns; c = c + {WORKGROUP}u) {{ right[c] = v[p.v + c]; }}
   workgroupBarrier();
+  var squares = 0.0;
+  var norm = 0.0;
   for (var step = 0u; step < p.count; step = step + 1u) {{
-    var squares = 0.0;
-    for (var c = thread; c < p.columns; c = c + {WORKGROUP}u) {{
-      let x = transposed(c);
-      fresh[c] = x;
-      squares = squares + x * x;
-    }}
-    var norm = sqrt(combined(thread, squares));
-    if (norm > 0.0) {{
-      for (var c = thread; c < p.columns; c = c + {WORKGROUP}u) {{ right[c] = fresh[c] / norm; }}
-    }}
-    workgroupBarrier();
-    squares = 0.0;
-    for (var r = thread; r < p.rows; r = r + {WORKGROUP}u) {{
-      let x = product(r);
-      fresh[r] = x;
-      squares = squares + x * x;
-    }}
-    norm = sqrt(combined(thread, squares));
-    if (norm > 0.0) {{
-      for (var r = thread; r < p.rows; r = r + {WORKGROUP}u) {{ left[r] = fresh[r] / norm; }}
-    }}
-    workgroupBarrier();
-  }}
+    transposed(thread);
+{}    product(thread);
+{}  }}
+  product(thread);
   var share = 0.0;
   for (var r = thread; r < p.rows; r = r + {WORKGROUP}u) {{
-    share = share + left[r] * product(r);
+    share = fma(left[r], fresh[r], share);
     u_after[r] = left[r];
   }}
   for (var c = thread; c < p.columns; c = c + {WORKGROUP}u) {{ v_after[c] = right[c]; }}
   let total = combined(thread, share);
-  if (thread == 0u) {{ sigma[0] = total; }}"
+  if (thread == 0u) {{ sigma[0] = total; }}",
+            normalised("right", "columns"),
+            normalised("left", "rows"),
         ),
     );
     let functions = format!(
         "var<workgroup> left: array<f32, {LARGEST}>;
 var<workgroup> right: array<f32, {LARGEST}>;
 var<workgroup> fresh: array<f32, {LARGEST}>;
-fn product(r: u32) -> f32 {{
-  var sum = 0.0;
-  for (var c = 0u; c < p.columns; c = c + 1u) {{ sum = fma(w[p.w + r * p.columns + c], right[c], sum); }}
-  return sum;
-}}
-fn transposed(c: u32) -> f32 {{
-  var sum = 0.0;
-  for (var r = 0u; r < p.rows; r = r + 1u) {{ sum = fma(w[p.w + r * p.columns + c], left[r], sum); }}
-  return sum;
-}}
-"
+var<workgroup> shares: array<f32, {WORKGROUP}>;
+{}{}",
+        // neighbouring threads load neighbours: some of a row, or a row of some columns
+        applied(
+            "product",
+            ["rows", "columns"],
+            "right",
+            [format!("thread / {LANES}u"), format!("thread % {LANES}u")],
+            1
+        ),
+        applied(
+            "transposed",
+            ["columns", "rows"],
+            "left",
+            [format!("thread % {LINES}u"), format!("thread / {LINES}u")],
+            LINES
+        ),
     );
     Source {
         reads: vec!["w", "u", "v"],
         writes: vec!["u_after", "v_after", "sigma"],
         params: vec!["n: u32", "rows: u32", "columns: u32", "count: u32"],
         body: functions + &tree("combined", "parts", "f32", WORKGROUP, "a + b") + &main,
-        shared: 4 * (3 * LARGEST as u32 + WORKGROUP),
+        shared: 4 * (3 * LARGEST as u32 + 2 * WORKGROUP),
         ..Source::default()
     }
+}
+
+/// The function that sets `fresh` to the product of W or of its transpose, of `[lines, terms]`, and `vector`. Threads
+/// number `[line, lane]` share a line, and the shares of a line lie `apart`. Four terms at a time: a thread waits for memory
+/// at each.
+fn applied(name: &str, [lines, terms]: [&str; 2], vector: &str, [line, lane]: [String; 2], apart: u32) -> String {
+    let at = |k: &str| {
+        let [r, c] = if name == "product" { ["line", k] } else { [k, "line"] };
+        format!("w[p.w + {r} * p.columns + {c}]")
+    };
+    let four = |make: &dyn Fn(String) -> String| [0, 1, 2, 3].map(|i| make(format!("(k + {}u)", i * LANES))).join(", ");
+    format!(
+        "fn {name}(thread: u32) {{
+  let lane = {lane};
+  for (var first = 0u; first < p.{lines}; first = first + {LINES}u) {{
+    let line = first + {line};
+    var sum = 0.0;
+    if (line < p.{lines}) {{
+      var four = vec4<f32>(0.0);
+      var k = lane;
+      for (; k + {}u < p.{terms}; k = k + {}u) {{
+        four = fma(vec4<f32>({}), vec4<f32>({}), four);
+      }}
+      for (; k < p.{terms}; k = k + {LANES}u) {{ four.x = fma({}, {vector}[k], four.x); }}
+      sum = (four.x + four.y) + (four.z + four.w);
+    }}
+    shares[thread] = sum;
+    workgroupBarrier();
+    if (lane == 0u && line < p.{lines}) {{
+      for (var i = 1u; i < {LANES}u; i = i + 1u) {{ sum = sum + shares[thread + i * {apart}u]; }}
+      fresh[line] = sum;
+    }}
+    workgroupBarrier();
+  }}
+}}
+",
+        3 * LANES,
+        4 * LANES,
+        four(&|k| at(&k)),
+        four(&|k| format!("{vector}[{k}]")),
+        at("k"),
+    )
 }
 
 impl Gpu {
@@ -104,7 +153,9 @@ impl Gpu {
             return None;
         }
         let threads = WORKGROUP as usize;
-        let turns = columns.div_ceil(threads) * (rows + 2) + rows.div_ceil(threads) * (columns + 2) + 32;
+        let applied = |lines: usize, terms: usize| lines.div_ceil(LINES as usize) * (terms / LANES as usize + 12);
+        let own = (rows + columns).div_ceil(threads);
+        let turns = applied(rows, columns) + applied(columns, rows) + 2 * own + 40;
         let most = (TURNS / turns).saturating_sub(1).max(1);
         let mut left = count;
         let mut pair = [u.window(0, [rows].into()), v.window(0, [columns].into())];

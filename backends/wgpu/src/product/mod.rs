@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use epilogue::Epilogue;
 use operands::Operands;
 use resflow_backend::{Activation, Shape};
-use tile::Tile;
+use tile::{Lanes, Tile};
 
 use crate::cooperative::CooperativeTile;
 use crate::device::Gpu;
@@ -117,7 +117,7 @@ impl Gpu {
     ) -> Vec<Tensor> {
         let shape: Shape = [m, n].into();
         let (tile, slices) = self.division(operands, [m, k, n]);
-        let k_slice = k.div_ceil(slices).next_multiple_of(16);
+        let k_slice = k.div_ceil(slices).next_multiple_of(tile.depth());
         let slices = k.div_ceil(k_slice.max(1));
         let all: Vec<&Tensor> = [a, b].iter().chain(added).copied().collect();
         let outs: Vec<Tensor> = epilogue.writes().iter().map(|_| self.output(&all, shape)).collect();
@@ -146,32 +146,41 @@ impl Gpu {
 
     /// The tile, and the number of slices of k that gives the device enough to do: a function of the sizes and the adapter.
     fn division(&self, operands: Operands, [m, k, n]: [usize; 3]) -> (Tile, usize) {
-        // a software adapter has few cores, and takes long to compile a kernel; others want hundreds of workgroups
-        let wanted = if self.is_software() { 8 } else { 256 };
+        // a software adapter has few cores, and takes long to compile a kernel; others want hundreds of workgroups, and
+        // wait for memory at each step: slices are worth their sum from a few steps on
+        let software = self.is_software();
+        let (wanted, least_terms) = if software { (8, 256) } else { (256, 64) };
         let narrow = m.min(n);
         let tile = match &self.cooperative {
             // one axis of the grid counts tiles of rows
             Some((tiles, split)) if narrow >= 32 && k >= 16 && m <= 1 << 20 => {
                 let [a, b] = operands.consecutive_k();
+                let most = self.limits.max_compute_workgroup_storage_size;
+                let oriented = tiles.iter().map(|tile| CooperativeTile { transposed: [!a, b], ..*tile });
+                let fitting: Vec<_> = oriented.filter(|tile| tile.shared_bytes(*split) <= most).collect();
                 // enough tiles for the device, and none that is mostly outside
                 let enough = |tile: &&CooperativeTile| {
                     let wide = tile.rows.max(tile.columns) as usize;
                     wide <= narrow.next_power_of_two() && Tile::Cooperative(**tile, *split).count(m, n) >= wanted / 2
                 };
-                let tile = tiles.iter().find(enough).unwrap_or(&tiles[tiles.len() - 1]);
-                Tile::Cooperative(CooperativeTile { transposed: [!a, b], ..*tile }, *split)
+                let tile = fitting.iter().find(enough).or(fitting.last());
+                tile.map_or(Tile::MEDIUM, |tile| Tile::Cooperative(*tile, *split))
             }
-            _ if narrow <= 4 => Tile::Thread,
+            _ if k < 16 && narrow <= Lanes::NARROW => Tile::Thread,
+            _ if narrow <= Lanes::NARROW => Tile::Lanes(Lanes::of(operands, m, n).expect("it is narrow")),
             _ if narrow >= 96 && Tile::LARGE.count(m, n) >= wanted / 2 => Tile::LARGE,
+            _ if !software && k > 16 && Tile::MEDIUM.count(m, n) < wanted / 2 => Tile::DEEP,
             _ if narrow >= 40 => Tile::MEDIUM,
             _ => Tile::SMALL,
         };
         let tiles = tile.count(m, n).max(1);
-        let slices = (wanted / tiles).min(k / 256).max(1);
+        // a narrow result is soon found: there may be more of its workgroups
+        let wanted = if matches!(tile, Tile::Lanes(_)) { 4 * wanted } else { wanted };
+        let slices = if k < 256 { 1 } else { (wanted / tiles).min(k / least_terms).max(1) };
         // partial results must fit one buffer
         let most = (self.largest() / (4 * (m * n).max(1) as u64)).max(1);
-        // one thread goes over all k of its slice
-        let least = if tile == Tile::Thread { k.div_ceil(TURNS / 2) } else { 1 };
+        // one thread may go over all k of its slice
+        let least = if matches!(tile, Tile::Thread | Tile::Lanes(_)) { k.div_ceil(TURNS / 2) } else { 1 };
         (tile, slices.min(most as usize).max(least))
     }
 

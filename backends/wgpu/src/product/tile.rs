@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 
 use super::operands::Operands;
 use crate::cooperative::{self, CooperativeTile, Split};
-use crate::kernel::{Groups, groups};
+use crate::kernel::{Groups, WORKGROUP, groups};
 
 /// How the result is divided among workgroups and threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Tile {
-    /// A thread for each element: for results with few rows or columns.
+    /// A thread for each element: for few terms.
     Thread,
+    /// For results with few rows or columns: the terms of a line, a column or a row, are shared among threads.
+    Lanes(Lanes),
     /// Tiles of rows × columns a workgroup, and of rows × columns (both a multiple of 4) a thread; `depth` terms at a time.
     Registers { rows: u16, columns: u16, depth: u16, own: [u16; 2] },
     /// On matrix hardware.
@@ -20,14 +22,100 @@ pub(crate) enum Tile {
 /// Threads of a workgroup of [`Tile::Thread`].
 const THREADS: usize = 64;
 
+/// How the terms of each line of a narrow result are shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Lanes {
+    /// Whether a line is a row, and the result has few columns; else a line is a column.
+    pub(super) rows: bool,
+    /// Threads that share a line, of which neighbours load neighbouring terms; else neighbouring threads have neighbouring
+    /// lines.
+    pub(super) consecutive_k: bool,
+}
+
+impl Lanes {
+    /// Threads of a workgroup.
+    const THREADS: u32 = WORKGROUP;
+    /// The most elements of a line.
+    pub(super) const NARROW: usize = 4;
+
+    /// What suits a result of m × n, if it is narrow.
+    pub(super) fn of(operands: Operands, m: usize, n: usize) -> Option<Self> {
+        let (rows, consecutive) = (n <= m, operands.consecutive_k());
+        (m.min(n) <= Self::NARROW).then(|| Self { rows, consecutive_k: consecutive[usize::from(!rows)] })
+    }
+
+    /// Threads that share a line.
+    fn shared_by(self) -> u32 {
+        if self.consecutive_k { 32 } else { 8 }
+    }
+
+    /// Lines of a workgroup.
+    fn lines(self) -> u32 {
+        Self::THREADS / self.shared_by()
+    }
+
+    fn text(self) -> (String, u32) {
+        let (lanes, lines, threads) = (self.shared_by(), self.lines(), Self::THREADS);
+        // the number of a thread is that of its line and that of its lane, the one of which neighbours differ last
+        let [line, lane, next] = if self.consecutive_k {
+            [format!("thread / {lanes}u"), format!("thread % {lanes}u"), "1u".to_owned()]
+        } else {
+            [format!("thread % {lines}u"), format!("thread / {lines}u"), format!("{lines}u")]
+        };
+        // what is loaded once a term, and the elements of a line
+        let [extent, across, known, long, narrow, terms, at] = if self.rows {
+            ["m", "n", "row_a", "fetch_a(known, k)", "column_b", "fetch_b(k, NARROW)", "line, lane"]
+        } else {
+            ["n", "m", "column_b", "fetch_b(k, known)", "row_a", "fetch_a(NARROW, k)", "lane, line"]
+        };
+        let each = |make: &dyn Fn(usize) -> String| (0..Self::NARROW).map(make).collect::<String>();
+        let narrows = each(&|i| format!("  let narrow{i} = {narrow}({i}u);\n"));
+        let fetched: Vec<String> = (0..Self::NARROW).map(|i| terms.replace("NARROW", &format!("narrow{i}"))).collect();
+        let text = format!(
+            "var<workgroup> lanes: array<vec4<f32>, {threads}>;
+@compute @workgroup_size({threads})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) thread: u32) {{
+  let first = (group.y * groups.x + group.x) * {lines}u;
+  if (first >= p.{extent}) {{ return; }}
+  let line = first + {line};
+  let lane = {lane};
+  let known = {known}(line);
+{narrows}  let end = min(p.k, (group.z + 1u) * p.k_slice);
+  var value = vec4<f32>(0.0);
+  for (var k = group.z * p.k_slice + lane; k < end; k = k + {lanes}u) {{
+    value = fma(vec4<f32>({long}), vec4<f32>({}), value);
+  }}
+  lanes[thread] = value;
+  workgroupBarrier();
+  for (var half = {}u; half > 0u; half = half / 2u) {{
+    if (lane < half) {{ lanes[thread] = lanes[thread] + lanes[thread + half * {next}]; }}
+    workgroupBarrier();
+  }}
+  if (lane < p.{across}) {{
+    let total = lanes[thread - lane * {next}];
+    store({at}, group.z, total[lane]);
+  }}
+}}
+",
+            fetched.join(", "),
+            lanes / 2,
+        );
+        (text, 16 * threads)
+    }
+}
+
 impl Tile {
     pub(super) const LARGE: Self = Self::Registers { rows: 128, columns: 128, depth: 8, own: [8, 8] };
     pub(super) const MEDIUM: Self = Self::Registers { rows: 64, columns: 64, depth: 16, own: [4, 4] };
+    /// For a device that is not filled by larger tiles, and waits for memory longer than it computes a step.
+    pub(super) const DEEP: Self = Self::Registers { rows: 32, columns: 32, depth: 32, own: [4, 4] };
     pub(super) const SMALL: Self = Self::Registers { rows: 32, columns: 32, depth: 16, own: [4, 4] };
 
     #[cfg(test)]
     pub(super) fn all(operands: Operands) -> Vec<Self> {
-        let mut all = vec![Self::Thread, Self::LARGE, Self::MEDIUM, Self::SMALL];
+        let mut all = vec![Self::Thread, Self::LARGE, Self::MEDIUM, Self::DEEP, Self::SMALL];
+        all.extend([(1000, 1), (1, 1000)].map(|(m, n)| Self::Lanes(Lanes::of(operands, m, n).expect("it is narrow"))));
         let [a, b] = operands.consecutive_k();
         for (tile, split) in cooperative::everywhere() {
             all.push(Self::Cooperative(CooperativeTile { transposed: [!a, b], ..tile }, split));
@@ -39,8 +127,18 @@ impl Tile {
     pub(super) fn count(self, m: usize, n: usize) -> usize {
         match self {
             Self::Thread => (m * n).div_ceil(THREADS),
+            Self::Lanes(lanes) => (if lanes.rows { m } else { n }).div_ceil(lanes.lines() as usize),
             Self::Registers { rows, columns, .. } => m.div_ceil(rows.into()) * n.div_ceil(columns.into()),
             Self::Cooperative(tile, _) => m.div_ceil(tile.rows as usize) * n.div_ceil(tile.columns as usize),
+        }
+    }
+
+    /// What slices of k must be a multiple of: no step goes beyond its slice.
+    pub(super) fn depth(self) -> usize {
+        match self {
+            Self::Thread | Self::Lanes(_) => 16,
+            Self::Registers { depth, .. } => usize::from(depth).max(16),
+            Self::Cooperative(tile, _) => (tile.depth as usize).max(16),
         }
     }
 
@@ -56,6 +154,10 @@ impl Tile {
     pub(super) fn text(self, operands: Operands) -> (String, &'static str, u32) {
         match self {
             Self::Thread => (thread(), "", 0),
+            Self::Lanes(lanes) => {
+                let (text, shared) = lanes.text();
+                (text, "", shared)
+            }
             Self::Registers { rows, columns, depth, own } => {
                 let shape = [rows, columns, depth, own[0], own[1]].map(u32::from);
                 let (text, shared) = registers(shape, operands.consecutive_k());
