@@ -123,7 +123,7 @@ pub fn adapters() -> Vec<AdapterInfo> {
 /// No GL: it would answer silently where Vulkan is missing, without what this backend needs.
 const BACKENDS: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
-/// Loaded drivers, once for the process: NVIDIA's on Linux can hang or crash where threads load it at the same time
+/// Loaded drivers, once for the process: NVIDIA's on Linux can crash where threads load it at the same time
 /// (<https://github.com/gfx-rs/wgpu/issues/5930>).
 static INSTANCE: LazyLock<wgpu::Instance> = LazyLock::new(|| {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();

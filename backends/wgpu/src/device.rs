@@ -15,6 +15,7 @@ use crate::cooperative::{CooperativeTile, Split};
 use crate::fault::{Faults, lock, scoped};
 use crate::kernel::{Groups, IMMEDIATES, Kernel};
 use crate::memory::{Pool, Storage};
+use crate::opened::Opened;
 use crate::options::{Precision, WgpuOptions};
 use crate::pipeline::Pipelines;
 use crate::recorder::{Recorder, Statistics};
@@ -23,9 +24,7 @@ use crate::tensor::Tensor;
 /// An open device.
 #[derive(Debug)]
 pub(crate) struct Gpu {
-    pub(crate) device: wgpu::Device,
-    pub(crate) queue: wgpu::Queue,
-    pub(crate) info: AdapterInfo,
+    opened: Opened,
     pub(crate) precision: Precision,
     /// The tiles of cooperative matrices in use, the largest first, and how operands are rounded for them.
     pub(crate) cooperative: Option<(Vec<CooperativeTile>, Split)>,
@@ -47,42 +46,41 @@ const CONSTANTS: usize = 1024;
 impl Gpu {
     /// Opens the device that the options choose.
     pub(crate) fn open(options: &WgpuOptions) -> Result<Self, BackendError> {
-        let (adapter, info) = adapter::choose(&options.adapter)?;
-        let mut features = wgpu::Features::IMMEDIATES;
-        let limits = adapter.limits();
-        if !adapter.features().contains(features) || limits.max_immediate_size < IMMEDIATES {
-            return Err(BackendError::NoDevice(format!("{info} takes no immediates of {IMMEDIATES} bytes")));
-        }
         let precision = options.precision;
-        let cooperative = precision.split().map(|split| (adapter::cooperative_tiles(&adapter, split), split));
-        if let Some((tiles, _)) = &cooperative {
-            if tiles.is_empty() {
-                return Err(BackendError::Unsupported(format!(
-                    "products in {precision} need half-precision cooperative matrices, which {info} does not offer"
-                )));
+        let mut cooperative = None;
+        let (opened, faults) = loop {
+            let opened = Opened::open(&options.adapter, |adapter, info| {
+                let features = wgpu::Features::IMMEDIATES;
+                if !adapter.features().contains(features) || adapter.limits().max_immediate_size < IMMEDIATES {
+                    return Err(BackendError::NoDevice(format!("{info} takes no immediates of {IMMEDIATES} bytes")));
+                }
+                let Some(split) = precision.split() else { return Ok(features) };
+                let tiles = adapter::cooperative_tiles(adapter, split);
+                if tiles.is_empty() {
+                    return Err(BackendError::Unsupported(format!(
+                        "products in {precision} need half-precision cooperative matrices, which {info} does not offer"
+                    )));
+                }
+                cooperative = Some((tiles, split));
+                Ok(features | adapter::COOPERATIVE)
+            })?;
+            let faults = Faults::watch(&opened.device);
+            // one that was lost while nobody used it says so now
+            poll(&opened.device, &faults, wgpu::PollType::Poll);
+            if faults.lost().is_none() {
+                break (opened, faults);
             }
-            features |= adapter::COOPERATIVE;
-        }
-        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
-            label: Some("resflow"),
-            required_features: features,
-            required_limits: limits.clone(),
-            experimental_features: experimental(cooperative.is_some()),
-            memory_hints: wgpu::MemoryHints::Performance,
-            trace: wgpu::Trace::Off,
-        }))
-        .map_err(|e| BackendError::NoDevice(format!("{info}: {e}")))?;
-        let faults = Faults::watch(&device);
+            opened.give_back(true);
+        };
+        let device = &opened.device;
         let pool = Arc::new(Pool::default());
         let nothing = device.create_buffer(&storage_descriptor(256));
         Ok(Self {
             nothing: (pool.register(256), nothing),
-            device,
-            queue,
-            info,
+            limits: device.limits(),
+            opened,
             precision,
             cooperative,
-            limits,
             memory_limit: options.memory_limit,
             pool,
             staging: Mutex::default(),
@@ -93,9 +91,22 @@ impl Gpu {
         })
     }
 
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.opened.device
+    }
+
+    pub(crate) fn queue(&self) -> &wgpu::Queue {
+        &self.opened.queue
+    }
+
+    /// The adapter that the device is of.
+    pub(crate) fn info(&self) -> &AdapterInfo {
+        &self.opened.info
+    }
+
     /// Whether everything runs on the processor: fewer and larger units of work are better there.
     pub(crate) fn is_software(&self) -> bool {
-        self.info.kind == AdapterKind::Software
+        self.info().kind == AdapterKind::Software
     }
 
     /// The largest tensor in bytes.
@@ -125,7 +136,11 @@ impl Gpu {
         if x.storage().is_of(&self.pool) {
             return Ok(());
         }
-        Err(BackendError::Unsupported(format!("a tensor {} of another device than this {}", x.shape(), self.info.name)))
+        Err(BackendError::Unsupported(format!(
+            "a tensor {} of another device than this {}",
+            x.shape(),
+            self.info().name
+        )))
     }
 
     /// Memory for a result computed from `operands`; a fault of theirs is its own.
@@ -169,7 +184,7 @@ impl Gpu {
             let [wanted, most] = [bytes, self.largest()].map(|b| b as f64 / f64::from(1 << 20));
             return Err(BackendError::OutOfMemory(format!(
                 "a tensor of {wanted:.1} MiB: {} holds at most {most:.1} MiB in one; use a smaller batch",
-                self.info.name
+                self.info().name
             )));
         }
         Ok(())
@@ -204,7 +219,7 @@ impl Gpu {
 
     /// Makes a buffer, giving back what is free if there is no memory for it.
     fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer, BackendError> {
-        let create = || scoped(&self.device, || self.device.create_buffer(descriptor));
+        let create = || scoped(self.device(), || self.device().create_buffer(descriptor));
         match create() {
             Err(BackendError::OutOfMemory(_)) => {
                 self.reclaim()?;
@@ -233,7 +248,7 @@ impl Gpu {
             let view = buffer.get_mapped_range_mut(..);
             view.map_err(|e| self.gone(&e.to_string()))?.copy_from_slice(words);
             buffer.unmap();
-            lock(&self.recorder).count_upload(&self.device, &self.queue, bytes);
+            lock(&self.recorder).count_upload(self.device(), self.queue(), bytes);
             Ok(Storage::uploaded(&self.pool, buffer, bytes, kept))
         });
         match made {
@@ -274,7 +289,7 @@ impl Gpu {
                 mapped_at_creation: false,
             })?,
         };
-        let index = lock(&self.recorder).read_back(&self.device, &self.queue, x, &staging, bytes);
+        let index = lock(&self.recorder).read_back(self.device(), self.queue(), x, &staging, bytes);
         let (sender, receiver) = mpsc::channel();
         // a receiver that is gone has given up waiting
         staging.map_async(wgpu::MapMode::Read, ..bytes, move |result| drop(sender.send(result)));
@@ -318,7 +333,7 @@ impl Gpu {
     }
 
     fn submit(&self) -> Option<wgpu::SubmissionIndex> {
-        lock(&self.recorder).submit(&self.device, &self.queue)
+        lock(&self.recorder).submit(self.device(), self.queue())
     }
 
     /// Waits for a submission, or for all, and returns the first fault since the last wait.
@@ -331,13 +346,8 @@ impl Gpu {
         self.faults.tell()
     }
 
-    /// Lets wgpu wait and call back. A device that fails while it is waited for makes wgpu panic.
     fn poll(&self, how: wgpu::PollType) {
-        match catch_unwind(AssertUnwindSafe(|| self.device.poll(how))) {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => self.faults.record(BackendError::DeviceLost(error.to_string())),
-            Err(_) => self.faults.lose("the driver failed while it was waited for".into()),
-        }
+        poll(self.device(), &self.faults, how);
     }
 
     // ---- launching ------------------------------------------------------------------------------------------------
@@ -359,7 +369,7 @@ impl Gpu {
             return poison(fault);
         }
         let fits = groups.iter().all(|&g| g <= self.limits.max_compute_workgroups_per_dimension);
-        let pipeline = self.pipelines.get(&self.device, &self.limits, kernel).and_then(|pipeline| {
+        let pipeline = self.pipelines.get(self.device(), &self.limits, kernel).and_then(|pipeline| {
             let refused = || BackendError::Unsupported(format!("{kernel:?} over {groups:?} workgroups"));
             fits.then_some(pipeline).ok_or_else(refused)
         });
@@ -379,7 +389,22 @@ impl Gpu {
         }
         let bytes = bytemuck::cast_slice(&words[..count]);
         let operands: Vec<&Storage> = reads.iter().chain(writes).map(|x| x.storage()).collect();
-        lock(&self.recorder).launch(&self.device, &self.queue, &pipeline, &operands, bytes, groups);
+        lock(&self.recorder).launch(self.device(), self.queue(), &pipeline, &operands, bytes, groups);
+    }
+}
+
+/// Lets wgpu wait and call back. A device that fails while it is waited for makes wgpu panic.
+fn poll(device: &wgpu::Device, faults: &Faults, how: wgpu::PollType) {
+    match catch_unwind(AssertUnwindSafe(|| device.poll(how))) {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => faults.record(BackendError::DeviceLost(error.to_string())),
+        Err(_) => faults.lose("the driver failed while it was waited for".into()),
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        self.opened.clone().give_back(self.faults.lost().is_some());
     }
 }
 
@@ -390,18 +415,6 @@ fn storage_descriptor(size: u64) -> wgpu::BufferDescriptor<'static> {
         size,
         usage: U::STORAGE | U::COPY_SRC | U::COPY_DST,
         mapped_at_creation: false,
-    }
-}
-
-/// wgpu asks for an unsafe token before it lets anyone enable a feature that it calls experimental.
-#[allow(unsafe_code)]
-fn experimental(cooperative: bool) -> wgpu::ExperimentalFeatures {
-    if cooperative {
-        // SAFETY: the token asserts no invariant of memory, only that bugs of the feature are acceptable. The feature is
-        // cooperative matrices, which the user chose by a precision and which the kernels use within checked bounds.
-        unsafe { wgpu::ExperimentalFeatures::enabled() }
-    } else {
-        wgpu::ExperimentalFeatures::disabled()
     }
 }
 
@@ -439,13 +452,13 @@ mod tests {
             let broken = Broken { body, shared: 0 };
             // the second time it is remembered
             for _ in 0..2 {
-                let built = gpu.pipelines.get(&gpu.device, &gpu.limits, &broken);
+                let built = gpu.pipelines.get(gpu.device(), &gpu.limits, &broken);
                 let error = built.expect_err("it cannot be built");
                 assert!(matches!(&error, BackendError::Kernel(text) if text.contains("Broken")), "{error}");
             }
         }
         let hungry = Broken { body: "", shared: u32::MAX };
-        let built = gpu.pipelines.get(&gpu.device, &gpu.limits, &hungry);
+        let built = gpu.pipelines.get(gpu.device(), &gpu.limits, &hungry);
         assert!(matches!(built, Err(BackendError::Unsupported(_))));
         let x = gpu.full(2.0, [3].into());
         assert_eq!(gpu.download(&gpu.affine(&x, 2.0, 1.0)), Ok(vec![5.0; 3]));

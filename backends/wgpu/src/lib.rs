@@ -31,6 +31,7 @@ mod layout;
 mod lu;
 mod memory;
 mod noise;
+mod opened;
 mod options;
 mod pipeline;
 mod power;
@@ -62,7 +63,7 @@ pub struct Wgpu {
 impl fmt::Debug for Wgpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wgpu")
-            .field("adapter", &self.gpu.info)
+            .field("adapter", self.gpu.info())
             .field("precision", &self.gpu.precision)
             .finish_non_exhaustive()
     }
@@ -77,7 +78,7 @@ impl Wgpu {
         Self::open(&WgpuOptions { adapter: AdapterChoice::from_env(), ..WgpuOptions::default() })
     }
 
-    /// A device as chosen. Each call opens a device of its own.
+    /// A device as chosen, which nobody else uses: a new one, or one that was used before and is free.
     ///
     /// # Errors
     /// [`BackendError::NoDevice`] if there is no such adapter, [`BackendError::Unsupported`] if it cannot do what is asked.
@@ -87,7 +88,7 @@ impl Wgpu {
 
     /// The adapter in use.
     pub fn adapter(&self) -> &AdapterInfo {
-        &self.gpu.info
+        self.gpu.info()
     }
 
     /// The precision of products.
@@ -103,7 +104,7 @@ impl Wgpu {
     /// Destroys the device, as a driver that resets does: everything after is [`BackendError::DeviceLost`]. For tests of
     /// what follows.
     pub fn destroy(&self) {
-        self.gpu.device.destroy();
+        self.gpu.device().destroy();
     }
 }
 
