@@ -110,13 +110,25 @@ impl Gpu {
     fn product(
         &self,
         operands: Operands,
+        sizes: [usize; 3],
+        factors: [&Tensor; 2],
+        epilogue: (Epilogue, &[&Tensor]),
+        own: &[u32],
+    ) -> Vec<Tensor> {
+        self.divided(operands, sizes, factors, epilogue, own, self.division(operands, sizes))
+    }
+
+    /// The same, divided as said.
+    fn divided(
+        &self,
+        operands: Operands,
         [m, k, n]: [usize; 3],
         [a, b]: [&Tensor; 2],
         (epilogue, added): (Epilogue, &[&Tensor]),
         own: &[u32],
+        (tile, slices): (Tile, usize),
     ) -> Vec<Tensor> {
         let shape: Shape = [m, n].into();
-        let (tile, slices) = self.division(operands, [m, k, n]);
         let k_slice = k.div_ceil(slices).next_multiple_of(tile.depth());
         let slices = k.div_ceil(k_slice.max(1));
         let all: Vec<&Tensor> = [a, b].iter().chain(added).copied().collect();
@@ -252,4 +264,51 @@ fn sizes(a: &Tensor, transpose_a: bool, b: &Tensor, transpose_b: bool) -> [usize
     let (inner, n) = if transpose_b { (sb[1], sb[0]) } else { (sb[0], sb[1]) };
     assert_eq!(k, inner, "matmul: the inner extents differ: {sa} ({transpose_a}) and {sb} ({transpose_b})");
     [m, k, n]
+}
+
+#[cfg(test)]
+mod tests {
+    use resflow_backend::{Key, Noise};
+
+    use super::*;
+    use crate::options::WgpuOptions;
+
+    /// Which tile a product gets depends on the adapter, and a software adapter, which most tests run on, has its own: here
+    /// every tile, in one slice and in several, against the plainest.
+    #[test]
+    fn every_tile_and_any_slices_agree() {
+        let Ok(gpu) = Gpu::open(&WgpuOptions::default()) else {
+            assert!(std::env::var("RESFLOW_REQUIRE_GPU").is_err(), "no adapter");
+            return eprintln!("SKIPPED, NOT TESTED: no adapter");
+        };
+        for (transposed, [m, k, n]) in [
+            ((false, false), [70, 150, 3]),
+            ((false, true), [2, 333, 70]),
+            ((true, false), [75, 600, 4]),
+            ((true, true), [1, 40, 45]),
+            ((true, false), [1, 90, 45]),
+            ((false, false), [65, 100, 33]),
+            ((true, false), [40, 300, 130]),
+        ] {
+            let (ta, tb) = transposed;
+            let normal =
+                |key, rows: usize, columns: usize| gpu.noise(Key::new(key), Noise::Normal, 0, [rows, columns].into());
+            let a = if ta { normal(1, k, m) } else { normal(1, m, k) };
+            let b = if tb { normal(2, n, k) } else { normal(2, k, n) };
+            let operands = Operands::Matrices(ta, tb);
+            let by = |tile, slices| {
+                let product = gpu.divided(operands, [m, k, n], [&a, &b], (Epilogue::Nothing, &[]), &[], (tile, slices));
+                gpu.download(&product[0]).expect("the device is sound")
+            };
+            let plain = by(Tile::Thread, 1);
+            let mut tiles = vec![Tile::LARGE, Tile::MEDIUM, Tile::DEEP, Tile::SMALL];
+            tiles.extend(Lanes::of(operands, m, n).map(Tile::Lanes));
+            for (tile, slices) in tiles.into_iter().flat_map(|tile| [1, 2, 5].map(|slices| (tile, slices))) {
+                for (got, want) in by(tile, slices).into_iter().zip(&plain) {
+                    let close = (got - want).abs() <= 2e-6 * k as f32;
+                    assert!(close, "{tile:?} in {slices} slices, {m}×{k}×{n} {transposed:?}: {got}, not {want}");
+                }
+            }
+        }
+    }
 }
