@@ -106,8 +106,8 @@ impl<B: Backend> Backend for Counting<B> {
         self.inner.run(tasks, task)
     }
 
-    fn poll_interval(&self, numbers: usize) -> usize {
-        self.inner.poll_interval(numbers)
+    fn poll_interval(&self) -> usize {
+        self.inner.poll_interval()
     }
 
     fn known_zero(&self, x: &B::Tensor) -> bool {

@@ -244,8 +244,7 @@ pub fn invert_residual<B: Backend>(
     let mut numbers: Vec<u32> = (0..n as u32).collect();
     let mut iteration = 0;
     while !numbers.is_empty() && iteration < how.limit {
-        let interval = backend.poll_interval(numbers.len() * shape.row_elements());
-        for _ in 0..(interval as u32).min(how.limit - iteration) {
+        for _ in 0..(backend.poll_interval() as u32).min(how.limit - iteration) {
             state = advance(backend, &eval, state, how);
             iteration += 1;
         }

@@ -71,7 +71,7 @@ impl<B: Backend> Backend for Cut<B> {
         narrow(x: &B::Tensor, axis: usize, start: usize, length: usize) -> B::Tensor;
         take_rows(x: &B::Tensor, indices: &[u32]) -> B::Tensor;
         tile_rows(bytes_per_row: usize) -> usize;
-        poll_interval(numbers: usize) -> usize;
+        poll_interval() -> usize;
         known_zero(x: &B::Tensor) -> bool;
         linear(x: &B::Tensor, wt: &B::Tensor, bias: &B::Tensor) -> B::Tensor;
         linear_activation(

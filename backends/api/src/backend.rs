@@ -172,11 +172,9 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         (0..tasks).map(task).collect()
     }
 
-    /// The number of iterations after which an iterative method should ask the device whether it is done, where its points
-    /// are so many numbers together. Asking costs a wait, not asking costs iterations that nobody needs: they are cheap
-    /// where they are small.
-    fn poll_interval(&self, numbers: usize) -> usize {
-        if numbers < 1 << 17 { 8 } else { 2 }
+    /// The number of iterations after which an iterative method should ask the device whether it is done.
+    fn poll_interval(&self) -> usize {
+        8
     }
 
     /// Returns `true` if the tensor is known, without waiting, to be all zeros. Used to leave out work that would

@@ -325,7 +325,7 @@ impl<E: CpuElement> Backend for NdArray<E> {
         }
     }
 
-    fn poll_interval(&self, _: usize) -> usize {
+    fn poll_interval(&self) -> usize {
         1
     }
 
