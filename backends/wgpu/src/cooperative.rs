@@ -390,7 +390,7 @@ mod tests {
         for (coop, subgroup) in [(8, 8), (8, 32), (16, 32), (16, 64)] {
             for (kib, split) in [16, 32, 48].into_iter().flat_map(|kib| [(kib, Split::F16), (kib, Split::F16x3)]) {
                 let found = tiles(&[entry([coop; 3], F32)], [subgroup; 2], &limits(kib * 1024), split);
-                assert!(!found.is_empty() && found.is_sorted_by_key(|tile| std::cmp::Reverse((tile.rows, tile.depth))));
+                assert!(!found.is_empty() && found.is_sorted_by(|a, b| (a.rows, a.depth) > (b.rows, b.depth)));
                 assert!(found.iter().all(|tile| tile.shared_bytes(split) <= kib * 1024));
                 // some tile for each orientation of the operands: the padding, and so the size, depends on it
                 for transposed in [[false, false], [false, true], [true, false], [true, true]] {
