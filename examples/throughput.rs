@@ -37,12 +37,13 @@ fn main() -> Result<(), Error> {
 /// On a device of its own, with what a training step asks of it.
 #[cfg(feature = "gpu")]
 fn on_gpu(workload: &Workload, products: &str) -> Result<serde_json::Value, Error> {
-    use resflow::gpu::{Precision, WgpuOptions};
+    use resflow::gpu::{AdapterChoice, Precision, WgpuOptions};
     const STEPS: u64 = 4;
     let mut offered = Precision::ALL.into_iter();
     let precision =
         offered.find(|p| p.to_string() == products).ok_or(Error::Input(format!("no products in `{products}`")))?;
-    let gpu = resflow::Wgpu::open(&WgpuOptions { precision, ..WgpuOptions::default() })?;
+    let gpu =
+        resflow::Wgpu::open(&WgpuOptions { adapter: AdapterChoice::from_env(), precision, ..WgpuOptions::default() })?;
     let mut trainer = workload.trainer(gpu.clone(), workload.training())?;
     trainer.step()?;
     let before = gpu.statistics();

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use resflow_backend::{Backend, BackendError, Key, Noise, Over, Reduce, Unary};
-use resflow_wgpu::{Precision, Wgpu, WgpuOptions};
+use resflow_wgpu::{AdapterChoice, Precision, Wgpu, WgpuOptions};
 
 /// Rows, inner dimension and columns: squares, and a batch through the layers of the workloads of `examples/throughput.rs`.
 const SHAPES: [(usize, usize, usize); 9] = [
@@ -30,7 +30,8 @@ fn main() -> Result<(), BackendError> {
         if precision != Precision::F32 && !plain.adapter().cooperative_matrices {
             continue;
         }
-        let gpu = Wgpu::open(&WgpuOptions { precision, ..WgpuOptions::default() })?;
+        let adapter = AdapterChoice::Index(plain.adapter().index);
+        let gpu = Wgpu::open(&WgpuOptions { adapter, precision, ..WgpuOptions::default() })?;
         for (m, k, n) in SHAPES {
             let a = gpu.noise(Key::new(1), Noise::Normal, 0, [m, k].into());
             let b = gpu.noise(Key::new(2), Noise::Normal, 0, [n, k].into());

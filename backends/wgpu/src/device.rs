@@ -4,7 +4,6 @@
 //! fault since the last wait.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use resflow_backend::{BackendError, Shape};
 
 use crate::adapter::{self, AdapterInfo, AdapterKind};
 use crate::cooperative::{CooperativeTile, Split};
-use crate::fault::{Faults, lock, scoped};
+use crate::fault::{lock, scoped};
 use crate::kernel::{Groups, IMMEDIATES, Kernel};
 use crate::memory::{Pool, Storage};
 use crate::opened::Opened;
@@ -24,7 +23,6 @@ use crate::tensor::Tensor;
 /// An open device.
 #[derive(Debug)]
 pub(crate) struct Gpu {
-    opened: Opened,
     pub(crate) precision: Precision,
     /// The tiles of cooperative matrices in use, the largest first, and how operands are rounded for them.
     pub(crate) cooperative: Option<(Vec<CooperativeTile>, Split)>,
@@ -35,9 +33,10 @@ pub(crate) struct Gpu {
     pipelines: Pipelines,
     constants: Mutex<HashMap<u32, Tensor>>,
     recorder: Mutex<Recorder>,
-    faults: Arc<Faults>,
     /// What tensors without elements, or with a fault, are bound to.
     nothing: (u64, wgpu::Buffer),
+    /// The last: it is given back when nothing of all this is left.
+    opened: Opened,
 }
 
 /// Constants of one element that are kept.
@@ -48,37 +47,27 @@ impl Gpu {
     pub(crate) fn open(options: &WgpuOptions) -> Result<Self, BackendError> {
         let precision = options.precision;
         let mut cooperative = None;
-        let (opened, faults) = loop {
-            let opened = Opened::open(&options.adapter, |adapter, info| {
-                let features = wgpu::Features::IMMEDIATES;
-                if !adapter.features().contains(features) || adapter.limits().max_immediate_size < IMMEDIATES {
-                    return Err(BackendError::NoDevice(format!("{info} takes no immediates of {IMMEDIATES} bytes")));
-                }
-                let Some(split) = precision.split() else { return Ok(features) };
-                let tiles = adapter::cooperative_tiles(adapter, split);
-                if tiles.is_empty() {
-                    return Err(BackendError::Unsupported(format!(
-                        "products in {precision} need half-precision cooperative matrices, which {info} does not offer"
-                    )));
-                }
-                cooperative = Some((tiles, split));
-                Ok(features | adapter::COOPERATIVE)
-            })?;
-            let faults = Faults::watch(&opened.device);
-            // one that was lost while nobody used it says so now
-            poll(&opened.device, &faults, wgpu::PollType::Poll);
-            if faults.lost().is_none() {
-                break (opened, faults);
+        let opened = Opened::open(&options.adapter, |adapter, info| {
+            let features = wgpu::Features::IMMEDIATES;
+            if !adapter.features().contains(features) || adapter.limits().max_immediate_size < IMMEDIATES {
+                return Err(BackendError::NoDevice(format!("{info} takes no immediates of {IMMEDIATES} bytes")));
             }
-            opened.give_back(true);
-        };
+            let Some(split) = precision.split() else { return Ok(features) };
+            let tiles = adapter::cooperative_tiles(adapter, split);
+            if tiles.is_empty() {
+                return Err(BackendError::Unsupported(format!(
+                    "products in {precision} need half-precision cooperative matrices, which {info} does not offer"
+                )));
+            }
+            cooperative = Some((tiles, split));
+            Ok(features | adapter::COOPERATIVE)
+        })?;
         let device = &opened.device;
         let pool = Arc::new(Pool::default());
         let nothing = device.create_buffer(&storage_descriptor(256));
         Ok(Self {
             nothing: (pool.register(256), nothing),
             limits: device.limits(),
-            opened,
             precision,
             cooperative,
             memory_limit: options.memory_limit,
@@ -87,7 +76,7 @@ impl Gpu {
             pipelines: Pipelines::default(),
             constants: Mutex::default(),
             recorder: Mutex::default(),
-            faults,
+            opened,
         })
     }
 
@@ -127,7 +116,7 @@ impl Gpu {
 
     /// A tensor that stands for one that could not be made; the next wait returns the fault.
     pub(crate) fn failed(&self, fault: BackendError, shape: Shape) -> Tensor {
-        self.faults.record(fault.clone());
+        self.opened.faults.record(fault.clone());
         self.empty(shape, Some(fault))
     }
 
@@ -177,7 +166,7 @@ impl Gpu {
 
     /// Refuses what no buffer of this device can hold, and everything once the device is gone.
     fn check_size(&self, bytes: u64) -> Result<(), BackendError> {
-        if let Some(lost) = self.faults.lost() {
+        if let Some(lost) = self.opened.faults.lost() {
             return Err(lost);
         }
         if bytes > self.largest() {
@@ -214,7 +203,7 @@ impl Gpu {
         lock(&self.staging).clear();
         self.pool.trim();
         self.poll(wgpu::PollType::Wait { submission_index: None, timeout: None });
-        self.faults.lost().map_or(Ok(()), Err)
+        self.opened.faults.lost().map_or(Ok(()), Err)
     }
 
     /// Makes a buffer, giving back what is free if there is no memory for it.
@@ -323,7 +312,7 @@ impl Gpu {
 
     /// The loss of the device, or what looks like it.
     fn gone(&self, what: &str) -> BackendError {
-        self.faults.lost().unwrap_or_else(|| BackendError::DeviceLost(format!("reading back failed: {what}")))
+        self.opened.faults.lost().unwrap_or_else(|| BackendError::DeviceLost(format!("reading back failed: {what}")))
     }
 
     /// Waits for all work.
@@ -339,15 +328,15 @@ impl Gpu {
     /// Waits for a submission, or for all, and returns the first fault since the last wait.
     fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), BackendError> {
         self.poll(wgpu::PollType::Wait { submission_index, timeout: None });
-        if self.faults.are_pending() {
+        if self.opened.faults.are_pending() {
             // the loss of the device explains whatever else went wrong; wgpu tells of it once the queue is empty
             self.poll(wgpu::PollType::Wait { submission_index: None, timeout: None });
         }
-        self.faults.tell()
+        self.opened.faults.tell()
     }
 
     fn poll(&self, how: wgpu::PollType) {
-        poll(self.device(), &self.faults, how);
+        self.opened.faults.poll(self.device(), how);
     }
 
     // ---- launching ------------------------------------------------------------------------------------------------
@@ -377,7 +366,7 @@ impl Gpu {
             Ok(pipeline) => pipeline,
             Err(fault) => {
                 poison(&fault);
-                return self.faults.record(fault);
+                return self.opened.faults.record(fault);
             }
         };
         let mut words = [0_u32; IMMEDIATES as usize / 4];
@@ -390,21 +379,6 @@ impl Gpu {
         let bytes = bytemuck::cast_slice(&words[..count]);
         let operands: Vec<&Storage> = reads.iter().chain(writes).map(|x| x.storage()).collect();
         lock(&self.recorder).launch(self.device(), self.queue(), &pipeline, &operands, bytes, groups);
-    }
-}
-
-/// Lets wgpu wait and call back. A device that fails while it is waited for makes wgpu panic.
-fn poll(device: &wgpu::Device, faults: &Faults, how: wgpu::PollType) {
-    match catch_unwind(AssertUnwindSafe(|| device.poll(how))) {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => faults.record(BackendError::DeviceLost(error.to_string())),
-        Err(_) => faults.lose("the driver failed while it was waited for".into()),
-    }
-}
-
-impl Drop for Gpu {
-    fn drop(&mut self) {
-        self.opened.clone().give_back(self.faults.lost().is_some());
     }
 }
 
@@ -421,6 +395,7 @@ fn storage_descriptor(size: u64) -> wgpu::BufferDescriptor<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::AdapterChoice;
     use crate::kernel::Source;
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -442,7 +417,7 @@ mod tests {
     /// A kernel that does not compile is an error, and a device goes on after it.
     #[test]
     fn a_rejected_kernel_is_an_error() {
-        let Ok(gpu) = Gpu::open(&WgpuOptions::default()) else {
+        let Ok(gpu) = Gpu::open(&WgpuOptions { adapter: AdapterChoice::from_env(), ..WgpuOptions::default() }) else {
             assert!(std::env::var("RESFLOW_REQUIRE_GPU").is_err(), "no adapter");
             return eprintln!("SKIPPED, NOT TESTED: no adapter");
         };

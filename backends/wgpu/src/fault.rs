@@ -3,6 +3,7 @@
 //! No error of wgpu panics: those of making buffers and pipelines are caught where they arise ([`scoped`]), all others by
 //! handlers that [`Faults::watch`] sets, and the next wait returns the first.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -43,6 +44,15 @@ impl Faults {
     /// Why the device is gone, if it is.
     pub(crate) fn lost(&self) -> Option<BackendError> {
         self.is_lost.load(Ordering::Acquire).then(|| lock(&self.lost).clone()).flatten()
+    }
+
+    /// Lets wgpu wait and call back. A device that fails while it is waited for makes wgpu panic.
+    pub(crate) fn poll(&self, device: &wgpu::Device, how: wgpu::PollType) {
+        match catch_unwind(AssertUnwindSafe(|| device.poll(how))) {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => self.record(BackendError::DeviceLost(error.to_string())),
+            Err(_) => self.lose("the driver failed while it was waited for".into()),
+        }
     }
 
     /// Whether the next wait has a fault to return.

@@ -271,33 +271,50 @@ mod tests {
     use resflow_backend::{Key, Noise};
 
     use super::*;
+    use crate::adapter::AdapterChoice;
     use crate::options::WgpuOptions;
 
+    /// What is multiplied: operands with their further parameters, m, k and n, and the shapes of A and B.
+    fn cases() -> Vec<(Operands, Vec<u32>, [usize; 3], [Shape; 2])> {
+        let mut all = Vec::new();
+        for (ta, tb, [m, k, n]) in [
+            (false, false, [70, 150, 3]),
+            (false, true, [2, 333, 70]),
+            (true, false, [75, 600, 4]),
+            (true, true, [1, 40, 45]),
+            (true, false, [1, 90, 45]),
+            (false, false, [65, 100, 33]),
+            (true, false, [40, 300, 130]),
+        ] {
+            let a = if ta { [k, m] } else { [m, k] };
+            let b = if tb { [n, k] } else { [k, n] };
+            all.push((Operands::Matrices(ta, tb), Vec::new(), [m, k, n], [a.into(), b.into()]));
+        }
+        // images of 5 × 6 and kernels of 3 × 3, padded to the same size
+        for [c, out] in [[1, 40], [40, 1], [7, 33]] {
+            let own: Vec<u32> = [c, 5, 6, out, 5, 6, 1, 1].into_iter().map(|v| v as u32).collect();
+            let [x, gy]: [Shape; 2] = [[2, 5, 6, c].into(), [2, 5, 6, out].into()];
+            let kernel: Shape = [out, 3, 3, c].into();
+            all.push((Operands::Convolution([3, 3]), own.clone(), [60, 9 * c, out], [x, kernel]));
+            all.push((Operands::Images([3, 3]), own.clone(), [60, 9 * out, c], [gy, kernel]));
+            all.push((Operands::Kernel([3, 3]), own, [out, 60, 9 * c], [gy, x]));
+        }
+        all
+    }
+
     /// Which tile a product gets depends on the adapter, and a software adapter, which most tests run on, has its own: here
-    /// every tile, in one slice and in several, against the plainest.
+    /// every tile in single precision, in one slice and in several, against the plainest.
     #[test]
     fn every_tile_and_any_slices_agree() {
-        let Ok(gpu) = Gpu::open(&WgpuOptions::default()) else {
+        let Ok(gpu) = Gpu::open(&WgpuOptions { adapter: AdapterChoice::from_env(), ..WgpuOptions::default() }) else {
             assert!(std::env::var("RESFLOW_REQUIRE_GPU").is_err(), "no adapter");
             return eprintln!("SKIPPED, NOT TESTED: no adapter");
         };
-        for (transposed, [m, k, n]) in [
-            ((false, false), [70, 150, 3]),
-            ((false, true), [2, 333, 70]),
-            ((true, false), [75, 600, 4]),
-            ((true, true), [1, 40, 45]),
-            ((true, false), [1, 90, 45]),
-            ((false, false), [65, 100, 33]),
-            ((true, false), [40, 300, 130]),
-        ] {
-            let (ta, tb) = transposed;
-            let normal =
-                |key, rows: usize, columns: usize| gpu.noise(Key::new(key), Noise::Normal, 0, [rows, columns].into());
-            let a = if ta { normal(1, k, m) } else { normal(1, m, k) };
-            let b = if tb { normal(2, n, k) } else { normal(2, k, n) };
-            let operands = Operands::Matrices(ta, tb);
+        for (operands, own, [m, k, n], shapes) in cases() {
+            let [a, b] = [(1, shapes[0]), (2, shapes[1])].map(|(key, s)| gpu.noise(Key::new(key), Noise::Normal, 0, s));
             let by = |tile, slices| {
-                let product = gpu.divided(operands, [m, k, n], [&a, &b], (Epilogue::Nothing, &[]), &[], (tile, slices));
+                let nothing: (Epilogue, &[&Tensor]) = (Epilogue::Nothing, &[]);
+                let product = gpu.divided(operands, [m, k, n], [&a, &b], nothing, &own, (tile, slices));
                 gpu.download(&product[0]).expect("the device is sound")
             };
             let plain = by(Tile::Thread, 1);
@@ -306,7 +323,7 @@ mod tests {
             for (tile, slices) in tiles.into_iter().flat_map(|tile| [1, 2, 5].map(|slices| (tile, slices))) {
                 for (got, want) in by(tile, slices).into_iter().zip(&plain) {
                     let close = (got - want).abs() <= 2e-6 * k as f32;
-                    assert!(close, "{tile:?} in {slices} slices, {m}×{k}×{n} {transposed:?}: {got}, not {want}");
+                    assert!(close, "{operands:?}, {tile:?} in {slices} slices, {m}×{k}×{n}: {got}, not {want}");
                 }
             }
         }
