@@ -3,10 +3,13 @@
 //! The crate `parquet` reserves as much for a page as its header says, up to 2 GiB, and as much for a dictionary as it has
 //! entries. So headers are walked first: they are structs in Thrift's compact protocol
 //! (<https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md>), of which three numbers count here, and
-//! the rest is skipped. A chunk in which something is no header is refused, since the crate might see one in it.
+//! the rest is skipped. A chunk in which something is no header is refused, since the crate might see one in it. Of a page
+//! under gzip the crate takes whatever comes out, a thousand times what is there: so it is unpacked once to be measured.
 
-use std::io::Read;
+use std::io::{self, Read};
 
+use flate2::read::MultiGzDecoder;
+use parquet::basic::Compression;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::ChunkReader;
 
@@ -25,13 +28,17 @@ pub(super) struct Announced {
 }
 
 impl Announced {
-    /// `None` if something in the chunk is no header of a page.
+    /// `None` if something in the chunk is no header of a page, or a page becomes more than it announces.
     pub(super) fn of(source: &impl ChunkReader, chunk: &ColumnChunkMetaData) -> Option<Self> {
         let (mut at, length) = chunk.byte_range();
         let end = at.saturating_add(length);
         let mut all = Self::default();
         while at < end {
             let page = source.get_read(at).ok().and_then(Page::read)?;
+            let body = at.saturating_add(page.header);
+            if matches!(chunk.compression(), Compression::GZIP(_)) && !page.keeps_its_word(source, body) {
+                return None;
+            }
             all.bytes = all.bytes.saturating_add(page.header).saturating_add(page.unpacked);
             all.entries = all.entries.saturating_add(page.entries);
             at = at.saturating_add(page.header).saturating_add(page.packed);
@@ -53,6 +60,8 @@ struct Page {
     packed: u64,
     /// The entries of a dictionary.
     entries: u64,
+    /// The bytes in front that are never packed: levels of the second version of pages.
+    levels: u64,
 }
 
 impl Page {
@@ -63,6 +72,13 @@ impl Page {
             match (field, kind) {
                 (2, 5) => page.unpacked = header.size()?,
                 (3, 5) => page.packed = header.size()?,
+                (8, 12) => header.fields(|header, field, kind| {
+                    match (field, kind) {
+                        (5 | 6, 5) => page.levels = page.levels.saturating_add(header.size()?),
+                        _ => header.skip(kind, 0)?,
+                    }
+                    Some(())
+                })?,
                 (7, 12) => header.fields(|header, field, kind| {
                     match (field, kind) {
                         (1, 5) => page.entries = header.size()?,
@@ -76,6 +92,33 @@ impl Page {
         })?;
         page.header = header.taken;
         Some(page)
+    }
+
+    /// Whether what is under gzip, from `body` on, becomes no more than was said. What is no gzip becomes nothing, and is an
+    /// error when it is read.
+    fn keeps_its_word(&self, source: &impl ChunkReader, body: u64) -> bool {
+        let (levels, packed) = (self.levels.min(self.packed), self.packed);
+        let Ok(stream) = source.get_read(body.saturating_add(levels)) else { return true };
+        let most = self.unpacked.saturating_sub(levels);
+        let mut out = MultiGzDecoder::new(stream.take(packed - levels)).take(most.saturating_add(1));
+        // an error comes after all that was unpacked before it
+        let mut sink = Counted(0);
+        let _ = io::copy(&mut out, &mut sink);
+        sink.0 <= most
+    }
+}
+
+/// How many bytes were written.
+struct Counted(u64);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -53,7 +53,8 @@ fn check_pages(source: &impl ChunkReader, metadata: &ParquetMetaData, mask: &Pro
                 let said = "which is not read: write it again, compressed by snappy or zstd";
                 return Err(invalid(format!("the file is a Parquet file compressed by {name}, {said}")).into());
             }
-            let pages = Announced::of(source, chunk).context("the header of a page cannot be read")?;
+            let pages = Announced::of(source, chunk)
+                .context("the header of a page cannot be read, or the page becomes more than it says")?;
             memory = memory.saturating_add(pages.memory());
         }
     }

@@ -4,7 +4,9 @@
 use arrow_array::{Float64Array, Int32Array, NullArray, RecordBatch, StringArray};
 use arrow_ipc::CompressionType;
 use bytes::Bytes;
-use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, GzipLevel, ZstdLevel};
+use parquet::file::properties::{WriterProperties, WriterVersion};
 use resflow::data::{DataError, ReadOptions};
 
 use super::super::page::Announced;
@@ -111,6 +113,34 @@ fn buffers_that_announce_more_than_they_hold() {
         }
         let error = message(&bytes, &ReadOptions::default());
         assert!(error.contains("more than 200 times as large"), "{error}");
+    }
+}
+
+/// A page under gzip that becomes more than its header says, in either version of pages: refused before it is kept.
+#[test]
+fn pages_under_gzip_that_announce_too_little() {
+    let table = batch(vec![("a", array(Int32Array::from(vec![7; 400_000])))]);
+    for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::GZIP(GzipLevel::default()))
+            .set_writer_version(version)
+            .set_dictionary_enabled(false)
+            .set_encoding(Encoding::PLAIN)
+            .set_data_page_size_limit(1 << 30)
+            .set_data_page_row_count_limit(1 << 30)
+            .set_write_batch_size(1 << 20)
+            .build();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, table.schema(), Some(properties)).expect("a writer");
+        writer.write(&table).expect("a table");
+        writer.close().expect("a file");
+        assert_eq!(read(&bytes, &ReadOptions::default()).expect("as it was written").table.rows(), 400_000);
+        // the first header: the type of the page, and what it becomes, in four bytes that now say 200
+        let [0x15, _, 0x15, first, _, _, last] = bytes[4..11] else { panic!("{:?}", &bytes[..16]) };
+        assert!(first >= 0x80 && (1..0x80).contains(&last), "{:?}", &bytes[..16]);
+        bytes[7..11].copy_from_slice(&[0x90, 0x83, 0x80, 0x00]);
+        let error = message(&bytes, &ReadOptions::default());
+        assert!(error.contains("the page becomes more than it says"), "{version:?}: {error}");
     }
 }
 
