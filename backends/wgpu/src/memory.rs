@@ -169,6 +169,26 @@ impl Drop for Storage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::AdapterChoice;
+    use crate::device::Gpu;
+    use crate::options::WgpuOptions;
+
+    /// In whatever order buffers come back, they are taken again by their numbers.
+    #[test]
+    fn the_lowest_number_is_taken_first() {
+        let Ok(gpu) = Gpu::open(&WgpuOptions { adapter: AdapterChoice::from_env(), ..WgpuOptions::default() }) else {
+            assert!(std::env::var("RESFLOW_REQUIRE_GPU").is_err(), "no adapter");
+            return eprintln!("SKIPPED, NOT TESTED: no adapter");
+        };
+        let make = || gpu.full(1.0, [1000].into());
+        let mut kept = vec![make(), make(), make(), make()];
+        let ids: Vec<u64> = kept.iter().map(|x| x.storage().id()).collect();
+        for place in [2, 0, 1, 0] {
+            drop(kept.remove(place));
+        }
+        let again = [make(), make(), make(), make()];
+        assert!(ids.is_sorted() && again.each_ref().map(|x| x.storage().id())[..] == ids[..]);
+    }
 
     #[test]
     fn classes_waste_a_quarter_at_most() {

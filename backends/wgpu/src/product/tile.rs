@@ -27,8 +27,8 @@ const THREADS: usize = 64;
 pub(crate) struct Lanes {
     /// Whether a line is a row, and the result has few columns; else a line is a column.
     pub(super) rows: bool,
-    /// Threads that share a line, of which neighbours load neighbouring terms; else neighbouring threads have neighbouring
-    /// lines.
+    /// Whether consecutive terms of a line lie next to each other in memory, so that neighbouring threads take neighbouring
+    /// terms of one line; else they take one term of neighbouring lines.
     pub(super) consecutive_k: bool,
 }
 
@@ -56,7 +56,7 @@ impl Lanes {
 
     fn text(self) -> (String, u32) {
         let (lanes, lines, threads) = (self.shared_by(), self.lines(), Self::THREADS);
-        // the number of a thread is that of its line and that of its lane, the one of which neighbours differ last
+        // a thread's line in the workgroup, its place among those that share it, and how far the next of them is
         let [line, lane, next] = if self.consecutive_k {
             [format!("thread / {lanes}u"), format!("thread % {lanes}u"), "1u".to_owned()]
         } else {
@@ -68,8 +68,7 @@ impl Lanes {
         } else {
             ["n", "m", "column_b", "fetch_b(k, known)", "row_a", "fetch_a(NARROW, k)", "lane, line"]
         };
-        let each = |make: &dyn Fn(usize) -> String| (0..Self::NARROW).map(make).collect::<String>();
-        let narrows = each(&|i| format!("  let narrow{i} = {narrow}({i}u);\n"));
+        let narrows: Vec<String> = (0..Self::NARROW).map(|i| format!("  let narrow{i} = {narrow}({i}u);\n")).collect();
         let fetched: Vec<String> = (0..Self::NARROW).map(|i| terms.replace("NARROW", &format!("narrow{i}"))).collect();
         let text = format!(
             "var<workgroup> lanes: array<vec4<f32>, {threads}>;
@@ -81,7 +80,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let line = first + {line};
   let lane = {lane};
   let known = {known}(line);
-{narrows}  let end = min(p.k, (group.z + 1u) * p.k_slice);
+{}  let end = min(p.k, (group.z + 1u) * p.k_slice);
   var value = vec4<f32>(0.0);
   for (var k = group.z * p.k_slice + lane; k < end; k = k + {lanes}u) {{
     value = fma(vec4<f32>({long}), vec4<f32>({}), value);
@@ -98,6 +97,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }}
 }}
 ",
+            narrows.concat(),
             fetched.join(", "),
             lanes / 2,
         );
