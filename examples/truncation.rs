@@ -7,7 +7,7 @@
 use resflow::backend::Key;
 use resflow::config::{Family, FlowConfig};
 use resflow::data::ToyDensity;
-use resflow::estimator::{Estimator, Exact, Probe, Truncated};
+use resflow::estimator::{Estimator, Exact, Probe, Traces, Truncated};
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use resflow::{Error, Flow, NdArray};
 
@@ -25,7 +25,7 @@ fn main() -> Result<(), Error> {
     println!("| c | terms | bias | bound | exact log p |\n|---|---|---|---|---|");
     for (number, c) in [0.5, 0.7, 0.9, 0.97_f64].into_iter().enumerate() {
         for terms in [1, 2, 3, 5, 10, 20] {
-            let truncated = Truncated { terms, probes: 1, probe: Probe::Rademacher };
+            let truncated = Truncated { terms, probes: 1, probe: Probe::Rademacher, traces: Traces::Probed };
             let config = FlowConfig {
                 blocks: BLOCKS,
                 hidden: vec![32, 32],

@@ -11,7 +11,7 @@ use crate::bijection::{Ask, Bijection, Cotangents, Mapped, Memory, PreparedBijec
 use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimate, Samples};
 use crate::invert::{Inversion, Solution, invert_residual};
-use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
+use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved, WeightedTraces};
 use crate::module::{Grad, Module};
 use crate::stage::Stage;
 use crate::tiled::{tile_samples, tiled};
@@ -130,6 +130,8 @@ struct BlockTape<B: Backend> {
     batch: Batch<B>,
     probes: Vec<B::Tensor>,
     cotangents: Vec<B::Tensor>,
+    /// The number of traces whose gradient is g's own.
+    powers: usize,
     /// The activations of g and of the tangents of the probes, unless they are to be computed again.
     saved: Option<(Saved<B>, Vec<Saved<B>>)>,
 }
@@ -164,8 +166,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
                     let tangents = self.tangents(backend, &saved, &found.probes);
                     (saved, tangents)
                 });
-                let (probes, cotangents) = (found.probes, found.cotangents);
-                let tape = Tape::new(BlockTape { batch: batch.clone(), probes, cotangents, saved });
+                let (probes, cotangents, powers) = (found.probes, found.cotangents, found.powers);
+                let tape = Tape::new(BlockTape { batch: batch.clone(), probes, cotangents, powers, saved });
                 let log_dets = vec![found.log_det];
                 Ok(Mapped { log_dets, tape: Some(tape), terms: found.terms, ..Mapped::value(y) })
             }
@@ -189,7 +191,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
         mut cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error> {
-        let BlockTape { batch, probes, cotangents: u, saved } = tape.into_value::<BlockTape<B>>();
+        let BlockTape { batch, probes, cotangents: u, powers, saved } = tape.into_value::<BlockTape<B>>();
         let (saved, tangents) = saved.unwrap_or_else(|| {
             let (_, saved) = self.net.forward(backend, &batch, Derivatives::Second);
             let tangents = self.tangents(backend, &saved, &probes);
@@ -201,7 +203,12 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
         let tangents: Vec<_> = tangents.iter().collect();
         let gy = cotangents.x.clone();
         let own = LayerGrads { trained: grads, context: &mut cotangents.context };
-        let (gx, _) = self.net.tangent_vjp(backend, &saved, &tangents, gy.clone(), gdy, own);
+        let (gx, _) = if powers == 0 {
+            self.net.tangent_vjp(backend, &saved, &tangents, gy.clone(), gdy, own)
+        } else {
+            let traces = WeightedTraces { powers, weights: &cotangents.log_det };
+            self.net.tangent_trace_vjp(backend, &saved, &tangents, traces, gy.clone(), gdy, own)
+        };
         Ok(cotangents.with_x(backend.axpy(1.0, &gy, gx)))
     }
 

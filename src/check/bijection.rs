@@ -10,7 +10,7 @@ use super::{Failed, Passed, Property, Report, saved, tolerance};
 use crate::batch::Batch;
 use crate::bijection::{Ask, Bijection, Draw, Mapped, Memory, PreparedBijection};
 use crate::error::Error;
-use crate::estimator::{Estimator, Exact, Law, Probe, RussianRoulette, Sharing};
+use crate::estimator::{Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Traces};
 use crate::invert::{Inversion, Status};
 use crate::lipschitz::PowerIteration;
 use crate::registry::Registry;
@@ -31,6 +31,7 @@ fn roulette() -> Estimator {
         probes: 1,
         probe: Probe::Rademacher,
         sharing: Sharing::Sample,
+        traces: Traces::Exact,
     })
 }
 

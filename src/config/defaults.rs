@@ -1,7 +1,7 @@
 //! The default architectures of the families.
 
 use super::{Family, FlowConfig, ImageConfig, Nonlinearity, Start};
-use crate::estimator::{Estimator, Exact, Probe, Truncated};
+use crate::estimator::{Estimator, Exact, Probe, Traces, Truncated};
 
 /// κ of i-ResNets (Behrmann et al. 2019, appendix).
 const IRESNET_COEFFICIENT: f64 = 0.9;
@@ -10,7 +10,7 @@ const IRESNET_TERMS: usize = 10;
 
 /// i-ResNet's truncated series.
 fn truncated() -> Estimator {
-    Estimator::Truncated(Truncated { terms: IRESNET_TERMS, probes: 1, probe: Probe::Rademacher })
+    Estimator::Truncated(Truncated { terms: IRESNET_TERMS, probes: 1, probe: Probe::Rademacher, traces: Traces::Exact })
 }
 
 impl FlowConfig {

@@ -16,7 +16,7 @@ use super::{
     count, flatten, net,
 };
 use crate::error::ConfigError;
-use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing};
+use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Traces};
 use crate::lipschitz::NormChain;
 use crate::stage::{Repeated, Size, Stage};
 use crate::transform::{Logit, bits_per_dim};
@@ -99,6 +99,7 @@ impl Default for ImageConfig {
                 probes: 1,
                 probe: Probe::Rademacher,
                 sharing,
+                traces: Traces::Exact,
             })
         };
         Self {

@@ -7,7 +7,7 @@ use super::{
     count, flatten, net,
 };
 use crate::error::ConfigError;
-use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRoulette, Sharing};
+use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRoulette, Sharing, Traces};
 use crate::lipschitz::NormChain;
 use crate::stage::{Repeated, Size, Stage};
 
@@ -103,6 +103,7 @@ impl Default for FlowConfig {
                     probes: 1,
                     probe: Probe::Rademacher,
                     sharing: Sharing::Sample,
+                    traces: Traces::Exact,
                 },
             }),
             replicates: 8,
@@ -126,7 +127,15 @@ impl FlowConfig {
             let law = Law::ShiftedGeometric { p };
             let probe = Probe::Rademacher;
             Estimator::Auto(Auto {
-                otherwise: RussianRoulette { law, exact_terms, draws: 1, probes: 1, probe, sharing },
+                otherwise: RussianRoulette {
+                    law,
+                    exact_terms,
+                    draws: 1,
+                    probes: 1,
+                    probe,
+                    sharing,
+                    traces: Traces::Exact,
+                },
             })
         };
         Self {

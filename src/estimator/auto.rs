@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Estimator, Exact, Law, Phase, Probe, RussianRoulette, Sharing};
+use super::{Estimator, Exact, Law, Phase, Probe, RussianRoulette, Sharing, Traces};
 
 /// Terms of the series that an exact evaluation may cost.
 const EVALUATION_TERMS: f64 = 20.0;
@@ -32,6 +32,7 @@ impl Default for Auto {
                 probes: 1,
                 probe: Probe::Rademacher,
                 sharing: Sharing::Batch,
+                traces: Traces::Exact,
             },
         }
     }

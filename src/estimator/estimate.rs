@@ -8,8 +8,8 @@
 use resflow_backend::{Backend, Key};
 
 use super::{
-    CostModel, Draw, Estimator, LogDet, Phase, Probe, RussianRoulette, Sharing, Vjp, Weights, differentiated,
-    exact_log_det, series,
+    CostModel, Draw, Estimator, Known, LogDet, Phase, Probe, RussianRoulette, Sharing, Traces, Vjp, Weights,
+    differentiated, exact_log_det, series_beyond,
 };
 use crate::layer::{PreparedLayer, Saved};
 
@@ -24,7 +24,8 @@ pub struct Samples<'a> {
     pub first: u64,
 }
 
-/// Surrogates of a log det: probes v and cotangents u, `[n, …]`; the sum of uᵀJv has its gradient.
+/// Surrogates of a log det: probes v and cotangents u, `[n, …]`; the sum of uᵀJv has its gradient, together with that of
+/// the traces that are known.
 #[derive(Debug, Clone)]
 pub struct Surrogates<B: Backend> {
     /// The value, `[n, 1]`, nats.
@@ -33,6 +34,9 @@ pub struct Surrogates<B: Backend> {
     pub probes: Vec<B::Tensor>,
     /// The cotangents u, `[n, …]`, divided by the number of probes that are averaged.
     pub cotangents: Vec<B::Tensor>,
+    /// m, the number of traces that are known: the gradient of Σ_{k≤m} (−1)^{k+1} tr(Jᵏ)/k is the net's own
+    /// ([`PreparedLayer::tangent_trace_vjp`]).
+    pub powers: usize,
     /// Terms of the longest series.
     pub terms: usize,
 }
@@ -78,20 +82,36 @@ impl<B: Backend, N: ?Sized> Estimate<'_, B, N> {
 }
 
 impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
+    /// Computes the traces that an estimator does not leave to probes; a truncated series has so many terms.
+    fn known_traces(&self, setting: Traces, terms: Option<usize>) -> Known<B> {
+        if setting == Traces::Probed {
+            return Known::Nothing;
+        }
+        let mut traces = self.net.traces(self.backend, self.saved);
+        traces.truncate(terms.unwrap_or(usize::MAX));
+        if traces.is_empty() { Known::Nothing } else { Known::Traces(traces) }
+    }
+
     /// Computes independent estimates, `[n, replicates]`, nats, each with its own probes and its own N per sample;
     /// `[n, 1]` where exact.
     pub fn replicates(&self, draw: &Draw<'_>, replicates: usize) -> LogDet<B> {
         let (backend, count) = (self.backend, self.samples.count);
-        let (probe, probes, roulette, truncated) = match draw.estimator.resolve(&self.cost, Phase::Evaluation) {
+        let (probe, probes, traces, roulette, truncated) = match draw.estimator.resolve(&self.cost, Phase::Evaluation) {
             Estimator::Exact(_) | Estimator::Auto(_) => {
                 let exact = exact_log_det(backend, self.net, self.saved, count, self.samples.shape, false);
                 return LogDet::exact(exact.value.0);
             }
-            Estimator::Truncated(t) => (t.probe, t.probes, None, Some(t)),
-            Estimator::RussianRoulette(r) => (r.probe, r.probes, Some(r), None),
+            Estimator::Truncated(t) => (t.probe, t.probes, t.traces, None, Some(t)),
+            Estimator::RussianRoulette(r) => (r.probe, r.probes, r.traces, Some(r), None),
         };
         // all replicates of all samples as one batch: sample i of replicate m is number m·n + i
         let keys: Vec<Key> = (0..replicates as u64).map(|m| draw.key.named("replicate").split(m)).collect();
+        let known = match (self.known_traces(traces, truncated.as_ref().map(|t| t.terms)), traces) {
+            (Known::Nothing, Traces::Exact) => {
+                self.net.control(backend, self.saved).map_or(Known::Nothing, Known::Control)
+            }
+            (known, _) => known,
+        };
         let (order, weights) = if let Some(roulette) = roulette {
             let all = keys.iter().flat_map(|&key| coefficients(&roulette, key, self.samples.first, count));
             Weights::rows(backend, &all.collect::<Vec<_>>())
@@ -101,11 +121,12 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
         };
         let source: Vec<u32> = order.iter().map(|&i| i % count.max(1) as u32).collect();
         let saved = self.saved.take_rows(backend, &source);
+        let known = known.take_rows(backend, &source);
         let mut sum = backend.full(0.0, [count * replicates, 1].into());
         for index in 0..probes {
             let parts: Vec<_> = keys.iter().map(|&key| self.probe(key, probe, index)).collect();
             let v = backend.take_rows(&backend.concat(&parts.iter().collect::<Vec<_>>(), 0), &order);
-            let (value, _) = series(backend, self.net, &saved, &v, &weights, false);
+            let (value, _) = series_beyond(backend, self.net, &saved, &known, &v, &weights, false);
             sum = backend.axpy(1.0 / probes as f64, &value.0, sum);
         }
         let by_replicate = backend.take_rows(&sum, &inverse_order(&order));
@@ -117,42 +138,51 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
     /// as the value.
     pub fn surrogates(&self, draw: &Draw<'_>) -> Surrogates<B> {
         let (backend, n) = (self.backend, self.samples.count);
-        let (probe, count, weights, order) = match draw.estimator.resolve(&self.cost, Phase::Training) {
+        let mut terms = None;
+        let (probe, count, traces, weights, order) = match draw.estimator.resolve(&self.cost, Phase::Training) {
             Estimator::Exact(_) | Estimator::Auto(_) => {
                 let exact = exact_log_det(backend, self.net, self.saved, n, self.samples.shape, true);
                 return Surrogates {
                     log_det: LogDet::exact(exact.value.0),
                     probes: exact.probes,
                     cotangents: exact.surrogates.into_iter().map(|s| s.u).collect(),
+                    powers: 0,
                     terms: self.cost.dimension,
                 };
             }
-            Estimator::Truncated(t) => (t.probe, t.probes, Weights::Batch(t.coefficients()), None),
+            Estimator::Truncated(t) => {
+                terms = Some(t.terms);
+                (t.probe, t.probes, t.traces, Weights::Batch(t.coefficients()), None)
+            }
             Estimator::RussianRoulette(r) if r.sharing == Sharing::Batch => {
-                (r.probe, r.probes, Weights::Batch(r.coefficients(&r.draw(draw.key.named("law")))), None)
+                let weights = Weights::Batch(r.coefficients(&r.draw(draw.key.named("law"))));
+                (r.probe, r.probes, r.traces, weights, None)
             }
             Estimator::RussianRoulette(r) => {
                 let (order, weights) = Weights::rows(backend, &coefficients(&r, draw.key, self.samples.first, n));
-                (r.probe, r.probes, weights, Some(order))
+                (r.probe, r.probes, r.traces, weights, Some(order))
             }
         };
-        let sorted = order.as_ref().map(|order| self.saved.take_rows(backend, order));
+        let known = self.known_traces(traces, terms);
+        let sorted =
+            order.as_ref().map(|order| (self.saved.take_rows(backend, order), known.take_rows(backend, order)));
         let mut out = Surrogates {
             log_det: LogDet { value: backend.full(0.0, [n, 1].into()), exact: false },
             probes: Vec::with_capacity(count),
             cotangents: Vec::with_capacity(count),
+            powers: known.powers(),
             terms: weights.terms(),
         };
         for index in 0..count {
             let v = self.probe(draw.key, probe, index);
-            let (value, u) = if let (Some(order), Some(sorted)) = (&order, &sorted) {
-                let (value, surrogate) =
-                    series(backend, self.net, sorted, &backend.take_rows(&v, order), &weights, true);
+            let (value, u) = if let (Some(order), Some((saved, known))) = (&order, &sorted) {
+                let v = backend.take_rows(&v, order);
+                let (value, surrogate) = series_beyond(backend, self.net, saved, known, &v, &weights, true);
                 let back = inverse_order(order);
                 let u = surrogate.expect("asked for").u;
                 (backend.take_rows(&value.0, &back), backend.take_rows(&u, &back))
             } else {
-                let (value, surrogate) = series(backend, self.net, self.saved, &v, &weights, true);
+                let (value, surrogate) = series_beyond(backend, self.net, self.saved, &known, &v, &weights, true);
                 (value.0, surrogate.expect("asked for").u)
             };
             out.log_det.value = backend.axpy(1.0 / count as f64, &value, out.log_det.value);
@@ -179,6 +209,7 @@ impl<B: Backend> Estimate<'_, B, dyn PreparedLayer<B>> {
             log_det: LogDet { value: backend.full(0.0, [n, 1].into()), exact: false },
             probes: Vec::new(),
             cotangents: Vec::new(),
+            powers: 0,
             terms: coefficients.iter().map(Vec::len).max().unwrap_or(0),
         };
         let share = 1.0 / count as f64;

@@ -16,6 +16,7 @@ mod differentiated;
 mod draw;
 mod estimate;
 mod exact;
+mod known;
 mod law;
 mod roulette;
 mod series;
@@ -27,10 +28,11 @@ pub use differentiated::{Differentiated, differentiated};
 pub use draw::{Draw, LogDet};
 pub use estimate::{Estimate, Samples, Surrogates};
 pub use exact::{ExactLogDet, exact_log_det, jacobian};
+pub use known::{Control, Known, Traces};
 pub use law::Law;
 pub use roulette::{RussianRoulette, Sharing, Truncated, VarianceWarning};
 use serde::{Deserialize, Serialize};
-pub use series::{SeriesValue, Surrogate, Weights, series};
+pub use series::{SeriesValue, Surrogate, Weights, series, series_beyond};
 pub use vjp::Vjp;
 
 use crate::error::ConfigError;
@@ -129,20 +131,28 @@ impl Estimator {
     }
 }
 
+/// What an estimator that leaves out known traces says of it.
+fn probed(traces: Traces) -> &'static str {
+    if traces == Traces::Exact { "" } else { ", every trace by probes" }
+}
+
 impl std::fmt::Display for Estimator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exact(_) => write!(f, "exact"),
-            Self::Truncated(t) => write!(f, "truncated after {} terms, {} probes", t.terms, t.probes),
+            Self::Truncated(t) => {
+                write!(f, "truncated after {} terms, {} probes{}", t.terms, t.probes, probed(t.traces))
+            }
             Self::RussianRoulette(r) => write!(
                 f,
-                "Russian roulette, {}, {} exact terms, {} draws, {} {} probes, N {}",
+                "Russian roulette, {}, {} exact terms, {} draws, {} {} probes, N {}{}",
                 r.law,
                 r.exact_terms,
                 r.draws,
                 r.probes,
                 if r.probe == Probe::Rademacher { "Rademacher" } else { "Gaussian" },
                 if r.sharing == Sharing::Batch { "per batch" } else { "per sample" },
+                probed(r.traces),
             ),
             Self::Auto(a) => write!(f, "auto (exact or {})", Self::RussianRoulette(a.otherwise.clone())),
         }

@@ -6,7 +6,7 @@ use rand::RngExt as _;
 use resflow_backend::Key;
 use serde::{Deserialize, Serialize};
 
-use super::{Law, Probe};
+use super::{Law, Probe, Traces};
 use crate::error::ConfigError;
 
 /// The sharing of N among the samples of a batch.
@@ -40,6 +40,9 @@ pub struct RussianRoulette {
     /// The sharing of N among samples.
     #[serde(default)]
     pub sharing: Sharing,
+    /// The way in which the first traces are computed.
+    #[serde(default, skip_serializing_if = "Traces::is_exact")]
+    pub traces: Traces,
 }
 
 fn one() -> usize {
@@ -52,7 +55,15 @@ impl RussianRoulette {
     /// # Errors
     /// Returns [`ConfigError::OutOfRange`] for a parameter of the law out of its range, or more than 1000 exact terms.
     pub fn new(law: Law, exact_terms: usize) -> Result<Self, ConfigError> {
-        let it = Self { law, exact_terms, draws: 1, probes: 1, probe: Probe::default(), sharing: Sharing::default() };
+        let it = Self {
+            law,
+            exact_terms,
+            draws: 1,
+            probes: 1,
+            probe: Probe::default(),
+            sharing: Sharing::default(),
+            traces: Traces::default(),
+        };
         it.check()?;
         Ok(it)
     }
@@ -80,6 +91,11 @@ impl RussianRoulette {
     /// Sets the sharing of N.
     pub fn with_sharing(self, sharing: Sharing) -> Self {
         Self { sharing, ..self }
+    }
+
+    /// Sets the way in which the first traces are computed.
+    pub fn with_traces(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// Checks the settings.
@@ -172,6 +188,9 @@ pub struct Truncated {
     /// The probes' distribution.
     #[serde(default)]
     pub probe: Probe,
+    /// The way in which the first traces are computed.
+    #[serde(default, skip_serializing_if = "Traces::is_exact")]
+    pub traces: Traces,
 }
 
 impl Truncated {
@@ -180,7 +199,7 @@ impl Truncated {
     /// # Errors
     /// Returns [`ConfigError::OutOfRange`] outside 1 … 1000 terms.
     pub fn new(terms: usize) -> Result<Self, ConfigError> {
-        let it = Self { terms, probes: 1, probe: Probe::default() };
+        let it = Self { terms, probes: 1, probe: Probe::default(), traces: Traces::default() };
         it.check()?;
         Ok(it)
     }

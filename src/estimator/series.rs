@@ -5,6 +5,11 @@
 //! * value: Σ_{k≥1} (−1)^{k+1} c_k ⟨w_k, v⟩/k (Chen et al. 2019, eq. 6),
 //! * u = Σ_{k≥0} (−1)ᵏ c_k w_k, and ∂ log det/∂θ = E\[uᵀ (∂J/∂θ) v\] (eq. 8), with u and v constants.
 //!
+//! Where the first m traces are known ([`Known::Traces`]), the value begins with Σ_{k≤m} (−1)^{k+1} tr(Jᵏ)/k and goes on with
+//! the terms k > m, and u with k ≥ m: the gradient of what is known is exact too
+//! ([`PreparedLayer::tangent_trace_vjp`](crate::layer::PreparedLayer::tangent_trace_vjp)), and ∂ tr(Jᵏ)/k is the mean of
+//! vᵀJᵏ⁻¹ ∂J v. With a control variate the first term is c₁ (vᵀJv − vᵀCv) + tr C.
+//!
 //! A sample stops once c_k ‖w_k‖ ‖v‖/k is below the working precision: it is set to exact zero, since iterating on
 //! drives it into subnormal numbers, on which convolutions are some hundred times slower. Samples whose weights are
 //! zero from some k on stop there by the same rule.
@@ -12,6 +17,7 @@
 use resflow_backend::{Backend, Element as _, SeriesState, TermWeight};
 
 use super::Vjp;
+use super::known::{Known, without_control, without_term};
 use crate::layer::Saved;
 
 /// The value of a log det estimate for each sample, `[n, 1]`, in nats.
@@ -71,15 +77,32 @@ pub fn series<B: Backend>(
     weights: &Weights<B>,
     gradient: bool,
 ) -> (SeriesValue<B>, Option<Surrogate<B>>) {
+    series_beyond(backend, net, saved, &Known::Nothing, probe, weights, gradient)
+}
+
+/// Computes the [`series()`] with what is known of its first terms, in the order of the weights' samples. The surrogate is
+/// that of the terms behind those that are known.
+pub fn series_beyond<B: Backend>(
+    backend: &B,
+    net: &(impl Vjp<B> + ?Sized),
+    saved: &Saved<B>,
+    known: &Known<B>,
+    probe: &B::Tensor,
+    weights: &Weights<B>,
+    gradient: bool,
+) -> (SeriesValue<B>, Option<Surrogate<B>>) {
     let rows = backend.shape(probe).rows();
+    let powers = known.powers();
+    let first = if powers == 0 { probe.clone() } else { backend.full(0.0, backend.shape(probe)) };
     let mut state = SeriesState {
         power: probe.clone(),
-        neumann: gradient.then(|| probe.clone()),
+        neumann: gradient.then_some(first),
         value: backend.full(0.0, [rows, 1].into()),
     };
+    let needed = gradient || weights.terms() > powers;
     let mut finished: Vec<SeriesState<B::Tensor>> = Vec::new();
     let mut narrowed: Option<(Saved<B>, B::Tensor)> = None;
-    for k in 1..=weights.terms() {
+    for k in 1..=if needed { weights.terms() } else { 0 } {
         let weight = match weights {
             Weights::Batch(c) => TermWeight::Batch(c[k - 1]),
             Weights::Rows(c) => {
@@ -93,8 +116,26 @@ pub fn series<B: Backend>(
             }
         };
         let (saved, probe) = narrowed.as_ref().map_or((saved, probe), |(s, p)| (s, p));
-        state.power = net.vjp(backend, saved, state.power);
-        state = backend.series_term(k, weight, probe, B::Elem::EPSILON, state);
+        let control = match known {
+            Known::Control(control) if k == 1 => {
+                let slopes = backend.narrow(&control.slopes, 0, 0, backend.shape(probe).rows());
+                let (power, control) = net.controlled_vjp(backend, saved, &slopes, state.power);
+                state.power = power;
+                Some(control)
+            }
+            _ => {
+                state.power = net.vjp(backend, saved, state.power);
+                None
+            }
+        };
+        let before = (k <= powers).then(|| state.value.clone());
+        state = backend.series_term(k, weight.clone(), probe, B::Elem::EPSILON, state);
+        if let Some(before) = before {
+            state = without_term(backend, before, k < powers, state);
+        }
+        if let Some(control) = control {
+            state = without_control(backend, weight, control, state);
+        }
         if backend.known_zero(&state.power) {
             break;
         }
@@ -106,6 +147,7 @@ pub fn series<B: Backend>(
         parts.map(|parts| if let [only] = parts[..] { only.clone() } else { backend.concat(&parts, 0) })
     };
     let value = join(|s| Some(&s.value)).expect("every state has a value");
+    let value = known.add_to(backend, value);
     (SeriesValue(value), join(|s| s.neumann.as_ref()).map(|u| Surrogate { u }))
 }
 

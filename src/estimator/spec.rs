@@ -9,12 +9,12 @@ use std::str::FromStr;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Auto, Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Truncated};
+use super::{Auto, Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Traces, Truncated};
 use crate::error::ConfigError;
 
 /// The forms that a text may have.
-const FORMS: &str = "exact, auto, truncated:terms=…,probes=…,probe=rademacher|gaussian, \
-     or roulette:law=geometric,p=…|law=poisson,rate=…,exact=…,draws=…,probes=…,probe=rademacher|gaussian,sharing=batch|sample";
+const FORMS: &str = "exact, auto, truncated:terms=…,probes=…,probe=rademacher|gaussian,traces=exact|probed, \
+     or roulette:law=geometric,p=…|law=poisson,rate=…,exact=…,draws=…,probes=…,probe=rademacher|gaussian,sharing=batch|sample,traces=exact|probed";
 
 fn syntax(problem: impl fmt::Display) -> ConfigError {
     ConfigError::Syntax(format!("{problem}; an estimator is {FORMS}"))
@@ -67,6 +67,10 @@ impl<'a> Settings<'a> {
         self.choice("probe", &[("rademacher", Probe::Rademacher), ("gaussian", Probe::Gaussian)])
     }
 
+    fn traces(&mut self) -> Result<Traces, ConfigError> {
+        self.choice("traces", &[("exact", Traces::Exact), ("probed", Traces::Probed)])
+    }
+
     fn end(self) -> Result<(), ConfigError> {
         match self.pairs.first() {
             None => Ok(()),
@@ -95,6 +99,7 @@ impl FromStr for Estimator {
                 terms: settings.number("terms", 20)?,
                 probes: settings.number("probes", 1)?,
                 probe: settings.probe()?,
+                traces: settings.traces()?,
             }),
             "roulette" | "russian-roulette" => {
                 let poisson = settings.choice("law", &[("geometric", false), ("poisson", true)])?;
@@ -110,6 +115,7 @@ impl FromStr for Estimator {
                     probes: settings.number("probes", 1)?,
                     probe: settings.probe()?,
                     sharing: settings.choice("sharing", &[("batch", Sharing::Batch), ("sample", Sharing::Sample)])?,
+                    traces: settings.traces()?,
                 })
             }
             other => return Err(syntax(format_args!("there is no estimator `{other}`"))),
@@ -175,7 +181,14 @@ mod tests {
         let text = "roulette: p = 0.25, exact = 3, sharing = sample";
         let expected = serde_json::from_str::<Estimator>(table).expect("a table");
         assert_eq!(text.parse::<Estimator>().expect("a text"), expected);
-        for estimator in ["exact", "auto", "truncated:terms=7,probe=gaussian", text] {
+        for estimator in [
+            "exact",
+            "auto",
+            "truncated:terms=7,probe=gaussian",
+            "truncated:traces=probed",
+            "roulette:traces=probed",
+            text,
+        ] {
             let estimator: Estimator = estimator.parse().expect("a text");
             let json = serde_json::to_string(&estimator).expect("serialises");
             assert_eq!(serde_json::from_str::<Estimator>(&json).expect(&json), estimator);

@@ -2,16 +2,62 @@
 
 use resflow_backend::Backend;
 
+use super::Control;
 use crate::layer::{PreparedLayer, Saved};
 
 /// A map that multiplies with the transpose of its Jacobian.
 pub trait Vjp<B: Backend> {
     /// Computes Jᵀ u for cotangents u `[n, …]`, at the samples where `saved` was kept.
     fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor;
+
+    /// Computes tr J, tr J², …, `[n, 1]` each, as far as they cost less than a product with J.
+    fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
+        let _ = (backend, saved);
+        Vec::new()
+    }
+
+    /// Computes the trace of a map C near J, if there is one that costs less than a product with J.
+    fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {
+        let _ = (backend, saved);
+        None
+    }
+
+    /// Computes Jᵀv, `[n, …]`, and vᵀCv, `[n, 1]`, of the map C that [`control`](Self::control) gave, of which `slopes` are.
+    ///
+    /// # Panics
+    /// If the map has no such C.
+    fn controlled_vjp(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        slopes: &B::Tensor,
+        v: B::Tensor,
+    ) -> (B::Tensor, B::Tensor) {
+        let _ = (backend, saved, slopes, v);
+        panic!("a map without a control variate was asked for one");
+    }
 }
 
 impl<B: Backend, L: PreparedLayer<B> + ?Sized> Vjp<B> for L {
     fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor {
         PreparedLayer::vjp(self, backend, saved, u)
+    }
+
+    fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
+        PreparedLayer::traces(self, backend, saved)
+    }
+
+    fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {
+        PreparedLayer::control(self, backend, saved)
+    }
+
+    fn controlled_vjp(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        slopes: &B::Tensor,
+        v: B::Tensor,
+    ) -> (B::Tensor, B::Tensor) {
+        PreparedLayer::controlled_vjp(self, backend, saved, slopes, v)
     }
 }

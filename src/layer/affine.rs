@@ -290,6 +290,10 @@ impl<B: Backend, K: Kind<B>> PreparedLayer<B> for PreparedAffine<B, K> {
         (self.vjp(backend, saved, gy), gdy.into_iter().map(|g| self.vjp(backend, saved, g)).collect())
     }
 
+    fn weight(&self) -> Option<&B::Tensor> {
+        Some(&self.weight.effective)
+    }
+
     fn product(&self) -> Option<[&B::Tensor; 2]> {
         self.layer.kind.is_matrix().then_some([&self.arranged, &self.layer.bias])
     }

@@ -21,6 +21,8 @@ mod conv;
 mod linear;
 mod normalised;
 mod sequence;
+mod taps;
+mod traces;
 
 pub use activation::ActivationLayer;
 pub use affine::Affine;
@@ -33,6 +35,7 @@ pub use sequence::Sequence;
 
 use crate::batch::Batch;
 use crate::error::ConfigError;
+use crate::estimator::Control;
 use crate::module::{Grad, Module};
 use crate::stage::{LayerStage, Net};
 
@@ -81,6 +84,15 @@ impl<B: Backend> Saved<B> {
     fn map(&self, f: &impl Fn(&B::Tensor) -> B::Tensor) -> Self {
         Self { tensors: self.tensors.iter().map(f).collect(), parts: self.parts.iter().map(|p| p.map(f)).collect() }
     }
+}
+
+/// A weighted sum of known traces, Σ_i w_i Σ_{k≤m} (−1)^{k+1} tr(J_iᵏ)/k, of which a reverse pass computes the gradient too.
+#[derive(Debug)]
+pub struct WeightedTraces<'a, B: Backend> {
+    /// m.
+    pub powers: usize,
+    /// The weights of the samples, `[n, 1]`.
+    pub weights: &'a B::Tensor,
 }
 
 /// Where a layer's reverse pass adds gradients.
@@ -194,6 +206,57 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
         gdy: Vec<B::Tensor>,
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>);
+
+    /// Computes tr J, tr J², …, `[n, 1]` each, as far as they cost less than a product with J.
+    fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
+        let _ = (backend, saved);
+        Vec::new()
+    }
+
+    /// Computes [`tangent_vjp`](Self::tangent_vjp), and adds to gx and to the gradients of the trained tensors those of
+    /// traces that [`traces`](Self::traces) gives.
+    ///
+    /// # Panics
+    /// If the layer does not give as many.
+    fn tangent_trace_vjp(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        tangents: &[&Saved<B>],
+        traces: WeightedTraces<'_, B>,
+        gy: B::Tensor,
+        gdy: Vec<B::Tensor>,
+        grads: LayerGrads<'_, B>,
+    ) -> (B::Tensor, Vec<B::Tensor>) {
+        assert_eq!(traces.powers, 0, "traces that the layer does not give");
+        self.tangent_vjp(backend, saved, tangents, gy, gdy, grads)
+    }
+
+    /// Computes the trace of a map C near J, if there is one that costs less than a product with J.
+    fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {
+        let _ = (backend, saved);
+        None
+    }
+
+    /// Computes Jᵀv, `[n, …]`, and vᵀCv, `[n, 1]`, of the map C that [`control`](Self::control) gave, of which `slopes` are.
+    ///
+    /// # Panics
+    /// If the layer has no such C.
+    fn controlled_vjp(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        slopes: &B::Tensor,
+        v: B::Tensor,
+    ) -> (B::Tensor, B::Tensor) {
+        let _ = (backend, saved, slopes, v);
+        panic!("a layer without a control variate was asked for one");
+    }
+
+    /// Returns W_eff, `[o, i]` or `[o, kh, kw, i]`, if the layer is affine.
+    fn weight(&self) -> Option<&B::Tensor> {
+        None
+    }
 
     /// Returns the transposed weight `[i, o]` and the bias `[o]`, if the layer is x·wt + b: a net may compute it
     /// together with the next layer.

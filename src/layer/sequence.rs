@@ -3,12 +3,15 @@
 //! The norms that constrained layers are bounded between meet at their boundaries, so a chain owns the raw parameters
 //! of learned ones: one parameter is the codomain of a layer and the domain of the next.
 
-use resflow_backend::Backend;
+use resflow_backend::{Backend, Binary, Over, Reduce};
 
 use super::activation::kept;
-use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, PreparedLayer, Saved};
+use super::linear::matrix;
+use super::traces::Traces;
+use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, PreparedLayer, Saved, WeightedTraces};
 use crate::batch::Batch;
 use crate::error::ConfigError;
+use crate::estimator::Control;
 use crate::lipschitz::{Order, check_chain, two_norm_factor};
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate, trained_tensors};
 use crate::stage::Net;
@@ -111,8 +114,10 @@ impl<B: Backend> Module<B> for Sequence<B> {
 
 impl<B: Backend> Layer<B> for Sequence<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
+        let layers: Vec<_> = self.layers.iter().map(|l| l.prepare(backend)).collect();
         Box::new(PreparedSequence {
-            layers: self.layers.iter().map(|l| l.prepare(backend)).collect(),
+            traces: Traces::of(backend, &layers),
+            layers,
             counts: self.layers.iter().map(|l| trained_tensors(&**l)).collect(),
             norms: self.norms.clone(),
             orders: self.orders.len(),
@@ -175,6 +180,44 @@ struct PreparedSequence<B: Backend> {
     counts: Vec<usize>,
     /// The number of learned orders, whose gradients come first.
     orders: usize,
+    /// What is known of the traces.
+    traces: Option<Traces<B>>,
+}
+
+impl<B: Backend> PreparedSequence<B> {
+    /// The traces of a net without a leading activation.
+    fn exact_traces(&self) -> Option<&Traces<B>> {
+        self.traces.as_ref().filter(|traces| traces.first == 0)
+    }
+
+    /// The reverse pass, with what is added to ∂/∂d of some activations, by their layers.
+    fn pull_back(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        tangents: &[&Saved<B>],
+        slopes: &[(usize, B::Tensor)],
+        mut gy: B::Tensor,
+        mut gdy: Vec<B::Tensor>,
+        grads: LayerGrads<'_, B>,
+    ) -> (B::Tensor, Vec<B::Tensor>) {
+        let mut end = grads.trained.len();
+        for (i, layer) in self.layers.iter().enumerate().rev() {
+            let start = end - self.counts[i];
+            let mut kept: Vec<_> = tangents.iter().map(|t| &t.parts[i]).collect();
+            let own = LayerGrads { trained: &mut grads.trained[start..end], context: grads.context };
+            // a function of the slopes is a tangent pair more: (∂/∂d, 1)
+            let pair = slopes.iter().find(|(layer, _)| *layer == i).map(|(_, slope)| {
+                gdy.push(backend.full(1.0, backend.shape(slope)));
+                Saved::tensors(vec![slope.clone()])
+            });
+            kept.extend(&pair);
+            (gy, gdy) = layer.tangent_vjp(backend, &saved.parts[i], &kept, gy, gdy, own);
+            gdy.truncate(tangents.len());
+            end = start;
+        }
+        (gy, gdy)
+    }
 }
 
 impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
@@ -234,19 +277,66 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         backend: &B,
         saved: &Saved<B>,
         tangents: &[&Saved<B>],
-        mut gy: B::Tensor,
-        mut gdy: Vec<B::Tensor>,
+        gy: B::Tensor,
+        gdy: Vec<B::Tensor>,
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
-        let mut end = grads.trained.len();
-        for (i, layer) in self.layers.iter().enumerate().rev() {
-            let start = end - self.counts[i];
-            let kept: Vec<_> = tangents.iter().map(|t| &t.parts[i]).collect();
-            let own = LayerGrads { trained: &mut grads.trained[start..end], context: grads.context };
-            (gy, gdy) = layer.tangent_vjp(backend, &saved.parts[i], &kept, gy, gdy, own);
-            end = start;
+        self.pull_back(backend, saved, tangents, &[], gy, gdy, grads)
+    }
+
+    fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
+        self.exact_traces().map_or_else(Vec::new, |traces| traces.values(backend, saved))
+    }
+
+    fn tangent_trace_vjp(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        tangents: &[&Saved<B>],
+        traces: WeightedTraces<'_, B>,
+        gy: B::Tensor,
+        gdy: Vec<B::Tensor>,
+        grads: LayerGrads<'_, B>,
+    ) -> (B::Tensor, Vec<B::Tensor>) {
+        let known = self.exact_traces().expect("the net gave traces");
+        let (slopes, weights) = known.gradient(backend, saved, &traces);
+        for (layer, gradient) in &weights {
+            // an affine layer's weight is the first of its trained tensors
+            let slot = self.orders + self.counts[..*layer].iter().sum::<usize>();
+            accumulate(backend, &mut grads.trained[slot], gradient);
         }
-        (gy, gdy)
+        self.pull_back(backend, saved, tangents, &slopes, gy, gdy, grads)
+    }
+
+    fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {
+        self.traces.as_ref().filter(|traces| traces.first == 1)?.control(backend, saved)
+    }
+
+    fn controlled_vjp(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        slopes: &B::Tensor,
+        v: B::Tensor,
+    ) -> (B::Tensor, B::Tensor) {
+        let [leading, first, others @ ..] = &self.layers[..] else { panic!("a net without a control variate") };
+        let (saved, rest) = saved.parts.split_at(2);
+        let hidden = others.iter().zip(rest).rev().fold(v.clone(), |g, (layer, saved)| layer.vjp(backend, saved, g));
+        let samples = backend.shape(&v).rows();
+        let there = backend.shape(&v).rank() > 2;
+        // C = A diag(means): of images on the way through hidden pixels, of rows on the way in, where it costs less
+        let way = there.then(|| first.jvp(backend, &saved[1], &v).0);
+        let dots = way.map(|way| backend.dot_rows(&matrix(backend, &way), &matrix(backend, &hidden)));
+        let inner = first.vjp(backend, &saved[1], hidden);
+        let dots = dots.unwrap_or_else(|| backend.dot_rows(&v, &inner));
+        let pixels = backend.shape(slopes).elements() / samples.max(1);
+        let dots = backend.binary(
+            Binary::Mul,
+            backend.reshape(&dots, [samples, pixels].into()),
+            &backend.reshape(slopes, [samples, pixels].into()),
+        );
+        let control = if pixels == 1 { dots } else { backend.reduce(Reduce::Sum, Over::Row, &dots) };
+        (leading.vjp(backend, &saved[0], inner), control)
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) -> OrderGradients<B> {

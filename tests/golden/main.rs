@@ -15,6 +15,7 @@ mod coupling;
 mod cut;
 mod dense;
 mod estimators;
+mod exact_trace;
 mod fixture;
 mod image;
 mod induced_norms;
@@ -44,6 +45,7 @@ macro_rules! golden_tests {
                 norms_between_orders: induced_norms::compare;
                 mixture_densities: mixture_base::mixtures;
                 student_densities: mixture_base::student;
+                known_traces: exact_trace::compare;
                 spline_rows: spline::rows;
                 spline_flow: spline::flow;
             }

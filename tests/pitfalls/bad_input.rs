@@ -13,7 +13,7 @@ use resflow::checkpoint::{Archive, Values, write_atomically};
 use resflow::config::{BaseConfig, Covariance, FlowConfig, MixtureConfig, Nonlinearity};
 use resflow::data::{Standardiser, Table, ToyDensity};
 use resflow::error::{CheckpointError, ConfigError, Error};
-use resflow::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Truncated};
+use resflow::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Traces, Truncated};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status};
 use resflow::layer::{Layer, LipschitzLinear, Sequence};
@@ -56,7 +56,7 @@ fn estimators() {
         assert!(good.clone().with_draws(count).is_err(), "{count}");
         assert!(good.clone().with_probes(count, Probe::Gaussian).is_err(), "{count}");
         assert!(Truncated::new(count).is_err(), "{count}");
-        let truncated = Truncated { terms: 3, probes: count, probe: Probe::Rademacher };
+        let truncated = Truncated { terms: 3, probes: count, probe: Probe::Rademacher, traces: Traces::Exact };
         let roulette = RussianRoulette { draws: count, ..good.clone() };
         for estimator in [Estimator::Truncated(truncated), Estimator::RussianRoulette(roulette)] {
             assert!(estimator.check().is_err());
@@ -160,6 +160,7 @@ fn configurations() {
             probes: 1,
             probe: Probe::Rademacher,
             sharing: Sharing::Batch,
+            traces: Traces::Exact,
         });
     });
     assert!(flow().set_log_prob_estimator(Estimator::default(), 0).is_err());

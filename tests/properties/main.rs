@@ -26,4 +26,5 @@ mod norms;
 mod scores;
 mod spline;
 mod table_fits;
+mod traces;
 mod weights;

@@ -1,0 +1,315 @@
+//! Traces of powers of J that cost less than a product with J. They have no noise, where a probe's first terms have the most.
+//!
+//! For g = A₃ φ₂ A₂ φ₁ A₁, with weights W and the activations' slopes d,
+//!
+//! tr J = d₂ᵀ (W₂ ∘ (W₁W₃)ᵀ) d₁,
+//!
+//! where the matrix is made once a step, so that a sample costs one h₁ × h₂ product. With one hidden layer, K = W₁W₂,
+//!
+//! tr J = dᵀ diag K, tr J² = dᵀ (K ∘ Kᵀ) d.
+//!
+//! Where A₁ and A₃ are convolutions and A₂ is a matrix the first holds at every hidden pixel, with the paths through it
+//! ([`Taps`]) for W₁W₃, and traces are sums over pixels.
+//!
+//! With an activation φ₀ before A₁ the identities fail: J = A D₀, of which only tr A is known. But C, in which the mean of
+//! d₀ over the numbers that a hidden pixel looks at stands for all of them, has a known trace, a sum of mean · trace over
+//! hidden pixels, and is near J: a control variate.
+//!
+//! Gradients: ∂ tr/∂d goes through φ″ like a tangent pair, dx = ∂ tr/∂d with cotangent 1; W gets its gradient through the
+//! matrix.
+
+use std::sync::OnceLock;
+
+use resflow_backend::{Backend, Binary, Over, Padding, Reduce};
+
+use super::activation::slope;
+use super::linear::matrix;
+use super::taps::{Run, Taps};
+use super::{PreparedLayer, Saved, WeightedTraces};
+use crate::estimator::Control;
+use crate::module::{Grad, accumulate};
+
+/// The parts of a net whose traces are known.
+#[derive(Debug)]
+pub(super) struct Traces<B: Backend> {
+    taps: Taps<B>,
+    /// W₂ `[h₂, h₁]`, where there are two hidden layers.
+    middle: Option<B::Tensor>,
+    /// 1 if φ₀ comes first, else 0: the number of A₁.
+    pub(super) first: usize,
+    /// The matrices for images of a size, or for rows.
+    regions: OnceLock<([usize; 2], Vec<Region<B>>)>,
+}
+
+/// Hidden pixels with the same paths, and what they have in common.
+#[derive(Debug, Clone)]
+struct Region<B: Backend> {
+    rows: Run,
+    columns: Run,
+    /// A₁ and A₃ along the paths.
+    paths: [B::Tensor; 2],
+    /// Pᵀ, `[h₂, h₁]`; of one hidden layer Kᵀ.
+    way: B::Tensor,
+    /// W₂ ∘ Pᵀ, `[h₂, h₁]`; of one hidden layer diag K, `[1, h₁]`.
+    matrix: B::Tensor,
+}
+
+/// What the gradient of traces is, besides that of weights: ∂/∂d of each activation, by its layer.
+pub(super) type Slopes<B> = Vec<(usize, <B as Backend>::Tensor)>;
+
+/// A weight's gradient, by its layer.
+pub(super) type WeightGradients<B> = Vec<(usize, <B as Backend>::Tensor)>;
+
+impl<B: Backend> Traces<B> {
+    /// Looks for the traces of a net.
+    pub(super) fn of(backend: &B, layers: &[Box<dyn PreparedLayer<B>>]) -> Option<Self> {
+        let is_activation = |i: usize| layers.get(i).is_some_and(|l| l.activation().is_some());
+        let first = usize::from(is_activation(0));
+        let weight = |i: usize| layers.get(i).and_then(|l| l.weight());
+        let (a1, a2, a3) = (weight(first)?, weight(first + 2)?, weight(first + 4));
+        if !is_activation(first + 1) {
+            return None;
+        }
+        let (middle, last) = match (a3, layers.len() - first) {
+            (None, 3) => (None, a2),
+            (Some(a3), 5) if is_activation(first + 3) && backend.shape(a2).rank() == 2 => (Some(a2.clone()), a3),
+            _ => return None,
+        };
+        Some(Self { taps: Taps::new(backend, a1, last)?, middle, first, regions: OnceLock::new() })
+    }
+
+    fn region(&self, backend: &B, rows: &Run, columns: &Run) -> Region<B> {
+        let paths = self.taps.paths(backend, &rows.taps, &columns.taps);
+        let way = backend.matmul(&paths[1], true, &paths[0], false);
+        let matrix = if let Some(w2) = &self.middle {
+            backend.binary(Binary::Mul, way.clone(), w2)
+        } else {
+            let products = backend.binary(Binary::Mul, paths[0].clone(), &paths[1]);
+            let diagonal = backend.reduce(Reduce::Sum, Over::Channel, &products);
+            let hidden = backend.shape(&diagonal).elements();
+            backend.reshape(&diagonal, [1, hidden].into())
+        };
+        Region { rows: rows.clone(), columns: columns.clone(), paths, way, matrix }
+    }
+
+    /// Calls with the regions of images like x, `[n, h, w, c]`, or of rows.
+    fn with_regions<R>(&self, backend: &B, x: &B::Tensor, use_them: impl FnOnce(&[Region<B>]) -> R) -> R {
+        let shape = backend.shape(x);
+        let size = if shape.rank() == 4 { [shape[1], shape[2]] } else { [1, 1] };
+        let make = || {
+            let [kh, kw] = self.taps.kernel();
+            let (rows, columns) = (Run::all(size[0], kh), Run::all(size[1], kw));
+            let pairs = rows.iter().flat_map(|r| columns.iter().map(move |c| (r, c)));
+            pairs.map(|(r, c)| self.region(backend, r, c)).collect::<Vec<_>>()
+        };
+        let (known, regions) = self.regions.get_or_init(|| (size, make()));
+        if *known == size { use_them(regions) } else { use_them(&make()) }
+    }
+
+    /// The slopes of the activation of layer i, `[n, …, h]`.
+    fn slopes(saved: &Saved<B>, layer: usize) -> &B::Tensor {
+        slope(&saved.parts[layer])
+    }
+
+    /// The traces at the hidden pixels of a region, `[n·pixels, 1]`.
+    fn at_pixels(&self, backend: &B, saved: &Saved<B>, region: &Region<B>) -> B::Tensor {
+        let d1 = region.of(backend, Self::slopes(saved, self.first + 1));
+        let through = backend.matmul(&d1, false, &region.matrix, true);
+        match self.middle {
+            Some(_) => backend.dot_rows(&through, &region.of(backend, Self::slopes(saved, self.first + 3))),
+            None => through,
+        }
+    }
+
+    /// tr J; tr J² too where rows go through one hidden layer.
+    pub(super) fn values(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
+        let d1 = Self::slopes(saved, self.first + 1);
+        let samples = backend.shape(d1).rows();
+        self.with_regions(backend, d1, |regions| {
+            let sum = regions.iter().map(|r| by_samples(backend, &self.at_pixels(backend, saved, r), samples));
+            let Some(trace) = sum.reduce(|sum, part| backend.axpy(1.0, &part, sum)) else { return Vec::new() };
+            let mut traces = vec![trace];
+            if self.has_square(backend, d1) {
+                let through = backend.matmul(d1, false, &regions[0].square(backend), false);
+                traces.push(backend.dot_rows(&through, d1));
+            }
+            traces
+        })
+    }
+
+    fn has_square(&self, backend: &B, d1: &B::Tensor) -> bool {
+        self.middle.is_none() && backend.shape(d1).rank() == 2
+    }
+
+    /// The gradient of weighted traces, in the slopes of activations and in the weights of layers.
+    pub(super) fn gradient(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        traces: &WeightedTraces<'_, B>,
+    ) -> (Slopes<B>, WeightGradients<B>) {
+        let (l1, l2) = (self.first + 1, self.first + 3);
+        let d1 = Self::slopes(saved, l1);
+        let samples = backend.shape(d1).rows();
+        let weigh = |d: &B::Tensor| weigh(backend, d, traces.weights, samples);
+        self.with_regions(backend, d1, |regions| {
+            let (mut of_d1, mut of_d2, mut weights) = (Vec::new(), Vec::new(), Weighed { ends: None, middle: None });
+            for region in regions {
+                let (d1, [first, last]) = (region.of(backend, d1), &region.paths);
+                let weighed = weigh(&d1);
+                // that of Pᵀ = A₃ᵀA₁ along the paths
+                let mut of_way = None;
+                if let Some(w2) = &self.middle {
+                    let d2 = weigh(&region.of(backend, Self::slopes(saved, l2)));
+                    of_d1.push(backend.matmul(&d2, false, &region.matrix, false));
+                    of_d2.push(backend.matmul(&weighed, false, &region.matrix, true));
+                    let sum = backend.matmul(&d2, true, &d1, false);
+                    weights.add_middle(backend, &backend.binary(Binary::Mul, sum.clone(), &region.way));
+                    of_way = Some(backend.binary(Binary::Mul, sum, w2));
+                } else {
+                    let ones = backend.full(1.0, backend.shape(&d1));
+                    let mut slopes = weigh(&backend.binary(Binary::Mul, ones, &region.matrix));
+                    if traces.powers > 1 {
+                        let through = backend.matmul(&weighed, false, &region.square(backend), false);
+                        slopes = backend.axpy(-1.0, &through, slopes);
+                        let sum = backend.affine(backend.matmul(&weighed, true, &d1, false), -1.0, 0.0);
+                        of_way = Some(backend.binary(Binary::Mul, sum, &backend.permute(&region.way, &[1, 0])));
+                    }
+                    of_d1.push(slopes);
+                    let diagonal = backend.reduce(Reduce::Sum, Over::Channel, &weighed);
+                    let ends = [last, first].map(|end| backend.binary(Binary::Mul, end.clone(), &diagonal));
+                    weights.add_ends(backend, self.taps.spread(backend, &region.rows.taps, &region.columns.taps, ends));
+                }
+                if let Some(of_way) = of_way {
+                    let ends =
+                        [backend.matmul(last, false, &of_way, false), backend.matmul(first, false, &of_way, true)];
+                    weights.add_ends(backend, self.taps.spread(backend, &region.rows.taps, &region.columns.taps, ends));
+                }
+            }
+            let mut slopes = vec![(l1, assemble(backend, regions, of_d1, d1))];
+            if self.middle.is_some() {
+                slopes.push((l2, assemble(backend, regions, of_d2, Self::slopes(saved, l2))));
+            }
+            (slopes, weights.by_layer(self.first))
+        })
+    }
+
+    /// The trace of C, with the means that stand for the slopes of φ₀.
+    pub(super) fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {
+        let d0 = Self::slopes(saved, 0);
+        let shape = backend.shape(d0);
+        let means = backend.affine(
+            backend.matmul(&matrix(backend, d0), false, &backend.full(1.0, [shape.channels(), 1].into()), false),
+            1.0 / shape.channels() as f64,
+            0.0,
+        );
+        let slopes = if shape.rank() == 4 {
+            let [kh, kw] = self.taps.kernel();
+            let ones = backend.full(1.0, [1, kh, kw, 1].into());
+            let window = |x: &B::Tensor| backend.conv2d(x, &ones, Padding::same([kh, kw]));
+            let means = backend.reshape(&means, shape.with_channels(1));
+            let counts = window(&backend.full(1.0, [1, shape[1], shape[2], 1].into()));
+            backend.binary(Binary::Div, window(&means), &counts)
+        } else {
+            means
+        };
+        let samples = shape.rows();
+        let trace = self.with_regions(backend, d0, |regions| {
+            let parts = regions.iter().map(|region| {
+                let weights = region.of(backend, &slopes);
+                let weighed = backend.binary(Binary::Mul, self.at_pixels(backend, saved, region), &weights);
+                by_samples(backend, &weighed, samples)
+            });
+            parts.reduce(|sum, part| backend.axpy(1.0, &part, sum))
+        })?;
+        Some(Control { trace, slopes })
+    }
+}
+
+impl<B: Backend> Region<B> {
+    /// The hidden pixels of the region, `[n·pixels, h]`.
+    fn of(&self, backend: &B, x: &B::Tensor) -> B::Tensor {
+        let shape = backend.shape(x);
+        if shape.rank() == 2 {
+            return x.clone();
+        }
+        let cut = |x: &B::Tensor, axis: usize, run: &Run| {
+            if run.positions.len() == shape[axis] {
+                x.clone()
+            } else {
+                backend.narrow(x, axis, run.positions.start, run.positions.len())
+            }
+        };
+        matrix(backend, &cut(&cut(x, 1, &self.rows), 2, &self.columns))
+    }
+
+    /// K ∘ Kᵀ of one hidden layer, `[h₁, h₁]`.
+    fn square(&self, backend: &B) -> B::Tensor {
+        backend.binary(Binary::Mul, backend.permute(&self.way, &[1, 0]), &self.way)
+    }
+}
+
+/// Sums numbers of pixels, `[n·pixels, 1]`, to numbers of samples, `[n, 1]`.
+fn by_samples<B: Backend>(backend: &B, x: &B::Tensor, samples: usize) -> B::Tensor {
+    let pixels = backend.shape(x).rows() / samples.max(1);
+    if pixels == 1 {
+        return x.clone();
+    }
+    backend.reduce(Reduce::Sum, Over::Row, &backend.reshape(x, [samples, pixels].into()))
+}
+
+/// Multiplies the pixels of each sample, `[n·pixels, h]`, by its weight, of `[n, 1]`.
+fn weigh<B: Backend>(backend: &B, x: &B::Tensor, weights: &B::Tensor, samples: usize) -> B::Tensor {
+    let shape = backend.shape(x);
+    let flat = backend.reshape(x, [samples, shape.elements() / samples.max(1)].into());
+    backend.reshape(&backend.binary(Binary::Mul, flat, weights), shape)
+}
+
+/// Puts the pixels of regions, `[n·pixels, h]`, where they are in a tensor like this one.
+fn assemble<B: Backend>(backend: &B, regions: &[Region<B>], parts: Vec<B::Tensor>, like: &B::Tensor) -> B::Tensor {
+    let shape = backend.shape(like);
+    if shape.rank() == 2 {
+        return parts.into_iter().next().expect("rows are one region");
+    }
+    let mut bands: Vec<Vec<B::Tensor>> = Vec::new();
+    for (region, part) in regions.iter().zip(parts) {
+        let size = [shape[0], region.rows.positions.len(), region.columns.positions.len(), shape[3]];
+        let part = backend.reshape(&part, size[..].into());
+        match bands.last_mut() {
+            Some(band) if region.columns.positions.start > 0 => band.push(part),
+            _ => bands.push(vec![part]),
+        }
+    }
+    let join = |parts: &[B::Tensor], axis| backend.concat(&parts.iter().collect::<Vec<_>>(), axis);
+    let bands: Vec<_> = bands.iter().map(|band| join(band, 2)).collect();
+    if bands.is_empty() { backend.full(0.0, shape) } else { join(&bands, 1) }
+}
+
+/// Gradients of the weights, added up.
+#[derive(Debug)]
+struct Weighed<B: Backend> {
+    ends: Option<[B::Tensor; 2]>,
+    middle: Grad<B>,
+}
+
+impl<B: Backend> Weighed<B> {
+    fn add_middle(&mut self, backend: &B, gradient: &B::Tensor) {
+        accumulate(backend, &mut self.middle, gradient);
+    }
+
+    fn add_ends(&mut self, backend: &B, [first, last]: [B::Tensor; 2]) {
+        self.ends = Some(match self.ends.take() {
+            None => [first, last],
+            Some([f, l]) => [backend.axpy(1.0, &first, f), backend.axpy(1.0, &last, l)],
+        });
+    }
+
+    /// By layers, the first of which is A₁.
+    fn by_layer(self, first: usize) -> WeightGradients<B> {
+        let Some([a1, a3]) = self.ends else { return Vec::new() };
+        match self.middle {
+            Some(middle) => vec![(first, a1), (first + 2, middle), (first + 4, a3)],
+            None => vec![(first, a1), (first + 2, a3)],
+        }
+    }
+}
