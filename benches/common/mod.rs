@@ -56,6 +56,7 @@ impl Workload {
             Model::Rows { dimension, hidden } => ModelConfig::Rows(FlowConfig {
                 blocks: self.blocks,
                 hidden: hidden.to_vec(),
+                leading_activation: true,
                 coefficient: 0.9,
                 training: roulette(Law::ShiftedGeometric { p: 0.5 })?,
                 ..FlowConfig::new(dimension)
@@ -66,6 +67,7 @@ impl Workload {
                 blocks: vec![self.blocks],
                 filters,
                 first_activation: true,
+                leading_activation: true,
                 fully_connected: 0,
                 training: roulette(Law::Poisson { rate: 2.0 })?,
                 ..ImageConfig::default()

@@ -7,6 +7,8 @@
 //! | [`RussianRoulette`] | the same with a random number of reweighted terms (arXiv 1906.02735 eq. 6) | none | of probes and N |
 //! | [`Auto`] | exact where its counted cost allows, else roulette | none | as chosen |
 //!
+//! The first terms have no noise where their traces are known without a probe ([`Known`]), or less of it.
+//!
 //! Drawing ([`RussianRoulette::draw`]) is separate from computing ([`series()`]): the latter takes probes and
 //! weights as arguments. The *value* of a log det and the *surrogate* whose gradient is that of the log det are
 //! different types: [`SeriesValue`] is a value; [`Surrogate`] has no value that means anything.

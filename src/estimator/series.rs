@@ -14,7 +14,7 @@
 //! drives it into subnormal numbers, on which convolutions are some hundred times slower. Samples whose weights are
 //! zero from some k on stop there by the same rule.
 
-use resflow_backend::{Backend, Element as _, SeriesState, TermWeight};
+use resflow_backend::{Backend, Element as _, SeriesState, TermWeights};
 
 use super::Vjp;
 use super::known::{Known, without_control, without_term};
@@ -55,6 +55,18 @@ impl<B: Backend> Weights<B> {
         });
         let weights = weights.collect();
         (order, Self::Rows(weights))
+    }
+
+    /// The terms from term k on that the same samples have: how many, and their weights.
+    fn run(&self, backend: &B, k: usize) -> (usize, TermWeights<'_, B::Tensor>) {
+        match self {
+            Self::Batch(c) => (c.len() + 1 - k, TermWeights::Batch(&c[k - 1..])),
+            Self::Rows(c) => {
+                let rows = |c: &B::Tensor| backend.shape(c).rows();
+                let count = c[k - 1..].iter().take_while(|next| rows(next) == rows(&c[k - 1])).count();
+                (count, TermWeights::PerRow(&c[k - 1..k - 1 + count]))
+            }
+        }
     }
 
     /// Returns the number of terms of the longest series.
@@ -102,43 +114,40 @@ pub fn series_beyond<B: Backend>(
     let needed = gradient || weights.terms() > powers;
     let mut finished: Vec<SeriesState<B::Tensor>> = Vec::new();
     let mut narrowed: Option<(Saved<B>, B::Tensor)> = None;
-    for k in 1..=if needed { weights.terms() } else { 0 } {
-        let weight = match weights {
-            Weights::Batch(c) => TermWeight::Batch(c[k - 1]),
-            Weights::Rows(c) => {
-                let active = backend.shape(&c[k - 1]).rows();
-                if active < backend.shape(&state.power).rows() {
-                    finished.push(rows_of(backend, &state, active, None));
-                    state = rows_of(backend, &state, 0, Some(active));
-                    narrowed = Some((saved.first_rows(backend, active), backend.narrow(probe, 0, 0, active)));
-                }
-                TermWeight::PerRow(&c[k - 1])
+    let terms = if needed { weights.terms() } else { 0 };
+    let mut k = 1;
+    while k <= terms {
+        let (mut count, mut own) = weights.run(backend, k);
+        if let Weights::Rows(c) = weights {
+            let active = backend.shape(&c[k - 1]).rows();
+            if active < backend.shape(&state.power).rows() {
+                finished.push(rows_of(backend, &state, active, None));
+                state = rows_of(backend, &state, 0, Some(active));
+                narrowed = Some((saved.first_rows(backend, active), backend.narrow(probe, 0, 0, active)));
             }
-        };
+        }
         let (saved, probe) = narrowed.as_ref().map_or((saved, probe), |(s, p)| (s, p));
-        let control = match known {
+        match known {
             Known::Control(control) if k == 1 => {
                 let slopes = backend.narrow(&control.slopes, 0, 0, backend.shape(probe).rows());
                 let (power, control) = net.controlled_vjp(backend, saved, &slopes, state.power);
                 state.power = power;
-                Some(control)
+                state = backend.series_term(1, own.term(0), probe, B::Elem::EPSILON, state);
+                state = without_control(backend, own.term(0), control, state);
+                count = 1;
             }
-            _ => {
-                state.power = net.vjp(backend, saved, state.power);
-                None
+            _ if k <= powers => {
+                let before = state.value.clone();
+                (count, own) = (1, own.first());
+                state = net.series_terms(backend, saved, k, own, probe, state);
+                state = without_term(backend, before, k < powers, state);
             }
-        };
-        let before = (k <= powers).then(|| state.value.clone());
-        state = backend.series_term(k, weight.clone(), probe, B::Elem::EPSILON, state);
-        if let Some(before) = before {
-            state = without_term(backend, before, k < powers, state);
-        }
-        if let Some(control) = control {
-            state = without_control(backend, weight, control, state);
+            _ => state = net.series_terms(backend, saved, k, own, probe, state),
         }
         if backend.known_zero(&state.power) {
             break;
         }
+        k += count;
     }
     // samples that finished later stand before those that finished earlier
     finished.push(state);

@@ -1,6 +1,6 @@
 //! All that an estimator needs of a map.
 
-use resflow_backend::Backend;
+use resflow_backend::{Backend, Element as _, SeriesState, TermWeights};
 
 use super::Control;
 use crate::layer::{PreparedLayer, Saved};
@@ -9,6 +9,20 @@ use crate::layer::{PreparedLayer, Saved};
 pub trait Vjp<B: Backend> {
     /// Computes Jᵀ u for cotangents u `[n, …]`, at the samples where `saved` was kept.
     fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor;
+
+    /// Adds successive terms of the series, from term `first` on, until no sample has a next one
+    /// ([`Backend::net_series`]).
+    fn series_terms(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        first: usize,
+        weights: TermWeights<'_, B::Tensor>,
+        probe: &B::Tensor,
+        state: SeriesState<B::Tensor>,
+    ) -> SeriesState<B::Tensor> {
+        series_by_terms(backend, self, saved, first, weights, probe, state)
+    }
 
     /// Computes tr J, tr J², …, `[n, 1]` each, as far as they cost less than a product with J.
     fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
@@ -38,9 +52,44 @@ pub trait Vjp<B: Backend> {
     }
 }
 
+/// Adds terms one after the other.
+fn series_by_terms<B: Backend>(
+    backend: &B,
+    map: &(impl Vjp<B> + ?Sized),
+    saved: &Saved<B>,
+    first: usize,
+    weights: TermWeights<'_, B::Tensor>,
+    probe: &B::Tensor,
+    mut state: SeriesState<B::Tensor>,
+) -> SeriesState<B::Tensor> {
+    for index in 0..weights.terms() {
+        state.power = map.vjp(backend, saved, state.power);
+        state = backend.series_term(first + index, weights.term(index), probe, B::Elem::EPSILON, state);
+        if backend.known_zero(&state.power) {
+            break;
+        }
+    }
+    state
+}
+
 impl<B: Backend, L: PreparedLayer<B> + ?Sized> Vjp<B> for L {
     fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor {
         PreparedLayer::vjp(self, backend, saved, u)
+    }
+
+    fn series_terms(
+        &self,
+        backend: &B,
+        saved: &Saved<B>,
+        first: usize,
+        weights: TermWeights<'_, B::Tensor>,
+        probe: &B::Tensor,
+        state: SeriesState<B::Tensor>,
+    ) -> SeriesState<B::Tensor> {
+        match self.net(saved) {
+            Some((net, slopes)) => backend.net_series(net, &slopes, first, weights, probe, B::Elem::EPSILON, state),
+            None => series_by_terms(backend, self, saved, first, weights, probe, state),
+        }
     }
 
     fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {

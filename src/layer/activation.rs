@@ -1,6 +1,6 @@
 //! An activation as a layer: y = φ(x), with b = softplus(β) where φ has a parameter.
 
-use resflow_backend::{Activation, Backend, Binary, Unary};
+use resflow_backend::{Activation, Backend, Binary, NetLayer, Unary};
 
 use super::{Derivatives, Layer, LayerGrads, OrderGradients, PreparedLayer, Saved};
 use crate::batch::Batch;
@@ -116,6 +116,10 @@ impl<B: Backend> PreparedLayer<B> for PreparedActivation<B> {
         let x = &batch.x;
         let orders = backend.activation(self.function, self.b.as_ref(), x, keep as usize);
         (orders[0].clone(), kept(x, orders, keep))
+    }
+
+    fn net_layer(&self) -> Option<NetLayer<B::Tensor>> {
+        Some(NetLayer::Activation)
     }
 
     fn activation(&self) -> Option<(Activation, Option<&B::Tensor>)> {

@@ -3,7 +3,7 @@
 //!
 //! All that the two differ in is a [`Kind`]: the action of W, that of its transpose, and the gradient of W.
 
-use resflow_backend::{Backend, BackendError, Key, Over, Reduce, Shape};
+use resflow_backend::{Backend, BackendError, Key, NetLayer, Over, Reduce, Shape};
 
 use super::normalised::{Constraint, LayerNorms, Normalised, OrderGradients, uniform};
 use super::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
@@ -50,8 +50,8 @@ pub trait Kind<B: Backend>: std::fmt::Debug + Copy + Send + Sync + 'static {
     /// Describes the layer as a model file does.
     fn stage(&self, coefficient: Option<f64>) -> LayerStage;
 
-    /// Returns `true` if W is a matrix, which a net may compute together with the next layer.
-    fn is_matrix(&self) -> bool;
+    /// Describes the layer as a backend knows it.
+    fn net_layer(&self, effective: &B::Tensor, arranged: &B::Tensor, bias: &B::Tensor) -> NetLayer<B::Tensor>;
 }
 
 /// An affine layer whose weight's norm is kept at or below a coefficient κ, or one that is free.
@@ -290,12 +290,8 @@ impl<B: Backend, K: Kind<B>> PreparedLayer<B> for PreparedAffine<B, K> {
         (self.vjp(backend, saved, gy), gdy.into_iter().map(|g| self.vjp(backend, saved, g)).collect())
     }
 
-    fn weight(&self) -> Option<&B::Tensor> {
-        Some(&self.weight.effective)
-    }
-
-    fn product(&self) -> Option<[&B::Tensor; 2]> {
-        self.layer.kind.is_matrix().then_some([&self.arranged, &self.layer.bias])
+    fn net_layer(&self) -> Option<NetLayer<B::Tensor>> {
+        Some(self.layer.kind.net_layer(&self.weight.effective, &self.arranged, &self.layer.bias))
     }
 
     fn is_constrained(&self) -> bool {

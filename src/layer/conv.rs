@@ -5,7 +5,7 @@
 //! images too, and the layer takes any of them; for larger ones [`resize`](super::Layer::resize) finds new vectors. A
 //! free convolution has K_eff = K, no singular vectors, and takes images of any size.
 
-use resflow_backend::{Backend, Binary, Key, Padding, Shape};
+use resflow_backend::{Backend, Binary, Key, NetLayer, Padding, Shape};
 
 use super::affine::{Affine, Kind};
 use super::normalised::Constraint;
@@ -216,7 +216,7 @@ impl<B: Backend> Kind<B> for Kernel {
         LayerStage::Convolution { kernel: [kh, kw], inputs, outputs, coefficient }
     }
 
-    fn is_matrix(&self) -> bool {
-        false
+    fn net_layer(&self, effective: &B::Tensor, _arranged: &B::Tensor, bias: &B::Tensor) -> NetLayer<B::Tensor> {
+        NetLayer::Convolution { kernel: effective.clone(), bias: bias.clone(), padding: self.padding() }
     }
 }

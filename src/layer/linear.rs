@@ -1,6 +1,6 @@
 //! The linear layer, on the last axis of its samples: of images it is a 1 × 1 convolution.
 
-use resflow_backend::{Backend, Key, Shape};
+use resflow_backend::{Backend, Key, NetLayer, Shape};
 
 use super::affine::{Affine, Kind};
 use super::normalised::Constraint;
@@ -157,7 +157,7 @@ impl<B: Backend> Kind<B> for Dense {
         LayerStage::Linear { inputs: self.inputs, outputs: self.outputs, coefficient }
     }
 
-    fn is_matrix(&self) -> bool {
-        true
+    fn net_layer(&self, effective: &B::Tensor, arranged: &B::Tensor, bias: &B::Tensor) -> NetLayer<B::Tensor> {
+        NetLayer::Linear { weight: effective.clone(), transposed: arranged.clone(), bias: bias.clone() }
     }
 }

@@ -30,7 +30,7 @@ pub use concatenated::ConcatenatedLipSwish;
 pub use conv::{Kernel, KernelSize, LipschitzConv};
 pub use linear::{Dense, LipschitzLinear, by_rows, matrix};
 pub use normalised::{LayerNorms, OrderGradients};
-use resflow_backend::{Activation, Backend};
+use resflow_backend::{Activation, Backend, Net as BackendNet, NetLayer};
 pub use sequence::Sequence;
 
 use crate::batch::Batch;
@@ -253,14 +253,14 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
         panic!("a layer without a control variate was asked for one");
     }
 
-    /// Returns W_eff, `[o, i]` or `[o, kh, kw, i]`, if the layer is affine.
-    fn weight(&self) -> Option<&B::Tensor> {
+    /// Describes the layer as a backend knows it, if it does: it may then be computed together with its neighbours.
+    fn net_layer(&self) -> Option<NetLayer<B::Tensor>> {
         None
     }
 
-    /// Returns the transposed weight `[i, o]` and the bias `[o]`, if the layer is x·wt + b: a net may compute it
-    /// together with the next layer.
-    fn product(&self) -> Option<[&B::Tensor; 2]> {
+    /// Returns the layer as a net of which a backend knows every layer, and φ′ of its activations, `[n, …]` each.
+    fn net<'a>(&'a self, saved: &'a Saved<B>) -> Option<(&'a BackendNet<B::Tensor>, Vec<&'a B::Tensor>)> {
+        let _ = saved;
         None
     }
 

@@ -3,9 +3,9 @@
 //! The norms that constrained layers are bounded between meet at their boundaries, so a chain owns the raw parameters
 //! of learned ones: one parameter is the codomain of a layer and the domain of the next.
 
-use resflow_backend::{Backend, Binary, Over, Reduce};
+use resflow_backend::{Backend, Binary, Net as BackendNet, NetLayer, Over, Reduce};
 
-use super::activation::kept;
+use super::activation::{kept, slope};
 use super::linear::matrix;
 use super::traces::Traces;
 use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, PreparedLayer, Saved, WeightedTraces};
@@ -115,8 +115,11 @@ impl<B: Backend> Module<B> for Sequence<B> {
 impl<B: Backend> Layer<B> for Sequence<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
         let layers: Vec<_> = self.layers.iter().map(|l| l.prepare(backend)).collect();
+        let known: Vec<_> = layers.iter().map(|layer| layer.net_layer()).collect();
         Box::new(PreparedSequence {
-            traces: Traces::of(backend, &layers),
+            traces: Traces::of(backend, &known),
+            net: known.iter().cloned().collect::<Option<_>>().map(|layers| BackendNet { layers }),
+            known,
             layers,
             counts: self.layers.iter().map(|l| trained_tensors(&**l)).collect(),
             norms: self.norms.clone(),
@@ -180,6 +183,10 @@ struct PreparedSequence<B: Backend> {
     counts: Vec<usize>,
     /// The number of learned orders, whose gradients come first.
     orders: usize,
+    /// The layers that a backend knows,
+    known: Vec<Option<NetLayer<B::Tensor>>>,
+    /// and all of them, if it knows all.
+    net: Option<BackendNet<B::Tensor>>,
     /// What is known of the traces.
     traces: Option<Traces<B>>,
 }
@@ -224,13 +231,15 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, keep: Derivatives) -> (B::Tensor, Saved<B>) {
         let mut value = batch.x.clone();
         let mut parts = Vec::with_capacity(self.layers.len());
-        let mut layers = self.layers.iter().peekable();
-        while let Some(layer) = layers.next() {
-            let follows = layers.peek().and_then(|next| next.activation());
+        let mut layers = self.layers.iter().zip(&self.known).peekable();
+        while let Some((layer, known)) = layers.next() {
+            let follows = layers.peek().and_then(|(next, _)| next.activation());
             let rows = backend.shape(&value).rank() == 2;
-            if let (Some([wt, bias]), Some((f, parameter)), true) = (layer.product(), follows, rows) {
+            if let (Some(NetLayer::Linear { transposed, bias, .. }), Some((f, parameter)), true) =
+                (known, follows, rows)
+            {
                 layers.next();
-                let (y, orders) = backend.linear_activation(&value, wt, bias, f, parameter, keep as usize);
+                let (y, orders) = backend.linear_activation(&value, transposed, bias, f, parameter, keep as usize);
                 parts.push(Saved::tensors(if keep == Derivatives::Second { vec![value] } else { Vec::new() }));
                 value = orders[0].clone();
                 parts.push(kept(y.as_ref().unwrap_or(&value), orders, keep));
@@ -282,6 +291,13 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
         self.pull_back(backend, saved, tangents, &[], gy, gdy, grads)
+    }
+
+    fn net<'a>(&'a self, saved: &'a Saved<B>) -> Option<(&'a BackendNet<B::Tensor>, Vec<&'a B::Tensor>)> {
+        let net = self.net.as_ref()?;
+        let activations =
+            net.layers.iter().zip(&saved.parts).filter(|(layer, _)| matches!(layer, NetLayer::Activation));
+        Some((net, activations.map(|(_, saved)| slope(saved)).collect()))
     }
 
     fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {

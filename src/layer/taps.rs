@@ -41,7 +41,7 @@ pub(super) struct Taps<B: Backend> {
     weights: [B::Tensor; 2],
     shapes: [Shape; 2],
     /// A₁ `[kh·kw, c·h₁]` and A₃ `[kh·kw, c·h₂]`, each with its taps in their own order; made when they are wanted.
-    by_taps: OnceLock<[B::Tensor; 2]>,
+    arranged: OnceLock<[B::Tensor; 2]>,
     /// c, h₁ and h₂.
     channels: [usize; 3],
     /// kh and kw.
@@ -66,11 +66,11 @@ impl<B: Backend> Taps<B> {
             return None;
         }
         let weights = [first.clone(), last.clone()];
-        Some(Self { weights, shapes, by_taps: OnceLock::new(), channels: [c, h1, h2], kernel: [kh, kw] })
+        Some(Self { weights, shapes, arranged: OnceLock::new(), channels: [c, h1, h2], kernel: [kh, kw] })
     }
 
-    fn by_taps(&self, backend: &B) -> &[B::Tensor; 2] {
-        self.by_taps.get_or_init(|| {
+    fn arranged(&self, backend: &B) -> &[B::Tensor; 2] {
+        self.arranged.get_or_init(|| {
             let ([c, h1, h2], [kh, kw]) = (self.channels, self.kernel);
             let turn = |w: &B::Tensor, shape: [usize; 4], axes: [usize; 4], width: usize| {
                 let turned = backend.permute(&backend.reshape(w, shape[..].into()), &axes);
@@ -101,7 +101,7 @@ impl<B: Backend> Taps<B> {
         let take = |w: &B::Tensor, taps: &[u32], width: usize| {
             backend.reshape(&backend.take_rows(w, taps), [taps.len() * c, width].into())
         };
-        let [first, last] = self.by_taps(backend);
+        let [first, last] = self.arranged(backend);
         [take(first, &there, h1), take(last, &back, h2)]
     }
 

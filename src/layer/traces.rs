@@ -20,12 +20,12 @@
 
 use std::sync::OnceLock;
 
-use resflow_backend::{Backend, Binary, Over, Padding, Reduce};
+use resflow_backend::{Backend, Binary, NetLayer, Over, Padding, Reduce};
 
 use super::activation::slope;
 use super::linear::matrix;
 use super::taps::{Run, Taps};
-use super::{PreparedLayer, Saved, WeightedTraces};
+use super::{Saved, WeightedTraces};
 use crate::estimator::Control;
 use crate::module::{Grad, accumulate};
 
@@ -62,10 +62,14 @@ pub(super) type WeightGradients<B> = Vec<(usize, <B as Backend>::Tensor)>;
 
 impl<B: Backend> Traces<B> {
     /// Looks for the traces of a net.
-    pub(super) fn of(backend: &B, layers: &[Box<dyn PreparedLayer<B>>]) -> Option<Self> {
-        let is_activation = |i: usize| layers.get(i).is_some_and(|l| l.activation().is_some());
+    pub(super) fn of(backend: &B, layers: &[Option<NetLayer<B::Tensor>>]) -> Option<Self> {
+        let layer = |i: usize| layers.get(i).and_then(Option::as_ref);
+        let is_activation = |i: usize| matches!(layer(i), Some(NetLayer::Activation));
         let first = usize::from(is_activation(0));
-        let weight = |i: usize| layers.get(i).and_then(|l| l.weight());
+        let weight = |i: usize| match layer(i)? {
+            NetLayer::Linear { weight: w, .. } | NetLayer::Convolution { kernel: w, .. } => Some(w),
+            NetLayer::Activation => None,
+        };
         let (a1, a2, a3) = (weight(first)?, weight(first + 2)?, weight(first + 4));
         if !is_activation(first + 1) {
             return None;

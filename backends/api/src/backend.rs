@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use crate::composed;
 use crate::{
-    Activation, AdamStep, BackendError, Binary, Element, FixedPointRule, FixedPointState, Key, Noise, Over, Padding,
-    Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, Unary,
+    Activation, AdamStep, BackendError, Binary, Element, FixedPointRule, FixedPointState, Key, Net, Noise, Over,
+    Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 
 /// Both results of [`Backend::activation_reverse`], and the parameter's gradient.
@@ -281,6 +281,27 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         state: SeriesState<Self::Tensor>,
     ) -> SeriesState<Self::Tensor> {
         composed::series_term(self, k, weight, probe, negligible, state)
+    }
+
+    /// Computes Jᵀ gy of a net, `[n, …]` of the shape of its input; gy is of the shape of its output, `slopes` are φ′ of each of
+    /// its activations, `[n, …]`.
+    fn net_vjp(&self, net: &Net<Self::Tensor>, slopes: &[&Self::Tensor], gy: Self::Tensor) -> Self::Tensor {
+        composed::net_vjp(self, net, slopes, gy)
+    }
+
+    /// Adds successive terms of the series, from term `first` on: power ← Jᵀ power by [`net_vjp`](Self::net_vjp), then
+    /// [`series_term`](Self::series_term), as long as a row is not zero.
+    fn net_series(
+        &self,
+        net: &Net<Self::Tensor>,
+        slopes: &[&Self::Tensor],
+        first: usize,
+        weights: TermWeights<'_, Self::Tensor>,
+        probe: &Self::Tensor,
+        negligible: f64,
+        state: SeriesState<Self::Tensor>,
+    ) -> SeriesState<Self::Tensor> {
+        composed::net_series(self, net, slopes, first, weights, probe, negligible, state)
     }
 
     /// Makes one step of x ← y − g(x) in every row that is still active, with its bookkeeping: `g` is g(x), all

@@ -13,6 +13,7 @@ pub mod composed;
 mod element;
 mod error;
 mod key;
+mod net;
 mod noise;
 mod op;
 mod shape;
@@ -24,6 +25,7 @@ pub use backend::{ActivationReverse, Backend};
 pub use element::Element;
 pub use error::BackendError;
 pub use key::{Generator, Key, philox4x32_10};
+pub use net::{Net, NetLayer, TermWeights};
 pub use noise::Noise;
 pub use op::{
     AdamStep, Binary, FixedPointColumn, FixedPointRule, FixedPointState, Over, Padding, Reduce, SeriesState,

@@ -32,6 +32,7 @@ pub mod fixed_point;
 pub mod handle;
 pub mod layout;
 pub mod mismatch;
+pub mod net;
 pub mod noise;
 pub mod power;
 pub mod product;
@@ -63,6 +64,7 @@ macro_rules! conformance_tests {
                 noise: noise noise_slices noise_keys;
                 activation: activation activation_special_values activation_reverse;
                 series: series_term series_stops;
+                net: net_vjp net_series net_series_stops;
                 fixed_point: fixed_point_step fixed_point_ends;
                 spline: spline spline_inverse spline_reverse spline_special_values;
                 power: power_iteration power_iteration_zero power_iteration_converges;

@@ -151,7 +151,7 @@ fn inner_products<E: CpuElement>(w: &[E], v: &[E]) -> [E; 3] {
 
 kernel! {
     /// The series term of every row; see `Backend::series_term`.
-    fn term<E>(
+    pub(crate) fn term<E>(
         signed_over_k: E,
         sign: E,
         negligible: E,

@@ -17,6 +17,7 @@ mod fused;
 mod layout;
 mod lu;
 mod matmul;
+mod net;
 mod patches;
 mod pool;
 mod reduce;
@@ -35,7 +36,7 @@ use pool::Pool;
 use rayon::iter::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
 use resflow_backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, FixedPointRule, FixedPointState,
-    Key, Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, Unary,
+    Key, Net, Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 use simd::Level;
 pub use tensor::Tensor;
@@ -386,6 +387,19 @@ impl<E: CpuElement> Backend for NdArray<E> {
         state: SeriesState<Tensor<E>>,
     ) -> SeriesState<Tensor<E>> {
         self.series_term_op(k, weight, probe, negligible, state)
+    }
+
+    fn net_series(
+        &self,
+        net: &Net<Tensor<E>>,
+        slopes: &[&Tensor<E>],
+        first: usize,
+        weights: TermWeights<'_, Tensor<E>>,
+        probe: &Tensor<E>,
+        negligible: f64,
+        state: SeriesState<Tensor<E>>,
+    ) -> SeriesState<Tensor<E>> {
+        self.net_series_op(net, slopes, first, weights, probe, negligible, state)
     }
 
     fn fixed_point_step(

@@ -63,7 +63,7 @@ fn with_nalgebra(d: usize, a: &mut [f64]) -> f64 {
             a[0] = if a[0] == 0.0 { f64::NAN } else { 1.0 / a[0] };
             log_det
         }
-        2 => fixed::<2>(a),
+        2 => two(a).unwrap_or_else(|| fixed::<2>(a)),
         3 => fixed::<3>(a),
         _ => {
             let lu = nalgebra::DMatrix::from_row_slice(d, d, a).lu();
@@ -81,6 +81,22 @@ fn with_nalgebra(d: usize, a: &mut [f64]) -> f64 {
             log_det
         }
     }
+}
+
+/// The same by one step of elimination with a pivot, as what is fitted in two dimensions asks for it most; `None` where the
+/// determinant is no normal number.
+#[cfg_attr(all(feature = "lapack", not(test)), allow(dead_code))]
+fn two(m: &mut [f64]) -> Option<f64> {
+    let &mut [a, b, c, d] = m else { return None };
+    let (p, q, r, s) = if c.abs() > a.abs() { (c, d, a, b) } else { (a, b, c, d) };
+    let determinant = p * (s - r / p * q);
+    if !determinant.is_normal() {
+        return None;
+    }
+    // rows that were exchanged change its sign, which the inverse has and ln|det| has not
+    let scale = if c.abs() > a.abs() { -1.0 } else { 1.0 } / determinant;
+    m.copy_from_slice(&[d * scale, -b * scale, -c * scale, a * scale]);
+    Some(determinant.abs().ln())
 }
 
 /// The same without allocation.

@@ -79,10 +79,10 @@ fn avx512<R>(work: impl FnOnce() -> R) -> R {
 
 /// Defines a function whose body is compiled for every level; its first parameter chooses.
 macro_rules! kernel {
-    ($(#[$meta:meta])* fn $name:ident<$E:ident>($($arg:ident: $t:ty),* $(,)?) $(-> $r:ty)? $body:block) => {
+    ($(#[$meta:meta])* $visibility:vis fn $name:ident<$E:ident>($($arg:ident: $t:ty),* $(,)?) $(-> $r:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(unsafe_code)]
-        fn $name<$E: $crate::CpuElement>(level: $crate::simd::Level, $($arg: $t),*) $(-> $r)? {
+        $visibility fn $name<$E: $crate::CpuElement>(level: $crate::simd::Level, $($arg: $t),*) $(-> $r)? {
             #[inline(always)]
             fn plain<$E: $crate::CpuElement>($($arg: $t),*) $(-> $r)? $body
             #[cfg(target_arch = "x86_64")]
