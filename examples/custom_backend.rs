@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use resflow::backend::{
-    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key,
-    Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, Unary,
+    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key, Net,
+    Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 use resflow::config::FlowConfig;
 use resflow::data::{Dataset, Table};
@@ -72,7 +72,7 @@ macro_rules! counted {
     )*};
 }
 
-/// All 45 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
+/// All 47 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
 /// the inner backend's fused operation would not run, and its parts would be counted in its place. What the inner
 /// backend composes itself counts as one call. The lint tells of methods that a later version of the trait adds.
 #[warn(clippy::missing_trait_methods)]
@@ -184,6 +184,13 @@ impl<B: Backend> Backend for Counting<B> {
         fn series_term(
             k: usize, weight: TermWeight<'_, B::Tensor>, probe: &B::Tensor,
             negligible: f64, state: SeriesState<B::Tensor>
+        ) -> SeriesState<B::Tensor> {
+            |state| [&state.power, &state.value].into_iter().chain(&state.neumann)
+        }
+        fn net_vjp(net: &Net<B::Tensor>, slopes: &[&B::Tensor], gy: B::Tensor) -> B::Tensor { |gx| [&gx] }
+        fn net_series(
+            net: &Net<B::Tensor>, slopes: &[&B::Tensor], first: usize, weights: TermWeights<'_, B::Tensor>,
+            probe: &B::Tensor, negligible: f64, state: SeriesState<B::Tensor>
         ) -> SeriesState<B::Tensor> {
             |state| [&state.power, &state.value].into_iter().chain(&state.neumann)
         }

@@ -26,7 +26,7 @@ fn chain(d: usize, rows: usize, key: Key) -> Result<(Table, f64), Error> {
     Noise::Normal.fill(key, 0, &mut values);
     let mut log_p = 0.0;
     for row in values.chunks_exact_mut(d) {
-        log_p -= row.iter().map(|z| (z * z + std::f64::consts::TAU.ln()) / 2.0).sum::<f64>();
+        log_p -= row.iter().map(|z| 0.5 * (z * z + std::f64::consts::TAU.ln())).sum::<f64>();
         log_p -= (d - 1) as f64 * SPREAD.ln();
         for i in 1..d {
             row[i] = (1.5 * row[i - 1]).sin() + SPREAD * row[i];

@@ -91,7 +91,7 @@ pub struct ImageConfig {
 impl Default for ImageConfig {
     /// The published MNIST model.
     fn default() -> Self {
-        let roulette = |exact_terms, sharing| {
+        let roulette = |exact_terms, sharing, traces| {
             Estimator::RussianRoulette(RussianRoulette {
                 law: Law::Poisson { rate: 2.0 },
                 exact_terms,
@@ -99,7 +99,7 @@ impl Default for ImageConfig {
                 probes: 1,
                 probe: Probe::Rademacher,
                 sharing,
-                traces: Traces::Exact,
+                traces,
             })
         };
         Self {
@@ -128,8 +128,8 @@ impl Default for ImageConfig {
             initial_scale: 1.0,
             base: BaseConfig::Normal,
             start: Start::Random,
-            training: roulette(2, Sharing::Batch),
-            evaluation: roulette(20, Sharing::Sample),
+            training: roulette(2, Sharing::Batch, Traces::Probed),
+            evaluation: roulette(20, Sharing::Sample, Traces::Exact),
             replicates: 2,
         }
     }

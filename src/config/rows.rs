@@ -117,33 +117,31 @@ impl FlowConfig {
     /// bounded.
     pub fn new(dimension: usize) -> Self {
         let config = Self { dimension, ..Self::default() };
-        let (inputs, outputs): (Vec<_>, Vec<_>) = config.linear_layers().into_iter().unzip();
-        let multiply_adds = inputs.iter().zip(outputs).map(|(&i, o)| i as u64 * o as u64).sum();
-        let cost = CostModel { dimension, multiply_adds };
-        if matches!(config.training.resolve(&cost, Phase::Training), Estimator::Exact(_)) {
+        if config.is_exact(Phase::Training) {
             return config;
         }
-        let roulette = |p, exact_terms, sharing| {
+        let roulette = |p, exact_terms, sharing, traces| {
             let law = Law::ShiftedGeometric { p };
             let probe = Probe::Rademacher;
             Estimator::Auto(Auto {
-                otherwise: RussianRoulette {
-                    law,
-                    exact_terms,
-                    draws: 1,
-                    probes: 1,
-                    probe,
-                    sharing,
-                    traces: Traces::Exact,
-                },
+                otherwise: RussianRoulette { law, exact_terms, draws: 1, probes: 1, probe, sharing, traces },
             })
         };
         Self {
             coefficient: 0.95,
-            training: roulette(0.25, 2, Sharing::Batch),
-            evaluation: roulette(0.25, 6, Sharing::Sample),
+            training: roulette(0.25, 2, Sharing::Batch, Traces::Probed),
+            evaluation: roulette(0.25, 6, Sharing::Sample, Traces::Exact),
             ..config
         }
+    }
+
+    /// Returns `true` if log dets are computed exactly in a phase.
+    pub(super) fn is_exact(&self, phase: Phase) -> bool {
+        let layers = self.linear_layers();
+        let multiply_adds = layers.iter().map(|&(inputs, outputs)| inputs as u64 * outputs as u64).sum();
+        let cost = CostModel { dimension: self.dimension, multiply_adds };
+        let estimator = if phase == Phase::Training { &self.training } else { &self.evaluation };
+        matches!(estimator.resolve(&cost, phase), Estimator::Exact(_))
     }
 
     /// Checks every setting.

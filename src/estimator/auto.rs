@@ -32,7 +32,7 @@ impl Default for Auto {
                 probes: 1,
                 probe: Probe::Rademacher,
                 sharing: Sharing::Batch,
-                traces: Traces::Exact,
+                traces: Traces::Probed,
             },
         }
     }

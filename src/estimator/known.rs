@@ -12,17 +12,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Traces {
-    /// Exactly, or with a control variate, where the net has that for less than a product.
+    /// By probes, like the other terms (Chen et al.): what models of the time before the choice were made with, and what
+    /// training does by default.
     #[default]
-    Exact,
-    /// By probes, like the other terms (Chen et al.).
     Probed,
+    /// Exactly, or with a control variate, where the net has that for less than a product: what log p is evaluated with by
+    /// default.
+    Exact,
 }
 
 impl Traces {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
-    pub(super) fn is_exact(&self) -> bool {
-        *self == Self::Exact
+    pub(super) fn is_probed(&self) -> bool {
+        *self == Self::Probed
     }
 }
 

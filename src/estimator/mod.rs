@@ -133,9 +133,9 @@ impl Estimator {
     }
 }
 
-/// What an estimator that leaves out known traces says of it.
-fn probed(traces: Traces) -> &'static str {
-    if traces == Traces::Exact { "" } else { ", every trace by probes" }
+/// What an estimator that uses known traces says of it.
+fn known(traces: Traces) -> &'static str {
+    if traces == Traces::Exact { ", first traces exact where known" } else { "" }
 }
 
 impl std::fmt::Display for Estimator {
@@ -143,7 +143,7 @@ impl std::fmt::Display for Estimator {
         match self {
             Self::Exact(_) => write!(f, "exact"),
             Self::Truncated(t) => {
-                write!(f, "truncated after {} terms, {} probes{}", t.terms, t.probes, probed(t.traces))
+                write!(f, "truncated after {} terms, {} probes{}", t.terms, t.probes, known(t.traces))
             }
             Self::RussianRoulette(r) => write!(
                 f,
@@ -154,7 +154,7 @@ impl std::fmt::Display for Estimator {
                 r.probes,
                 if r.probe == Probe::Rademacher { "Rademacher" } else { "Gaussian" },
                 if r.sharing == Sharing::Batch { "per batch" } else { "per sample" },
-                probed(r.traces),
+                known(r.traces),
             ),
             Self::Auto(a) => write!(f, "auto (exact or {})", Self::RussianRoulette(a.otherwise.clone())),
         }

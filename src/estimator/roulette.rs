@@ -41,7 +41,7 @@ pub struct RussianRoulette {
     #[serde(default)]
     pub sharing: Sharing,
     /// The way in which the first traces are computed.
-    #[serde(default, skip_serializing_if = "Traces::is_exact")]
+    #[serde(default, skip_serializing_if = "Traces::is_probed")]
     pub traces: Traces,
 }
 
@@ -189,7 +189,7 @@ pub struct Truncated {
     #[serde(default)]
     pub probe: Probe,
     /// The way in which the first traces are computed.
-    #[serde(default, skip_serializing_if = "Traces::is_exact")]
+    #[serde(default, skip_serializing_if = "Traces::is_probed")]
     pub traces: Traces,
 }
 

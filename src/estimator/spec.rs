@@ -13,8 +13,8 @@ use super::{Auto, Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Traces
 use crate::error::ConfigError;
 
 /// The forms that a text may have.
-const FORMS: &str = "exact, auto, truncated:terms=…,probes=…,probe=rademacher|gaussian,traces=exact|probed, \
-     or roulette:law=geometric,p=…|law=poisson,rate=…,exact=…,draws=…,probes=…,probe=rademacher|gaussian,sharing=batch|sample,traces=exact|probed";
+const FORMS: &str = "exact, auto, truncated:terms=…,probes=…,probe=rademacher|gaussian,traces=probed|exact, \
+     or roulette:law=geometric,p=…|law=poisson,rate=…,exact=…,draws=…,probes=…,probe=rademacher|gaussian,sharing=batch|sample,traces=probed|exact";
 
 fn syntax(problem: impl fmt::Display) -> ConfigError {
     ConfigError::Syntax(format!("{problem}; an estimator is {FORMS}"))
@@ -68,7 +68,7 @@ impl<'a> Settings<'a> {
     }
 
     fn traces(&mut self) -> Result<Traces, ConfigError> {
-        self.choice("traces", &[("exact", Traces::Exact), ("probed", Traces::Probed)])
+        self.choice("traces", &[("probed", Traces::Probed), ("exact", Traces::Exact)])
     }
 
     fn end(self) -> Result<(), ConfigError> {
@@ -185,8 +185,8 @@ mod tests {
             "exact",
             "auto",
             "truncated:terms=7,probe=gaussian",
-            "truncated:traces=probed",
-            "roulette:traces=probed",
+            "truncated:traces=exact",
+            "roulette:traces=exact",
             text,
         ] {
             let estimator: Estimator = estimator.parse().expect("a text");

@@ -2,8 +2,8 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 use resflow::backend::{
-    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key,
-    Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, Unary,
+    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key, Net,
+    Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 use resflow::flow::Gradient;
 
@@ -90,6 +90,11 @@ impl<B: Backend> Backend for Cut<B> {
         dot(a: &B::Tensor, b: &B::Tensor) -> B::Tensor;
         series_term(
             k: usize, weight: TermWeight<'_, B::Tensor>, probe: &B::Tensor, negligible: f64, state: SeriesState<B::Tensor>
+        ) -> SeriesState<B::Tensor>;
+        net_vjp(net: &Net<B::Tensor>, slopes: &[&B::Tensor], gy: B::Tensor) -> B::Tensor;
+        net_series(
+            net: &Net<B::Tensor>, slopes: &[&B::Tensor], first: usize, weights: TermWeights<'_, B::Tensor>,
+            probe: &B::Tensor, negligible: f64, state: SeriesState<B::Tensor>
         ) -> SeriesState<B::Tensor>;
         fixed_point_step(
             rule: &FixedPointRule, y: &B::Tensor, g: &B::Tensor, state: FixedPointState<B::Tensor>

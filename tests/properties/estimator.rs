@@ -13,7 +13,7 @@ use resflow::bijection::{Bijection, Draw, Memory};
 use resflow::block::ResidualBlock;
 use resflow::config::Nonlinearity;
 use resflow::estimator::{
-    Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Truncated, Weights, jacobian, series,
+    Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Traces, Truncated, Weights, jacobian, series,
 };
 use resflow::layer::{Derivatives, Layer as _, LipschitzLinear, Saved};
 use resflow::lipschitz::{Coefficient, SingularPair};
@@ -221,12 +221,13 @@ proptest! {
     #[test]
     fn the_cut_of_the_batch_does_not_matter(
         net in nets(1..=6, &Nonlinearity::ALL, true), law in laws(0.3), sharing in sharing(), probe in probe(),
-        draws in 1_usize..3, probes in 1_usize..3, n in 2_usize..7, first in 0_u64..1000,
+        draws in 1_usize..3, probes in 1_usize..3, n in 2_usize..7, first in 0_u64..1000, traces in traces(),
     ) {
         let (b, d) = (cpu(), net.dimension());
         let net = Net { iterations: None, ..net };
         let (slots, block) = (count_grads(&net.block(&b)), net.block(&b).prepare(&b));
         let r = roulette(law, 1, draws).with_probes(probes, probe).expect("in range").with_sharing(sharing);
+        let r = r.with_traces(traces);
         let estimator = Estimator::RussianRoulette(r);
         let x = normal(&b, net.key().named("x"), [n, d]);
         let run = |start: usize, rows: usize| {
@@ -254,6 +255,10 @@ fn sharing() -> impl Strategy<Value = Sharing> {
     prop_oneof![Just(Sharing::Batch), Just(Sharing::Sample)]
 }
 
+fn traces() -> impl Strategy<Value = Traces> {
+    prop_oneof![Just(Traces::Probed), Just(Traces::Exact)]
+}
+
 fn probe() -> impl Strategy<Value = Probe> {
     prop_oneof![Just(Probe::Rademacher), Just(Probe::Gaussian)]
 }
@@ -278,15 +283,17 @@ fn estimates_and_gradients_have_the_exact_mean() {
         let sharing = if i / 4 % 2 == 0 { Sharing::Batch } else { Sharing::Sample };
         let probe = if i / 8 % 2 == 0 { Probe::Rademacher } else { Probe::Gaussian };
         let r = roulette(law, i as usize / 3 % 3, 1 + i as usize / 16).with_probes(1 + 2 * (i as usize / 5 % 2), probe);
-        let estimator = Estimator::RussianRoulette(r.expect("in range").with_sharing(sharing));
+        let traces = if i % 5 < 3 { Traces::Exact } else { Traces::Probed };
+        let r = r.expect("in range").with_sharing(sharing).with_traces(traces);
+        let estimator = Estimator::RussianRoulette(r);
         let activation = Nonlinearity::ALL[i as usize % 8];
         let net = Net {
             seed: 1000 + i,
-            widths: vec![d, 7, d],
+            widths: if i % 7 < 4 { vec![d, 7, d] } else { vec![d, 7, 6, d] },
             activation,
             leading: i % 3 == 0,
-            kappa: 0.75,
-            stretch: vec![1.5, if i % 5 == 0 { 0.7 } else { 2.0 }],
+            kappa: if i % 7 < 4 { 0.75 } else { 0.82 },
+            stretch: vec![1.5, if i % 5 == 0 { 0.7 } else { 2.0 }, 1.3],
             iterations: None,
         };
         let (slots, block) = (count_grads(&net.block(&b)), net.block(&b).prepare(&b));

@@ -9,7 +9,7 @@ use resflow::backend::{Backend, Key};
 use resflow::batch::Batch;
 use resflow::config::Nonlinearity;
 use resflow::estimator::{
-    CostModel, Draw, Estimate, Estimator, Known, Law, RussianRoulette, Samples, Truncated, Weights, jacobian,
+    CostModel, Draw, Estimate, Estimator, Known, Law, RussianRoulette, Samples, Traces, Truncated, Weights, jacobian,
     series_beyond,
 };
 use resflow::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved, Sequence, WeightedTraces};
@@ -258,7 +258,7 @@ proptest! {
         let shape = Shape { leading: false, ..shape };
         let point = Point::new(&shape, 0.8, 1);
         let (b, row) = (&point.b, shape.row());
-        let estimator = Estimator::Truncated(Truncated::new(terms).expect("in range"));
+        let estimator = Estimator::Truncated(Truncated { traces: Traces::Exact, ..Truncated::new(terms).expect("in range") });
         let samples = Samples { count: 1, shape: &row, first: 0 };
         let cost = CostModel { dimension: point.d, multiply_adds: 1 };
         let draw = Draw { estimator: &estimator, key: shape.key() };
