@@ -13,6 +13,10 @@ use super::{
 };
 use crate::layer::{PreparedLayer, Saved};
 
+/// The part of the products of all replicates that an exact first trace may cost: it has a fraction of a control variate's
+/// variance.
+const DEAR: f64 = 0.5;
+
 /// The samples at which a log det is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
@@ -106,9 +110,16 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
         };
         // all replicates of all samples as one batch: sample i of replicate m is number m·n + i
         let keys: Vec<Key> = (0..replicates as u64).map(|m| draw.key.named("replicate").split(m)).collect();
+        let terms = match (&roulette, &truncated) {
+            (Some(roulette), _) => roulette.expected_terms(),
+            (None, truncated) => truncated.as_ref().map_or(0.0, |t| t.terms as f64),
+        };
         let known = match (self.known_traces(traces, truncated.as_ref().map(|t| t.terms)), traces) {
             (Known::Nothing, Traces::Exact) => {
-                self.net.control(backend, self.saved).map_or(Known::Nothing, Known::Control)
+                let products = (replicates * probes) as f64 * terms * self.cost.multiply_adds as f64;
+                let dear = self.net.dear_trace(backend, self.saved, (DEAR * products) as u64);
+                let control = || self.net.control(backend, self.saved).map_or(Known::Nothing, Known::Control);
+                dear.map_or_else(control, |trace| Known::Traces(vec![trace]))
             }
             (known, _) => known,
         };

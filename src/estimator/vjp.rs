@@ -30,6 +30,13 @@ pub trait Vjp<B: Backend> {
         Vec::new()
     }
 
+    /// Computes tr J, `[n, 1]`, where it costs at most so many multiply-adds a sample: for values alone, of which many are
+    /// averaged.
+    fn dear_trace(&self, backend: &B, saved: &Saved<B>, most: u64) -> Option<B::Tensor> {
+        let _ = (backend, saved, most);
+        None
+    }
+
     /// Computes the trace of a map C near J, if there is one that costs less than a product with J.
     fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {
         let _ = (backend, saved);
@@ -94,6 +101,10 @@ impl<B: Backend, L: PreparedLayer<B> + ?Sized> Vjp<B> for L {
 
     fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
         PreparedLayer::traces(self, backend, saved)
+    }
+
+    fn dear_trace(&self, backend: &B, saved: &Saved<B>, most: u64) -> Option<B::Tensor> {
+        PreparedLayer::dear_trace(self, backend, saved, most)
     }
 
     fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {

@@ -232,6 +232,13 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
         self.tangent_vjp(backend, saved, tangents, gy, gdy, grads)
     }
 
+    /// Computes tr J, `[n, 1]`, where it costs at most so many multiply-adds a sample: for values alone, of which many are
+    /// averaged.
+    fn dear_trace(&self, backend: &B, saved: &Saved<B>, most: u64) -> Option<B::Tensor> {
+        let _ = (backend, saved, most);
+        None
+    }
+
     /// Computes the trace of a map C near J, if there is one that costs less than a product with J.
     fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {
         let _ = (backend, saved);

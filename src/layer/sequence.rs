@@ -324,6 +324,10 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         self.pull_back(backend, saved, tangents, &slopes, gy, gdy, grads)
     }
 
+    fn dear_trace(&self, backend: &B, saved: &Saved<B>, most: u64) -> Option<B::Tensor> {
+        self.traces.as_ref().filter(|traces| traces.first == 1)?.behind_activation(backend, saved, most)
+    }
+
     fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {
         self.traces.as_ref().filter(|traces| traces.first == 1)?.control(backend, saved)
     }

@@ -13,7 +13,8 @@
 //!
 //! With an activation φ₀ before A₁ the identities fail: J = A D₀, of which only tr A is known. But C, in which the mean of
 //! d₀ over the numbers that a hidden pixel looks at stands for all of them, has a known trace, a sum of mean · trace over
-//! hidden pixels, and is near J: a control variate.
+//! hidden pixels, and is near J: a control variate. Where many values are averaged it pays to go through the features of rows
+//! one by one, for the exact trace.
 //!
 //! Gradients: ∂ tr/∂d goes through φ″ like a tangent pair, dx = ∂ tr/∂d with cotangent 1; W gets its gradient through the
 //! matrix.
@@ -195,6 +196,33 @@ impl<B: Backend> Traces<B> {
                 slopes.push((l2, assemble(backend, regions, of_d2, Self::slopes(saved, l2))));
             }
             (slopes, weights.by_layer(self.first))
+        })
+    }
+
+    /// tr J of rows behind φ₀, feature by feature: Σ_c d₀_c d₂ᵀ (W₂ ∘ (w₁_c w₃_c)ᵀ) d₁, with w₁_c the column of W₁ and w₃_c the row
+    /// of W₃; of one hidden layer d₁ᵀ (W₁ ∘ W₂ᵀ) d₀.
+    pub(super) fn behind_activation(&self, backend: &B, saved: &Saved<B>, most: u64) -> Option<B::Tensor> {
+        let (d0, d1) = (Self::slopes(saved, 0), Self::slopes(saved, 2));
+        let (rows, features) = (backend.shape(d0), backend.shape(d0).channels());
+        let products = self.middle.as_ref().map_or(1, |w2| backend.shape(w2)[0]) * backend.shape(d1).channels();
+        if rows.rank() != 2 || features == 0 || (features * products) as u64 > most {
+            return None;
+        }
+        self.with_regions(backend, d0, |regions| {
+            let [first, last] = &regions.first()?.paths;
+            let Some(w2) = &self.middle else {
+                let both = backend.binary(Binary::Mul, first.clone(), last);
+                return Some(backend.dot_rows(&backend.matmul(d1, false, &both, true), d0));
+            };
+            let d2 = Self::slopes(saved, 4);
+            let diagonal = (0..features).map(|c| {
+                let row = |w: &B::Tensor| backend.narrow(w, 0, c, 1);
+                let into = backend.binary(Binary::Mul, d1.clone(), &row(first));
+                let through = backend.matmul(&into, false, w2, true);
+                backend.dot_rows(&backend.binary(Binary::Mul, through, &row(last)), d2)
+            });
+            let diagonal: Vec<_> = diagonal.collect();
+            Some(backend.dot_rows(&backend.concat(&diagonal.iter().collect::<Vec<_>>(), 1), d0))
         })
     }
 

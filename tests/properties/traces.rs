@@ -141,6 +141,14 @@ proptest! {
             near(&down(&point.b, trace), &expected.collect::<Vec<_>>(), 1e-12)?;
         }
         prop_assert_eq!(point.net.control(&point.b, &point.saved).is_some(), shape.leading);
+        // feature by feature behind an activation, where it may cost that much
+        let dear = point.net.dear_trace(&point.b, &point.saved, 1 << 20);
+        prop_assert_eq!(dear.is_some(), shape.leading && shape.rows);
+        if let Some(trace) = dear {
+            let expected = point.jacobians.iter().map(DMatrix::trace);
+            near(&down(&point.b, &trace), &expected.collect::<Vec<_>>(), 1e-12)?;
+            prop_assert!(point.net.dear_trace(&point.b, &point.saved, 0).is_none());
+        }
     }
 
     /// The mean of vᵀCv over all sign vectors is tr C, and C is no farther from J than nothing at all, on the whole.
