@@ -24,7 +24,7 @@ pub trait Vjp<B: Backend> {
         series_by_terms(backend, self, saved, first, weights, probe, state)
     }
 
-    /// Computes tr J, tr J², …, `[n, 1]` each, as far as they cost less than a product with J.
+    /// Computes tr J, tr J², …, `[n, 1]` each, as far as they cost about what a product with J costs.
     fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
         let _ = (backend, saved);
         Vec::new()

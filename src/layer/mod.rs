@@ -207,7 +207,7 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>);
 
-    /// Computes tr J, tr J², …, `[n, 1]` each, as far as they cost less than a product with J.
+    /// Computes tr J, tr J², …, `[n, 1]` each, as far as they cost about what a product with J costs.
     fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
         let _ = (backend, saved);
         Vec::new()
@@ -260,7 +260,9 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
         panic!("a layer without a control variate was asked for one");
     }
 
-    /// Describes the layer as a backend knows it, if it does: it may then be computed together with its neighbours.
+    /// Describes the layer as a backend knows it, if it does: it may then be computed together with its neighbours. Such a layer
+    /// keeps what this library's own keep: an activation φ′ for first derivatives, x, φ, φ′ and φ″ for second ones and a tangent's
+    /// dx; an affine layer's weight is the first of its trained tensors.
     fn net_layer(&self) -> Option<NetLayer<B::Tensor>> {
         None
     }

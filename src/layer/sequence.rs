@@ -7,7 +7,7 @@ use resflow_backend::{Backend, Binary, Net as BackendNet, NetLayer, Over, Reduce
 
 use super::activation::{kept, slope};
 use super::linear::matrix;
-use super::traces::Traces;
+use super::traces::KnownTraces;
 use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, PreparedLayer, Saved, WeightedTraces};
 use crate::batch::Batch;
 use crate::error::ConfigError;
@@ -117,7 +117,7 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         let layers: Vec<_> = self.layers.iter().map(|l| l.prepare(backend)).collect();
         let known: Vec<_> = layers.iter().map(|layer| layer.net_layer()).collect();
         Box::new(PreparedSequence {
-            traces: Traces::of(backend, &known),
+            traces: KnownTraces::of(backend, &known),
             net: known.iter().cloned().collect::<Option<_>>().map(|layers| BackendNet { layers }),
             known,
             layers,
@@ -188,17 +188,18 @@ struct PreparedSequence<B: Backend> {
     /// and all of them, if it knows all.
     net: Option<BackendNet<B::Tensor>>,
     /// What is known of the traces.
-    traces: Option<Traces<B>>,
+    traces: Option<KnownTraces<B>>,
 }
 
 impl<B: Backend> PreparedSequence<B> {
-    /// The traces of a net without a leading activation.
-    fn exact_traces(&self) -> Option<&Traces<B>> {
-        self.traces.as_ref().filter(|traces| traces.first == 0)
+    /// The traces of a net with so many leading activations, 0 or 1, on rows or images.
+    fn known_traces(&self, backend: &B, saved: &Saved<B>, leading: usize) -> Option<&KnownTraces<B>> {
+        let traces = self.traces.as_ref().filter(|traces| traces.first == leading)?;
+        matches!(backend.shape(slope(&saved.parts[leading + 1])).rank(), 2 | 4).then_some(traces)
     }
 
     /// The reverse pass, with what is added to ∂/∂d of some activations, by their layers.
-    fn pull_back(
+    fn reverse(
         &self,
         backend: &B,
         saved: &Saved<B>,
@@ -278,6 +279,9 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     }
 
     fn vjp(&self, backend: &B, saved: &Saved<B>, gy: B::Tensor) -> B::Tensor {
+        if let Some((net, slopes)) = self.net(saved) {
+            return backend.net_vjp(net, &slopes, gy);
+        }
         self.layers.iter().zip(&saved.parts).rev().fold(gy, |g, (layer, saved)| layer.vjp(backend, saved, g))
     }
 
@@ -290,7 +294,7 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         gdy: Vec<B::Tensor>,
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
-        self.pull_back(backend, saved, tangents, &[], gy, gdy, grads)
+        self.reverse(backend, saved, tangents, &[], gy, gdy, grads)
     }
 
     fn net<'a>(&'a self, saved: &'a Saved<B>) -> Option<(&'a BackendNet<B::Tensor>, Vec<&'a B::Tensor>)> {
@@ -301,7 +305,7 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     }
 
     fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {
-        self.exact_traces().map_or_else(Vec::new, |traces| traces.values(backend, saved))
+        self.known_traces(backend, saved, 0).map_or_else(Vec::new, |traces| traces.values(backend, saved))
     }
 
     fn tangent_trace_vjp(
@@ -314,22 +318,31 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         gdy: Vec<B::Tensor>,
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
-        let known = self.exact_traces().expect("the net gave traces");
+        if traces.powers == 0 {
+            return self.tangent_vjp(backend, saved, tangents, gy, gdy, grads);
+        }
+        let known = self.known_traces(backend, saved, 0).filter(|known| traces.powers <= known.powers(backend, saved));
+        let known = known.unwrap_or_else(|| panic!("{} traces of a net that does not give as many", traces.powers));
         let (slopes, weights) = known.gradient(backend, saved, &traces);
         for (layer, gradient) in &weights {
             // an affine layer's weight is the first of its trained tensors
-            let slot = self.orders + self.counts[..*layer].iter().sum::<usize>();
-            accumulate(backend, &mut grads.trained[slot], gradient);
+            let number = self.orders + self.counts[..*layer].iter().sum::<usize>();
+            let effective = match &self.known[*layer] {
+                Some(NetLayer::Linear { weight, .. }) => weight,
+                Some(NetLayer::Convolution { kernel, .. }) => kernel,
+                _ => unreachable!("a weight has its gradient"),
+            };
+            accumulate(backend, &mut grads.trained[number], &backend.reshape(gradient, backend.shape(effective)));
         }
-        self.pull_back(backend, saved, tangents, &slopes, gy, gdy, grads)
+        self.reverse(backend, saved, tangents, &slopes, gy, gdy, grads)
     }
 
     fn dear_trace(&self, backend: &B, saved: &Saved<B>, most: u64) -> Option<B::Tensor> {
-        self.traces.as_ref().filter(|traces| traces.first == 1)?.behind_activation(backend, saved, most)
+        self.known_traces(backend, saved, 1)?.behind_activation(backend, saved, most)
     }
 
     fn control(&self, backend: &B, saved: &Saved<B>) -> Option<Control<B>> {
-        self.traces.as_ref().filter(|traces| traces.first == 1)?.control(backend, saved)
+        self.known_traces(backend, saved, 1)?.control(backend, saved)
     }
 
     fn controlled_vjp(

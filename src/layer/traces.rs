@@ -1,4 +1,4 @@
-//! Traces of powers of J that cost less than a product with J. They have no noise, where a probe's first terms have the most.
+//! Traces of powers of J that cost about what a product with J costs, or less. They have no noise, where a probe's first terms have the most.
 //!
 //! For g = A₃ φ₂ A₂ φ₁ A₁, with weights W and the activations' slopes d,
 //!
@@ -32,27 +32,37 @@ use crate::module::{Grad, accumulate};
 
 /// The parts of a net whose traces are known.
 #[derive(Debug)]
-pub(super) struct Traces<B: Backend> {
+pub(super) struct KnownTraces<B: Backend> {
     taps: Taps<B>,
     /// W₂ `[h₂, h₁]`, where there are two hidden layers.
     middle: Option<B::Tensor>,
     /// 1 if φ₀ comes first, else 0: the number of A₁.
     pub(super) first: usize,
-    /// The matrices for images of a size, or for rows.
+    /// The matrices for images of a size, or for rows, where they are small.
     regions: OnceLock<([usize; 2], Vec<Region<B>>)>,
 }
 
+/// The numbers of all matrices of a net that are kept; larger ones are made where they are used, beside which they cost little.
+const KEPT: usize = 1 << 18;
+
 /// Hidden pixels with the same paths, and what they have in common.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Region<B: Backend> {
     rows: Run,
     columns: Run,
-    /// A₁ and A₃ along the paths.
-    paths: [B::Tensor; 2],
-    /// Pᵀ, `[h₂, h₁]`; of one hidden layer Kᵀ.
-    way: B::Tensor,
     /// W₂ ∘ Pᵀ, `[h₂, h₁]`; of one hidden layer diag K, `[1, h₁]`.
     matrix: B::Tensor,
+    /// What only gradients and exact traces behind an activation ask for.
+    ways: OnceLock<Ways<B>>,
+}
+
+/// The ways through the hidden pixels of a region.
+#[derive(Debug)]
+struct Ways<B: Backend> {
+    /// A₁ and A₃ along the paths, `[taps·c, h₁]` and `[taps·c, h₂]`.
+    ends: [B::Tensor; 2],
+    /// Pᵀ = A₃ᵀA₁, `[h₂, h₁]`; of one hidden layer Kᵀ.
+    product: B::Tensor,
 }
 
 /// What the gradient of traces is, besides that of weights: ∂/∂d of each activation, by its layer.
@@ -61,7 +71,7 @@ pub(super) type Slopes<B> = Vec<(usize, <B as Backend>::Tensor)>;
 /// A weight's gradient, by its layer.
 pub(super) type WeightGradients<B> = Vec<(usize, <B as Backend>::Tensor)>;
 
-impl<B: Backend> Traces<B> {
+impl<B: Backend> KnownTraces<B> {
     /// Looks for the traces of a net.
     pub(super) fn of(backend: &B, layers: &[Option<NetLayer<B::Tensor>>]) -> Option<Self> {
         let layer = |i: usize| layers.get(i).and_then(Option::as_ref);
@@ -77,24 +87,37 @@ impl<B: Backend> Traces<B> {
         }
         let (middle, last) = match (a3, layers.len() - first) {
             (None, 3) => (None, a2),
-            (Some(a3), 5) if is_activation(first + 3) && backend.shape(a2).rank() == 2 => (Some(a2.clone()), a3),
+            (Some(a3), 5) if is_activation(first + 3) => match backend.shape(a2)[..] {
+                [_, _] => (Some(a2.clone()), a3),
+                // a kernel of one tap is a matrix
+                [o, 1, 1, i] => (Some(backend.reshape(a2, [o, i].into())), a3),
+                _ => return None,
+            },
             _ => return None,
         };
         Some(Self { taps: Taps::new(backend, a1, last)?, middle, first, regions: OnceLock::new() })
     }
 
     fn region(&self, backend: &B, rows: &Run, columns: &Run) -> Region<B> {
-        let paths = self.taps.paths(backend, &rows.taps, &columns.taps);
-        let way = backend.matmul(&paths[1], true, &paths[0], false);
         let matrix = if let Some(w2) = &self.middle {
-            backend.binary(Binary::Mul, way.clone(), w2)
+            backend.binary(Binary::Mul, self.made_ways(backend, rows, columns).product, w2)
         } else {
-            let products = backend.binary(Binary::Mul, paths[0].clone(), &paths[1]);
+            let [first, last] = self.taps.paths(backend, &rows.taps, &columns.taps);
+            let products = backend.binary(Binary::Mul, first, &last);
             let diagonal = backend.reduce(Reduce::Sum, Over::Channel, &products);
             let hidden = backend.shape(&diagonal).elements();
             backend.reshape(&diagonal, [1, hidden].into())
         };
-        Region { rows: rows.clone(), columns: columns.clone(), paths, way, matrix }
+        Region { rows: rows.clone(), columns: columns.clone(), matrix, ways: OnceLock::new() }
+    }
+
+    fn ways<'a>(&self, backend: &B, region: &'a Region<B>) -> &'a Ways<B> {
+        region.ways.get_or_init(|| self.made_ways(backend, &region.rows, &region.columns))
+    }
+
+    fn made_ways(&self, backend: &B, rows: &Run, columns: &Run) -> Ways<B> {
+        let ends = self.taps.paths(backend, &rows.taps, &columns.taps);
+        Ways { product: backend.matmul(&ends[1], true, &ends[0], false), ends }
     }
 
     /// Calls with the regions of images like x, `[n, h, w, c]`, or of rows.
@@ -107,6 +130,11 @@ impl<B: Backend> Traces<B> {
             let pairs = rows.iter().flat_map(|r| columns.iter().map(move |c| (r, c)));
             pairs.map(|(r, c)| self.region(backend, r, c)).collect::<Vec<_>>()
         };
+        let [kh, kw] = self.taps.kernel();
+        let hidden = self.middle.as_ref().map_or(0, |w2| backend.shape(w2).elements());
+        if hidden * size[0].min(kh) * size[1].min(kw) > KEPT {
+            return use_them(&make());
+        }
         let (known, regions) = self.regions.get_or_init(|| (size, make()));
         if *known == size { use_them(regions) } else { use_them(&make()) }
     }
@@ -134,16 +162,19 @@ impl<B: Backend> Traces<B> {
             let sum = regions.iter().map(|r| by_samples(backend, &self.at_pixels(backend, saved, r), samples));
             let Some(trace) = sum.reduce(|sum, part| backend.axpy(1.0, &part, sum)) else { return Vec::new() };
             let mut traces = vec![trace];
-            if self.has_square(backend, d1) {
-                let through = backend.matmul(d1, false, &regions[0].square(backend), false);
+            if self.powers(backend, saved) > 1 {
+                let square = self.ways(backend, &regions[0]).square(backend);
+                let through = backend.matmul(d1, false, &square, false);
                 traces.push(backend.dot_rows(&through, d1));
             }
             traces
         })
     }
 
-    fn has_square(&self, backend: &B, d1: &B::Tensor) -> bool {
-        self.middle.is_none() && backend.shape(d1).rank() == 2
+    /// The number of traces that [`values`](Self::values) gives.
+    pub(super) fn powers(&self, backend: &B, saved: &Saved<B>) -> usize {
+        let rows = backend.shape(Self::slopes(saved, self.first + 1)).rank() == 2;
+        if self.middle.is_none() && rows { 2 } else { 1 }
     }
 
     /// The gradient of weighted traces, in the slopes of activations and in the weights of layers.
@@ -160,34 +191,38 @@ impl<B: Backend> Traces<B> {
         self.with_regions(backend, d1, |regions| {
             let (mut of_d1, mut of_d2, mut weights) = (Vec::new(), Vec::new(), Weighed { ends: None, middle: None });
             for region in regions {
-                let (d1, [first, last]) = (region.of(backend, d1), &region.paths);
+                let d1 = region.of(backend, d1);
+                let ways = self.ways(backend, region);
+                let [first, last] = &ways.ends;
                 let weighed = weigh(&d1);
                 // that of Pᵀ = A₃ᵀA₁ along the paths
-                let mut of_way = None;
+                let mut of_product = None;
                 if let Some(w2) = &self.middle {
                     let d2 = weigh(&region.of(backend, Self::slopes(saved, l2)));
                     of_d1.push(backend.matmul(&d2, false, &region.matrix, false));
                     of_d2.push(backend.matmul(&weighed, false, &region.matrix, true));
                     let sum = backend.matmul(&d2, true, &d1, false);
-                    weights.add_middle(backend, &backend.binary(Binary::Mul, sum.clone(), &region.way));
-                    of_way = Some(backend.binary(Binary::Mul, sum, w2));
+                    weights.add_middle(backend, &backend.binary(Binary::Mul, sum.clone(), &ways.product));
+                    of_product = Some(backend.binary(Binary::Mul, sum, w2));
                 } else {
                     let ones = backend.full(1.0, backend.shape(&d1));
                     let mut slopes = weigh(&backend.binary(Binary::Mul, ones, &region.matrix));
                     if traces.powers > 1 {
-                        let through = backend.matmul(&weighed, false, &region.square(backend), false);
+                        let through = backend.matmul(&weighed, false, &ways.square(backend), false);
                         slopes = backend.axpy(-1.0, &through, slopes);
                         let sum = backend.affine(backend.matmul(&weighed, true, &d1, false), -1.0, 0.0);
-                        of_way = Some(backend.binary(Binary::Mul, sum, &backend.permute(&region.way, &[1, 0])));
+                        of_product = Some(backend.binary(Binary::Mul, sum, &backend.permute(&ways.product, &[1, 0])));
                     }
                     of_d1.push(slopes);
                     let diagonal = backend.reduce(Reduce::Sum, Over::Channel, &weighed);
                     let ends = [last, first].map(|end| backend.binary(Binary::Mul, end.clone(), &diagonal));
                     weights.add_ends(backend, self.taps.spread(backend, &region.rows.taps, &region.columns.taps, ends));
                 }
-                if let Some(of_way) = of_way {
-                    let ends =
-                        [backend.matmul(last, false, &of_way, false), backend.matmul(first, false, &of_way, true)];
+                if let Some(of_product) = of_product {
+                    let ends = [
+                        backend.matmul(last, false, &of_product, false),
+                        backend.matmul(first, false, &of_product, true),
+                    ];
                     weights.add_ends(backend, self.taps.spread(backend, &region.rows.taps, &region.columns.taps, ends));
                 }
             }
@@ -209,7 +244,8 @@ impl<B: Backend> Traces<B> {
             return None;
         }
         self.with_regions(backend, d0, |regions| {
-            let [first, last] = &regions.first()?.paths;
+            let region = regions.first()?;
+            let [first, last] = &self.ways(backend, region).ends;
             let Some(w2) = &self.middle else {
                 let both = backend.binary(Binary::Mul, first.clone(), last);
                 return Some(backend.dot_rows(&backend.matmul(d1, false, &both, true), d0));
@@ -274,10 +310,12 @@ impl<B: Backend> Region<B> {
         };
         matrix(backend, &cut(&cut(x, 1, &self.rows), 2, &self.columns))
     }
+}
 
+impl<B: Backend> Ways<B> {
     /// K ∘ Kᵀ of one hidden layer, `[h₁, h₁]`.
     fn square(&self, backend: &B) -> B::Tensor {
-        backend.binary(Binary::Mul, backend.permute(&self.way, &[1, 0]), &self.way)
+        backend.binary(Binary::Mul, backend.permute(&self.product, &[1, 0]), &self.product)
     }
 }
 

@@ -187,11 +187,12 @@ pub fn net_series<B: Backend>(backend: &B) {
 
 /// Rows whose terms are negligible become exact zeros and stay as they are, while their neighbours go on.
 pub fn net_series_stops<B: Backend>(backend: &B) {
-    const ROWS: usize = 50;
+    // more than any tile has, and whole tiles that stop
+    const ROWS: usize = 500;
     let mut draw = Draw::new(5);
     let chain = Chain::new::<B::Elem>(&mut draw, [ROWS, 7].into(), &[20], false, false);
     let mut power = draw.array::<B::Elem>([ROWS, 7]);
-    let small = |row: usize| row % 3 == 1 || (20..45).contains(&row);
+    let small = |row: usize| row % 3 == 1 || (90..400).contains(&row);
     for row in (0..ROWS).filter(|&row| small(row)) {
         power.data[row * 7..(row + 1) * 7].iter_mut().for_each(|x| *x *= 1e-9);
     }
