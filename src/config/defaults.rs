@@ -1,7 +1,7 @@
 //! The default architectures of the families.
 
 use super::{Family, FlowConfig, ImageConfig, Nonlinearity, Start};
-use crate::estimator::{Estimator, Exact, Phase, Probe, Traces, Truncated};
+use crate::estimator::{Estimator, Exact, Probe, Traces, Truncated};
 
 /// κ of i-ResNets (Behrmann et al. 2019, appendix).
 const IRESNET_COEFFICIENT: f64 = 0.9;
@@ -49,9 +49,8 @@ impl FlowConfig {
 }
 
 impl FlowConfig {
-    /// Returns the default architecture of a family for a table of so many rows: smaller where there are few, without an
-    /// activation before the first layer where there are so many columns that log dets are estimated, and the identity at the
-    /// beginning, so that training begins at its base density.
+    /// Returns the default architecture of a family for a table of so many rows: smaller where there are few, and the
+    /// identity at the beginning, so that training begins at its base density.
     pub fn for_table(family: Family, rows: usize, columns: usize) -> Self {
         let config = Self { start: Start::Identity, ..Self::of(family, columns) };
         let (most_blocks, most_width) = match rows {
@@ -62,11 +61,7 @@ impl FlowConfig {
         // a coupling moves half of the columns
         let blocks = if family.couples() { 2 * most_blocks } else { most_blocks };
         let hidden = config.hidden.iter().map(|&width| width.min(most_width)).collect();
-        let config = Self { blocks: config.blocks.min(blocks), hidden, ..config };
-        // Where log dets are estimated, a first trace without noise is worth more than the activation that it forbids; where
-        // they are exact, it is the other way round (docs/tables.md).
-        let leading_activation = family.couples() || config.is_exact(Phase::Evaluation);
-        Self { leading_activation, ..config }
+        Self { blocks: config.blocks.min(blocks), hidden, ..config }
     }
 }
 

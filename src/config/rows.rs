@@ -117,7 +117,10 @@ impl FlowConfig {
     /// bounded.
     pub fn new(dimension: usize) -> Self {
         let config = Self { dimension, ..Self::default() };
-        if config.is_exact(Phase::Training) {
+        let (inputs, outputs): (Vec<_>, Vec<_>) = config.linear_layers().into_iter().unzip();
+        let multiply_adds = inputs.iter().zip(outputs).map(|(&i, o)| i as u64 * o as u64).sum();
+        let cost = CostModel { dimension, multiply_adds };
+        if matches!(config.training.resolve(&cost, Phase::Training), Estimator::Exact(_)) {
             return config;
         }
         let roulette = |p, exact_terms, sharing, traces| {
@@ -133,15 +136,6 @@ impl FlowConfig {
             evaluation: roulette(0.25, 6, Sharing::Sample, Traces::Exact),
             ..config
         }
-    }
-
-    /// Returns `true` if log dets are computed exactly in a phase.
-    pub(super) fn is_exact(&self, phase: Phase) -> bool {
-        let layers = self.linear_layers();
-        let multiply_adds = layers.iter().map(|&(inputs, outputs)| inputs as u64 * outputs as u64).sum();
-        let cost = CostModel { dimension: self.dimension, multiply_adds };
-        let estimator = if phase == Phase::Training { &self.training } else { &self.evaluation };
-        matches!(estimator.resolve(&cost, phase), Estimator::Exact(_))
     }
 
     /// Checks every setting.

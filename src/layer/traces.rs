@@ -45,12 +45,15 @@ pub(super) struct KnownTraces<B: Backend> {
 /// The numbers of all matrices of a net that are kept; larger ones are made where they are used, beside which they cost little.
 const KEPT: usize = 1 << 18;
 
+/// The fewest rows of a product of slopes.
+const FEWEST: usize = 8;
+
 /// Hidden pixels with the same paths, and what they have in common.
 #[derive(Debug)]
 struct Region<B: Backend> {
     rows: Run,
     columns: Run,
-    /// W₂ ∘ Pᵀ, `[h₂, h₁]`; of one hidden layer diag K, `[1, h₁]`.
+    /// W₂ᵀ ∘ P, `[h₁, h₂]`; of one hidden layer diag K, `[h₁, 1]`.
     matrix: B::Tensor,
     /// What only gradients and exact traces behind an activation ask for.
     ways: OnceLock<Ways<B>>,
@@ -100,13 +103,14 @@ impl<B: Backend> KnownTraces<B> {
 
     fn region(&self, backend: &B, rows: &Run, columns: &Run) -> Region<B> {
         let matrix = if let Some(w2) = &self.middle {
-            backend.binary(Binary::Mul, self.made_ways(backend, rows, columns).product, w2)
+            let matrix = backend.binary(Binary::Mul, self.made_ways(backend, rows, columns).product, w2);
+            backend.permute(&matrix, &[1, 0])
         } else {
             let [first, last] = self.taps.paths(backend, &rows.taps, &columns.taps);
             let products = backend.binary(Binary::Mul, first, &last);
             let diagonal = backend.reduce(Reduce::Sum, Over::Channel, &products);
             let hidden = backend.shape(&diagonal).elements();
-            backend.reshape(&diagonal, [1, hidden].into())
+            backend.reshape(&diagonal, [hidden, 1].into())
         };
         Region { rows: rows.clone(), columns: columns.clone(), matrix, ways: OnceLock::new() }
     }
@@ -147,7 +151,16 @@ impl<B: Backend> KnownTraces<B> {
     /// The traces at the hidden pixels of a region, `[n·pixels, 1]`.
     fn at_pixels(&self, backend: &B, saved: &Saved<B>, region: &Region<B>) -> B::Tensor {
         let d1 = region.of(backend, Self::slopes(saved, self.first + 1));
-        let through = backend.matmul(&d1, false, &region.matrix, true);
+        let pixels = backend.shape(&d1).rows();
+        // a corner has a pixel in each image: products of few rows may be rounded in another way, and what an image gets would
+        // depend on how many others come with it
+        let through = if (1..FEWEST).contains(&pixels) {
+            let repeated: Vec<u32> = (0..FEWEST).map(|row| (row % pixels) as u32).collect();
+            let through = backend.matmul(&backend.take_rows(&d1, &repeated), false, &region.matrix, false);
+            backend.narrow(&through, 0, 0, pixels)
+        } else {
+            backend.matmul(&d1, false, &region.matrix, false)
+        };
         match self.middle {
             Some(_) => backend.dot_rows(&through, &region.of(backend, Self::slopes(saved, self.first + 3))),
             None => through,
@@ -199,14 +212,16 @@ impl<B: Backend> KnownTraces<B> {
                 let mut of_product = None;
                 if let Some(w2) = &self.middle {
                     let d2 = weigh(&region.of(backend, Self::slopes(saved, l2)));
-                    of_d1.push(backend.matmul(&d2, false, &region.matrix, false));
-                    of_d2.push(backend.matmul(&weighed, false, &region.matrix, true));
+                    of_d1.push(backend.matmul(&d2, false, &region.matrix, true));
+                    of_d2.push(backend.matmul(&weighed, false, &region.matrix, false));
                     let sum = backend.matmul(&d2, true, &d1, false);
                     weights.add_middle(backend, &backend.binary(Binary::Mul, sum.clone(), &ways.product));
                     of_product = Some(backend.binary(Binary::Mul, sum, w2));
                 } else {
                     let ones = backend.full(1.0, backend.shape(&d1));
-                    let mut slopes = weigh(&backend.binary(Binary::Mul, ones, &region.matrix));
+                    let hidden = backend.shape(&d1).channels();
+                    let diagonal = backend.reshape(&region.matrix, [1, hidden].into());
+                    let mut slopes = weigh(&backend.binary(Binary::Mul, ones, &diagonal));
                     if traces.powers > 1 {
                         let through = backend.matmul(&weighed, false, &ways.square(backend), false);
                         slopes = backend.axpy(-1.0, &through, slopes);
