@@ -1,7 +1,7 @@
 //! What is known of the traces of J without a probe.
 //!
 //! log det(I + J) = Σ_k (−1)^{k+1} tr(Jᵏ)/k, and the probes' noise is mostly that of the first terms. Some maps have
-//! the traces of these for less than a product with J ([`Known::Traces`]): the series then begins behind them. Others are
+//! the traces of these for about a product with J ([`Known::Traces`]): the series then begins behind them. Others are
 //! near a map C of known trace whose vᵀCv comes with the first product ([`Known::Control`]): a control variate, vᵀJv −
 //! vᵀCv + tr C. Either has the mean of the term that it replaces, whatever the probe, so that nothing becomes biased.
 
@@ -16,7 +16,7 @@ pub enum Traces {
     /// training does by default.
     #[default]
     Probed,
-    /// Exactly, or with a control variate, where the net has that for less than a product: what log p is evaluated with by
+    /// Exactly, or with a control variate, where the net has that for about a product: what log p is evaluated with by
     /// default.
     Exact,
 }
