@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use resflow::backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key, Net,
-    Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
+    NetForward, Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights,
+    Unary,
 };
 use resflow::config::FlowConfig;
 use resflow::data::{Dataset, Table};
@@ -186,6 +187,21 @@ impl<B: Backend> Backend for Counting<B> {
             negligible: f64, state: SeriesState<B::Tensor>
         ) -> SeriesState<B::Tensor> {
             |state| [&state.power, &state.value].into_iter().chain(&state.neumann)
+        }
+        fn net_forward(net: &Net<B::Tensor>, x: &B::Tensor, order: usize) -> NetForward<B::Tensor> {
+            |result| [&result.y].into_iter().chain(result.kept.iter().flatten())
+        }
+        fn net_tangents(net: &Net<B::Tensor>, slopes: &[&B::Tensor], dx: &B::Tensor) -> Vec<B::Tensor> {
+            |tangents| &tangents
+        }
+        fn net_jvp(net: &Net<B::Tensor>, slopes: &[&B::Tensor], dx: &B::Tensor) -> (B::Tensor, Vec<B::Tensor>) {
+            |result| [&result.0].into_iter().chain(&result.1)
+        }
+        fn net_pullback(
+            net: &Net<B::Tensor>, kept: &[&[B::Tensor]], tangents: &[Vec<&B::Tensor>],
+            gy: B::Tensor, gdy: Vec<B::Tensor>, grads: &mut [Option<B::Tensor>]
+        ) -> (B::Tensor, Vec<B::Tensor>) {
+            |result| [&result.0].into_iter().chain(&result.1)
         }
         fn net_vjp(net: &Net<B::Tensor>, slopes: &[&B::Tensor], gy: B::Tensor) -> B::Tensor { |gx| [&gx] }
         fn net_series(

@@ -119,7 +119,7 @@ impl<B: Backend> PreparedLayer<B> for PreparedActivation<B> {
     }
 
     fn net_layer(&self) -> Option<NetLayer<B::Tensor>> {
-        Some(NetLayer::Activation)
+        Some(NetLayer::Activation { function: self.function, parameter: self.b.clone() })
     }
 
     fn activation(&self) -> Option<(Activation, Option<&B::Tensor>)> {

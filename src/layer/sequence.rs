@@ -3,7 +3,7 @@
 //! The norms that constrained layers are bounded between meet at their boundaries, so a chain owns the raw parameters
 //! of learned ones: one parameter is the codomain of a layer and the domain of the next.
 
-use resflow_backend::{Backend, Binary, Net as BackendNet, NetLayer, Over, Reduce};
+use resflow_backend::{Backend, Binary, Net as BackendNet, NetForward, NetLayer, Over, Reduce};
 
 use super::activation::{kept, slope};
 use super::linear::matrix;
@@ -116,12 +116,13 @@ impl<B: Backend> Layer<B> for Sequence<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
         let layers: Vec<_> = self.layers.iter().map(|l| l.prepare(backend)).collect();
         let known: Vec<_> = layers.iter().map(|layer| layer.net_layer()).collect();
+        let counts: Vec<_> = self.layers.iter().map(|l| trained_tensors(&**l)).collect();
         Box::new(PreparedSequence {
             traces: KnownTraces::of(backend, &known),
-            net: known.iter().cloned().collect::<Option<_>>().map(|layers| BackendNet { layers }),
+            net: whole(&known, &counts),
             known,
             layers,
-            counts: self.layers.iter().map(|l| trained_tensors(&**l)).collect(),
+            counts,
             norms: self.norms.clone(),
             orders: self.orders.len(),
         })
@@ -173,6 +174,19 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         let layers = self.layers.iter().map(|layer| layer.stage()).collect::<Option<_>>()?;
         Some(Net { layers, norms: self.norms.clone() })
     }
+}
+
+/// All layers as one net, if a backend knows all, and each trains what a backend thinks.
+fn whole<T: Clone>(known: &[Option<NetLayer<T>>], counts: &[usize]) -> Option<BackendNet<T>> {
+    let layers: Vec<_> = known.iter().cloned().collect::<Option<_>>()?;
+    let alike = layers.iter().zip(counts).all(|(layer, count)| layer.trained() == *count);
+    (alike && !layers.is_empty()).then_some(BackendNet { layers })
+}
+
+/// One tensor for each layer.
+fn each_its_own<B: Backend>(tensors: Vec<B::Tensor>) -> Saved<B> {
+    let parts = tensors.into_iter().map(|x| Saved::tensors(vec![x])).collect();
+    Saved { tensors: Vec::new(), parts }
 }
 
 #[derive(Debug)]
@@ -230,6 +244,10 @@ impl<B: Backend> PreparedSequence<B> {
 
 impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, keep: Derivatives) -> (B::Tensor, Saved<B>) {
+        if let Some(net) = &self.net {
+            let NetForward { y, kept } = backend.net_forward(net, &batch.x, keep as usize);
+            return (y, Saved { tensors: Vec::new(), parts: kept.into_iter().map(Saved::tensors).collect() });
+        }
         let mut value = batch.x.clone();
         let mut parts = Vec::with_capacity(self.layers.len());
         let mut layers = self.layers.iter().zip(&self.known).peekable();
@@ -254,6 +272,10 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     }
 
     fn jvp(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>) {
+        if let Some((net, slopes)) = self.net(saved) {
+            let (dy, tangents) = backend.net_jvp(net, &slopes, dx);
+            return (dy, each_its_own(tangents));
+        }
         let mut tangent = dx.clone();
         let mut parts = Vec::with_capacity(self.layers.len());
         for (layer, saved) in self.layers.iter().zip(&saved.parts) {
@@ -265,6 +287,9 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     }
 
     fn keep_tangent(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> Saved<B> {
+        if let Some((net, slopes)) = self.net(saved) {
+            return each_its_own(backend.net_tangents(net, &slopes, dx));
+        }
         let mut tangent = dx.clone();
         let mut parts = Vec::with_capacity(self.layers.len());
         let pairs = self.layers.iter().zip(&saved.parts);
@@ -294,13 +319,18 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         gdy: Vec<B::Tensor>,
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
+        if let Some(net) = &self.net {
+            let kept: Vec<_> = saved.parts.iter().map(|part| &part.tensors[..]).collect();
+            let tangents: Vec<Vec<_>> =
+                tangents.iter().map(|t| t.parts.iter().map(|p| &p.tensors[0]).collect()).collect();
+            return backend.net_pullback(net, &kept, &tangents, gy, gdy, &mut grads.trained[self.orders..]);
+        }
         self.reverse(backend, saved, tangents, &[], gy, gdy, grads)
     }
 
     fn net<'a>(&'a self, saved: &'a Saved<B>) -> Option<(&'a BackendNet<B::Tensor>, Vec<&'a B::Tensor>)> {
         let net = self.net.as_ref()?;
-        let activations =
-            net.layers.iter().zip(&saved.parts).filter(|(layer, _)| matches!(layer, NetLayer::Activation));
+        let activations = net.layers.iter().zip(&saved.parts).filter(|(layer, _)| layer.is_activation());
         Some((net, activations.map(|(_, saved)| slope(saved)).collect()))
     }
 

@@ -79,11 +79,11 @@ impl<B: Backend> KnownTraces<B> {
     /// Looks for the traces of a net.
     pub(super) fn of(backend: &B, layers: &[Option<NetLayer<B::Tensor>>]) -> Option<Self> {
         let layer = |i: usize| layers.get(i).and_then(Option::as_ref);
-        let is_activation = |i: usize| matches!(layer(i), Some(NetLayer::Activation));
+        let is_activation = |i: usize| layer(i).is_some_and(NetLayer::is_activation);
         let first = usize::from(is_activation(0));
         let weight = |i: usize| match layer(i)? {
             NetLayer::Linear { weight: w, .. } | NetLayer::Convolution { kernel: w, .. } => Some(w),
-            NetLayer::Activation => None,
+            _ => None,
         };
         let (a1, a2, a3) = (weight(first)?, weight(first + 2)?, weight(first + 4));
         if !is_activation(first + 1) {

@@ -14,6 +14,8 @@ mod files;
 mod gpu;
 mod gradients;
 mod inverses;
+#[cfg(feature = "gpu")]
+mod launches;
 mod model;
 mod nets;
 mod norms;

@@ -3,7 +3,8 @@
 
 use resflow::backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key, Net,
-    Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
+    NetForward, Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights,
+    Unary,
 };
 use resflow::flow::Gradient;
 
@@ -91,6 +92,13 @@ impl<B: Backend> Backend for Cut<B> {
         series_term(
             k: usize, weight: TermWeight<'_, B::Tensor>, probe: &B::Tensor, negligible: f64, state: SeriesState<B::Tensor>
         ) -> SeriesState<B::Tensor>;
+        net_forward(net: &Net<B::Tensor>, x: &B::Tensor, order: usize) -> NetForward<B::Tensor>;
+        net_tangents(net: &Net<B::Tensor>, slopes: &[&B::Tensor], dx: &B::Tensor) -> Vec<B::Tensor>;
+        net_jvp(net: &Net<B::Tensor>, slopes: &[&B::Tensor], dx: &B::Tensor) -> (B::Tensor, Vec<B::Tensor>);
+        net_pullback(
+            net: &Net<B::Tensor>, kept: &[&[B::Tensor]], tangents: &[Vec<&B::Tensor>], gy: B::Tensor,
+            gdy: Vec<B::Tensor>, grads: &mut [Option<B::Tensor>]
+        ) -> (B::Tensor, Vec<B::Tensor>);
         net_vjp(net: &Net<B::Tensor>, slopes: &[&B::Tensor], gy: B::Tensor) -> B::Tensor;
         net_series(
             net: &Net<B::Tensor>, slopes: &[&B::Tensor], first: usize, weights: TermWeights<'_, B::Tensor>,

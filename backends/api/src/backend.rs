@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use crate::composed;
 use crate::{
-    Activation, AdamStep, BackendError, Binary, Element, FixedPointRule, FixedPointState, Key, Net, Noise, Over,
-    Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
+    Activation, AdamStep, BackendError, Binary, Element, FixedPointRule, FixedPointState, Key, Net, NetForward, Noise,
+    Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 
 /// Both results of [`Backend::activation_reverse`], and the parameter's gradient.
@@ -281,6 +281,45 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         state: SeriesState<Self::Tensor>,
     ) -> SeriesState<Self::Tensor> {
         composed::series_term(self, k, weight, probe, negligible, state)
+    }
+
+    /// Computes g(x) of a net, and what its derivatives up to `order` (at most 2) will ask for; x is `[n, …]`.
+    fn net_forward(&self, net: &Net<Self::Tensor>, x: &Self::Tensor, order: usize) -> NetForward<Self::Tensor> {
+        composed::net_forward(self, net, x, order)
+    }
+
+    /// Computes the tangents that enter the layers of a net, one a layer, the first of which is dx: what
+    /// [`net_pullback`](Self::net_pullback) will ask for. `slopes` are those of [`net_vjp`](Self::net_vjp).
+    fn net_tangents(&self, net: &Net<Self::Tensor>, slopes: &[&Self::Tensor], dx: &Self::Tensor) -> Vec<Self::Tensor> {
+        composed::net_tangents(self, net, slopes, dx)
+    }
+
+    /// Computes J dx of a net, `[n, …]` of the shape of its output, and the tangents on the way
+    /// ([`net_tangents`](Self::net_tangents)).
+    fn net_jvp(
+        &self,
+        net: &Net<Self::Tensor>,
+        slopes: &[&Self::Tensor],
+        dx: &Self::Tensor,
+    ) -> (Self::Tensor, Vec<Self::Tensor>) {
+        composed::net_jvp(self, net, slopes, dx)
+    }
+
+    /// Computes the pullback of (x, dx₁, …, dx_M) ↦ (g(x), J dx₁, …, J dx_M) of a net: from (gy, gdy₁, …), of the shape of
+    /// its output, to (gx, gdx₁, …), of the shape of its input. `kept` is what [`net_forward`](Self::net_forward) kept for
+    /// order 2, `tangents` what enters the layers of each tangent. `grads` has the gradients so far of each affine layer's
+    /// weight and bias and of each activation's parameter, in the order of the layers, to which those of this pullback
+    /// are added.
+    fn net_pullback(
+        &self,
+        net: &Net<Self::Tensor>,
+        kept: &[&[Self::Tensor]],
+        tangents: &[Vec<&Self::Tensor>],
+        gy: Self::Tensor,
+        gdy: Vec<Self::Tensor>,
+        grads: &mut [Option<Self::Tensor>],
+    ) -> (Self::Tensor, Vec<Self::Tensor>) {
+        composed::net_pullback(self, net, kept, tangents, gy, gdy, grads)
     }
 
     /// Computes Jᵀ gy of a net, `[n, …]` of the shape of its input; gy is of the shape of its output, `slopes` are φ′ of each of

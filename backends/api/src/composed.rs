@@ -1,10 +1,14 @@
 //! The fused operations of [`Backend`] as compositions of the required ones: its default bodies, and what an override
 //! must agree with.
 
+mod net;
+
+pub use net::{net_forward, net_jvp, net_pullback, net_series, net_tangents, net_vjp};
+
 pub use crate::spline::{spline, spline_inverse, spline_reverse};
 use crate::{
     Activation, ActivationReverse, AdamStep, Backend, Binary, FixedPointColumn, FixedPointRule, FixedPointState,
-    LIPSWISH_SCALE, Net, NetLayer, Over, Reduce, SeriesState, TermWeight, TermWeights, Unary,
+    LIPSWISH_SCALE, Over, Reduce, SeriesState, TermWeight, Unary,
 };
 
 /// Small expressions over tensors; every operand is a handle.
@@ -181,50 +185,6 @@ pub fn series_term<B: Backend>(
     let stop = backend.binary(Binary::Less, bound, &backend.full(negligible, [1].into()));
     let power = backend.select(&stop, &backend.full(0.0, backend.shape(&power)), &power);
     SeriesState { power: backend.reshape(&power, shape), neumann, value }
-}
-
-/// [`Backend::net_vjp`] layer by layer.
-pub fn net_vjp<B: Backend>(backend: &B, net: &Net<B::Tensor>, slopes: &[&B::Tensor], gy: B::Tensor) -> B::Tensor {
-    assert_eq!(slopes.len(), net.activations(), "net_vjp: slopes of other activations");
-    let mut slopes = slopes.iter().rev();
-    net.layers.iter().rev().fold(gy, |gy, layer| match layer {
-        NetLayer::Linear { weight, .. } => {
-            let shape = backend.shape(&gy);
-            let rows = shape.elements() / shape.channels().max(1);
-            let product = |gy: &B::Tensor| backend.matmul(gy, false, weight, false);
-            if shape.rank() == 2 {
-                return product(&gy);
-            }
-            let out = product(&backend.reshape(&gy, [rows, shape.channels()].into()));
-            backend.reshape(&out, shape.with_channels(backend.shape(weight)[1]))
-        }
-        NetLayer::Convolution { kernel, padding, .. } => {
-            let shape = backend.shape(&gy);
-            backend.conv2d_input(&gy, kernel, *padding, [shape[1], shape[2]])
-        }
-        NetLayer::Activation => backend.binary(Binary::Mul, gy, slopes.next().expect("counted")),
-    })
-}
-
-/// [`Backend::net_series`] term by term.
-pub fn net_series<B: Backend>(
-    backend: &B,
-    net: &Net<B::Tensor>,
-    slopes: &[&B::Tensor],
-    first: usize,
-    weights: TermWeights<'_, B::Tensor>,
-    probe: &B::Tensor,
-    negligible: f64,
-    mut state: SeriesState<B::Tensor>,
-) -> SeriesState<B::Tensor> {
-    for index in 0..weights.terms() {
-        state.power = backend.net_vjp(net, slopes, state.power);
-        state = backend.series_term(first + index, weights.term(index), probe, negligible, state);
-        if backend.known_zero(&state.power) {
-            break;
-        }
-    }
-    state
 }
 
 /// [`Backend::fixed_point_step`] without fusion.

@@ -25,7 +25,7 @@ pub use backend::{ActivationReverse, Backend};
 pub use element::Element;
 pub use error::BackendError;
 pub use key::{Generator, Key, philox4x32_10};
-pub use net::{Net, NetLayer, TermWeights};
+pub use net::{Net, NetForward, NetLayer, TermWeights};
 pub use noise::Noise;
 pub use op::{
     AdamStep, Binary, FixedPointColumn, FixedPointRule, FixedPointState, Over, Padding, Reduce, SeriesState,

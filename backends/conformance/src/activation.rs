@@ -15,7 +15,7 @@ use crate::reference::Array;
 use crate::tolerance::{ACTIVATION, assert_close, sum, within};
 
 /// The magnitudes that the errors of φ, φ' and φ'' are measured by.
-fn magnitudes<E: Element>(f: Activation, x: f64, b: f64) -> [f64; 3] {
+pub(crate) fn magnitudes<E: Element>(f: Activation, x: f64, b: f64) -> [f64; 3] {
     let [y, d1, d2] = f.derivatives(x, b);
     // an exponential that overflows flushes a factor of x that is below TINY
     let flushed = x.abs() * E::TINY / E::EPSILON;
@@ -30,7 +30,7 @@ fn magnitudes<E: Element>(f: Activation, x: f64, b: f64) -> [f64; 3] {
 }
 
 /// The activation's parameter on the device, if it has one.
-fn parameter<B: Backend>(backend: &B, f: Activation, b: f64) -> Option<B::Tensor> {
+pub(crate) fn parameter<B: Backend>(backend: &B, f: Activation, b: f64) -> Option<B::Tensor> {
     f.has_parameter().then(|| upload(backend, &Array::new([1], vec![b])))
 }
 

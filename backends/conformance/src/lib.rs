@@ -34,6 +34,7 @@ pub mod layout;
 pub mod mismatch;
 pub mod net;
 pub mod noise;
+pub mod passes;
 pub mod power;
 pub mod product;
 pub mod reduction;
@@ -65,6 +66,7 @@ macro_rules! conformance_tests {
                 activation: activation activation_special_values activation_reverse;
                 series: series_term series_stops;
                 net: net_vjp net_series net_series_stops;
+                passes: net_forward net_tangents net_pullback;
                 fixed_point: fixed_point_step fixed_point_ends;
                 spline: spline spline_inverse spline_reverse spline_special_values;
                 power: power_iteration power_iteration_zero power_iteration_converges;

@@ -2,7 +2,9 @@
 //! series with the rule by which rows stop.
 
 use proptest::prelude::*;
-use resflow_backend::{Backend, Element, Net, NetLayer, Padding, SeriesState, Shape, TermWeights, composed};
+use resflow_backend::{
+    Activation, Backend, Element, Net, NetLayer, Padding, SeriesState, Shape, TermWeights, composed,
+};
 
 use crate::draw::{Draw, check, download, seed, upload};
 use crate::reference::Array;
@@ -89,7 +91,8 @@ impl Chain {
             },
             Layer::Activation(s) => {
                 slopes.push(draw.tensor(backend, s));
-                NetLayer::Activation
+                // products with J ask for slopes alone
+                NetLayer::Activation { function: Activation::Tanh, parameter: None }
             }
         });
         (Net { layers: layers.collect() }, slopes)
@@ -97,7 +100,7 @@ impl Chain {
 }
 
 /// The shape of a batch, hidden widths, and whether activations come first and last.
-fn chains() -> impl Strategy<Value = (Shape, Vec<usize>, bool, bool)> {
+pub(crate) fn chains() -> impl Strategy<Value = (Shape, Vec<usize>, bool, bool)> {
     let shape = prop_oneof![
         4 => (0usize..30, 1usize..20).prop_map(|(n, d)| Shape::new(&[n, d])),
         1 => (90usize..130, 2usize..5).prop_map(|(n, d)| Shape::new(&[n, d])),

@@ -49,12 +49,12 @@ impl<E: CpuElement> NdArray<E> {
                     width = inputs;
                     Step::Product { weight: weight.as_slice(), outputs, inputs }
                 }
-                NetLayer::Activation => {
+                NetLayer::Activation { .. } => {
                     let slope = slopes.next().expect("counted");
                     assert_eq!(slope.shape(), [rows, width].into(), "net_series: slopes of other rows");
                     Step::Slopes(slope.as_slice(), width)
                 }
-                NetLayer::Convolution { .. } => return None,
+                _ => return None,
             });
         }
         let products = steps.iter().filter(|step| matches!(step, Step::Product { .. })).count();

@@ -9,7 +9,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
 use crate::kernel::{IMMEDIATES, Identity, Kernel};
-use crate::{activation, adam, elementwise, fixed_point, layout, lu, noise, power, product, reduce, series};
+use crate::{activation, adam, elementwise, fixed_point, layout, lu, net, noise, power, product, reduce, series};
 
 /// The variants of one type.
 fn of<K: Kernel>() -> (&'static str, Vec<Box<dyn Kernel>>) {
@@ -26,6 +26,11 @@ fn catalogue() -> Vec<(&'static str, Vec<Box<dyn Kernel>>)> {
         of::<fixed_point::FixedPoint>(),
         of::<layout::Layout>(),
         of::<lu::Lu>(),
+        of::<net::Forward>(),
+        of::<net::Gradient>(),
+        of::<net::Pullback>(),
+        of::<net::Series>(),
+        of::<net::Tangent>(),
         of::<noise::Draw>(),
         of::<power::Power>(),
         of::<product::Product>(),

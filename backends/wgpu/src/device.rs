@@ -3,7 +3,7 @@
 //! Launches are recorded and submitted in batches; only [`Gpu::download`] and [`Gpu::synchronize`] wait, and return the first
 //! fault since the last wait.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -106,6 +106,10 @@ impl Gpu {
 
     pub(crate) fn statistics(&self) -> Statistics {
         Statistics { memory: self.pool.total(), ..lock(&self.recorder).statistics() }
+    }
+
+    pub(crate) fn launches(&self) -> BTreeMap<String, u64> {
+        self.pipelines.launches()
     }
 
     // ---- memory ---------------------------------------------------------------------------------------------------

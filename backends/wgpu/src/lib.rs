@@ -30,6 +30,7 @@ mod kernel;
 mod layout;
 mod lu;
 mod memory;
+mod net;
 mod noise;
 mod opened;
 mod options;
@@ -41,6 +42,7 @@ mod reduce;
 mod series;
 mod tensor;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,8 +51,8 @@ use device::Gpu;
 pub use options::{Precision, WgpuOptions};
 pub use recorder::Statistics;
 use resflow_backend::{
-    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key,
-    Noise, Over, Padding, Reduce, SeriesState, Shape, TermWeight, Unary, composed,
+    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key, Net,
+    NetForward, Noise, Over, Padding, Reduce, SeriesState, Shape, TermWeight, TermWeights, Unary, composed,
 };
 pub use tensor::Tensor;
 
@@ -99,6 +101,11 @@ impl Wgpu {
     /// What the device has been asked to do so far.
     pub fn statistics(&self) -> Statistics {
         self.gpu.statistics()
+    }
+
+    /// The launches so far, by kernel: where [`statistics`](Self::statistics) only has their number.
+    pub fn launches(&self) -> BTreeMap<String, u64> {
+        self.gpu.launches()
     }
 
     /// Destroys the device, as a driver that resets does: everything after is [`BackendError::DeviceLost`]. For tests of
@@ -294,6 +301,55 @@ impl Backend for Wgpu {
     ) -> SeriesState<Tensor> {
         let fused = self.gpu.series_term(k, &weight, probe, negligible, &state);
         fused.unwrap_or_else(|| composed::series_term(self, k, weight, probe, negligible, state))
+    }
+
+    fn net_forward(&self, net: &Net<Tensor>, x: &Tensor, order: usize) -> NetForward<Tensor> {
+        self.gpu.net_forward(net, x, order).unwrap_or_else(|| composed::net_forward(self, net, x, order))
+    }
+
+    fn net_tangents(&self, net: &Net<Tensor>, slopes: &[&Tensor], dx: &Tensor) -> Vec<Tensor> {
+        let fused = self.gpu.net_tangents(net, slopes, dx, false).map(|(tangents, _)| tangents);
+        fused.unwrap_or_else(|| composed::net_tangents(self, net, slopes, dx))
+    }
+
+    fn net_jvp(&self, net: &Net<Tensor>, slopes: &[&Tensor], dx: &Tensor) -> (Tensor, Vec<Tensor>) {
+        match self.gpu.net_tangents(net, slopes, dx, true) {
+            Some((tangents, Some(dy))) => (dy, tangents),
+            _ => composed::net_jvp(self, net, slopes, dx),
+        }
+    }
+
+    fn net_pullback(
+        &self,
+        net: &Net<Tensor>,
+        kept: &[&[Tensor]],
+        tangents: &[Vec<&Tensor>],
+        gy: Tensor,
+        gdy: Vec<Tensor>,
+        grads: &mut [Option<Tensor>],
+    ) -> (Tensor, Vec<Tensor>) {
+        net.check_pullback(kept, tangents, gdy.len(), grads.len());
+        let fused = self.gpu.net_pullback(net, kept, tangents, &gy, &gdy, grads);
+        fused.unwrap_or_else(|| composed::net_pullback(self, net, kept, tangents, gy, gdy, grads))
+    }
+
+    fn net_vjp(&self, net: &Net<Tensor>, slopes: &[&Tensor], gy: Tensor) -> Tensor {
+        let fused = self.gpu.net_vjp(net, slopes, &gy);
+        fused.unwrap_or_else(|| composed::net_vjp(self, net, slopes, gy))
+    }
+
+    fn net_series(
+        &self,
+        net: &Net<Tensor>,
+        slopes: &[&Tensor],
+        first: usize,
+        weights: TermWeights<'_, Tensor>,
+        probe: &Tensor,
+        negligible: f64,
+        state: SeriesState<Tensor>,
+    ) -> SeriesState<Tensor> {
+        let fused = self.gpu.net_series(net, slopes, first, weights, probe, negligible, &state);
+        fused.unwrap_or_else(|| composed::net_series(self, net, slopes, first, weights, probe, negligible, state))
     }
 
     fn fixed_point_step(

@@ -1,7 +1,8 @@
 //! Pipelines: built when their kernel is first launched, and kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use resflow_backend::BackendError;
@@ -16,6 +17,8 @@ pub(crate) struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
     /// How many of the tensors bound are read only.
     pub(crate) reads: usize,
+    /// Launches so far.
+    pub(crate) launches: AtomicU64,
 }
 
 /// Layouts of bind groups by the number of tensors read and written, with their pipeline layouts.
@@ -45,6 +48,14 @@ impl Pipelines {
             pipelines.insert(kernel.kept(), built.clone());
         }
         built
+    }
+
+    /// The kernels built so far, by their labels, with the launches of each.
+    pub(crate) fn launches(&self) -> BTreeMap<String, u64> {
+        let counted = |(kernel, built): (&Box<dyn Kernel>, &Result<Arc<Pipeline>, BackendError>)| {
+            built.as_ref().ok().map(|pipeline| (kernel.label(), pipeline.launches.load(Ordering::Relaxed)))
+        };
+        lock(&self.built).iter().filter_map(counted).collect()
     }
 
     fn build(
@@ -89,7 +100,7 @@ impl Pipelines {
             other => other,
         })?;
         lock(&self.layouts).entry((reads, writes)).or_insert((layout.clone(), pipeline_layout));
-        Ok(Pipeline { compute, layout, reads })
+        Ok(Pipeline { compute, layout, reads, launches: AtomicU64::new(0) })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Recording: one compute pass over many launches, submitted in batches.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 
 use crate::kernel::Groups;
 use crate::memory::Storage;
@@ -102,6 +103,7 @@ impl Recorder {
         pass.dispatch_workgroups(x, y, z);
         self.launches += 1;
         self.statistics.launches += 1;
+        pipeline.launches.fetch_add(1, Ordering::Relaxed);
         if self.launches >= BATCHES[self.batches.min(BATCHES.len() - 1)] {
             self.submit(device, queue);
         }

@@ -118,6 +118,14 @@ impl Gpu {
         self.divided(operands, sizes, factors, epilogue, own, self.division(operands, sizes))
     }
 
+    /// The sum of `slices` of n numbers each, in order.
+    pub(crate) fn add_slices(&self, parts: &Tensor, slices: usize, n: usize) -> Tensor {
+        let out = self.output(&[parts], [n].into());
+        let params = [n as u32, slices as u32, 1];
+        self.launch(&Product::Slices(Epilogue::Nothing), &[parts], &[&out], &params, groups(n, WORKGROUP as usize));
+        out
+    }
+
     /// The same, divided as said.
     fn divided(
         &self,
