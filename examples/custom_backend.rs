@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use resflow::backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key, Net,
-    NetForward, Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights,
-    Unary,
+    NetForward, Noise, Over, Padding, Products, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight,
+    TermWeights, Unary,
 };
 use resflow::config::FlowConfig;
 use resflow::data::{Dataset, Table};
@@ -73,7 +73,7 @@ macro_rules! counted {
     )*};
 }
 
-/// All 47 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
+/// All 48 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
 /// the inner backend's fused operation would not run, and its parts would be counted in its place. What the inner
 /// backend composes itself counts as one call. The lint tells of methods that a later version of the trait adds.
 #[warn(clippy::missing_trait_methods)]
@@ -105,6 +105,10 @@ impl<B: Backend> Backend for Counting<B> {
 
     fn run<T: Send>(&self, tasks: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
         self.inner.run(tasks, task)
+    }
+
+    fn with_products(&self, products: Products) -> Result<Self, BackendError> {
+        Ok(Self { inner: self.inner.with_products(products)?, ..self.clone() })
     }
 
     fn poll_interval(&self) -> usize {

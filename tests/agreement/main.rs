@@ -58,6 +58,21 @@ fn threads(threads: usize) -> resflow::NdArray<f32> {
 
 agreement_tests!(ndarray, threads(3));
 
+/// Six products of bf16 on the processor's matrix unit, held to the tolerances of single precision.
+fn on_tiles() -> Option<resflow::NdArray<f32>> {
+    use resflow::backend::{Backend as _, Products};
+    let found = threads(1).with_products(Products::Bf16x6);
+    found.inspect_err(|missing| eprintln!("SKIPPED, NOT TESTED: {missing}")).ok()
+}
+
+agreement_tests!(
+    tiles,
+    match on_tiles() {
+        Some(cpu) => cpu,
+        None => return,
+    }
+);
+
 #[cfg(feature = "gpu")]
 #[path = "../../backends/wgpu/tests/device/mod.rs"]
 mod device;

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use crate::composed;
 use crate::{
     Activation, AdamStep, BackendError, Binary, Element, FixedPointRule, FixedPointState, Key, Net, NetForward, Noise,
-    Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
+    Over, Padding, Products, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 
 /// Both results of [`Backend::activation_reverse`], and the parameter's gradient.
@@ -170,6 +170,18 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// default.
     fn run<T: Send>(&self, tasks: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
         (0..tasks).map(task).collect()
+    }
+
+    /// Returns a handle to the same device that multiplies matrices by this arithmetic: for the steps of a training, whose
+    /// gradients' noise is far above the error. [`Products::F32`] is the handle's own, which is all that there is by default.
+    ///
+    /// # Errors
+    /// Returns [`BackendError::Setup`] if the device does not have it: other products would give other numbers.
+    fn with_products(&self, products: Products) -> Result<Self, BackendError> {
+        match products {
+            Products::F32 => Ok(self.clone()),
+            _ => Err(BackendError::Setup(format!("{} has no products in {products}", self.name()))),
+        }
     }
 
     /// The number of iterations after which an iterative method should ask the device whether it is done.

@@ -16,6 +16,7 @@ mod key;
 mod net;
 mod noise;
 mod op;
+mod products;
 mod shape;
 mod shard;
 mod spline;
@@ -31,6 +32,7 @@ pub use op::{
     AdamStep, Binary, FixedPointColumn, FixedPointRule, FixedPointState, Over, Padding, Reduce, SeriesState,
     TermWeight, Unary,
 };
+pub use products::Products;
 pub use shape::{MAX_RANK, Shape};
 pub use shard::ShardPlan;
 pub use spline::{Spline, SplineReverse};

@@ -108,7 +108,7 @@ impl<E: CpuElement> NdArray<E> {
         let (k, n) = (w.patch(), b.len() / w.patch());
         let rows = out.chunks_mut(images_at_once(w) * w.patches() * n);
         self.each_patches(w, images, rows, |a, m, out| {
-            self.multiply(&Operands { a, transpose_a: false, b, transpose_b, m, k, n }, Start::Zero, out);
+            self.multiply(&Operands { a, transpose_a: false, b, transpose_b, m, k, n, packed: None }, Start::Zero, out);
         });
     }
 
@@ -120,7 +120,7 @@ impl<E: CpuElement> NdArray<E> {
         for (rows, images) in rows.chunks(group * w.patches() * k).zip(out.chunks_mut(group * w.elements())) {
             let m = rows.len() / k;
             let patches = &mut patches.as_mut_slice()[..m * n];
-            let o = Operands { a: rows, transpose_a: false, b, transpose_b, m, k, n };
+            let o = Operands { a: rows, transpose_a: false, b, transpose_b, m, k, n, packed: None };
             self.multiply(&o, Start::Zero, patches);
             for (patches, image) in patches.chunks_exact(size).zip(images.chunks_exact_mut(w.elements())) {
                 w.scatter(self.level(), patches, image);
@@ -216,7 +216,8 @@ impl<E: CpuElement> NdArray<E> {
                 let (m, n) = (g.c_out, w.patch());
                 let rows = gy.chunks(images_at_once(&w) * w.patches() * m);
                 self.each_patches(&w, x, rows, |patches, k, gy| {
-                    let o = Operands { a: gy, transpose_a: true, b: patches, transpose_b: false, m, k, n };
+                    let o =
+                        Operands { a: gy, transpose_a: true, b: patches, transpose_b: false, m, k, n, packed: None };
                     self.multiply(&o, Start::Output, out);
                 });
             }
@@ -227,7 +228,7 @@ impl<E: CpuElement> NdArray<E> {
                 let mut start = Start::Zero;
                 let rows = x.chunks(images_at_once(&w) * w.patches() * n);
                 self.each_patches(&w, gy, rows, |patches, k, x| {
-                    let o = Operands { a: patches, transpose_a: true, b: x, transpose_b: false, m, k, n };
+                    let o = Operands { a: patches, transpose_a: true, b: x, transpose_b: false, m, k, n, packed: None };
                     self.multiply(&o, start, f);
                     start = Start::Output;
                 });

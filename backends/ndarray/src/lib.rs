@@ -24,6 +24,7 @@ mod reduce;
 mod simd;
 mod spline;
 mod tensor;
+mod tiles;
 #[doc(hidden)]
 pub mod variants;
 
@@ -36,10 +37,12 @@ use pool::Pool;
 use rayon::iter::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
 use resflow_backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, FixedPointRule, FixedPointState,
-    Key, Net, Noise, Over, Padding, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
+    Key, Net, Noise, Over, Padding, Products, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight,
+    TermWeights, Unary,
 };
 use simd::Level;
 pub use tensor::Tensor;
+use tiles::Link;
 
 /// The element types of this backend.
 pub trait CpuElement: Element + ndarray::LinalgScalar {
@@ -57,6 +60,32 @@ pub trait CpuElement: Element + ndarray::LinalgScalar {
         false
     }
 
+    /// Does a product on the matrix unit, if there are such products of this type and they are faster.
+    #[doc(hidden)]
+    #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
+    fn on_tiles(products: Products, operands: &Operands<'_, Self>, start: Start<'_, Self>, out: &mut [Self]) -> bool {
+        let _ = (products, operands, start, out);
+        false
+    }
+
+    /// Whether there are products of this type on the matrix unit.
+    #[doc(hidden)]
+    const HAS_TILES: bool = false;
+
+    /// Sends rows through a chain of products on the matrix unit ([`tiles::chain`]); returns the number of rows done.
+    #[doc(hidden)]
+    #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
+    fn chain_on_tiles(
+        products: Products,
+        links: &[Link<'_, Self>],
+        rows: usize,
+        x: &mut [Self],
+        factors: Option<&[Self]>,
+    ) -> usize {
+        let _ = (products, links, rows, x, factors);
+        0
+    }
+
     /// Does a small product without packing where that is faster; false if it is left to others.
     #[doc(hidden)]
     #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
@@ -67,6 +96,8 @@ pub trait CpuElement: Element + ndarray::LinalgScalar {
 }
 
 impl CpuElement for f32 {
+    const HAS_TILES: bool = true;
+
     #[inline(always)]
     fn fast(op: Unary, x: Self) -> Self {
         match op {
@@ -83,6 +114,24 @@ impl CpuElement for f32 {
     #[allow(private_interfaces)]
     fn suits_direct(level: Level, operands: &Operands<'_, Self>) -> bool {
         level == Level::Avx512 && direct::suits(operands)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(private_interfaces)]
+    fn on_tiles(products: Products, operands: &Operands<'_, Self>, start: Start<'_, Self>, out: &mut [Self]) -> bool {
+        tiles::multiply(products, operands, start, out)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(private_interfaces)]
+    fn chain_on_tiles(
+        products: Products,
+        links: &[Link<'_, Self>],
+        rows: usize,
+        x: &mut [Self],
+        factors: Option<&[Self]>,
+    ) -> usize {
+        tiles::chain(products, links, rows, x, factors)
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -112,6 +161,7 @@ impl CpuElement for f64 {}
 #[derive(Clone)]
 pub struct NdArray<E> {
     inner: Arc<Inner<E>>,
+    products: Products,
 }
 
 struct Inner<E> {
@@ -126,6 +176,7 @@ impl<E> fmt::Debug for NdArray<E> {
         f.debug_struct("NdArray")
             .field("threads", &self.inner.threads)
             .field("level", &self.inner.level)
+            .field("products", &self.products)
             .finish_non_exhaustive()
     }
 }
@@ -164,7 +215,8 @@ impl<E: CpuElement> NdArray<E> {
     }
 
     fn build(threads: usize, workers: Option<rayon::ThreadPool>) -> Self {
-        Self { inner: Arc::new(Inner { level: Level::detect(), threads, workers, pool: Pool::new(threads) }) }
+        let inner = Inner { level: Level::detect(), threads, workers, pool: Pool::new(threads) };
+        Self { inner: Arc::new(inner), products: Products::F32 }
     }
 
     /// The number of threads.
@@ -324,6 +376,20 @@ impl<E: CpuElement> Backend for NdArray<E> {
             }
             _ => (0..tasks).map(task).collect(),
         }
+    }
+
+    fn with_products(&self, products: Products) -> Result<Self, BackendError> {
+        let has = products == Products::F32 || (tiles::parts(products) > 0 && E::HAS_TILES);
+        if !has {
+            return Err(BackendError::Setup(format!("{} has no products in {products}", self.name())));
+        }
+        if products != Products::F32 && !tiles::are_available() {
+            return Err(BackendError::Setup(format!(
+                "products in {products} need a processor with a matrix unit (AMX-BF16), Linux 5.16 or newer, and its \
+                 permission to use it; f32 is for every machine"
+            )));
+        }
+        Ok(Self { inner: Arc::clone(&self.inner), products })
     }
 
     fn poll_interval(&self) -> usize {

@@ -5,11 +5,14 @@
 //! AVX-512 where present) or by `matrixmultiply` through ndarray. Operands are turned first where that makes rows of the
 //! result that fill vectors. Measurements are in docs/performance.md.
 
+use std::sync::OnceLock;
+
 use ndarray::ArrayViewMut2;
 use resflow_backend::Shape;
 
 use crate::reduce::{LANES, dot};
 use crate::simd::kernel;
+use crate::tiles::Packed;
 use crate::{CpuElement, NdArray, Tensor};
 
 /// An extent up to which a product counts as thin.
@@ -39,6 +42,8 @@ pub(crate) struct Operands<'a, E> {
     pub(crate) m: usize,
     pub(crate) k: usize,
     pub(crate) n: usize,
+    /// b as tiles want it, or the place for it, where b is read by many products.
+    pub(crate) packed: Option<&'a OnceLock<Packed>>,
 }
 
 kernel! {
@@ -127,7 +132,9 @@ impl<E: CpuElement> NdArray<E> {
         let (sa, sb) = (a.shape(), b.shape());
         let (m, k) = if ta { (sa[1], sa[0]) } else { (sa[0], sa[1]) };
         let n = if tb { sb[0] } else { sb[1] };
-        let o = Operands { a: a.as_slice(), transpose_a: ta, b: b.as_slice(), transpose_b: tb, m, k, n };
+        // of aᵀb both operands are those of this product alone
+        let packed = if ta { None } else { b.packed() };
+        let o = Operands { a: a.as_slice(), transpose_a: ta, b: b.as_slice(), transpose_b: tb, m, k, n, packed };
         self.multiply(&o, start, out);
     }
 
@@ -135,6 +142,9 @@ impl<E: CpuElement> NdArray<E> {
     pub(crate) fn multiply(&self, o: &Operands<'_, E>, start: Start<'_, E>, out: &mut [E]) {
         let &Operands { m, k, n, .. } = o;
         if m == 0 || n == 0 {
+            return;
+        }
+        if E::on_tiles(self.products, o, start, out) {
             return;
         }
         if k > 0 && self.flipped(o, start, out) {
@@ -170,7 +180,7 @@ impl<E: CpuElement> NdArray<E> {
         }
         let mut turned = self.take(m * n);
         let turned = turned.as_mut_slice();
-        let o = Operands { a: o.b, transpose_a: true, b: o.a, transpose_b: false, m: n, k, n: m };
+        let o = Operands { a: o.b, transpose_a: true, b: o.a, transpose_b: false, m: n, k, n: m, packed: None };
         self.multiply(&o, Start::Zero, turned);
         if matches!(start, Start::Output) {
             transpose_with(turned, n, m, out, |o, x| *o += x);
@@ -186,12 +196,12 @@ impl<E: CpuElement> NdArray<E> {
         if !o.transpose_b || o.m < TURNED || n <= THIN || n > LANES {
             return false;
         }
-        if !E::suits_direct(self.level(), &Operands { transpose_b: false, ..*o }) {
+        if !E::suits_direct(self.level(), &Operands { transpose_b: false, packed: None, ..*o }) {
             return false;
         }
         let mut turned = self.take(k * n);
         transpose(o.b, n, k, turned.as_mut_slice());
-        E::direct(self.level(), &Operands { b: turned.as_slice(), transpose_b: false, ..*o }, start, out)
+        E::direct(self.level(), &Operands { b: turned.as_slice(), transpose_b: false, packed: None, ..*o }, start, out)
     }
 
     /// Does the product if it is a thin one.
@@ -386,7 +396,8 @@ mod tests {
             for (start, offset) in [(Start::Zero, 0.0), (Start::Output, 1.0), (Start::Bias(bias.as_slice()), 0.0)] {
                 for transpose_a in [false, true] {
                     let a_data = if transpose_a { &turned[..] } else { a.as_slice() };
-                    let o = Operands { a: a_data, transpose_a, b: b.as_slice(), transpose_b: false, m, k, n };
+                    let o =
+                        Operands { a: a_data, transpose_a, b: b.as_slice(), transpose_b: false, m, k, n, packed: None };
                     let mut out = vec![1.0_f32; m * n];
                     crate::direct::product(&o, start, &mut out);
                     for i in 0..m {

@@ -1,13 +1,16 @@
 //! Nets of linear layers and activations as one operation: a tile of rows goes through all layers, and through all terms of
 //! the series, while what it becomes on its way is in a core's own caches.
 
-use resflow_backend::{Net, NetLayer, SeriesState, TermWeights, composed};
+use resflow_backend::{Net, NetLayer, Products, SeriesState, TermWeights, composed};
 
 use crate::fused::term;
 use crate::matmul::{Operands, Start};
 use crate::simd::kernel;
+use crate::tiles::Link;
 use crate::{CpuElement, NdArray, Tensor};
 
+/// Rows that go through the matrix unit at once.
+const UNIT_ROWS: usize = 64;
 /// What the widest layer makes of a tile, in bytes. Fewer rows would fit a first-level cache, but products of 24 rows by 128
 /// columns are slower by more than that wins (docs/performance.md).
 const TILE_BYTES: usize = 48 << 10;
@@ -25,7 +28,7 @@ kernel! {
 #[derive(Clone, Copy)]
 enum Step<'a, E> {
     /// x·w of w `[o, i]`.
-    Product { weight: &'a [E], outputs: usize, inputs: usize },
+    Product { weight: &'a Tensor<E>, outputs: usize, inputs: usize },
     /// The slopes of all rows, `[n, h]`.
     Slopes(&'a [E], usize),
 }
@@ -47,7 +50,7 @@ impl<E: CpuElement> NdArray<E> {
                     let [outputs, inputs] = weight.shape()[..] else { return None };
                     assert_eq!(outputs, width, "net_series: a weight {} for rows of {width}", weight.shape());
                     width = inputs;
-                    Step::Product { weight: weight.as_slice(), outputs, inputs }
+                    Step::Product { weight, outputs, inputs }
                 }
                 NetLayer::Activation { .. } => {
                     let slope = slopes.next().expect("counted");
@@ -62,6 +65,23 @@ impl<E: CpuElement> NdArray<E> {
         (products > 0 && width == row).then_some(steps)
     }
 
+    /// Sends a tile of rows through all steps on the matrix unit; returns the number of rows that it took.
+    fn on_tiles(&self, steps: &[Step<'_, E>], start: usize, rows: usize, tile: &mut [E]) -> usize {
+        let mut links = Vec::with_capacity(steps.len());
+        let mut factors = None;
+        for step in steps {
+            match *step {
+                Step::Product { weight, outputs: k, inputs: n } => {
+                    links.push(Link { b: weight.as_slice(), packed: weight.packed(), k, n, factors: factors.take() });
+                }
+                // two activations in a row are no chain of products
+                Step::Slopes(..) if factors.is_some() => return 0,
+                Step::Slopes(slopes, width) => factors = Some(&slopes[start * width..(start + rows) * width]),
+            }
+        }
+        E::chain_on_tiles(self.products, &links, rows, tile, factors)
+    }
+
     /// Replaces a tile of rows, `[rows, d]`, the first of which is number `start`, by Jᵀ times it.
     fn transpose_tile(&self, steps: &[Step<'_, E>], start: usize, rows: usize, tile: &mut [E], scratch: [&mut [E]; 2]) {
         let products = steps.iter().filter(|step| matches!(step, Step::Product { .. })).count();
@@ -73,8 +93,10 @@ impl<E: CpuElement> NdArray<E> {
                     done += 1;
                     let product = |a: &[E], out: &mut [E]| {
                         let (m, k, n) = (rows, outputs, inputs);
-                        let operands = Operands { a, transpose_a: false, b: weight, transpose_b: false, m, k, n };
-                        self.multiply(&operands, Start::Zero, out);
+                        let b = weight.as_slice();
+                        let o =
+                            Operands { a, transpose_a: false, b, transpose_b: false, m, k, n, packed: weight.packed() };
+                        self.multiply(&o, Start::Zero, out);
                     };
                     match (done, done == products) {
                         (1, false) => product(tile, &mut to[..rows * inputs]),
@@ -125,7 +147,10 @@ impl<E: CpuElement> NdArray<E> {
         }
         let width = steps.iter().map(|step| if let Step::Product { inputs, .. } = step { *inputs } else { 0 }).max();
         let width = width.unwrap_or(0).max(d).max(1);
-        let rows = (TILE_BYTES / (width * size_of::<E>()) / STEP * STEP).clamp(STEP, 8 * STEP);
+        let rows = match self.products {
+            Products::F32 => (TILE_BYTES / (width * size_of::<E>()) / STEP * STEP).clamp(STEP, 8 * STEP),
+            _ => UNIT_ROWS,
+        };
         let (mut one, mut other) = (self.take(rows * width), self.take(rows * width));
         let (mut power, mut value) = (self.owned(state.power), self.owned(state.value));
         let mut neumann = state.neumann.map(|u| self.owned(u));
@@ -134,7 +159,11 @@ impl<E: CpuElement> NdArray<E> {
             let range = start * d..(start + rows) * d;
             for (index, list) in lists.iter().enumerate() {
                 let tile = &mut power.as_mut_slice()[range.clone()];
-                self.transpose_tile(&steps, start, rows, tile, [one.as_mut_slice(), other.as_mut_slice()]);
+                let done = self.on_tiles(&steps, start, rows, tile);
+                if done < rows {
+                    let scratch = [one.as_mut_slice(), other.as_mut_slice()];
+                    self.transpose_tile(&steps, start + done, rows - done, &mut tile[done * d..], scratch);
+                }
                 let k = first + index;
                 let sign = if k % 2 == 1 { 1.0 } else { -1.0 };
                 term(

@@ -4,9 +4,10 @@
 //! last tensor is dropped goes back to the free list it came from and is handed out again with its old contents: the caller
 //! writes every element. Lists belong to threads, so that threads do not wait for one another.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::CpuElement;
+use crate::tiles::Packed;
 
 /// What the free lists of one thread may hold at most, in bytes.
 const KEPT_BYTES: usize = 64 << 20;
@@ -27,7 +28,9 @@ impl<E: CpuElement> Pool<E> {
     /// A buffer of `len` elements with unspecified values; the only handle to it.
     pub(crate) fn take(&self, len: usize) -> Arc<Buffer<E>> {
         let list = &self.lists[rayon::current_thread_index().map_or(0, |i| 1 + i % (self.lists.len() - 1))];
-        list.take(len).unwrap_or_else(|| Arc::new(Buffer { data: vec![E::ZERO; len], home: Arc::clone(list) }))
+        list.take(len).unwrap_or_else(|| {
+            Arc::new(Buffer { data: vec![E::ZERO; len], packed: OnceLock::new(), home: Arc::clone(list) })
+        })
     }
 }
 
@@ -35,15 +38,18 @@ impl<E: CpuElement> Pool<E> {
 #[derive(Debug)]
 pub(crate) struct Buffer<E> {
     pub(crate) data: Vec<E>,
+    /// The numbers as the right operand of products on tiles, while they are these.
+    pub(crate) packed: OnceLock<Packed>,
     home: Arc<FreeList<E>>,
 }
 
 impl<E> Buffer<E> {
     /// Takes a handle that is no longer wanted: the last one goes back to where it came from.
-    pub(crate) fn release(buffer: Arc<Self>) {
+    pub(crate) fn release(mut buffer: Arc<Self>) {
         // with one handle left, nobody else can make a second one
-        if Arc::strong_count(&buffer) == 1 {
-            let home = Arc::clone(&buffer.home);
+        if let Some(own) = Arc::get_mut(&mut buffer) {
+            own.packed.take();
+            let home = Arc::clone(&own.home);
             home.put(buffer);
         }
     }

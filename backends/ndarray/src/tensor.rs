@@ -2,12 +2,13 @@
 //!
 //! A slice of rows shares its parent's buffer. Invariant: `offset + shape.elements()` lies within the buffer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn};
 use resflow_backend::Shape;
 
 use crate::pool::Buffer;
+use crate::tiles::Packed;
 
 /// An array on the CPU; cloning copies no data.
 #[derive(Debug, Clone)]
@@ -60,8 +61,14 @@ impl<E> Tensor<E> {
     /// The elements for writing, if this is the only handle to all of the buffer.
     pub(crate) fn unique_slice(&mut self) -> Option<&mut [E]> {
         let elements = self.shape.elements();
-        let memory = &mut Arc::get_mut(self.buffer.as_mut()?)?.data;
-        (memory.len() == elements).then_some(memory)
+        let buffer = Arc::get_mut(self.buffer.as_mut()?)?;
+        buffer.packed.take();
+        (buffer.data.len() == elements).then_some(&mut buffer.data)
+    }
+
+    /// The place for this matrix as tiles want it, if it is all of the buffer.
+    pub(crate) fn packed(&self) -> Option<&OnceLock<Packed>> {
+        self.buffer.as_ref().filter(|b| b.data.len() == self.shape.elements()).map(|b| &b.packed)
     }
 
     /// `count` elements from `start` on, in another shape, sharing the buffer.

@@ -18,7 +18,7 @@ pub fn all() -> Vec<(&'static str, Product)> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
         found.push(("direct", |[m, k, n], a, b, out| {
-            let operands = matmul::Operands { a, transpose_a: false, b, transpose_b: false, m, k, n };
+            let operands = matmul::Operands { a, transpose_a: false, b, transpose_b: false, m, k, n, packed: None };
             crate::direct::product(&operands, matmul::Start::Zero, out);
         }));
     }

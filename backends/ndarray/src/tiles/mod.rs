@@ -1,0 +1,58 @@
+//! Products of f32 on Intel's matrix unit (AMX), which multiplies bf16 and adds in f32: an operand is a sum of two or three
+//! bf16 numbers ([`pack`]), a product the sum of three or six of theirs.
+//!
+//! With three parts a product is as accurate as one in f32, with two the error is 2e−6 of |row| |column|, with one 1e−3.
+//! Numbers that are none, infinite, or rounded to an infinity make no such sum: a product with one is left to f32. What is
+//! below 1e−30 loses digits, since the unit takes subnormal numbers for zero.
+
+use std::sync::OnceLock;
+
+use resflow_backend::Products;
+
+#[cfg(target_arch = "x86_64")]
+mod kernel;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod pack;
+#[cfg(target_arch = "x86_64")]
+mod product;
+#[cfg(target_arch = "x86_64")]
+mod unit;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use product::{Packed, chain, multiply};
+
+/// A right operand, packed: nothing where there is no unit.
+#[cfg(not(target_arch = "x86_64"))]
+#[derive(Debug)]
+pub(crate) struct Packed;
+
+/// A product of a chain, x ↦ (x ∘ factors)·b with b `[k, n]`.
+pub(crate) struct Link<'a, E> {
+    pub(crate) b: &'a [E],
+    pub(crate) packed: Option<&'a OnceLock<Packed>>,
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+    /// What the rows are multiplied by first, `[rows, k]`.
+    pub(crate) factors: Option<&'a [E]>,
+}
+
+/// The summands of an operand; 0 if these products are not the unit's.
+pub(crate) fn parts(products: Products) -> usize {
+    match products {
+        Products::Bf16 => 1,
+        Products::Bf16x3 => 2,
+        Products::Bf16x6 => 3,
+        _ => 0,
+    }
+}
+
+/// Whether this machine has the unit, and lets the process use it.
+pub(crate) fn are_available() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return unit::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;

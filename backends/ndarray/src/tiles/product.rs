@@ -1,0 +1,290 @@
+//! Products of row-major operands on tiles: 32 rows at a time go through all columns while they are packed.
+
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+use resflow_backend::Products;
+
+use super::kernel::{self, Place};
+use super::pack::{BLOCK, Line, SIDE, Source, block_lines, depths, pack};
+use super::unit::Unit;
+use super::{Link, parts};
+use crate::matmul::{Operands, Start};
+
+/// Extents from which on tiles are faster than AVX-512.
+const LEAST: [usize; 3] = [16, 9, 9];
+/// Multiply-adds from which on they are.
+const LEAST_WORK: usize = 16 << 10;
+
+/// A right operand, packed.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    lines: Vec<Line>,
+    parts: usize,
+    inner: usize,
+    columns: usize,
+    transposed: bool,
+    /// Whether all its numbers are ordinary.
+    ordinary: bool,
+}
+
+impl Packed {
+    pub(crate) fn new(parts: usize) -> Self {
+        Self { lines: Vec::new(), parts, inner: 0, columns: 0, transposed: false, ordinary: true }
+    }
+
+    /// Packs b of `[k, n]`, or `[n, k]` if it is transposed.
+    pub(crate) fn fill(&mut self, b: &[f32], transposed: bool, k: usize, n: usize) {
+        let lines = block_lines(k, self.parts);
+        self.lines.resize((n.div_ceil(BLOCK) * lines).max(self.lines.len()), Line::ZERO);
+        (self.inner, self.columns, self.transposed) = (k, n, transposed);
+        let source = Source {
+            data: b,
+            stride: if transposed { k } else { n },
+            outer: n,
+            inner: k,
+            by_terms: transposed,
+            factors: None,
+        };
+        self.ordinary = true;
+        for (block, to) in self.lines.chunks_exact_mut(lines).take(n.div_ceil(BLOCK)).enumerate() {
+            self.ordinary &= pack_in(self.parts, &source, false, columns(n, block), to);
+        }
+    }
+}
+
+impl Packed {
+    fn of(parts: usize, link: &Link<'_, f32>) -> Self {
+        let mut packed = Self::new(parts);
+        packed.fill(link.b, false, link.k, link.n);
+        packed
+    }
+
+    fn is(&self, parts: usize, link: &Link<'_, f32>) -> bool {
+        (self.parts, self.inner, self.columns, self.transposed) == (parts, link.k, link.n, false)
+    }
+
+    /// Whether this is the right operand of a product.
+    fn fits(&self, parts: usize, o: &Operands<'_, f32>) -> bool {
+        (self.parts, self.inner, self.columns, self.transposed) == (parts, o.k, o.n, o.transpose_b)
+    }
+}
+
+/// Where the two tiles of columns of a block begin: of n ≥ 16 the last one ends with them, and has some of them twice.
+fn columns(n: usize, block: usize) -> [usize; 2] {
+    [0, 1].map(|half| (block * BLOCK + half * SIDE).min(n.saturating_sub(SIDE)))
+}
+
+fn pack_in(parts: usize, source: &Source<'_>, left: bool, starts: [usize; 2], to: &mut [Line]) -> bool {
+    match parts {
+        1 => pack::<1>(source, left, starts, to),
+        2 => pack::<2>(source, left, starts, to),
+        _ => pack::<3>(source, left, starts, to),
+    }
+}
+
+/// Memory of one thread.
+struct Scratch {
+    left: Vec<Line>,
+    right: Packed,
+    sums: Vec<Line>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { left: Vec::new(), right: Packed::new(0), sums: Vec::new() });
+}
+
+/// Lines as numbers.
+#[allow(unsafe_code)]
+fn numbers(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: a line is sixteen words, each of which is a number of f32 whatever its bits are.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * SIDE) }
+}
+
+/// Whether tiles should do a product.
+fn suits(o: &Operands<'_, f32>) -> bool {
+    let [m, k, n] = LEAST;
+    o.m >= m && o.k >= k && o.n >= n && o.m * o.k * o.n >= LEAST_WORK
+}
+
+/// Does a product on tiles; false if it is left to f32: where that is faster, and where an operand has a number that is not
+/// ordinary.
+pub(crate) fn multiply(products: Products, o: &Operands<'_, f32>, start: Start<'_, f32>, out: &mut [f32]) -> bool {
+    let parts = parts(products);
+    if parts == 0 || !suits(o) {
+        return false;
+    }
+    let &Operands { m, k, n, .. } = o;
+    assert!(o.a.len() == m * k && o.b.len() == k * n && out.len() == m * n, "tiles: operands of other shapes");
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { left, right, sums } = scratch;
+        let kept = o.packed.map(|cell| {
+            cell.get_or_init(|| {
+                let mut packed = Packed::new(parts);
+                packed.fill(o.b, o.transpose_b, k, n);
+                packed
+            })
+        });
+        let b = match kept {
+            Some(kept) if kept.fits(parts, o) => kept,
+            _ => {
+                right.parts = parts;
+                right.fill(o.b, o.transpose_b, k, n);
+                right
+            }
+        };
+        let a = Source {
+            data: o.a,
+            stride: if o.transpose_a { m } else { k },
+            outer: m,
+            inner: k,
+            by_terms: !o.transpose_a,
+            factors: None,
+        };
+        let lines = block_lines(k, parts);
+        // whole tiles go where they belong: fresh ones of the last rows and columns over others that are the same
+        let accumulate = matches!(start, Start::Output);
+        let whole = m >= BLOCK && n >= SIDE && (!accumulate || (m.is_multiple_of(BLOCK) && n.is_multiple_of(SIDE)));
+        let blocks = m.div_ceil(BLOCK);
+        let first = |block: usize| if whole { (block * BLOCK).min(m - BLOCK) } else { block * BLOCK };
+        left.resize((if accumulate { blocks } else { 1 } * lines).max(left.len()), Line::ZERO);
+        // all rows first, where what was added could not be taken back
+        let mut ordinary = b.ordinary;
+        for (block, to) in left.chunks_exact_mut(lines).take(if accumulate { blocks } else { 0 }).enumerate() {
+            ordinary = ordinary && pack_in(parts, &a, true, [first(block), first(block) + SIDE], to);
+        }
+        let stride = n.next_multiple_of(SIDE);
+        sums.resize((BLOCK * stride / SIDE).max(sums.len()), Line::ZERO);
+        let unit = Unit::enter();
+        for block in 0..blocks {
+            let row = first(block);
+            let left = if accumulate {
+                &left[block * lines..(block + 1) * lines]
+            } else {
+                ordinary = ordinary && pack_in(parts, &a, true, [row, row + SIDE], left);
+                &left[..lines]
+            };
+            if !ordinary {
+                return false;
+            }
+            let out = &mut out[row * n..(row + BLOCK).min(m) * n];
+            if whole {
+                block_product(&unit, parts, left, b, out, n, accumulate);
+                if let Start::Bias(bias) = start {
+                    out.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
+                }
+                continue;
+            }
+            let sums = numbers(sums);
+            block_product(&unit, parts, left, b, sums, stride, false);
+            for (row, sums) in out.chunks_exact_mut(n).zip(sums.chunks_exact(stride)) {
+                match start {
+                    Start::Zero => row.copy_from_slice(&sums[..n]),
+                    Start::Output => row.iter_mut().zip(sums).for_each(|(o, s)| *o += s),
+                    Start::Bias(bias) => {
+                        row.iter_mut().zip(sums).zip(bias).for_each(|((o, s), b)| *o = s + b);
+                    }
+                }
+            }
+        }
+        true
+    })
+}
+
+/// Sends rows x `[rows, k₁]` through a chain on tiles, 32 at a time, and writes what comes out, times `factors` `[rows, n]`, to
+/// `out`, `[rows, n]` of the last link. Returns the number of rows that were done: a block of rows with a number that is not
+/// ordinary on its way, and all after it, are left to f32.
+pub(crate) fn chain(
+    products: Products,
+    links: &[Link<'_, f32>],
+    rows: usize,
+    x: &mut [f32],
+    factors: Option<&[f32]>,
+) -> usize {
+    let parts = parts(products);
+    let (Some(first), Some(last)) = (links.first(), links.last()) else { return 0 };
+    if parts == 0 || !links.iter().any(|link| suits_link(rows, link)) {
+        return 0;
+    }
+    assert!(first.k == last.n && x.len() == rows * first.k, "tiles: rows of another width than the chain's");
+    let mut owned: Vec<Packed> = Vec::new();
+    for link in links {
+        if link.packed.is_none_or(|cell| !cell.get_or_init(|| Packed::of(parts, link)).is(parts, link)) {
+            owned.push(Packed::of(parts, link));
+        }
+    }
+    let mut spare = owned.iter();
+    let packed: Vec<&Packed> = links
+        .iter()
+        .map(|link| match link.packed.and_then(OnceLock::get) {
+            Some(kept) if kept.is(parts, link) => kept,
+            _ => spare.next().expect("packed above"),
+        })
+        .collect();
+    if packed.iter().any(|b| !b.ordinary) {
+        return 0;
+    }
+    let widest = links.iter().map(|link| link.n.next_multiple_of(SIDE)).max().unwrap_or(0);
+    let lines = links.iter().map(|link| block_lines(link.k, parts)).max().unwrap_or(0);
+    SCRATCH.with_borrow_mut(|Scratch { left, sums, .. }| {
+        left.resize(lines.max(left.len()), Line::ZERO);
+        sums.resize((BLOCK * widest / SIDE).max(sums.len()), Line::ZERO);
+        let unit = Unit::enter();
+        let d = first.k;
+        for start in (0..rows).step_by(BLOCK) {
+            let count = BLOCK.min(rows - start);
+            let sums = numbers(sums);
+            let mut width = d;
+            for (index, (link, b)) in links.iter().zip(&packed).enumerate() {
+                let data = if index == 0 { &x[start * d..] } else { &sums[..] };
+                let factors = link.factors.map(|f| (&f[start * link.k..], link.k));
+                let source = Source { data, stride: width, outer: count, inner: link.k, by_terms: true, factors };
+                if !pack_in(parts, &source, true, [0, SIDE], left) {
+                    return start;
+                }
+                width = link.n.next_multiple_of(SIDE);
+                block_product(&unit, parts, left, b, sums, width, false);
+            }
+            let rows = x[start * d..(start + count) * d].chunks_exact_mut(d).zip(sums.chunks_exact(width));
+            match factors {
+                None => rows.for_each(|(x, y)| x.copy_from_slice(&y[..d])),
+                Some(f) => {
+                    for ((x, y), f) in rows.zip(f[start * d..].chunks_exact(d)) {
+                        x.iter_mut().zip(y).zip(f).for_each(|((x, y), f)| *x = y * f);
+                    }
+                }
+            }
+        }
+        rows
+    })
+}
+
+/// Whether tiles should do a chain with this product.
+fn suits_link(rows: usize, link: &Link<'_, f32>) -> bool {
+    let [m, k, n] = LEAST;
+    rows >= m && link.k >= k && link.n >= n && rows * link.k * link.n >= LEAST_WORK
+}
+
+/// Writes the product of a packed block of rows and all columns to `out`, `[32, stride]`, or adds it.
+fn block_product(
+    unit: &Unit,
+    parts: usize,
+    left: &[Line],
+    b: &Packed,
+    out: &mut [f32],
+    stride: usize,
+    accumulate: bool,
+) {
+    let depths = depths(b.inner);
+    let lines = block_lines(b.inner, parts);
+    for (block, right) in b.lines.chunks_exact(lines).take(b.columns.div_ceil(BLOCK)).enumerate() {
+        let tiles = (b.columns - block * BLOCK).div_ceil(SIDE).min(2);
+        let place = Place { stride, columns: columns(b.columns, block), tiles, accumulate };
+        match parts {
+            1 => kernel::product::<1>(unit, left, right, depths, out, place),
+            2 => kernel::product::<2>(unit, left, right, depths, out, place),
+            _ => kernel::product::<3>(unit, left, right, depths, out, place),
+        }
+    }
+}
