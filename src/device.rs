@@ -19,6 +19,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 
 use resflow_backend::Backend as _;
+pub use resflow_backend::Products;
 
 use crate::error::{ConfigError, Error};
 
@@ -55,18 +56,6 @@ pub enum DeviceKind {
     Best,
 }
 
-/// The arithmetic by which a GPU multiplies matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Products {
-    /// Products in single precision.
-    #[default]
-    F32,
-    /// Products on matrix hardware by three half-precision ones: accurate like single precision.
-    F16x3,
-    /// Products on matrix hardware in half precision: a relative error of 1e-3.
-    F16,
-}
-
 /// The requirements on a device.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeviceOptions {
@@ -78,7 +67,8 @@ pub struct DeviceOptions {
     pub threads: Option<NonZeroUsize>,
     /// The GPU, by index or a part of its name; else the environment variable `RESFLOW_ADAPTER`, else the best.
     pub adapter: Option<String>,
-    /// The arithmetic of a GPU's products.
+    /// The arithmetic of a GPU's products, `F32`, `F16x3` or `F16`; that of a processor is a setting of a training
+    /// ([`TrainConfig::products`](crate::train::TrainConfig::products)).
     pub products: Products,
 }
 
@@ -172,9 +162,9 @@ impl Device {
     /// [`Error::Backend`] if there is no such device.
     pub fn open(options: &DeviceOptions) -> Result<Self, Error> {
         match options.kind {
-            DeviceKind::Cpu if options.adapter.is_some() || options.products != Products::F32 => {
-                Err(conflict("an adapter and a kind of products are for GPUs"))
-            }
+            DeviceKind::Cpu if options.adapter.is_some() || options.products != Products::F32 => Err(conflict(
+                "an adapter is for GPUs, and so are products of a device: those of a processor are a setting of a training",
+            )),
             DeviceKind::Cpu => open_cpu(options),
             DeviceKind::Gpu if options.precision == Precision::F64 => {
                 Err(conflict("a GPU computes in f32; double precision is for the processor"))
@@ -243,6 +233,7 @@ fn open_gpu(options: &DeviceOptions) -> Result<Device, Error> {
         Products::F32 => Precision::F32,
         Products::F16x3 => Precision::F16x3,
         Products::F16 => Precision::F16,
+        other => return Err(conflict(&format!("products in {other} are for the processor, a GPU has f16x3 and f16"))),
     };
     Ok(Device::Gpu(crate::Wgpu::open(&WgpuOptions { adapter, precision, memory_limit: None })?))
 }

@@ -147,7 +147,7 @@ impl<B: Backend> PreparedFlow<B> {
         count: usize,
         lane: &mut Lane<B>,
     ) -> Result<(), Error> {
-        let backend = &self.backend;
+        let backend = &self.steps;
         let weights = backend.narrow(objective.weights, 0, start, count);
         let batch = objective.batch.narrow(backend, start, count);
         let draw = Draw { estimator: &self.training, key: objective.key };

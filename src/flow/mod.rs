@@ -422,6 +422,7 @@ impl<B: Backend> Flow<B> {
         let backend = &self.backend;
         PreparedFlow {
             backend: backend.clone(),
+            steps: backend.clone(),
             columns: self.columns.clone(),
             sample_shape: self.config.sample_shape(),
             chain,

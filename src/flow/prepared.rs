@@ -3,7 +3,7 @@
 //! The weights are normalised once; any number of calls and threads share them. What is computed is in the files beside:
 //! `evaluate.rs`, `inverse.rs`, `gradient.rs`.
 
-use resflow_backend::{Backend, Element as _, Key, Shape, ShardPlan};
+use resflow_backend::{Backend, Element as _, Key, Products, Shape, ShardPlan};
 
 use crate::base::PreparedBase;
 use crate::batch::Batch;
@@ -28,6 +28,8 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub struct PreparedFlow<B: Backend> {
     pub(super) backend: B,
+    /// What computes the shards of a gradient.
+    pub(super) steps: B,
     pub(super) chain: PreparedChain<B>,
     pub(super) base: Box<dyn PreparedBase<B>>,
     /// The shapes of the base's trained tensors.
@@ -60,6 +62,20 @@ impl<B: Backend> PreparedFlow<B> {
     /// The device.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// Multiplies matrices by this arithmetic wherever gradients are computed; values, inverses and norms stay what they are.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device does not have such products.
+    pub fn with_products(self, products: Products) -> Result<Self, Error> {
+        let steps = self.backend.with_products(products)?;
+        Ok(self.with_steps_on(steps))
+    }
+
+    /// Computes gradients by another handle to the same device.
+    pub(crate) fn with_steps_on(self, steps: B) -> Self {
+        Self { steps, ..self }
     }
 
     /// The estimator of log p, `Auto` resolved.

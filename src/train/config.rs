@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use resflow_backend::Products;
 use serde::{Deserialize, Serialize};
 
 use super::{Improvement, Validations};
@@ -48,6 +49,10 @@ pub struct TrainConfig {
     pub density_weight: f64,
     /// The activations that the forward pass keeps (gradient checkpointing).
     pub memory: Memory,
+    /// The arithmetic of the matrix products that gradients are made of: `"f32"`, or on a processor with a matrix unit
+    /// `"bf16x3"`, which is faster, `"bf16x6"` or `"bf16"`. Validation, singular values and what is saved stay as they are.
+    #[serde(with = "products", skip_serializing_if = "is_default")]
+    pub products: Products,
     /// Samples of fresh validation data, for built-in densities; the most of the set-aside images that a
     /// validation takes.
     pub validation_rows: usize,
@@ -81,6 +86,21 @@ pub struct TrainConfig {
     pub grids: BTreeMap<String, f64>,
 }
 
+/// Products by name.
+mod products {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use super::Products;
+
+    pub(super) fn serialize<S: Serializer>(products: &Products, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(products.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Products, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// Settings that are the default leave no trace in files, so that those of older versions stay the same.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -104,6 +124,7 @@ impl Default for TrainConfig {
             power_iterations: 5,
             density_weight: 1.0,
             memory: Memory::Store,
+            products: Products::F32,
             validation_rows: 5000,
             validation_fraction: 0.1,
             validate_every: 0,

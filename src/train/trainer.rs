@@ -62,6 +62,8 @@ pub struct Trainer<B: Backend> {
     parameters: B::Tensor,
     decayed: B::Tensor,
     prepared: PreparedFlow<B>,
+    /// The handle that gradients are computed by.
+    steps: B,
     /// The weight of the latest step's samples, 1 where they have none.
     weight: f64,
     /// The sum of ln |det| of the columns' maps over the latest step's samples, by weight, unless all have the same.
@@ -143,7 +145,8 @@ impl<B: Backend> Trainer<B> {
         let parameters = flat_parameters(&flow);
         let zeros = || backend.full(0.0, backend.shape(&parameters));
         let moments = [zeros(), zeros()];
-        let prepared = flow.prepare();
+        let steps = backend.with_products(config.products)?;
+        let prepared = flow.prepare().with_steps_on(steps.clone());
         let mut config = config.clone();
         if let Budget::Steps(steps) = budget {
             config.steps = steps;
@@ -153,6 +156,7 @@ impl<B: Backend> Trainer<B> {
             average: parameters.clone(),
             parameters,
             prepared,
+            steps,
             weight: 1.0,
             log_det: None,
             flow,
@@ -419,7 +423,7 @@ impl<B: Backend> Trainer<B> {
         let (chain, prepared) = self.flow.chain().updated(&b, &self.parameters, how);
         *self.flow.chain_mut() = chain;
         self.assign_rest(&self.parameters.clone());
-        self.prepared = self.flow.prepare_with(prepared);
+        self.prepared = self.flow.prepare_with(prepared).with_steps_on(self.steps.clone());
     }
 
     /// Sets the base and the classifier from the flat parameters, in which they come after the chain.
@@ -487,7 +491,7 @@ impl<B: Backend> Trainer<B> {
     /// Derives everything that is computed from the flow's tensors, after they were replaced.
     pub(super) fn derive(&mut self) {
         self.parameters = flat_parameters(&self.flow);
-        self.prepared = self.flow.prepare();
+        self.prepared = self.flow.prepare().with_steps_on(self.steps.clone());
     }
 }
 

@@ -23,6 +23,7 @@ mod lipschitz;
 mod mixed_norms;
 mod mixtures;
 mod norms;
+mod products;
 mod scores;
 mod spline;
 mod table_fits;

@@ -25,6 +25,11 @@ impl Laboratory {
         if arguments.arithmetic.precision.is_some() {
             return Err(usage("--precision: an experiment's file says it, as precision = \"f32\" or \"f64\""));
         }
+        if let Some(products) = arguments.arithmetic.asked_products() {
+            return Err(usage(format_args!(
+                "--products: the settings of a training in an experiment's file say it, as products = \"{products}\""
+            )));
+        }
         if arguments.arithmetic.backend == BackendName::Wgpu && file.precision == Precision::F64 {
             let name = arguments.file.display();
             return Err(usage(format_args!("{name}: precision is f64, --backend wgpu computes in f32")));

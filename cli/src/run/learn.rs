@@ -77,6 +77,13 @@ fn asked_family(arguments: &Fit) -> Result<Option<Family>> {
 
 /// The settings of a new run of a family: defaults or preset, with those of the file in their place.
 fn settings_of(arguments: &Fit, source: &Source, family: Family) -> Result<Settings> {
+    let mut settings = settings_before(arguments, source, family)?;
+    settings.train.products = arguments.arithmetic.asked_products().unwrap_or(settings.train.products);
+    Ok(settings)
+}
+
+/// The settings before the arithmetic of their products is chosen.
+fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<Settings> {
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, source)?);
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
@@ -176,7 +183,7 @@ fn begin(
     if !arguments.overwrite {
         directory.spare_old()?;
     }
-    with_device!(arguments.arithmetic.open(precision)?, |backend| {
+    with_device!(arguments.arithmetic.open_for_fit(precision)?, |backend| {
         let (trainer, (beginning, best_error)) = if arguments.model == Some(Choice::Auto) {
             let of = |family| settings_of(arguments, &source, family);
             let won = race(&backend, arguments, &source, (budget, start), key, of)?;
@@ -222,7 +229,7 @@ fn resume(
         return Err(usage(format_args!("--precision {wants}: the run in {} is in {has}", directory.root().display())));
     }
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, &source)?);
-    with_device!(arguments.arithmetic.open(precision)?, |backend| {
+    with_device!(arguments.arithmetic.open_for_fit(precision)?, |backend| {
         let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
             Error::Input(problem) => {
                 usage(format_args!("{}: {problem}{}", path.display(), weight_hint(arguments, &archive)))
@@ -238,6 +245,11 @@ fn resume(
             )));
         }
         let mut settings = Settings { model: trainer.flow().config().clone(), train: trainer.config().clone() };
+        let products = settings.train.products;
+        if let Some(other) = arguments.arithmetic.asked_products().filter(|p| *p != products) {
+            let root = directory.root().display();
+            return Err(usage(format_args!("--products {other}: the run in {root} is in {products}")));
+        }
         check_classes(arguments, &settings, classes, directory)?;
         check_asked(arguments, &settings, &row, directory)?;
         match (arguments.steps, arguments.time_limit, trainer.budget()) {
