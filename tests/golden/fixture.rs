@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use resflow::backend::{Backend, Element};
 use safetensors::{Dtype, SafeTensors};
@@ -16,9 +16,12 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// The file of this name in `tests/fixtures`.
+    /// The file of this name in `tests/fixtures`, or in the folder that `RESFLOW_FIXTURES` names where the program was carried
+    /// away from the repository.
     pub(crate) fn open(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{name}.safetensors"));
+        let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let folder = std::env::var_os("RESFLOW_FIXTURES").map_or_else(here, PathBuf::from);
+        let path = folder.join(format!("{name}.safetensors"));
         let bytes = std::fs::read(path).expect("the fixture is in the repository");
         let (_, header) = SafeTensors::read_metadata(&bytes).expect("a safetensors header");
         let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
