@@ -3,14 +3,19 @@
 //!
 //! `cargo run --release --example throughput -- --threads 1 [--only toy|tabular|conv] [--batch N]`; with `--features gpu` also
 //! `--backend wgpu`, on the adapter that `RESFLOW_ADAPTER` names or the best one, and `--products f16x3|f16`.
+//!
+//! Presets over images are measured if they are asked for: `--only mnist-small|cifar10-small|mnist|cifar10`. `--figures SECONDS`
+//! prints what `benches/gpu` gathers instead, each figure measured for about so long; `--adapter` describes the adapter and ends.
 
 #[path = "../benches/common/mod.rs"]
 mod common;
+#[path = "../benches/gpu/figures.rs"]
+mod figures;
 
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use common::{Data, WORKLOADS, Workload};
+use common::{Data, PRESETS, WORKLOADS, Workload};
 use resflow::backend::{Backend, Key};
 use resflow::invert::{Inversion, Method};
 use resflow::{Error, NdArray};
@@ -21,22 +26,61 @@ fn main() -> Result<(), Error> {
     let threads = value("--threads").and_then(|v| v.parse().ok()).unwrap_or(NonZeroUsize::MIN);
     let only = value("--only");
     let batch = value("--batch").and_then(|v| v.parse().ok());
-    for workload in WORKLOADS.iter().filter(|w| only.is_none_or(|o| o == w.name)) {
+    let seconds =
+        value("--figures").map(|v| v.parse().map_err(|_| Error::Input(format!("`{v}` is no time in seconds"))));
+    let seconds = seconds.transpose()?;
+    if arguments.iter().any(|a| a == "--adapter") {
+        return describe();
+    }
+    let asked = PRESETS.iter().filter(|w| only.is_some_and(|o| o == w.name));
+    for workload in WORKLOADS.iter().filter(|w| only.is_none_or(|o| o == w.name)).chain(asked) {
         let workload = &Workload { batch: batch.unwrap_or(workload.batch), ..*workload };
-        let line = match value("--backend").map_or("cpu", String::as_str) {
-            "cpu" => measure(workload, NdArray::<f32>::with_threads(threads)?, threads.get())?,
+        match value("--backend").map_or("cpu", String::as_str) {
+            "cpu" => on_cpu(workload, threads, seconds)?,
             #[cfg(feature = "gpu")]
-            "wgpu" => on_gpu(workload, value("--products").map_or("f32", String::as_str))?,
+            "wgpu" => on_gpu(workload, value("--products").map_or("f32", String::as_str), seconds)?,
             other => return Err(Error::Input(format!("no backend `{other}` is built in"))),
-        };
-        println!("{line}");
+        }
     }
     Ok(())
 }
 
-/// On a device of its own, with what a training step asks of it.
+fn on_cpu(workload: &Workload, threads: NonZeroUsize, seconds: Option<f64>) -> Result<(), Error> {
+    let backend = NdArray::<f32>::with_threads(threads)?;
+    if let Some(seconds) = seconds {
+        let said = [("backend".to_owned(), backend.name().into()), ("threads".to_owned(), threads.get().into())];
+        return figures::print(workload, backend, seconds, &said.into_iter().collect());
+    }
+    println!("{}", measure(workload, backend, threads.get())?);
+    Ok(())
+}
+
+/// One line of the adapter that `--backend wgpu` takes.
 #[cfg(feature = "gpu")]
-fn on_gpu(workload: &Workload, products: &str) -> Result<serde_json::Value, Error> {
+fn describe() -> Result<(), Error> {
+    let gpu = resflow::Wgpu::new()?;
+    let adapter = gpu.adapter();
+    let line = serde_json::json!({
+        "name": adapter.name,
+        "kind": adapter.kind.to_string(),
+        "api": adapter.api,
+        "driver": adapter.driver,
+        "largest_tensor": adapter.largest_tensor,
+        "cooperative_matrices": adapter.cooperative_matrices,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    println!("{line}");
+    Ok(())
+}
+
+#[cfg(not(feature = "gpu"))]
+fn describe() -> Result<(), Error> {
+    Err(Error::Input("no GPU backend is built in".to_owned()))
+}
+
+/// On a device of its own; without `seconds` with what a training step asks of it.
+#[cfg(feature = "gpu")]
+fn on_gpu(workload: &Workload, products: &str, seconds: Option<f64>) -> Result<(), Error> {
     use resflow::gpu::{AdapterChoice, Precision, WgpuOptions};
     const STEPS: u64 = 4;
     let mut offered = Precision::ALL.into_iter();
@@ -44,6 +88,11 @@ fn on_gpu(workload: &Workload, products: &str) -> Result<serde_json::Value, Erro
         offered.find(|p| p.to_string() == products).ok_or(Error::Input(format!("no products in `{products}`")))?;
     let gpu =
         resflow::Wgpu::open(&WgpuOptions { adapter: AdapterChoice::from_env(), precision, ..WgpuOptions::default() })?;
+    if let Some(seconds) = seconds {
+        let said = [("products", products.to_owned()), ("adapter", gpu.adapter().to_string())];
+        let said = said.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        return figures::print(workload, gpu, seconds, &said);
+    }
     let mut trainer = workload.trainer(gpu.clone(), workload.training())?;
     trainer.step()?;
     let before = gpu.statistics();
@@ -56,7 +105,8 @@ fn on_gpu(workload: &Workload, products: &str) -> Result<serde_json::Value, Erro
     line["adapter"] = gpu.adapter().to_string().into();
     line["launches_per_step"] = ((after.launches - before.launches) / STEPS).into();
     line["submissions_per_step"] = ((after.submissions - before.submissions) / STEPS).into();
-    Ok(line)
+    println!("{line}");
+    Ok(())
 }
 
 /// The median over repetitions, in seconds.

@@ -1,8 +1,8 @@
 //! The workloads of `benches/peer/normflows_bench.py`, as this library runs them: the same widths, blocks, batch,
-//! coefficient and law (two exact terms, one probe, N per batch).
+//! coefficient and law (two exact terms, one probe, N per batch); and presets over images, as `benches/gpu` measures them.
 
 use resflow::backend::{Backend, Key, Noise};
-use resflow::config::{FlowConfig, ImageConfig, ModelConfig};
+use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Preset};
 use resflow::data::image::ImageSet;
 use resflow::data::{Samples, Table};
 use resflow::estimator::{Estimator, Law, RussianRoulette};
@@ -24,12 +24,22 @@ pub(crate) struct Workload {
 pub(crate) enum Model {
     Rows { dimension: usize, hidden: &'static [usize] },
     Images { size: usize, filters: usize },
+    Preset(Preset),
 }
 
 pub(crate) const WORKLOADS: [Workload; 3] = [
     Workload { name: "toy", batch: 500, blocks: 8, model: Model::Rows { dimension: 2, hidden: &[64, 64, 64] } },
     Workload { name: "tabular", batch: 500, blocks: 10, model: Model::Rows { dimension: 43, hidden: &[128, 128] } },
     Workload { name: "conv", batch: 32, blocks: 4, model: Model::Images { size: 28, filters: 128 } },
+];
+
+/// Presets over images with the batches that they are trained with, small ones first.
+#[allow(dead_code, reason = "criterion's benches leave them out")]
+pub(crate) const PRESETS: [Workload; 4] = [
+    Workload { name: "mnist-small", batch: 64, blocks: 16, model: Model::Preset(Preset::MnistSmall) },
+    Workload { name: "cifar10-small", batch: 64, blocks: 16, model: Model::Preset(Preset::Cifar10Small) },
+    Workload { name: "mnist", batch: 64, blocks: 52, model: Model::Preset(Preset::Mnist) },
+    Workload { name: "cifar10", batch: 64, blocks: 52, model: Model::Preset(Preset::Cifar10) },
 ];
 
 /// What a workload is run on.
@@ -72,6 +82,7 @@ impl Workload {
                 training: roulette(Law::Poisson { rate: 2.0 })?,
                 ..ImageConfig::default()
             }),
+            Model::Preset(preset) => ModelConfig::Images(preset.flow()),
         })
     }
 
@@ -83,11 +94,10 @@ impl Workload {
                 Noise::Normal.fill(Key::new(3), 0, &mut values);
                 Data::Rows(Table::new(None, dimension, values)?)
             }
-            Model::Images { size, .. } => {
-                let mut values = vec![0.0; count * size * size];
-                Noise::Uniform.fill::<f64>(Key::new(3), 0, &mut values);
-                let bytes = values.iter().map(|v| (v * 256.0) as u8).collect();
-                Data::Images(ImageSet::new(size, size, 1, bytes, None)?)
+            Model::Images { size, .. } => Data::Images(images(count, [size, size, 1])?),
+            Model::Preset(preset) => {
+                let ImageConfig { height, width, channels, .. } = preset.flow();
+                Data::Images(images(count, [height, width, channels])?)
             }
         })
     }
@@ -114,8 +124,16 @@ impl Workload {
     pub(crate) fn training(&self) -> TrainConfig {
         let memory = match self.model {
             Model::Rows { .. } => resflow::bijection::Memory::Store,
-            Model::Images { .. } => resflow::bijection::Memory::Recompute,
+            Model::Images { .. } | Model::Preset(_) => resflow::bijection::Memory::Recompute,
         };
         TrainConfig { memory, ..TrainConfig::default() }
     }
+}
+
+/// Images of noise.
+fn images(count: usize, [height, width, channels]: [usize; 3]) -> Result<ImageSet, Error> {
+    let mut values = vec![0.0; count * height * width * channels];
+    Noise::Uniform.fill::<f64>(Key::new(3), 0, &mut values);
+    let bytes = values.iter().map(|v| (v * 256.0) as u8).collect();
+    Ok(ImageSet::new(height, width, channels, bytes, None)?)
 }

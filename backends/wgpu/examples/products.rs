@@ -2,7 +2,8 @@
 //! offers (teraflop/s), the products of a residual block's widths, an elementwise pass and a reduction (gigabytes/s), and a
 //! launch of almost nothing (microseconds).
 //!
-//! `cargo run --release -p resflow-wgpu --example products`, on the adapter that `RESFLOW_ADAPTER` names or the best one.
+//! `cargo run --release -p resflow-wgpu --example products`, on the adapter that `RESFLOW_ADAPTER` names or the best one;
+//! with `--quick` only what software Vulkan does in seconds.
 //! A figure is the best of five runs, each of enough launches for about a tenth of a second and ended by waiting for the device.
 
 use std::time::Instant;
@@ -23,7 +24,12 @@ const SHAPES: [(usize, usize, usize); 9] = [
     (65_536, 512, 512),
 ];
 
+/// The multiply-adds that are quick anywhere; an element of a pass counts as 64.
+const QUICK: usize = 1 << 27;
+
 fn main() -> Result<(), BackendError> {
+    let quick = std::env::args().skip(1).any(|argument| argument == "--quick");
+    let most = if quick { QUICK } else { usize::MAX };
     let plain = Wgpu::new()?;
     println!("{{\"adapter\": \"{}\", \"cooperative\": {}}}", plain.adapter(), plain.adapter().cooperative_matrices);
     for precision in Precision::ALL {
@@ -32,7 +38,7 @@ fn main() -> Result<(), BackendError> {
         }
         let adapter = AdapterChoice::Index(plain.adapter().index);
         let gpu = Wgpu::open(&WgpuOptions { adapter, precision, ..WgpuOptions::default() })?;
-        for (m, k, n) in SHAPES {
+        for (m, k, n) in SHAPES.into_iter().filter(|(m, k, n)| m * k * n <= most) {
             let a = gpu.noise(Key::new(1), Noise::Normal, 0, [m, k].into());
             let b = gpu.noise(Key::new(2), Noise::Normal, 0, [n, k].into());
             let seconds = time(&gpu, || gpu.matmul(&a, false, &b, true))?;
@@ -44,7 +50,7 @@ fn main() -> Result<(), BackendError> {
             );
         }
     }
-    for n in [1, 64_000, 1 << 20, 1 << 26] {
+    for n in [1, 64_000, 1 << 20, 1 << 26].into_iter().filter(|n| n << 6 <= most) {
         let x = plain.noise(Key::new(1), Noise::Normal, 0, [n].into());
         // read and written, 4 bytes an element
         report("affine", n, 8 * n, time(&plain, || plain.affine(x.clone(), 0.5, 1.0))?);
