@@ -16,8 +16,9 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use common::{Data, PRESETS, WORKLOADS, Workload};
-use resflow::backend::{Backend, Key};
+use resflow::backend::{Backend, Key, Products};
 use resflow::invert::{Inversion, Method};
+use resflow::train::TrainConfig;
 use resflow::{Error, NdArray};
 
 fn main() -> Result<(), Error> {
@@ -36,7 +37,7 @@ fn main() -> Result<(), Error> {
     for workload in WORKLOADS.iter().filter(|w| only.is_none_or(|o| o == w.name)).chain(asked) {
         let workload = &Workload { batch: batch.unwrap_or(workload.batch), ..*workload };
         match value("--backend").map_or("cpu", String::as_str) {
-            "cpu" => on_cpu(workload, threads, seconds)?,
+            "cpu" => on_cpu(workload, threads, value("--products"), seconds)?,
             #[cfg(feature = "gpu")]
             "wgpu" => on_gpu(workload, value("--products").map_or("f32", String::as_str), seconds)?,
             other => return Err(Error::Input(format!("no backend `{other}` is built in"))),
@@ -45,13 +46,24 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-fn on_cpu(workload: &Workload, threads: NonZeroUsize, seconds: Option<f64>) -> Result<(), Error> {
+fn on_cpu(
+    workload: &Workload,
+    threads: NonZeroUsize,
+    products: Option<&String>,
+    seconds: Option<f64>,
+) -> Result<(), Error> {
     let backend = NdArray::<f32>::with_threads(threads)?;
     if let Some(seconds) = seconds {
         let said = [("backend".to_owned(), backend.name().into()), ("threads".to_owned(), threads.get().into())];
         return figures::print(workload, backend, seconds, &said.into_iter().collect());
     }
-    println!("{}", measure(workload, backend, threads.get())?);
+    let products = products.map_or(Ok(Products::F32), |name| name.parse()).map_err(Error::Input)?;
+    let training = TrainConfig { products, ..workload.training() };
+    let mut line = measure(workload, training, backend, threads.get())?;
+    if products != Products::F32 {
+        line["products"] = products.name().into();
+    }
+    println!("{line}");
     Ok(())
 }
 
@@ -100,7 +112,7 @@ fn on_gpu(workload: &Workload, products: &str, seconds: Option<f64>) -> Result<(
         trainer.step()?;
     }
     let after = gpu.statistics();
-    let mut line = measure(workload, gpu.clone(), 1)?;
+    let mut line = measure(workload, workload.training(), gpu.clone(), 1)?;
     line["products"] = products.into();
     line["adapter"] = gpu.adapter().to_string().into();
     line["launches_per_step"] = ((after.launches - before.launches) / STEPS).into();
@@ -121,9 +133,14 @@ fn median(repetitions: usize, mut work: impl FnMut() -> Result<(), Error>) -> Re
     Ok(times[repetitions / 2])
 }
 
-fn measure<B: Backend>(workload: &Workload, backend: B, threads: usize) -> Result<serde_json::Value, Error> {
+fn measure<B: Backend>(
+    workload: &Workload,
+    training: TrainConfig,
+    backend: B,
+    threads: usize,
+) -> Result<serde_json::Value, Error> {
     let name = backend.name();
-    let mut trainer = workload.trainer(backend, workload.training())?;
+    let mut trainer = workload.trainer(backend, training)?;
     // as the peer: twenty steps, the first two not counted
     let mut terms = 0;
     for _ in 0..2 {

@@ -134,6 +134,21 @@ pub fn adapters() -> Option<Vec<Adapter>> {
     None
 }
 
+/// Lists the products that the gradients of a training can be made of on this processor, in single precision
+/// ([`TrainConfig::products`](crate::train::TrainConfig::products)).
+pub fn processor_products() -> Vec<Products> {
+    #[cfg(feature = "cpu")]
+    {
+        let cpu = crate::NdArray::<f32>::with_threads(NonZeroUsize::MIN);
+        cpu.map_or_else(
+            |_| Vec::new(),
+            |cpu| Products::ALL.into_iter().filter(|&products| cpu.with_products(products).is_ok()).collect(),
+        )
+    }
+    #[cfg(not(feature = "cpu"))]
+    Vec::new()
+}
+
 /// One of the built-in backends.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -149,8 +149,13 @@ impl Arithmetic {
         let half = matches!(self.products, Some(ProductsName::F16x3 | ProductsName::F16));
         if let Some(products) = self.products.map(Products::from).filter(|p| *p != Products::F32) {
             if half != gpu {
-                let (own, others) = if gpu { ("wgpu", "f16x3 and f16") } else { ("cpu", "bf16x3, bf16x6 and bf16") };
-                return Err(usage(format_args!("--products {products}: those of --backend {own} are f32, {others}")));
+                let (others, own, those) = match gpu {
+                    true => ("cpu", "wgpu", "f16x3 and f16"),
+                    false => ("wgpu", "cpu", "bf16x3, bf16x6 and bf16"),
+                };
+                return Err(usage(format_args!(
+                    "--products {products} is for --backend {others}; --backend {own} has f32, {those}"
+                )));
             }
             if !gpu && precision == Precision::F64 {
                 return Err(usage(format_args!("--products {products} are of f32, not of f64")));

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use resflow::device;
+use resflow::device::{self, Products};
 
 use crate::arguments::Devices;
 use crate::output::print;
@@ -13,14 +13,21 @@ pub(crate) fn run(arguments: &Devices) -> Result<()> {
     print(&if arguments.json { json(threads)? } else { text(threads) })
 }
 
+/// The products of the processor by name.
+fn products() -> Vec<&'static str> {
+    device::processor_products().into_iter().map(Products::name).collect()
+}
+
 fn text(threads: usize) -> String {
+    let more: Vec<_> = products().into_iter().filter(|name| *name != Products::F32.name()).collect();
+    let more = if more.is_empty() { String::new() } else { format!("; fit --products {}", more.join(", ")) };
     let Some(adapters) = device::adapters() else {
         return format!(
-            "--backend cpu  {threads} threads\n\
+            "--backend cpu  {threads} threads{more}\n\
              built without GPU support; `cargo install --path cli --features gpu` has it\n"
         );
     };
-    let mut out = format!("--backend cpu             {threads} threads\n");
+    let mut out = format!("--backend cpu             {threads} threads{more}\n");
     for adapter in &adapters {
         // writing to a String cannot fail
         let _ = writeln!(
@@ -49,6 +56,6 @@ fn json(threads: usize) -> Result<String> {
         };
         adapters.into_iter().map(one).collect::<Vec<_>>()
     });
-    let all = serde_json::json!({ "cpu": { "threads": threads }, "wgpu": adapters });
+    let all = serde_json::json!({ "cpu": { "threads": threads, "products": products() }, "wgpu": adapters });
     Ok(serde_json::to_string_pretty(&all)? + "\n")
 }

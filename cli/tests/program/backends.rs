@@ -19,6 +19,9 @@ fn options_that_contradict_each_other() {
     for (line, says) in [
         ("--adapter 0", "--backend wgpu"),
         ("--products f16", "--backend wgpu"),
+        ("--products f16x3 --backend best", "--backend wgpu"),
+        ("--products bf16x3 --backend wgpu", "--backend cpu"),
+        ("--products bf16x3 --precision f64", "f64"),
         ("--backend best --adapter 0", "--backend wgpu"),
         ("--backend wgpu --precision f64", "f32"),
         ("--backend wgpu --threads 2", "--backend cpu"),
@@ -28,6 +31,31 @@ fn options_that_contradict_each_other() {
         assert!(!folder.path("run").exists(), "{line}: nothing is written");
     }
     folder.fail("fit checkerboard --out run --backend cuda", 2);
+}
+
+/// Products of a processor's matrix unit, where there is one; else that they are refused and nothing is written.
+#[test]
+fn products_of_bf16() {
+    let folder = Folder::new();
+    let devices: Value = serde_json::from_str(&folder.succeed("devices --json")).expect("one object");
+    let products = devices["cpu"]["products"].as_array().expect("a list");
+    assert_eq!(products[0], "f32");
+    let fit = "fit checkerboard --out run --config tiny.toml --steps 10";
+    if !products.contains(&"bf16x3".into()) {
+        let error = folder.fail(&format!("{fit} --products bf16x3"), 1);
+        assert!(error.contains("matrix unit") && !folder.path("run").exists(), "{error}");
+        return;
+    }
+    folder.succeed(&format!("{fit} --products bf16x3"));
+    assert!(folder.read("run/config.toml").contains("products = \"bf16x3\""));
+    let error = folder.fail("fit checkerboard --out run --resume --steps 20 --products bf16x6", 2);
+    assert!(error.contains("--products bf16x6") && error.contains("is in bf16x3"), "{error}");
+    folder.succeed("fit checkerboard --out run --resume --steps 20");
+    // the file says it as well, and a model is a model
+    assert!(folder.read("run/config.toml").contains("products = \"bf16x3\""));
+    folder.succeed("score run checkerboard --rows 50 --out scores.csv");
+    let error = folder.fail("score run checkerboard --rows 50 --out more.csv --products bf16x3", 2);
+    assert!(error.contains("resflow fit"), "{error}");
 }
 
 #[test]
