@@ -22,7 +22,16 @@ pub(crate) fn check<S: Strategy>(property: &str, strategy: S, test: impl Fn(S::V
 where
     S::Value: Debug,
 {
-    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 256, ..Config::default() };
+    check_some(property, CASES, strategy, test);
+}
+
+/// Runs a property on so many cases, see [`check`].
+#[track_caller]
+pub(crate) fn check_some<S: Strategy>(property: &str, cases: u32, strategy: S, test: impl Fn(S::Value))
+where
+    S::Value: Debug,
+{
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 256, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let outcome = TestRunner::new_with_rng(config, rng).run(&strategy, |case| {
         test(case);

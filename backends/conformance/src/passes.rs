@@ -10,10 +10,13 @@ use resflow_backend::{
 };
 
 use crate::activation::{magnitudes, parameter};
-use crate::draw::{Draw, check, download, seed};
+use crate::draw::{Draw, check_some, download, seed};
 use crate::net::chains;
 use crate::reference::Array;
 use crate::tolerance::{ACTIVATION, AFFINE, assert_close, assert_equal, sum};
+
+/// The cases of each property: a device may compile kernels for every net.
+const NETS: u32 = 24;
 
 /// A layer on the host.
 #[derive(Debug)]
@@ -156,72 +159,82 @@ fn functions() -> impl Strategy<Value = Vec<Activation>> {
 
 /// `net_forward` for every order.
 pub fn net_forward<B: Backend>(backend: &B) {
-    check("net_forward", (chains(), functions(), seed()), |((shape, widths, leading, trailing), functions, seed)| {
-        let mut draw = Draw::new(seed);
-        let passes = Passes::new::<B::Elem>(&mut draw, shape, &widths, [leading, trailing], &functions);
-        let host = draw.array::<B::Elem>(shape);
-        let (net, x) = (passes.on(backend, &mut draw), draw.tensor(backend, &host));
-        for order in [2, 1, 0] {
-            let composition = composed::net_forward(backend, &net, &x, order);
-            for got in [backend.net_forward(&net, &x, order), composition] {
-                let (y, kept) = (download(backend, &got.y), fetch(backend, &got));
-                if order == 2 {
-                    check_forward::<B>(&passes, &host, &y, &kept);
-                    continue;
-                }
-                // the numbers of order 2, up to what may be added in another order
-                let whole = composed::net_forward(backend, &net, &x, 2);
-                let same = |what: &str, got: &Array, want: &Array, factor: f64| {
-                    let size = want.map(|w| factor * (4.0 + w.abs()));
-                    assert_close::<B::Elem>(what, got, want, &size, 4.0 * passes.units());
-                };
-                same("net_forward, y", &y, &download(backend, &whole.y), 1.0);
-                for (own, all) in kept.iter().zip(fetch(backend, &whole)) {
-                    let slopes = usize::from(order == 1 && all.len() == 4);
-                    assert_eq!(own.len(), slopes, "net_forward: what is kept for order {order}");
-                    if let [slope] = &own[..] {
-                        same("net_forward, slopes", slope, &all[2], 8.0);
+    check_some(
+        "net_forward",
+        NETS,
+        (chains(), functions(), seed()),
+        |((shape, widths, leading, trailing), functions, seed)| {
+            let mut draw = Draw::new(seed);
+            let passes = Passes::new::<B::Elem>(&mut draw, shape, &widths, [leading, trailing], &functions);
+            let host = draw.array::<B::Elem>(shape);
+            let (net, x) = (passes.on(backend, &mut draw), draw.tensor(backend, &host));
+            for order in [2, 1, 0] {
+                let composition = composed::net_forward(backend, &net, &x, order);
+                for got in [backend.net_forward(&net, &x, order), composition] {
+                    let (y, kept) = (download(backend, &got.y), fetch(backend, &got));
+                    if order == 2 {
+                        check_forward::<B>(&passes, &host, &y, &kept);
+                        continue;
+                    }
+                    // the numbers of order 2, up to what may be added in another order
+                    let whole = composed::net_forward(backend, &net, &x, 2);
+                    let same = |what: &str, got: &Array, want: &Array, factor: f64| {
+                        let size = want.map(|w| factor * (4.0 + w.abs()));
+                        assert_close::<B::Elem>(what, got, want, &size, 4.0 * passes.units());
+                    };
+                    same("net_forward, y", &y, &download(backend, &whole.y), 1.0);
+                    for (own, all) in kept.iter().zip(fetch(backend, &whole)) {
+                        let slopes = usize::from(order == 1 && all.len() == 4);
+                        assert_eq!(own.len(), slopes, "net_forward: what is kept for order {order}");
+                        if let [slope] = &own[..] {
+                            same("net_forward, slopes", slope, &all[2], 8.0);
+                        }
                     }
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 /// `net_tangents` and `net_jvp`.
 pub fn net_tangents<B: Backend>(backend: &B) {
-    check("net_tangents", (chains(), functions(), seed()), |((shape, widths, leading, trailing), functions, seed)| {
-        let mut draw = Draw::new(seed);
-        let passes = Passes::new::<B::Elem>(&mut draw, shape, &widths, [leading, trailing], &functions);
-        let (host, dx) = (draw.array::<B::Elem>(shape), draw.array::<B::Elem>(shape));
-        let (net, x) = (passes.on(backend, &mut draw), draw.tensor(backend, &host));
-        let forward = backend.net_forward(&net, &x, 1);
-        let kept = fetch(backend, &forward);
-        let slopes: Vec<_> = forward.kept.iter().flatten().collect();
-        let device = draw.tensor(backend, &dx);
-        let (dy, with_end) = backend.net_jvp(&net, &slopes, &device);
-        let (composed_dy, composed) = composed::net_jvp(backend, &net, &slopes, &device);
-        let alone = backend.net_tangents(&net, &slopes, &device);
-        for (tangents, dy) in [(with_end, Some(dy)), (composed, Some(composed_dy)), (alone, None)] {
-            let mut tangents: Vec<Array> = tangents.iter().map(|t| download(backend, t)).collect();
-            assert_eq!(tangents.len(), passes.layers.len(), "net_tangents: one for each layer");
-            assert_equal("net_tangents: the first", &tangents[0], &dx);
-            tangents.extend(dy.map(|dy| download(backend, &dy)));
-            for (l, pair) in tangents.windows(2).enumerate() {
-                let (want, size, units) = match &passes.layers[l] {
-                    Layer::Affine(w, _) => {
-                        let units = sum(w.shape.elements() / w.shape[0].max(1)) + AFFINE;
-                        (affine(w, None, &pair[0], false), affine(w, None, &pair[0], true), units)
-                    }
-                    Layer::Activation(..) => {
-                        let want = pair[0].zip(&kept[l][0], |dx, slope| dx * slope);
-                        (want.clone(), want.abs(), AFFINE)
-                    }
-                };
-                assert_close::<B::Elem>("net_tangents", &pair[1], &want, &size, units);
+    check_some(
+        "net_tangents",
+        NETS,
+        (chains(), functions(), seed()),
+        |((shape, widths, leading, trailing), functions, seed)| {
+            let mut draw = Draw::new(seed);
+            let passes = Passes::new::<B::Elem>(&mut draw, shape, &widths, [leading, trailing], &functions);
+            let (host, dx) = (draw.array::<B::Elem>(shape), draw.array::<B::Elem>(shape));
+            let (net, x) = (passes.on(backend, &mut draw), draw.tensor(backend, &host));
+            let forward = backend.net_forward(&net, &x, 1);
+            let kept = fetch(backend, &forward);
+            let slopes: Vec<_> = forward.kept.iter().flatten().collect();
+            let device = draw.tensor(backend, &dx);
+            let (dy, with_end) = backend.net_jvp(&net, &slopes, &device);
+            let (composed_dy, composed) = composed::net_jvp(backend, &net, &slopes, &device);
+            let alone = backend.net_tangents(&net, &slopes, &device);
+            for (tangents, dy) in [(with_end, Some(dy)), (composed, Some(composed_dy)), (alone, None)] {
+                let mut tangents: Vec<Array> = tangents.iter().map(|t| download(backend, t)).collect();
+                assert_eq!(tangents.len(), passes.layers.len(), "net_tangents: one for each layer");
+                assert_equal("net_tangents: the first", &tangents[0], &dx);
+                tangents.extend(dy.map(|dy| download(backend, &dy)));
+                for (l, pair) in tangents.windows(2).enumerate() {
+                    let (want, size, units) = match &passes.layers[l] {
+                        Layer::Affine(w, _) => {
+                            let units = sum(w.shape.elements() / w.shape[0].max(1)) + AFFINE;
+                            (affine(w, None, &pair[0], false), affine(w, None, &pair[0], true), units)
+                        }
+                        Layer::Activation(..) => {
+                            let want = pair[0].zip(&kept[l][0], |dx, slope| dx * slope);
+                            (want.clone(), want.abs(), AFFINE)
+                        }
+                    };
+                    assert_close::<B::Elem>("net_tangents", &pair[1], &want, &size, units);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// The cotangents and gradients of a pullback on the host; with `absolute` the magnitudes of their terms.
@@ -290,56 +303,61 @@ fn pull_back<E: Element>(
 /// `net_pullback` with 0 to 2 tangents, with and without gradients so far.
 pub fn net_pullback<B: Backend>(backend: &B) {
     let flags = (0usize..3, any::<bool>());
-    check("net_pullback", (chains(), functions(), flags, seed()), |(chain, functions, (count, begun), seed)| {
-        let ((shape, widths, leading, trailing), mut draw) = (chain, Draw::new(seed));
-        let passes = Passes::new::<B::Elem>(&mut draw, shape, &widths, [leading, trailing], &functions);
-        let x = draw.array::<B::Elem>(shape);
-        let (net, x) = (passes.on(backend, &mut draw), draw.tensor(backend, &x));
-        let forward = backend.net_forward(&net, &x, 2);
-        let slopes: Vec<_> = forward.kept.iter().filter(|k| k.len() == 4).map(|k| &k[2]).collect();
-        let tangents: Vec<_> = (0..count)
-            .map(|_| {
-                let dx = draw.array::<B::Elem>(shape);
-                let dx = draw.tensor(backend, &dx);
-                backend.net_tangents(&net, &slopes, &dx)
-            })
-            .collect();
-        let cotangents: Vec<Array> = (0..=count).map(|_| draw.array::<B::Elem>(shape)).collect();
+    check_some(
+        "net_pullback",
+        NETS,
+        (chains(), functions(), flags, seed()),
+        |(chain, functions, (count, begun), seed)| {
+            let ((shape, widths, leading, trailing), mut draw) = (chain, Draw::new(seed));
+            let passes = Passes::new::<B::Elem>(&mut draw, shape, &widths, [leading, trailing], &functions);
+            let x = draw.array::<B::Elem>(shape);
+            let (net, x) = (passes.on(backend, &mut draw), draw.tensor(backend, &x));
+            let forward = backend.net_forward(&net, &x, 2);
+            let slopes: Vec<_> = forward.kept.iter().filter(|k| k.len() == 4).map(|k| &k[2]).collect();
+            let tangents: Vec<_> = (0..count)
+                .map(|_| {
+                    let dx = draw.array::<B::Elem>(shape);
+                    let dx = draw.tensor(backend, &dx);
+                    backend.net_tangents(&net, &slopes, &dx)
+                })
+                .collect();
+            let cotangents: Vec<Array> = (0..=count).map(|_| draw.array::<B::Elem>(shape)).collect();
 
-        let kept = fetch(backend, &forward);
-        let on_host: Vec<Vec<Array>> =
-            tangents.iter().map(|t| t.iter().map(|x| download(backend, x)).collect()).collect();
-        let want = pull_back::<B::Elem>(&passes, &kept, &on_host, &cotangents, false);
-        let size = pull_back::<B::Elem>(&passes, &kept, &on_host, &cotangents, true);
-        let so_far: Vec<Option<Array>> =
-            want.grads.iter().map(|g| begun.then(|| draw.array::<B::Elem>(g.shape))).collect();
+            let kept = fetch(backend, &forward);
+            let on_host: Vec<Vec<Array>> =
+                tangents.iter().map(|t| t.iter().map(|x| download(backend, x)).collect()).collect();
+            let want = pull_back::<B::Elem>(&passes, &kept, &on_host, &cotangents, false);
+            let size = pull_back::<B::Elem>(&passes, &kept, &on_host, &cotangents, true);
+            let so_far: Vec<Option<Array>> =
+                want.grads.iter().map(|g| begun.then(|| draw.array::<B::Elem>(g.shape))).collect();
 
-        let borrowed: Vec<_> = forward.kept.iter().map(Vec::as_slice).collect();
-        let entering: Vec<Vec<_>> = tangents.iter().map(|t| t.iter().collect()).collect();
-        let units = 2.0 * passes.units() + sum(shape.elements());
-        for overridden in [true, false] {
-            let mut grads: Vec<_> = so_far.iter().map(|g| g.as_ref().map(|g| draw.tensor(backend, g))).collect();
-            let mut on_device: Vec<_> = cotangents.iter().map(|g| draw.tensor(backend, g)).collect();
-            let gy = on_device.remove(0);
-            let (gx, gdx) = if overridden {
-                backend.net_pullback(&net, &borrowed, &entering, gy, on_device, &mut grads)
-            } else {
-                composed::net_pullback(backend, &net, &borrowed, &entering, gy, on_device, &mut grads)
-            };
-            assert_eq!(gdx.len(), count, "net_pullback: a cotangent for each tangent");
-            for (at, got) in [&gx].into_iter().chain(&gdx).enumerate() {
-                let what = format!("net_pullback, cotangent {at}");
-                assert_close::<B::Elem>(&what, &download(backend, got), &want.g[at], &size.g[at], units);
-            }
-            for (at, got) in grads.iter().enumerate() {
-                let (mut want, mut size) = (want.grads[at].clone(), size.grads[at].clone());
-                if let Some(so_far) = &so_far[at] {
-                    (want, size) = (want.zip(so_far, |a, b| a + b), size.zip(so_far, |a, b| a + b.abs()));
+            let borrowed: Vec<_> = forward.kept.iter().map(Vec::as_slice).collect();
+            let entering: Vec<Vec<_>> = tangents.iter().map(|t| t.iter().collect()).collect();
+            let units = 2.0 * passes.units() + sum(shape.elements());
+            for overridden in [true, false] {
+                let mut grads: Vec<_> = so_far.iter().map(|g| g.as_ref().map(|g| draw.tensor(backend, g))).collect();
+                let mut on_device: Vec<_> = cotangents.iter().map(|g| draw.tensor(backend, g)).collect();
+                let gy = on_device.remove(0);
+                let (gx, gdx) = if overridden {
+                    backend.net_pullback(&net, &borrowed, &entering, gy, on_device, &mut grads)
+                } else {
+                    composed::net_pullback(backend, &net, &borrowed, &entering, gy, on_device, &mut grads)
+                };
+                assert_eq!(gdx.len(), count, "net_pullback: a cotangent for each tangent");
+                for (at, got) in [&gx].into_iter().chain(&gdx).enumerate() {
+                    let what = format!("net_pullback, cotangent {at}");
+                    assert_close::<B::Elem>(&what, &download(backend, got), &want.g[at], &size.g[at], units);
                 }
-                let got = got.as_ref().expect("net_pullback: every gradient is there");
-                let what = format!("net_pullback, gradient {at}");
-                assert_close::<B::Elem>(&what, &download(backend, got), &want, &size, units);
+                for (at, got) in grads.iter().enumerate() {
+                    let (mut want, mut size) = (want.grads[at].clone(), size.grads[at].clone());
+                    if let Some(so_far) = &so_far[at] {
+                        (want, size) = (want.zip(so_far, |a, b| a + b), size.zip(so_far, |a, b| a + b.abs()));
+                    }
+                    let got = got.as_ref().expect("net_pullback: every gradient is there");
+                    let what = format!("net_pullback, gradient {at}");
+                    assert_close::<B::Elem>(&what, &download(backend, got), &want, &size, units);
+                }
             }
-        }
-    });
+        },
+    );
 }

@@ -9,7 +9,9 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
 use crate::kernel::{IMMEDIATES, Identity, Kernel};
-use crate::{activation, adam, elementwise, fixed_point, layout, lu, net, noise, power, product, reduce, series};
+use crate::{
+    activation, adam, deferred, elementwise, fixed_point, layout, lu, net, noise, power, product, reduce, series,
+};
 
 /// The variants of one type.
 fn of<K: Kernel>() -> (&'static str, Vec<Box<dyn Kernel>>) {
@@ -22,6 +24,9 @@ fn catalogue() -> Vec<(&'static str, Vec<Box<dyn Kernel>>)> {
     vec![
         of::<activation::Fused>(),
         of::<adam::Adam>(),
+        of::<deferred::Powers>(),
+        of::<deferred::Program>(),
+        of::<deferred::Reductions>(),
         of::<elementwise::Elementwise>(),
         of::<fixed_point::FixedPoint>(),
         of::<layout::Layout>(),

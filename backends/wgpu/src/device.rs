@@ -4,13 +4,15 @@
 //! fault since the last wait.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
 use std::time::Duration;
 
 use resflow_backend::{BackendError, Shape};
 
 use crate::adapter::{self, AdapterInfo, AdapterKind};
+use crate::arena::Arena;
 use crate::cooperative::{CooperativeTile, Split};
+use crate::deferred::Pending;
 use crate::fault::{lock, scoped};
 use crate::kernel::{Groups, IMMEDIATES, Kernel};
 use crate::memory::{Pool, Storage};
@@ -31,7 +33,11 @@ pub(crate) struct Gpu {
     pool: Arc<Pool>,
     staging: Mutex<HashMap<u64, Vec<wgpu::Buffer>>>,
     pipelines: Pipelines,
-    constants: Mutex<HashMap<u32, Tensor>>,
+    /// Filled tensors that are kept, by the number and its bits; shorter ones are windows of them.
+    constants: Mutex<HashMap<(u32, usize), Tensor>>,
+    /// Where small tensors are, unless memory is limited.
+    arena: OnceLock<Option<Arc<Arena>>>,
+    pending: Mutex<Pending>,
     recorder: Mutex<Recorder>,
     /// What tensors without elements, or with a fault, are bound to.
     nothing: (u64, wgpu::Buffer),
@@ -41,6 +47,8 @@ pub(crate) struct Gpu {
 
 /// Constants of one element that are kept.
 const CONSTANTS: usize = 1024;
+/// Elements of the arena.
+const ARENA: usize = 8 << 20;
 
 impl Gpu {
     /// Opens the device that the options choose.
@@ -75,6 +83,8 @@ impl Gpu {
             staging: Mutex::default(),
             pipelines: Pipelines::default(),
             constants: Mutex::default(),
+            arena: OnceLock::new(),
+            pending: Mutex::default(),
             recorder: Mutex::default(),
             opened,
         })
@@ -114,7 +124,7 @@ impl Gpu {
 
     // ---- memory ---------------------------------------------------------------------------------------------------
 
-    fn empty(&self, shape: Shape, fault: Option<BackendError>) -> Tensor {
+    pub(crate) fn empty(&self, shape: Shape, fault: Option<BackendError>) -> Tensor {
         Tensor::new(Storage::empty(&self.pool, self.nothing.clone(), fault), shape)
     }
 
@@ -122,6 +132,38 @@ impl Gpu {
     pub(crate) fn failed(&self, fault: BackendError, shape: Shape) -> Tensor {
         self.opened.faults.record(fault.clone());
         self.empty(shape, Some(fault))
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The arena, made when it is first asked for; `None` where memory is limited, or there is none.
+    pub(crate) fn arena(&self) -> Option<&Arc<Arena>> {
+        let make = || {
+            let bytes = 4 * ARENA as u64;
+            if self.memory_limit.is_some() || bytes > self.largest() {
+                return None;
+            }
+            let buffer = self.create_buffer(&storage_descriptor(bytes)).ok()?;
+            Some(Arc::new(Arena::new(buffer, self.pool.register(bytes), ARENA)))
+        };
+        self.arena.get_or_init(make).as_ref()
+    }
+
+    /// All of the arena, for those who write to its regions.
+    pub(crate) fn arena_tensor(&self) -> Option<Tensor> {
+        let arena = self.arena()?;
+        let storage = Storage::whole_arena(&self.pool, (arena.id, arena.buffer.clone()));
+        Some(Tensor::new(storage, [ARENA].into()))
+    }
+
+    pub(crate) fn pending(&self) -> MutexGuard<'_, Pending> {
+        lock(&self.pending)
+    }
+
+    pub(crate) fn is_own(&self, x: &Tensor) -> bool {
+        x.storage().is_of(&self.pool)
     }
 
     /// A tensor that another device has made is of no use here; it may have been kept across a loss.
@@ -250,15 +292,24 @@ impl Gpu {
         }
     }
 
-    /// One element, from a cache: the same few constants are asked for again and again.
-    pub(crate) fn constant(&self, value: f32) -> Tensor {
-        let mut constants = lock(&self.constants);
-        if let Some(constant) = constants.get(&value.to_bits()) {
-            return constant.clone();
+    /// Words that many operations will read.
+    pub(crate) fn upload_kept(&self, words: &[u8], shape: Shape) -> Tensor {
+        self.upload_to(words, shape, true)
+    }
+
+    /// A tensor of one number, from a cache: the same few are asked for again and again. `make` makes those that are longer
+    /// than one element.
+    pub(crate) fn constant(&self, value: f32, elements: usize, make: impl FnOnce(usize) -> Tensor) -> Tensor {
+        let length = elements.next_power_of_two();
+        let key = (value.to_bits(), length);
+        let found = lock(&self.constants).get(&key).cloned();
+        if let Some(constant) = found {
+            return constant;
         }
-        let made = self.upload_to(&value.to_ne_bytes(), [1].into(), true);
+        let made = make(length);
+        let mut constants = lock(&self.constants);
         if constants.len() < CONSTANTS && made.fault().is_none() {
-            constants.insert(value.to_bits(), made.clone());
+            constants.insert(key, made.clone());
         }
         made
     }
@@ -266,6 +317,7 @@ impl Gpu {
     /// Waits for the tensor and copies it to the host.
     pub(crate) fn download(&self, x: &Tensor) -> Result<Vec<f32>, BackendError> {
         self.check_origin(x)?;
+        self.settle(&[x]);
         let bytes = x.elements() as u64 * 4;
         if bytes == 0 || x.fault().is_some() {
             self.synchronize()?;
@@ -321,6 +373,7 @@ impl Gpu {
 
     /// Waits for all work.
     pub(crate) fn synchronize(&self) -> Result<(), BackendError> {
+        self.settle_all();
         let index = self.submit();
         self.wait(index)
     }
@@ -345,8 +398,21 @@ impl Gpu {
 
     // ---- launching ------------------------------------------------------------------------------------------------
 
-    /// Records a launch. `params` are the fields of `P` after the offsets. Nothing happens if an operand has a fault.
+    /// Records a launch, behind what its operands wait for. `params` are the fields of `P` after the offsets.
     pub(crate) fn launch(
+        &self,
+        kernel: &dyn Kernel,
+        reads: &[&Tensor],
+        writes: &[&Tensor],
+        params: &[u32],
+        groups: Groups,
+    ) {
+        self.settle(reads);
+        self.record(kernel, reads, writes, params, groups);
+    }
+
+    /// Records a launch. `params` are the fields of `P` after the offsets. Nothing happens if an operand has a fault.
+    pub(crate) fn record(
         &self,
         kernel: &dyn Kernel,
         reads: &[&Tensor],

@@ -2,6 +2,7 @@
 
 use resflow_backend::{Binary, MAX_RANK, Shape, Unary};
 
+use crate::deferred::LARGEST;
 use crate::device::Gpu;
 use crate::kernel::{Kernel, Source, WORKGROUP, bits, each, groups};
 use crate::tensor::Tensor;
@@ -93,7 +94,7 @@ pub(crate) enum Elementwise {
 }
 
 /// f(v) as an expression.
-fn unary_text(op: Unary) -> &'static str {
+pub(crate) fn unary_text(op: Unary) -> &'static str {
     match op {
         Unary::Neg => "-v",
         Unary::Abs => "abs(v)",
@@ -113,7 +114,7 @@ fn unary_text(op: Unary) -> &'static str {
 }
 
 /// f(v, w) as an expression.
-fn binary_text(op: Binary) -> &'static str {
+pub(crate) fn binary_text(op: Binary) -> &'static str {
     match op {
         Binary::Add => "v + w",
         Binary::Sub => "v - w",
@@ -167,6 +168,9 @@ impl Kernel for Elementwise {
 
 impl Gpu {
     fn elementwise(&self, kernel: Elementwise, operands: &[&Tensor], shape: Shape, params: &[u32]) -> Tensor {
+        if let Some(out) = self.defer_elementwise(kernel, operands, shape, params) {
+            return out;
+        }
         let out = self.output(operands, shape);
         let n = shape.elements();
         let params: Vec<u32> = [n as u32].into_iter().chain(params.iter().copied()).collect();
@@ -176,10 +180,14 @@ impl Gpu {
     }
 
     pub(crate) fn full(&self, value: f64, shape: Shape) -> Tensor {
-        if shape.elements() == 1 {
-            return self.constant(value as f32).window(0, shape);
+        let make = |elements: usize| self.elementwise(Elementwise::Full, &[], [elements].into(), &[bits(value)]);
+        let elements = shape.elements();
+        let one = |_| self.upload_kept(&(value as f32).to_ne_bytes(), [1].into());
+        match elements {
+            1 if self.arena().is_none() => self.constant(value as f32, 1, one).window(0, shape),
+            1..=LARGEST if self.arena().is_some() => self.constant(value as f32, elements, make).window(0, shape),
+            _ => make(elements).window(0, shape),
         }
-        self.elementwise(Elementwise::Full, &[], shape, &[bits(value)])
     }
 
     pub(crate) fn unary(&self, op: Unary, x: &Tensor) -> Tensor {

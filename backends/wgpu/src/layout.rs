@@ -93,10 +93,19 @@ impl Gpu {
         (from, sources): (usize, [usize; MAX_RANK]),
         (to, targets): (usize, [usize; MAX_RANK]),
     ) {
+        // what is in the arena was made for copies that wait
+        if out.storage().is_in_arena() {
+            return self.defer_copy(x, out, count, (from, sources), (to, targets));
+        }
         let n: usize = count.iter().product();
         let params: Vec<u32> =
             [n, from, to].iter().chain(&count[1..]).chain(&sources).chain(&targets).map(|&v| v as u32).collect();
         self.launch(&Layout::Strided, &[x], &[out], &params, groups(n, WORKGROUP as usize));
+    }
+
+    /// Memory for what is copied by [`strided`](Self::strided).
+    fn copied(&self, operands: &[&Tensor], shape: Shape) -> Tensor {
+        self.copy_target(operands, shape).unwrap_or_else(|| self.output(operands, shape))
     }
 
     pub(crate) fn reshape(x: &Tensor, shape: Shape) -> Tensor {
@@ -115,7 +124,7 @@ impl Gpu {
         if axes.iter().filter(order).is_sorted() {
             return x.window(0, to);
         }
-        let out = self.output(&[x], to);
+        let out = self.copied(&[x], to);
         let pad = MAX_RANK - shape.rank();
         let old = strides(&shape);
         let mut sources = [0; MAX_RANK];
@@ -140,7 +149,7 @@ impl Gpu {
         if let [only] = filled[..] {
             return only.window(0, to);
         }
-        let out = self.output(parts, to);
+        let out = self.copied(parts, to);
         let targets = strides(&to);
         let mut at = 0;
         for part in filled {
@@ -164,7 +173,7 @@ impl Gpu {
         if shape[..axis].iter().all(|&extent| extent == 1) {
             return x.window(start * stride, to);
         }
-        let out = self.output(&[x], to);
+        let out = self.copied(&[x], to);
         self.strided(x, &out, extents(&to), (start * stride, strides(&shape)), (0, strides(&to)));
         out
     }

@@ -19,9 +19,11 @@
 mod activation;
 mod adam;
 mod adapter;
+mod arena;
 #[cfg(test)]
 mod catalogue;
 mod cooperative;
+mod deferred;
 mod device;
 mod elementwise;
 mod fault;

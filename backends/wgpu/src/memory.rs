@@ -4,10 +4,12 @@
 //! taken again at once. A tensor that could not be made carries its fault, and so does everything computed from it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use resflow_backend::BackendError;
+
+use crate::arena::Region;
 
 /// The smallest buffer, in bytes.
 const SMALLEST: u64 = 256;
@@ -88,6 +90,9 @@ pub(crate) struct Storage {
     pool: Arc<Pool>,
     origin: Origin,
     fault: OnceLock<BackendError>,
+    /// The part of an arena that it is, and whether what belongs there is still to be computed.
+    region: Option<Region>,
+    pending: AtomicBool,
 }
 
 /// Where a buffer comes from, and so where it goes when the last handle is dropped.
@@ -99,17 +104,59 @@ enum Origin {
     Upload,
     /// The upload of a constant that is kept.
     Constant,
+    /// A region of an arena.
+    Arena,
     /// The device, which lends it to tensors of no elements.
     Shared,
 }
 
 impl Storage {
     fn new(pool: &Arc<Pool>, id: u64, buffer: wgpu::Buffer, bytes: u64, origin: Origin) -> Self {
-        Self { buffer, id, bytes, pool: Arc::clone(pool), origin, fault: OnceLock::new() }
+        Self {
+            buffer,
+            id,
+            bytes,
+            pool: Arc::clone(pool),
+            origin,
+            fault: OnceLock::new(),
+            region: None,
+            pending: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn pooled(pool: &Arc<Pool>, id: u64, buffer: wgpu::Buffer, class: u64) -> Self {
         Self::new(pool, id, buffer, class, Origin::Pool)
+    }
+
+    /// A region of an arena, which shares its buffer with others.
+    pub(crate) fn in_arena(pool: &Arc<Pool>, region: Region) -> Self {
+        let (buffer, id) = (region.arena.buffer.clone(), region.arena.id);
+        let mut new = Self::new(pool, id, buffer, 0, Origin::Arena);
+        new.region = Some(region);
+        new
+    }
+
+    /// All of an arena, for those who write to regions of it.
+    pub(crate) fn whole_arena(pool: &Arc<Pool>, (id, buffer): (u64, wgpu::Buffer)) -> Self {
+        Self::new(pool, id, buffer, 0, Origin::Arena)
+    }
+
+    /// Where a region begins, in elements.
+    pub(crate) fn start(&self) -> usize {
+        self.region.as_ref().map_or(0, |region| region.start)
+    }
+
+    pub(crate) fn is_in_arena(&self) -> bool {
+        self.origin == Origin::Arena
+    }
+
+    /// Whether what belongs here is still to be computed.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_pending(&self, pending: bool) {
+        self.pending.store(pending, Ordering::Release);
     }
 
     /// A buffer made for one upload; `kept` if many operations will use it.
@@ -161,13 +208,15 @@ impl Drop for Storage {
         match self.origin {
             Origin::Pool => self.pool.give(self.bytes, self.id, self.buffer.clone()),
             Origin::Upload | Origin::Constant => self.pool.forget(self.bytes),
-            Origin::Shared => {}
+            Origin::Arena | Origin::Shared => {}
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use resflow_backend::{Key, Noise};
+
     use super::*;
     use crate::adapter::AdapterChoice;
     use crate::device::Gpu;
@@ -180,7 +229,7 @@ mod tests {
             assert!(std::env::var("RESFLOW_REQUIRE_GPU").is_err(), "no adapter");
             return eprintln!("SKIPPED, NOT TESTED: no adapter");
         };
-        let make = || gpu.full(1.0, [1000].into());
+        let make = || gpu.noise(Key::new(1), Noise::Uniform, 0, [1000].into());
         let mut kept = vec![make(), make(), make(), make()];
         let ids: Vec<u64> = kept.iter().map(|x| x.storage().id()).collect();
         for place in [2, 0, 1, 0] {

@@ -147,6 +147,9 @@ impl Gpu {
         if shape.elements() == 0 {
             return self.full(if op == Reduce::Sum { 0.0 } else { f64::NEG_INFINITY }, result);
         }
+        if let Some(out) = self.defer_reduction(term, op, over, operands, result) {
+            return out;
+        }
         match over {
             Over::All => self.reduce_all(term, op, operands),
             Over::Row => self.reduce_rows(term, op, operands),

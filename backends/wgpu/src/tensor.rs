@@ -20,6 +20,16 @@ impl Tensor {
         Self { storage: Arc::new(storage), offset: 0, shape }
     }
 
+    /// A region of an arena.
+    pub(crate) fn in_arena(storage: Storage, shape: Shape) -> Self {
+        Self { offset: storage.start(), storage: Arc::new(storage), shape }
+    }
+
+    /// The handle that all windows of the memory share.
+    pub(crate) fn handle(&self) -> &Arc<Storage> {
+        &self.storage
+    }
+
     /// Elements `start..` of the same memory in another shape.
     pub(crate) fn window(&self, start: usize, shape: Shape) -> Self {
         Self { storage: Arc::clone(&self.storage), offset: self.offset + start, shape }

@@ -118,3 +118,55 @@ fn long_loops() {
     let sum = gpu.download(&gpu.reduce(Reduce::Sum, Over::All, &ones)).expect("the device is sound")[0];
     assert_eq!(product, Ok(vec![sum; 3]));
 }
+
+/// Operations on small tensors wait for each other: as many launches as there are levels, whatever their number.
+#[test]
+fn small_operations_run_together() {
+    let Some(gpu) = device::open() else { return };
+    let (rows, width) = (60, 7);
+    let x = gpu.noise(Key::new(6), Noise::Uniform, 0, [rows, width].into());
+    let before = gpu.statistics().launches;
+    let shares = |row: usize| {
+        let row = gpu.narrow(&x, 0, row, 1);
+        // what nobody asks for never runs
+        drop(gpu.unary(Unary::Sin, row.clone()));
+        let e = gpu.unary(Unary::Exp, gpu.affine(row, 2.0, 1.0));
+        let sum = gpu.reduce(Reduce::Sum, Over::All, &e);
+        gpu.binary(Binary::Div, e, &sum)
+    };
+    let all: Vec<_> = (0..rows).map(shares).collect();
+    assert_eq!(gpu.statistics().launches, before, "nothing was asked for");
+    let joined = gpu.concat(&all.iter().collect::<Vec<_>>(), 0);
+    let transposed = gpu.permute(&joined, &[1, 0]);
+    let got = gpu.download(&transposed).expect("the device is sound");
+    // exponentials; sums; shares; copies into one; the transpose
+    assert_eq!(gpu.statistics().launches - before, 5);
+    let x = gpu.download(&x).expect("the device is sound");
+    for (row, x) in x.chunks_exact(width).enumerate() {
+        let e: Vec<f64> = x.iter().map(|&x| (2.0 * f64::from(x) + 1.0).exp()).collect();
+        for (c, own) in e.iter().enumerate() {
+            let want = own / e.iter().sum::<f64>();
+            assert!((f64::from(got[c * rows + row]) - want).abs() < 1e-6, "row {row}, column {c}");
+        }
+    }
+}
+
+/// More than may wait, each on the one before, and results that are dropped while others wait for what comes after.
+#[test]
+fn long_chains_of_small_operations() {
+    let Some(gpu) = device::shared() else { return };
+    let one = gpu.full(1.0, [5].into());
+    let mut x = gpu.full(0.0, [5].into());
+    let mut kept = Vec::new();
+    for step in 0..10_000 {
+        x = gpu.axpy(1.0, &one, x);
+        if step % 1000 == 0 {
+            kept.push(gpu.affine(x.clone(), 2.0, 0.0));
+        }
+    }
+    let sums = gpu.concat(&kept.iter().collect::<Vec<_>>(), 0);
+    drop(kept);
+    assert_eq!(gpu.download(&x), Ok(vec![10_000.0; 5]));
+    let want: Vec<f32> = (0..10).flat_map(|k| [2.0 * (1000 * k + 1) as f32; 5]).collect();
+    assert_eq!(gpu.download(&sums), Ok(want));
+}

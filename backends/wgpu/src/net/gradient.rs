@@ -4,6 +4,8 @@
 //! bias of it. The shares of parameters that workgroups of the pullback left are added here, too. Rows are cut into slices, so
 //! that there is work for many; slices are added in order.
 
+use resflow_backend::{Over, Reduce};
+
 use super::pullback::Pullback;
 use super::{Chain, ENTERING, INPUTS, Step};
 use crate::device::Gpu;
@@ -292,7 +294,7 @@ impl Gpu {
         }
         let parts = self.output(&operands, [slices, numbers].into());
         self.launch(&kernel, &operands, &[&parts], &params, [kernel.tiles() as u32, slices as u32, 1]);
-        let all = if slices == 1 { parts } else { self.add_slices(&parts, slices, numbers) };
+        let all = if slices == 1 { parts } else { self.reduce(Reduce::Sum, Over::Channel, &parts) };
 
         // in the order of the layers: weight and bias, or parameter
         let (mut jobs, mut at) = (kernel.jobs().into_iter(), 0);

@@ -209,10 +209,12 @@ struct Packed {
 impl Gpu {
     /// Tensors as windows of one buffer, copied into one if they are not; at least one.
     fn packed(&self, tensors: &[&Tensor]) -> Packed {
-        let base = tensors[0];
+        // a launch looks at what it is given, which is one of them only
+        self.settle(tensors);
+        let base = tensors.iter().find(|x| x.fault().is_some()).unwrap_or(&tensors[0]);
         if tensors.iter().all(|x| x.storage().id() == base.storage().id()) {
             let places = tensors.iter().map(|x| (x.offset() as u32).wrapping_sub(base.offset() as u32));
-            return Packed { base: base.clone(), places: places.collect() };
+            return Packed { base: (*base).clone(), places: places.collect() };
         }
         let flat: Vec<Tensor> = tensors.iter().map(|x| x.window(0, [x.elements()].into())).collect();
         let base = self.concat(&flat.iter().collect::<Vec<_>>(), 0);

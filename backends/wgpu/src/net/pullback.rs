@@ -230,6 +230,12 @@ impl Gpu {
         if !sound || gdy.iter().any(|g| g.shape() != gy.shape()) {
             return None;
         }
+        // kernels are given one tensor of each buffer
+        let all: Vec<&Tensor> = kept.iter().copied().flatten().chain(entering.iter().copied()).collect();
+        if all.iter().any(|x| x.fault().is_some()) {
+            return None;
+        }
+        self.settle(&all);
         let of_activations = Kept::of(&chain, kept, n)?;
         let is_activation = |l: &usize| matches!(placed[*l].step, Step::Activation(_));
         let at_activations: Vec<&Tensor> = (0..entering.len()).filter(is_activation).map(|l| entering[l]).collect();

@@ -118,14 +118,6 @@ impl Gpu {
         self.divided(operands, sizes, factors, epilogue, own, self.division(operands, sizes))
     }
 
-    /// The sum of `slices` of n numbers each, in order.
-    pub(crate) fn add_slices(&self, parts: &Tensor, slices: usize, n: usize) -> Tensor {
-        let out = self.output(&[parts], [n].into());
-        let params = [n as u32, slices as u32, 1];
-        self.launch(&Product::Slices(Epilogue::Nothing), &[parts], &[&out], &params, groups(n, WORKGROUP as usize));
-        out
-    }
-
     /// The same, divided as said.
     fn divided(
         &self,
@@ -207,6 +199,12 @@ impl Gpu {
     /// a·b, each optionally transposed first.
     pub(crate) fn matmul(&self, a: &Tensor, transpose_a: bool, b: &Tensor, transpose_b: bool) -> Tensor {
         let sizes = sizes(a, transpose_a, b, transpose_b);
+        let [m, k, n] = sizes;
+        if k == 1
+            && let Some(out) = self.defer_outer(a, b, [m, n])
+        {
+            return out;
+        }
         self.product(Operands::Matrices(transpose_a, transpose_b), sizes, [a, b], (Epilogue::Nothing, &[]), &[])
             .remove(0)
     }
