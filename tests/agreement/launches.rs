@@ -50,12 +50,12 @@ fn workload(name: &str, limit: u64) {
 
 #[test]
 fn a_toy_step() {
-    workload("toy", 2500);
+    workload("toy", 150);
 }
 
 #[test]
 fn a_tabular_step() {
-    workload("tabular", 2500);
+    workload("tabular", 150);
 }
 
 /// The preset as it is trained, on fewer images.

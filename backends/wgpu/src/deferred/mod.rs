@@ -136,21 +136,19 @@ impl Gpu {
     /// Runs the jobs that some tensors wait for, or all whose results anybody could ask for.
     fn run_pending(&self, mut pending: MutexGuard<'_, Pending>, wanted: Option<&[&Tensor]>) {
         let jobs = std::mem::take(&mut pending.jobs);
-        let mut asked: HashSet<usize> = wanted.unwrap_or_default().iter().map(|x| key(x)).collect();
-        let mut runs = vec![false; jobs.len()];
-        // makers stand before those who read
-        for (run, job) in runs.iter_mut().zip(&jobs).rev() {
-            let held = |out: &Tensor| Arc::strong_count(out.handle()) > 1;
-            *run = job.outs.iter().any(|out| asked.contains(&key(out)) || wanted.is_none() && held(out));
-            if *run {
-                asked.extend(job.reads.iter().map(|read| key(&read.tensor)));
-            }
+        let mut runs = chosen(&jobs, wanted);
+        // power iterations are made of all weights at once, and what comes of them is prepared for all, too
+        let is_power = |job: &Job| job.kind == Kind::Power;
+        let mut all = wanted.is_none();
+        if !all && jobs.iter().zip(&runs).any(|(job, run)| *run && is_power(job)) {
+            runs = chosen(&jobs, None);
+            all = true;
         }
         let (mut now, mut later) = (Vec::new(), Vec::new());
         for (job, run) in jobs.into_iter().zip(runs) {
             if run {
                 now.push(job);
-            } else if wanted.is_some() {
+            } else if !all {
                 later.push(job);
             }
         }
@@ -213,6 +211,21 @@ impl Gpu {
             all().flat_map(|job| &job.outs).for_each(|out| out.storage().poison(fault));
         }
     }
+}
+
+/// Which jobs some tensors wait for; without tensors those whose results anybody could ask for.
+fn chosen(jobs: &[Job], wanted: Option<&[&Tensor]>) -> Vec<bool> {
+    let mut asked: HashSet<usize> = wanted.unwrap_or_default().iter().map(|x| key(x)).collect();
+    let mut runs = vec![false; jobs.len()];
+    // makers stand before those who read
+    for (run, job) in runs.iter_mut().zip(jobs).rev() {
+        let held = |out: &Tensor| wanted.is_none() && Arc::strong_count(out.handle()) > 1;
+        *run = job.outs.iter().any(|out| asked.contains(&key(out)) || held(out));
+        if *run {
+            asked.extend(job.reads.iter().map(|read| key(&read.tensor)));
+        }
+    }
+    runs
 }
 
 fn union(a: &[u64], b: &[u64]) -> Vec<u64> {
