@@ -222,6 +222,11 @@ impl<B: Backend> Backend for Counting<B> {
         fn power_iteration(w: &B::Tensor, u: B::Tensor, v: B::Tensor, count: usize) -> [B::Tensor; 3] {
             |result| &result
         }
+        fn conv2d_power_iteration(
+            kernel: &B::Tensor, padding: Padding, u: B::Tensor, v: B::Tensor, count: usize
+        ) -> [B::Tensor; 3] {
+            |result| &result
+        }
         fn spline(rule: &Spline, x: &B::Tensor, raw: &B::Tensor) -> [B::Tensor; 2] { |result| &result }
         fn spline_inverse(rule: &Spline, y: &B::Tensor, raw: &B::Tensor) -> B::Tensor { |x| [&x] }
         fn spline_reverse(

@@ -141,6 +141,10 @@ impl<'a, B: Backend> ConvOperator<'a, B> {
 }
 
 impl<B: Backend> LinearOperator<B> for ConvOperator<'_, B> {
+    fn power_iteration(&self, backend: &B, u: B::Tensor, v: B::Tensor, count: usize) -> [B::Tensor; 3] {
+        backend.conv2d_power_iteration(self.kernel, self.padding, u, v, count)
+    }
+
     fn apply(&self, backend: &B, v: &B::Tensor) -> B::Tensor {
         backend.conv2d(v, self.kernel, self.padding)
     }

@@ -1,4 +1,4 @@
-//! How much a training step asks of a GPU: the number of launches, which is the same on every adapter.
+//! How much a training step asks of a GPU: the number of launches, which of rows is the same on every adapter.
 
 #[path = "../../benches/common/mod.rs"]
 mod common;
@@ -58,7 +58,8 @@ fn a_tabular_step() {
     workload("tabular", 150);
 }
 
-/// The preset as it is trained, on fewer images.
+/// The preset as it is trained, on fewer images. How products of images are cut, and so how many launches they are, depends on
+/// the adapter and the batch.
 #[test]
 fn a_step_of_mnist_small() {
     let Some(gpu) = device::open() else { return };
@@ -72,5 +73,5 @@ fn a_step_of_mnist_small() {
         Trainer::new(flow, Source::from(set), &settings, Budget::Steps(100), Key::new(2)).expect("images that fit");
     let (launches, kernels) = count(&gpu, &mut trainer);
     println!("mnist-small: {launches} launches\n{kernels}");
-    assert!(launches <= 6000, "mnist-small: {launches} launches\n{kernels}");
+    assert!(launches <= 1400, "mnist-small: {launches} launches\n{kernels}");
 }

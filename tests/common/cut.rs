@@ -108,6 +108,9 @@ impl<B: Backend> Backend for Cut<B> {
             rule: &FixedPointRule, y: &B::Tensor, g: &B::Tensor, state: FixedPointState<B::Tensor>
         ) -> FixedPointState<B::Tensor>;
         power_iteration(w: &B::Tensor, u: B::Tensor, v: B::Tensor, count: usize) -> [B::Tensor; 3];
+        conv2d_power_iteration(
+            kernel: &B::Tensor, padding: Padding, u: B::Tensor, v: B::Tensor, count: usize
+        ) -> [B::Tensor; 3];
         spline(rule: &Spline, x: &B::Tensor, raw: &B::Tensor) -> [B::Tensor; 2];
         spline_inverse(rule: &Spline, y: &B::Tensor, raw: &B::Tensor) -> B::Tensor;
         spline_reverse(

@@ -374,6 +374,19 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         composed::power_iteration(self, w, u, v, count)
     }
 
+    /// Makes `count` power iterations on a convolution, kernel `[c_out, kh, kw, c_in]`, on images of one size, from u
+    /// `[1, h', w', c_out]` and v `[1, h, w, c_in]`, as [`power_iteration`](Self::power_iteration) does on a matrix.
+    fn conv2d_power_iteration(
+        &self,
+        kernel: &Self::Tensor,
+        padding: Padding,
+        u: Self::Tensor,
+        v: Self::Tensor,
+        count: usize,
+    ) -> [Self::Tensor; 3] {
+        composed::conv2d_power_iteration(self, kernel, padding, u, v, count)
+    }
+
     /// Maps numbers x `[n, c]` by rational-quadratic splines with raw parameters `[n, c (3K − 1)]`, those of a number side
     /// by side ([`Spline`]): y and ln dy/dx, `[n, c]` each.
     fn spline(&self, rule: &Spline, x: &Self::Tensor, raw: &Self::Tensor) -> [Self::Tensor; 2] {

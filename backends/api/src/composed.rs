@@ -8,7 +8,7 @@ pub use net::{net_forward, net_jvp, net_pullback, net_series, net_tangents, net_
 pub use crate::spline::{spline, spline_inverse, spline_reverse};
 use crate::{
     Activation, ActivationReverse, AdamStep, Backend, Binary, FixedPointColumn, FixedPointRule, FixedPointState,
-    LIPSWISH_SCALE, Over, Reduce, SeriesState, TermWeight, Unary,
+    LIPSWISH_SCALE, Over, Padding, Reduce, SeriesState, TermWeight, Unary,
 };
 
 /// Small expressions over tensors; every operand is a handle.
@@ -253,6 +253,31 @@ pub fn power_iteration<B: Backend>(
     }
     let sigma = backend.dot(&u, &backend.matmul(w, false, &v, false));
     [backend.reshape(&u, [o].into()), backend.reshape(&v, [i].into()), sigma]
+}
+
+/// [`Backend::conv2d_power_iteration`] without fusion.
+pub fn conv2d_power_iteration<B: Backend>(
+    backend: &B,
+    kernel: &B::Tensor,
+    padding: Padding,
+    mut u: B::Tensor,
+    mut v: B::Tensor,
+    count: usize,
+) -> [B::Tensor; 3] {
+    let inputs = backend.shape(&v);
+    let image = [inputs[1], inputs[2]];
+    let unit = |x: B::Tensor, old: &B::Tensor| {
+        let norm = backend.unary(Unary::Sqrt, backend.dot(&x, &x));
+        let scaled = backend.binary(Binary::Div, x, &norm);
+        let usable = backend.binary(Binary::Less, backend.full(0.0, [1].into()), &norm);
+        backend.select(&usable, &scaled, old)
+    };
+    for _ in 0..count {
+        v = unit(backend.conv2d_input(&u, kernel, padding, image), &v);
+        u = unit(backend.conv2d(&v, kernel, padding), &u);
+    }
+    let sigma = backend.dot(&u, &backend.conv2d(&v, kernel, padding));
+    [u, v, sigma]
 }
 
 /// [`Backend::adam_step`] without fusion.

@@ -1,6 +1,6 @@
 //! Power iteration: step by step against double precision, zero products, and convergence to a known σ.
 
-use resflow_backend::{Backend, Element, composed};
+use resflow_backend::{Backend, Element, Padding, composed};
 
 use crate::draw::{Draw, check, download, extent, seed, upload};
 use crate::reference::Array;
@@ -68,6 +68,55 @@ pub fn power_iteration<B: Backend>(backend: &B) {
             let size = Array::full(want.shape, *size);
             assert_close::<B::Elem>(&format!("power_iteration, {what}"), &got, want, &size, *units);
             assert_close::<B::Elem>(&format!("power_iteration, {what}"), &got, &composed, &size, 2.0 * units);
+        }
+    });
+}
+
+/// `conv2d_power_iteration` of 0 to 3 steps is that of the matrix of the convolution, and its composition.
+pub fn conv2d_power_iteration<B: Backend>(backend: &B) {
+    let extents = (1usize..5, 1usize..5, 1usize..4, 1usize..4, 0usize..2, 0usize..2);
+    check("conv2d_power_iteration", (extents, 0usize..4, seed()), |((h, w, c, o, kh, kw), count, seed)| {
+        let (mut draw, kernel) = (Draw::new(seed), [2 * kh + 1, 2 * kw + 1]);
+        let padding = Padding::same(kernel);
+        let k = draw.array::<B::Elem>([o, kernel[0], kernel[1], c]);
+        let (inputs, outputs) = (h * w * c, h * w * o);
+        // column e is what the convolution makes of the unit vector e
+        let mut columns = Array::full([inputs, outputs], 0.0);
+        for e in 0..inputs {
+            let mut one = Array::full([1, h, w, c], 0.0);
+            one.data[e] = 1.0;
+            columns.data[e * outputs..(e + 1) * outputs].copy_from_slice(&one.conv2d(&k, padding).data);
+        }
+        let matrix = columns.permute(&[1, 0]);
+        let mut unit = |n: usize| {
+            let x = draw.array::<B::Elem>([n, 1]);
+            let length = norm(&x).max(1e-3);
+            x.map(|x| x / length).rounded::<B::Elem>()
+        };
+        let mut u = Vector { x: unit(outputs), units: 0.0 };
+        let mut v = Vector { x: unit(inputs), units: 0.0 };
+        let dk = draw.tensor(backend, &k);
+        let du = draw.tensor(backend, &u.x.reshape([1, h, w, o]));
+        let dv = draw.tensor(backend, &v.x.reshape([1, h, w, c]));
+        let composition = composed::conv2d_power_iteration(backend, &dk, padding, du.clone(), dv.clone(), count);
+        let got = backend.conv2d_power_iteration(&dk, padding, du, dv, count);
+        for _ in 0..count {
+            v.step(&matrix, true, &u);
+            u.step(&matrix, false, &v);
+        }
+        let s = Array::new([1], vec![sigma(&matrix, &u.x, &v.x)]);
+        let s_units = u.units + v.units + sum(inputs) + sum(outputs);
+        if s_units * B::Elem::EPSILON > 0.1 {
+            return;
+        }
+        let [u_image, v_image] = [u.x.reshape([1, h, w, o]), v.x.reshape([1, h, w, c])];
+        let want = [(u_image, u.units, 1.0), (v_image, v.units, 1.0), (s, s_units, norm(&matrix))];
+        for (k, (want, units, size)) in want.iter().enumerate() {
+            let what = format!("conv2d_power_iteration, {}", ["u", "v", "σ"][k]);
+            let size = Array::full(want.shape, *size);
+            for got in [&got[k], &composition[k]] {
+                assert_close::<B::Elem>(&what, &download(backend, got), want, &size, *units);
+            }
         }
     });
 }

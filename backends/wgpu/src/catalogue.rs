@@ -24,6 +24,7 @@ fn catalogue() -> Vec<(&'static str, Vec<Box<dyn Kernel>>)> {
     vec![
         of::<activation::Fused>(),
         of::<adam::Adam>(),
+        of::<deferred::ConvolutionPowers>(),
         of::<deferred::Powers>(),
         of::<deferred::Program>(),
         of::<deferred::Reductions>(),

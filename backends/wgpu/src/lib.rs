@@ -370,6 +370,18 @@ impl Backend for Wgpu {
         fused.unwrap_or_else(|| composed::power_iteration(self, w, u, v, count))
     }
 
+    fn conv2d_power_iteration(
+        &self,
+        kernel: &Tensor,
+        padding: Padding,
+        u: Tensor,
+        v: Tensor,
+        count: usize,
+    ) -> [Tensor; 3] {
+        let fused = self.gpu.conv2d_power_iteration([kernel, &u, &v], padding, count);
+        fused.unwrap_or_else(|| composed::conv2d_power_iteration(self, kernel, padding, u, v, count))
+    }
+
     fn adam_step(
         &self,
         rule: &AdamStep,

@@ -8,6 +8,7 @@
 //! Results are regions of one buffer ([`Arena`](crate::arena::Arena)). A job holds its operands and its result, so that no memory
 //! is used again before it has run. Which operations run together does not change what they compute.
 
+mod conv_power;
 mod power;
 mod program;
 mod reduction;
@@ -16,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard};
 
 #[cfg(test)]
-pub(crate) use self::{power::Powers, program::Program, reduction::Reductions};
+pub(crate) use self::{conv_power::ConvolutionPowers, power::Powers, program::Program, reduction::Reductions};
 use resflow_backend::Shape;
 
 use crate::device::Gpu;
@@ -48,6 +49,7 @@ enum Kind {
     Program,
     Reduction,
     Power,
+    ConvolutionPower,
 }
 
 /// An operand: a tensor, and whether element i of the result asks for its element i alone.
@@ -138,7 +140,7 @@ impl Gpu {
         let jobs = std::mem::take(&mut pending.jobs);
         let mut runs = chosen(&jobs, wanted);
         // power iterations are made of all weights at once, and what comes of them is prepared for all, too
-        let is_power = |job: &Job| job.kind == Kind::Power;
+        let is_power = |job: &Job| matches!(job.kind, Kind::Power | Kind::ConvolutionPower);
         let mut all = wanted.is_none();
         if !all && jobs.iter().zip(&runs).any(|(job, run)| *run && is_power(job)) {
             runs = chosen(&jobs, None);
@@ -156,7 +158,7 @@ impl Gpu {
         let segments = segments(&now);
         let levels = segments.iter().map(|s| s.level + 1).max().unwrap_or(0);
         for level in 0..levels {
-            for kind in [Kind::Program, Kind::Reduction, Kind::Power] {
+            for kind in [Kind::Program, Kind::Reduction, Kind::Power, Kind::ConvolutionPower] {
                 let of_kind = |s: &&Segment| s.level == level && now[s.jobs[0]].kind == kind;
                 let mut left: Vec<&Segment> = segments.iter().filter(of_kind).collect();
                 while !left.is_empty() {
@@ -188,6 +190,7 @@ impl Gpu {
             Kind::Program => program::table(&lists, outside),
             Kind::Reduction => reduction::table(&lists, outside),
             Kind::Power => power::table(&lists, outside),
+            Kind::ConvolutionPower => conv_power::table(&lists, outside),
         };
         let table = pending.tables.get(&words).cloned().unwrap_or_else(|| {
             if pending.tables.len() >= TABLES {
