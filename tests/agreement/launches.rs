@@ -1,6 +1,7 @@
 //! How much a training step asks of a GPU: the number of launches, which of rows is the same on every adapter.
 
 #[path = "../../benches/common/mod.rs"]
+#[expect(dead_code, reason = "shared with programs that use all of it")]
 mod common;
 
 use std::collections::BTreeMap;

@@ -269,11 +269,11 @@ fn pull_back<E: Element>(
                 } else {
                     weight
                 });
-                g.iter_mut().for_each(|g| {
+                for g in &mut g {
                     let images = pixels(g);
                     let size = [images.shape[1], images.shape[2]];
                     *g = like(&images.conv2d_input(&of(w), padding(w), size), g.shape);
-                });
+                }
             }
             Layer::Activation(f, b) => {
                 let mut own = 0.0;

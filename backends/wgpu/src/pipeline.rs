@@ -52,10 +52,13 @@ impl Pipelines {
 
     /// The kernels built so far, by their labels, with the launches of each.
     pub(crate) fn launches(&self) -> BTreeMap<String, u64> {
-        let counted = |(kernel, built): (&Box<dyn Kernel>, &Result<Arc<Pipeline>, BackendError>)| {
-            built.as_ref().ok().map(|pipeline| (kernel.label(), pipeline.launches.load(Ordering::Relaxed)))
-        };
-        lock(&self.built).iter().filter_map(counted).collect()
+        let mut counted = BTreeMap::new();
+        for (kernel, built) in lock(&self.built).iter() {
+            if let Ok(pipeline) = built {
+                counted.insert(kernel.label(), pipeline.launches.load(Ordering::Relaxed));
+            }
+        }
+        counted
     }
 
     fn build(

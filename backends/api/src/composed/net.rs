@@ -197,9 +197,8 @@ pub fn net_pullback<B: Backend>(
                     add_weight_gradient(backend, layer, &mut own[0], gdy, tangent[l]);
                 }
                 accumulate(backend, &mut own[1], &backend.reduce(Reduce::Sum, Over::Channel, &gy));
-                let back = |g| pull_back(backend, layer, &mut std::iter::empty(), g);
-                gy = back(gy);
-                gdy = gdy.into_iter().map(back).collect();
+                let back = |g: B::Tensor| pull_back(backend, layer, &mut std::iter::empty(), g);
+                (gy, gdy) = (back(gy), gdy.into_iter().map(back).collect());
             }
         }
     }

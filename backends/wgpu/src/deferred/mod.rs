@@ -115,8 +115,9 @@ impl Gpu {
     }
 
     fn defer(&self, job: Job) {
-        job.outs.iter().for_each(|out| out.storage().set_pending(true));
         let mut pending = self.pending();
+        // not before: another thread may be running a part of the same result, and says that it is done
+        job.outs.iter().for_each(|out| out.storage().set_pending(true));
         pending.jobs.push(job);
         if pending.jobs.len() >= MOST {
             self.run_pending(pending, None);
@@ -296,6 +297,8 @@ fn segments(jobs: &[Job]) -> Vec<Segment> {
         }
     }
     segments.retain(|s| !s.jobs.is_empty());
-    segments.iter_mut().for_each(|s| s.jobs.sort_unstable());
+    for segment in &mut segments {
+        segment.jobs.sort_unstable();
+    }
     segments
 }

@@ -1,5 +1,7 @@
 //! Power iterations on many matrices at once, a workgroup each.
 
+use std::fmt::Write as _;
+
 use super::program::{FETCH, reads};
 use super::{Job, Kind, Read, told};
 use crate::device::Gpu;
@@ -59,7 +61,7 @@ fn matrix_by_fetch(text: &str) -> String {
     let mut all = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let end = part.find(']').unwrap_or(part.len());
-        all += &format!("fetch(job.which >> 8u, {}){}", &part[..end], &part[end + 1..]);
+        let _ = write!(all, "fetch(job.which >> 8u, {}){}", &part[..end], &part[end + 1..]);
     }
     all
 }

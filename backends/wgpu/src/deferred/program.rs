@@ -1,5 +1,7 @@
 //! Elementwise operations and copies, each a few words of a table that a kernel goes through.
 
+use std::fmt::Write as _;
+
 use resflow_backend::{Binary, MAX_RANK, Shape, Unary};
 
 use super::{Job, Kind, LARGEST, LARGEST_COPY, OUTSIDE, Read, told};
@@ -47,10 +49,10 @@ impl Kernel for Program {
     fn source(&self) -> Source {
         let mut cases = String::new();
         for (k, op) in Unary::ALL.into_iter().enumerate() {
-            cases += &format!("        case {}u: {{ x = {}; }}\n", UNARY + k as u32, unary_text(op));
+            let _ = writeln!(cases, "        case {}u: {{ x = {}; }}", UNARY + k as u32, unary_text(op));
         }
         for (k, op) in Binary::ALL.into_iter().enumerate() {
-            cases += &format!("        case {}u: {{ x = {}; }}\n", BINARY + k as u32, binary_text(op));
+            let _ = writeln!(cases, "        case {}u: {{ x = {}; }}", BINARY + k as u32, binary_text(op));
         }
         let body = format!(
             "{FETCH}fn element(i: u32, at: u32) -> u32 {{

@@ -21,11 +21,11 @@ pub(super) fn named_derivatives(chain: &Chain) -> String {
     let mut known: Vec<Activation> = Vec::new();
     let mut text = String::new();
     for placed in chain.placed() {
-        if let Step::Activation(f) = placed.step {
-            if !known.contains(&f) {
-                known.push(f);
-                text += &crate::activation::derivatives(f).replace("fn derivatives(", &format!("fn {}(", name(f)));
-            }
+        if let Step::Activation(f) = placed.step
+            && !known.contains(&f)
+        {
+            known.push(f);
+            text += &crate::activation::derivatives(f).replace("fn derivatives(", &format!("fn {}(", name(f)));
         }
     }
     text

@@ -4,6 +4,8 @@
 //! bias of it. The shares of parameters that workgroups of the pullback left are added here, too. Rows are cut into slices, so
 //! that there is work for many; slices are added in order.
 
+use std::fmt::Write as _;
+
 use resflow_backend::{Over, Reduce};
 
 use super::pullback::Pullback;
@@ -68,6 +70,72 @@ impl Gradient {
     fn follows(&self) -> bool {
         !self.leads() || self.0.chain.products() > 1
     }
+
+    /// What workgroup `item` does: a tile of a layer's gradient, or a parameter's.
+    fn body(&self) -> String {
+        let (pullback, parameters) = (&self.0, self.0.chain.parameters());
+        let mut body = String::new();
+        let mut first = 0;
+        for job in &self.jobs() {
+            let (inputs, outputs, number) = (job.inputs, job.outputs, job.number);
+            let across = (inputs + 1).div_ceil(SIDE);
+            let last = first + outputs.div_ceil(SIDE) * across;
+            let before = pullback.before(number);
+            let leads = self.leads() && number == 0;
+            let call = |tangent: bool| {
+                let (name, place) = match (leads, tangent) {
+                    (true, false) => ("of_x", "0u".to_owned()),
+                    (true, true) => ("of_dx", "0u".to_owned()),
+                    (false, false) => ("of_input", format!("p.i{number}")),
+                    (false, true) => ("of_entering", format!("p.e{number}")),
+                };
+                let before = before + if tangent { outputs } else { 0 };
+                format!(
+                    "    sum = {name}(thread, p.n * {before}u, {place}, {outputs}u, {inputs}u, o, i, begin, end, sum);\n"
+                )
+            };
+            let tangent = if pullback.tangent { call(true) } else { String::new() };
+            let _ = writeln!(
+                body,
+                "  if (item >= {first}u && item < {last}u) {{
+    let o = (item - {first}u) / {across}u * {SIDE}u;
+    let i = (item - {first}u) % {across}u * {SIDE}u;
+    var sum = vec4<f32>(0.0);
+{}{tangent}    let at = group.y * {}u + {}u;
+    let r = thread / 16u;
+    let c = thread % 16u;
+    store(at, {outputs}u, {inputs}u, o + r, i + c, sum.x);
+    store(at, {outputs}u, {inputs}u, o + r, i + c + 16u, sum.y);
+    store(at, {outputs}u, {inputs}u, o + r + 16u, i + c, sum.z);
+    store(at, {outputs}u, {inputs}u, o + r + 16u, i + c + 16u, sum.w);
+  }}",
+                call(false),
+                self.numbers(),
+                job.at
+            );
+            first = last;
+        }
+        if !parameters.is_empty() {
+            let _ = writeln!(
+                body,
+                "  if (item >= {first}u) {{
+    // a slice's share of the tiles of the pullback
+    let share = (p.tiles + groups.y - 1u) / groups.y;
+    let stop = min((group.y + 1u) * share, p.tiles);
+    var sum = 0.0;
+    for (var t = group.y * share + thread; t < stop; t = t + {WORKGROUP}u) {{
+      sum = sum + cotangent[p.cotangent + p.n * {}u + (item - {first}u) * p.tiles + t];
+    }}
+    sum = combined(thread, sum);
+    if (thread == 0u) {{ out[group.y * {}u + {}u + item - {first}u] = sum; }}
+  }}",
+                pullback.cotangents(),
+                self.numbers(),
+                self.numbers() - parameters.len()
+            );
+        }
+        body
+    }
 }
 
 /// Σ_rows of products of a column of cotangents and a column of inputs, a tile of them at a time.
@@ -113,7 +181,6 @@ fn added(name: &str, inputs: &str, ones: &str) -> String {
 impl Kernel for Gradient {
     fn source(&self) -> Source {
         let (pullback, chain) = (&self.0, &self.0.chain);
-        let (jobs, parameters) = (self.jobs(), chain.parameters());
         let mut reads = vec!["cotangent"];
         let mut params = vec!["n: u32", "slice: u32", "tiles: u32"];
         let mut functions =
@@ -143,68 +210,11 @@ impl Kernel for Gradient {
   if (i == inputs) { out[at + outputs * inputs + o] = value; } else { out[at + o * inputs + i] = value; }
 }
 ";
-        let mut body = String::new();
-        let mut first = 0;
-        for job in &jobs {
-            let (inputs, outputs, number) = (job.inputs, job.outputs, job.number);
-            let across = (inputs + 1).div_ceil(SIDE);
-            let last = first + outputs.div_ceil(SIDE) * across;
-            let before = pullback.before(number);
-            let leads = self.leads() && number == 0;
-            let call = |tangent: bool| {
-                let (name, place) = match (leads, tangent) {
-                    (true, false) => ("of_x", "0u".to_owned()),
-                    (true, true) => ("of_dx", "0u".to_owned()),
-                    (false, false) => ("of_input", format!("p.i{number}")),
-                    (false, true) => ("of_entering", format!("p.e{number}")),
-                };
-                let before = before + if tangent { outputs } else { 0 };
-                format!(
-                    "    sum = {name}(thread, p.n * {before}u, {place}, {outputs}u, {inputs}u, o, i, begin, end, sum);\n"
-                )
-            };
-            let tangent = if pullback.tangent { call(true) } else { String::new() };
-            body += &format!(
-                "  if (item >= {first}u && item < {last}u) {{
-    let o = (item - {first}u) / {across}u * {SIDE}u;
-    let i = (item - {first}u) % {across}u * {SIDE}u;
-    var sum = vec4<f32>(0.0);
-{}{tangent}    let at = group.y * {}u + {}u;
-    let r = thread / 16u;
-    let c = thread % 16u;
-    store(at, {outputs}u, {inputs}u, o + r, i + c, sum.x);
-    store(at, {outputs}u, {inputs}u, o + r, i + c + 16u, sum.y);
-    store(at, {outputs}u, {inputs}u, o + r + 16u, i + c, sum.z);
-    store(at, {outputs}u, {inputs}u, o + r + 16u, i + c + 16u, sum.w);
-  }}
-",
-                call(false),
-                self.numbers(),
-                job.at
-            );
-            first = last;
-        }
-        if !parameters.is_empty() {
+        if !chain.parameters().is_empty() {
             functions += &tree("combined", "parts", "f32", WORKGROUP, "a + b");
             shared += 4 * WORKGROUP;
-            body += &format!(
-                "  if (item >= {first}u) {{
-    // a slice's share of the tiles of the pullback
-    let share = (p.tiles + groups.y - 1u) / groups.y;
-    let stop = min((group.y + 1u) * share, p.tiles);
-    var sum = 0.0;
-    for (var t = group.y * share + thread; t < stop; t = t + {WORKGROUP}u) {{
-      sum = sum + cotangent[p.cotangent + p.n * {}u + (item - {first}u) * p.tiles + t];
-    }}
-    sum = combined(thread, sum);
-    if (thread == 0u) {{ out[group.y * {}u + {}u + item - {first}u] = sum; }}
-  }}
-",
-                pullback.cotangents(),
-                self.numbers(),
-                self.numbers() - parameters.len()
-            );
         }
+        let body = self.body();
         let main = format!(
             "@compute @workgroup_size({WORKGROUP})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,

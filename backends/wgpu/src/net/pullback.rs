@@ -1,11 +1,13 @@
 //! The pullback of a value and at most one tangent: cotangents through all layers in one launch, then the gradients of all
 //! layers ([`gradient`](super::gradient)).
 
-use resflow_backend::Net;
+use std::fmt::Write as _;
+
+use resflow_backend::{Activation, Net};
 
 use super::gradient::Inputs;
 use super::tile::Tile;
-use super::{Chain, KEPT, MATRICES, SLOPES, Step, TANGENTS, matrices, parameters, rows};
+use super::{Chain, KEPT, MATRICES, Placed, SLOPES, Step, TANGENTS, matrices, parameters, rows};
 use crate::device::Gpu;
 use crate::kernel::{Kernel, Source, WORKGROUP, tree};
 use crate::tensor::Tensor;
@@ -37,6 +39,53 @@ impl Pullback {
     pub(super) fn cotangents(&self) -> usize {
         self.before(self.chain.products()) + self.copies() * usize::from(self.chain.width)
     }
+
+    /// The cotangents before an activation, and this workgroup's share of its parameter's gradient.
+    fn activation(&self, f: Activation, placed: &Placed, gathered: &[usize]) -> String {
+        let (number, width, tile) = (placed.number, placed.inputs, self.tile);
+        let mut text = String::new();
+        let kept = |k: usize| format!("kept[p.kept + p.k{number} + {}u * p.stride + row * {width}u + c]", k * width);
+        let (mut crossed, mut others) = (String::from("0.0"), String::new());
+        if self.tangent {
+            crossed = format!("tangent[p.tangent + p.t{number} + row * {width}u + c] * other[at]");
+            others = "      other[at] = other[at] * d1;\n".into();
+        }
+        let mut share = String::new();
+        if f.has_parameter() {
+            share = format!(
+                "      if (inside) {{
+        let x = {};
+        share = share + g * (x * d1 - {}) + crossed * x * d2;
+      }}
+",
+                kept(0),
+                kept(1)
+            );
+            text += "  share = 0.0;\n";
+        }
+        text += &tile.each(
+            width,
+            &format!(
+                "      let d1 = {};
+      let d2 = {};
+      let g = own[at];
+      let crossed = {crossed};
+      own[at] = fma(g, d1, crossed * d2);
+{others}{share}",
+                kept(2),
+                kept(3)
+            ),
+        );
+        if let Some(place) = gathered.iter().position(|&a| a == number) {
+            let _ = writeln!(
+                text,
+                "  share = combined(thread, share) / slope[p.slope + p.s{number}];
+  if (thread == 0u) {{ out[p.n * {}u + {place}u * p.tiles + item] = share; }}",
+                self.cotangents()
+            );
+        }
+        text
+    }
 }
 
 impl Kernel for Pullback {
@@ -54,8 +103,9 @@ impl Kernel for Pullback {
         let store = |before: usize, width: usize| {
             let mut text = String::new();
             for (copy, tile) in tiles.iter().enumerate() {
-                text += &format!(
-                    "      if (inside) {{ out[p.n * {}u + row * {width}u + c] = {tile}[at]; }}\n",
+                let _ = writeln!(
+                    text,
+                    "      if (inside) {{ out[p.n * {}u + row * {width}u + c] = {tile}[at]; }}",
                     before + copy * width
                 );
             }
@@ -73,51 +123,7 @@ impl Kernel for Pullback {
                         &str::to_owned,
                     );
                 }
-                Step::Activation(f) => {
-                    let number = placed.number;
-                    let kept = |k: usize| {
-                        format!("kept[p.kept + p.k{number} + {}u * p.stride + row * {width}u + c]", k * width)
-                    };
-                    let (mut crossed, mut others) = (String::from("0.0"), String::new());
-                    if self.tangent {
-                        crossed = format!("tangent[p.tangent + p.t{number} + row * {width}u + c] * other[at]");
-                        others = "      other[at] = other[at] * d1;\n".into();
-                    }
-                    let mut share = String::new();
-                    if f.has_parameter() {
-                        share = format!(
-                            "      if (inside) {{
-        let x = {};
-        share = share + g * (x * d1 - {}) + crossed * x * d2;
-      }}
-",
-                            kept(0),
-                            kept(1)
-                        );
-                        main += "  share = 0.0;\n";
-                    }
-                    main += &tile.each(
-                        width,
-                        &format!(
-                            "      let d1 = {};
-      let d2 = {};
-      let g = own[at];
-      let crossed = {crossed};
-      own[at] = fma(g, d1, crossed * d2);
-{others}{share}",
-                            kept(2),
-                            kept(3)
-                        ),
-                    );
-                    if let Some(place) = gathered.iter().position(|&a| a == number) {
-                        main += &format!(
-                            "  share = combined(thread, share) / slope[p.slope + p.s{number}];
-  if (thread == 0u) {{ out[p.n * {}u + {place}u * p.tiles + item] = share; }}
-",
-                            self.cotangents()
-                        );
-                    }
-                }
+                Step::Activation(f) => main += &self.activation(f, &placed, &gathered),
             }
         }
         main += &store(self.before(chain.products()), chain.width.into());
@@ -167,7 +173,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn of(chain: &Chain, kept: &[&[Tensor]], n: usize) -> Option<Option<Self>> {
+    /// None or one of them: of nets without activations none; `None` where they do not lie so.
+    fn of(chain: &Chain, kept: &[&[Tensor]], n: usize) -> Option<Vec<Self>> {
         let mut found: Option<Self> = None;
         for (placed, own) in chain.placed().iter().zip(kept) {
             if let Step::Product(_) = placed.step {
@@ -194,7 +201,7 @@ impl Kept {
                 None => found = Some(Self { base: x.clone(), places: vec![place], stride }),
             }
         }
-        Some(found)
+        Some(found.into_iter().collect())
     }
 }
 
@@ -260,7 +267,7 @@ impl Gpu {
         let mut params = vec![n as u32, tiles as u32];
         params.extend(&matrices.places);
         operands.extend(gdy);
-        if let Some(kept) = &of_activations {
+        if let Some(kept) = of_activations.first() {
             operands.push(&kept.base);
             params.push(kept.stride);
             params.extend(&kept.places);

@@ -1,5 +1,7 @@
 //! Successive terms of the series of log det and of the Neumann vector, with the rule by which rows stop, in one launch.
 
+use std::fmt::Write as _;
+
 use resflow_backend::{Net, SeriesState, TermWeights};
 
 use super::tile::{LANES, Tile};
@@ -111,8 +113,9 @@ fn along_row(thread: u32, lane: u32, own: vec3<f32>) -> vec3<f32> {{
     );
     let mut stride = LANES / 2;
     while stride > 0 {
-        text += &format!(
-            "  if (lane < {stride}u) {{ sums[thread] = sums[thread] + sums[thread + {stride}u]; }}\n  workgroupBarrier();\n"
+        let _ = writeln!(
+            text,
+            "  if (lane < {stride}u) {{ sums[thread] = sums[thread] + sums[thread + {stride}u]; }}\n  workgroupBarrier();"
         );
         stride /= 2;
     }
@@ -175,9 +178,9 @@ impl Kernel for Series {
                 params.extend(WEIGHTS);
                 functions += "fn weight(t: u32) -> f32 {\n";
                 for t in 0..PASSED - 1 {
-                    functions += &format!("  if (t == {t}u) {{ return p.w{t}; }}\n");
+                    let _ = writeln!(functions, "  if (t == {t}u) {{ return p.w{t}; }}");
                 }
-                functions += &format!("  return p.w{};\n}}\n", PASSED - 1);
+                let _ = writeln!(functions, "  return p.w{};\n}}", PASSED - 1);
             }
         }
         let body = functions + &tile.declare(&["tile"]) + &tile.main(&main);
