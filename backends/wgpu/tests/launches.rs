@@ -170,3 +170,26 @@ fn long_chains_of_small_operations() {
     let want: Vec<f32> = (0..10).flat_map(|k| [2.0 * (1000 * k + 1) as f32; 5]).collect();
     assert_eq!(gpu.download(&sums), Ok(want));
 }
+
+/// A thread that waits for everything runs what others have written down so far, also half of what they join.
+#[test]
+fn threads_run_what_waits_for_others() {
+    let Some(gpu) = device::shared() else { return };
+    let join = |thread: usize| {
+        for round in 0..500 {
+            let parts: Vec<_> = (0..40)
+                .map(|k| gpu.affine(gpu.full(1.0, [3, 1].into()), f64::from(k), (thread + round) as f64))
+                .collect();
+            let joined = gpu.concat(&parts.iter().collect::<Vec<_>>(), 0);
+            let want: Vec<f32> = (0..40).flat_map(|k| [(k + thread + round) as f32; 3]).collect();
+            assert_eq!(gpu.download(&joined), Ok(want), "thread {thread}, round {round}");
+        }
+    };
+    thread::scope(|scope| {
+        let handles: Vec<_> = (0..4).map(|thread| scope.spawn(move || join(thread))).collect();
+        while handles.iter().any(|handle| !handle.is_finished()) {
+            gpu.synchronize().expect("the device is sound");
+        }
+        handles.into_iter().for_each(|handle| handle.join().expect("no panic"));
+    });
+}
