@@ -190,6 +190,8 @@ fn threads_run_what_waits_for_others() {
         while handles.iter().any(|handle| !handle.is_finished()) {
             gpu.synchronize().expect("the device is sound");
         }
-        handles.into_iter().for_each(|handle| handle.join().expect("no panic"));
+        for handle in handles {
+            handle.join().expect("no panic");
+        }
     });
 }
