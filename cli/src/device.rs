@@ -149,10 +149,8 @@ impl Arithmetic {
         let half = matches!(self.products, Some(ProductsName::F16x3 | ProductsName::F16));
         if let Some(products) = self.products.map(Products::from).filter(|p| *p != Products::F32) {
             if half != gpu {
-                let (others, own, those) = match gpu {
-                    true => ("cpu", "wgpu", "f16x3 and f16"),
-                    false => ("wgpu", "cpu", "bf16x3, bf16x6 and bf16"),
-                };
+                let (others, own, those) =
+                    if gpu { ("cpu", "wgpu", "f16x3 and f16") } else { ("wgpu", "cpu", "bf16x3, bf16x6 and bf16") };
                 return Err(usage(format_args!(
                     "--products {products} is for --backend {others}; --backend {own} has f32, {those}"
                 )));

@@ -92,6 +92,7 @@ mod products {
 
     use super::Products;
 
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde hands over references
     pub(super) fn serialize<S: Serializer>(products: &Products, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(products.name())
     }
