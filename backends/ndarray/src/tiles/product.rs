@@ -192,8 +192,8 @@ pub(crate) fn multiply(products: Products, o: &Operands<'_, f32>, start: Start<'
     })
 }
 
-/// Sends rows x `[rows, k₁]` through a chain on tiles, 32 at a time, and writes what comes out, times `factors` `[rows, n]`, to
-/// `out`, `[rows, n]` of the last link. Returns the number of rows that were done: a block of rows with a number that is not
+/// Sends rows x `[rows, d]` through a chain that begins and ends with d numbers on tiles, 32 rows at a time, and replaces them by
+/// what comes out, times `factors` `[rows, d]`. Returns the number of rows that were done: a block of rows with a number that is not
 /// ordinary on its way, and all after it, are left to f32.
 pub(crate) fn chain(
     products: Products,
