@@ -73,7 +73,7 @@ macro_rules! counted {
     )*};
 }
 
-/// All 48 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
+/// All 53 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
 /// the inner backend's fused operation would not run, and its parts would be counted in its place. What the inner
 /// backend composes itself counts as one call. The lint tells of methods that a later version of the trait adds.
 #[warn(clippy::missing_trait_methods)]

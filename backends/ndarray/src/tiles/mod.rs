@@ -1,5 +1,5 @@
-//! Products of f32 on Intel's matrix unit (AMX), which multiplies bf16 and adds in f32: an operand is a sum of two or three
-//! bf16 numbers ([`pack`]), a product the sum of three or six of theirs.
+//! Products of f32 on Intel's matrix unit (AMX), which multiplies bf16 and adds in f32: an operand is a sum of one to three
+//! bf16 numbers ([`pack`]), a product the sum of one, three or six of theirs.
 //!
 //! With three parts a product is as accurate as one in f32, with two the error is 2e−6 of |row| |column|, with one 1e−3.
 //! Numbers that are none, infinite, or rounded to an infinity make no such sum: a product with one is left to f32. What is

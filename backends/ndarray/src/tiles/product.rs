@@ -1,7 +1,6 @@
 //! Products of row-major operands on tiles: 32 rows at a time go through all columns while they are packed.
 
 use std::cell::RefCell;
-use std::sync::OnceLock;
 
 use resflow_backend::Products;
 
@@ -51,22 +50,17 @@ impl Packed {
             self.ordinary &= pack_in(self.parts, &source, false, columns(n, block), to);
         }
     }
-}
 
-impl Packed {
-    fn of(parts: usize, link: &Link<'_, f32>) -> Self {
+    /// Packs b afresh.
+    fn of(parts: usize, b: &[f32], transposed: bool, k: usize, n: usize) -> Self {
         let mut packed = Self::new(parts);
-        packed.fill(link.b, false, link.k, link.n);
+        packed.fill(b, transposed, k, n);
         packed
     }
 
-    fn is(&self, parts: usize, link: &Link<'_, f32>) -> bool {
-        (self.parts, self.inner, self.columns, self.transposed) == (parts, link.k, link.n, false)
-    }
-
-    /// Whether this is the right operand of a product.
-    fn fits(&self, parts: usize, o: &Operands<'_, f32>) -> bool {
-        (self.parts, self.inner, self.columns, self.transposed) == (parts, o.k, o.n, o.transpose_b)
+    /// Whether the numbers were packed as this operand.
+    fn is(&self, parts: usize, transposed: bool, k: usize, n: usize) -> bool {
+        (self.parts, self.transposed, self.inner, self.columns) == (parts, transposed, k, n)
     }
 }
 
@@ -102,32 +96,26 @@ fn numbers(lines: &mut [Line]) -> &mut [f32] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * SIDE) }
 }
 
-/// Whether tiles should do a product.
-fn suits(o: &Operands<'_, f32>) -> bool {
-    let [m, k, n] = LEAST;
-    o.m >= m && o.k >= k && o.n >= n && o.m * o.k * o.n >= LEAST_WORK
+/// Whether tiles should do a product of these extents.
+fn suits(extents: [usize; 3]) -> bool {
+    let large = extents.iter().zip(LEAST).all(|(&extent, least)| extent >= least);
+    large && extents.iter().product::<usize>() >= LEAST_WORK
 }
 
 /// Does a product on tiles; false if it is left to f32: where that is faster, and where an operand has a number that is not
 /// ordinary.
 pub(crate) fn multiply(products: Products, o: &Operands<'_, f32>, start: Start<'_, f32>, out: &mut [f32]) -> bool {
     let parts = parts(products);
-    if parts == 0 || !suits(o) {
+    let &Operands { m, k, n, .. } = o;
+    if parts == 0 || !suits([m, k, n]) {
         return false;
     }
-    let &Operands { m, k, n, .. } = o;
     assert!(o.a.len() == m * k && o.b.len() == k * n && out.len() == m * n, "tiles: operands of other shapes");
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { left, right, sums } = scratch;
-        let kept = o.packed.map(|cell| {
-            cell.get_or_init(|| {
-                let mut packed = Packed::new(parts);
-                packed.fill(o.b, o.transpose_b, k, n);
-                packed
-            })
-        });
+        let kept = o.packed.map(|cell| cell.get_or_init(|| Packed::of(parts, o.b, o.transpose_b, k, n)));
         let b = match kept {
-            Some(kept) if kept.fits(parts, o) => kept,
+            Some(kept) if kept.is(parts, o.transpose_b, k, n) => kept,
             _ => {
                 right.parts = parts;
                 right.fill(o.b, o.transpose_b, k, n);
@@ -192,6 +180,16 @@ pub(crate) fn multiply(products: Products, o: &Operands<'_, f32>, start: Start<'
     })
 }
 
+fn afresh(parts: usize, link: &Link<'_, f32>) -> Packed {
+    Packed::of(parts, link.b, false, link.k, link.n)
+}
+
+/// What is kept of a link's b, or is from now on; `None` if that is of another arithmetic, or its transpose.
+fn kept<'a>(parts: usize, link: &Link<'a, f32>) -> Option<&'a Packed> {
+    let kept = link.packed.map(|cell| cell.get_or_init(|| afresh(parts, link)));
+    kept.filter(|kept| kept.is(parts, false, link.k, link.n))
+}
+
 /// Sends rows x `[rows, d]` through a chain that begins and ends with d numbers on tiles, 32 rows at a time, and replaces them by
 /// what comes out, times `factors` `[rows, d]`. Returns the number of rows that were done: a block of rows with a number that is not
 /// ordinary on its way, and all after it, are left to f32.
@@ -204,24 +202,13 @@ pub(crate) fn chain(
 ) -> usize {
     let parts = parts(products);
     let (Some(first), Some(last)) = (links.first(), links.last()) else { return 0 };
-    if parts == 0 || !links.iter().any(|link| suits_link(rows, link)) {
+    if parts == 0 || !links.iter().any(|link| suits([rows, link.k, link.n])) {
         return 0;
     }
     assert!(first.k == last.n && x.len() == rows * first.k, "tiles: rows of another width than the chain's");
-    let mut owned: Vec<Packed> = Vec::new();
-    for link in links {
-        if link.packed.is_none_or(|cell| !cell.get_or_init(|| Packed::of(parts, link)).is(parts, link)) {
-            owned.push(Packed::of(parts, link));
-        }
-    }
-    let mut spare = owned.iter();
-    let packed: Vec<&Packed> = links
-        .iter()
-        .map(|link| match link.packed.and_then(OnceLock::get) {
-            Some(kept) if kept.is(parts, link) => kept,
-            _ => spare.next().expect("packed above"),
-        })
-        .collect();
+    let owned: Vec<_> = links.iter().map(|link| kept(parts, link).is_none().then(|| afresh(parts, link))).collect();
+    let packed = links.iter().zip(&owned).map(|(link, own)| own.as_ref().or_else(|| kept(parts, link)));
+    let packed: Vec<&Packed> = packed.map(|b| b.expect("kept or packed afresh")).collect();
     if packed.iter().any(|b| !b.ordinary) {
         return 0;
     }
@@ -258,12 +245,6 @@ pub(crate) fn chain(
         }
         rows
     })
-}
-
-/// Whether tiles should do a chain with this product.
-fn suits_link(rows: usize, link: &Link<'_, f32>) -> bool {
-    let [m, k, n] = LEAST;
-    rows >= m && link.k >= k && link.n >= n && rows * link.k * link.n >= LEAST_WORK
 }
 
 /// Writes the product of a packed block of rows and all columns to `out`, `[32, stride]`, or adds it.
