@@ -306,16 +306,19 @@ impl Backend for Wgpu {
     }
 
     fn net_forward(&self, net: &Net<Tensor>, x: &Tensor, order: usize) -> NetForward<Tensor> {
-        self.gpu.net_forward(net, x, order).unwrap_or_else(|| composed::net_forward(self, net, x, order))
+        let fused = self.gpu.net_forward(net, x, order).or_else(|| self.gpu.segments_forward(net, x, order));
+        fused.unwrap_or_else(|| composed::net_forward(self, net, x, order))
     }
 
     fn net_tangents(&self, net: &Net<Tensor>, slopes: &[&Tensor], dx: &Tensor) -> Vec<Tensor> {
-        let fused = self.gpu.net_tangents(net, slopes, dx, false).map(|(tangents, _)| tangents);
-        fused.unwrap_or_else(|| composed::net_tangents(self, net, slopes, dx))
+        let fused = self.gpu.net_tangents(net, slopes, dx, false);
+        let fused = fused.or_else(|| self.gpu.segments_tangents(net, slopes, dx, false));
+        fused.map(|(tangents, _)| tangents).unwrap_or_else(|| composed::net_tangents(self, net, slopes, dx))
     }
 
     fn net_jvp(&self, net: &Net<Tensor>, slopes: &[&Tensor], dx: &Tensor) -> (Tensor, Vec<Tensor>) {
-        match self.gpu.net_tangents(net, slopes, dx, true) {
+        let fused = self.gpu.net_tangents(net, slopes, dx, true);
+        match fused.or_else(|| self.gpu.segments_tangents(net, slopes, dx, true)) {
             Some((tangents, Some(dy))) => (dy, tangents),
             _ => composed::net_jvp(self, net, slopes, dx),
         }
@@ -332,11 +335,12 @@ impl Backend for Wgpu {
     ) -> (Tensor, Vec<Tensor>) {
         net.check_pullback(kept, tangents, gdy.len(), grads.len());
         let fused = self.gpu.net_pullback(net, kept, tangents, &gy, &gdy, grads);
+        let fused = fused.or_else(|| self.gpu.segments_pullback(net, kept, tangents, &gy, &gdy, grads));
         fused.unwrap_or_else(|| composed::net_pullback(self, net, kept, tangents, gy, gdy, grads))
     }
 
     fn net_vjp(&self, net: &Net<Tensor>, slopes: &[&Tensor], gy: Tensor) -> Tensor {
-        let fused = self.gpu.net_vjp(net, slopes, &gy);
+        let fused = self.gpu.net_vjp(net, slopes, &gy).or_else(|| self.gpu.segments_vjp(net, slopes, &gy));
         fused.unwrap_or_else(|| composed::net_vjp(self, net, slopes, gy))
     }
 
@@ -351,6 +355,8 @@ impl Backend for Wgpu {
         state: SeriesState<Tensor>,
     ) -> SeriesState<Tensor> {
         let fused = self.gpu.net_series(net, slopes, first, weights, probe, negligible, &state);
+        let in_segments = || self.gpu.segments_series(net, slopes, first, weights, probe, negligible, &state);
+        let fused = fused.or_else(in_segments);
         fused.unwrap_or_else(|| composed::net_series(self, net, slopes, first, weights, probe, negligible, state))
     }
 

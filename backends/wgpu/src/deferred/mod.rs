@@ -184,6 +184,25 @@ impl Gpu {
         }
     }
 
+    /// A table on the device, kept: the same ones are asked for again.
+    pub(crate) fn kept_table(&self, words: Vec<u32>) -> Tensor {
+        self.table_in(&mut self.pending(), words)
+    }
+
+    fn table_in(&self, pending: &mut Pending, words: Vec<u32>) -> Tensor {
+        if let Some(known) = pending.tables.get(&words) {
+            return known.clone();
+        }
+        if pending.tables.len() >= TABLES {
+            pending.tables.clear();
+        }
+        let table = self.upload_kept(bytemuck::cast_slice(&words), [words.len()].into());
+        if table.fault().is_none() {
+            pending.tables.insert(words, table.clone());
+        }
+        table
+    }
+
     /// One launch of jobs that do not depend on each other, or within segments only.
     fn run_together(&self, pending: &mut Pending, kind: Kind, jobs: &[Job], segments: &[&Segment], outside: &[u64]) {
         let lists: Vec<Vec<&Job>> = segments.iter().map(|s| s.jobs.iter().map(|&j| &jobs[j]).collect()).collect();
@@ -193,16 +212,7 @@ impl Gpu {
             Kind::Power => power::table(&lists, outside),
             Kind::ConvolutionPower => conv_power::table(&lists, outside),
         };
-        let table = pending.tables.get(&words).cloned().unwrap_or_else(|| {
-            if pending.tables.len() >= TABLES {
-                pending.tables.clear();
-            }
-            let table = self.upload_kept(bytemuck::cast_slice(&words), [words.len()].into());
-            if table.fault().is_none() {
-                pending.tables.insert(words, table.clone());
-            }
-            table
-        });
+        let table = self.table_in(pending, words);
         let Some(arena) = self.arena_tensor() else { return };
         let nothing = self.empty([0].into(), None);
         let all = || lists.iter().flatten();

@@ -17,13 +17,11 @@ pub(crate) struct Forward {
 }
 
 /// The functions `derivatives_0`, … of activations, each with the name of its own.
-pub(super) fn named_derivatives(chain: &Chain) -> String {
+pub(super) fn named_derivatives(functions: impl Iterator<Item = Activation>) -> String {
     let mut known: Vec<Activation> = Vec::new();
     let mut text = String::new();
-    for placed in chain.placed() {
-        if let Step::Activation(f) = placed.step
-            && !known.contains(&f)
-        {
+    for f in functions {
+        if !known.contains(&f) {
             known.push(f);
             text += &crate::activation::derivatives(f).replace("fn derivatives(", &format!("fn {}(", name(f)));
         }
@@ -31,7 +29,7 @@ pub(super) fn named_derivatives(chain: &Chain) -> String {
     text
 }
 
-fn name(f: Activation) -> String {
+pub(super) fn name(f: Activation) -> String {
     format!("derivatives_{}", Activation::ALL.iter().position(|&other| other == f).unwrap_or_default())
 }
 
@@ -102,11 +100,15 @@ impl Kernel for Forward {
             reads.push("slope");
             params.extend(&SLOPES[..chain.activations()]);
         }
+        let functions = chain.steps.iter().flatten().filter_map(|step| match step {
+            Step::Activation(f) => Some(*f),
+            Step::Product(_) => None,
+        });
         Source {
             reads,
             writes: vec!["out"],
             params,
-            body: tile.declare(&["tile"]) + &named_derivatives(chain) + &tile.main(&main),
+            body: tile.declare(&["tile"]) + &named_derivatives(functions) + &tile.main(&main),
             shared: tile.bytes(),
             ..Source::default()
         }

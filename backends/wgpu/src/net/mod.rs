@@ -5,15 +5,18 @@
 //! together are windows of one buffer ([`Gpu::packed`]): every device can bind eight only, so that what a kernel makes is
 //! windows of one buffer, too.
 //!
-//! A net that is no chain (convolutions, wide or many layers) is left to the compositions.
+//! A net that is no chain (convolutions, long rows) goes through in segments ([`segment`]), or is left to the compositions.
 
 mod forward;
 mod gradient;
 mod pullback;
+mod segment;
 mod series;
 mod tangent;
 mod tile;
 
+#[cfg(test)]
+pub(crate) use self::segment::{SegmentForward, SegmentGradients, SegmentPass, SegmentPullback, SegmentTerms};
 #[cfg(test)]
 pub(crate) use self::{forward::Forward, gradient::Gradient, pullback::Pullback, series::Series, tangent::Tangent};
 use resflow_backend::{Activation, Net, NetLayer, Shape};
