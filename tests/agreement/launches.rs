@@ -59,8 +59,8 @@ fn a_tabular_step() {
     workload("tabular", 150);
 }
 
-/// The preset as it is trained, on fewer images. How products of images are cut, and so how many launches they are, depends on
-/// the adapter and the batch.
+/// The preset as it is trained, on fewer images. 587 launches on software Vulkan. How some products are cut, and so how many
+/// launches they are, depends on the adapter and the batch.
 #[test]
 fn a_step_of_mnist_small() {
     let Some(gpu) = device::open() else { return };
@@ -74,5 +74,5 @@ fn a_step_of_mnist_small() {
         Trainer::new(flow, Source::from(set), &settings, Budget::Steps(100), Key::new(2)).expect("images that fit");
     let (launches, kernels) = count(&gpu, &mut trainer);
     println!("mnist-small: {launches} launches\n{kernels}");
-    assert!(launches <= 1400, "mnist-small: {launches} launches\n{kernels}");
+    assert!(launches <= 600, "mnist-small: {launches} launches\n{kernels}");
 }
