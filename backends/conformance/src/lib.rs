@@ -65,8 +65,8 @@ macro_rules! conformance_tests {
                 noise: noise noise_slices noise_keys;
                 activation: activation activation_special_values activation_reverse;
                 series: series_term series_stops;
-                net: net_vjp net_series net_series_stops;
-                passes: net_forward net_tangents net_pullback;
+                net: net_vjp net_series net_series_stops large_net_vjp large_net_series;
+                passes: net_forward net_tangents net_pullback large_net_forward large_net_tangents large_net_pullback;
                 fixed_point: fixed_point_step fixed_point_ends;
                 spline: spline spline_inverse spline_reverse spline_special_values;
                 power: power_iteration conv2d_power_iteration power_iteration_zero power_iteration_converges;

@@ -6,7 +6,7 @@ use resflow_backend::{
     Activation, Backend, Element, Net, NetLayer, Padding, SeriesState, Shape, TermWeights, composed,
 };
 
-use crate::draw::{Draw, check, download, seed, upload};
+use crate::draw::{CASES, Draw, check_some, download, seed, upload};
 use crate::reference::Array;
 use crate::tolerance::{AFFINE, assert_close, assert_equal, sum};
 
@@ -40,7 +40,7 @@ impl Chain {
                 layers.push(Layer::Activation(draw.uniform::<E>(at(pair[0]), -0.1, 1.0)));
                 units += AFFINE;
             }
-            let taps = if shape.rank() == 4 && (l == 0 || l + 2 == ends.len()) { [3, 1] } else { [1, 1] };
+            let taps = if l == 0 || l + 2 == ends.len() { taps(shape) } else { [1, 1] };
             let terms = taps[0] * taps[1] * pair[1];
             let weight = draw.array::<E>([pair[1], taps[0], taps[1], pair[0]]);
             let weight = weight.map(|w| w / terms as f64).rounded::<E>();
@@ -110,9 +110,38 @@ pub(crate) fn chains() -> impl Strategy<Value = (Shape, Vec<usize>, bool, bool)>
     (shape, widths, any::<bool>(), any::<bool>())
 }
 
+/// The taps of the first and of the last affine layer.
+pub(crate) fn taps(shape: Shape) -> [usize; 2] {
+    match shape[..] {
+        [_, _, w, _] => [3, if w < 5 { 1 } else { 3 }],
+        _ => [1, 1],
+    }
+}
+
+/// The same of images that are larger than what a device computes at a time, and of rows that are longer.
+pub(crate) fn large_chains() -> impl Strategy<Value = (Shape, Vec<usize>, bool, bool)> {
+    let shape = prop_oneof![
+        2 => (1usize..4, 4usize..9, 5usize..9, 1usize..6).prop_map(|(n, h, w, c)| Shape::new(&[n, h, w, c])),
+        1 => (1usize..12, 257usize..600).prop_map(|(n, d)| Shape::new(&[n, d])),
+    ];
+    (shape, proptest::collection::vec(3usize..70, 0..4), any::<bool>(), any::<bool>())
+}
+
+/// The cases of properties of such nets.
+pub(crate) const LARGE: u32 = 16;
+
 /// `net_vjp` of rows and images through 1 to 4 affine layers.
 pub fn net_vjp<B: Backend>(backend: &B) {
-    check("net_vjp", (chains(), seed()), |((shape, widths, leading, trailing), seed)| {
+    vjp_of(backend, CASES, chains());
+}
+
+/// `net_vjp` of images and rows that are larger than a tile.
+pub fn large_net_vjp<B: Backend>(backend: &B) {
+    vjp_of(backend, LARGE, large_chains());
+}
+
+fn vjp_of<B: Backend>(backend: &B, cases: u32, chains: impl Strategy<Value = (Shape, Vec<usize>, bool, bool)>) {
+    check_some("net_vjp", cases, (chains, seed()), |((shape, widths, leading, trailing), seed)| {
         let mut draw = Draw::new(seed);
         let chain = Chain::new::<B::Elem>(&mut draw, shape, &widths, leading, trailing);
         let gy = draw.array::<B::Elem>(shape);
@@ -129,63 +158,77 @@ pub fn net_vjp<B: Backend>(backend: &B) {
 
 /// `net_series` with one weight a term and with one for each row, with and without the Neumann vector.
 pub fn net_series<B: Backend>(backend: &B) {
-    let flags = any::<[bool; 2]>();
-    check("net_series", (chains(), flags, 1usize..4, 0usize..4, seed()), |(chain, flags, first, terms, seed)| {
-        let ((shape, widths, leading, trailing), [per_row, neumann]) = (chain, flags);
-        let mut draw = Draw::new(seed);
-        let chain = Chain::new::<B::Elem>(&mut draw, shape, &widths, leading, trailing);
-        let (rows, width) = (shape.rows(), shape.row_elements());
-        let c: Vec<Array> = (0..terms).map(|_| draw.uniform::<B::Elem>([rows, 1], 0.5, 3.0)).collect();
-        let c = if per_row { c } else { c.iter().map(|c| c.map(|_| 1.25)).collect() };
-        let probe = draw.array::<B::Elem>(shape);
-        let start = [draw.array::<B::Elem>(shape), draw.array::<B::Elem>(shape)];
-        let started = draw.array::<B::Elem>([rows, 1]);
+    series_of(backend, CASES, chains());
+}
 
-        // by plain loops, each with the magnitude of its terms
-        let (mut power, mut vector, mut value) = (start[0].clone(), start[1].clone(), started.clone());
-        let (mut sizes, mut units) = ([power.abs(), vector.abs(), value.abs()], 0.0);
-        for (i, c) in c.iter().enumerate() {
-            let k = first + i;
-            let sign = if k % 2 == 1 { 1.0 } else { -1.0 };
-            power = chain.transpose(&power, false);
-            sizes[0] = chain.transpose(&sizes[0], true);
-            units += chain.units;
-            for row in 0..rows {
-                let weight = c.data[row];
-                for e in row * width..(row + 1) * width {
-                    vector.data[e] -= sign * weight * power.data[e];
-                    sizes[1].data[e] += weight * sizes[0].data[e];
-                    value.data[row] += sign * weight * power.data[e] * probe.data[e] / k as f64;
-                    sizes[2].data[row] += weight * sizes[0].data[e] * probe.data[e].abs() / k as f64;
+/// `net_series` of images and rows that are larger than a tile.
+pub fn large_net_series<B: Backend>(backend: &B) {
+    series_of(backend, LARGE, large_chains());
+}
+
+fn series_of<B: Backend>(backend: &B, cases: u32, chains: impl Strategy<Value = (Shape, Vec<usize>, bool, bool)>) {
+    let flags = any::<[bool; 2]>();
+    check_some(
+        "net_series",
+        cases,
+        (chains, flags, 1usize..4, 0usize..4, seed()),
+        |(chain, flags, first, terms, seed)| {
+            let ((shape, widths, leading, trailing), [per_row, neumann]) = (chain, flags);
+            let mut draw = Draw::new(seed);
+            let chain = Chain::new::<B::Elem>(&mut draw, shape, &widths, leading, trailing);
+            let (rows, width) = (shape.rows(), shape.row_elements());
+            let c: Vec<Array> = (0..terms).map(|_| draw.uniform::<B::Elem>([rows, 1], 0.5, 3.0)).collect();
+            let c = if per_row { c } else { c.iter().map(|c| c.map(|_| 1.25)).collect() };
+            let probe = draw.array::<B::Elem>(shape);
+            let start = [draw.array::<B::Elem>(shape), draw.array::<B::Elem>(shape)];
+            let started = draw.array::<B::Elem>([rows, 1]);
+
+            // by plain loops, each with the magnitude of its terms
+            let (mut power, mut vector, mut value) = (start[0].clone(), start[1].clone(), started.clone());
+            let (mut sizes, mut units) = ([power.abs(), vector.abs(), value.abs()], 0.0);
+            for (i, c) in c.iter().enumerate() {
+                let k = first + i;
+                let sign = if k % 2 == 1 { 1.0 } else { -1.0 };
+                power = chain.transpose(&power, false);
+                sizes[0] = chain.transpose(&sizes[0], true);
+                units += chain.units;
+                for row in 0..rows {
+                    let weight = c.data[row];
+                    for e in row * width..(row + 1) * width {
+                        vector.data[e] -= sign * weight * power.data[e];
+                        sizes[1].data[e] += weight * sizes[0].data[e];
+                        value.data[row] += sign * weight * power.data[e] * probe.data[e] / k as f64;
+                        sizes[2].data[row] += weight * sizes[0].data[e] * probe.data[e].abs() / k as f64;
+                    }
                 }
             }
-        }
-        units += sum(width) + (2 + 2 * terms) as f64 * AFFINE;
+            units += sum(width) + (2 + 2 * terms) as f64 * AFFINE;
 
-        let (net, slopes) = chain.on(backend, &mut draw);
-        let slopes: Vec<_> = slopes.iter().collect();
-        let tensors: Vec<_> = c.iter().map(|c| upload(backend, c)).collect();
-        let numbers = vec![1.25; terms];
-        let weights = if per_row { TermWeights::PerRow(&tensors[..]) } else { TermWeights::Batch(&numbers) };
-        let state = SeriesState {
-            power: draw.tensor(backend, &start[0]),
-            neumann: neumann.then(|| draw.tensor(backend, &start[1])),
-            value: draw.tensor(backend, &started),
-        };
-        let probe = draw.tensor(backend, &probe);
-        let composition = composed::net_series(backend, &net, &slopes, first, weights, &probe, 0.0, state.clone());
-        for got in [backend.net_series(&net, &slopes, first, weights, &probe, 0.0, state), composition] {
-            let close = |what: &str, got: &B::Tensor, want: &Array, size: &Array| {
-                assert_close::<B::Elem>(&format!("net_series, {what}"), &download(backend, got), want, size, units);
+            let (net, slopes) = chain.on(backend, &mut draw);
+            let slopes: Vec<_> = slopes.iter().collect();
+            let tensors: Vec<_> = c.iter().map(|c| upload(backend, c)).collect();
+            let numbers = vec![1.25; terms];
+            let weights = if per_row { TermWeights::PerRow(&tensors[..]) } else { TermWeights::Batch(&numbers) };
+            let state = SeriesState {
+                power: draw.tensor(backend, &start[0]),
+                neumann: neumann.then(|| draw.tensor(backend, &start[1])),
+                value: draw.tensor(backend, &started),
             };
-            close("value", &got.value, &value, &sizes[2]);
-            close("power", &got.power, &power, &sizes[0]);
-            assert_eq!(got.neumann.is_some(), neumann, "net_series: the Neumann vector is kept if it was given");
-            if let Some(got) = &got.neumann {
-                close("neumann", got, &vector, &sizes[1]);
+            let probe = draw.tensor(backend, &probe);
+            let composition = composed::net_series(backend, &net, &slopes, first, weights, &probe, 0.0, state.clone());
+            for got in [backend.net_series(&net, &slopes, first, weights, &probe, 0.0, state), composition] {
+                let close = |what: &str, got: &B::Tensor, want: &Array, size: &Array| {
+                    assert_close::<B::Elem>(&format!("net_series, {what}"), &download(backend, got), want, size, units);
+                };
+                close("value", &got.value, &value, &sizes[2]);
+                close("power", &got.power, &power, &sizes[0]);
+                assert_eq!(got.neumann.is_some(), neumann, "net_series: the Neumann vector is kept if it was given");
+                if let Some(got) = &got.neumann {
+                    close("neumann", got, &vector, &sizes[1]);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Rows whose terms are negligible become exact zeros and stay as they are, while their neighbours go on.

@@ -11,7 +11,7 @@ use resflow_backend::{
 
 use crate::activation::{magnitudes, parameter};
 use crate::draw::{Draw, check_some, download, seed};
-use crate::net::chains;
+use crate::net::{LARGE, chains, large_chains, taps};
 use crate::reference::Array;
 use crate::tolerance::{ACTIVATION, AFFINE, assert_close, assert_equal, sum};
 
@@ -67,7 +67,7 @@ impl Passes {
             if l > 0 || leading {
                 layers.push(activation(draw));
             }
-            let taps = if shape.rank() == 4 && (l == 0 || l + 2 == ends.len()) { [3, 1] } else { [1, 1] };
+            let taps = if l == 0 || l + 2 == ends.len() { taps(shape) } else { [1, 1] };
             let terms = taps[0] * taps[1] * pair[0];
             let weight = draw.array::<E>([pair[1], taps[0], taps[1], pair[0]]);
             let weight = weight.map(|w| w / (terms as f64).sqrt()).rounded::<E>();
@@ -159,10 +159,19 @@ fn functions() -> impl Strategy<Value = Vec<Activation>> {
 
 /// `net_forward` for every order.
 pub fn net_forward<B: Backend>(backend: &B) {
+    forward_of(backend, NETS, chains());
+}
+
+/// The same of images and rows that are larger than a tile.
+pub fn large_net_forward<B: Backend>(backend: &B) {
+    forward_of(backend, LARGE, large_chains());
+}
+
+fn forward_of<B: Backend>(backend: &B, cases: u32, chains: impl Strategy<Value = (Shape, Vec<usize>, bool, bool)>) {
     check_some(
         "net_forward",
-        NETS,
-        (chains(), functions(), seed()),
+        cases,
+        (chains, functions(), seed()),
         |((shape, widths, leading, trailing), functions, seed)| {
             let mut draw = Draw::new(seed);
             let passes = Passes::new::<B::Elem>(&mut draw, shape, &widths, [leading, trailing], &functions);
@@ -198,10 +207,19 @@ pub fn net_forward<B: Backend>(backend: &B) {
 
 /// `net_tangents` and `net_jvp`.
 pub fn net_tangents<B: Backend>(backend: &B) {
+    tangents_of(backend, NETS, chains());
+}
+
+/// The same of images and rows that are larger than a tile.
+pub fn large_net_tangents<B: Backend>(backend: &B) {
+    tangents_of(backend, LARGE, large_chains());
+}
+
+fn tangents_of<B: Backend>(backend: &B, cases: u32, chains: impl Strategy<Value = (Shape, Vec<usize>, bool, bool)>) {
     check_some(
         "net_tangents",
-        NETS,
-        (chains(), functions(), seed()),
+        cases,
+        (chains, functions(), seed()),
         |((shape, widths, leading, trailing), functions, seed)| {
             let mut draw = Draw::new(seed);
             let passes = Passes::new::<B::Elem>(&mut draw, shape, &widths, [leading, trailing], &functions);
@@ -302,11 +320,20 @@ fn pull_back<E: Element>(
 
 /// `net_pullback` with 0 to 2 tangents, with and without gradients so far.
 pub fn net_pullback<B: Backend>(backend: &B) {
+    pullback_of(backend, NETS, chains());
+}
+
+/// The same of images and rows that are larger than a tile.
+pub fn large_net_pullback<B: Backend>(backend: &B) {
+    pullback_of(backend, LARGE, large_chains());
+}
+
+fn pullback_of<B: Backend>(backend: &B, cases: u32, chains: impl Strategy<Value = (Shape, Vec<usize>, bool, bool)>) {
     let flags = (0usize..3, any::<bool>());
     check_some(
         "net_pullback",
-        NETS,
-        (chains(), functions(), flags, seed()),
+        cases,
+        (chains, functions(), flags, seed()),
         |(chain, functions, (count, begun), seed)| {
             let ((shape, widths, leading, trailing), mut draw) = (chain, Draw::new(seed));
             let passes = Passes::new::<B::Elem>(&mut draw, shape, &widths, [leading, trailing], &functions);
