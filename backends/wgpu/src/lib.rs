@@ -313,7 +313,7 @@ impl Backend for Wgpu {
     fn net_tangents(&self, net: &Net<Tensor>, slopes: &[&Tensor], dx: &Tensor) -> Vec<Tensor> {
         let fused = self.gpu.net_tangents(net, slopes, dx, false);
         let fused = fused.or_else(|| self.gpu.segments_tangents(net, slopes, dx, false));
-        fused.map(|(tangents, _)| tangents).unwrap_or_else(|| composed::net_tangents(self, net, slopes, dx))
+        fused.map_or_else(|| composed::net_tangents(self, net, slopes, dx), |(tangents, _)| tangents)
     }
 
     fn net_jvp(&self, net: &Net<Tensor>, slopes: &[&Tensor], dx: &Tensor) -> (Tensor, Vec<Tensor>) {

@@ -150,12 +150,12 @@ impl Gpu {
         (part, kernel): (&Part, &SegmentForward),
         x: &Tensor,
     ) -> Tensor {
-        let own = cut.parameters(net, part);
+        let own = Cut::parameters(net, part);
         let slopes = self.packed_parameters(&own);
         let (mut operands, mut params) = (vec![x.clone()], cut.params());
         if part.segment.products() > 0 {
             for biases in [false, true] {
-                let packed = self.packed(&cut.weights(net, part, biases));
+                let packed = self.packed(&Cut::weights(net, part, biases));
                 operands.push(packed.base);
                 params.extend(packed.places);
             }

@@ -4,6 +4,8 @@
 //! makes the bias of it. Pixels are cut into slices, so that there is work for many; slices are added in order. Since the layers'
 //! numbers are in the table, one kernel serves every net.
 
+use std::fmt::Write as _;
+
 use resflow_backend::{Over, Reduce, Shape};
 
 use super::Cut;
@@ -61,12 +63,12 @@ impl Job {
 pub(crate) struct SegmentGradients;
 
 impl Kernel for SegmentGradients {
+    #[expect(clippy::too_many_lines, reason = "one text")]
     fn source(&self) -> Source {
-        let cases: String = OPERANDS
-            .iter()
-            .enumerate()
-            .map(|(k, e)| format!("    case {k}u: {{ return {e}[p.{e} + at]; }}\n"))
-            .collect();
+        let mut cases = String::new();
+        for (k, e) in OPERANDS.iter().enumerate() {
+            let _ = writeln!(cases, "    case {k}u: {{ return {e}[p.{e} + at]; }}");
+        }
         let body = format!(
             "var<workgroup> left: array<f32, {tile}>;
 var<workgroup> right: array<f32, {tile}>;

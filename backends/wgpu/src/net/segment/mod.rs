@@ -316,7 +316,7 @@ impl Cut {
     }
 
     /// The weights of the products of a part, in its order; or their biases.
-    fn weights<'a>(&self, net: &'a Net<Tensor>, part: &Part, biases: bool) -> Vec<&'a Tensor> {
+    fn weights<'a>(net: &'a Net<Tensor>, part: &Part, biases: bool) -> Vec<&'a Tensor> {
         let own = part.layers.iter().filter_map(|&l| match &net.layers[l] {
             NetLayer::Linear { weight, bias, .. } | NetLayer::Convolution { kernel: weight, bias, .. } => {
                 Some(if biases { bias } else { weight })
@@ -327,7 +327,7 @@ impl Cut {
     }
 
     /// The parameters of the functions of a part, in its order; of one without, none.
-    fn parameters<'a>(&self, net: &'a Net<Tensor>, part: &Part) -> Vec<Option<&'a Tensor>> {
+    fn parameters<'a>(net: &'a Net<Tensor>, part: &Part) -> Vec<Option<&'a Tensor>> {
         let own = part.layers.iter().filter_map(|&l| match &net.layers[l] {
             NetLayer::Activation { function, parameter } => {
                 Some(parameter.as_ref().filter(|_| function.has_parameter()))
@@ -347,7 +347,8 @@ impl Gpu {
         }
         let packed = self.packed(&given);
         let mut places = packed.places.iter();
-        let place = |b: &Option<&Tensor>| if b.is_some() { *places.next().expect("as many") } else { 0 };
-        Some((packed.base, own.iter().map(place).collect()))
+        let mut place = |b: Option<&Tensor>| if b.is_some() { *places.next().expect("as many") } else { 0 };
+        let places = own.iter().map(|b| place(*b)).collect();
+        Some((packed.base, places))
     }
 }

@@ -76,7 +76,7 @@ impl Kernel for SegmentPass {
 }
 
 impl Gpu {
-    fn segment_pass(&self, part: &Part, pixels: usize, every: bool) -> SegmentPass {
+    fn segment_pass(part: &Part, pixels: usize, every: bool) -> SegmentPass {
         SegmentPass { segment: part.segment, tile: part.segment.tile(1, pixels), every }
     }
 
@@ -90,11 +90,11 @@ impl Gpu {
         x: &Tensor,
         into: Option<(&Tensor, usize)>,
     ) -> (SegmentPass, Tensor) {
-        let kernel = self.segment_pass(part, cut.pixels, every);
+        let kernel = Self::segment_pass(part, cut.pixels, every);
         let (mut operands, mut params) = (vec![x.clone()], cut.params());
         params.push(into.map_or(0, |(_, place)| place as u32));
         if part.segment.products() > 0 {
-            let packed = self.packed(&cut.weights(net, part, false));
+            let packed = self.packed(&Cut::weights(net, part, false));
             operands.push(packed.base);
             params.extend(packed.places);
         }
@@ -124,7 +124,7 @@ impl Gpu {
         let cut = Cut::of(net, dx.shape()).filter(|cut| cut.has_slopes(slopes))?;
         let layers = cut.layers.len();
         let parts = cut.parts(if end { layers } else { layers - 1 }, false, true);
-        let numbers = |part: &Part| self.segment_pass(part, cut.pixels, true).numbers();
+        let numbers = |part: &Part| Self::segment_pass(part, cut.pixels, true).numbers();
         if !parts.iter().all(|part| cut.pixels.checked_mul(numbers(part)).is_some_and(|all| self.fits(all))) {
             return None;
         }

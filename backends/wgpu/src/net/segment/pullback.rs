@@ -296,7 +296,7 @@ impl Gpu {
         let (mut operands, mut params) = (passing.to_vec(), cut.params());
         params.push(Self::shares(kernel, cut) as u32);
         if part.segment.products() > 0 {
-            let packed = self.packed(&cut.weights(net, part, false));
+            let packed = self.packed(&Cut::weights(net, part, false));
             operands.push(packed.base);
             params.extend(packed.places);
         }
@@ -312,7 +312,7 @@ impl Gpu {
                 params.extend(packed.places);
             }
         }
-        if let Some((base, places)) = self.packed_parameters(&cut.parameters(net, part)) {
+        if let Some((base, places)) = self.packed_parameters(&Cut::parameters(net, part)) {
             operands.push(base);
             params.extend(places);
         }

@@ -3,6 +3,8 @@
 //! The vectors (Jᵀ)ᵏ v are computed for all terms, then a workgroup takes each sample through them. A row that stops at term k
 //! is taken to be zero from then on, which is what Jᵀ would have made of a zero.
 
+use std::fmt::Write as _;
+
 use resflow_backend::{Net, SeriesState, TermWeights};
 
 use super::Cut;
@@ -39,9 +41,9 @@ impl Kernel for SegmentTerms {
             params.extend(WEIGHTS);
             functions += "fn weight(t: u32) -> f32 {\n";
             for t in 0..PASSED - 1 {
-                functions += &format!("  if (t == {t}u) {{ return p.w{t}; }}\n");
+                let _ = writeln!(functions, "  if (t == {t}u) {{ return p.w{t}; }}");
             }
-            functions += &format!("  return p.w{};\n}}\n", PASSED - 1);
+            let _ = writeln!(functions, "  return p.w{};\n}}", PASSED - 1);
         }
         let (mut begins, mut vector) = ("", "");
         if self.neumann {

@@ -204,7 +204,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         text += &if product.is_narrow() {
             narrow_results(tile, tiles, &product, finish)
         } else {
-            self.results(tile, tiles, &product, columns, finish)
+            Self::results(tile, tiles, &product, columns, finish)
         };
         text + "  }\n"
     }
@@ -278,7 +278,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
     /// The tiles get the results.
     fn results(
-        &self,
         tile: Tile,
         tiles: &[&str],
         product: &Product,
@@ -328,7 +327,12 @@ fn patches(tile: Tile, tiles: &[&str], sources: &[&str], product: &Product) -> S
             let x = format!("px + tap % {kw}u - {pw}u");
             (y, x, format!("row + tap / {kw}u * p.w + tap % {kw}u - {ph}u * p.w - {pw}u"))
         };
-        let zeros = tiles.iter().map(|tile| format!("          {tile}[at] = 0.0;\n")).collect::<String>();
+        let zeros = tiles.iter().fold(String::new(), |text, tile| {
+            text + &format!(
+                "          {tile}[at] = 0.0;
+"
+            )
+        });
         format!(
             "        let tap = (first + c) / {inputs}u;
         let e = first + c - tap * {inputs}u;
