@@ -327,12 +327,7 @@ fn patches(tile: Tile, tiles: &[&str], sources: &[&str], product: &Product) -> S
             let x = format!("px + tap % {kw}u - {pw}u");
             (y, x, format!("row + tap / {kw}u * p.w + tap % {kw}u - {ph}u * p.w - {pw}u"))
         };
-        let zeros = tiles.iter().fold(String::new(), |text, tile| {
-            text + &format!(
-                "          {tile}[at] = 0.0;
-"
-            )
-        });
+        let zeros = tiles.iter().map(|tile| ["          ", *tile, "[at] = 0.0;\n"].concat()).collect::<String>();
         format!(
             "        let tap = (first + c) / {inputs}u;
         let e = first + c - tap * {inputs}u;
