@@ -7,7 +7,7 @@ use crate::block::ResidualBlock;
 use crate::config::{ModelConfig, Start};
 use crate::coupling::Coupling;
 use crate::error::ConfigError;
-use crate::layer::{ActivationLayer, ConcatenatedLipSwish, Layer, LipschitzConv, LipschitzLinear, Sequence};
+use crate::layer::{Layer, LipschitzConv, LipschitzLinear, Sequence, activation_layer};
 use crate::lipschitz::{Coefficient, PowerIteration};
 use crate::module::Module as _;
 use crate::registry::Registry;
@@ -173,10 +173,7 @@ impl<B: Backend> Maker<'_, B> {
             weighted += usize::from(affine(layer));
             let scale = if weighted == count { self.initial_scale } else { 1.0 };
             layers.push(match layer {
-                LayerStage::Activation(f) => match f.activation() {
-                    Some(function) => Box::new(ActivationLayer::new(backend, function)),
-                    None => Box::new(ConcatenatedLipSwish::new(backend)),
-                },
+                LayerStage::Activation(f) => activation_layer(backend, *f),
                 LayerStage::Custom(custom) => self.registry.layer(backend, custom)?,
                 LayerStage::Linear { inputs, outputs, coefficient } => {
                     let kappa = coefficient.map(Coefficient::new).transpose()?;

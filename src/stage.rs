@@ -34,11 +34,18 @@ pub enum Nonlinearity {
     LipschitzCube,
     /// See [`Activation::Sin`].
     Sin,
+    /// See [`Activation::Pila`].
+    Pila,
+    /// Pila of x − 0.2 and of −x − 0.2 side by side, over 1.06: twice the features.
+    #[serde(rename = "cpila")]
+    ConcatenatedPila,
+    /// a·x + (1 − a)·LipSwish(x) with learned a and b.
+    LeakyLipSwish,
 }
 
 impl Nonlinearity {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::LipSwish,
         Self::ClipSwish,
         Self::Elu,
@@ -47,12 +54,15 @@ impl Nonlinearity {
         Self::Relu,
         Self::LipschitzCube,
         Self::Sin,
+        Self::Pila,
+        Self::ConcatenatedPila,
+        Self::LeakyLipSwish,
     ];
 
-    /// Returns the elementwise function, or `None` for the concatenated one.
+    /// Returns the elementwise function that backends know, or `None` for one that is made of others.
     pub fn activation(self) -> Option<Activation> {
         Some(match self {
-            Self::ClipSwish => return None,
+            Self::ClipSwish | Self::ConcatenatedPila | Self::LeakyLipSwish => return None,
             Self::LipSwish => Activation::LipSwish,
             Self::Elu => Activation::Elu,
             Self::Softplus => Activation::Softplus,
@@ -60,6 +70,7 @@ impl Nonlinearity {
             Self::Relu => Activation::Relu,
             Self::LipschitzCube => Activation::LipschitzCube,
             Self::Sin => Activation::Sin,
+            Self::Pila => Activation::Pila,
         })
     }
 
@@ -68,14 +79,18 @@ impl Nonlinearity {
         Self::ALL.into_iter().find(|n| n.activation() == Some(activation))
     }
 
-    /// Returns the factor by which the features grow in number: 1, or 2 for the concatenated one.
+    /// Returns the factor by which the features grow in number: 1, or 2 for a concatenated one.
     pub fn widening(self) -> usize {
-        if self == Self::ClipSwish { 2 } else { 1 }
+        if matches!(self, Self::ClipSwish | Self::ConcatenatedPila) { 2 } else { 1 }
     }
 
-    /// Returns `true` if it learns a parameter.
-    pub fn has_parameter(self) -> bool {
-        matches!(self, Self::LipSwish | Self::ClipSwish)
+    /// Returns the names of the parameters that it learns, `[1]` each.
+    pub fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Self::LipSwish | Self::ClipSwish => &["beta"],
+            Self::LeakyLipSwish => &["alpha", "beta"],
+            _ => &[],
+        }
     }
 }
 
@@ -380,8 +395,11 @@ impl LayerStage {
                 let pixels = product(&shape[..shape.len().saturating_sub(1)]);
                 weighted(kernel, *inputs, *outputs, pixels, coefficient.is_some())
             }
-            Self::Activation(f) if f.has_parameter() => Size { parameters: 1, tensors: 1, ..Size::default() },
-            Self::Activation(_) | Self::Custom(_) => Size::default(),
+            Self::Activation(f) => {
+                let count = f.parameters().len() as u64;
+                Size { parameters: count, tensors: count, ..Size::default() }
+            }
+            Self::Custom(_) => Size::default(),
         }
     }
 }

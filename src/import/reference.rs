@@ -233,10 +233,12 @@ impl Translation {
         for (j, layer) in net.layers.iter().enumerate() {
             let (from, to) = (format!("{from}.{j}"), format!("links.{link}.net.{j}"));
             match layer {
-                LayerStage::Activation(f) if f.has_parameter() => {
-                    self.same(&format!("{from}.beta"), &[1], format!("{to}.beta"))?;
+                LayerStage::Activation(f) => {
+                    for name in f.parameters() {
+                        self.same(&format!("{from}.{name}"), &[1], format!("{to}.{name}"))?;
+                    }
                 }
-                LayerStage::Activation(_) | LayerStage::Custom(_) => {}
+                LayerStage::Custom(_) => {}
                 LayerStage::Linear { inputs, outputs, .. } => {
                     let size = usize::from(shape.len() == 3);
                     self.constrained(&from, &to, shape, (size, *inputs, *outputs))?;

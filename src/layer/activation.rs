@@ -2,7 +2,9 @@
 
 use resflow_backend::{Activation, Backend, Binary, NetLayer, Unary};
 
-use super::{Derivatives, Layer, LayerGrads, OrderGradients, PreparedLayer, Saved};
+use super::{
+    ConcatenatedActivation, Derivatives, Layer, LayerGrads, LeakyLipSwish, OrderGradients, PreparedLayer, Saved,
+};
 use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate};
@@ -28,6 +30,18 @@ impl<B: Backend> ActivationLayer<B> {
     /// Builds LipSwish with a given raw β, `[1]`.
     pub fn lipswish(beta: B::Tensor) -> Self {
         Self { function: Activation::LipSwish, beta: Some(beta) }
+    }
+}
+
+/// Builds the layer of a nonlinearity with its initial parameters.
+pub fn activation_layer<B: Backend>(backend: &B, nonlinearity: Nonlinearity) -> Box<dyn Layer<B>> {
+    match nonlinearity.activation() {
+        Some(function) => Box::new(ActivationLayer::new(backend, function)),
+        None => match nonlinearity {
+            Nonlinearity::ConcatenatedPila => Box::new(ConcatenatedActivation::pila()),
+            Nonlinearity::LeakyLipSwish => Box::new(LeakyLipSwish::new(backend)),
+            _ => Box::new(ConcatenatedActivation::lipswish(backend)),
+        },
     }
 }
 

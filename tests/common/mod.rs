@@ -23,8 +23,7 @@ use resflow::data::image::ImageSet;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::layer::{
-    ActivationLayer, ConcatenatedLipSwish, Derivatives, Layer, LayerGrads, LipschitzConv, LipschitzLinear,
-    OrderGradients, PreparedLayer, Saved, Sequence,
+    Derivatives, Layer, LayerGrads, LipschitzConv, LipschitzLinear, OrderGradients, PreparedLayer, Saved, Sequence,
 };
 use resflow::lipschitz::{Coefficient, ConvOperator, DenseOperator, LinearOperator, PowerIteration, SingularPair};
 use resflow::module::{Grad, Module as _};
@@ -108,7 +107,7 @@ impl Net {
             if act {
                 layers.push(activation(b, self.activation, key.named("beta")));
             }
-            let inputs = if act && self.activation == Nonlinearity::ClipSwish { 2 * w[0] } else { w[0] };
+            let inputs = if act { self.activation.widening() * w[0] } else { w[0] };
             layers.push(Box::new(linear(b, inputs, w[1], self.kappa, self.stretch[i], self.iterations, key)));
         }
         layers
@@ -270,23 +269,28 @@ pub(crate) fn masks(row: &[usize]) -> Vec<Mask> {
     all.filter(|mask| mask.net_shapes(row).is_ok()).collect()
 }
 
-/// An activation with a random β in (−1, 2) where it has one.
+/// An activation with random parameters in (−1, 2) where it has some.
 pub(crate) fn activation(b: &Cpu, which: Nonlinearity, key: Key) -> Box<dyn Layer<Cpu>> {
-    let beta = b.affine(b.noise(key, Noise::Uniform, 0, [1].into()), 3.0, -1.0);
-    match which.activation() {
-        None => {
-            let mut layer = ConcatenatedLipSwish::new(b);
-            layer.visit_mut("", &mut |_, t, _| *t = beta.clone());
-            Box::new(layer)
-        }
-        Some(f) if f.has_parameter() => Box::new(ActivationLayer::lipswish(beta)),
-        Some(f) => Box::new(ActivationLayer::new(b, f)),
-    }
+    let mut layer = resflow::layer::activation_layer(b, which);
+    let mut next = 0;
+    layer.visit_mut("", &mut |_, t, _| {
+        *t = b.affine(b.noise(key.split(next), Noise::Uniform, 0, [1].into()), 3.0, -1.0);
+        next += 1;
+    });
+    layer
 }
 
 /// Activations with a continuous second derivative, for Taylor tests.
-pub(crate) const SMOOTH: [Nonlinearity; 5] =
-    [Nonlinearity::LipSwish, Nonlinearity::ClipSwish, Nonlinearity::Softplus, Nonlinearity::Tanh, Nonlinearity::Sin];
+pub(crate) const SMOOTH: [Nonlinearity; 8] = [
+    Nonlinearity::LipSwish,
+    Nonlinearity::ClipSwish,
+    Nonlinearity::Softplus,
+    Nonlinearity::Tanh,
+    Nonlinearity::Sin,
+    Nonlinearity::Pila,
+    Nonlinearity::ConcatenatedPila,
+    Nonlinearity::LeakyLipSwish,
+];
 
 /// σ/κ well below and well above 1, where the normalisation is off and on.
 pub(crate) fn stretch() -> impl Strategy<Value = f64> {

@@ -36,7 +36,7 @@ pub(crate) fn spelled(
         if follows {
             layers.push(json!({ "activation": activation }));
         }
-        let inputs = if follows && activation == "clip-swish" { 2 * inputs } else { inputs };
+        let inputs = if follows && matches!(activation, "clip-swish" | "cpila") { 2 * inputs } else { inputs };
         layers.push(if k == 0 || (k == 1 && two_norms) {
             json!({ "linear": { "inputs": inputs, "outputs": outputs, "coefficient": coefficient } })
         } else {

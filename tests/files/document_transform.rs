@@ -7,11 +7,17 @@ use crate::document_sample::{Sample, logistic, positions, product, softplus};
 use crate::document_spline::{lu_linear, spline};
 use crate::document_stages::{number, truth};
 
+/// The raw parameters of an activation; 0 of one that has none.
+struct Raw {
+    alpha: f64,
+    beta: f64,
+}
+
 /// φ(x) and φ'(x).
-fn activation(name: &str, beta: f64, x: f64) -> [f64; 2] {
+fn activation(name: &str, raw: &Raw, x: f64) -> [f64; 2] {
     match name {
         "lip-swish" => {
-            let b = softplus(beta);
+            let b = softplus(raw.beta);
             let s = logistic(b * x);
             [x * s / 1.1, (s + b * x * s * (1.0 - s)) / 1.1]
         }
@@ -22,6 +28,16 @@ fn activation(name: &str, beta: f64, x: f64) -> [f64; 2] {
         "lipschitz-cube" if x.abs() < 1.0 => [x.powi(3) / 3.0, x * x],
         "lipschitz-cube" => [x - x.signum() * 2.0 / 3.0, 1.0],
         "sin" => [(std::f64::consts::TAU * x).sin() / std::f64::consts::TAU, (std::f64::consts::TAU * x).cos()],
+        "pila" if x > 0.0 => [x, 1.0],
+        "pila" => [
+            (12.5 * x.powi(3) - 5.0 * x * x + x) * (5.0 * x).exp(),
+            (62.5 * x.powi(3) + 12.5 * x * x - 5.0 * x + 1.0) * (5.0 * x).exp(),
+        ],
+        "leaky-lip-swish" => {
+            let a = logistic(raw.alpha);
+            let [s, slope] = activation("lip-swish", raw, x);
+            [a * x + (1.0 - a) * s, a + (1.0 - a) * slope]
+        }
         other => panic!("the document knows no activation {other}"),
     }
 }
@@ -178,10 +194,15 @@ impl Document {
             let (name, settings) = layer.as_object().expect("a layer").iter().next().expect("a name");
             if name == "activation" {
                 let name = settings.as_str().expect("a name");
-                let learns = matches!(name, "lip-swish" | "clip-swish");
-                let beta = if learns { self.get(&format!("{path}.beta"))[0] } else { 0.0 };
-                tangents = tangents.iter().map(|t| activated(name, beta, &at, Some(t))).collect();
-                at = activated(name, beta, &at, None);
+                let raw = |leaf: &str, names: &[&str]| {
+                    if names.contains(&name) { self.get(&format!("{path}.{leaf}"))[0] } else { 0.0 }
+                };
+                let raw = Raw {
+                    alpha: raw("alpha", &["leaky-lip-swish"]),
+                    beta: raw("beta", &["lip-swish", "clip-swish", "leaky-lip-swish"]),
+                };
+                tangents = tangents.iter().map(|t| activated(name, &raw, &at, Some(t))).collect();
+                at = activated(name, &raw, &at, None);
             } else {
                 let coefficient = settings["coefficient"].as_f64();
                 tangents = tangents.iter().map(|t| self.affine(&path, coefficient, t, false)).collect();
@@ -212,20 +233,26 @@ impl Document {
 }
 
 /// φ at x, or φ'(x) times a tangent.
-fn activated(name: &str, beta: f64, x: &Sample, tangent: Option<&Sample>) -> Sample {
-    let one = |name: &str, sign: f64, e: usize| {
-        let [value, slope] = activation(name, beta, sign * x.x[e]);
+fn activated(name: &str, raw: &Raw, x: &Sample, tangent: Option<&Sample>) -> Sample {
+    // of a concatenated one the function of its halves, what is added to ±x, and the divisor
+    let (name, shift, divisor) = match name {
+        "clip-swish" => ("lip-swish", 0.0, 1.004),
+        "cpila" => ("pila", -0.2, 1.06),
+        _ => (name, 0.0, 0.0),
+    };
+    let one = |sign: f64, e: usize| {
+        let [value, slope] = activation(name, raw, sign * x.x[e] + shift);
         tangent.map_or(value, |t| sign * slope * t.x[e])
     };
-    if name != "clip-swish" {
-        return Sample { shape: x.shape.clone(), x: (0..x.x.len()).map(|e| one(name, 1.0, e)).collect() };
+    if divisor == 0.0 {
+        return Sample { shape: x.shape.clone(), x: (0..x.x.len()).map(|e| one(1.0, e)).collect() };
     }
     let c = x.features();
     let numbers = Sample { shape: x.shape.clone(), x: (0..x.x.len()).map(|e| e as f64).collect() };
     numbers.by_features(2 * c, |from, to| {
         for k in 0..c {
-            to[k] = one("lip-swish", 1.0, from[k] as usize) / 1.004;
-            to[c + k] = one("lip-swish", -1.0, from[k] as usize) / 1.004;
+            to[k] = one(1.0, from[k] as usize) / divisor;
+            to[c + k] = one(-1.0, from[k] as usize) / divisor;
         }
     })
 }

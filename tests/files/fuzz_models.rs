@@ -153,7 +153,8 @@ fn change_archive(archive: &mut Archive, g: &mut Generator) {
         let at = below(g, found.len());
         *found[at] = match below(g, 4) {
             0 => json!(
-                ["exact", "auto", "truncated:terms=3,probes=2", "roulette:p=0.5", "relu", "clip-swish"][below(g, 6)]
+                ["exact", "auto", "truncated:terms=3,probes=2", "roulette:p=0.5", "relu", "clip-swish", "cpila"]
+                    [below(g, 7)]
             ),
             1 => json!([hostile_number(g), hostile_number(g)]),
             2 => json!(below(g, 2) == 0),

@@ -355,7 +355,21 @@ fn leaves<'a>(value: &'a mut Value, found: &mut Vec<&'a mut Value>) {
 #[test]
 fn lists_survive_mutations() {
     let numbers = [0, 1, 2, 3, 4, 5, 8, 9, 16, 255, 1 << 16, 1 << 32, 1 << 62, u64::MAX];
-    let names = ["tanh", "relu", "sin", "lip-swish", "clip-swish", "2", "1", "inf", "learned:0", "learned:3", "x"];
+    let names = [
+        "tanh",
+        "relu",
+        "sin",
+        "lip-swish",
+        "clip-swish",
+        "cpila",
+        "leaky-lip-swish",
+        "2",
+        "1",
+        "inf",
+        "learned:0",
+        "learned:3",
+        "x",
+    ];
     for (kind, flow) in [mixed_rows(), mixed_images()].into_iter().enumerate() {
         let good = flow.to_archive().expect("stored");
         let mut g = Key::new(9).split(kind as u64).generator();

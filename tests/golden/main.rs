@@ -38,6 +38,7 @@ macro_rules! golden_tests {
                 image_factor_out: image::compare, "image_factor_out";
                 image_squeeze_first: image::compare, "image_squeeze_first";
                 activation_functions: activations::compare;
+                more_activation_functions: activations::compare_more;
                 actnorm_initialisation: actnorm::compare;
                 convolution_norms: convolution::compare;
                 coupling_dense: coupling::dense;

@@ -286,7 +286,7 @@ fn estimates_and_gradients_have_the_exact_mean() {
         let traces = if i % 5 < 3 { Traces::Exact } else { Traces::Probed };
         let r = r.expect("in range").with_sharing(sharing).with_traces(traces);
         let estimator = Estimator::RussianRoulette(r);
-        let activation = Nonlinearity::ALL[i as usize % 8];
+        let activation = Nonlinearity::ALL[i as usize % Nonlinearity::ALL.len()];
         let net = Net {
             seed: 1000 + i,
             widths: if i % 7 < 4 { vec![d, 7, d] } else { vec![d, 7, 6, d] },

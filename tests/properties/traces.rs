@@ -17,8 +17,8 @@ use resflow::lipschitz::Order;
 use resflow::module::{Grad, Module as _};
 
 /// The activations with one number in and one out, and a second derivative.
-const ELEMENTWISE: [Nonlinearity; 4] =
-    [Nonlinearity::LipSwish, Nonlinearity::Softplus, Nonlinearity::Tanh, Nonlinearity::Sin];
+const ELEMENTWISE: [Nonlinearity; 5] =
+    [Nonlinearity::LipSwish, Nonlinearity::Softplus, Nonlinearity::Tanh, Nonlinearity::Sin, Nonlinearity::Pila];
 
 /// A random net with one or two hidden layers, on rows (an image of one pixel and kernels of one tap) or on images.
 #[derive(Debug, Clone)]

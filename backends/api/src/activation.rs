@@ -3,7 +3,7 @@
 //! The log det of a residual flow depends on φ', its gradient on φ'', so one formula gives all three
 //! ([`Activation::derivatives`]): a derivative that is not the derivative of its forward biases every log det silently.
 //! Sources: LipSwish, Chen et al. 2019 (arXiv 1906.02735) §3.3; the cube, its Appendix; the sine, Perugachi-Diaz et al.
-//! 2021 (arXiv 2102.02694) §4.
+//! 2021 (arXiv 2102.02694) §4; the piecewise linear-cubic-exponential Pila, Ahn et al. 2022 (arXiv 2210.08176).
 
 use crate::{Element, Unary};
 
@@ -27,12 +27,14 @@ pub enum Activation {
     LipschitzCube,
     /// sin(2πx)/(2π).
     Sin,
+    /// x for x > 0, (12.5x³ − 5x² + x)·e^{5x} below: twice continuously differentiable, its slope vanishes far below 0.
+    Pila,
 }
 
 impl Activation {
     /// All activations, for tests that walk them.
-    pub const ALL: [Self; 7] =
-        [Self::LipSwish, Self::Elu, Self::Softplus, Self::Tanh, Self::Relu, Self::LipschitzCube, Self::Sin];
+    pub const ALL: [Self; 8] =
+        [Self::LipSwish, Self::Elu, Self::Softplus, Self::Tanh, Self::Relu, Self::LipschitzCube, Self::Sin, Self::Pila];
 
     /// Returns `true` if the activation has a learnable parameter b.
     pub fn has_parameter(self) -> bool {
@@ -92,6 +94,20 @@ impl Activation {
                 let t = two_pi * x;
                 [t.sin() / two_pi, t.cos(), -two_pi * t.sin()]
             }
+            Self::Pila => {
+                let above = x > E::ZERO;
+                let least = c(pila_least::<E>());
+                let v = if above { E::ZERO } else { x };
+                let v = if v < least { least } else { v };
+                // e^{5v} in two factors, between which the polynomial is: neither leaves the range of the exponential
+                let half = apply(Unary::Exp, c(2.5) * v);
+                let square = v * v;
+                let below = |polynomial: E| polynomial * half * half;
+                let y = below(v * (c(12.5) * square - c(5.0) * v + E::ONE));
+                let d1 = below((c(62.5) * v + c(12.5)) * square - c(5.0) * v + E::ONE);
+                let d2 = below(c(62.5) * square * (c(5.0) * v + c(4.0)));
+                if above { [x, E::ONE, E::ZERO] } else { [y, d1, d2] }
+            }
         }
     }
 
@@ -100,6 +116,11 @@ impl Activation {
     pub fn parameter_derivatives<E: Element>(self, x: E, b: E, [y, d1, d2]: [E; 3]) -> [E; 2] {
         if self.has_parameter() { [(x * d1 - y) / b, x * d2 / b] } else { [E::ZERO; 2] }
     }
+}
+
+/// Where Pila and its derivatives are zero in the numbers of a type, but e^{2.5x} is not yet subnormal.
+pub(crate) const fn pila_least<E: Element>() -> f64 {
+    if E::TINY < 1e-100 { -280.0 } else { -34.0 }
 }
 
 #[cfg(test)]

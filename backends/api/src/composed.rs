@@ -5,6 +5,7 @@ mod net;
 
 pub use net::{net_forward, net_jvp, net_pullback, net_series, net_tangents, net_vjp};
 
+use crate::activation::pila_least;
 pub use crate::spline::{spline, spline_inverse, spline_reverse};
 use crate::{
     Activation, ActivationReverse, AdamStep, Backend, Binary, FixedPointColumn, FixedPointRule, FixedPointState,
@@ -111,6 +112,24 @@ pub fn activation<B: Backend>(
             let t = e.affine(x, two_pi, 0.0);
             let s = e.unary(Unary::Sin, &t);
             [e.affine(&s, 1.0 / two_pi, 0.0), e.unary(Unary::Cos, &t), e.affine(&s, -two_pi, 0.0)]
+        }
+        Activation::Pila => {
+            let constant = |value: f64| backend.full(value, [1].into());
+            let low = backend.binary(Binary::Min, x.clone(), &constant(0.0));
+            let v = backend.binary(Binary::Max, low, &constant(pila_least::<B::Elem>()));
+            let half = e.unary(Unary::Exp, &e.affine(&v, 2.5, 0.0));
+            let square = e.unary(Unary::Square, &v);
+            let below = |polynomial: &B::Tensor| e.mul(&e.mul(polynomial, &half), &half);
+            let linear = e.affine(&v, -5.0, 1.0);
+            let y = e.mul(&v, &e.add(&e.affine(&square, 12.5, 0.0), &linear));
+            let d1 = e.add(&e.mul(&e.affine(&v, 62.5, 12.5), &square), &linear);
+            let d2 = e.mul(&e.affine(&square, 62.5, 0.0), &e.affine(&v, 5.0, 4.0));
+            let above = e.above(x, 0.0);
+            [
+                backend.select(&above, x, &below(&y)),
+                backend.select(&above, &e.ones(x), &below(&d1)),
+                backend.select(&above, &e.zeros(x), &below(&d2)),
+            ]
         }
     };
     [y, d1, d2].into_iter().take(order + 1).collect()

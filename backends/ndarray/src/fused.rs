@@ -17,7 +17,7 @@ kernel! {
                 *y = Activation::$name.derivatives_by(E::fast, x, b)[0];
             }
         })* } } }
-        each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin);
+        each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin Pila);
     }
 }
 
@@ -30,7 +30,7 @@ kernel! {
                 [y[i], d1[i], _] = Activation::$name.derivatives_by(E::fast, x[i], b);
             }
         })* } } }
-        each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin);
+        each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin Pila);
     }
 }
 
@@ -43,7 +43,7 @@ kernel! {
                 [y[i], d1[i], d2[i]] = Activation::$name.derivatives_by(E::fast, x[i], b);
             }
         })* } } }
-        each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin);
+        each!(LipSwish Elu Softplus Tanh Relu LipschitzCube Sin Pila);
     }
 }
 

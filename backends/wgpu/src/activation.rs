@@ -58,6 +58,12 @@ pub(crate) fn derivatives(f: Activation) -> String {
   let s = circular(t, 0);
   return vec3<f32>(s * 0.15915494, circular(t, 1), -6.2831855 * s);"
             .into(),
+        Activation::Pila => "  if (x > 0.0) { return vec3<f32>(x, 1.0, 0.0); }
+  let v = larger(x, -34.0);
+  let e = exponential(2.5 * v);
+  let q = v * v;
+  return vec3<f32>(v * (12.5 * q - 5.0 * v + 1.0), (62.5 * v + 12.5) * q - 5.0 * v + 1.0, 62.5 * q * (5.0 * v + 4.0)) * e * e;"
+            .into(),
     };
     format!("fn derivatives(x: f32, b: f32) -> vec3<f32> {{\n{body}\n}}\n")
 }

@@ -10,9 +10,11 @@ use resflow::NdArray;
 use resflow::backend::{Activation, Backend, Key, Noise};
 use resflow::bijection::Bijection;
 use resflow::check::{Failed, Passed, Property, check_bijection, check_bijection_at, check_layer, check_layer_at};
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::flow::Flow;
-use resflow::layer::{ActivationLayer, ConcatenatedLipSwish, Layer, LipschitzConv, LipschitzLinear, Sequence};
+use resflow::layer::{
+    ActivationLayer, ConcatenatedActivation, Layer, LipschitzConv, LipschitzLinear, Sequence, activation_layer,
+};
 use resflow::lipschitz::Coefficient;
 use resflow::registry::Registry;
 use resflow::transform::{Flatten, Logit, Squeeze};
@@ -135,15 +137,13 @@ fn layers_pass() {
     };
     let mut nets: Vec<(Box<dyn Layer<Cpu>>, &[usize])> = Vec::new();
     for shape in [&[3][..], &[2, 3, 3]] {
-        let smooth = [Activation::LipSwish, Activation::Softplus, Activation::Tanh, Activation::Sin];
-        for f in smooth.into_iter().chain([Activation::Elu, Activation::Relu, Activation::LipschitzCube]) {
-            pass(&ActivationLayer::new(&b, f), shape);
+        for which in Nonlinearity::ALL {
+            pass(&*activation_layer(&b, which), shape);
         }
-        pass(&ConcatenatedLipSwish::new(&b), shape);
         pass(&LipschitzLinear::initialise(&b, 3, 4, kappa(), key), shape);
         pass(&LipschitzLinear::initialise(&b, 3, 2, None, key), shape);
         let net: Vec<Box<dyn Layer<Cpu>>> = vec![
-            Box::new(ConcatenatedLipSwish::new(&b)),
+            Box::new(ConcatenatedActivation::lipswish(&b)),
             Box::new(LipschitzLinear::initialise(&b, 6, 5, kappa(), key.split(1))),
             Box::new(ActivationLayer::new(&b, Activation::LipSwish)),
             Box::new(LipschitzLinear::initialise(&b, 5, 3, kappa(), key.split(2))),

@@ -145,7 +145,7 @@ impl Chain {
     /// Chains like those of flows, and what is at the borders.
     #[cfg(test)]
     fn some() -> Vec<Self> {
-        use Activation::{Elu, LipSwish, LipschitzCube, Relu, Sin, Softplus, Tanh};
+        use Activation::{Elu, LipSwish, LipschitzCube, Pila, Relu, Sin, Softplus, Tanh};
         let of = |width, steps: &[Step]| {
             let mut all = [None; LAYERS];
             all.iter_mut().zip(steps).for_each(|(to, step)| *to = Some(*step));
@@ -157,6 +157,7 @@ impl Chain {
             of(2, &[p(64), a(LipSwish), p(64), a(LipSwish), p(64), a(LipSwish), p(2)]),
             of(1, &[p(1)]),
             of(64, &[a(Elu), p(64), a(Softplus)]),
+            of(8, &[p(16), a(Pila), p(8)]),
             of(
                 256,
                 &[a(Tanh), p(256), a(Relu), p(255), a(Sin), p(200), a(LipschitzCube), p(7), a(Elu), p(256), a(Tanh)],

@@ -144,7 +144,7 @@ impl Segment {
     /// Segments like those of flows, and what is at the borders; of functions or of slopes.
     #[cfg(test)]
     fn some(slopes: bool) -> Vec<Self> {
-        use Activation::{Elu, LipSwish, LipschitzCube, Sin, Softplus, Tanh};
+        use Activation::{Elu, LipSwish, LipschitzCube, Pila, Sin, Softplus, Tanh};
         let of = |width, back, steps: &[Step]| {
             let mut all = [None; STEPS];
             let step = |s: &Step| if slopes && matches!(s, Step::Function(_)) { Step::Slopes } else { *s };
@@ -162,6 +162,7 @@ impl Segment {
             both(784, &[p(1, 128), f(Elu), p(1, 128), f(Sin)]),
             both(128, &[p(1, 784), f(LipSwish)]),
             both(300, &[f(Softplus)]),
+            both(4, &[p(3, 16), f(Pila)]),
             both(3, &[p(1, 256), f(Tanh), p(1, 100), f(LipschitzCube), p(1, 7)]),
             both(5, &[Step::Product { kernel: [3, 5], outputs: 130 }, f(Tanh), p(1, 33)]),
         ]
