@@ -18,6 +18,7 @@ mod front_door_tables;
 mod image_flows;
 mod image_layers;
 mod image_links;
+mod implicit;
 mod layers;
 mod lipschitz;
 mod mixed_norms;

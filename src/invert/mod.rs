@@ -10,9 +10,13 @@
 //! Anderson(m) (Anderson 1965; type II of Fang and Saad 2009): x + r − Σ γ_j (ΔX_j + ΔR_j) with γ the least-squares
 //! solution of r ≈ Σ γ_j ΔR_j over the last m differences; the plain step wherever the residual grew.
 
+mod transposed;
+
 use resflow_backend::{
     Backend, BackendError, Binary, Element as _, FixedPointColumn, FixedPointRule, FixedPointState, Over, Reduce, Unary,
 };
+
+pub use transposed::solve_transposed;
 
 use crate::batch::Batch;
 use crate::error::ConfigError;
@@ -30,6 +34,13 @@ pub enum Status {
     NonFinite,
     /// A value of the sample lies outside of its column's support, where there is no density.
     OutOfSupport,
+}
+
+impl Status {
+    /// Returns `true` if a solve ended at the accuracy asked for, or as near to it as the arithmetic gets.
+    pub fn is_solved(self) -> bool {
+        self <= Self::FloatFloor
+    }
 }
 
 impl std::fmt::Display for Status {
@@ -68,6 +79,13 @@ impl Inversion {
     pub fn for_backend<B: Backend>() -> Self {
         let accuracy = if B::Elem::EPSILON > 1e-10 { 1e-6 } else { 1e-12 };
         Self { method: Method::Anderson(2), accuracy, limit: 2000, check: true }
+    }
+
+    /// Returns the default for the gradient of a loss that other noise is far above: accuracy 1e−4 in f32 and 1e−8 in
+    /// f64, otherwise as [`for_backend`](Self::for_backend).
+    pub fn for_training<B: Backend>() -> Self {
+        let accuracy = if B::Elem::EPSILON > 1e-10 { 1e-4 } else { 1e-8 };
+        Self { accuracy, ..Self::for_backend::<B>() }
     }
 
     /// Sets the accuracy, relative to max(1, max|y|) of a sample.
@@ -231,21 +249,30 @@ pub fn invert_residual<B: Backend>(
     bound: f64,
     how: &Inversion,
 ) -> Result<Solution<B>, BackendError> {
+    iterate(backend, |batch, _| g(batch), batch, bound, how)
+}
+
+/// Solves x + g(x) = y; g is also given the numbers of the samples that are still going, in the order in which it gets them.
+fn iterate<B: Backend>(
+    backend: &B,
+    mut g: impl FnMut(&Batch<B>, &[u32]) -> B::Tensor,
+    batch: &Batch<B>,
+    bound: f64,
+    how: &Inversion,
+) -> Result<Solution<B>, BackendError> {
     let shape = batch.shape(backend);
     let n = shape.rows();
     let mut state = State::new(backend, batch.with_x(backend.reshape(&batch.x, [n, shape.row_elements()].into())));
-    let eval = |target: &Batch<B>, x: &B::Tensor| {
-        let rows = backend.shape(x).rows();
-        let y = g(&target.with_x(backend.reshape(x, shape.with_rows(rows))));
-        backend.reshape(&y, backend.shape(x))
-    };
     // samples that are done, and the number each had at the beginning
     let mut finished: Vec<(Vec<u32>, State<B>)> = Vec::new();
     let mut numbers: Vec<u32> = (0..n as u32).collect();
     let mut iteration = 0;
     while !numbers.is_empty() && iteration < how.limit {
         for _ in 0..(backend.poll_interval() as u32).min(how.limit - iteration) {
-            state = advance(backend, &eval, state, how);
+            let x = backend.reshape(&state.point.x, shape.with_rows(numbers.len()));
+            let gx = g(&state.target.with_x(x), &numbers);
+            let gx = backend.reshape(&gx, backend.shape(&state.point.x));
+            state = advance(backend, &gx, state, how);
             iteration += 1;
         }
         let active = backend.download(&backend.narrow(&state.point.rows, 1, FixedPointColumn::Active as usize, 1))?;
@@ -265,24 +292,18 @@ pub fn invert_residual<B: Backend>(
     collect(backend, &finished, shape, bound, how)
 }
 
-/// Makes one evaluation of g, the bookkeeping of every sample and the step.
-fn advance<B: Backend>(
-    b: &B,
-    g: &impl Fn(&Batch<B>, &B::Tensor) -> B::Tensor,
-    s: State<B>,
-    how: &Inversion,
-) -> State<B> {
+/// Makes the bookkeeping of every sample and the step from x, with g(x), `[n, d]`.
+fn advance<B: Backend>(b: &B, gx: &B::Tensor, s: State<B>, how: &Inversion) -> State<B> {
     let rule = FixedPointRule { accuracy: how.accuracy, floor: FLOOR * B::Elem::EPSILON, patience: PATIENCE };
-    let gx = g(&s.target, &s.point.x);
     let Method::Anderson(m) = how.method else {
-        let point = b.fixed_point_step(&rule, &s.target.x, &gx, s.point);
+        let point = b.fixed_point_step(&rule, &s.target.x, gx, s.point);
         return State { point, ..s };
     };
     let column = |rows: &B::Tensor, c: FixedPointColumn| b.narrow(rows, 1, c as usize, 1);
     let x = s.point.x.clone();
     let before = column(&s.point.rows, FixedPointColumn::Latest);
-    let r = b.binary(Binary::Sub, b.binary(Binary::Sub, s.target.x.clone(), &x), &gx);
-    let mut point = b.fixed_point_step(&rule, &s.target.x, &gx, s.point);
+    let r = b.binary(Binary::Sub, b.binary(Binary::Sub, s.target.x.clone(), &x), gx);
+    let mut point = b.fixed_point_step(&rule, &s.target.x, gx, s.point);
     let mut history = s.history;
     if let Some((x0, r0)) = &s.previous {
         history.push((b.binary(Binary::Sub, x.clone(), x0), b.binary(Binary::Sub, r.clone(), r0)));
