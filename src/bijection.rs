@@ -283,6 +283,23 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
     /// Returns [`Error::Backend`] if the device failed. A sample that does not converge is no error but a status.
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error>;
 
+    /// Solves (∂F/∂x)ᵀ a = g at samples x, `[n, …]`, for gradients g in x, `[n, …]`: a, of the shape of y, is the gradient in
+    /// y of a function of F⁻¹(y) whose gradient in x = F⁻¹(y) is g. The accuracy of each sample's is in the reports.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed, and [`Error::Input`] if the transform does not do it; none does
+    /// unless it says how. A sample that does not converge is no error but a status.
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+        how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        let _ = (backend, batch, gradient, how);
+        Err(not_transposed(self))
+    }
+
     /// Makes the backward pass: from the gradients in y, `[n, …]`, and in the log dets, `[n, 1]`, to those in x, adding
     /// to the gradients of the trained tensors.
     ///
@@ -303,6 +320,13 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
     }
 }
 
+/// The error of a transform that has no [`PreparedBijection::solve_transposed`].
+fn not_transposed(transform: &(impl Debug + ?Sized)) -> Error {
+    let described = format!("{transform:?}");
+    let name = described.split([' ', '{', '(']).next().unwrap_or_default();
+    Error::Input(format!("the transform {name} has no gradient through its inverse: write its `solve_transposed`"))
+}
+
 /// A prepared transform whose log det and inverse are formulas; [`closed_form`] makes a [`PreparedBijection`] of it.
 pub trait ClosedForm<B: Backend>: Debug + Send + Sync {
     /// Computes y, `[n, …]`, and log|det ∂y/∂x| of each sample, `[n, 1]`, nats.
@@ -313,6 +337,21 @@ pub trait ClosedForm<B: Backend>: Debug + Send + Sync {
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error>;
+
+    /// Computes the a with Jᵀa = g at samples x, `[n, …]`, for gradients g in x, `[n, …]`; a is of the shape of y. `None` of a
+    /// transform that does not: nothing can be differentiated through its inverse then.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+    ) -> Result<Option<B::Tensor>, Error> {
+        let _ = (backend, batch, gradient);
+        Ok(None)
+    }
 
     /// Computes the gradient in x, x̄ = Jᵀȳ + w ∂(log det)/∂x with ȳ = `cotangents.x`, `[n, …]`, and w = `cotangents.log_det`,
     /// `[n, 1]`, which goes on unchanged like the context ([`Cotangents::with_x`]), and adds to the gradients of the trained
@@ -354,6 +393,17 @@ impl<B: Backend, T: ClosedForm<B>> PreparedBijection<B> for ByFormula<T> {
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
         self.0.unmap(backend, batch)
+    }
+
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+        _how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        let a = self.0.solve_transposed(backend, batch, gradient)?.ok_or_else(|| not_transposed(&self.0))?;
+        Ok(Solution::by_formula(backend, a, f64::INFINITY)?)
     }
 
     fn backward(

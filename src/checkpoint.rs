@@ -35,6 +35,9 @@ const LISTED: u32 = 3;
 /// The format of one with a base density, a start or maps of columns that readers of the others do not know, listed or not.
 const EXTENDED: u32 = 4;
 
+/// The section of the metadata that describes a variational flow, which runs the other way.
+pub(crate) const VARIATIONAL: &str = "variational";
+
 /// The format of a model.
 fn format_of(config: &ModelConfig, listed: bool, mapped: bool) -> u32 {
     if mapped || !config.base().is_normal() || config.start() != Start::Random {
@@ -384,8 +387,13 @@ pub(crate) fn document_value<T: Serialize>(document: &T) -> Result<serde_json::V
 
 /// The part of the metadata under a key.
 pub(crate) fn section<T: serde::de::DeserializeOwned>(archive: &Archive, key: &str) -> Result<T, CheckpointError> {
-    let missing =
-        || CheckpointError::Format(format!("the metadata has no section `{key}`: another kind of resflow file?"));
+    let missing = || {
+        CheckpointError::Format(if archive.document.get(VARIATIONAL).is_some() {
+            "it is a variational flow, from latents to samples: load it with `VariationalFlow::load`".into()
+        } else {
+            format!("the metadata has no section `{key}`: another kind of resflow file?")
+        })
+    };
     let value = archive.document.get(key).ok_or_else(missing)?;
     T::deserialize(value).map_err(|e| CheckpointError::Format(format!("the metadata's section `{key}`: {e}")))
 }

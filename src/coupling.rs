@@ -243,6 +243,28 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         Ok(Solution::by_formula(backend, x, f64::INFINITY)?)
     }
 
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+        _how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        // Jᵀ = [[I, Nᵀ], [0, σ]] with N = ∂y_b/∂x_a: a_b = g_b/σ, a_a = g_a − Nᵀ a_b
+        let (a, b) = self.split.apart(backend, &batch.x);
+        let (st, saved) = self.net.forward(backend, &batch.with_x(a), Derivatives::First);
+        let affine = Affine::of(backend, &st, self.centred);
+        let (ga, gb) = self.split.apart(backend, gradient);
+        let gb = self.split.moving(backend, gb);
+        let solved = backend.binary(Binary::Mul, gb.clone(), &backend.unary(Unary::Exp, affine.decay.clone()));
+        let solved = self.split.moving(backend, solved);
+        let gs = backend.binary(Binary::Mul, backend.binary(Binary::Mul, gb, &b), &affine.slope);
+        let gst = backend.concat(&[&gs, &solved], backend.shape(&b).rank() - 1);
+        let through = self.net.vjp(backend, &saved, gst);
+        let out = self.split.together(backend, &backend.axpy(-1.0, &through, ga), &solved);
+        Ok(Solution::by_formula(backend, out, f64::INFINITY)?)
+    }
+
     fn backward(
         &self,
         backend: &B,

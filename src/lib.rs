@@ -72,6 +72,7 @@
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
 //! | [`invert`] | fixed points, plain and accelerated |
 //! | [`import`] | files of the reference implementation |
+//! | [`variational`] | flows fitted to a density that can be evaluated: reverse KL, importance weights, ln Z |
 //! | [`data`] | samples with weights and labels, tables, images, built-in densities, standardisation |
 //! | [`backend`] | the interface of devices, for writing one |
 //!
@@ -113,6 +114,7 @@ pub mod stage;
 mod tiled;
 pub mod train;
 pub mod transform;
+pub mod variational;
 
 pub use error::Error;
 pub use flow::Flow;

@@ -9,7 +9,7 @@
 //! Invariant: the net never sees what it moves, and every spline is increasing, so the Jacobian is triangular, the log det
 //! exact and the inverse a formula, whatever the net. Raw parameters of zero are the identity.
 
-use resflow_backend::{Backend, Binary, Over, Reduce, Spline, SplineReverse};
+use resflow_backend::{Backend, Binary, Over, Reduce, Spline, SplineReverse, Unary};
 
 use crate::batch::Batch;
 use crate::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, Memory, PreparedBijection, Tape, Wanted};
@@ -195,6 +195,33 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let b = backend.spline_inverse(&self.by_net, &b, &raw);
         // the net's slope is not known, so an error in y may grow into any
         Ok(Solution::by_formula(backend, self.together(backend, &a, &b), f64::INFINITY)?)
+    }
+
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+        _how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        // Jᵀ = [[D_a, Nᵀ], [0, D_b]] with N = ∂y_b/∂x_a through the net: a_b = g_b/D_b, a_a = (g_a − Nᵀ a_b)/D_a
+        let [a, b] = self.apart(backend, &batch.x);
+        let (raw, saved) = self.net.forward(backend, &batch.with_x(a.clone()), Derivatives::First);
+        let divide = |g: B::Tensor, logs: &B::Tensor| {
+            let inverse = backend.unary(Unary::Exp, backend.affine(logs.clone(), -1.0, 0.0));
+            backend.binary(Binary::Mul, g, &inverse)
+        };
+        let [ga, gb] = self.apart(backend, gradient);
+        let [_, logs] = backend.spline(&self.by_net, &b, &raw);
+        let solved = divide(gb, &logs);
+        let nothing = backend.full(0.0, [batch.len(backend), 1].into());
+        let graw = backend.spline_reverse(&self.by_net, &b, &raw, &solved, &nothing).graw;
+        let mut ga = backend.axpy(-1.0, &self.net.vjp(backend, &saved, graw), ga);
+        if let Some(own) = self.own(backend, batch.len(backend)) {
+            let [_, logs] = backend.spline(&self.by_itself, &a, &own);
+            ga = divide(ga, &logs);
+        }
+        Ok(Solution::by_formula(backend, self.together(backend, &ga, &solved), f64::INFINITY)?)
     }
 
     fn backward(

@@ -57,6 +57,16 @@ fn join<'a, B: Backend>(backend: &B, parts: impl Iterator<Item = &'a B::Tensor>)
     backend.concat(&parts.collect::<Vec<_>>(), 0)
 }
 
+/// Joins the solutions of runs of samples.
+fn together<B: Backend>(backend: &B, parts: Vec<Solution<B>>) -> Solution<B> {
+    Solution {
+        value: join(backend, parts.iter().map(|p| &p.value)),
+        stretch: parts[0].stretch,
+        certified: parts.iter().all(|p| p.certified),
+        reports: parts.into_iter().flat_map(|p| p.reports).collect(),
+    }
+}
+
 impl<B: Backend> PreparedBijection<B> for Tiled<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
         let Some(runs) = self.runs(backend, batch) else { return self.transform.forward(backend, batch, ask) };
@@ -84,13 +94,27 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
         let Some(runs) = self.runs(backend, batch) else { return self.transform.inverse(backend, batch, how) };
         let parts = runs.iter().map(|run| self.transform.inverse(backend, run, how));
-        let parts = parts.collect::<Result<Vec<_>, _>>()?;
-        Ok(Solution {
-            value: join(backend, parts.iter().map(|p| &p.value)),
-            stretch: parts[0].stretch,
-            certified: parts.iter().all(|p| p.certified),
-            reports: parts.into_iter().flat_map(|p| p.reports).collect(),
-        })
+        Ok(together(backend, parts.collect::<Result<Vec<_>, _>>()?))
+    }
+
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+        how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        let Some(runs) = self.runs(backend, batch) else {
+            return self.transform.solve_transposed(backend, batch, gradient, how);
+        };
+        let mut first = 0;
+        let parts = runs.iter().map(|run| {
+            let samples = run.len(backend);
+            let own = backend.narrow(gradient, 0, first, samples);
+            first += samples;
+            self.transform.solve_transposed(backend, run, &own, how)
+        });
+        Ok(together(backend, parts.collect::<Result<Vec<_>, _>>()?))
     }
 
     fn backward(

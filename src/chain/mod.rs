@@ -10,12 +10,14 @@
 
 mod parts;
 mod prepared;
+mod transposed;
 
 use parts::{Parts, part_with};
 pub use prepared::PreparedChain;
 pub(crate) use prepared::add_up;
 use prepared::{ChainTape, Step};
 use resflow_backend::{Backend, Key, Shape};
+pub(crate) use transposed::{Carried, ask_for_tape};
 
 use crate::batch::{Batch, SampleWeights};
 use crate::bijection::{Ask, Bijection, Cotangents, Draw, Memory, PreparedBijection, Tape};

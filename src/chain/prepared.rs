@@ -8,7 +8,7 @@ use resflow_backend::{Backend, Shape};
 use super::Observer;
 use super::parts::{Parts, part_with, reunite};
 use crate::batch::Batch;
-use crate::bijection::{Ask, Cotangents, Mapped, PreparedBijection, Tape, Wanted};
+use crate::bijection::{Ask, Cotangents, Mapped, Memory, PreparedBijection, Tape, Wanted};
 use crate::error::Error;
 use crate::invert::{Inversion, SampleReport, Solution, Status};
 use crate::module::{Grad, accumulate, fill, flatten};
@@ -271,7 +271,7 @@ pub(crate) fn add_up<'a, B: Backend>(backend: &B, lanes: impl Iterator<Item = &'
 }
 
 /// The worst of the reports of each sample.
-fn merge(all: &mut Option<Vec<SampleReport>>, reports: Vec<SampleReport>) {
+pub(super) fn merge(all: &mut Option<Vec<SampleReport>>, reports: Vec<SampleReport>) {
     let Some(all) = all else {
         *all = Some(reports);
         return;
@@ -312,6 +312,16 @@ impl<B: Backend> PreparedBijection<B> for PreparedChain<B> {
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
         self.inverse_observed(backend, batch, how, &mut |_, _, _| ())
+    }
+
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+        how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        self.pull_back_inverse(backend, batch, gradient, how, Memory::Store, None)
     }
 
     fn backward(

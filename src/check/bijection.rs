@@ -6,7 +6,7 @@ use super::differences::{Apart, apart, differ, down, jacobian, largest, normal};
 use super::gradients;
 use super::parts;
 use super::samples::{Samples, draw_samples};
-use super::{Failed, Passed, Property, Report, saved, tolerance};
+use super::{Failed, Passed, Property, Report, saved, tolerance, transposed};
 use crate::batch::Batch;
 use crate::bijection::{Ask, Bijection, Draw, Mapped, Memory, PreparedBijection};
 use crate::error::Error;
@@ -114,6 +114,7 @@ fn all<B: Backend>(
     subject.inverse(report)?;
     subject.batch_cut(report)?;
     gradients::check(report, &subject, log_det)?;
+    transposed::check(report, &subject)?;
     saved::check(report, backend, &*subject.transform, &subject.batch, key, registry)
 }
 

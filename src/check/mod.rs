@@ -25,6 +25,7 @@
 //! | [`Value`](Property::Value) | both | y is finite, and the same whatever is asked for besides |
 //! | [`LogDet`](Property::LogDet) | transforms | the log det comes when it is asked for, `[n, 1]` or `[n, replicates]`, and is ln\|det ∂y/∂x\| |
 //! | [`Inverse`](Property::Inverse) | transforms | F⁻¹(F(x)) = x and F(F⁻¹(y)) = y |
+//! | [`TransposedSolve`](Property::TransposedSolve) | transforms | Jᵀa = g for the a that `solve_transposed` gives, where there is one |
 //! | [`Gradient`](Property::Gradient) | both | the gradients in x, in tangents and in trained tensors are those by differences |
 //! | [`SampleWeights`](Property::SampleWeights) | transforms | each sample's cotangents go to its own part of the gradients |
 //! | [`Accumulation`](Property::Accumulation) | both | gradients are added to what is there |
@@ -49,6 +50,7 @@ mod pullback;
 mod samples;
 mod saved;
 pub mod tolerance;
+mod transposed;
 
 use std::fmt;
 
@@ -69,6 +71,8 @@ pub enum Property {
     LogDet,
     /// The inverse is one.
     Inverse,
+    /// `solve_transposed` gives the a with Jᵀa = g.
+    TransposedSolve,
     /// Gradients are those by differences; for what a backward pass needs is kept.
     Gradient,
     /// Each sample's cotangents, its weight among them, are its own.
@@ -102,6 +106,7 @@ impl fmt::Display for Property {
             Self::Value => "value",
             Self::LogDet => "log det",
             Self::Inverse => "inverse",
+            Self::TransposedSolve => "transposed solve",
             Self::Gradient => "gradient",
             Self::SampleWeights => "sample weights",
             Self::Accumulation => "accumulation",

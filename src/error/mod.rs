@@ -115,6 +115,9 @@ pub enum Error {
         /// Its description.
         description: String,
     },
+    /// The target density of a variational fit failed, in its own words.
+    #[error("the target density failed: {0}")]
+    Target(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

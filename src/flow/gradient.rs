@@ -87,8 +87,7 @@ impl<B: Backend> PreparedFlow<B> {
     pub fn gradient(&self, objective: &Objective<'_, B>) -> Result<Gradient<B>, Error> {
         let backend = &self.backend;
         let n = objective.batch.len(backend);
-        let lanes = backend.lanes().min(most_lanes(self.parameters));
-        let plan = ShardPlan::new(n, backend.shard_rows(self.sample_bytes), lanes);
+        let plan = self.gradient_plan(n);
         let lanes = backend.run(plan.lanes(), |l| -> Result<Lane<B>, Error> {
             let mut lane = Lane {
                 chain: vec![None; self.chain.grads()],
@@ -137,6 +136,12 @@ impl<B: Backend> PreparedFlow<B> {
             input,
             terms,
         })
+    }
+
+    /// Cuts so many samples of a gradient into shards.
+    pub(crate) fn gradient_plan(&self, samples: usize) -> ShardPlan {
+        let lanes = self.backend.lanes().min(most_lanes(self.parameters));
+        ShardPlan::new(samples, self.backend.shard_rows(self.sample_bytes), lanes)
     }
 
     /// Takes a shard forward through the chain and back.

@@ -17,6 +17,7 @@ use statrs::distribution::{ContinuousCDF as _, StudentsT};
 use super::prepared::{PreparedFlow, Target};
 use super::upload::Upload;
 use crate::batch::Batch;
+use crate::bijection::LogDet;
 use crate::data::{Samples, Table};
 use crate::error::Error;
 use crate::invert::Status;
@@ -348,16 +349,30 @@ fn shard<B: Backend>(flow: &PreparedFlow<B>, x: &Batch<B>, key: Key, latent: boo
     let backend = flow.backend();
     let count = x.len(backend);
     let evaluated = flow.forward(x, key)?;
-    let replicates = if evaluated.log_dets.iter().all(|l| l.exact) { 1 } else { flow.replicates() };
+    let (estimates, replicates) = sum_estimates(backend, &evaluated.log_dets, count, flow.replicates())?;
+    let base = flow.base().log_prob(backend, &evaluated.z)?;
+    let z =
+        if latent { Some(backend.download(&evaluated.z.x)?.into_iter().map(Element::to_f64).collect()) } else { None };
+    Ok(Shard { z, base, estimates, replicates })
+}
+
+/// Sums the log dets of transforms on the host, `[n, replicates]`, with the number of replicates: 1 where all are exact.
+pub(crate) fn sum_estimates<B: Backend>(
+    backend: &B,
+    log_dets: &[LogDet<B>],
+    count: usize,
+    replicates: usize,
+) -> Result<(Vec<f64>, usize), Error> {
+    let replicates = if log_dets.iter().all(|l| l.exact) { 1 } else { replicates };
     let mut estimates = vec![0.0; count * replicates];
-    if !evaluated.log_dets.is_empty() {
-        let columns: Vec<_> = evaluated.log_dets.iter().map(|l| &l.value).collect();
+    if !log_dets.is_empty() {
+        let columns: Vec<_> = log_dets.iter().map(|l| &l.value).collect();
         let joined = backend.concat(&columns, 1);
         let width = backend.shape(&joined).channels();
         let values = backend.download(&joined)?;
         for (values, sums) in values.chunks_exact(width).zip(estimates.chunks_exact_mut(replicates)) {
             let mut at = 0;
-            for log_det in &evaluated.log_dets {
+            for log_det in log_dets {
                 let own = if log_det.exact { 1 } else { replicates };
                 for (m, sum) in sums.iter_mut().enumerate() {
                     *sum += values[at + if log_det.exact { 0 } else { m }].to_f64();
@@ -366,8 +381,5 @@ fn shard<B: Backend>(flow: &PreparedFlow<B>, x: &Batch<B>, key: Key, latent: boo
             }
         }
     }
-    let base = flow.base().log_prob(backend, &evaluated.z)?;
-    let z =
-        if latent { Some(backend.download(&evaluated.z.x)?.into_iter().map(Element::to_f64).collect()) } else { None };
-    Ok(Shard { z, base, estimates, replicates })
+    Ok((estimates, replicates))
 }

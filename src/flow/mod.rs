@@ -4,6 +4,7 @@
 //! N(0, I) unless another is given. The columns' maps s, at their simplest a standardisation, belong to the model. A [`PreparedFlow`] holds the
 //! normalised weights and serves any number of calls and threads.
 
+mod decode_gradient;
 mod evaluate;
 mod footprint;
 mod gradient;
@@ -14,10 +15,12 @@ mod provenance;
 mod scores;
 mod upload;
 
+pub use decode_gradient::DecodeGradient;
 pub use evaluate::Encoded;
 pub use gradient::{Gradient, Objective, Supervision};
 pub use inverse::Decoded;
 pub use log_prob::LogProb;
+pub(crate) use log_prob::sum_estimates;
 pub use prepared::PreparedFlow;
 pub use provenance::Provenance;
 use resflow_backend::{Backend, Key};

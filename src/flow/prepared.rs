@@ -152,6 +152,21 @@ impl<B: Backend> PreparedFlow<B> {
         Ok(Evaluated { z: x.with_x(mapped.y), log_dets: mapped.log_dets })
     }
 
+    /// The estimator of gradients.
+    pub(crate) fn training(&self) -> &Estimator {
+        &self.training
+    }
+
+    /// What computes the shards of a gradient.
+    pub(crate) fn steps(&self) -> &B {
+        &self.steps
+    }
+
+    /// The shapes of the base's trained tensors.
+    pub(crate) fn base_shapes(&self) -> &[Shape] {
+        &self.base_shapes
+    }
+
     pub(crate) fn replicates(&self) -> usize {
         self.replicates
     }

@@ -23,6 +23,7 @@
 
 mod config;
 mod defaults;
+mod optimiser;
 mod source;
 mod start;
 mod state;
@@ -33,6 +34,7 @@ mod verdict;
 use std::time::Duration;
 
 pub use config::TrainConfig;
+pub(crate) use optimiser::{Optimiser, find_infinite};
 use serde::{Deserialize, Serialize};
 pub use source::Source;
 pub use start::start_from_mixture;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use resflow_backend::{Backend, Key};
 use serde::{Deserialize, Serialize};
 
+use super::optimiser::Optimiser;
 use super::source::Columns;
 use super::validation::Best;
 use super::{Budget, MOST_TIME, Source, TrainConfig, Trainer, Validation, config};
@@ -86,9 +87,8 @@ impl<B: Backend> Trainer<B> {
             best.flow.store("best.", &mut archive)?;
         }
         let backend = self.flow.backend();
-        for (name, tensor) in
-            [("moment.first", &self.moments[0]), ("moment.second", &self.moments[1]), ("average", &self.average)]
-        {
+        let Optimiser { moments: [first, second], average, .. } = &self.optimiser;
+        for (name, tensor) in [("moment.first", first), ("moment.second", second), ("average", average)] {
             let values = backend.download(tensor)?;
             archive.tensors.insert(name.to_owned(), (vec![values.len()], Values::of(&values)));
         }
@@ -162,15 +162,15 @@ impl<B: Backend> Trainer<B> {
         let columns = Columns::Given(flow.columns().clone());
         let mut trainer = Self::start(flow, source, &run.config, run.budget, key, columns)?;
         trainer.flow.set_provenance(provenance);
-        let shape = backend.shape(&trainer.average);
+        let shape = backend.shape(&trainer.optimiser.average);
         let load = |name: &str| -> Result<B::Tensor, Error> {
             Ok(backend.upload(&archive.get::<B::Elem>(name, &shape)?, shape))
         };
-        trainer.moments = [load("moment.first")?, load("moment.second")?];
+        trainer.optimiser.moments = [load("moment.first")?, load("moment.second")?];
         if archive.get::<f64>("moment.second", &shape)?.iter().any(|&m| m < 0.0) {
             return Err(format("a second moment is negative"));
         }
-        trainer.average = load("average")?;
+        trainer.optimiser.average = load("average")?;
         trainer.step = run.step;
         trainer.elapsed = elapsed;
         trainer.milestone = trainer.milestone();

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use resflow_backend::{AdamStep, Backend, Binary, Element as _, Key, Unary};
+use resflow_backend::{Backend, Element as _, Key};
 
+use super::optimiser::{Optimiser, find_infinite};
 use super::source::{Batches, Columns, Drawing, Drawn, Source, ValidationSet};
 use super::start::fit_base;
 use super::validation::Best;
@@ -19,7 +20,7 @@ use crate::data::{Dataset, Samples};
 use crate::error::Error;
 use crate::flow::{Flow, Gradient, Objective, PreparedFlow, Provenance, Supervision};
 use crate::lipschitz::PowerIteration;
-use crate::module::{Module as _, Role, assign, flatten};
+use crate::module::{Module as _, assign};
 
 /// The report of one step.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,8 +50,7 @@ pub struct Trainer<B: Backend> {
     pub(super) fingerprint: String,
     pub(super) step: u64,
     pub(super) elapsed: Duration,
-    pub(super) moments: [B::Tensor; 2],
-    pub(super) average: B::Tensor,
+    pub(super) optimiser: Optimiser<B>,
     pub(super) best: Option<Best<B>>,
     pub(super) last_validation: Option<Validation>,
     pub(super) without_improvement: u32,
@@ -59,8 +59,6 @@ pub struct Trainer<B: Backend> {
     pub(super) initialised: bool,
     /// The mixture that was fitted as the base, unless the run was resumed.
     pub(super) fitted: Option<Mixture>,
-    parameters: B::Tensor,
-    decayed: B::Tensor,
     prepared: PreparedFlow<B>,
     /// The handle that gradients are computed by.
     steps: B,
@@ -142,9 +140,6 @@ impl<B: Backend> Trainer<B> {
             fitted = Some(mixture);
         }
         let backend = flow.backend().clone();
-        let parameters = flat_parameters(&flow);
-        let zeros = || backend.full(0.0, backend.shape(&parameters));
-        let moments = [zeros(), zeros()];
         let steps = backend.with_products(config.products)?;
         let prepared = flow.prepare().with_steps_on(steps.clone());
         let mut config = config.clone();
@@ -152,9 +147,7 @@ impl<B: Backend> Trainer<B> {
             config.steps = steps;
         }
         Ok(Self {
-            decayed: decay_mask(&flow),
-            average: parameters.clone(),
-            parameters,
+            optimiser: Optimiser::new(&flow),
             prepared,
             steps,
             weight: 1.0,
@@ -166,7 +159,6 @@ impl<B: Backend> Trainer<B> {
             fingerprint,
             step: 0,
             elapsed: Duration::ZERO,
-            moments,
             best: None,
             last_validation: None,
             without_improvement: 0,
@@ -369,60 +361,30 @@ impl<B: Backend> Trainer<B> {
     /// Clips, steps, averages, updates; returns what came of it.
     fn apply(&mut self, gradient: &Gradient<B>, step: u64, rate: f64) -> Result<Applied, Error> {
         let b = self.flow.backend().clone();
-        let one = b.full(1.0, [1].into());
-        let norm = b.unary(Unary::Sqrt, b.dot(&gradient.flat, &gradient.flat));
-        let mut sums = vec![&gradient.loss, &norm];
-        sums.extend(&gradient.classification);
-        let sums = b.concat(&sums, 0);
-        let gate = b.all_finite(&sums);
-        let scale = if self.config.clip > 0.0 {
-            let limit = b.full(self.config.clip, [1].into());
-            b.binary(Binary::Min, b.binary(Binary::Div, limit, &norm), &one)
-        } else {
-            one.clone()
-        };
-        // zero gradient: clip/0 is not finite, use scale 1
-        let scale = b.select(&b.unary(Unary::IsFinite, scale.clone()), &scale, &one);
-        let rule = AdamStep {
-            learning_rate: rate,
-            beta1: self.config.betas[0],
-            beta2: self.config.betas[1],
-            epsilon: self.config.epsilon,
-            weight_decay: self.config.weight_decay,
-            step,
-        };
-        let moments = self.moments.clone();
-        let (parameters, moments) =
-            b.adam_step(&rule, &scale, &gate, &self.decayed, self.parameters.clone(), moments, &gradient.flat);
-        // the one read of the step
-        let report: Vec<f64> = b.download(&b.concat(&[&gate, &sums], 0))?.into_iter().map(B::Elem::to_f64).collect();
-        let (finite, loss, norm) = (report[0], report[1], report[2]);
-        let classification = report.get(3..5).map(|score| ClassificationScore {
+        let values: Vec<_> = std::iter::once(&gradient.loss).chain(&gradient.classification).collect();
+        let applied = self.optimiser.step(&b, &self.config, step, rate, &gradient.flat, &values)?;
+        let loss = applied.values[0];
+        let classification = applied.values.get(1..3).map(|score| ClassificationScore {
             cross_entropy: score[0],
             accuracy: score[1],
             count: self.step_samples(),
         });
-        if finite == 0.0 {
+        if !applied.finite {
             let losses = loss.is_finite() && classification.is_none_or(|c| c.cross_entropy.is_finite());
             let what = if losses { "the gradient" } else { "the loss" };
-            return Err(Error::Diverged { step, what, layer: self.first_infinite(gradient) });
+            return Err(Error::Diverged { step, what, layer: find_infinite(&self.flow, &gradient.flat) });
         }
-        self.parameters = parameters;
-        self.moments = moments;
-        // the average starts short, so that a short run does not remember its beginning
-        let decay = self.config.average.min(step as f64 / (step as f64 + 10.0));
-        self.average = b.axpy(1.0 - decay, &self.parameters, b.affine(self.average.clone(), decay, 0.0));
         self.update();
-        Ok(Applied { loss, norm, classification })
+        Ok(Applied { loss, norm: applied.norm, classification })
     }
 
     /// Puts the parameters into the flow, continues the power iterations and prepares the transforms, all at once.
     fn update(&mut self) {
         let b = self.flow.backend().clone();
         let how = PowerIteration::Iterations(self.config.power_iterations);
-        let (chain, prepared) = self.flow.chain().updated(&b, &self.parameters, how);
+        let (chain, prepared) = self.flow.chain().updated(&b, self.optimiser.parameters(), how);
         *self.flow.chain_mut() = chain;
-        self.assign_rest(&self.parameters.clone());
+        self.assign_rest(&self.optimiser.parameters().clone());
         self.prepared = self.flow.prepare_with(prepared).with_steps_on(self.steps.clone());
     }
 
@@ -463,24 +425,8 @@ impl<B: Backend> Trainer<B> {
         }
         self.initialised = true;
         self.derive();
-        self.average = self.parameters.clone();
+        self.optimiser.begin_average();
         Ok(())
-    }
-
-    /// The first trained tensor whose gradient is not finite.
-    fn first_infinite(&self, gradient: &Gradient<B>) -> Option<String> {
-        let values = self.flow.backend().download(&gradient.flat).ok()?;
-        let (mut at, mut found) = (0, None);
-        self.flow.visit(&mut |name, tensor, role| {
-            if role.is_trained() {
-                let n = self.flow.backend().shape(tensor).elements();
-                if found.is_none() && values[at..at + n].iter().any(|g| !g.is_finite()) {
-                    found = Some(name.to_owned());
-                }
-                at += n;
-            }
-        });
-        found
     }
 
     /// The best validated averaged weights; before any validation, the average as it is.
@@ -490,7 +436,7 @@ impl<B: Backend> Trainer<B> {
 
     /// Derives everything that is computed from the flow's tensors, after they were replaced.
     pub(super) fn derive(&mut self) {
-        self.parameters = flat_parameters(&self.flow);
+        self.optimiser.follow(&self.flow);
         self.prepared = self.flow.prepare().with_steps_on(self.steps.clone());
     }
 }
@@ -506,27 +452,4 @@ struct Applied {
 fn column<B: Backend>(backend: &B, values: impl Iterator<Item = f64>) -> B::Tensor {
     let values: Vec<_> = values.map(B::Elem::from_f64).collect();
     backend.upload(&values, [values.len(), 1].into())
-}
-
-/// All trained tensors one after the other, `[P]`.
-fn flat_parameters<B: Backend>(flow: &Flow<B>) -> B::Tensor {
-    let mut tensors = Vec::new();
-    flow.visit(&mut |_, tensor, role| {
-        if role.is_trained() {
-            tensors.push(tensor.clone());
-        }
-    });
-    flatten(flow.backend(), tensors.iter()).unwrap_or_else(|| flow.backend().full(0.0, [0].into()))
-}
-
-/// Ones where weight decay applies, else zeros, `[P]`.
-fn decay_mask<B: Backend>(flow: &Flow<B>) -> B::Tensor {
-    let mut mask = Vec::new();
-    flow.visit(&mut |_, tensor, role| {
-        if role.is_trained() {
-            let value = B::Elem::from_f64(f64::from(u8::from(role == Role::Weight)));
-            mask.extend(std::iter::repeat_n(value, flow.backend().shape(tensor).elements()));
-        }
-    });
-    flow.backend().upload(&mask, [mask.len()].into())
 }

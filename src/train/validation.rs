@@ -12,7 +12,6 @@ use super::{Budget, Trainer};
 use crate::classifier::ClassificationScore;
 use crate::error::Error;
 use crate::flow::{Flow, LogProb, Provenance};
-use crate::lipschitz::PowerIteration;
 
 /// The steps after which a run validates where its settings name no interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -111,20 +110,7 @@ impl<B: Backend> Trainer<B> {
 
     /// Builds the flow with the averaged weights (EMA), its power iterations converged on them.
     pub fn averaged(&self) -> Flow<B> {
-        let mut flow = self.flow.clone();
-        if self.config.average > 0.0 {
-            let b = flow.backend().clone();
-            let mut at = 0;
-            flow.visit_mut(&mut |_, tensor, role| {
-                if role.is_trained() {
-                    let shape = b.shape(tensor);
-                    *tensor = b.reshape(&b.narrow(&self.average, 0, at, shape.elements()), shape);
-                    at += shape.elements();
-                }
-            });
-            flow.update_spectral_norms(PowerIteration::converge::<B>());
-        }
-        flow
+        self.optimiser.averaged(&self.flow, &self.config)
     }
 
     /// Evaluates the averaged weights on the validation samples and keeps them if they are the best. Before the first

@@ -201,6 +201,10 @@ impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
         Ok(Solution::closed_form(backend, backend.binary(Binary::Sub, x, &self.bias), stretch))
     }
 
+    fn solve_transposed(&self, backend: &B, _: &Batch<B>, gradient: &B::Tensor) -> Result<Option<B::Tensor>, Error> {
+        Ok(Some(backend.binary(Binary::Mul, gradient.clone(), &self.inverse_scale)))
+    }
+
     fn pull_back(
         &self,
         backend: &B,

@@ -84,6 +84,10 @@ impl<B: Backend> ClosedForm<B> for Flatten {
         Ok(Solution::closed_form(backend, from_vectors(backend, &batch.x, &self.image), 1.0))
     }
 
+    fn solve_transposed(&self, backend: &B, _: &Batch<B>, gradient: &B::Tensor) -> Result<Option<B::Tensor>, Error> {
+        Ok(Some(to_vectors(backend, gradient)))
+    }
+
     fn pull_back(&self, backend: &B, _: Batch<B>, cotangents: Cotangents<B>, _: &mut [Grad<B>]) -> Cotangents<B> {
         let x = from_vectors(backend, &cotangents.x, &self.image);
         cotangents.with_x(x)

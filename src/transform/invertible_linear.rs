@@ -287,6 +287,15 @@ impl<B: Backend> Prepared<B> {
     fn pixels(&self, backend: &B, x: &B::Tensor) -> f64 {
         (backend.shape(x).row_elements() / self.features) as f64
     }
+
+    /// W⁻¹.
+    fn inverse(&self, backend: &B) -> &B::Tensor {
+        let n = self.features;
+        self.inverse.get_or_init(|| {
+            let (_, inverse) = backend.lu(&backend.reshape(&self.weight, [1, n, n].into()));
+            backend.reshape(&inverse, [n, n].into())
+        })
+    }
 }
 
 impl<B: Backend> ClosedForm<B> for Prepared<B> {
@@ -298,15 +307,16 @@ impl<B: Backend> ClosedForm<B> for Prepared<B> {
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {
-        let n = self.features;
-        let inverse = self.inverse.get_or_init(|| {
-            let (_, inverse) = backend.lu(&backend.reshape(&self.weight, [1, n, n].into()));
-            backend.reshape(&inverse, [n, n].into())
-        });
+        let inverse = self.inverse(backend);
         let x = by_rows(backend, &batch.x, |y| backend.matmul(y, false, inverse, true));
         // ‖W⁻¹‖₂ is at most the root of the sum of squares
         let square = backend.download(&backend.dot(inverse, inverse))?[0].to_f64();
         Ok(Solution::by_formula(backend, x, square.sqrt())?)
+    }
+
+    fn solve_transposed(&self, backend: &B, _: &Batch<B>, gradient: &B::Tensor) -> Result<Option<B::Tensor>, Error> {
+        let inverse = self.inverse(backend);
+        Ok(Some(by_rows(backend, gradient, |g| backend.matmul(g, false, inverse, false))))
     }
 
     fn pull_back(

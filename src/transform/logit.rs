@@ -90,6 +90,19 @@ impl<B: Backend> ClosedForm<B> for Logit {
         Ok(Solution::closed_form(backend, x, 0.25 * slope))
     }
 
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+    ) -> Result<Option<B::Tensor>, Error> {
+        // ∂x/∂y = s(1 − s)/(1 − 2α)
+        let [low, high] = self.sides(backend, &batch.x);
+        let slope = backend.binary(Binary::Mul, low, &high);
+        let a = backend.binary(Binary::Mul, gradient.clone(), &slope);
+        Ok(Some(backend.affine(a, 1.0 / (1.0 - 2.0 * self.alpha), 0.0)))
+    }
+
     fn pull_back(&self, backend: &B, kept: Batch<B>, cotangents: Cotangents<B>, _: &mut [Grad<B>]) -> Cotangents<B> {
         // ∂y/∂x = (1 − 2α)(1/s + 1/(1 − s)), ∂log det/∂x = (1 − 2α)(1/(1 − s) − 1/s)
         let [low, high] = self.sides(backend, &kept.x).map(|s| backend.unary(Unary::Reciprocal, s));

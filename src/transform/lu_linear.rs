@@ -142,6 +142,15 @@ struct Prepared<B: Backend> {
 }
 
 impl<B: Backend> Prepared<B> {
+    /// W⁻¹ and its Frobenius norm.
+    fn inverse(&self, backend: &B) -> Result<&(B::Tensor, f64), Error> {
+        if let Some(inverse) = self.inverse.get() {
+            return Ok(inverse);
+        }
+        let inverse = self.invert(backend)?;
+        Ok(self.inverse.get_or_init(|| inverse))
+    }
+
     /// Solves for W⁻¹ in double precision.
     fn invert(&self, backend: &B) -> Result<(B::Tensor, f64), Error> {
         let n = self.stored.features;
@@ -192,15 +201,15 @@ impl<B: Backend> ClosedForm<B> for Prepared<B> {
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {
-        let (inverse, norm) = if let Some(inverse) = self.inverse.get() {
-            inverse
-        } else {
-            let inverse = self.invert(backend)?;
-            self.inverse.get_or_init(|| inverse)
-        };
+        let (inverse, norm) = self.inverse(backend)?;
         let shifted = backend.binary(Binary::Sub, batch.x.clone(), &self.stored.bias);
         // ‖W⁻¹‖₂ is at most the root of the sum of squares
         Ok(Solution::by_formula(backend, backend.matmul(&shifted, false, inverse, true), *norm)?)
+    }
+
+    fn solve_transposed(&self, backend: &B, _: &Batch<B>, gradient: &B::Tensor) -> Result<Option<B::Tensor>, Error> {
+        let (inverse, _) = self.inverse(backend)?;
+        Ok(Some(backend.matmul(gradient, false, inverse, false)))
     }
 
     fn pull_back(

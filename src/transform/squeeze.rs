@@ -111,6 +111,10 @@ impl<B: Backend> ClosedForm<B> for Squeeze {
         Ok(Solution::closed_form(backend, unsqueeze(backend, &batch.x), 1.0))
     }
 
+    fn solve_transposed(&self, backend: &B, _: &Batch<B>, gradient: &B::Tensor) -> Result<Option<B::Tensor>, Error> {
+        Ok(Some(squeeze(backend, gradient)))
+    }
+
     fn pull_back(&self, backend: &B, _: Batch<B>, cotangents: Cotangents<B>, _: &mut [Grad<B>]) -> Cotangents<B> {
         let x = unsqueeze(backend, &cotangents.x);
         cotangents.with_x(x)

@@ -27,8 +27,19 @@ fn objective(b: &Cpu, link: &dyn PreparedBijection<Cpu>, x: &Tensor, gy: &Tensor
 
 /// A derivative at 0 by Richardson's extrapolation of central differences.
 pub(crate) fn slope(f: impl Fn(f64) -> f64) -> f64 {
+    slope_by(1e-4, f)
+}
+
+/// The same by differences of step h.
+pub(crate) fn slope_by(h: f64, f: impl Fn(f64) -> f64) -> f64 {
     let central = |h: f64| (f(h) - f(-h)) / (2.0 * h);
-    (4.0 * central(1e-4) - central(2e-4)) / 3.0
+    (4.0 * central(h) - central(2.0 * h)) / 3.0
+}
+
+/// Returns `true` if a derivative is that by differences of a step, relative to 1 + its size: nets with kinks have one within
+/// reach of a long step now and then, and not of a short one.
+pub(crate) fn is_slope(found: f64, tolerance: f64, f: impl Fn(f64) -> f64) -> bool {
+    [1e-4, 1e-5, 1e-6].into_iter().any(|h| (found - slope_by(h, &f)).abs() < tolerance * (1.0 + found.abs()))
 }
 
 /// ln|det| of each row's Jacobian, by central differences of a map of rows.

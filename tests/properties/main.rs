@@ -10,6 +10,7 @@ mod columns;
 #[path = "../common/mod.rs"]
 mod common;
 mod coupling;
+mod decode_gradient;
 mod estimator;
 mod families;
 mod flow;
@@ -29,4 +30,5 @@ mod scores;
 mod spline;
 mod table_fits;
 mod traces;
+mod variational;
 mod weights;

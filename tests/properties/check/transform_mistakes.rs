@@ -1,4 +1,4 @@
-//! A transform of one's own with one mistake, each of thirty.
+//! A transform of one's own with one mistake, each of thirty-one.
 
 use resflow::backend::{Backend, Key, Noise};
 use resflow::batch::Batch;
@@ -36,6 +36,7 @@ enum Mistake {
     NoTape,
     Recomputed,
     InverseOff,
+    SolveDoubled,
     MixedSamples,
     PartsOrder,
     SameNames,
@@ -176,6 +177,19 @@ impl PreparedBijection<Cpu> for PreparedWave {
         Ok(Solution::by_formula(b, b.upload(&x.collect::<Vec<_>>(), batch.shape(b)), f64::INFINITY)?)
     }
 
+    fn solve_transposed(
+        &self,
+        b: &Cpu,
+        batch: &Batch<Cpu>,
+        gradient: &Tensor,
+        _how: &Inversion,
+    ) -> Result<Solution<Cpu>, Error> {
+        let (x, g, d) = (down(b, &batch.x), down(b, gradient), self.s.len());
+        let factor = if self.mistake == Mistake::SolveDoubled { 2.0 } else { 1.0 };
+        let a = (0..x.len()).map(|e| factor * g[e] / (self.s[e % d].exp() * x[e].cosh()));
+        Ok(Solution::by_formula(b, b.upload(&a.collect::<Vec<_>>(), batch.shape(b)), f64::INFINITY)?)
+    }
+
     fn backward(
         &self,
         b: &Cpu,
@@ -224,7 +238,7 @@ impl PreparedBijection<Cpu> for PreparedWave {
     }
 }
 
-const MISTAKES: [Mistake; 31] = [
+const MISTAKES: [Mistake; 32] = [
     Mistake::None,
     Mistake::OutputShape,
     Mistake::ValueForGradient,
@@ -246,6 +260,7 @@ const MISTAKES: [Mistake; 31] = [
     Mistake::NoTape,
     Mistake::Recomputed,
     Mistake::InverseOff,
+    Mistake::SolveDoubled,
     Mistake::MixedSamples,
     Mistake::PartsOrder,
     Mistake::SameNames,
@@ -281,6 +296,7 @@ fn expected(mistake: Mistake) -> (&'static [Property], &'static str) {
         Mistake::NoTape => (&[P::Gradient], "no tape comes"),
         Mistake::Recomputed => (&[P::Memory], "Memory::Recompute"),
         Mistake::InverseOff => (&[P::Inverse], "after the way forth and back"),
+        Mistake::SolveDoubled => (&[P::TransposedSolve], ", 2 times that"),
         Mistake::MixedSamples => (&[P::BatchCut], "must not depend on the others"),
         Mistake::PartsOrder => (&[P::Parts], "`parts` shows `s` [3] Parameter, `b` [3] Parameter"),
         Mistake::SameNames => (&[P::Gradient, P::Parts, P::SaveAndLoad], "two stored tensors are named `s`"),
