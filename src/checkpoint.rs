@@ -24,6 +24,7 @@ use crate::error::{CheckpointError, Error};
 use crate::estimator::Phase;
 use crate::flow::Flow;
 pub use crate::flow::Provenance;
+use crate::lipschitz::UNIT;
 use crate::module::Module as _;
 use crate::registry::Registry;
 use crate::stage::{Repeated, Size, Stage};
@@ -237,7 +238,7 @@ impl<B: Backend> Flow<B> {
             }
         });
         let report = &mut |name: String, length: f64| {
-            let unit = (length - 1.0).abs() <= 1e-3;
+            let unit = (length - 1.0).abs() <= UNIT;
             if failed.is_none() && !unit {
                 let problem = "is no unit vector, so σ = uᵀWv would bound nothing".into();
                 failed = Some(CheckpointError::Tensor { name, problem });

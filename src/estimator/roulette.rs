@@ -138,7 +138,7 @@ impl RussianRoulette {
         // the gradient's second moment: Σ c^{2k} / P(N ≥ k−E) < ∞, strictly
         // rounded down, so that it stays bounded
         let p = ((1.0 - c) * 1e4).floor() / 1e4;
-        let better = Law::ShiftedGeometric { p: p.max(super::law::LEAST_STOP) };
+        let better = Some(Law::ShiftedGeometric { p: p.max(super::law::LEAST_STOP) }).filter(|&law| bounded(law, c));
         (!bounded(self.law, c)).then_some(VarianceWarning { law: self.law, bound: c, better })
     }
 }
@@ -156,9 +156,9 @@ pub struct VarianceWarning {
     pub law: Law,
     /// The Lipschitz bound of the worst block.
     pub bound: f64,
-    /// The law with the least work × variance at that bound, as far as laws go: for bounds above 0.9995 it has no
-    /// bounded variance either.
-    pub better: Law,
+    /// The law with the least work × variance at that bound; `None` for bounds above 0.9994, where no law has a bounded
+    /// variance, since their least probability of stopping is 0.001.
+    pub better: Option<Law>,
 }
 
 impl std::fmt::Display for VarianceWarning {
@@ -168,10 +168,9 @@ impl std::fmt::Display for VarianceWarning {
             "unbounded-variance: with {} and Lip(g) up to {:.4} the variance of the gradient has no bound; ",
             self.law, self.bound
         )?;
-        if bounded(self.better, self.bound) {
-            write!(f, "{} has one", self.better)
-        } else {
-            write!(f, "a smaller coefficient is needed for one")
+        match self.better {
+            Some(better) => write!(f, "{better} has one"),
+            None => write!(f, "a smaller coefficient is needed for one"),
         }
     }
 }

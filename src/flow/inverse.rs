@@ -18,7 +18,7 @@ pub struct Decoded {
     pub samples: Table,
     /// The report of each sample's inversion; its bound is in standardised units.
     pub reports: Vec<SampleReport>,
-    /// max|F(x) − z| / max(1, max|z|), the largest over samples: measured through the whole flow (of images from the
+    /// ‖F(x) − z‖₂ / max(1, ‖z‖₂), the largest over samples: measured through the whole flow (of images from the
     /// logit's output on: x itself is rounded where the logit is steepest), or, if the check was left out, the largest
     /// of any block.
     pub residual: f64,
@@ -126,9 +126,9 @@ impl<B: Backend> PreparedFlow<B> {
         let d = self.columns.width();
         for (i, report) in reports.iter_mut().enumerate() {
             let row = i * d..(i + 1) * d;
-            let scale = largest(z[row.clone()].iter().map(|z| z.to_f64().abs())).max(1.0);
-            let distance = |e: usize| (again[e].to_f64() - z[e].to_f64()).abs();
-            report.residual = largest(row.map(distance)) / scale;
+            let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+            let scale = length(&mut z[row.clone()].iter().map(|z| z.to_f64())).max(1.0);
+            report.residual = length(&mut row.map(|e| again[e].to_f64() - z[e].to_f64())) / scale;
             if !report.residual.is_finite() {
                 report.status = Status::NonFinite;
             }

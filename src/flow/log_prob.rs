@@ -30,6 +30,10 @@ pub struct LogProb {
     pub values: Vec<f64>,
     /// The standard error of each value, `[n]`, nats; 0 where the log det is exact and no column is on a grid.
     pub standard_error: Vec<f64>,
+    /// A bound on the bias of each value, nats: 0 unless a series is truncated. A truncated series estimates another number than
+    /// log p, and neither replicates nor probes tell how far off that is: for blocks with Lip(g) ≤ c it is at most
+    /// d Σ_{k>K} cᵏ/k each, by the coefficients that their weights are normalised to. It is no part of the standard error.
+    pub bias_bound: f64,
     /// log|det ∂z/∂x| of each sample, `[n]`, nats: the part of the value besides the base density; with columns on
     /// grids, at the first draw of noise.
     pub log_det: Vec<f64>,
@@ -91,7 +95,7 @@ impl LogProb {
     }
 
     /// Returns the interval in nats that covers log p of sample `i` with this confidence: Student's t over the
-    /// replicates.
+    /// replicates, and the bound on the bias to both sides.
     ///
     /// # Errors
     /// Returns [`Error::Input`] if the confidence is outside (0, 1) or there is no sample `i`.
@@ -102,12 +106,14 @@ impl LogProb {
         let (Some(&value), Some(&error)) = (self.values.get(i), self.standard_error.get(i)) else {
             return Err(Error::Input(format!("row {i} of {} (counted from 0)", self.values.len())));
         };
-        let half = if self.replicates < 2 {
-            0.0
-        } else {
-            let t = StudentsT::new(0.0, 1.0, (self.replicates - 1) as f64).map_err(|e| Error::Input(e.to_string()))?;
-            t.inverse_cdf(f64::midpoint(1.0, confidence)) * error
-        };
+        let half = self.bias_bound
+            + if self.replicates < 2 {
+                0.0
+            } else {
+                let t =
+                    StudentsT::new(0.0, 1.0, (self.replicates - 1) as f64).map_err(|e| Error::Input(e.to_string()))?;
+                t.inverse_cdf(f64::midpoint(1.0, confidence)) * error
+            };
         Ok((value - half, value + half))
     }
 }
@@ -260,6 +266,7 @@ fn evaluate_draw<B: Backend>(
         weights: samples.weights().map(<[f64]>::to_vec),
         replicates,
         estimator: flow.resolved().to_string(),
+        bias_bound: flow.bias_bound(),
     };
     Ok((latent.then(|| Table::of_computed(d, z)), out))
 }

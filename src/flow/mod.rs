@@ -414,6 +414,13 @@ impl<B: Backend> Flow<B> {
         warnings
     }
 
+    /// A bound on the bias of log p, nats, by the blocks' coefficients; only a truncated series has one.
+    fn bias_bound(&self) -> f64 {
+        let Estimator::Truncated(truncated) = self.config.evaluation() else { return 0.0 };
+        let blocks = self.transforms().iter().filter_map(|t| Some((t.cost()?, t.lipschitz_bound())));
+        blocks.map(|(cost, bound)| truncated.bias_bound(cost.dimension, bound.unwrap_or(f64::INFINITY))).sum()
+    }
+
     /// Normalises the weights once, for any number of evaluations and threads. This costs about as much as scoring one
     /// sample; every method of a [`Flow`] that computes does it anew.
     pub fn prepare(&self) -> PreparedFlow<B> {
@@ -436,6 +443,7 @@ impl<B: Backend> Flow<B> {
             evaluation: self.config.evaluation().clone(),
             resolved: self.resolved(Phase::Evaluation),
             replicates: self.config.replicates(),
+            bias_bound: self.bias_bound(),
             target: None,
             shard_samples: self.evaluation_samples(),
             sample_bytes: self.sample_bytes(),

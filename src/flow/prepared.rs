@@ -41,6 +41,8 @@ pub struct PreparedFlow<B: Backend> {
     pub(super) evaluation: Estimator,
     pub(super) resolved: Estimator,
     pub(super) replicates: usize,
+    /// A bound on the bias of log p, nats.
+    pub(super) bias_bound: f64,
     pub(super) target: Option<Target>,
     /// Samples of one task of an evaluation.
     pub(super) shard_samples: usize,
@@ -81,6 +83,10 @@ impl<B: Backend> PreparedFlow<B> {
     /// The estimator of log p, `Auto` resolved.
     pub fn resolved(&self) -> &Estimator {
         &self.resolved
+    }
+
+    pub(crate) fn bias_bound(&self) -> f64 {
+        self.bias_bound
     }
 
     /// d, the numbers in a sample.

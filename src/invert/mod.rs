@@ -2,8 +2,9 @@
 //!
 //! Banach: the plain step contracts by c = Lip(g). A posteriori, with r = y − x − g(x), ‖x − x*‖₂ ≤ ‖r‖₂/(1−c); the
 //! answer is the step y − g(x) from the x with the smallest residual, which costs nothing more and is within
-//! c‖r‖₂/(1−c). The c in use is an estimate (power iteration), so the bound is one too, and is marked so. A sample
-//! stops by itself, when max|r| ≤ accuracy · max(1, max|y|), and is frozen then: other samples of its batch do not
+//! c‖r‖₂/(1−c). What rounding adds is estimated: 2 ε (‖x‖₂ + ‖y‖₂)/(1−c), since r is computed from numbers of that size.
+//! The c in use is an estimate (power iteration), so the bound is one too, and is marked so. A sample stops by itself,
+//! when ‖r‖₂ ≤ accuracy · max(1, ‖y‖₂), the norm that the bound speaks of, and is frozen then: other samples of its batch do not
 //! enter its answer but by rounding, since products of matrices of other sizes may add in another order (about 1e-5 of
 //! its scale in f32, and now and then an iteration more or less).
 //!
@@ -88,7 +89,7 @@ impl Inversion {
         Self { accuracy, ..Self::for_backend::<B>() }
     }
 
-    /// Sets the accuracy, relative to max(1, max|y|) of a sample.
+    /// Sets the accuracy, relative to max(1, ‖y‖₂) of a sample: it has converged once ‖y − x − g(x)‖₂ is below.
     ///
     /// # Errors
     /// Returns [`ConfigError::OutOfRange`] unless it is a positive number below 1.
@@ -144,10 +145,11 @@ impl Inversion {
 /// The accuracy with which one sample was inverted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleReport {
-    /// max|y − F(x)| / max(1, max|y|), relative: of a block, measured one step before the answer; of a whole flow, see
+    /// ‖y − F(x)‖₂ / max(1, ‖y‖₂), relative: of a block, measured one step before the answer; of a whole flow, see
     /// [`Decoded`](crate::flow::Decoded).
     pub residual: f64,
-    /// A bound on ‖x − x*‖₂, in units of x, that holds if the Lipschitz bound does.
+    /// A bound on ‖x − x*‖₂, in units of x, that holds if the Lipschitz bound does; with an allowance for the rounding of a
+    /// fixed point, and without the rounding of formulas.
     pub error_bound: f64,
     /// Evaluations of g.
     pub iterations: u32,
@@ -199,6 +201,8 @@ impl<B: Backend> Solution<B> {
 const PATIENCE: f64 = 4.0;
 /// Residuals up to this many ε may be called the floor.
 const FLOOR: f64 = 256.0;
+/// The ε of ‖x‖₂ + ‖y‖₂ by which a residual may be wrong: an estimate of the rounding in x + g(x) − y.
+const ROUNDING: f64 = 2.0;
 
 /// Everything that the iteration knows of the samples still going, `[n, …]`.
 struct State<B: Backend> {
@@ -366,13 +370,20 @@ fn collect<B: Backend>(
     for (at, &number) in order.iter().enumerate() {
         back[number as usize] = at as u32;
     }
-    let join = |part: fn(&State<B>) -> &B::Tensor| {
+    let join = |part: &dyn Fn(&State<B>) -> B::Tensor| {
         let parts: Vec<_> = finished.iter().map(|(_, state)| part(state)).collect();
-        if let [only] = parts[..] { only.clone() } else { b.take_rows(&b.concat(&parts, 0), &back) }
+        if let [only] = &parts[..] {
+            return only.clone();
+        }
+        b.take_rows(&b.concat(&parts.iter().collect::<Vec<_>>(), 0), &back)
     };
-    let value = b.reshape(&join(|s| &s.point.best), shape);
-    let rows = b.download(&join(|s| &s.point.rows))?;
-    let rows = rows.chunks_exact(FixedPointColumn::COUNT).map(|row| {
+    let value = b.reshape(&join(&|s| s.point.best.clone()), shape);
+    let sizes = |s: &State<B>| {
+        let square = |x: &B::Tensor| b.dot_rows(x, x);
+        b.concat(&[&s.point.rows, &square(&s.point.best), &square(&s.target.x)], 1)
+    };
+    let rows = b.download(&join(&sizes))?;
+    let rows = rows.chunks_exact(FixedPointColumn::COUNT + 2).map(|row| {
         let column = |c: FixedPointColumn| row[c as usize].to_f64();
         let (residual, stall) = (column(FixedPointColumn::Residual), column(FixedPointColumn::Stall));
         let (norm, iterations) = (column(FixedPointColumn::Norm), column(FixedPointColumn::Steps));
@@ -385,7 +396,9 @@ fn collect<B: Backend>(
         } else {
             Status::NotConverged
         };
-        SampleReport { residual, error_bound: bound * norm / (1.0 - bound), iterations: iterations as u32, status }
+        let sizes = row[FixedPointColumn::COUNT..].iter().map(|square| square.to_f64().sqrt()).sum::<f64>();
+        let error_bound = (bound * norm + ROUNDING * B::Elem::EPSILON * sizes) / (1.0 - bound);
+        SampleReport { residual, error_bound, iterations: iterations as u32, status }
     });
     Ok(Solution { value, reports: rows.collect(), stretch: 1.0 / (1.0 - bound), certified: false })
 }

@@ -18,7 +18,7 @@ use crate::layer::Saved;
 /// Solves (I + Jᵀ)a = b for each sample, with b and a `[n, …]`, J the Jacobian of `net` where its forward pass kept
 /// `saved`, and ‖J‖ ≤ `bound` < 1. Works for whatever has a vector-Jacobian product.
 ///
-/// The report of a sample has max|b − a − Jᵀa| / max|b| as its residual (of the point one step before the answer), a bound on
+/// The report of a sample has ‖b − a − Jᵀa‖₂ / ‖b‖₂ as its residual (of the point one step before the answer), a bound on
 /// ‖a − a*‖₂ / max|b|, and the number of products. The accuracy of `how` is relative in the same way. A b of zeros has the
 /// answer zero, after one product.
 ///

@@ -27,7 +27,8 @@ impl<B: Backend> LipschitzConv<B> {
     /// and v `[1, h, w, c_in]`.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Inconsistent`] if the shapes do not belong together, or the kernel's sizes are not odd.
+    /// Returns [`ConfigError::Inconsistent`] if the shapes do not belong together, the kernel's sizes are not odd, or u or v
+    /// is no unit vector.
     pub fn from_parts(
         backend: &B,
         kernel: B::Tensor,
@@ -53,6 +54,7 @@ impl<B: Backend> LipschitzConv<B> {
                  [1, h, w, c_out] and [1, h, w, c_in]"
             )));
         }
+        pair.check_lengths(backend)?;
         let kind = Kernel([k[0], k[1], k[2], k[3]]);
         Ok(Self { weight: kernel, bias, constraint: Some(Constraint::new(pair, coefficient)), kind })
     }

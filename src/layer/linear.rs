@@ -23,7 +23,7 @@ impl<B: Backend> LipschitzLinear<B> {
     /// Takes stored tensors: weight `[o, i]`, bias `[o]` and the singular pair, u `[o]` and v `[i]`.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Inconsistent`] if the shapes do not belong together.
+    /// Returns [`ConfigError::Inconsistent`] if the shapes do not belong together, or u or v is no unit vector.
     pub fn from_parts(
         backend: &B,
         weight: B::Tensor,
@@ -38,6 +38,7 @@ impl<B: Backend> LipschitzLinear<B> {
                 "a linear layer with weight {w}, bias {b}, u {u} and v {v}: expected [o, i], [o], [o] and [i]"
             )));
         }
+        pair.check_lengths(backend)?;
         let kind = Dense { outputs: w[0], inputs: w[1] };
         Ok(Self { weight, bias, constraint: Some(Constraint::new(pair, coefficient)), kind })
     }

@@ -93,8 +93,10 @@ impl<B: Backend> DualPair<B> {
         let dual = norms.domain.dual(backend);
         let advance = |mut pair: Self, count: usize| {
             for _ in 0..count {
-                let v = dual.dual_vector(backend, &operator.adjoint(backend, &pair.u), &pair.v);
-                let u = norms.codomain.dual_vector(backend, &operator.apply(backend, &v), &pair.u);
+                let v =
+                    dual.dual_vector(backend, &operator.adjoint(backend, &pair.u), &dual.dual_unit(backend, &pair.v));
+                let old = norms.codomain.dual_unit(backend, &pair.u);
+                let u = norms.codomain.dual_vector(backend, &operator.apply(backend, &v), &old);
                 pair = Self { u, v };
             }
             pair

@@ -12,4 +12,5 @@ pub use induced::{DualPair, Norms};
 pub use norm::Norm;
 pub use operator::{ConvOperator, DenseOperator, LinearOperator};
 pub use order::{Exponent, Order, learned_exponent, two_norm_factor};
+pub(crate) use power::UNIT;
 pub use power::{Coefficient, PowerIteration, SingularPair};

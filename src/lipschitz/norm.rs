@@ -12,7 +12,7 @@
 //! Powers are taken of rᵢ = |xᵢ|/max|x| ∈ [0, 1] as e^{t ln r}, so nothing overflows and at least one power is 1; 0^t
 //! is set to 0 without ln 0. A vector that is zero or not finite has no dual vector: the caller's old one is kept.
 
-use resflow_backend::{Backend, Binary, Element as _, Key, Noise, Over, Reduce, Unary};
+use resflow_backend::{Backend, Binary, Element as _, Key, Noise, Over, Reduce, Unary, composed};
 
 use super::Order;
 use super::order::{CENTRE, LEAK, STEEPEST};
@@ -190,10 +190,7 @@ impl<B: Backend> Norm<B> {
     /// Computes the dual vector of x, of its shape: ‖u‖_{p*} = 1 and ⟨u, x⟩ = ‖x‖_p. `old` if x is zero or not finite.
     pub fn dual_vector(&self, backend: &B, x: &B::Tensor, old: &B::Tensor) -> B::Tensor {
         let (vector, size) = match self {
-            Self::Two => {
-                let norm = self.norm(backend, x);
-                (backend.binary(Binary::Div, x.clone(), &norm), norm)
-            }
+            Self::Two => return composed::unit_or(backend, x.clone(), old),
             Self::One => (sign(backend, x), Self::Infinity.norm(backend, x)),
             Self::Infinity => {
                 let ratios = Ratios::new(backend, x);
@@ -214,6 +211,14 @@ impl<B: Backend> Norm<B> {
         let positive = backend.binary(Binary::Less, backend.full(0.0, [1].into()), &size);
         let usable = backend.binary(Binary::Mul, positive, &backend.unary(Unary::IsFinite, size));
         backend.select(&usable, &vector, old)
+    }
+
+    /// Computes x/‖x‖_{p*} in an order between, which may have moved since x had length 1; x itself in the others, and of zero.
+    pub(super) fn dual_unit(&self, backend: &B, x: &B::Tensor) -> B::Tensor {
+        let Self::Power { .. } = self else { return x.clone() };
+        let norm = self.dual(backend).norm(backend, x);
+        let positive = backend.binary(Binary::Less, backend.full(0.0, [1].into()), &norm);
+        backend.select(&positive, &backend.binary(Binary::Div, x.clone(), &norm), x)
     }
 
     /// Computes ∂ ln‖x‖_p/∂p = (Σ wᵢ ln rᵢ − (1/p) ln Σ r^p)/p with wᵢ = rᵢ^p/Σ r^p, `[1]`, of an order between; x must

@@ -2,7 +2,7 @@
 //!
 //! Invariant: ⟨u, Wv⟩ = ⟨Wᵀu, v⟩, and [`LinearOperator::pair_gradient`] is its derivative in the weights.
 
-use resflow_backend::{Backend, Binary, Padding, Shape, Unary};
+use resflow_backend::{Backend, Padding, Shape, composed};
 
 use crate::error::ConfigError;
 
@@ -17,12 +17,12 @@ pub trait LinearOperator<B: Backend> {
     /// Computes the derivative of uᵀWv in the weights, of their shape.
     fn pair_gradient(&self, backend: &B, u: &B::Tensor, v: &B::Tensor) -> B::Tensor;
 
-    /// Makes `count` power iterations in the 2-norm, v ← Wᵀu/‖Wᵀu‖ and u ← Wv/‖Wv‖; a product that is zero leaves its
-    /// vector as it was. Returns u, v and σ = uᵀWv as `[1]`.
+    /// Makes `count` power iterations in the 2-norm, v ← Wᵀu/‖Wᵀu‖ and u ← Wv/‖Wv‖; a product that is zero, or so small or
+    /// large that its square is not, leaves its vector as it was. Returns u, v and σ = uᵀWv as `[1]`.
     fn power_iteration(&self, backend: &B, mut u: B::Tensor, mut v: B::Tensor, count: usize) -> [B::Tensor; 3] {
         for _ in 0..count {
-            v = unit_or(backend, self.adjoint(backend, &u), &v);
-            u = unit_or(backend, self.apply(backend, &v), &u);
+            v = composed::unit_or(backend, self.adjoint(backend, &u), &v);
+            u = composed::unit_or(backend, self.apply(backend, &v), &u);
         }
         let sigma = backend.dot(&u, &self.apply(backend, &v));
         [u, v, sigma]
@@ -33,14 +33,6 @@ pub trait LinearOperator<B: Backend> {
 
     /// The shape of u.
     fn output_shape(&self) -> Shape;
-}
-
-/// x/‖x‖, or `old` where x is zero or not a number.
-fn unit_or<B: Backend>(backend: &B, x: B::Tensor, old: &B::Tensor) -> B::Tensor {
-    let norm = backend.unary(Unary::Sqrt, backend.dot(&x, &x));
-    let scaled = backend.binary(Binary::Div, x, &norm);
-    let usable = backend.binary(Binary::Less, backend.full(0.0, [1].into()), &norm);
-    backend.select(&usable, &scaled, old)
 }
 
 /// A matrix `[o, i]`: v is `[i]`, u is `[o]`.

@@ -6,7 +6,7 @@ use crate::common::*;
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key};
-use resflow::batch::Batch;
+use resflow::batch::{Batch, SampleWeights};
 use resflow::bijection::Bijection as _;
 use resflow::block::ResidualBlock;
 use resflow::checkpoint::{Archive, Values, write_atomically};
@@ -18,6 +18,7 @@ use resflow::flow::Flow;
 use resflow::invert::{Inversion, Method, Status};
 use resflow::layer::{Layer, LipschitzLinear, Sequence};
 use resflow::lipschitz::{Coefficient, SingularPair};
+use resflow::module::Module as _;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use resflow::transform::ActNorm;
 
@@ -114,6 +115,10 @@ fn inversions() {
     let found = down(&b, &solution.value);
     assert_eq!(found[2..4], down(&b, &solve(&y[2..4]).value)[..]);
     assert!(solve(&[]).reports.is_empty());
+    // a y whose square overflows is not solved, however small its residual is beside it
+    let far = solve(&[1e200, 0.0, 0.1, 0.2]);
+    assert_eq!([0, 1].map(|r| far.reports[r].status), [Status::NonFinite, Status::Converged]);
+    assert!(!far.reports[0].error_bound.is_finite());
 }
 
 #[test]
@@ -202,6 +207,34 @@ fn layers_links_and_blocks() {
         let shards: Vec<_> = shards.into_iter().map(Batch::new).collect();
         let error = ActNorm::new(&b, 2).initialise(&b, &shards, None).expect_err("no variance");
         assert!(error.to_string().contains("ActNorm"), "{error}");
+    }
+    // neither a batch that is not finite nor one whose mean or variance is not; weights make no difference
+    let most = f64::MAX;
+    for values in [[f64::NAN, 1.0, 2.0], [f64::INFINITY, 1.0, 2.0], [most, most, 1.0], [1e200, -1e200, 3.0]] {
+        let column: Vec<f64> = values.iter().flat_map(|&x| [0.5 * x.signum(), x]).collect();
+        let shards = [Batch::new(b.upload(&column, [3, 2].into()))];
+        let weights = [b.upload(&[1.0, 2.0, 1.0], [3, 1].into())];
+        for weights in [None, Some(SampleWeights { shards: &weights, unit: 1.0 })] {
+            let mut actnorm = ActNorm::new(&b, 2);
+            let error = actnorm.initialise(&b, &shards, weights.as_ref()).expect_err("not finite").to_string();
+            assert!(error.contains("ActNorm"), "{values:?}: {error}");
+            actnorm.visit("", &mut |name, tensor, _| {
+                assert!(down(&b, tensor).iter().all(|v| *v == 0.0), "{name} after {values:?}");
+            });
+        }
+    }
+    // vectors that are no unit vectors bound nothing
+    let pair = |u: f64, v: f64| SingularPair::new(&b, b.upload(&[u, 0.0], [2].into()), b.upload(&[0.0, v], [2].into()));
+    for (u, v) in [(1.0, 1.0), (0.5, 1.0), (1.0, 1.01), (0.0, 1.0), (f64::NAN, 1.0), (1.0, f64::INFINITY), (2.0, 3.0)] {
+        let made = LipschitzLinear::from_parts(&b, zeros(&[2, 2]), zeros(&[2]), pair(u, v), kappa);
+        let good = u == 1.0 && v == 1.0;
+        assert_eq!(made.is_ok(), good, "{u}, {v}");
+        if let Err(e) = made {
+            let named = [("u", u), ("v", v)]
+                .iter()
+                .all(|(name, x)| e.to_string().contains(&format!("{name} of")) == (*x != 1.0));
+            assert!(named, "all that is wrong: {e}");
+        }
     }
     let links = |l: ResidualBlock<Cpu>| Flow::from_transforms(b.clone(), FlowConfig::new(3), vec![Box::new(l)]);
     assert!(links(ResidualBlock::new(layer(2, 2), &[2]).expect("a block")).is_err(), "two columns for three");

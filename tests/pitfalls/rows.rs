@@ -253,12 +253,25 @@ fn pitfall_11_weights_match_the_law_and_terms_their_signs() {
 /// Everyone: settings whose variance is infinite in the worst case are taken without a word.
 #[test]
 fn pitfall_12_unbounded_variance_is_named() {
-    let toy = roulette(Law::ShiftedGeometric { p: 0.5 }, 2);
-    assert!(toy.variance_warning(0.9_f64.powi(5)).is_none());
-    for (r, c) in [(toy, 0.98_f64.powi(3)), (roulette(Law::Poisson { rate: 2.0 }, 20), 0.1)] {
+    let toy = || roulette(Law::ShiftedGeometric { p: 0.5 }, 2);
+    assert!(toy().variance_warning(0.9_f64.powi(5)).is_none());
+    for (r, c) in [(toy(), 0.98_f64.powi(3)), (roulette(Law::Poisson { rate: 2.0 }, 20), 0.1)] {
         let warning = r.variance_warning(c).expect("a warning");
         assert!(warning.to_string().starts_with("unbounded-variance"), "{warning}");
-        assert!(roulette(warning.better, 2).variance_warning(c).is_none(), "{warning}");
+        let better = warning.better.expect("a law for this bound");
+        assert!(roulette(better, 2).variance_warning(c).is_none(), "{warning}");
+    }
+    // where no law has a bounded variance none is called better
+    for c in [0.99, 0.999, 0.9994, 0.9995, 0.9996, 0.999_99, 0.5_f64.next_up() * 2.0 - f64::EPSILON] {
+        let warning = toy().variance_warning(c).expect("a warning");
+        assert_eq!(warning.better.is_some(), c < 0.9995, "{c}: {warning}");
+        let names = warning.to_string();
+        match warning.better {
+            Some(better) => {
+                assert!(roulette(better, 2).variance_warning(c).is_none() && better.check().is_ok(), "{names}")
+            }
+            None => assert!(names.contains("a smaller coefficient is needed"), "{names}"),
+        }
     }
     let mut config = estimated(6);
     assert!(

@@ -1,12 +1,14 @@
 //! Those of `rows.rs` that need training and checkpoints. Keys are fixed, so no test fails by chance.
 
 use crate::common::*;
-use resflow::backend::Key;
+use resflow::NdArray;
+use resflow::backend::{Backend, Element as _, Key};
 use resflow::checkpoint::Archive;
 use resflow::config::FlowConfig;
 use resflow::data::ToyDensity;
 use resflow::error::{CheckpointError, Error};
 use resflow::flow::Flow;
+use resflow::lipschitz::PowerIteration;
 use resflow::module::Role;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
@@ -116,6 +118,36 @@ fn pitfall_18_actnorm_is_initialised_once() {
     let mut resumed = Trainer::resume(cpu(), &stored, Source::Density(ToyDensity::Moons)).expect("ours");
     resumed.run(|_, _| ()).expect("finite");
     assert!(bytes(&resumed) == bytes(&whole));
+}
+
+/// Weights that decayed to nothing, that overflow in a product, or that are zero while the orders of their norms move: the state of
+/// the run can be resumed, since its singular vectors are unit vectors still.
+#[test]
+fn a_run_whose_weights_vanished_can_be_resumed() {
+    fn check<B: Backend>(b: B, norms: &str, size: f64) {
+        let config = FlowConfig { norms: norms.parse().expect("norms"), ..exact_config(2, 2, &[6]) };
+        let mut flow = Flow::new(b.clone(), config, Key::new(1)).expect("valid");
+        flow.visit_mut(&mut |name, tensor, _| {
+            if name.ends_with(".weight") {
+                *tensor = b.affine(tensor.clone(), size, 0.0);
+            } else if name.contains("orders.") {
+                *tensor = b.affine(tensor.clone(), 1.0, 0.7);
+            }
+        });
+        flow.update_spectral_norms(PowerIteration::Iterations(5));
+        flow.update_spectral_norms(PowerIteration::converge::<B>());
+        let archive = flow.to_archive().expect("stored");
+        if let Err(e) = Flow::from_archive(b, &archive) {
+            panic!("{norms}, {size:e}, {}: {e}", B::Elem::NAME);
+        }
+    }
+    for norms in ["2", "learned", "1f1", "f1f"] {
+        for size in [0.0, 1e-20, 1e-30, 1e-160, 1e-300, 1e25] {
+            check(cpu(), norms, size);
+            check(NdArray::<f32>::new(), norms, size);
+        }
+        check(cpu(), norms, 1e200);
+    }
 }
 
 /// RF: weight decay without effect, a schedule that is overwritten, a best checkpoint chosen on the test set, and

@@ -6,13 +6,17 @@
 use crate::common::asking::{value, with_log_det};
 use crate::common::bijections::{check_bijection, draw};
 use crate::common::*;
+use nalgebra::{DMatrix, DVector};
 use proptest::prelude::*;
-use resflow::backend::{Backend, Key};
+use resflow::NdArray;
+use resflow::backend::{Backend, Key, Noise};
 use resflow::batch::Batch;
 use resflow::bijection::{Bijection, CloneBijection as _};
+use resflow::block::ResidualBlock;
 use resflow::config::Nonlinearity;
 use resflow::invert::{Inversion, Method, Status, invert_residual};
-use resflow::layer::{Derivatives, Layer};
+use resflow::layer::{Derivatives, Layer, LipschitzLinear};
+use resflow::lipschitz::Coefficient;
 use resflow::module::Module as _;
 use resflow::transform::ActNorm;
 
@@ -126,6 +130,40 @@ proptest! {
             prop_assert!(report.iterations <= limit);
             let expected = if report.residual <= how.accuracy() { Status::Converged } else { Status::NotConverged };
             prop_assert!(report.status == expected || report.status == Status::FloatFloor, "{:?}", report);
+        }
+    }
+
+    /// In single precision too: what has converged is within the accuracy in the norm of its bound, and no bound is 0.
+    #[test]
+    fn single_precision_is_within_its_bound(seed: u64, d in 1_usize..70, spread in -2.0..2.0_f64, method in methods()) {
+        let b = NdArray::<f32>::new();
+        let (key, c) = (Key::new(seed), Coefficient::new(0.9).expect("in range"));
+        let layer = LipschitzLinear::initialise(&b, d, d, c, key);
+        let y = b.affine(b.noise(key.named("y"), Noise::Normal, 0, [5, d].into()), 10_f64.powf(spread), 0.0);
+        let weight: Vec<f64> = b.download(&layer.normalised_weight(&b)).expect("no fault").iter().map(|w| f64::from(*w)).collect();
+        let mut bias = vec![0.0; d];
+        layer.visit("", &mut |name, t, _| {
+            if name == "bias" {
+                bias = b.download(t).expect("no fault").iter().map(|x| f64::from(*x)).collect();
+            }
+        });
+        let how = Inversion::for_backend::<NdArray<f32>>().with_method(method).expect("checked");
+        let block = ResidualBlock::new(Box::new(layer), &[d]).expect("a contraction").prepare(&b);
+        let solved = block.inverse(&b, &Batch::new(y.clone()), &how).expect("no device fault");
+        let [found, y] = [&solved.value, &y].map(|x| {
+            b.download(x).expect("no fault").iter().map(|x| f64::from(*x)).collect::<Vec<_>>()
+        });
+        let matrix = DMatrix::from_row_slice(d, d, &weight) + DMatrix::identity(d, d);
+        let lu = matrix.clone().lu();
+        for ((report, x), y) in solved.reports.iter().zip(found.chunks(d)).zip(y.chunks(d)) {
+            let y = DVector::from_column_slice(y) - DVector::from_column_slice(&bias);
+            let exact = lu.solve(&y).expect("invertible");
+            let x = DVector::from_column_slice(x);
+            let (error, scale) = ((&x - &exact).norm(), (&y + DVector::from_column_slice(&bias)).norm().max(1.0));
+            prop_assert!(report.error_bound > 0.0 && error <= report.error_bound, "{error:e} for {report:?}");
+            let left = (&matrix * &x - &y).norm();
+            let rounding = 4.0 * f64::from(f32::EPSILON) * scale;
+            prop_assert!(report.status != Status::Converged || left <= how.accuracy() * scale + rounding, "{left:e}: {report:?}");
         }
     }
 

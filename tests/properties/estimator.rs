@@ -11,7 +11,7 @@ use resflow::backend::{Backend, Key};
 use resflow::batch::Batch;
 use resflow::bijection::{Bijection, Draw, Memory};
 use resflow::block::ResidualBlock;
-use resflow::config::Nonlinearity;
+use resflow::config::{FlowConfig, Nonlinearity};
 use resflow::estimator::{
     Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Traces, Truncated, Weights, jacobian, series,
 };
@@ -335,6 +335,44 @@ fn estimates_and_gradients_have_the_exact_mean() {
     // and the scores are those of a standard normal: were the errors far too large, nothing would ever be found
     let square = scores.iter().map(|z| z * z).sum::<f64>() / scores.len() as f64;
     assert!((0.6..1.6).contains(&square), "the mean square of {} scores is {square}", scores.len());
+}
+
+/// A truncated series of a whole flow is off by no more than the bound that its scores carry, which no standard error holds; the
+/// interval does.
+#[test]
+fn scores_of_a_truncated_series_bound_their_bias() {
+    let config = FlowConfig { coefficient: 0.9, ..exact_config(3, 3, &[8]) };
+    let flow = random_flow(&cpu(), config, Key::new(4), 2.0);
+    let data = rows(20, 3, Key::new(5));
+    let exact = flow.log_prob(&data, Key::new(6)).expect("rows that fit");
+    assert_eq!((exact.bias_bound, exact.standard_error.iter().copied().fold(0.0, f64::max)), (0.0, 0.0));
+    let mut last = f64::INFINITY;
+    for terms in [1, 2, 4, 8, 16, 32] {
+        let truncated = Truncated { probes: 200, ..Truncated::new(terms).expect("in range") };
+        let mut flow = flow.clone();
+        flow.set_log_prob_estimator(Estimator::Truncated(truncated.clone()), 16).expect("in range");
+        let found = flow.log_prob(&data, Key::new(6)).expect("rows that fit");
+        let blocks: Vec<f64> = flow.transforms().iter().filter_map(|t| t.lipschitz_bound()).collect();
+        let bound: f64 = blocks.iter().map(|c| truncated.bias_bound(3, *c)).sum();
+        assert_eq!(found.bias_bound, bound, "{terms} terms");
+        assert!(bound > 0.0 && bound < last, "{terms} terms: {bound}");
+        last = bound;
+        for (i, (value, error)) in found.values.iter().zip(&found.standard_error).enumerate() {
+            // six standard errors of 16 replicates: about 2e-5 a value by Student's t, 2e-3 over all of them
+            let off = (value - exact.values[i]).abs();
+            assert!(
+                off <= bound + 6.0 * error + 1e-9,
+                "{terms} terms, row {i}: {off} off, at most {bound} and {error}"
+            );
+            let (low, high) = found.interval(i, 0.95).expect("a row");
+            assert!(high - low > 2.0 * bound, "{terms} terms: {low} to {high}");
+        }
+    }
+    // a roulette has no bias to bound
+    let mut flow = flow.clone();
+    flow.set_log_prob_estimator(Estimator::RussianRoulette(roulette(Law::Poisson { rate: 2.0 }, 2, 1)), 4)
+        .expect("in range");
+    assert_eq!(flow.log_prob(&data, Key::new(6)).expect("rows that fit").bias_bound, 0.0);
 }
 
 /// g = −c·x is the worst that a bound of c allows: there the bias of the truncated series is its bound, whatever the probe,

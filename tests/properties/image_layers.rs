@@ -197,8 +197,12 @@ fn parts_that_do_not_fit() {
     let kappa = Coefficient::new(0.9).expect("in range");
     let full = |shape: &[usize]| b.full(0.5, shape.into());
     let make = |kernel: &[usize], bias: &[usize], u: &[usize], v: &[usize]| {
-        LipschitzConv::from_parts(&b, full(kernel), full(bias), SingularPair::new(&b, full(u), full(v)), kappa).is_ok()
+        // unit vectors of any shape
+        let unit = |shape: &[usize]| b.full((shape.iter().product::<usize>() as f64).powf(-0.5), shape.into());
+        LipschitzConv::from_parts(&b, full(kernel), full(bias), SingularPair::new(&b, unit(u), unit(v)), kappa).is_ok()
     };
+    let long = SingularPair::new(&b, full(&[1, 6, 7, 2]), full(&[1, 6, 7, 4]));
+    assert!(LipschitzConv::from_parts(&b, full(&[2, 3, 5, 4]), full(&[2]), long, kappa).is_err(), "no unit vectors");
     assert!(make(&[2, 3, 5, 4], &[2], &[1, 6, 7, 2], &[1, 6, 7, 4]));
     assert!(!make(&[2, 4, 5, 4], &[2], &[1, 6, 7, 2], &[1, 6, 7, 4]));
     assert!(!make(&[2, 3, 2, 4], &[2], &[1, 6, 7, 2], &[1, 6, 7, 4]));

@@ -8,8 +8,8 @@ pub use net::{net_forward, net_jvp, net_pullback, net_series, net_tangents, net_
 use crate::activation::pila_least;
 pub use crate::spline::{spline, spline_inverse, spline_reverse};
 use crate::{
-    Activation, ActivationReverse, AdamStep, Backend, Binary, FixedPointColumn, FixedPointRule, FixedPointState,
-    LIPSWISH_SCALE, Over, Padding, Reduce, SeriesState, TermWeight, Unary,
+    Activation, ActivationReverse, AdamStep, Backend, Binary, Element, FixedPointColumn, FixedPointRule,
+    FixedPointState, LIPSWISH_SCALE, Over, Padding, Reduce, SeriesState, TermWeight, Unary,
 };
 
 /// Small expressions over tensors; every operand is a handle.
@@ -218,13 +218,16 @@ pub fn fixed_point_step<B: Backend>(
     let column = |c: FixedPointColumn| backend.narrow(&state.rows, 1, c as usize, 1);
     let constant = |value: f64| backend.full(value, [1].into());
     let at_most = |x: &B::Tensor, bound: f64| backend.binary(Binary::LessEqual, x.clone(), &constant(bound));
-    let largest = |x: &B::Tensor| backend.reduce(Reduce::Max, Over::Row, &e.unary(Unary::Abs, x));
+    let length = |x: &B::Tensor| backend.unary(Unary::Sqrt, backend.dot_rows(x, x));
 
     let next = e.sub(y, g);
     let r = e.sub(&next, &state.x);
-    let scale = backend.binary(Binary::Max, largest(y), &constant(1.0));
-    let size = backend.binary(Binary::Div, largest(&r), &scale);
-    let norm = backend.unary(Unary::Sqrt, backend.dot_rows(&r, &r));
+    let (length_of_y, norm) = (length(y), length(&r));
+    let scale = backend.binary(Binary::Max, length_of_y.clone(), &constant(1.0));
+    let size = backend.binary(Binary::Div, norm.clone(), &scale);
+    // a y whose square overflows would make any residual look like none
+    let infinite = backend.full(f64::INFINITY, backend.shape(&size));
+    let size = backend.select(&e.unary(Unary::IsFinite, &length_of_y), &size, &infinite);
 
     let (residual, active) = (column(FixedPointColumn::Residual), column(FixedPointColumn::Active));
     let better = e.mul(&backend.binary(Binary::Less, size.clone(), &residual), &active);
@@ -247,6 +250,22 @@ pub fn fixed_point_step<B: Backend>(
     FixedPointState { x, best, rows }
 }
 
+/// Returns the smallest length whose square has all its digits: what is shorter is not divided by its length, since the
+/// result would be no unit vector.
+pub fn least_length<E: Element>() -> f64 {
+    (E::TINY / E::EPSILON).sqrt()
+}
+
+/// Computes x/‖x‖, or `old` where x is shorter than [`least_length`], so long that its square overflows, or not a number.
+pub fn unit_or<B: Backend>(backend: &B, x: B::Tensor, old: &B::Tensor) -> B::Tensor {
+    let norm = backend.unary(Unary::Sqrt, backend.dot(&x, &x));
+    let scaled = backend.binary(Binary::Div, x, &norm);
+    let least = backend.full(least_length::<B::Elem>(), [1].into());
+    let usable = backend.binary(Binary::LessEqual, least, &norm);
+    let usable = backend.binary(Binary::Mul, usable, &backend.unary(Unary::IsFinite, norm));
+    backend.select(&usable, &scaled, old)
+}
+
 /// [`Backend::power_iteration`] without fusion.
 pub fn power_iteration<B: Backend>(
     backend: &B,
@@ -259,13 +278,7 @@ pub fn power_iteration<B: Backend>(
     let (o, i) = (shape[0], shape[1]);
     let mut u = backend.reshape(&u, [o, 1].into());
     let mut v = backend.reshape(&v, [i, 1].into());
-    let unit = |x: B::Tensor, old: &B::Tensor| {
-        let norm = backend.unary(Unary::Sqrt, backend.dot(&x, &x));
-        let scaled = backend.binary(Binary::Div, x, &norm);
-        // zero or NaN: keep the old direction
-        let usable = backend.binary(Binary::Less, backend.full(0.0, [1].into()), &norm);
-        backend.select(&usable, &scaled, old)
-    };
+    let unit = |x, old: &_| unit_or(backend, x, old);
     for _ in 0..count {
         v = unit(backend.matmul(w, true, &u, false), &v);
         u = unit(backend.matmul(w, false, &v, false), &u);
@@ -285,12 +298,7 @@ pub fn conv2d_power_iteration<B: Backend>(
 ) -> [B::Tensor; 3] {
     let inputs = backend.shape(&v);
     let image = [inputs[1], inputs[2]];
-    let unit = |x: B::Tensor, old: &B::Tensor| {
-        let norm = backend.unary(Unary::Sqrt, backend.dot(&x, &x));
-        let scaled = backend.binary(Binary::Div, x, &norm);
-        let usable = backend.binary(Binary::Less, backend.full(0.0, [1].into()), &norm);
-        backend.select(&usable, &scaled, old)
-    };
+    let unit = |x, old: &_| unit_or(backend, x, old);
     for _ in 0..count {
         v = unit(backend.conv2d_input(&u, kernel, padding, image), &v);
         u = unit(backend.conv2d(&v, kernel, padding), &u);

@@ -226,7 +226,7 @@ pub struct SeriesState<T> {
 /// The rule by which a row (a sample) of a fixed-point iteration x ← y − g(x) is done.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FixedPointRule {
-    /// Converged once max|r| ≤ accuracy · max(1, max|y|), with r = y − x − g(x).
+    /// Converged once ‖r‖₂ ≤ accuracy · max(1, ‖y‖₂), with r = y − x − g(x).
     pub accuracy: f64,
     /// At the floor of the arithmetic once the residual has not fallen for `patience` steps and is at most this.
     pub floor: f64,
@@ -248,7 +248,7 @@ pub struct FixedPointState<T> {
 /// The columns of [`FixedPointState::rows`], which is all that is known of each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FixedPointColumn {
-    /// The smallest relative residual max|r| / max(1, max|y|).
+    /// The smallest relative residual ‖r‖₂ / max(1, ‖y‖₂); infinite of a y whose square overflows.
     Residual = 0,
     /// ‖r‖₂ there.
     Norm = 1,

@@ -103,3 +103,67 @@ pub fn fixed_point_ends<B: Backend>(backend: &B) {
         }
     });
 }
+
+/// A row ends by the length of its residual, not by its largest entry: r of d equal entries goes on until r√d is small.
+pub fn fixed_point_length<B: Backend>(backend: &B) {
+    check("fixed_point_length", 1_usize..40, |d| {
+        let rule = FixedPointRule { accuracy: 1e-2, ..RULE };
+        // x = 0 and y = level: the residual is y − g
+        for (level, entry, ends) in [
+            (0.0, 0.9e-2, d == 1),
+            (0.0, 0.9e-2 / (d as f64).sqrt(), true),
+            (0.0, 1.1e-2 / (d as f64).sqrt(), false),
+            (4.0, 3.6e-2, true),
+            (4.0, 4.4e-2, false),
+        ] {
+            let full = |value: f64| Array::full([1, d], value).rounded::<B::Elem>();
+            let mut rows = vec![0.0; COLUMNS];
+            rows[FixedPointColumn::Residual as usize] = f64::INFINITY;
+            rows[FixedPointColumn::Active as usize] = 1.0;
+            let step = Step {
+                y: full(level),
+                g: full(level - entry),
+                x: full(0.0),
+                best: full(0.0),
+                rows: Array::new([1, COLUMNS], rows),
+            };
+            let (y, g) = (upload(backend, &step.y), upload(backend, &step.g));
+            for got in [
+                backend.fixed_point_step(&rule, &y, &g, step.state(backend)),
+                composed::fixed_point_step(backend, &rule, &y, &g, step.state(backend)),
+            ] {
+                let rows = download(backend, &got.rows).data;
+                let residual = entry * (d as f64).sqrt() / (level * (d as f64).sqrt()).max(1.0);
+                let found = rows[FixedPointColumn::Residual as usize];
+                // level − entry is rounded at the size of the level
+                let rounding = (2.0 * sum(d) + 8.0) * B::Elem::EPSILON * residual + 4.0 * B::Elem::EPSILON;
+                assert!((found - residual).abs() <= rounding, "{found} instead of {residual}");
+                assert_eq!(rows[FixedPointColumn::Active as usize] == 0.0, ends, "d = {d}, y = {level}, r = {entry}");
+            }
+        }
+    });
+}
+
+/// A y whose square overflows ends as broken, and never as solved.
+pub fn fixed_point_overflow<B: Backend>(backend: &B) {
+    let huge = B::Elem::TINY.recip() / 8.0;
+    let mut rows = vec![0.0; COLUMNS];
+    rows[FixedPointColumn::Residual as usize] = f64::INFINITY;
+    rows[FixedPointColumn::Active as usize] = 1.0;
+    let step = Step {
+        y: Array::new([1, 3], vec![huge, 0.5, -huge]).rounded::<B::Elem>(),
+        g: Array::full([1, 3], 0.25),
+        x: Array::new([1, 3], vec![huge, 0.0, -huge]).rounded::<B::Elem>(),
+        best: Array::full([1, 3], 0.0),
+        rows: Array::new([1, COLUMNS], rows),
+    };
+    let (y, g) = (upload(backend, &step.y), upload(backend, &step.g));
+    for got in [
+        backend.fixed_point_step(&RULE, &y, &g, step.state(backend)),
+        composed::fixed_point_step(backend, &RULE, &y, &g, step.state(backend)),
+    ] {
+        let rows = download(backend, &got.rows).data;
+        assert!(!rows[FixedPointColumn::Residual as usize].is_finite(), "{rows:?}");
+        assert_eq!(rows[FixedPointColumn::Active as usize], 0.0, "it cannot get better");
+    }
+}

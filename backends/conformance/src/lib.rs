@@ -67,9 +67,9 @@ macro_rules! conformance_tests {
                 series: series_term series_stops;
                 net: net_vjp net_series net_series_stops large_net_vjp large_net_series;
                 passes: net_forward net_tangents net_pullback large_net_forward large_net_tangents large_net_pullback;
-                fixed_point: fixed_point_step fixed_point_ends;
+                fixed_point: fixed_point_step fixed_point_ends fixed_point_length fixed_point_overflow;
                 spline: spline spline_inverse spline_reverse spline_special_values;
-                power: power_iteration conv2d_power_iteration power_iteration_zero power_iteration_converges;
+                power: power_iteration conv2d_power_iteration power_iteration_zero power_iteration_extremes power_iteration_converges;
                 adam: adam_step adam_step_gate;
                 handle: consumed_operands_are_values aliased_operands borrowed_operands_are_kept;
                 mismatch: mismatched_elementwise mismatched_products mismatched_layout mismatched_fused;

@@ -146,6 +146,37 @@ pub fn power_iteration_zero<B: Backend>(backend: &B) {
     }
 }
 
+/// Products whose squares are lost or overflow leave unit vectors as they were: divided by such a length they would be none.
+pub fn power_iteration_extremes<B: Backend>(backend: &B) {
+    let mut draw = Draw::new(2);
+    let unit = |draw: &mut Draw, n: usize| {
+        let x = draw.array::<B::Elem>([n, 1]);
+        let length = norm(&x);
+        x.map(|x| x / length).rounded::<B::Elem>()
+    };
+    let lost = (B::Elem::TINY * B::Elem::EPSILON).sqrt();
+    let [u, v] = [unit(&mut draw, 3), unit(&mut draw, 4)];
+    let kernel = [3, 1, 1, 4];
+    for size in [lost, 1e-3 * lost, B::Elem::TINY, 0.1 / lost, 0.01 / B::Elem::TINY] {
+        let w = draw.array::<B::Elem>([3, 4]).map(|x| size * x).rounded::<B::Elem>();
+        let (dw, dk) = (upload(backend, &w), upload(backend, &w.reshape(kernel)));
+        let [du, dv] = [&u.reshape([3]), &v.reshape([4])].map(|x| upload(backend, x));
+        let [ku, kv] = [&u.reshape([1, 1, 1, 3]), &v.reshape([1, 1, 1, 4])].map(|x| upload(backend, x));
+        let padding = Padding::same([1, 1]);
+        for got in [
+            backend.power_iteration(&dw, du.clone(), dv.clone(), 3),
+            composed::power_iteration(backend, &dw, du.clone(), dv.clone(), 3),
+            backend.conv2d_power_iteration(&dk, padding, ku.clone(), kv.clone(), 3),
+            composed::conv2d_power_iteration(backend, &dk, padding, ku.clone(), kv.clone(), 3),
+        ] {
+            for x in &got[..2] {
+                let length = norm(&download(backend, x));
+                assert!((length - 1.0).abs() <= 1e-3, "a vector of length {length} for numbers of size {size:e}");
+            }
+        }
+    }
+}
+
 /// x − 2 n nᵀx/‖n‖² for the rows of a matrix: an orthogonal change of basis.
 fn reflect(matrix: &Array, n: &Array) -> Array {
     let along = matrix.matmul(false, n, false);

@@ -2,7 +2,7 @@
 
 use resflow_backend::{
     Activation, ActivationReverse, AdamStep, Backend as _, FixedPointColumn, FixedPointRule, FixedPointState, Key,
-    Noise, SeriesState, Shape, TermWeight,
+    Noise, SeriesState, Shape, TermWeight, composed,
 };
 
 use crate::reduce::{LANES, dot, fold, lane};
@@ -202,28 +202,32 @@ kernel! {
             let range = i * width..(i + 1) * width;
             let (y, g) = (&y[range.clone()], &g[range.clone()]);
             let (x, best) = (&mut x[range.clone()], &mut best[range]);
-            // lanes of |r|, |y| and r²; comparisons that are false for NaN leave the NaN to r²
-            let (mut largest, mut scale, mut square) = ([E::ZERO; LANES], [E::ONE; LANES], [E::ZERO; LANES]);
+            // lanes of r² and y²
+            let (mut square, mut scale) = ([E::ZERO; LANES], [E::ZERO; LANES]);
             let mut base = 0;
             while base < width {
                 let n = LANES.min(width - base);
                 let (mut a, mut b) = ([E::ZERO; LANES], [E::ZERO; LANES]);
                 for l in 0..n {
                     a[l] = y[base + l] - g[base + l] - x[base + l];
-                    b[l] = y[base + l].abs();
+                    b[l] = y[base + l];
                 }
                 for l in 0..LANES {
                     square[l] += a[l] * a[l];
-                    largest[l] = if a[l].abs() > largest[l] { a[l].abs() } else { largest[l] };
-                    scale[l] = if b[l] > scale[l] { b[l] } else { scale[l] };
+                    scale[l] += b[l] * b[l];
                 }
                 base += LANES;
             }
-            let larger = |a: E, b: E| if b > a { b } else { a };
-            let square = fold(square, |a, b| a + b);
-            let size = if square.is_nan() { square } else { fold(largest, larger) / fold(scale, larger) };
+            let length = fold(square, |a, b| a + b).sqrt();
+            let scale = fold(scale, |a, b| a + b).sqrt();
+            // a y whose square overflows would make any residual look like none
+            let size = match () {
+                () if !scale.is_finite() => E::ONE / E::ZERO,
+                () if scale > E::ONE => length / scale,
+                () => length,
+            };
             if size < *residual {
-                (*residual, *norm, *stall) = (size, square.sqrt(), E::ZERO);
+                (*residual, *norm, *stall) = (size, length, E::ZERO);
                 for ((best, &y), &g) in best.iter_mut().zip(y).zip(g) {
                     *best = y - g;
                 }
@@ -245,10 +249,10 @@ kernel! {
 }
 
 kernel! {
-    /// x divided by its norm, written to `out`; nothing if the norm is not positive.
-    fn normalise<E>(x: &[E], out: &mut [E]) {
+    /// x divided by its norm, written to `out`; nothing if that is at most `least`, infinite or not a number.
+    fn normalise<E>(least: E, x: &[E], out: &mut [E]) {
         let norm = dot(x, x).sqrt();
-        if norm > E::ZERO {
+        if norm >= least && norm.is_finite() {
             for (o, &x) in out.iter_mut().zip(x) {
                 *o = x / norm;
             }
@@ -462,12 +466,13 @@ impl<E: CpuElement> NdArray<E> {
         let (mut u, mut v, w, level) = (self.owned(u), self.owned(v), w.as_slice(), self.level());
         let (us, vs) = (u.as_mut_slice(), v.as_mut_slice());
         let (mut wv, mut wtu) = (self.take(us.len()), self.take(vs.len()));
+        let least = E::from_f64(composed::least_length::<E>());
         if !w.is_empty() {
             for _ in 0..count {
                 transposed_product(level, w, us, wtu.as_mut_slice());
-                normalise(level, wtu.as_slice(), vs);
+                normalise(level, least, wtu.as_slice(), vs);
                 product(level, w, vs, wv.as_mut_slice());
-                normalise(level, wv.as_slice(), us);
+                normalise(level, least, wv.as_slice(), us);
             }
         }
         let sigma = if w.is_empty() {

@@ -32,10 +32,10 @@ fn source(division: Division) -> Source {
         FixedPointColumn::Active,
     ]
     .map(column);
-    // total: max|y|, max|r|, Σr²; a row that is done keeps everything
+    // total: Σy², Σr²; a row that is done keeps everything. A y whose square overflows would make any residual look like none
     let finish = format!(
         "  let going = !is_zero({active});
-  let size = total.y / larger(total.x, 1.0);
+  let size = select(bitcast<f32>(p.infinity), sqrt(total.y) / larger(sqrt(total.x), 1.0), is_finite(total.x));
   let better = going && ordered(size, {residual}) && size < {residual};
   let residual = select({residual}, size, better);
   let stall = select({stall} + truth(going), 0.0, better);
@@ -45,7 +45,7 @@ fn source(division: Division) -> Source {
   if (leads) {{
     let at = item * {count}u;
     rows_after[at] = residual;
-    rows_after[at + 1u] = select({norm}, sqrt(total.z), better);
+    rows_after[at + 1u] = select({norm}, sqrt(total.y), better);
     rows_after[at + 2u] = select({latest}, size, going);
     rows_after[at + 3u] = stall;
     rows_after[at + 4u] = {steps} + truth(going);
@@ -59,17 +59,25 @@ fn source(division: Division) -> Source {
         count = FixedPointColumn::COUNT
     );
     let (body, shared) = division.rows([
-        "vec3<f32>",
-        "vec3<f32>(0.0)",
+        "vec2<f32>",
+        "vec2<f32>(0.0)",
         "let v = y[p.y + at]; let r = v - g[p.g + at] - x[p.x + at];
-    value = vec3<f32>(larger(value.x, abs(v)), larger(value.y, abs(r)), value.z + r * r);",
-        "vec3<f32>(larger(a.x, b.x), larger(a.y, b.y), a.z + b.z)",
+    value = vec2<f32>(fma(v, v, value.x), fma(r, r, value.y));",
+        "a + b",
         &finish,
     ]);
     Source {
         reads: vec!["y", "g", "x", "best", "rows"],
         writes: vec!["x_after", "best_after", "rows_after"],
-        params: vec!["n: u32", "width: u32", "total: u32", "accuracy: f32", "floor: f32", "patience: f32"],
+        params: vec![
+            "n: u32",
+            "width: u32",
+            "total: u32",
+            "accuracy: f32",
+            "floor: f32",
+            "patience: f32",
+            "infinity: u32",
+        ],
         body,
         shared,
         ..Source::default()
@@ -99,8 +107,8 @@ impl Gpu {
         let [x, best] = [shape, shape].map(|shape| self.output(&operands, shape));
         let rows = self.output(&operands, columns);
         let division = Division::of(width);
-        let params =
-            [n as u32, width as u32, (n * width) as u32, bits(rule.accuracy), bits(rule.floor), bits(rule.patience)];
+        let [accuracy, floor, patience, infinity] = [rule.accuracy, rule.floor, rule.patience, f64::INFINITY].map(bits);
+        let params = [n as u32, width as u32, (n * width) as u32, accuracy, floor, patience, infinity];
         self.launch(&FixedPoint(division), &operands, &[&x, &best, &rows], &params, division.groups(n));
         Some(FixedPointState { x, best, rows })
     }

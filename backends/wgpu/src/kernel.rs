@@ -221,7 +221,11 @@ impl Division {
                 let body = format!(
                     "  let step = {size}u;\n{share}  let leads = thread == 0u;\n  let total = combined(thread, value);\n{finish}"
                 );
-                let bytes = if kind.starts_with("vec3") { 16 } else { 4 };
+                let bytes = match kind {
+                    _ if kind.starts_with("vec3") => 16,
+                    _ if kind.starts_with("vec2") => 8,
+                    _ => 4,
+                };
                 (tree("combined", "parts", kind, size, combine) + &each_group(size, &body), bytes * size)
             }
         }

@@ -13,6 +13,9 @@ const NUMBERS: usize = 1 << 18;
 const LANES: u32 = 8;
 const LINES: u32 = WORKGROUP / LANES;
 
+/// What is shorter is not divided by its length: `composed::least_length::<f32>()`.
+pub(crate) const LEAST: f32 = 3.140_184_9e-16;
+
 /// The kernel of this module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Power;
@@ -35,7 +38,7 @@ pub(crate) fn source() -> Source {
             "    squares = 0.0;
     for (var i = thread; i < p.{extent}; i = i + {WORKGROUP}u) {{ squares = fma(fresh[i], fresh[i], squares); }}
     norm = sqrt(combined(thread, squares));
-    if (norm > 0.0) {{
+    if (norm >= {LEAST:e} && is_finite(norm)) {{
       for (var i = thread; i < p.{extent}; i = i + {WORKGROUP}u) {{ {name}[i] = fresh[i] / norm; }}
     }}
     workgroupBarrier();

@@ -37,6 +37,7 @@ impl Estimate {
             status: vec![Status::Converged],
             weights: None,
             replicates: self.count,
+            bias_bound: 0.0,
             estimator: String::new(),
         };
         let (low, high) = one.interval(0, CONFIDENCE)?;

@@ -6,6 +6,7 @@ use super::program::{FETCH, reads};
 use super::{Job, Kind, Read, told};
 use crate::device::Gpu;
 use crate::kernel::{Groups, Kernel, Source, TURNS, WORKGROUP, tree};
+use crate::power::LEAST;
 use crate::tensor::Tensor;
 
 /// The words of a job.
@@ -79,7 +80,7 @@ impl Kernel for ConvolutionPowers {
         let normalised = |call: &str, to: &str, extents: &str| {
             format!(
                 "    norm = sqrt(combined(thread, {call}(thread)));
-    if (norm > 0.0) {{
+    if (norm >= {LEAST:e} && is_finite(norm)) {{
       for (var e = thread; e < {extents}; e = e + {WORKGROUP}u) {{ arena[job.{to} + e] = arena[job.fresh + e] / norm; }}
     }}
     storageBarrier();
