@@ -156,7 +156,9 @@ fn bounded_images(flow: &ImageConfig) -> bool {
 /// The layers of a net whose weights are constrained.
 fn constrained_layers(net: &Net) -> u64 {
     let constrained = net.layers.iter().filter(|layer| match layer {
-        LayerStage::Linear { coefficient, .. } | LayerStage::Convolution { coefficient, .. } => coefficient.is_some(),
+        LayerStage::Linear { coefficient, .. }
+        | LayerStage::Convolution { coefficient, .. }
+        | LayerStage::Dense { coefficient, .. } => coefficient.is_some(),
         _ => false,
     });
     constrained.count() as u64

@@ -7,7 +7,7 @@ use crate::block::ResidualBlock;
 use crate::config::{ModelConfig, Start};
 use crate::coupling::Coupling;
 use crate::error::ConfigError;
-use crate::layer::{Layer, LipschitzConv, LipschitzLinear, Sequence, activation_layer};
+use crate::layer::{DenseLayer, Layer, LipschitzConv, LipschitzLinear, Sequence, activation_layer};
 use crate::lipschitz::{Coefficient, PowerIteration};
 use crate::module::Module as _;
 use crate::registry::Registry;
@@ -144,6 +144,55 @@ impl<B: Backend> Maker<'_, B> {
         })
     }
 
+    /// Builds a linear layer or a convolution, of random weights if there is a key; the last one of a net begins smaller.
+    fn affine(
+        &self,
+        layer: &LayerStage,
+        shape: &[usize],
+        key: Option<Key>,
+        last: bool,
+    ) -> Result<Box<dyn Layer<B>>, ConfigError> {
+        let backend = self.backend;
+        let (clear, scale) = (self.identity && last, if last { self.initial_scale } else { 1.0 });
+        match *layer {
+            LayerStage::Linear { inputs, outputs, coefficient } => {
+                let kappa = coefficient.map(Coefficient::new).transpose()?;
+                let Some(key) = key else {
+                    return Ok(Box::new(LipschitzLinear::zeros(backend, inputs, outputs, kappa)));
+                };
+                let mut layer = LipschitzLinear::initialise(backend, inputs, outputs, kappa, key);
+                if clear {
+                    layer.clear(backend);
+                } else if scale != 1.0 {
+                    layer.scale_weight(backend, scale);
+                }
+                Ok(Box::new(layer))
+            }
+            LayerStage::Convolution { kernel, inputs, outputs, coefficient } => {
+                let &[h, w, _] = shape else {
+                    return Err(ConfigError::Inconsistent(format!(
+                        "a convolution is for images, not for samples of shape {shape:?}"
+                    )));
+                };
+                if kernel.iter().any(|size| size % 2 == 0) {
+                    return Err(ConfigError::Inconsistent(format!("a kernel of {kernel:?}: its sizes are odd")));
+                }
+                let kappa = coefficient.map(Coefficient::new).transpose()?;
+                let Some(key) = key else {
+                    return Ok(Box::new(LipschitzConv::zeros(backend, [h, w], kernel, inputs, outputs, kappa)));
+                };
+                let mut layer = LipschitzConv::initialise(backend, [h, w], kernel, inputs, outputs, kappa, key);
+                if clear {
+                    layer.clear(backend);
+                } else if scale != 1.0 {
+                    layer.scale_weight(backend, scale);
+                }
+                Ok(Box::new(layer))
+            }
+            _ => unreachable!("only affine layers"),
+        }
+    }
+
     /// Builds a net over samples of a shape.
     fn net(&self, net: &Net, shape: &[usize], number: usize) -> Result<Sequence<B>, ConfigError> {
         let backend = self.backend;
@@ -152,68 +201,36 @@ impl<B: Backend> Maker<'_, B> {
             return Err(ConfigError::Inconsistent(problem));
         }
         // of nothing anything may be large
+        let affine: Vec<_> = net.layers.iter().map(LayerStage::affine).collect();
         let empty = |layer: &LayerStage| match layer {
             LayerStage::Linear { inputs, outputs, .. } | LayerStage::Convolution { inputs, outputs, .. } => {
                 *inputs == 0 || *outputs == 0
             }
             _ => false,
         };
-        if net.layers.iter().any(empty) {
+        if affine.iter().flatten().any(empty) {
             return Err(ConfigError::Inconsistent("a layer without inputs or outputs".into()));
         }
-        let affine = |layer: &LayerStage| matches!(layer, LayerStage::Linear { .. } | LayerStage::Convolution { .. });
-        let count = net.layers.iter().filter(|layer| affine(layer)).count();
+        let count = affine.iter().flatten().count();
         let mut layers: Vec<Box<dyn Layer<B>>> = Vec::with_capacity(net.layers.len());
         let mut weighted = 0;
-        for layer in &net.layers {
+        for (layer, affine) in net.layers.iter().zip(&affine) {
             let key = match self.initial {
                 Initial::Random(key) => Some(key.split(number as u64).split(weighted as u64)),
                 Initial::Zeros => None,
             };
-            weighted += usize::from(affine(layer));
-            let scale = if weighted == count { self.initial_scale } else { 1.0 };
-            layers.push(match layer {
-                LayerStage::Activation(f) => activation_layer(backend, *f),
-                LayerStage::Custom(custom) => self.registry.layer(backend, custom)?,
-                LayerStage::Linear { inputs, outputs, coefficient } => {
-                    let kappa = coefficient.map(Coefficient::new).transpose()?;
-                    match key {
-                        None => Box::new(LipschitzLinear::zeros(backend, *inputs, *outputs, kappa)),
-                        Some(key) => {
-                            let mut layer = LipschitzLinear::initialise(backend, *inputs, *outputs, kappa, key);
-                            if self.identity && weighted == count {
-                                layer.clear(backend);
-                            } else if scale != 1.0 {
-                                layer.scale_weight(backend, scale);
-                            }
-                            Box::new(layer)
-                        }
-                    }
+            weighted += usize::from(affine.is_some());
+            // the last layer that has a weight, behind which there is nothing of the input
+            let last = weighted == count && !matches!(layer, LayerStage::Dense { .. });
+            layers.push(match (layer, affine) {
+                (LayerStage::Activation(f), _) => activation_layer(backend, *f),
+                (LayerStage::Custom(custom), _) => self.registry.layer(backend, custom)?,
+                (LayerStage::Dense { inputs, activation, concatenation, .. }, Some(affine)) => {
+                    let affine = self.affine(affine, shape, key, last)?;
+                    let activation = activation_layer(backend, *activation);
+                    Box::new(DenseLayer::new(backend, *inputs, affine, activation, *concatenation)?)
                 }
-                LayerStage::Convolution { kernel, inputs, outputs, coefficient } => {
-                    let &[h, w, _] = shape else {
-                        return Err(ConfigError::Inconsistent(format!(
-                            "a convolution is for images, not for samples of shape {shape:?}"
-                        )));
-                    };
-                    if kernel.iter().any(|size| size % 2 == 0) {
-                        return Err(ConfigError::Inconsistent(format!("a kernel of {kernel:?}: its sizes are odd")));
-                    }
-                    let kappa = coefficient.map(Coefficient::new).transpose()?;
-                    match key {
-                        None => Box::new(LipschitzConv::zeros(backend, [h, w], *kernel, *inputs, *outputs, kappa)),
-                        Some(key) => {
-                            let (i, o) = (*inputs, *outputs);
-                            let mut layer = LipschitzConv::initialise(backend, [h, w], *kernel, i, o, kappa, key);
-                            if self.identity && weighted == count {
-                                layer.clear(backend);
-                            } else if scale != 1.0 {
-                                layer.scale_weight(backend, scale);
-                            }
-                            Box::new(layer)
-                        }
-                    }
-                }
+                (affine, _) => self.affine(affine, shape, key, last)?,
             });
         }
         if net.norms.is_empty() {

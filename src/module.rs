@@ -19,6 +19,9 @@ pub enum Role {
     Weight,
     /// A trained tensor that weight decay leaves alone: a bias, a scale, an activation's parameter.
     Parameter,
+    /// A trained tensor of a learned concatenation, which weight decay leaves alone and which a training may leave as it is
+    /// in its first steps.
+    Concatenation,
     /// State that is saved but not trained: singular vectors, flags.
     Buffer,
 }

@@ -216,6 +216,30 @@ impl Custom {
     }
 }
 
+/// How a dense layer puts its input and what it makes of it side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Concatenation {
+    /// ℓ = √(η₁² + η₂²), above 0 and at most 1.
+    pub bound: f64,
+    /// Learns the two weights' shares; else they stay as they are.
+    pub learned: bool,
+}
+
+impl Concatenation {
+    /// Checks ℓ.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::OutOfRange`] if it is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.bound > 0.0 && self.bound <= 1.0 {
+            return Ok(());
+        }
+        let expected = "a number above 0 and at most 1";
+        Err(ConfigError::OutOfRange { name: "dense_bound", value: self.bound, expected })
+    }
+}
+
 /// A layer of a net.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -240,6 +264,22 @@ pub enum LayerStage {
         outputs: usize,
         /// κ, the bound on the weight's norm; free without.
         coefficient: Option<f64>,
+    },
+    /// An affine layer and an activation, whose output stands behind their input.
+    Dense {
+        /// Height and width of the kernel in pixels, odd; none of a linear layer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kernel: Option<[usize; 2]>,
+        /// The number of input features or channels.
+        inputs: usize,
+        /// The number of outputs of the affine layer.
+        outputs: usize,
+        /// κ, the bound on the weight's norm; free without.
+        coefficient: Option<f64>,
+        /// The activation.
+        activation: Nonlinearity,
+        /// The weights of both parts.
+        concatenation: Concatenation,
     },
     /// An activation.
     Activation(Nonlinearity),
@@ -381,6 +421,20 @@ fn product(extents: &[usize]) -> u64 {
 }
 
 impl LayerStage {
+    /// The affine layer itself, or that in a dense layer.
+    pub(crate) fn affine(&self) -> Option<Self> {
+        match *self {
+            Self::Linear { .. } | Self::Convolution { .. } => Some(self.clone()),
+            Self::Dense { kernel: None, inputs, outputs, coefficient, .. } => {
+                Some(Self::Linear { inputs, outputs, coefficient })
+            }
+            Self::Dense { kernel: Some(kernel), inputs, outputs, coefficient, .. } => {
+                Some(Self::Convolution { kernel, inputs, outputs, coefficient })
+            }
+            Self::Activation(_) | Self::Custom(_) => None,
+        }
+    }
+
     /// Counts the numbers that the layer stores, on samples of this shape.
     pub fn size(&self, shape: &[usize]) -> Size {
         let weighted = |kernel: &[usize], inputs: usize, outputs: usize, pixels: u64, constrained: bool| Size {
@@ -394,6 +448,12 @@ impl LayerStage {
             Self::Convolution { kernel, inputs, outputs, coefficient } => {
                 let pixels = product(&shape[..shape.len().saturating_sub(1)]);
                 weighted(kernel, *inputs, *outputs, pixels, coefficient.is_some())
+            }
+            Self::Dense { activation, concatenation, .. } => {
+                let affine = self.affine().map_or(Size::default(), |affine| affine.size(shape));
+                let (parameters, buffers) = if concatenation.learned { (2, 0) } else { (0, 2) };
+                let raw = Size { parameters, buffers, tensors: 2, ..Size::default() };
+                affine.plus(Self::Activation(*activation).size(shape)).plus(raw)
             }
             Self::Activation(f) => {
                 let count = f.parameters().len() as u64;

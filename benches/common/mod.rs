@@ -2,7 +2,7 @@
 //! coefficient and law (two exact terms, one probe, N per batch); and presets over images, as `benches/gpu` measures them.
 
 use resflow::backend::{Backend, Key, Noise};
-use resflow::config::{FlowConfig, ImageConfig, ModelConfig, Preset};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset};
 use resflow::data::image::ImageSet;
 use resflow::data::{Samples, Table};
 use resflow::estimator::{Estimator, Law, RussianRoulette};
@@ -22,8 +22,19 @@ pub(crate) struct Workload {
 /// What is fitted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Model {
-    Rows { dimension: usize, hidden: &'static [usize] },
-    Images { size: usize, filters: usize },
+    Rows {
+        dimension: usize,
+        hidden: &'static [usize],
+    },
+    /// A dense flow over rows, by the growths of a block's layers.
+    Dense {
+        dimension: usize,
+        growths: &'static [usize],
+    },
+    Images {
+        size: usize,
+        filters: usize,
+    },
     Preset(Preset),
 }
 
@@ -32,6 +43,11 @@ pub(crate) const WORKLOADS: [Workload; 3] = [
     Workload { name: "tabular", batch: 500, blocks: 10, model: Model::Rows { dimension: 43, hidden: &[128, 128] } },
     Workload { name: "conv", batch: 32, blocks: 4, model: Model::Images { size: 28, filters: 128 } },
 ];
+
+/// The tabular proposal for dense flows, which the peer does not have.
+#[allow(dead_code, reason = "comparisons with the peer leave it out")]
+pub(crate) const DENSE: Workload =
+    Workload { name: "dense", batch: 500, blocks: 10, model: Model::Dense { dimension: 43, growths: &[64, 64, 64] } };
 
 /// Presets over images with the batches that they are trained with, small ones first.
 #[allow(dead_code, reason = "criterion's benches leave them out")]
@@ -71,6 +87,13 @@ impl Workload {
                 training: roulette(Law::ShiftedGeometric { p: 0.5 })?,
                 ..FlowConfig::new(dimension)
             }),
+            Model::Dense { dimension, growths } => ModelConfig::Rows(FlowConfig {
+                blocks: self.blocks,
+                hidden: growths.to_vec(),
+                coefficient: 0.9,
+                training: roulette(Law::ShiftedGeometric { p: 0.5 })?,
+                ..FlowConfig::of(Family::Dense, dimension)
+            }),
             Model::Images { size, filters } => ModelConfig::Images(ImageConfig {
                 height: size,
                 width: size,
@@ -89,7 +112,7 @@ impl Workload {
     /// Standard normal rows, or images of noise.
     pub(crate) fn data(&self, count: usize) -> Result<Data, Error> {
         Ok(match self.model {
-            Model::Rows { dimension, .. } => {
+            Model::Rows { dimension, .. } | Model::Dense { dimension, .. } => {
                 let mut values = vec![0.0; count * dimension];
                 Noise::Normal.fill(Key::new(3), 0, &mut values);
                 Data::Rows(Table::new(None, dimension, values)?)
@@ -123,7 +146,7 @@ impl Workload {
     /// The settings of training that suit the workload.
     pub(crate) fn training(&self) -> TrainConfig {
         let memory = match self.model {
-            Model::Rows { .. } => resflow::bijection::Memory::Store,
+            Model::Rows { .. } | Model::Dense { .. } => resflow::bijection::Memory::Store,
             Model::Images { .. } | Model::Preset(_) => resflow::bijection::Memory::Recompute,
         };
         TrainConfig { memory, ..TrainConfig::default() }

@@ -39,6 +39,13 @@ impl FlowConfig {
                 training: truncated(),
                 ..residual
             },
+            Family::Dense => Self {
+                model: family,
+                activation: Nonlinearity::ClipSwish,
+                hidden: vec![64; 3],
+                leading_activation: false,
+                ..residual
+            },
             Family::RealNvp => coupling(),
             // as published, a start at the identity
             Family::Glow => Self { initial_scale: 0.0, ..coupling() },
@@ -90,6 +97,7 @@ impl ImageConfig {
                 training: truncated(),
                 ..self
             },
+            Family::Dense => self.of_dense(),
             Family::RealNvp => coupling(self),
             // for rows: [`ImageConfig::check`] says so
             Family::Nsf => Self { model: family, ..self },

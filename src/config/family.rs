@@ -7,6 +7,7 @@
 //! | realnvp | affine couplings (Dinh et al. 2017) | exact |
 //! | glow | invertible linear maps and affine couplings (Kingma and Dhariwal 2018) | exact |
 //! | nsf | LU linear maps and spline couplings (Durkan et al. 2019), of rows only | exact |
+//! | dense | residual blocks whose g is made of dense layers (Perugachi-Diaz, Tomczak, Bhulai 2021) | exact or unbiased |
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,11 +33,13 @@ pub enum Family {
     Glow,
     /// Neural spline flows: spline couplings between LU linear maps, of rows.
     Nsf,
+    /// Dense flows (i-DenseNets): residual blocks whose layers keep what they get.
+    Dense,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Residual, Self::IResNet, Self::RealNvp, Self::Glow, Self::Nsf];
+    pub const ALL: [Self; 6] = [Self::Residual, Self::IResNet, Self::RealNvp, Self::Glow, Self::Nsf, Self::Dense];
 
     /// The name in configurations and on the command line.
     pub fn name(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Family {
             Self::RealNvp => "realnvp",
             Self::Glow => "glow",
             Self::Nsf => "nsf",
+            Self::Dense => "dense",
         }
     }
 

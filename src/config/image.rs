@@ -7,13 +7,14 @@
 //!
 //! In a block g = (activation, convolution) × kernels, c → w → … → w → c channels; the very first one begins with its
 //! convolution, since an activation of the data themselves would only lose some. With factor-out half of the channels
-//! are factored out after each squeeze between scales. Of families that couple, couplings are in the place of blocks.
+//! are factored out after each squeeze between scales. Of families that couple, couplings are in the place of blocks; of dense
+//! flows (`dense`) g is made of dense layers.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseConfig, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start, check_shared,
-    count, flatten, net,
+    BaseConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start,
+    check_shared, count, flatten, is_default_dense_bound, is_true, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Traces};
@@ -45,13 +46,13 @@ pub struct ImageConfig {
     pub squeeze_first: bool,
     /// The number of convolutional blocks, or of couplings, of each scale.
     pub blocks: Vec<usize>,
-    /// w, the channels inside g, or inside the net of a coupling.
+    /// w, the channels inside g, or inside the net of a coupling; of a dense flow the growth of each dense layer.
     pub filters: usize,
     /// The sizes of the convolutions' kernels, in pixels.
     pub kernels: Vec<usize>,
     /// The nonlinearity of g, or of a coupling's net.
     pub activation: Nonlinearity,
-    /// Begins g with an activation, in all blocks but the first; a coupling's net does not.
+    /// Begins g with an activation, in all blocks but the first; a coupling's net and a dense flow's g do not.
     pub leading_activation: bool,
     /// Begins g of the very first block with an activation.
     pub first_activation: bool,
@@ -59,8 +60,18 @@ pub struct ImageConfig {
     pub factor_out: bool,
     /// The number of fully connected blocks at the end.
     pub fully_connected: usize,
-    /// The hidden width of fully connected blocks; they have two hidden layers.
+    /// The hidden width of fully connected blocks; they have two hidden layers. Those of a dense flow begin with a linear
+    /// layer of this width.
     pub fully_connected_width: usize,
+    /// Of a dense flow the growth of each dense layer of fully connected blocks.
+    #[serde(skip_serializing_if = "is_default_growth")]
+    pub fully_connected_growth: usize,
+    /// ℓ, above 0 and at most 1: of a dense flow the bound on each dense layer's Lipschitz constant.
+    #[serde(skip_serializing_if = "is_default_dense_bound")]
+    pub dense_bound: f64,
+    /// Learns how much of a dense layer's output is its input and how much is new; else both are alike.
+    #[serde(skip_serializing_if = "is_true")]
+    pub learned_concatenation: bool,
     /// Normalises activations between blocks (ActNorm).
     pub actnorm: bool,
     /// The classes of a hybrid model's classifier, which has a head on every scale; 0 is none.
@@ -86,6 +97,14 @@ pub struct ImageConfig {
     pub evaluation: Estimator,
     /// The number of independent estimates of each sample's log p that give its standard error.
     pub replicates: usize,
+}
+
+/// The published growth of dense layers in fully connected blocks.
+const CONNECTED_GROWTH: usize = 32;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_default_growth(growth: &usize) -> bool {
+    *growth == CONNECTED_GROWTH
 }
 
 impl Default for ImageConfig {
@@ -120,6 +139,9 @@ impl Default for ImageConfig {
             factor_out: false,
             fully_connected: 4,
             fully_connected_width: 128,
+            fully_connected_growth: CONNECTED_GROWTH,
+            dense_bound: DENSE_BOUND,
+            learned_concatenation: true,
             actnorm: true,
             classes: 0,
             head_width: 256,
@@ -192,6 +214,9 @@ impl ImageConfig {
         if self.model.couples() {
             self.check_couplings()?;
         }
+        if self.model == Family::Dense {
+            self.check_dense()?;
+        }
         if self.parameters() > MOST_PARAMETERS {
             return Err(ConfigError::Inconsistent(format!(
                 "{} parameters are more than this library handles",
@@ -261,8 +286,12 @@ impl ImageConfig {
                 continue;
             }
             let round = |leading: bool, times: usize| {
-                let layers = self.convolutions(c, leading);
-                let net = net(&layers, self.activation, leading, Some(self.coefficient), &self.norms);
+                let net = if self.model == Family::Dense {
+                    self.dense_net(c)
+                } else {
+                    let layers = self.convolutions(c, leading);
+                    net(&layers, self.activation, leading, Some(self.coefficient), &self.norms)
+                };
                 let block = Stage::ResidualBlock { shape: vec![h, w, c], net };
                 Repeated { stages: std::iter::once(block).chain(norm(c)).collect(), times }
             };
@@ -275,10 +304,14 @@ impl ImageConfig {
         if self.fully_connected > 0 {
             let d = h * w * c;
             chain.push(Repeated::once(vec![Stage::Flatten { image: [h, w, c] }]));
-            let widths = [d, self.fully_connected_width, self.fully_connected_width, d];
-            let layers: Vec<_> = widths.windows(2).map(|w| (0, w[0] * self.activation.widening(), w[1])).collect();
-            // the norms are those of convolutional blocks
-            let net = net(&layers, self.activation, true, Some(self.coefficient), &NormChain::Two);
+            let net = if self.model == Family::Dense {
+                self.dense_end(d)
+            } else {
+                let widths = [d, self.fully_connected_width, self.fully_connected_width, d];
+                let layers: Vec<_> = widths.windows(2).map(|w| (0, w[0] * self.activation.widening(), w[1])).collect();
+                // the norms are those of convolutional blocks
+                net(&layers, self.activation, true, Some(self.coefficient), &NormChain::Two)
+            };
             let block = Stage::ResidualBlock { shape: vec![d], net };
             let stages = std::iter::once(block).chain(norm(d)).collect();
             chain.push(Repeated { stages, times: self.fully_connected });

@@ -5,6 +5,7 @@
 mod base;
 mod coupling;
 mod defaults;
+mod dense;
 mod family;
 mod hybrid;
 mod image;
@@ -318,6 +319,19 @@ const MOST_LAYERS: usize = 64;
 const MOST_PARAMETERS: u64 = 1 << 32;
 /// The numbers in an image above which its default model is another.
 const LARGE: usize = 64 * 64 * 3;
+
+/// ℓ of dense layers unless said otherwise: nothing expands, so that only the last weight needs κ < 1.
+const DENSE_BOUND: f64 = 1.0;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_default_dense_bound(bound: &f64) -> bool {
+    *bound == DENSE_BOUND
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
 
 /// Checks that a count is from 1 to `most`.
 fn count(name: &'static str, value: usize, most: usize, expected: &'static str) -> Result<(), ConfigError> {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseConfig, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start, check_shared,
-    count, flatten, net,
+    BaseConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start,
+    check_shared, count, flatten, is_default_dense_bound, is_true, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRoulette, Sharing, Traces};
@@ -16,7 +16,7 @@ use crate::stage::{Repeated, Size, Stage};
 /// The chain is `[ActNorm,] (block [, ActNorm]) × blocks`; in each block g = (activation, linear) × (hidden + 1),
 /// through the hidden widths and back to the dimension. Of families that couple, couplings are in the place of blocks;
 /// their nets begin with a linear layer. Of neural spline flows (`nsf`) an LU linear map stands before each coupling and
-/// at the end.
+/// at the end. Of dense flows (`dense`) g is a chain of dense layers, whose growths are `hidden`, and a linear layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
@@ -26,11 +26,11 @@ pub struct FlowConfig {
     pub dimension: usize,
     /// The number of residual blocks, or of couplings.
     pub blocks: usize,
-    /// The hidden widths of g, or of a coupling's net.
+    /// The hidden widths of g, or of a coupling's net; of a dense flow the growths of g's dense layers.
     pub hidden: Vec<usize>,
     /// The nonlinearity of g, or of a coupling's net.
     pub activation: Nonlinearity,
-    /// Begins g with an activation (of the input itself) instead of a linear layer.
+    /// Begins g with an activation (of the input itself) instead of a linear layer; that of a dense flow never does.
     pub leading_activation: bool,
     /// κ, the bound on each linear layer's norm; Lip(g) ≤ κ^(hidden + 1). Couplings have none.
     pub coefficient: f64,
@@ -44,6 +44,12 @@ pub struct FlowConfig {
     /// standardised, so B is in deviations: rows farther out are mapped by the linear maps alone.
     #[serde(skip_serializing_if = "is_default_bound")]
     pub bound: f64,
+    /// ℓ, above 0 and at most 1: of a dense flow the bound on each dense layer's Lipschitz constant.
+    #[serde(skip_serializing_if = "is_default_dense_bound")]
+    pub dense_bound: f64,
+    /// Learns how much of a dense layer's output is its input and how much is new; else both are alike.
+    #[serde(skip_serializing_if = "is_true")]
+    pub learned_concatenation: bool,
     /// Normalises activations between blocks (ActNorm).
     pub actnorm: bool,
     /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's; small makes a
@@ -90,6 +96,8 @@ impl Default for FlowConfig {
             norms: NormChain::Two,
             bins: BINS,
             bound: BOUND,
+            dense_bound: DENSE_BOUND,
+            learned_concatenation: true,
             actnorm: true,
             initial_scale: 1.0,
             base: BaseConfig::Normal,
@@ -157,6 +165,9 @@ impl FlowConfig {
         if self.model.couples() {
             self.check_couplings()?;
         }
+        if self.model == Family::Dense {
+            self.check_dense()?;
+        }
         if self.parameters() > MOST_PARAMETERS {
             return Err(ConfigError::Inconsistent(format!(
                 "{} parameters are more than this library handles",
@@ -174,8 +185,12 @@ impl FlowConfig {
             chain.extend(self.coupling_chain());
             return chain;
         }
-        let layers: Vec<_> = self.linear_layers().into_iter().map(|(i, o)| (0, i, o)).collect();
-        let net = net(&layers, self.activation, self.leading_activation, Some(self.coefficient), &self.norms);
+        let net = if self.model == Family::Dense {
+            self.dense_net()
+        } else {
+            let layers: Vec<_> = self.linear_layers().into_iter().map(|(i, o)| (0, i, o)).collect();
+            net(&layers, self.activation, self.leading_activation, Some(self.coefficient), &self.norms)
+        };
         let block = Stage::ResidualBlock { shape: vec![self.dimension], net };
         chain.push(Repeated { stages: std::iter::once(block).chain(norm()).collect(), times: self.blocks });
         chain
@@ -188,6 +203,9 @@ impl FlowConfig {
 
     /// (inputs, outputs) of the linear layers of one residual block.
     pub fn linear_layers(&self) -> Vec<(usize, usize)> {
+        if self.model == Family::Dense {
+            return self.dense_layers();
+        }
         let doubled = |i: usize| i * self.activation.widening();
         let mut widths = vec![self.dimension];
         widths.extend(&self.hidden);

@@ -13,6 +13,7 @@
 //! ```
 
 mod container;
+mod dense;
 mod names;
 mod pickle;
 mod reference;

@@ -17,7 +17,7 @@ use resflow_backend::Backend;
 
 use super::{ImportError, StateDict};
 use crate::checkpoint::{Archive, ModelDocument, Provenance, Values, document_value};
-use crate::config::{ImageConfig, ModelConfig};
+use crate::config::{ImageConfig, ModelConfig, Nonlinearity};
 use crate::error::{ConfigError, Error};
 use crate::flow::Flow;
 use crate::lipschitz::NormChain;
@@ -39,10 +39,14 @@ impl<B: Backend> Flow<B> {
 }
 
 impl StateDict {
-    /// Returns a configuration with what the names of the tensors show of the architecture: whether the very first block
-    /// of a flow over images begins with an activation. In the reference a flow of one scale has that one whatever its
+    /// Returns a configuration with what the names of the tensors show of the architecture: the family, depth, growth,
+    /// kernels and activation of a dense flow, of which ℓ is 0.98 unless the configuration says otherwise; else whether the
+    /// very first block of a flow over images begins with an activation. In the reference a flow of one scale has that one whatever its
     /// `first_resblock` says.
     pub fn architecture(&self, config: &ModelConfig) -> ModelConfig {
+        if let Some(dense) = self.dense_architecture(config) {
+            return dense;
+        }
         let ModelConfig::Images(images) = config else { return config.clone() };
         let first = self.first_block(images);
         let convolution = |j: usize| self.tensors.contains_key(&format!("{first}.nnet.{j}.weight"));
@@ -77,7 +81,7 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
         ModelConfig::Images(c) => &c.norms,
     };
     if config.family().couples() {
-        let problem = "state dicts are read for residual flows and i-ResNets only".into();
+        let problem = "state dicts are read for residual flows, i-ResNets and dense flows only".into();
         return Err(ConfigError::Inconsistent(problem).into());
     }
     if *norms != NormChain::Two {
@@ -233,12 +237,17 @@ impl Translation {
         for (j, layer) in net.layers.iter().enumerate() {
             let (from, to) = (format!("{from}.{j}"), format!("links.{link}.net.{j}"));
             match layer {
-                LayerStage::Activation(f) => {
-                    for name in f.parameters() {
-                        self.same(&format!("{from}.{name}"), &[1], format!("{to}.{name}"))?;
-                    }
-                }
+                LayerStage::Activation(f) => self.activation(&from, &to, *f)?,
                 LayerStage::Custom(_) => {}
+                LayerStage::Dense { kernel, inputs, outputs, activation, .. } => {
+                    for (theirs, ours) in [("K1_unnormalized", "skip"), ("K2_unnormalized", "growth")] {
+                        self.same(&format!("{from}.{theirs}"), &[1], format!("{to}.{ours}"))?;
+                    }
+                    let size = kernel.map_or(usize::from(shape.len() == 3), |kernel| kernel[0]);
+                    let sizes = (size, *inputs, *outputs);
+                    self.constrained(&format!("{from}.network.0"), &format!("{to}.net.0"), shape, sizes)?;
+                    self.activation(&format!("{from}.network.1"), &format!("{to}.net.1"), *activation)?;
+                }
                 LayerStage::Linear { inputs, outputs, .. } => {
                     let size = usize::from(shape.len() == 3);
                     self.constrained(&from, &to, shape, (size, *inputs, *outputs))?;
@@ -247,6 +256,16 @@ impl Translation {
                     self.constrained(&from, &to, shape, (kernel[0], *inputs, *outputs))?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn activation(&mut self, from: &str, to: &str, f: Nonlinearity) -> Result<(), ImportError> {
+        for name in f.parameters() {
+            let inner = format!("{from}.swish.{name}");
+            let own = format!("{from}.{name}");
+            let there = if self.state.tensors.contains_key(&inner) { inner } else { own };
+            self.same(&there, &[1], format!("{to}.{name}"))?;
         }
         Ok(())
     }

@@ -231,6 +231,12 @@ impl<B: Backend, K: Kind<B>> Layer<B> for Affine<B, K> {
         self.constraint.as_ref().map_or(f64::INFINITY, |c| c.coefficient.get())
     }
 
+    fn reached_lipschitz(&self, backend: &B) -> Result<f64, BackendError> {
+        let mut reached = f64::INFINITY;
+        self.spectra(backend, "", &mut |spectrum| reached = spectrum.effective())?;
+        Ok(reached)
+    }
+
     fn set_norms(&mut self, norms: &LayerNorms<B>) -> bool {
         let Some(constraint) = &mut self.constraint else { return false };
         constraint.norms = Some(norms.clone());

@@ -18,6 +18,7 @@ mod activation;
 mod affine;
 mod concatenated;
 mod conv;
+mod dense;
 mod leaky;
 mod linear;
 mod normalised;
@@ -29,10 +30,11 @@ pub use activation::{ActivationLayer, activation_layer};
 pub use affine::Affine;
 pub use concatenated::ConcatenatedActivation;
 pub use conv::{Kernel, KernelSize, LipschitzConv};
+pub use dense::DenseLayer;
 pub use leaky::LeakyLipSwish;
 pub use linear::{Dense, LipschitzLinear, by_rows, matrix};
 pub use normalised::{LayerNorms, OrderGradients};
-use resflow_backend::{Activation, Backend, Net as BackendNet, NetLayer};
+use resflow_backend::{Activation, Backend, BackendError, Net as BackendNet, NetLayer};
 pub use sequence::Sequence;
 
 use crate::batch::Batch;
@@ -165,6 +167,17 @@ pub trait Layer<B: Backend>: Module<B> + CloneLayer<B> {
 
     /// The bound on the layer's Lipschitz constant that its normalisation aims at: κ for weights, 1 for activations.
     fn lipschitz_bound(&self) -> f64;
+
+    /// The bound on the layer's Lipschitz constant for the present weights, as far as the power iteration has converged:
+    /// min(σ, κ) of a weight, √(η₁² + η₂²L²) of a dense layer, a product along a chain. At most
+    /// [`lipschitz_bound`](Self::lipschitz_bound).
+    ///
+    /// # Errors
+    /// Returns [`BackendError`] if the device failed.
+    fn reached_lipschitz(&self, backend: &B) -> Result<f64, BackendError> {
+        let _ = backend;
+        Ok(self.lipschitz_bound())
+    }
 
     /// Sets the domain and codomain norms of a constrained layer. Returns `false` if the layer is not constrained.
     fn set_norms(&mut self, norms: &LayerNorms<B>) -> bool {

@@ -3,7 +3,7 @@
 //! The norms that constrained layers are bounded between meet at their boundaries, so a chain owns the raw parameters
 //! of learned ones: one parameter is the codomain of a layer and the domain of the next.
 
-use resflow_backend::{Backend, Binary, Net as BackendNet, NetForward, NetLayer, Over, Reduce};
+use resflow_backend::{Backend, BackendError, Binary, Net as BackendNet, NetForward, NetLayer, Over, Reduce};
 
 use super::activation::{kept, slope};
 use super::linear::matrix;
@@ -158,6 +158,10 @@ impl<B: Backend> Layer<B> for Sequence<B> {
 
     fn lipschitz_bound(&self) -> f64 {
         self.layers.iter().map(|l| l.lipschitz_bound()).product()
+    }
+
+    fn reached_lipschitz(&self, backend: &B) -> Result<f64, BackendError> {
+        self.layers.iter().try_fold(1.0, |bound, layer| Ok(bound * layer.reached_lipschitz(backend)?))
     }
 
     fn two_norm_factor(&self, input: &[usize]) -> f64 {

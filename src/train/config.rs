@@ -41,6 +41,9 @@ pub struct TrainConfig {
     pub clip: f64,
     /// The decay of the exponential moving average (EMA) of the weights, in \[0, 1); 0 keeps the last weights.
     pub average: f64,
+    /// The first steps, in which the learned concatenations of a dense flow stay as they are.
+    #[serde(skip_serializing_if = "is_default")]
+    pub concatenation_after: u64,
     /// Power iterations of each weight after a step.
     pub power_iterations: usize,
     /// λ of a hybrid model: λ (−log p(x)) − log p(y | x) is minimised, both in nats; 1/d weighs nats per
@@ -122,6 +125,7 @@ impl Default for TrainConfig {
             weight_decay: 0.0,
             clip: 10.0,
             average: 0.998,
+            concatenation_after: 0,
             power_iterations: 5,
             density_weight: 1.0,
             memory: Memory::Store,
@@ -171,6 +175,7 @@ impl TrainConfig {
         check_steps("steps", self.steps, 1)?;
         check_steps("warmup", self.warmup, 0)?;
         check_steps("validate_every", self.validate_every, 0)?;
+        check_steps("concatenation_after", self.concatenation_after, 0)?;
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
             return wrong("learning_rate", self.learning_rate, "a number above 0");
         }

@@ -21,6 +21,8 @@ pub(crate) struct Optimiser<B: Backend> {
     parameters: B::Tensor,
     /// 1 where weight decay applies, else 0, `[P]`.
     decayed: B::Tensor,
+    /// 1 where the shares of learned concatenations are, which may be held in the first steps, if there are any, `[P]`.
+    shares: Option<B::Tensor>,
 }
 
 /// The numbers of a step that come from the device.
@@ -39,7 +41,15 @@ impl<B: Backend> Optimiser<B> {
         let backend = flow.backend();
         let parameters = flat_parameters(flow);
         let zeros = || backend.full(0.0, backend.shape(&parameters));
-        Self { moments: [zeros(), zeros()], average: parameters.clone(), decayed: decay_mask(flow), parameters }
+        let mut learned = false;
+        flow.visit(&mut |_, _, role| learned |= role == Role::Concatenation);
+        Self {
+            moments: [zeros(), zeros()],
+            average: parameters.clone(),
+            decayed: mask(flow, Role::Weight),
+            shares: learned.then(|| mask(flow, Role::Concatenation)),
+            parameters,
+        }
     }
 
     /// All trained numbers, `[P]`.
@@ -71,6 +81,10 @@ impl<B: Backend> Optimiser<B> {
         values: &[&B::Tensor],
     ) -> Result<Applied, BackendError> {
         let one = b.full(1.0, [1].into());
+        // what is held has no gradient, and keeps value and moments: a zero gradient alone would let momentum move it
+        let held = self.shares.as_ref().filter(|_| step <= config.concatenation_after);
+        let rest = held.map(|held| b.select(held, &b.full(0.0, b.shape(held)), gradient));
+        let gradient = rest.as_ref().unwrap_or(gradient);
         let norm = b.unary(Unary::Sqrt, b.dot(gradient, gradient));
         let sums = b.concat(&[&[&norm], values].concat(), 0);
         let gate = b.all_finite(&sums);
@@ -91,8 +105,13 @@ impl<B: Backend> Optimiser<B> {
             step,
         };
         let moments = self.moments.clone();
-        let (parameters, moments) =
+        let (mut parameters, mut moments) =
             b.adam_step(&rule, &scale, &gate, &self.decayed, self.parameters.clone(), moments, gradient);
+        if let Some(held) = held {
+            parameters = b.select(held, &self.parameters, &parameters);
+            let [first, second] = &moments;
+            moments = [b.select(held, &self.moments[0], first), b.select(held, &self.moments[1], second)];
+        }
         // the one read of the step
         let report: Vec<f64> = b.download(&b.concat(&[&gate, &sums], 0))?.into_iter().map(B::Elem::to_f64).collect();
         let applied = Applied { finite: report[0] != 0.0, norm: report[1], values: report[2..].to_vec() };
@@ -152,12 +171,12 @@ fn flat_parameters<B: Backend>(flow: &Flow<B>) -> B::Tensor {
     flatten(flow.backend(), tensors.iter()).unwrap_or_else(|| flow.backend().full(0.0, [0].into()))
 }
 
-/// Ones where weight decay applies, else zeros, `[P]`.
-fn decay_mask<B: Backend>(flow: &Flow<B>) -> B::Tensor {
+/// Ones where the trained tensors of a role are, else zeros, `[P]`.
+fn mask<B: Backend>(flow: &Flow<B>, which: Role) -> B::Tensor {
     let mut mask = Vec::new();
     flow.visit(&mut |_, tensor, role| {
         if role.is_trained() {
-            let value = B::Elem::from_f64(f64::from(u8::from(role == Role::Weight)));
+            let value = B::Elem::from_f64(f64::from(u8::from(role == which)));
             mask.extend(std::iter::repeat_n(value, flow.backend().shape(tensor).elements()));
         }
     });

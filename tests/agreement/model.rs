@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use resflow::backend::{Backend, Element as _, Key, Noise, Shape};
 use resflow::checkpoint::Archive;
-use resflow::config::{BaseConfig, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::Table;
 use resflow::data::image::ImageSet;
 use resflow::estimator::Estimator;
@@ -164,8 +164,14 @@ fn dense_within(dimension: usize, blocks: usize) -> impl Strategy<Value = Model>
         .prop_flat_map(|(shape, rest, seed)| (norms(shape.2.len() + 1), Just((shape, rest, seed))))
         .prop_filter_map("σ close to κ", |(norms, ((d, blocks, hidden), rest, seed))| {
             let (activation, leading_activation, actnorm, coefficient, training, evaluation) = rest;
-            let norms = if activation.widening() == 1 { norms } else { "2".into() };
+            // every fourth is a dense flow
+            let dense = seed % 4 == 0;
+            let model = if dense { Family::Dense } else { Family::Residual };
+            let growth = if dense { activation.widening() } else { 1 };
+            let hidden: Vec<_> = hidden.into_iter().map(|width| width * growth).collect();
+            let norms = if activation.widening() == 1 && !dense { norms } else { "2".into() };
             let config = FlowConfig {
+                model,
                 activation,
                 leading_activation,
                 actnorm,
@@ -210,9 +216,14 @@ fn pictures_within(blocks: usize, classes: usize) -> impl Strategy<Value = Model
             let (h, w, c, blocks, filters) = shape;
             let (squeeze_first, factor_out, leading_activation, first_activation, actnorm) = flags;
             let (activation, fully_connected, bits, coefficient, training, evaluation) = rest;
-            let norms = if activation.widening() == 1 { norms } else { "2".into() };
+            let dense = seed % 4 == 0;
+            let model = if dense { Family::Dense } else { Family::Residual };
+            let filters = if dense { filters * activation.widening() } else { filters };
+            let norms = if activation.widening() == 1 && !dense { norms } else { "2".into() };
             let times = 1 << (blocks.len() - 1 + usize::from(squeeze_first));
             let config = ImageConfig {
+                model,
+                fully_connected_growth: 4,
                 bits,
                 squeeze_first,
                 factor_out,

@@ -16,8 +16,13 @@ use crate::memory;
 /// dets by so many terms.
 pub(crate) fn peak(blocks: usize, terms: usize, memory: Memory) -> Result<usize, Error> {
     let config = ImageConfig { blocks: vec![blocks], filters: 64, fully_connected: 0, ..ImageConfig::default() };
+    peak_of(&config, terms, memory)
+}
+
+/// The same of a flow over images of MNIST's size.
+pub(crate) fn peak_of(config: &ImageConfig, terms: usize, memory: Memory) -> Result<usize, Error> {
     let backend = NdArray::<f32>::with_threads(NonZeroUsize::MIN)?;
-    let mut flow = Flow::new(backend.clone(), &config, Key::new(0))?;
+    let mut flow = Flow::new(backend.clone(), config, Key::new(0))?;
     flow.set_training_estimator(Estimator::Truncated(Truncated::new(terms)?))?;
     let prepared = flow.prepare();
     let x = backend.noise(Key::new(1), Noise::Uniform, 0, [1, 28, 28, 1].into());

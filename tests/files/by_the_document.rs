@@ -91,6 +91,30 @@ fn residual_flows_over_rows() {
 }
 
 #[test]
+fn dense_flows_over_rows() {
+    for activation in Nonlinearity::ALL {
+        for (learned_concatenation, dense_bound) in [(true, 1.0), (false, 0.9)] {
+            let config = FlowConfig { blocks: 2, hidden: vec![4, 2], activation, ..FlowConfig::of(Family::Dense, 3) };
+            let config = FlowConfig { learned_concatenation, dense_bound, ..config };
+            agrees(&format!("dense, {activation:?}, ℓ = {dense_bound}"), &flow(config));
+        }
+    }
+}
+
+#[test]
+fn dense_flows_over_images() {
+    let dense = ImageConfig { kernels: vec![3, 1, 3], filters: 4, ..images().of(Family::Dense) };
+    agrees("dense scales", &flow(dense.clone()));
+    let end = ImageConfig { fully_connected: 1, fully_connected_width: 5, fully_connected_growth: 6, ..dense.clone() };
+    agrees("dense, a fully connected end", &flow(ImageConfig { learned_concatenation: false, ..end }));
+    let pila = ImageConfig { activation: Nonlinearity::Pila, filters: 3, dense_bound: 0.98, factor_out: true, ..dense };
+    agrees("dense, factor-out", &flow(ImageConfig { kernels: vec![3, 1], ..pila.clone() }));
+    agrees("no dense layer", &flow(ImageConfig { kernels: vec![3], ..pila.clone() }));
+    // singular vectors of a larger size
+    agrees("smaller images", &flow(ImageConfig { height: 8, ..pila }).resized(4, 4).expect("a size"));
+}
+
+#[test]
 fn couplings_over_rows() {
     for family in [Family::RealNvp, Family::Glow] {
         for dimension in [2, 3, 5] {

@@ -46,6 +46,37 @@ pub(crate) fn spelled(
     json!({ "layers": layers })
 }
 
+/// A net of dense layers of (kernel, growth), and a last layer of a kernel; before it all, if there is one, linear to a width.
+fn dense_net(config: &Value, d: usize, first: Option<usize>, layers: &[(usize, usize)], last: usize) -> Value {
+    let activation = text(config, "activation");
+    let coefficient = &config["coefficient"];
+    let halves = if matches!(activation, "clip-swish" | "cpila") { 2 } else { 1 };
+    let set = |key: &str, default: Value| config.get(key).cloned().unwrap_or(default);
+    let concatenation =
+        json!({ "bound": set("dense_bound", json!(1.0)), "learned": set("learned_concatenation", json!(true)) });
+    let mut all = Vec::new();
+    let mut width = d;
+    if let Some(outputs) = first {
+        all.push(json!({ "linear": { "inputs": d, "outputs": outputs, "coefficient": coefficient } }));
+        width = outputs;
+    }
+    for &(k, growth) in layers {
+        let mut dense = json!({ "inputs": width, "outputs": growth / halves, "coefficient": coefficient,
+            "activation": activation, "concatenation": concatenation });
+        if k > 1 {
+            dense["kernel"] = json!([k, k]);
+        }
+        all.push(json!({ "dense": dense }));
+        width += growth;
+    }
+    all.push(if last > 1 {
+        json!({ "convolution": { "kernel": [last, last], "inputs": width, "outputs": d, "coefficient": coefficient } })
+    } else {
+        json!({ "linear": { "inputs": width, "outputs": d, "coefficient": coefficient } })
+    });
+    json!({ "layers": all })
+}
+
 /// (kernel, inputs, outputs) through some widths.
 pub(crate) fn weights(kernels: &[usize], widths: &[usize]) -> Vec<(usize, usize, usize)> {
     kernels.iter().zip(widths.windows(2)).map(|(&k, w)| (k, w[0], w[1])).collect()
@@ -99,6 +130,10 @@ pub(crate) fn row_stages(config: &Value) -> Vec<Value> {
             stages.extend(spline_stages(config, d, i, &kernels, &hidden));
         } else if couples(config) {
             stages.extend(coupling_stages(config, &[d], n, i, &kernels, &hidden));
+        } else if family(config) == "dense" {
+            let layers: Vec<_> = hidden.iter().map(|&growth| (0, growth)).collect();
+            let net = dense_net(config, d, None, &layers, 0);
+            stages.push(json!({ "residual-block": { "shape": [d], "net": net } }));
         } else {
             let widths = [&[d], &hidden[..], &[d]].concat();
             let net = spelled(config, &weights(&kernels, &widths), truth(&config["leading_activation"]), false, true);
@@ -150,6 +185,11 @@ pub(crate) fn image_stages(config: &Value) -> Vec<Value> {
         for i in 0..n {
             if couples(config) {
                 stages.extend(coupling_stages(config, shape, n, i, &kernels, &hidden));
+            } else if family(config) == "dense" {
+                let (last, inner) = kernels.split_last().expect("kernels");
+                let layers: Vec<_> = inner.iter().map(|&k| (k, filters)).collect();
+                let net = dense_net(config, c, None, &layers, *last);
+                stages.push(json!({ "residual-block": { "shape": shape, "net": net } }));
             } else {
                 let leads = if s == 0 && i == 0 { "first_activation" } else { "leading_activation" };
                 let widths = [&[c], &hidden[..], &[c]].concat();
@@ -164,7 +204,12 @@ pub(crate) fn image_stages(config: &Value) -> Vec<Value> {
         let d: usize = image.iter().product();
         stages.push(json!({ "flatten": { "image": image } }));
         for _ in 0..number(&config["fully_connected"]) {
-            let net = spelled(config, &weights(&[0; 3], &[d, f, f, d]), true, false, true);
+            let net = if family(config) == "dense" {
+                let growth = config.get("fully_connected_growth").map_or(32, number);
+                dense_net(config, d, Some(f), &vec![(0, growth); kernels.len() - 1], 0)
+            } else {
+                spelled(config, &weights(&[0; 3], &[d, f, f, d]), true, false, true)
+            };
             stages.push(json!({ "residual-block": { "shape": [d], "net": net } }));
             stages.extend(norm(d));
         }

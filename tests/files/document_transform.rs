@@ -192,15 +192,11 @@ impl Document {
         for (j, layer) in net["layers"].as_array().expect("layers").iter().enumerate() {
             let path = format!("{path}.net.{j}");
             let (name, settings) = layer.as_object().expect("a layer").iter().next().expect("a name");
-            if name == "activation" {
+            if name == "dense" {
+                (at, tangents) = self.dense(&path, settings, &at, tangents);
+            } else if name == "activation" {
                 let name = settings.as_str().expect("a name");
-                let raw = |leaf: &str, names: &[&str]| {
-                    if names.contains(&name) { self.get(&format!("{path}.{leaf}"))[0] } else { 0.0 }
-                };
-                let raw = Raw {
-                    alpha: raw("alpha", &["leaky-lip-swish"]),
-                    beta: raw("beta", &["lip-swish", "clip-swish", "leaky-lip-swish"]),
-                };
+                let raw = self.raw(&path, name);
                 tangents = tangents.iter().map(|t| activated(name, &raw, &at, Some(t))).collect();
                 at = activated(name, &raw, &at, None);
             } else {
@@ -210,6 +206,43 @@ impl Document {
             }
         }
         (at, tangents)
+    }
+
+    fn raw(&self, path: &str, name: &str) -> Raw {
+        let raw = |leaf: &str, names: &[&str]| {
+            if names.contains(&name) { self.get(&format!("{path}.{leaf}"))[0] } else { 0.0 }
+        };
+        Raw {
+            alpha: raw("alpha", &["leaky-lip-swish"]),
+            beta: raw("beta", &["lip-swish", "clip-swish", "leaky-lip-swish"]),
+        }
+    }
+
+    /// A dense layer: what enters, and what is new behind it, each times its share.
+    fn dense(&self, path: &str, settings: &Value, x: &Sample, tangents: Vec<Sample>) -> (Sample, Vec<Sample>) {
+        let hats = ["skip", "growth"].map(|leaf| softplus(self.get(&format!("{path}.{leaf}"))[0]) + 0.1);
+        let bound = settings["concatenation"]["bound"].as_f64().expect("a bound");
+        let shares = hats.map(|hat| bound * hat / hats[0].hypot(hats[1]));
+        let name = settings["activation"].as_str().expect("a name");
+        let (coefficient, raw) = (settings["coefficient"].as_f64(), self.raw(&format!("{path}.net.1"), name));
+        let inner = format!("{path}.net.0");
+        let before = self.affine(&inner, coefficient, x, true);
+        let join = |old: &Sample, new: &Sample| {
+            let (c, more) = (old.features(), new.features());
+            let pixels = old.pixels();
+            let value = |p: usize, k: usize| {
+                if k < c { shares[0] * old.x[p * c + k] } else { shares[1] * new.x[p * more + k - c] }
+            };
+            let all = (0..pixels).flat_map(|p| (0..c + more).map(move |k| (p, k))).map(|(p, k)| value(p, k)).collect();
+            let mut shape = old.shape.clone();
+            *shape.last_mut().expect("features") = c + more;
+            Sample { shape, x: all }
+        };
+        let tangents = tangents.iter().map(|t| {
+            let new = activated(name, &raw, &before, Some(&self.affine(&inner, coefficient, t, false)));
+            join(t, &new)
+        });
+        (join(x, &activated(name, &raw, &before, None)), tangents.collect())
     }
 
     /// W_eff x, and the bias if it is wanted.

@@ -41,6 +41,7 @@ fn mixed_rows() -> Flow<Cpu> {
     let learned = transforms(FlowConfig { norms: "learned".parse().expect("norms"), ..rows(Family::Residual) }, 2);
     let fixed = transforms(FlowConfig { norms: "2f2".parse().expect("norms"), ..rows(Family::Residual) }, 3);
     let nsf = transforms(rows(Family::Nsf), 4);
+    let dense = transforms(rows(Family::Dense), 5);
     let all = [
         &residual[1],
         &glow[1],
@@ -53,6 +54,7 @@ fn mixed_rows() -> Flow<Cpu> {
         &residual[3],
         &nsf[0],
         &nsf[1],
+        &dense[1],
     ];
     let config = FlowConfig::new(3);
     Flow::from_transforms(cpu(), config, all.map(Clone::clone).to_vec()).expect("samples pass")
@@ -177,6 +179,13 @@ fn hostile_lists_of_rows_are_refused() {
         refused(&flow, "9/lu-linear/features", json!(huge));
         refused(&flow, "10/spline-coupling/features", json!(huge));
         refused(&flow, "10/spline-coupling/splines/bins", json!(huge));
+        refused(&flow, "11/residual-block/net/layers/0/dense/inputs", json!(huge));
+        refused(&flow, "11/residual-block/net/layers/0/dense/outputs", json!(huge));
+        for kernel in [json!([huge, huge]), json!([3, 3]), json!([2, 2]), json!([3])] {
+            let dense = json!({ "dense": { "kernel": kernel, "inputs": 3, "outputs": 2, "coefficient": 0.9,
+                "activation": "clip-swish", "concatenation": { "bound": 1.0, "learned": true } } });
+            refused(&flow, "11/residual-block/net/layers/0", dense);
+        }
         refused(&flow, "7", json!({ "squeeze": { "factored_out": huge } }));
         refused(&flow, "7", json!({ "flatten": { "image": [huge, huge, huge] } }));
         let board = json!({ "coupling": { "shape": [huge, huge, 2], "mask": { "checkerboard": { "swapped": false } },
@@ -189,6 +198,13 @@ fn hostile_lists_of_rows_are_refused() {
             json!({ "convolution": { "kernel": [huge, huge], "inputs": huge, "outputs": huge, "coefficient": 0.9 } });
         refused(&flow, "0/residual-block/net/layers/1", kernel);
     }
+    for bound in [json!(0.0), json!(-0.5), json!(1.5), json!(f64::MAX), json!("1"), json!(null)] {
+        refused(&flow, "11/residual-block/net/layers/0/dense/concatenation/bound", bound);
+    }
+    for inputs in [0, 2, 4] {
+        refused(&flow, "11/residual-block/net/layers/0/dense/inputs", json!(inputs));
+    }
+    refused(&flow, "11/residual-block/net/layers/0/dense/activation", json!("tanh"));
     // shapes that do not fit
     for shape in
         [json!([]), json!([2]), json!([4]), json!([1, 3]), json!([1, 1, 3]), json!([0]), json!(vec![1; 10_000])]

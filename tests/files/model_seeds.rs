@@ -73,6 +73,11 @@ fn write_config_seeds() {
     let settings = checks::Settings { flow: FlowConfig::of(Family::Nsf, 4), ..checks::Settings::default() };
     config("nsf.toml", &toml::to_string(&settings).expect("serialises"));
     config("nsf_bins.toml", "[flow]\nmodel = \"nsf\"\nbins = 18446744073709551615\nbound = -0.0\n");
+    let settings = checks::Settings { flow: FlowConfig::of(Family::Dense, 4), ..checks::Settings::default() };
+    config("dense.toml", &toml::to_string(&settings).expect("serialises"));
+    config("dense_odd.toml", "[flow]\nmodel = \"dense\"\nactivation = \"cpila\"\nhidden = [7]\ndense_bound = 1e300\n");
+    config("dense_image.toml", &toml::to_string(&tiny_images().of(Family::Dense)).expect("serialises"));
+    config("dense_huge.toml", "model = \"dense\"\nfilters = 65536\nfully_connected_growth = 18446744073709551614\n");
     config("iresnet.toml", "[flow]\nmodel = \"iresnet\"\ntraining = \"truncated:terms=5\"\n");
     config("iresnet_exact.toml", "[flow]\nmodel = \"iresnet\"\ntraining = \"exact\"\n");
     config("glow_connected.toml", "model = \"glow\"\n");
@@ -162,6 +167,12 @@ fn write_checkpoint_seeds() {
     let nsf = FlowConfig { blocks: 1, hidden: vec![2], bins: 3, ..FlowConfig::of(Family::Nsf, 3) };
     let nsf = Flow::new(NdArray::<f64>::new(), &nsf, Key::new(0)).expect("valid").to_archive().expect("stored");
     store("nsf.safetensors", &nsf);
+    let dense = FlowConfig { blocks: 1, hidden: vec![2, 2], ..FlowConfig::of(Family::Dense, 2) };
+    store("dense_run.safetensors", &run_of(dense.into(), 2));
+    let dense = ImageConfig { fully_connected_growth: 2, ..tiny_images().of(Family::Dense) };
+    let dense = ImageConfig { blocks: vec![1], learned_concatenation: false, kernels: vec![3, 1], ..dense };
+    let dense = Flow::new(NdArray::<f32>::new(), &dense, Key::new(0)).expect("valid");
+    store("dense_image.safetensors", &dense.to_archive().expect("stored"));
     let couplings = ImageConfig { filters: 2, ..tiny_images().of(Family::RealNvp) };
     let couplings = Flow::new(NdArray::<f32>::new(), &couplings, Key::new(0)).expect("valid");
     store("realnvp_image.safetensors", &couplings.to_archive().expect("stored"));

@@ -73,7 +73,7 @@ fn config(file: &Fixture) -> ImageConfig {
 }
 
 /// The reference's name of each link that is a block.
-fn places(config: &ImageConfig) -> Vec<Option<String>> {
+pub(crate) fn places(config: &ImageConfig) -> Vec<Option<String>> {
     let (mut scale, mut index) = (0, 0);
     let stages = ModelConfig::from(config).stages();
     let names = stages.iter().enumerate().map(|(i, stage)| {
@@ -88,7 +88,7 @@ fn places(config: &ImageConfig) -> Vec<Option<String>> {
     names.collect()
 }
 
-fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
+pub(crate) fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
     let prepared = flow.prepare();
     let table = |key: &str| Table::new(None, flow.dimension(), file.values(key).to_vec()).expect("a table");
     let encoded = prepared.encode(&table("x"), Key::new(0)).expect("encodes");
@@ -107,13 +107,21 @@ fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixtur
     let round_trip = worst(file.values("x"));
     let limit = if B::Elem::EPSILON < 1e-10 { 1e-10 } else { 1e-4 };
     assert!(round_trip < limit, "x of z is {round_trip:e} off");
+    if !file.has("x_reconstructed_by_reference") {
+        return;
+    }
     let reference = file.values("x_reconstructed_by_reference").iter().zip(file.values("x"));
     let theirs = reference.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(round_trip < theirs, "{round_trip:e} off, the reference {theirs:e}");
 }
 
 /// Every block's log det at its own input, exact and estimated.
-fn blocks<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture, places: &[Option<String>]) {
+pub(crate) fn blocks<B: Backend>(
+    comparison: &mut Comparison,
+    flow: &Flow<B>,
+    file: &Fixture,
+    places: &[Option<String>],
+) {
     let backend = flow.backend();
     let mut x = Batch::new(images(backend, file, "x"));
     let rows = x.len(backend);
@@ -166,7 +174,7 @@ fn images<B: Backend>(backend: &B, file: &Fixture, key: &str) -> B::Tensor {
 }
 
 /// ∂/∂x Σ log N(z): the backward pass with no weight on the log dets.
-fn base_gradient<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
+pub(crate) fn base_gradient<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
     let backend = flow.backend();
     let estimator = Estimator::Truncated(Truncated::new(1).expect("one term"));
     let links: Vec<_> = flow.transforms().iter().map(|link| (link, link.prepare(backend))).collect();

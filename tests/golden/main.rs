@@ -14,6 +14,7 @@ mod coupling;
 #[path = "../common/cut.rs"]
 mod cut;
 mod dense;
+mod dense_block;
 mod estimators;
 mod exact_trace;
 mod fixture;
@@ -33,6 +34,12 @@ macro_rules! golden_tests {
                 dense_2d: dense::compare, "dense_2d";
                 dense_2d_actnorm: dense::compare, "dense_2d_actnorm";
                 dense_6d: dense::compare, "dense_6d";
+                dense_block_rows: dense_block::compare, "dense_block_rows";
+                dense_block_fc: dense_block::compare, "dense_block_fc";
+                dense_block_images: dense_block::compare, "dense_block_images";
+                dense_rows_flow: dense_block::compare_rows_flow;
+                flow_dense_images: dense_block::compare_flow, "flow_dense_images";
+                flow_dense_fc_end: dense_block::compare_flow, "flow_dense_fc_end";
                 image_mnist_like: image::compare, "image_mnist_like";
                 image_cifar_like: image::compare, "image_cifar_like";
                 image_factor_out: image::compare, "image_factor_out";

@@ -10,7 +10,7 @@ use resflow::batch::{Batch, SampleWeights};
 use resflow::bijection::Bijection as _;
 use resflow::block::ResidualBlock;
 use resflow::checkpoint::{Archive, Values, write_atomically};
-use resflow::config::{BaseConfig, Covariance, FlowConfig, MixtureConfig, Nonlinearity};
+use resflow::config::{BaseConfig, Covariance, Family, FlowConfig, ImageConfig, MixtureConfig, Nonlinearity};
 use resflow::data::{Standardiser, Table, ToyDensity};
 use resflow::error::{CheckpointError, ConfigError, Error};
 use resflow::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Traces, Truncated};
@@ -155,6 +155,33 @@ fn configurations() {
         c.dimension = 1 << 16;
         c.base = "mixture".parse().expect("a base");
     });
+    // dense flows: a growth of halves, ℓ, norms, growths that add up
+    let dense = |change: fn(&mut FlowConfig)| {
+        let mut config = FlowConfig::of(Family::Dense, 2);
+        change(&mut config);
+        assert!(config.check().is_err() && Flow::new(cpu(), &config, Key::new(0)).is_err(), "{config:?}");
+    };
+    dense(|c| c.hidden = vec![4, 5]);
+    dense(|c| c.hidden = vec![1 << 16; 2]);
+    dense(|c| c.hidden = vec![usize::MAX - 1, 4]);
+    for bound in [0.0, -1.0, 1.001, f64::NAN, f64::INFINITY] {
+        let config = FlowConfig { dense_bound: bound, ..FlowConfig::of(Family::Dense, 2) };
+        assert!(config.check().is_err(), "{bound}");
+        let images = ImageConfig { dense_bound: bound, ..ImageConfig::default().of(Family::Dense) };
+        assert!(images.check().is_err(), "{bound}");
+    }
+    dense(|c| c.norms = "1111".parse().expect("norms"));
+    let images = |change: fn(&mut ImageConfig)| {
+        let mut config = ImageConfig::default().of(Family::Dense);
+        config.check().expect("the published one");
+        change(&mut config);
+        assert!(config.check().is_err(), "{config:?}");
+    };
+    images(|c| c.filters = 3);
+    images(|c| c.fully_connected_growth = 5);
+    images(|c| c.fully_connected_growth = 0);
+    images(|c| c.fully_connected_growth = usize::MAX - 1);
+    images(|c| c.norms = "11111".parse().expect("norms"));
     f(|c| c.replicates = 1);
     f(|c| c.replicates = usize::MAX);
     f(|c| {

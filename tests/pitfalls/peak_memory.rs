@@ -3,10 +3,11 @@
 
 use std::io::Write as _;
 
-use crate::gradient_memory::peak;
+use crate::gradient_memory::{peak, peak_of};
 use crate::memory;
 use flate2::{Compression, write::GzEncoder};
 use resflow::bijection::Memory;
+use resflow::config::{Family, ImageConfig};
 use resflow::data::image::idx;
 
 fn bytes(blocks: usize, terms: usize, memory: Memory) -> f64 {
@@ -31,6 +32,24 @@ fn a_block_costs_its_boundary() {
     let (recomputed, kept) = (grows(Memory::Recompute), grows(Memory::Store));
     assert!(recomputed < boundary, "a block more takes {recomputed} bytes, its boundary {boundary}");
     assert!(kept > 5.0 * recomputed, "{kept} bytes kept, {recomputed} recomputed");
+}
+
+/// A dense block keeps no more than any other, and a term takes nothing.
+#[test]
+fn a_dense_block_costs_its_boundary() {
+    let dense = |blocks: usize, terms: usize, memory| {
+        let residual = ImageConfig { blocks: vec![blocks], filters: 64, fully_connected: 0, ..ImageConfig::default() };
+        peak_of(&residual.of(Family::Dense), terms, memory).expect("a gradient") as f64
+    };
+    let (growth, c) = (22.0, 1.0);
+    let weights = 9.0 * growth / 2.0 * (3.0 * c + 3.0 * growth) + c + 3.0 * growth;
+    let boundary = 5.0 * 28.0 * 28.0 * 4.0 + 12.0 * 1.1 * weights * 4.0;
+    let grows = |memory| (dense(12, 4, memory) - dense(4, 4, memory)) / 8.0;
+    let (recomputed, kept) = (grows(Memory::Recompute), grows(Memory::Store));
+    assert!(recomputed < boundary, "a block more takes {recomputed} bytes, its boundary {boundary}");
+    assert!(kept > 3.0 * recomputed, "{kept} bytes kept, {recomputed} recomputed");
+    let (few, many) = (dense(2, 3, Memory::Recompute), dense(2, 30, Memory::Recompute));
+    assert!(many < 1.05 * few, "{few} bytes for 3 terms, {many} for 30");
 }
 
 /// An IDX file of `images` images of 28 × 28 by its header and of `zeros` bytes in fact, compressed.

@@ -11,6 +11,7 @@ mod columns;
 mod common;
 mod coupling;
 mod decode_gradient;
+mod dense;
 mod estimator;
 mod families;
 mod flow;

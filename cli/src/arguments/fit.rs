@@ -69,7 +69,8 @@ pub(crate) struct Fit {
     /// model of that kind for other sizes]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
-    /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones),
+    /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones), dense
+    /// (blocks of layers that keep what they get),
     /// realnvp (couplings), glow (couplings and invertible linear maps) or, of rows, nsf (spline couplings and LU linear
     /// maps), or of rows auto: residual and nsf race for 15 % of the budget each, and the better one goes on with the
     /// rest [default: residual]

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use resflow::Flow;
 use resflow::backend::Backend;
+use resflow::config::Family;
 use resflow::data::column::Spline;
 use resflow::data::{ColumnMap, ColumnMaps};
 use resflow::estimator::Phase;
@@ -68,22 +69,25 @@ pub(crate) fn run(arguments: &Inspect) -> Result<()> {
 fn links<B: Backend>(flow: &Flow<B>) -> Result<Vec<Link>> {
     let spectra = flow.spectra()?;
     let pairs = flow.transforms().iter().zip(spectra).enumerate();
-    Ok(pairs
-        .map(|(index, (link, spectra))| Link {
-            index,
-            description: link.describe(),
-            lipschitz: (!spectra.is_empty()).then(|| spectra.iter().map(Spectrum::effective).product()),
-            weights: spectra
-                .into_iter()
-                .map(|s| Weight {
-                    effective_sigma: s.effective(),
-                    name: s.name,
-                    sigma: s.sigma,
-                    coefficient: s.coefficient,
-                })
-                .collect(),
+    pairs
+        .map(|(index, (link, spectra))| {
+            let reached = link.residual().map(|net| net.reached_lipschitz(flow.backend())).transpose()?;
+            Ok(Link {
+                index,
+                description: link.describe(),
+                lipschitz: reached.filter(|_| !spectra.is_empty()),
+                weights: spectra
+                    .into_iter()
+                    .map(|s| Weight {
+                        effective_sigma: s.effective(),
+                        name: s.name,
+                        sigma: s.sigma,
+                        coefficient: s.coefficient,
+                    })
+                    .collect(),
+            })
         })
-        .collect())
+        .collect()
 }
 
 fn estimators<B: Backend>(flow: &Flow<B>) -> Estimators {
@@ -233,7 +237,11 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
             n => format!("; {n} fully connected of width {}", c.fully_connected_width),
         };
         let (blocks, kernels) = (blocks.join("-"), kernels.join("-"));
-        line("blocks", &format_args!("{blocks} of {} filters, kernels {kernels}{connected}", c.filters));
+        let width = match c.model {
+            Family::Dense => format!("growth {}", c.filters),
+            _ => format!("{} filters", c.filters),
+        };
+        line("blocks", &format_args!("{blocks} of {width}, kernels {kernels}{connected}"));
     }
     if let Some(classifier) = flow.classifier() {
         let parameters = classifier.parameters(flow.backend());

@@ -90,6 +90,7 @@ pub(crate) fn facts<B: Backend>(flow: &Flow<B>, model: &Path, entries: &[Entry],
     let kind = match flow.config().family() {
         Family::Residual => "residual flow".to_owned(),
         Family::IResNet => "invertible residual network (i-ResNet)".to_owned(),
+        Family::Dense => "dense flow (i-DenseNet)".to_owned(),
         Family::RealNvp => "Real NVP".to_owned(),
         Family::Glow => "Glow".to_owned(),
         Family::Nsf => "neural spline flow".to_owned(),

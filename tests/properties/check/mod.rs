@@ -74,7 +74,9 @@ fn check_transforms(config: impl Into<ModelConfig>, seed: u64) {
 
 #[test]
 fn transforms_of_rows_pass() {
-    for (seed, model) in [Family::Residual, Family::RealNvp, Family::Glow, Family::Nsf].into_iter().enumerate() {
+    for (seed, model) in
+        [Family::Residual, Family::RealNvp, Family::Glow, Family::Nsf, Family::Dense].into_iter().enumerate()
+    {
         let config = FlowConfig { model, blocks: 2, hidden: vec![7], coefficient: 0.9, ..FlowConfig::new(3) };
         check_transforms(&config, seed as u64);
     }
@@ -87,7 +89,7 @@ fn transforms_of_rows_pass() {
 
 #[test]
 fn transforms_of_images_pass() {
-    for (seed, model) in [Family::Residual, Family::RealNvp, Family::Glow].into_iter().enumerate() {
+    for (seed, model) in [Family::Residual, Family::RealNvp, Family::Glow, Family::Dense].into_iter().enumerate() {
         let config = ImageConfig {
             model,
             height: 4,
@@ -97,7 +99,7 @@ fn transforms_of_images_pass() {
             squeeze_first: false,
             blocks: vec![1, 1],
             filters: 3,
-            fully_connected: usize::from(model == Family::Residual),
+            fully_connected: usize::from(!model.couples()),
             fully_connected_width: 4,
             coefficient: 0.9,
             factor_out: true,
