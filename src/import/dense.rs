@@ -78,7 +78,7 @@ impl StateDict {
         let ending = format!(".nnet.{first}.network.0.weight");
         let block = self.tensors.keys().find_map(|name| {
             let block = name.strip_suffix(&ending)?;
-            (block.ends_with(".nnet") == connected).then(|| format!("{block}.nnet"))
+            ((block.rsplit('.').next() == Some("nnet")) == connected).then(|| format!("{block}.nnet"))
         })?;
         let kernel = |shape: &[usize]| shape.get(2).copied().unwrap_or(0);
         let shape = |name: String| self.tensors.get(&name).map(|(shape, _)| &shape[..]);

@@ -74,7 +74,7 @@ impl Chain {
     fn of(net: &Net<Tensor>, width: usize) -> Option<Self> {
         let mut steps = [None; LAYERS];
         let (mut products, mut activations, mut now) = (0, 0, width);
-        if net.layers.len() > LAYERS {
+        if net.layers.len() > LAYERS || has_products_in_a_row(net) {
             return None;
         }
         for (step, layer) in steps.iter_mut().zip(&net.layers) {
@@ -164,6 +164,11 @@ impl Chain {
             ),
         ]
     }
+}
+
+/// Whether a product follows another: what is between them no kernel keeps, which is known of functions alone.
+fn has_products_in_a_row(net: &Net<Tensor>) -> bool {
+    net.layers.windows(2).any(|pair| !pair[0].is_activation() && !pair[1].is_activation())
 }
 
 /// The matrices of a net, each turned as the rows ask for: wᵀ on the way forward, w on the way back.

@@ -22,6 +22,7 @@ pub(crate) use self::{
 };
 use resflow_backend::{Activation, Net, NetLayer, Padding, Shape};
 
+use super::has_products_in_a_row;
 use super::tile::Tile;
 use crate::device::Gpu;
 use crate::kernel::{Groups, groups};
@@ -203,6 +204,9 @@ struct Cut {
 impl Cut {
     /// `None` for a net that is left to others.
     fn of(net: &Net<Tensor>, shape: Shape) -> Option<Self> {
+        if has_products_in_a_row(net) {
+            return None;
+        }
         let (image, inputs) = match shape[..] {
             [_, h, w, c] => ([h, w], c),
             [_, d] => ([1, 1], d),
