@@ -32,6 +32,15 @@ pub(crate) fn tiny_images() -> ImageConfig {
     }
 }
 
+fn tiny_dense() -> FlowConfig {
+    FlowConfig { blocks: 1, hidden: vec![2, 2], ..FlowConfig::of(Family::Dense, 2) }
+}
+
+fn tiny_dense_images() -> ImageConfig {
+    let dense = ImageConfig { fully_connected_growth: 2, ..tiny_images().of(Family::Dense) };
+    ImageConfig { blocks: vec![1], learned_concatenation: false, kernels: vec![3, 1], ..dense }
+}
+
 /// Where seeds are written: `RESFLOW_WRITE_SEEDS=fuzz/seeds` renews the committed ones when the format changes; without it
 /// the writing is tried on a temporary folder.
 fn seeds_folder(temporary: &tempfile::TempDir, kind: &str) -> PathBuf {
@@ -167,11 +176,8 @@ fn write_checkpoint_seeds() {
     let nsf = FlowConfig { blocks: 1, hidden: vec![2], bins: 3, ..FlowConfig::of(Family::Nsf, 3) };
     let nsf = Flow::new(NdArray::<f64>::new(), &nsf, Key::new(0)).expect("valid").to_archive().expect("stored");
     store("nsf.safetensors", &nsf);
-    let dense = FlowConfig { blocks: 1, hidden: vec![2, 2], ..FlowConfig::of(Family::Dense, 2) };
-    store("dense_run.safetensors", &run_of(dense.into(), 2));
-    let dense = ImageConfig { fully_connected_growth: 2, ..tiny_images().of(Family::Dense) };
-    let dense = ImageConfig { blocks: vec![1], learned_concatenation: false, kernels: vec![3, 1], ..dense };
-    let dense = Flow::new(NdArray::<f32>::new(), &dense, Key::new(0)).expect("valid");
+    store("dense_run.safetensors", &run_of(tiny_dense().into(), 2));
+    let dense = Flow::new(NdArray::<f32>::new(), tiny_dense_images(), Key::new(0)).expect("valid");
     store("dense_image.safetensors", &dense.to_archive().expect("stored"));
     let couplings = ImageConfig { filters: 2, ..tiny_images().of(Family::RealNvp) };
     let couplings = Flow::new(NdArray::<f32>::new(), &couplings, Key::new(0)).expect("valid");

@@ -10,7 +10,7 @@ use resflow::data::column::Spline;
 use resflow::data::{ColumnMap, ColumnMaps};
 use resflow::estimator::Phase;
 use resflow::flow::Provenance;
-use resflow::module::{Module as _, Spectrum};
+use resflow::module::Module as _;
 use resflow::with_device;
 use serde::Serialize;
 
