@@ -41,6 +41,12 @@ fn tiny_dense_images() -> ImageConfig {
     ImageConfig { blocks: vec![1], learned_concatenation: false, kernels: vec![3, 1], ..dense }
 }
 
+/// A fresh flow in single precision.
+fn single(config: ImageConfig) -> Archive {
+    let flow = Flow::new(NdArray::<f32>::new(), config, Key::new(0)).expect("valid");
+    flow.to_archive().expect("stored")
+}
+
 /// Where seeds are written: `RESFLOW_WRITE_SEEDS=fuzz/seeds` renews the committed ones when the format changes; without it
 /// the writing is tried on a temporary folder.
 fn seeds_folder(temporary: &tempfile::TempDir, kind: &str) -> PathBuf {
@@ -177,11 +183,9 @@ fn write_checkpoint_seeds() {
     let nsf = Flow::new(NdArray::<f64>::new(), &nsf, Key::new(0)).expect("valid").to_archive().expect("stored");
     store("nsf.safetensors", &nsf);
     store("dense_run.safetensors", &run_of(tiny_dense().into(), 2));
-    let dense = Flow::new(NdArray::<f32>::new(), tiny_dense_images(), Key::new(0)).expect("valid");
-    store("dense_image.safetensors", &dense.to_archive().expect("stored"));
+    store("dense_image.safetensors", &single(tiny_dense_images()));
     let couplings = ImageConfig { filters: 2, ..tiny_images().of(Family::RealNvp) };
-    let couplings = Flow::new(NdArray::<f32>::new(), &couplings, Key::new(0)).expect("valid");
-    store("realnvp_image.safetensors", &couplings.to_archive().expect("stored"));
+    store("realnvp_image.safetensors", &single(couplings));
     store("begun.safetensors", &run_of(FlowConfig { activation: Nonlinearity::Tanh, ..tiny() }.into(), 0));
     let one_scale = ImageConfig { blocks: vec![1], filters: 1, fully_connected_width: 1, ..tiny_images() };
     store("image_run.safetensors", &run_of(one_scale.into(), 2));
