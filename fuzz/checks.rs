@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use resflow::backend::{Backend as _, Key, Noise};
 use resflow::checkpoint::Archive;
-use resflow::config::{BaseConfig, FlowConfig, ImageConfig, ModelConfig};
+use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig};
 use resflow::data::image::ImageSet;
 use resflow::data::{DataError, Table, ToyDensity, csv, npy};
 use resflow::estimator::{CostModel, Estimator, Phase, Truncated};
@@ -136,13 +136,16 @@ fn bounded_images(flow: &ImageConfig) -> bool {
     if config.constrained_layers() <= 10_000 {
         let blocks = || {
             config.stages().into_iter().filter_map(|stage| match stage {
-                Stage::ResidualBlock { shape, net } | Stage::Coupling { shape, net, .. } => {
-                    Some((shape, constrained_layers(&net)))
-                }
+                Stage::ResidualBlock { shape, net }
+                | Stage::InvertedBlock { shape, net }
+                | Stage::MonotoneBlock { shape, net }
+                | Stage::Coupling { shape, net, .. } => Some((shape, constrained_layers(&net))),
                 _ => None,
             })
         };
-        assert_eq!(blocks().count(), config.blocks());
+        // an implicit block is two transforms
+        let nets = if config.family() == Family::Implicit { 2 } else { 1 };
+        assert_eq!(blocks().count(), nets * config.blocks());
         assert_eq!(blocks().map(|(_, layers)| layers).sum::<u64>(), config.constrained_layers());
         assert!(blocks().all(|(shape, _)| shape.iter().product::<usize>() <= flow.dimension()));
     }

@@ -3,7 +3,7 @@
 use resflow_backend::{Backend, Key};
 
 use crate::bijection::Bijection;
-use crate::block::ResidualBlock;
+use crate::block::{InvertedBlock, MonotoneBlock, ResidualBlock};
 use crate::config::{ModelConfig, Start};
 use crate::coupling::Coupling;
 use crate::error::ConfigError;
@@ -130,6 +130,12 @@ impl<B: Backend> Maker<'_, B> {
             },
             Stage::ResidualBlock { shape, net } => {
                 Box::new(ResidualBlock::new(Box::new(self.net(net, shape, number)?), shape)?)
+            }
+            Stage::InvertedBlock { shape, net } => {
+                Box::new(InvertedBlock::new(Box::new(self.net(net, shape, number)?), shape)?)
+            }
+            Stage::MonotoneBlock { shape, net } => {
+                Box::new(MonotoneBlock::new(Box::new(self.net(net, shape, number)?), shape)?)
             }
             Stage::Coupling { shape, mask, net, centred } => {
                 let coupling = Coupling::new(Box::new(self.net(net, shape, number)?), *mask, shape)?;

@@ -11,7 +11,7 @@ use resflow_backend::Backend;
 
 use crate::batch::{Batch, SampleWeights};
 use crate::error::{ConfigError, Error};
-use crate::estimator::CostModel;
+use crate::estimator::{CostModel, Expansion};
 pub use crate::estimator::{Draw, LogDet};
 use crate::invert::{Inversion, SampleReport, Solution};
 use crate::layer::Layer;
@@ -257,12 +257,17 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
         None
     }
 
-    /// Returns g, of a residual block x ↦ x + g(x).
+    /// Returns the log det that it estimates, for a transform that does.
+    fn expansion(&self) -> Expansion {
+        Expansion::Whole
+    }
+
+    /// Returns g, of a block that is made of a contraction: x ↦ x + g(x), its inverse, a monotone block.
     fn residual(&self) -> Option<&dyn Layer<B>> {
         None
     }
 
-    /// Returns the bound on Lip(g) that the normalisation aims at, for a residual block.
+    /// Returns the bound on Lip(g) that the normalisation aims at, for a block that is made of one.
     fn lipschitz_bound(&self) -> Option<f64> {
         None
     }
@@ -312,6 +317,23 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
         cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error>;
+
+    /// Makes [`backward`](Self::backward), and adds to `reports` that of each sample's solve on the way back, where there was
+    /// one. A sample whose solve fails has no gradient from there on: its cotangents are zero.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if a solve waited for the device and it had failed.
+    fn backward_reported(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        let _ = reports;
+        self.backward(backend, tape, cotangents, grads)
+    }
 
     /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none
     /// may be left empty.

@@ -157,16 +157,17 @@ impl ModelDocument {
         let (Some(stages), Some(own)) = (&self.chain, self.config.images()) else {
             return ModelConfig::from(larger).size();
         };
-        let scaled = |stage: &Stage| match stage {
-            Stage::ResidualBlock { shape, net } => match shape[..] {
-                [h, w, c] => {
-                    let by = |n: usize, to: usize, from: usize| n.saturating_mul(to) / from.max(1);
-                    let (h, w) = (by(h, larger.height, own.height), by(w, larger.width, own.width));
-                    Stage::ResidualBlock { shape: vec![h, w, c], net: net.clone() }
-                }
-                _ => stage.clone(),
-            },
-            other => other.clone(),
+        let scaled = |stage: &Stage| {
+            let mut stage = stage.clone();
+            if let Stage::ResidualBlock { shape, .. }
+            | Stage::InvertedBlock { shape, .. }
+            | Stage::MonotoneBlock { shape, .. } = &mut stage
+                && let [h, w, _] = &mut shape[..]
+            {
+                let by = |n: usize, to: usize, from: usize| n.saturating_mul(to) / from.max(1);
+                (*h, *w) = (by(*h, larger.height, own.height), by(*w, larger.width, own.width));
+            }
+            stage
         };
         let base = ModelConfig::from(larger).base_size();
         Repeated::once(stages.iter().map(scaled).collect()).size().plus(base)

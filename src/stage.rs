@@ -340,6 +340,20 @@ pub enum Stage {
         /// g.
         net: Net,
     },
+    /// The inverse of a residual block.
+    InvertedBlock {
+        /// The shape of its samples: `[h, w, c]`, or `[d]`.
+        shape: Vec<usize>,
+        /// g.
+        net: Net,
+    },
+    /// A monotone block.
+    MonotoneBlock {
+        /// The shape of its samples: `[h, w, c]`, or `[d]`.
+        shape: Vec<usize>,
+        /// g.
+        net: Net,
+    },
     /// An affine coupling.
     Coupling {
         /// The shape of its samples: `[h, w, c]`, or `[d]`.
@@ -496,7 +510,10 @@ impl Stage {
                 tensors: 3,
                 constrained_layers: 0,
             },
-            Self::ResidualBlock { shape, net } | Self::Coupling { shape, net, .. } => net.size(shape),
+            Self::ResidualBlock { shape, net }
+            | Self::InvertedBlock { shape, net }
+            | Self::MonotoneBlock { shape, net }
+            | Self::Coupling { shape, net, .. } => net.size(shape),
             Self::SplineCoupling { features, swapped, splines, net } => {
                 let [(_, stays), _] = Splines::sides(*features, *swapped);
                 let own = Size { parameters: product(&[stays, splines.parameters()]), tensors: 1, ..Size::default() };
@@ -510,16 +527,27 @@ impl Stage {
     pub(crate) fn is_custom(&self) -> bool {
         match self {
             Self::Custom(_) => true,
-            Self::ResidualBlock { net, .. } | Self::Coupling { net, .. } | Self::SplineCoupling { net, .. } => {
-                net.layers.iter().any(|layer| matches!(layer, LayerStage::Custom(_)))
+            other => {
+                other.net().is_some_and(|net| net.layers.iter().any(|layer| matches!(layer, LayerStage::Custom(_))))
             }
-            _ => false,
         }
     }
 
-    /// Returns `true` for a residual block or a coupling.
+    /// Returns the net of a block or a coupling.
+    pub fn net(&self) -> Option<&Net> {
+        match self {
+            Self::ResidualBlock { net, .. }
+            | Self::InvertedBlock { net, .. }
+            | Self::MonotoneBlock { net, .. }
+            | Self::Coupling { net, .. }
+            | Self::SplineCoupling { net, .. } => Some(net),
+            _ => None,
+        }
+    }
+
+    /// Returns `true` for a block or a coupling.
     pub(crate) fn is_block(&self) -> bool {
-        matches!(self, Self::ResidualBlock { .. } | Self::Coupling { .. } | Self::SplineCoupling { .. })
+        self.net().is_some()
     }
 }
 

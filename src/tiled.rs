@@ -10,7 +10,7 @@ use resflow_backend::{Backend, ShardPlan};
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, LogDet, Mapped, PreparedBijection, Tape};
 use crate::error::Error;
-use crate::invert::{Inversion, Solution};
+use crate::invert::{Inversion, SampleReport, Solution, merge_reports};
 use crate::layer::Layer;
 use crate::module::Grad;
 
@@ -124,10 +124,22 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
         cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error> {
+        self.backward_reported(backend, tape, cotangents, grads, &mut None)
+    }
+
+    fn backward_reported(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
         let runs = match tape.try_into_value::<Runs>() {
             Ok(Runs(runs)) => runs,
-            Err(tape) => return self.transform.backward(backend, tape, cotangents, grads),
+            Err(tape) => return self.transform.backward_reported(backend, tape, cotangents, grads, reports),
         };
+        let mut of_runs: Option<Vec<SampleReport>> = None;
         let mut first = 0;
         let mut parts = Vec::with_capacity(runs.len());
         for (samples, tape) in runs {
@@ -137,13 +149,19 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
                 log_det: cut(&cotangents.log_det),
                 context: cotangents.context.as_ref().map(cut),
             };
-            parts.push(self.transform.backward(backend, tape, own, grads)?);
+            let mut of_run = None;
+            parts.push(self.transform.backward_reported(backend, tape, own, grads, &mut of_run)?);
+            of_runs.get_or_insert_default().extend(of_run.into_iter().flatten());
             first += samples;
+        }
+        // a run of each, or none
+        if let Some(of_runs) = of_runs.filter(|of_runs| of_runs.len() == first) {
+            merge_reports(reports, of_runs);
         }
         let context = parts.iter().map(|p| p.context.as_ref()).collect::<Option<Vec<_>>>();
         Ok(Cotangents {
             x: join(backend, parts.iter().map(|p| &p.x)),
-            log_det: cotangents.log_det,
+            log_det: join(backend, parts.iter().map(|p| &p.log_det)),
             context: context.map(|parts| backend.concat(&parts, 0)),
         })
     }

@@ -29,6 +29,8 @@ pub(crate) struct Position {
     pub(crate) learning_rate: f64,
     /// The time that is left, as far as one can tell.
     pub(crate) left: Option<Duration>,
+    /// Of a model that solves, evaluations of a sample's solves and samples that were left out of the step.
+    pub(crate) solves: Option<(u32, usize)>,
 }
 
 impl Position {
@@ -38,9 +40,13 @@ impl Position {
         let accuracy = self.accuracy.map_or(String::new(), |a| format!("  acc {:.1} %", 100.0 * a));
         let left = self.left.map_or("-".to_owned(), clock);
         let epoch = self.epoch.map_or(String::new(), |e| format!("  epoch {e:.2}"));
+        let solves = self.solves.map_or(String::new(), |(evaluations, unsolved)| match unsolved {
+            0 => format!("  solves {evaluations}"),
+            n => format!("  solves {evaluations}, {n} failed"),
+        });
         let digits = usize::from(self.rate < 100.0);
         format!(
-            "{}{steps}{epoch}  {} {:.3}  val {validation}{accuracy}  lr {:.1e}  {:.digits$}{}/s  eta {left}",
+            "{}{steps}{epoch}  {} {:.3}  val {validation}{accuracy}{solves}  lr {:.1e}  {:.digits$}{}/s  eta {left}",
             self.step, self.objective, self.train, self.learning_rate, self.rate, self.unit
         )
     }

@@ -10,7 +10,7 @@ use super::parts::{Parts, part_with, reunite};
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Mapped, Memory, PreparedBijection, Tape, Wanted};
 use crate::error::Error;
-use crate::invert::{Inversion, SampleReport, Solution, Status};
+use crate::invert::{Inversion, SampleReport, Solution, Status, merge_reports};
 use crate::module::{Grad, accumulate, fill, flatten};
 
 /// A transform of a prepared chain, with what the chain knows of it.
@@ -86,7 +86,7 @@ impl<B: Backend> PreparedChain<B> {
             way.found.log_dets.extend(mapped.log_dets);
             way.found.terms += mapped.terms;
             if let Some(reports) = mapped.reports {
-                merge(&mut way.found.reports, reports);
+                merge_reports(&mut way.found.reports, reports);
             }
             let (rest, left) = part_with(backend, mapped.y, step.factored_out);
             way.batch.x = rest;
@@ -183,7 +183,7 @@ impl<B: Backend> PreparedChain<B> {
         last.map_or(0, |(l, _)| l + 1)
     }
 
-    /// Makes [`PreparedBijection::backward`]; `join` may change the cotangent of each transform's output.
+    /// Makes [`PreparedBijection::backward_reported`]; `join` may change the cotangent of each transform's output.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed, or another error of the transform whose backward pass failed.
@@ -193,6 +193,7 @@ impl<B: Backend> PreparedChain<B> {
         tape: Tape,
         cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
         join: &dyn Fn(usize, B::Tensor, usize) -> B::Tensor,
     ) -> Result<Cotangents<B>, Error> {
         let ChainTape { tapes } = tape.into_value::<ChainTape>();
@@ -203,7 +204,8 @@ impl<B: Backend> PreparedChain<B> {
             let Cotangents { x, log_det, context } = passing;
             let gy = join(l, reunite(backend, x, &mut left, step.factored_out), step.factored_out);
             let own = &mut grads[step.grads.clone()];
-            passing = step.transform.backward(backend, tape, Cotangents { x: gy, log_det, context }, own)?;
+            let cotangents = Cotangents { x: gy, log_det, context };
+            passing = step.transform.backward_reported(backend, tape, cotangents, own, reports)?;
         }
         Ok(passing)
     }
@@ -270,20 +272,6 @@ pub(crate) fn add_up<'a, B: Backend>(backend: &B, lanes: impl Iterator<Item = &'
     sums
 }
 
-/// The worst of the reports of each sample.
-pub(super) fn merge(all: &mut Option<Vec<SampleReport>>, reports: Vec<SampleReport>) {
-    let Some(all) = all else {
-        *all = Some(reports);
-        return;
-    };
-    for (total, own) in all.iter_mut().zip(reports) {
-        total.residual = total.residual.max(own.residual);
-        total.error_bound += own.error_bound;
-        total.iterations += own.iterations;
-        total.status = total.status.max(own.status);
-    }
-}
-
 impl<B: Backend> Step<B> {
     /// Finishes the gradients of a transform; what got none becomes zeros.
     fn finish(&self, backend: &B, grads: &mut Vec<Grad<B>>) {
@@ -331,7 +319,18 @@ impl<B: Backend> PreparedBijection<B> for PreparedChain<B> {
         cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error> {
-        self.backward_joined(backend, tape, cotangents, grads, &|_, gy, _| gy)
+        self.backward_reported(backend, tape, cotangents, grads, &mut None)
+    }
+
+    fn backward_reported(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        self.backward_joined(backend, tape, cotangents, grads, reports, &|_, gy, _| gy)
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {

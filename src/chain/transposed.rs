@@ -10,12 +10,12 @@
 use resflow_backend::{Backend, Key};
 
 use super::parts::{Parts, part_with};
-use super::prepared::{PreparedChain, merge};
+use super::prepared::PreparedChain;
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Draw, Memory, Tape};
 use crate::error::Error;
 use crate::estimator::{Estimator, Probe, Traces, Truncated};
-use crate::invert::{Inversion, SampleReport, Solution};
+use crate::invert::{Inversion, SampleReport, Solution, merge_reports};
 use crate::module::Grad;
 
 /// The least that a backward pass lets a log det cost: where its gradient is not wanted.
@@ -57,7 +57,7 @@ impl<B: Backend> PreparedChain<B> {
         let (mut left, mut reports) = (Vec::new(), None);
         for (l, step) in self.steps.iter().enumerate() {
             let solution = step.transform.solve_transposed(backend, &batch, &gradient, how)?;
-            merge(&mut reports, solution.reports);
+            merge_reports(&mut reports, solution.reports);
             let ask = if grads.is_some() { ask_for_tape::<B>(memory) } else { Ask::value::<B>() };
             let mapped = step.transform.forward(backend, &batch, &ask.for_transform(l as u64))?;
             if let Some(grads) = grads.as_deref_mut() {
@@ -96,6 +96,9 @@ impl<B: Backend> PreparedChain<B> {
         let mut terms = 0;
         for (l, step) in self.steps.iter().enumerate() {
             let mapped = step.transform.forward(backend, &batch, &ask.for_transform(l as u64))?;
+            if let Some(own) = mapped.reports {
+                merge_reports(&mut reports, own);
+            }
             log_det = mapped.log_dets.iter().fold(log_det, |sum, term| backend.axpy(1.0, &term.value, sum));
             terms += mapped.terms;
             let tape: Tape = mapped.tape.ok_or_else(|| kept_nothing(l))?;
@@ -109,7 +112,7 @@ impl<B: Backend> PreparedChain<B> {
             let own = step.transform.backward(backend, tape, cotangents, &mut unused)?.x;
             let target = backend.axpy(1.0, &own, score);
             let solution = step.transform.solve_transposed(backend, &batch, &target, &ask.solver)?;
-            merge(&mut reports, solution.reports);
+            merge_reports(&mut reports, solution.reports);
             batch.x = part_with(backend, mapped.y, step.factored_out).0;
             let (rest, out) = part_with(backend, solution.value, step.factored_out);
             score = rest;

@@ -8,6 +8,12 @@ const IRESNET_COEFFICIENT: f64 = 0.9;
 /// The terms of their truncated series.
 const IRESNET_TERMS: usize = 10;
 
+/// κ of implicit flows over images (Lu et al. 2021).
+const IMPLICIT_COEFFICIENT: f64 = 0.9;
+
+/// The channels of published flows over images.
+const PUBLISHED_FILTERS: usize = 512;
+
 /// i-ResNet's truncated series.
 fn truncated() -> Estimator {
     Estimator::Truncated(Truncated {
@@ -44,6 +50,23 @@ impl FlowConfig {
                 activation: Nonlinearity::ClipSwish,
                 hidden: vec![64; 3],
                 leading_activation: false,
+                ..residual
+            },
+            // as published, but with ActNorm; a block has two nets
+            Family::Implicit => Self {
+                model: family,
+                activation: Nonlinearity::Sin,
+                leading_activation: false,
+                blocks: residual.blocks.div_ceil(2),
+                ..residual
+            },
+            // one block has the range of two residual ones
+            Family::Monotone => Self {
+                model: family,
+                activation: Nonlinearity::ConcatenatedPila,
+                hidden: vec![64; 3],
+                leading_activation: false,
+                blocks: residual.blocks.div_ceil(2),
                 ..residual
             },
             Family::RealNvp => coupling(),
@@ -98,6 +121,23 @@ impl ImageConfig {
                 ..self
             },
             Family::Dense => self.of_dense(),
+            // as published: two blocks of two nets each a scale
+            Family::Implicit => Self {
+                model: family,
+                coefficient: IMPLICIT_COEFFICIENT,
+                blocks: self.blocks.iter().map(|&b| b.div_ceil(2).min(2)).collect(),
+                fully_connected: 0,
+                ..self
+            },
+            // as many blocks as published, with the nets of a dense flow; of smaller flows one block for two residual ones
+            Family::Monotone => {
+                let smaller = self.filters < PUBLISHED_FILTERS;
+                let half = |count: usize| if smaller { count.div_ceil(2) } else { count };
+                let blocks = self.blocks.iter().map(|&count| half(count)).collect();
+                let fully_connected = half(self.fully_connected);
+                let activation = Nonlinearity::ConcatenatedPila;
+                Self { model: family, activation, blocks, fully_connected, ..self.of_dense() }
+            }
             Family::RealNvp => coupling(self),
             // for rows: [`ImageConfig::check`] says so
             Family::Nsf => Self { model: family, ..self },

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | residual | y = x + g(x) (Chen et al. 2019) | exact or unbiased |
 //! | iresnet | the same blocks (Behrmann et al. 2019) | in training cut off after a fixed number of terms: biased |
+//! | implicit | a residual block and the inverse of another, z with x + g₁(x) = z + g₂(z) (Lu et al. 2021) | exact or unbiased |
+//! | monotone | y = √2·w − x with w + g(w) = √2·x (Ahn et al. 2022), g of dense layers | exact or unbiased |
 //! | realnvp | affine couplings (Dinh et al. 2017) | exact |
 //! | glow | invertible linear maps and affine couplings (Kingma and Dhariwal 2018) | exact |
 //! | nsf | LU linear maps and spline couplings (Durkan et al. 2019), of rows only | exact |
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
 use crate::estimator::Estimator;
+use crate::stage::{Net, Stage};
 
 /// The kind of transforms that a flow is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -27,6 +30,10 @@ pub enum Family {
     Residual,
     /// i-ResNets: residual blocks trained with a truncated log det.
     IResNet,
+    /// Implicit flows: residual blocks, each with an inverted one behind it.
+    Implicit,
+    /// Monotone flows: Cayley operators of monotone operators.
+    Monotone,
     /// Real NVP: affine couplings.
     RealNvp,
     /// Glow: affine couplings between invertible linear maps.
@@ -39,13 +46,24 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Residual, Self::IResNet, Self::RealNvp, Self::Glow, Self::Nsf, Self::Dense];
+    pub const ALL: [Self; 8] = [
+        Self::Residual,
+        Self::IResNet,
+        Self::RealNvp,
+        Self::Glow,
+        Self::Nsf,
+        Self::Dense,
+        Self::Implicit,
+        Self::Monotone,
+    ];
 
     /// The name in configurations and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Residual => "residual",
             Self::IResNet => "iresnet",
+            Self::Implicit => "implicit",
+            Self::Monotone => "monotone",
             Self::RealNvp => "realnvp",
             Self::Glow => "glow",
             Self::Nsf => "nsf",
@@ -54,9 +72,32 @@ impl Family {
     }
 
     /// Returns `true` if its transforms are couplings, whose log det is exact and whose weights are free; else they are
-    /// residual blocks.
+    /// blocks of a contraction.
     pub fn couples(self) -> bool {
         matches!(self, Self::RealNvp | Self::Glow | Self::Nsf)
+    }
+
+    /// Returns `true` if the forward pass of its blocks is a solve.
+    pub fn solves(self) -> bool {
+        matches!(self, Self::Implicit | Self::Monotone)
+    }
+
+    /// Returns `true` if its nets are made of dense layers.
+    pub fn has_dense_nets(self) -> bool {
+        matches!(self, Self::Dense | Self::Monotone)
+    }
+
+    /// The transforms of one block, each with a net like this.
+    pub(super) fn block(self, shape: &[usize], net: Net) -> Vec<Stage> {
+        let shape = shape.to_vec();
+        match self {
+            Self::Implicit => {
+                let first = Stage::ResidualBlock { shape: shape.clone(), net: net.clone() };
+                vec![first, Stage::InvertedBlock { shape, net }]
+            }
+            Self::Monotone => vec![Stage::MonotoneBlock { shape, net }],
+            _ => vec![Stage::ResidualBlock { shape, net }],
+        }
     }
 
     /// Returns `true` if there are flows of it over images, not only over rows.

@@ -214,7 +214,7 @@ impl ImageConfig {
         if self.model.couples() {
             self.check_couplings()?;
         }
-        if self.model == Family::Dense {
+        if self.model.has_dense_nets() {
             self.check_dense()?;
         }
         if self.parameters() > MOST_PARAMETERS {
@@ -286,14 +286,14 @@ impl ImageConfig {
                 continue;
             }
             let round = |leading: bool, times: usize| {
-                let net = if self.model == Family::Dense {
+                let net = if self.model.has_dense_nets() {
                     self.dense_net(c)
                 } else {
                     let layers = self.convolutions(c, leading);
                     net(&layers, self.activation, leading, Some(self.coefficient), &self.norms)
                 };
-                let block = Stage::ResidualBlock { shape: vec![h, w, c], net };
-                Repeated { stages: std::iter::once(block).chain(norm(c)).collect(), times }
+                let block = self.model.block(&[h, w, c], net);
+                Repeated { stages: block.into_iter().chain(norm(c)).collect(), times }
             };
             if scale == 0 {
                 chain.extend([round(self.first_activation, 1), round(self.leading_activation, blocks - 1)]);
@@ -304,7 +304,7 @@ impl ImageConfig {
         if self.fully_connected > 0 {
             let d = h * w * c;
             chain.push(Repeated::once(vec![Stage::Flatten { image: [h, w, c] }]));
-            let net = if self.model == Family::Dense {
+            let net = if self.model.has_dense_nets() {
                 self.dense_end(d)
             } else {
                 let widths = [d, self.fully_connected_width, self.fully_connected_width, d];
@@ -312,8 +312,8 @@ impl ImageConfig {
                 // the norms are those of convolutional blocks
                 net(&layers, self.activation, true, Some(self.coefficient), &NormChain::Two)
             };
-            let block = Stage::ResidualBlock { shape: vec![d], net };
-            let stages = std::iter::once(block).chain(norm(d)).collect();
+            let block = self.model.block(&[d], net);
+            let stages = block.into_iter().chain(norm(d)).collect();
             chain.push(Repeated { stages, times: self.fully_connected });
         }
         chain

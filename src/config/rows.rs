@@ -165,7 +165,7 @@ impl FlowConfig {
         if self.model.couples() {
             self.check_couplings()?;
         }
-        if self.model == Family::Dense {
+        if self.model.has_dense_nets() {
             self.check_dense()?;
         }
         if self.parameters() > MOST_PARAMETERS {
@@ -185,14 +185,14 @@ impl FlowConfig {
             chain.extend(self.coupling_chain());
             return chain;
         }
-        let net = if self.model == Family::Dense {
+        let net = if self.model.has_dense_nets() {
             self.dense_net()
         } else {
             let layers: Vec<_> = self.linear_layers().into_iter().map(|(i, o)| (0, i, o)).collect();
             net(&layers, self.activation, self.leading_activation, Some(self.coefficient), &self.norms)
         };
-        let block = Stage::ResidualBlock { shape: vec![self.dimension], net };
-        chain.push(Repeated { stages: std::iter::once(block).chain(norm()).collect(), times: self.blocks });
+        let block = self.model.block(&[self.dimension], net);
+        chain.push(Repeated { stages: block.into_iter().chain(norm()).collect(), times: self.blocks });
         chain
     }
 
@@ -203,7 +203,7 @@ impl FlowConfig {
 
     /// (inputs, outputs) of the linear layers of one residual block.
     pub fn linear_layers(&self) -> Vec<(usize, usize)> {
-        if self.model == Family::Dense {
+        if self.model.has_dense_nets() {
             return self.dense_layers();
         }
         let doubled = |i: usize| i * self.activation.widening();

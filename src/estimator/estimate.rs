@@ -8,8 +8,8 @@
 use resflow_backend::{Backend, Key};
 
 use super::{
-    CostModel, Draw, Estimator, Known, LogDet, Phase, Probe, RussianRoulette, Sharing, Traces, Vjp, Weights,
-    differentiated, exact_log_det, series_beyond,
+    CostModel, Draw, Estimator, Expansion, Known, LogDet, Phase, Probe, RussianRoulette, Sharing, Traces, Vjp, Weights,
+    differentiated,
 };
 use crate::layer::{PreparedLayer, Saved};
 
@@ -87,22 +87,27 @@ impl<B: Backend, N: ?Sized> Estimate<'_, B, N> {
 
 impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
     /// Computes the traces that an estimator does not leave to probes; a truncated series has so many terms.
-    fn known_traces(&self, setting: Traces, terms: Option<usize>) -> Known<B> {
+    fn known_traces(&self, setting: Traces, expansion: Expansion, terms: Option<usize>) -> Known<B> {
         if setting == Traces::Probed {
             return Known::Nothing;
         }
         let mut traces = self.net.traces(self.backend, self.saved);
-        traces.truncate(terms.unwrap_or(usize::MAX));
+        traces.truncate(terms.unwrap_or(usize::MAX).min(expansion.most_known()));
         if traces.is_empty() { Known::Nothing } else { Known::Traces(traces) }
     }
 
     /// Computes independent estimates, `[n, replicates]`, nats, each with its own probes and its own N per sample;
     /// `[n, 1]` where exact.
     pub fn replicates(&self, draw: &Draw<'_>, replicates: usize) -> LogDet<B> {
+        self.replicates_by(Expansion::Whole, draw, replicates)
+    }
+
+    /// Computes [`replicates`](Self::replicates) of the log det of an expansion.
+    pub fn replicates_by(&self, expansion: Expansion, draw: &Draw<'_>, replicates: usize) -> LogDet<B> {
         let (backend, count) = (self.backend, self.samples.count);
         let (probe, probes, traces, roulette, truncated) = match draw.estimator.resolve(&self.cost, Phase::Evaluation) {
             Estimator::Exact(_) | Estimator::Auto(_) => {
-                let exact = exact_log_det(backend, self.net, self.saved, count, self.samples.shape, false);
+                let exact = expansion.exact(backend, self.net, self.saved, count, self.samples.shape, false);
                 return LogDet::exact(exact.value.0);
             }
             Estimator::Truncated(t) => (t.probe, t.probes, t.traces, None, Some(t)),
@@ -114,7 +119,7 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
             (Some(roulette), _) => roulette.expected_terms(),
             (None, truncated) => truncated.as_ref().map_or(0.0, |t| t.terms as f64),
         };
-        let known = match (self.known_traces(traces, truncated.as_ref().map(|t| t.terms)), traces) {
+        let known = match (self.known_traces(traces, expansion, truncated.as_ref().map(|t| t.terms)), traces) {
             (Known::Nothing, Traces::Exact) => {
                 let products = (replicates * probes) as f64 * terms * self.cost.multiply_adds as f64;
                 let dear = self.net.dear_trace(backend, self.saved, (DEAR * products) as u64);
@@ -137,7 +142,7 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
         for index in 0..probes {
             let parts: Vec<_> = keys.iter().map(|&key| self.probe(key, probe, index)).collect();
             let v = backend.take_rows(&backend.concat(&parts.iter().collect::<Vec<_>>(), 0), &order);
-            let (value, _) = series_beyond(backend, self.net, &saved, &known, &v, &weights, false);
+            let (value, _) = expansion.series(backend, self.net, &saved, &known, &v, &weights, false);
             sum = backend.axpy(1.0 / probes as f64, &value.0, sum);
         }
         let by_replicate = backend.take_rows(&sum, &inverse_order(&order));
@@ -148,11 +153,17 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
     /// Computes the log det and its surrogates for a training step: exact, or the Neumann series from the same vectors
     /// as the value.
     pub fn surrogates(&self, draw: &Draw<'_>) -> Surrogates<B> {
+        self.surrogates_by(Expansion::Whole, draw)
+    }
+
+    /// Computes [`surrogates`](Self::surrogates) of the log det of an expansion. The gradient of traces that are known is to
+    /// be multiplied by −2 for the odd one.
+    pub fn surrogates_by(&self, expansion: Expansion, draw: &Draw<'_>) -> Surrogates<B> {
         let (backend, n) = (self.backend, self.samples.count);
         let mut terms = None;
         let (probe, count, traces, weights, order) = match draw.estimator.resolve(&self.cost, Phase::Training) {
             Estimator::Exact(_) | Estimator::Auto(_) => {
-                let exact = exact_log_det(backend, self.net, self.saved, n, self.samples.shape, true);
+                let exact = expansion.exact(backend, self.net, self.saved, n, self.samples.shape, true);
                 return Surrogates {
                     log_det: LogDet::exact(exact.value.0),
                     probes: exact.probes,
@@ -174,7 +185,7 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
                 (r.probe, r.probes, r.traces, weights, Some(order))
             }
         };
-        let known = self.known_traces(traces, terms);
+        let known = self.known_traces(traces, expansion, terms);
         let sorted =
             order.as_ref().map(|order| (self.saved.take_rows(backend, order), known.take_rows(backend, order)));
         let mut out = Surrogates {
@@ -188,12 +199,12 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
             let v = self.probe(draw.key, probe, index);
             let (value, u) = if let (Some(order), Some((saved, known))) = (&order, &sorted) {
                 let v = backend.take_rows(&v, order);
-                let (value, surrogate) = series_beyond(backend, self.net, saved, known, &v, &weights, true);
+                let (value, surrogate) = expansion.series(backend, self.net, saved, known, &v, &weights, true);
                 let back = inverse_order(order);
                 let u = surrogate.expect("asked for").u;
                 (backend.take_rows(&value.0, &back), backend.take_rows(&u, &back))
             } else {
-                let (value, surrogate) = series_beyond(backend, self.net, self.saved, &known, &v, &weights, true);
+                let (value, surrogate) = expansion.series(backend, self.net, self.saved, &known, &v, &weights, true);
                 (value.0, surrogate.expect("asked for").u)
             };
             out.log_det.value = backend.axpy(1.0 / count as f64, &value, out.log_det.value);
@@ -207,6 +218,11 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
 impl<B: Backend> Estimate<'_, B, dyn PreparedLayer<B>> {
     /// Computes the log det and the terms of its differentiated series, for comparison; `None` where it is exact.
     pub fn unrolled(&self, draw: &Draw<'_>) -> Option<Surrogates<B>> {
+        self.unrolled_by(Expansion::Whole, draw)
+    }
+
+    /// Computes [`unrolled`](Self::unrolled) of the log det of an expansion.
+    pub fn unrolled_by(&self, expansion: Expansion, draw: &Draw<'_>) -> Option<Surrogates<B>> {
         let (backend, n) = (self.backend, self.samples.count);
         let (probe, count, coefficients) = match draw.estimator.resolve(&self.cost, Phase::Training) {
             Estimator::Exact(_) | Estimator::Auto(_) => return None,
@@ -223,7 +239,8 @@ impl<B: Backend> Estimate<'_, B, dyn PreparedLayer<B>> {
             powers: 0,
             terms: coefficients.iter().map(Vec::len).max().unwrap_or(0),
         };
-        let share = 1.0 / count as f64;
+        let coefficients: Vec<_> = coefficients.into_iter().map(|c| expansion.powers(c)).collect();
+        let share = expansion.factor() / count as f64;
         for index in 0..count {
             let v = self.probe(draw.key, probe, index);
             let d = differentiated(backend, self.net, self.saved, &v, &coefficients);

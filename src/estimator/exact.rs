@@ -48,16 +48,50 @@ pub fn exact_log_det<B: Backend>(
     row: &[usize],
     gradient: bool,
 ) -> ExactLogDet<B> {
-    let d: usize = row.iter().product();
     let j = jacobian(backend, net, saved, rows, row);
+    let (value, inverse) = backend.lu(&backend.binary(Binary::Add, j, &identity(backend, row)));
+    surrogates(backend, value, gradient.then_some(&inverse), rows, row)
+}
+
+/// Computes log det(I − J) − log det(I + J) of `rows` samples of shape `row` by two LUs of one J and, if `gradient`, the
+/// surrogates: u_i = −((I−J)^{−T} + (I+J)^{−T}) e_i.
+pub(super) fn exact_odd<B: Backend>(
+    backend: &B,
+    net: &(impl Vjp<B> + ?Sized),
+    saved: &Saved<B>,
+    rows: usize,
+    row: &[usize],
+    gradient: bool,
+) -> ExactLogDet<B> {
+    let (j, identity) = (jacobian(backend, net, saved, rows, row), identity(backend, row));
+    let (plus, plus_inverse) = backend.lu(&backend.binary(Binary::Add, j.clone(), &identity));
+    let minus = backend.binary(Binary::Add, backend.affine(j, -1.0, 0.0), &identity);
+    let (minus, minus_inverse) = backend.lu(&minus);
+    let value = backend.axpy(-1.0, &plus, minus);
+    let inverse = gradient.then(|| backend.affine(backend.axpy(1.0, &plus_inverse, minus_inverse), -1.0, 0.0));
+    surrogates(backend, value, inverse.as_ref(), rows, row)
+}
+
+/// I, `[1, d, d]`.
+fn identity<B: Backend>(backend: &B, row: &[usize]) -> B::Tensor {
+    let d: usize = row.iter().product();
     let identity: Vec<B::Elem> = (0..d * d).map(|e| B::Elem::from_f64(f64::from(u8::from(e % (d + 1) == 0)))).collect();
-    let identity = backend.upload(&identity, [1, d, d].into());
-    let (value, inverse) = backend.lu(&backend.binary(Binary::Add, j, &identity));
+    backend.upload(&identity, [1, d, d].into())
+}
+
+/// Takes the rows of a matrix, `[n, d, d]`, as the surrogates of the unit vectors.
+fn surrogates<B: Backend>(
+    backend: &B,
+    value: B::Tensor,
+    matrix: Option<&B::Tensor>,
+    rows: usize,
+    row: &[usize],
+) -> ExactLogDet<B> {
     let mut out = ExactLogDet { value: SeriesValue(value), probes: Vec::new(), surrogates: Vec::new() };
-    if gradient {
-        for i in 0..d {
+    if let Some(matrix) = matrix {
+        for i in 0..row.iter().product() {
             // row i of the inverse is (I+J)^{−T} e_i
-            let u = backend.narrow(&inverse, 1, i, 1);
+            let u = backend.narrow(matrix, 1, i, 1);
             out.surrogates.push(Surrogate { u: backend.reshape(&u, with_rows(rows, row)) });
             out.probes.push(unit_vector(backend, rows, row, i));
         }

@@ -9,6 +9,8 @@
 //!
 //! The first terms have no noise where their traces are known without a probe ([`Known`]), or less of it.
 //!
+//! Monotone blocks have the odd terms only ([`Expansion::Odd`]), which the same estimators count, draw and weigh.
+//!
 //! Drawing ([`RussianRoulette::draw`]) is separate from computing ([`series()`]): the latter takes probes and
 //! weights as arguments. The *value* of a log det and the *surrogate* whose gradient is that of the log det are
 //! different types: [`SeriesValue`] is a value; [`Surrogate`] has no value that means anything.
@@ -20,6 +22,7 @@ mod estimate;
 mod exact;
 mod known;
 mod law;
+mod odd;
 mod roulette;
 mod series;
 mod spec;
@@ -32,6 +35,7 @@ pub use estimate::{Estimate, Samples, Surrogates};
 pub use exact::{ExactLogDet, exact_log_det, jacobian};
 pub use known::{Control, Known, Traces};
 pub use law::Law;
+pub use odd::{Expansion, odd_series};
 pub use roulette::{RussianRoulette, Sharing, Truncated, VarianceWarning};
 use serde::{Deserialize, Serialize};
 pub use series::{SeriesValue, Surrogate, Weights, series, series_beyond};

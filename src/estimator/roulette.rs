@@ -6,7 +6,7 @@ use rand::RngExt as _;
 use resflow_backend::Key;
 use serde::{Deserialize, Serialize};
 
-use super::{Law, Probe, Traces};
+use super::{Expansion, Law, Probe, Traces};
 use crate::error::ConfigError;
 
 /// The sharing of N among the samples of a batch.
@@ -219,8 +219,18 @@ impl Truncated {
 
     /// Returns the largest possible bias in absolute value, nats: d·(−ln(1−c) − Σ_{k≤K} cᵏ/k); infinite for c ≥ 1.
     pub fn bias_bound(&self, dimension: usize, c: f64) -> f64 {
+        self.bias_bound_of(Expansion::Whole, dimension, c)
+    }
+
+    /// Returns [`bias_bound`](Self::bias_bound) of the log det of an expansion: for the odd one, whose terms are the odd ones,
+    /// 2d·(artanh c − Σ_{m<K} c^{2m+1}/(2m+1)).
+    pub fn bias_bound_of(&self, expansion: Expansion, dimension: usize, c: f64) -> f64 {
         if c.is_nan() || c >= 1.0 {
             return f64::INFINITY;
+        }
+        if expansion == Expansion::Odd {
+            let head: f64 = (0..self.terms).map(|m| c.powi(2 * m as i32 + 1) / (2 * m + 1) as f64).sum();
+            return 2.0 * dimension as f64 * (c.atanh() - head).max(0.0);
         }
         let head: f64 = (1..=self.terms).map(|k| c.powi(k as i32) / k as f64).sum();
         dimension as f64 * (-(-c).ln_1p() - head).max(0.0)

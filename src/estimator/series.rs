@@ -14,7 +14,7 @@
 //! drives it into subnormal numbers, on which convolutions are some hundred times slower. Samples whose weights are
 //! zero from some k on stop there by the same rule.
 
-use resflow_backend::{Backend, Element as _, SeriesState, TermWeights};
+use resflow_backend::{Backend, Element as _, SeriesState, TermWeight, TermWeights};
 
 use super::Vjp;
 use super::known::{Known, without_control, without_term};
@@ -66,6 +66,22 @@ impl<B: Backend> Weights<B> {
                 let count = c[k - 1..].iter().take_while(|next| rows(next) == rows(&c[k - 1])).count();
                 (count, TermWeights::PerRow(&c[k - 1..k - 1 + count]))
             }
+        }
+    }
+
+    /// The weight of the term at index m.
+    pub(super) fn term(&self, m: usize) -> TermWeight<'_, B::Tensor> {
+        match self {
+            Self::Batch(c) => TermWeight::Batch(c[m]),
+            Self::Rows(c) => TermWeight::PerRow(&c[m]),
+        }
+    }
+
+    /// The number of first samples that have the term at index m, where that differs between samples.
+    pub(super) fn rows_of_term(&self, backend: &B, m: usize) -> Option<usize> {
+        match self {
+            Self::Batch(_) => None,
+            Self::Rows(c) => Some(backend.shape(&c[m]).rows()),
         }
     }
 
@@ -149,19 +165,26 @@ pub fn series_beyond<B: Backend>(
         }
         k += count;
     }
-    // samples that finished later stand before those that finished earlier
     finished.push(state);
+    let (value, neumann) = join_rows(backend, &finished);
+    let value = known.add_to(backend, value);
+    (SeriesValue(value), neumann.map(|u| Surrogate { u }))
+}
+
+/// The values and the Neumann vectors of all samples: those that finished later stand before those that finished earlier.
+pub(super) fn join_rows<B: Backend>(
+    backend: &B,
+    finished: &[SeriesState<B::Tensor>],
+) -> (B::Tensor, Option<B::Tensor>) {
     let join = |part: fn(&SeriesState<B::Tensor>) -> Option<&B::Tensor>| {
         let parts: Option<Vec<_>> = finished.iter().rev().map(part).collect();
         parts.map(|parts| if let [only] = parts[..] { only.clone() } else { backend.concat(&parts, 0) })
     };
-    let value = join(|s| Some(&s.value)).expect("every state has a value");
-    let value = known.add_to(backend, value);
-    (SeriesValue(value), join(|s| s.neumann.as_ref()).map(|u| Surrogate { u }))
+    (join(|s| Some(&s.value)).expect("every state has a value"), join(|s| s.neumann.as_ref()))
 }
 
 /// Samples `start..` of a state, or `start..start + length`.
-fn rows_of<B: Backend>(
+pub(super) fn rows_of<B: Backend>(
     backend: &B,
     state: &SeriesState<B::Tensor>,
     start: usize,

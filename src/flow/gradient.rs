@@ -2,7 +2,7 @@
 //!
 //! The batch is cut into shards; each goes forward through the chain and back before its lane takes the next. Gradients
 //! gather in one accumulator a lane, lanes are added in order, and each transform's sum is taken back through its
-//! normalisation once. The result is a function of the batch, the configuration and the key: the number of threads does
+//! normalisation once. Samples of which a solve failed are left out and counted. The result is a function of the batch, the configuration and the key: the number of threads does
 //! not enter.
 
 use resflow_backend::{Backend, Key, ShardPlan};
@@ -13,6 +13,7 @@ use crate::bijection::{Ask, Cotangents, Draw, Memory};
 use crate::chain::add_up;
 use crate::classifier::PreparedClassifier;
 use crate::error::Error;
+use crate::invert::{Inversion, SampleReport, mark_unsolved, without_samples};
 use crate::module::{Grad, accumulate, fill, flatten};
 
 /// The most accumulators that a gradient of this many numbers gets: fewer where they would fill the memory.
@@ -67,6 +68,35 @@ pub struct Gradient<B: Backend> {
     pub input: Option<B::Tensor>,
     /// The number of vector-Jacobian products of the series, summed over transforms, of the longest shard.
     pub terms: usize,
+    /// The solves of transforms whose forward pass is one.
+    pub solves: Solves,
+}
+
+/// The solves of a gradient, forward and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Solves {
+    /// Samples of which a solve did not converge. They weigh nothing in the loss and the gradient; one that fails on the way
+    /// back is in the loss and in the gradient of the transforms behind.
+    pub unsolved: usize,
+    /// Evaluations of g and products with its Jacobian, summed over transforms, of the sample with the most; 0 without solves.
+    pub evaluations: u32,
+}
+
+impl Solves {
+    /// Adds those of other samples.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let evaluations = self.evaluations.max(other.evaluations);
+        Self { unsolved: self.unsolved + other.unsolved, evaluations }
+    }
+
+    fn of(reports: &[SampleReport]) -> Self {
+        Self {
+            unsolved: reports.iter().filter(|report| !report.status.is_solved()).count(),
+            evaluations: reports.iter().map(|report| report.iterations).max().unwrap_or(0),
+        }
+    }
 }
 
 struct Lane<B: Backend> {
@@ -77,6 +107,7 @@ struct Lane<B: Backend> {
     classification: Option<B::Tensor>,
     inputs: Vec<B::Tensor>,
     terms: usize,
+    solves: Solves,
 }
 
 impl<B: Backend> PreparedFlow<B> {
@@ -97,6 +128,7 @@ impl<B: Backend> PreparedFlow<B> {
                 classification: None,
                 inputs: Vec::new(),
                 terms: 0,
+                solves: Solves::default(),
             };
             for shard in plan.lane(l) {
                 self.run_shard(objective, shard.start, shard.len(), &mut lane)?;
@@ -114,6 +146,7 @@ impl<B: Backend> PreparedFlow<B> {
             backend.concat(&parts, 0)
         });
         let terms = lanes.iter().map(|l| l.terms).max().unwrap_or(0);
+        let solves = lanes.iter().map(|l| l.solves).fold(Solves::default(), Solves::and);
         let take = |part: fn(&mut Lane<B>) -> &mut Vec<Grad<B>>, lanes: &mut [Lane<B>]| -> Vec<Vec<Grad<B>>> {
             lanes.iter_mut().map(|lane| std::mem::take(part(lane))).collect()
         };
@@ -135,6 +168,7 @@ impl<B: Backend> PreparedFlow<B> {
             loss: loss.unwrap_or_else(|| backend.full(0.0, [1].into())),
             input,
             terms,
+            solves,
         })
     }
 
@@ -153,10 +187,10 @@ impl<B: Backend> PreparedFlow<B> {
         lane: &mut Lane<B>,
     ) -> Result<(), Error> {
         let backend = &self.steps;
-        let weights = backend.narrow(objective.weights, 0, start, count);
+        let mut weights = backend.narrow(objective.weights, 0, start, count);
         let batch = objective.batch.narrow(backend, start, count);
         let draw = Draw { estimator: &self.training, key: objective.key };
-        let ask = Ask::gradient::<B>(draw, objective.memory);
+        let ask = Ask { solver: Inversion::for_training::<B>(), ..Ask::gradient::<B>(draw, objective.memory) };
         let judge = self.classifier.as_ref().zip(objective.supervision.as_ref());
         let mut seen = Vec::new();
         let mapped = self.chain.forward_observed(backend, &batch, &ask, &mut |l, y, factored_out| {
@@ -167,7 +201,12 @@ impl<B: Backend> PreparedFlow<B> {
         let sum = |log_det, term: &crate::bijection::LogDet<B>| backend.axpy(1.0, &term.value, log_det);
         let log_det = mapped.log_dets.iter().fold(backend.full(0.0, [count, 1].into()), sum);
         let z = batch.with_x(mapped.y);
-        let nll = backend.axpy(-1.0, &log_det, self.base.energy(backend, &z));
+        let mut nll = backend.axpy(-1.0, &log_det, self.base.energy(backend, &z));
+        // a sample that was not solved weighs nothing, whatever its numbers are
+        if let Some(failed) = mapped.reports.as_ref().and_then(|reports| mark_unsolved(backend, reports)) {
+            weights = without_samples(backend, &failed, weights);
+            nll = without_samples(backend, &failed, nll);
+        }
         let loss = backend.dot(&weights, &nll);
         accumulate(backend, &mut lane.loss, &loss);
         lane.terms = lane.terms.max(mapped.terms);
@@ -189,7 +228,9 @@ impl<B: Backend> PreparedFlow<B> {
             Some((classifier, _)) => classifier.join(backend, l, gy, factored_out, &from_heads),
             None => gy,
         };
-        let back = self.chain.backward_joined(backend, tape, cotangents, &mut lane.chain, &join)?;
+        let mut reports = mapped.reports;
+        let back = self.chain.backward_joined(backend, tape, cotangents, &mut lane.chain, &mut reports, &join)?;
+        lane.solves = lane.solves.and(Solves::of(&reports.unwrap_or_default()));
         if objective.input_gradient {
             lane.inputs.push(back.x);
         }

@@ -20,7 +20,7 @@ use crate::batch::Batch;
 use crate::bijection::LogDet;
 use crate::data::{Samples, Table};
 use crate::error::Error;
-use crate::invert::Status;
+use crate::invert::{SampleReport, Status};
 
 /// log p of some samples, in nats and in the data's units.
 #[derive(Debug, Clone)]
@@ -38,8 +38,13 @@ pub struct LogProb {
     /// grids, at the first draw of noise.
     pub log_det: Vec<f64>,
     /// [`Status::NonFinite`] for a sample so far out that the arithmetic overflowed, [`Status::OutOfSupport`] for one
-    /// outside of a column's support: their log p is −∞. Else [`Status::Converged`].
+    /// outside of a column's support: their log p is −∞. Else the worst status of the solves of transforms whose forward pass is
+    /// one, [`Status::Converged`] without any.
     pub status: Vec<Status>,
+    /// The error that inexact solves leave in each value, `[n]`, nats, to first order and from what the base density alone
+    /// feels: ‖∇ log p₀(z)‖₂ times the bounds on the errors of the solves; 0 without solves. No part of the standard error, which
+    /// is that of the estimates.
+    pub solve_error: Vec<f64>,
     /// The weight of each sample, `[n]`, where the samples had weights.
     pub weights: Option<Vec<f64>>,
     /// The number of replicates behind each value, or of draws of noise where these are fewer or the log det is exact; 1
@@ -114,6 +119,8 @@ impl LogProb {
                     StudentsT::new(0.0, 1.0, (self.replicates - 1) as f64).map_err(|e| Error::Input(e.to_string()))?;
                 t.inverse_cdf(f64::midpoint(1.0, confidence)) * error
             };
+        // what solves left open is no chance, and widens the interval
+        let half = half + self.solve_error.get(i).copied().unwrap_or(0.0);
         Ok((value - half, value + half))
     }
 }
@@ -182,7 +189,7 @@ pub(crate) fn evaluate<B: Backend>(
             let own: Vec<_> = found.iter().map(|(values, errors)| (values[i], errors[i])).collect();
             let (value, error) = log_mean_exp(&own);
             (scores.values[i], scores.standard_error[i]) = (value, error);
-            if value.is_finite() {
+            if value.is_finite() && !matches!(scores.status[i], Status::NotConverged | Status::FloatFloor) {
                 scores.status[i] = Status::Converged;
             }
         }
@@ -224,8 +231,10 @@ fn evaluate_draw<B: Backend>(
     let mut base = Vec::with_capacity(count);
     let mut moments = vec![Moments::default(); count];
     let mut replicates = 1;
+    let (mut status, mut solve_error) = (vec![Status::Converged; count], vec![0.0; count]);
     run(flow, &source, None, key, latent, |sample, at| {
         base.push(sample.base);
+        (status[at], solve_error[at]) = sample.solve;
         z.extend_from_slice(sample.z);
         moments[at] = Moments::of(sample.estimates);
         replicates = sample.estimates.len();
@@ -245,16 +254,16 @@ fn evaluate_draw<B: Backend>(
     let mut log_det: Vec<f64> = moments.iter().enumerate().map(|(i, m)| m.mean + source.log_det(i)).collect();
     let mut values: Vec<f64> = log_det.iter().zip(&base).map(|(l, base)| base + l).collect();
     let mut standard_error: Vec<f64> = moments.iter().map(|m| m.standard_error()).collect();
-    let mut status = vec![Status::Converged; count];
     for i in 0..count {
         if source.is_outside(i) {
             (values[i], standard_error[i], status[i]) = (f64::NEG_INFINITY, 0.0, Status::OutOfSupport);
-            log_det[i] = f64::NEG_INFINITY;
+            (log_det[i], solve_error[i]) = (f64::NEG_INFINITY, 0.0);
             if latent {
                 z[i * d..(i + 1) * d].fill(f64::NAN);
             }
         } else if !values[i].is_finite() {
             // so far out that the arithmetic overflowed: the density is 0 to every precision
+            solve_error[i] = 0.0;
             (values[i], standard_error[i], status[i]) = (f64::NEG_INFINITY, 0.0, Status::NonFinite);
         }
     }
@@ -262,6 +271,7 @@ fn evaluate_draw<B: Backend>(
         values,
         standard_error,
         status,
+        solve_error,
         log_det,
         weights: samples.weights().map(<[f64]>::to_vec),
         replicates,
@@ -291,6 +301,8 @@ struct Found<'a> {
     base: f64,
     /// The estimates of the log det in nats, one a replicate.
     estimates: &'a [f64],
+    /// The worst status of its solves, and the error that they leave in log p, nats.
+    solve: (Status, f64),
 }
 
 /// Evaluates all samples, or those of `which`; shows `each` the evaluation and its place among them, in order.
@@ -329,10 +341,11 @@ fn run<B: Backend>(
             shard(flow, &x, key, latent)
         });
         for part in parts {
-            let Shard { z, base, estimates, replicates } = part?;
+            let Shard { z, base, estimates, replicates, solves } = part?;
             for (i, (base, estimates)) in base.into_iter().zip(estimates.chunks_exact(replicates)).enumerate() {
                 let z = z.as_ref().map_or(&[][..], |z| &z[i * d..(i + 1) * d]);
-                each(Found { z, base, estimates }, at);
+                let solve = solves.as_ref().map_or((Status::Converged, 0.0), |solves| solves[i]);
+                each(Found { z, base, estimates, solve }, at);
                 at += 1;
             }
         }
@@ -350,6 +363,24 @@ struct Shard {
     base: Vec<f64>,
     estimates: Vec<f64>,
     replicates: usize,
+    /// The status and the error in log p of each sample, where a transform solves.
+    solves: Option<Vec<(Status, f64)>>,
+}
+
+/// The status of each sample's solves, and what their errors do to log p₀.
+fn solves<B: Backend>(
+    flow: &PreparedFlow<B>,
+    z: &Batch<B>,
+    reports: &[SampleReport],
+) -> Result<Vec<(Status, f64)>, Error> {
+    let backend = flow.backend();
+    let n = z.len(backend);
+    let ones = backend.full(1.0, [n, 1].into());
+    let gradient = flow.base().pull_back(backend, z.clone(), &ones, &mut vec![None; flow.base_shapes.len()]);
+    let gradient = backend.reshape(&gradient, [n, backend.shape(&gradient).row_elements()].into());
+    let squares = backend.download(&backend.dot_rows(&gradient, &gradient))?;
+    let of = |(report, square): (&SampleReport, B::Elem)| (report.status, report.error_bound * square.to_f64().sqrt());
+    Ok(reports.iter().zip(squares).map(of).collect())
 }
 
 fn shard<B: Backend>(flow: &PreparedFlow<B>, x: &Batch<B>, key: Key, latent: bool) -> Result<Shard, Error> {
@@ -360,7 +391,8 @@ fn shard<B: Backend>(flow: &PreparedFlow<B>, x: &Batch<B>, key: Key, latent: boo
     let base = flow.base().log_prob(backend, &evaluated.z)?;
     let z =
         if latent { Some(backend.download(&evaluated.z.x)?.into_iter().map(Element::to_f64).collect()) } else { None };
-    Ok(Shard { z, base, estimates, replicates })
+    let solves = evaluated.reports.as_ref().map(|reports| solves(flow, &evaluated.z, reports)).transpose()?;
+    Ok(Shard { z, base, estimates, replicates, solves })
 }
 
 /// Sums the log dets of transforms on the host, `[n, replicates]`, with the number of replicates: 1 where all are exact.

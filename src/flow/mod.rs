@@ -17,7 +17,7 @@ mod upload;
 
 pub use decode_gradient::DecodeGradient;
 pub use evaluate::Encoded;
-pub use gradient::{Gradient, Objective, Supervision};
+pub use gradient::{Gradient, Objective, Solves, Supervision};
 pub use inverse::Decoded;
 pub use log_prob::LogProb;
 pub(crate) use log_prob::sum_estimates;
@@ -35,7 +35,7 @@ use crate::classifier::{Classification, Classifier};
 use crate::config::{ImageConfig, ModelConfig};
 use crate::data::{ColumnMaps, Samples, Standardiser};
 use crate::error::{ConfigError, Error};
-use crate::estimator::{Estimator, Exact, Phase, Sharing, VarianceWarning};
+use crate::estimator::{CostModel, Estimator, Exact, Phase, Sharing, VarianceWarning};
 use crate::invert::Inversion;
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, Role, Spectrum, trained_shapes};
@@ -417,8 +417,11 @@ impl<B: Backend> Flow<B> {
     /// A bound on the bias of log p, nats, by the blocks' coefficients; only a truncated series has one.
     fn bias_bound(&self) -> f64 {
         let Estimator::Truncated(truncated) = self.config.evaluation() else { return 0.0 };
-        let blocks = self.transforms().iter().filter_map(|t| Some((t.cost()?, t.lipschitz_bound())));
-        blocks.map(|(cost, bound)| truncated.bias_bound(cost.dimension, bound.unwrap_or(f64::INFINITY))).sum()
+        let blocks = self.transforms().iter().filter_map(|t| Some((t.expansion(), t.cost()?, t.lipschitz_bound())));
+        let bound = |(expansion, cost, bound): (_, CostModel, Option<f64>)| {
+            truncated.bias_bound_of(expansion, cost.dimension, bound.unwrap_or(f64::INFINITY))
+        };
+        blocks.map(bound).sum()
     }
 
     /// Normalises the weights once, for any number of evaluations and threads. This costs about as much as scoring one

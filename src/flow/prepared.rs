@@ -13,6 +13,7 @@ use crate::classifier::PreparedClassifier;
 use crate::data::{ColumnMaps, Samples, Standardiser, Table, Values};
 use crate::error::{ConfigError, Error};
 use crate::estimator::Estimator;
+use crate::invert::SampleReport;
 use crate::transform::from_vectors;
 
 /// The precision at which an evaluation has drawn enough.
@@ -58,6 +59,8 @@ pub struct PreparedFlow<B: Backend> {
 pub(crate) struct Evaluated<B: Backend> {
     pub(crate) z: Batch<B>,
     pub(crate) log_dets: Vec<LogDet<B>>,
+    /// The report of each sample, where a transform solves.
+    pub(crate) reports: Option<Vec<SampleReport>>,
 }
 
 impl<B: Backend> PreparedFlow<B> {
@@ -155,7 +158,7 @@ impl<B: Backend> PreparedFlow<B> {
         let draw = Draw { estimator: &self.evaluation, key };
         let ask = Ask::log_det::<B>(draw, self.replicates);
         let mapped = self.chain.forward_observed(&self.backend, x, &ask, &mut |_, _, _| ())?;
-        Ok(Evaluated { z: x.with_x(mapped.y), log_dets: mapped.log_dets })
+        Ok(Evaluated { z: x.with_x(mapped.y), log_dets: mapped.log_dets, reports: mapped.reports })
     }
 
     /// The estimator of gradients.

@@ -24,6 +24,11 @@ struct Shown {
     activation: Nonlinearity,
 }
 
+/// The family of a flow with dense nets: the names do not tell a monotone flow from a dense one.
+fn shown_family(configured: Family) -> Family {
+    if configured.has_dense_nets() { configured } else { Family::Dense }
+}
+
 impl Shown {
     /// Numbers that stand behind a layer's input, of so many outputs.
     fn growth(&self, outputs: usize) -> usize {
@@ -43,13 +48,13 @@ impl StateDict {
                 let shown = self.dense_net(false, 0, rows.activation)?;
                 let hidden = shown.layers.iter().map(|&(_, outputs)| shown.growth(outputs)).collect();
                 let (activation, dense_bound) = (shown.activation, Shown::bound(rows.dense_bound));
-                FlowConfig { model: Family::Dense, hidden, activation, dense_bound, ..rows.clone() }.into()
+                FlowConfig { model: shown_family(rows.model), hidden, activation, dense_bound, ..rows.clone() }.into()
             }
             ModelConfig::Images(images) => {
                 let shown = self.dense_net(false, 0, images.activation)?;
                 let kernels = shown.layers.iter().map(|&(kernel, _)| kernel).chain([shown.last]).collect();
                 let mut found = ImageConfig {
-                    model: Family::Dense,
+                    model: shown_family(images.model),
                     filters: shown.growth(shown.layers[0].1),
                     kernels,
                     activation: shown.activation,

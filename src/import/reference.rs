@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `transforms.<scale>.chain.<i>` or `chain.<i>` | `links.<l>` |
 //! | block `.nnet.<j>` (fully connected: `.nnet.nnet.<j>`) | `.net.<j>` |
+//! | implicit block `.nnet_x.<j>`, `.nnet_z.<j>` (thu-ml/implicit-normalizing-flows) | `links.<l>.net.<j>`, `links.<l + 1>.net.<j>` |
 //! | kernel `[o, i, kh, kw]`; u, v flat in (C, H, W) order | `[o, kh, kw, i]`; `[1, h, w, c]` |
 //! | 1 × 1 kernel `[o, i, 1, 1]` | `[o, i]` |
 //! | ActNorm `.weight`, `.bias`, `.initialized` (flat: under `.fc_module`) | `.log_scale`, `.bias`, `.initialised` |
@@ -17,7 +18,7 @@ use resflow_backend::Backend;
 
 use super::{ImportError, StateDict};
 use crate::checkpoint::{Archive, ModelDocument, Provenance, Values, document_value};
-use crate::config::{ImageConfig, ModelConfig, Nonlinearity};
+use crate::config::{Family, ImageConfig, ModelConfig, Nonlinearity};
 use crate::error::{ConfigError, Error};
 use crate::flow::Flow;
 use crate::lipschitz::NormChain;
@@ -49,7 +50,8 @@ impl StateDict {
         }
         let ModelConfig::Images(images) = config else { return config.clone() };
         let first = self.first_block(images);
-        let convolution = |j: usize| self.tensors.contains_key(&format!("{first}.nnet.{j}.weight"));
+        let net = if images.model == Family::Implicit { "nnet_x" } else { "nnet" };
+        let convolution = |j: usize| self.tensors.contains_key(&format!("{first}.{net}.{j}.weight"));
         match (convolution(0), convolution(1)) {
             // an activation is a layer of its own, with a parameter or without
             (false, true) => ImageConfig { first_activation: true, ..images.clone() }.into(),
@@ -69,8 +71,10 @@ impl StateDict {
 
     /// Whether a block stands where the first ActNorm should.
     fn lacks_first_norm(&self, place: &Place) -> bool {
-        let block = format!("{place}.nnet.");
-        self.tensors.range(block.clone()..).next().is_some_and(|(name, _)| name.starts_with(&block))
+        [".nnet.", ".nnet_x."].iter().any(|net| {
+            let block = format!("{place}{net}");
+            self.tensors.range(block.clone()..).next().is_some_and(|(name, _)| name.starts_with(&block))
+        })
     }
 }
 
@@ -81,7 +85,8 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
         ModelConfig::Images(c) => &c.norms,
     };
     if config.family().couples() {
-        let problem = "state dicts are read for residual flows, i-ResNets and dense flows only".into();
+        let problem =
+            "state dicts are read for residual flows, i-ResNets, dense, implicit and monotone flows only".into();
         return Err(ConfigError::Inconsistent(problem).into());
     }
     if *norms != NormChain::Two {
@@ -114,7 +119,15 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
                 translation.actnorm(&format!("{place}{module}"), link, *features)?;
                 place.index += 1;
             }
-            Stage::ResidualBlock { shape, net } => {
+            // an implicit block is one module with two nets
+            Stage::ResidualBlock { shape, net } if config.family() == Family::Implicit => {
+                translation.block(&format!("{place}.nnet_x{}", if flat { ".nnet" } else { "" }), link, shape, net)?;
+            }
+            Stage::InvertedBlock { shape, net } => {
+                translation.block(&format!("{place}.nnet_z{}", if flat { ".nnet" } else { "" }), link, shape, net)?;
+                place.index += 1;
+            }
+            Stage::ResidualBlock { shape, net } | Stage::MonotoneBlock { shape, net } => {
                 let module = if flat { ".nnet.nnet" } else { ".nnet" };
                 translation.block(&format!("{place}{module}"), link, shape, net)?;
                 place.index += 1;

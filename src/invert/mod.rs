@@ -19,7 +19,7 @@ use resflow_backend::{
 
 pub use transposed::solve_transposed;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, per_sample};
 use crate::error::ConfigError;
 
 /// The state that an inversion, or an evaluation, ended in, for one sample.
@@ -155,6 +155,42 @@ pub struct SampleReport {
     pub iterations: u32,
     /// The state that it ended in.
     pub status: Status,
+}
+
+/// Marks samples by their reports: 1 or 0 of each, `[n, 1]`; `None` if none is marked.
+pub(crate) fn mark_samples<B: Backend>(
+    backend: &B,
+    reports: &[SampleReport],
+    which: impl Fn(&SampleReport) -> bool,
+) -> Option<B::Tensor> {
+    let marks: Vec<B::Elem> =
+        reports.iter().map(|report| if which(report) { B::Elem::ONE } else { B::Elem::ZERO }).collect();
+    marks.contains(&B::Elem::ONE).then(|| backend.upload(&marks, [marks.len(), 1].into()))
+}
+
+/// Marks the samples whose solve failed, `[n, 1]`; `None` if all succeeded.
+pub(crate) fn mark_unsolved<B: Backend>(backend: &B, reports: &[SampleReport]) -> Option<B::Tensor> {
+    mark_samples(backend, reports, |report| !report.status.is_solved())
+}
+
+/// Replaces the samples that are marked, `[n, 1]`, by zeros, whatever they are.
+pub(crate) fn without_samples<B: Backend>(backend: &B, marks: &B::Tensor, x: B::Tensor) -> B::Tensor {
+    let shape = backend.shape(&x);
+    backend.select(&per_sample(backend, marks, shape), &backend.full(0.0, shape), &x)
+}
+
+/// Adds the reports of a further solve of the same samples: the worst residual and status, all errors and evaluations.
+pub(crate) fn merge_reports(all: &mut Option<Vec<SampleReport>>, reports: Vec<SampleReport>) {
+    let Some(all) = all else {
+        *all = Some(reports);
+        return;
+    };
+    for (total, own) in all.iter_mut().zip(reports) {
+        total.residual = total.residual.max(own.residual);
+        total.error_bound += own.error_bound;
+        total.iterations += own.iterations;
+        total.status = total.status.max(own.status);
+    }
 }
 
 /// The samples x with F(x) = y, and the accuracy of each.

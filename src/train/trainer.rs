@@ -18,7 +18,7 @@ use crate::batch::SampleWeights;
 use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
 use crate::error::Error;
-use crate::flow::{Flow, Gradient, Objective, PreparedFlow, Provenance, Supervision};
+use crate::flow::{Flow, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision};
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, assign};
 
@@ -36,6 +36,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// The number of vector-Jacobian products of the log dets, summed over blocks.
     pub terms: usize,
+    /// The solves of the step: samples that were left out, evaluations.
+    pub solves: Solves,
     /// The score of a hybrid model's classifier on the batch.
     pub classification: Option<ClassificationScore>,
 }
@@ -305,6 +307,7 @@ impl<B: Backend> Trainer<B> {
             gradient_norm: norm,
             learning_rate: rate,
             terms: gradient.terms,
+            solves: gradient.solves,
             classification,
         })
     }
@@ -352,6 +355,7 @@ impl<B: Backend> Trainer<B> {
                         .map(|(sum, own)| backend.axpy(1.0, &own, sum)),
                     input: None,
                     terms: sum.terms.max(own.terms),
+                    solves: sum.solves.and(own.solves),
                 },
             });
         }

@@ -102,6 +102,18 @@ fn dense_flows_over_rows() {
 }
 
 #[test]
+fn flows_that_solve() {
+    for family in [Family::Implicit, Family::Monotone] {
+        for (dimension, leading_activation) in [(1, false), (3, true)] {
+            let config = FlowConfig { blocks: 2, hidden: vec![6], ..FlowConfig::of(family, dimension) };
+            let config = FlowConfig { leading_activation, ..config };
+            agrees(&format!("{family} in {dimension} dimensions"), &flow(config));
+        }
+        agrees(&format!("{family} over images"), &flow(images().of(family)));
+    }
+}
+
+#[test]
 fn dense_flows_over_images() {
     let dense = ImageConfig { kernels: vec![3, 1, 3], filters: 4, ..images().of(Family::Dense) };
     agrees("dense scales", &flow(dense.clone()));

@@ -116,6 +116,24 @@ fn coupling_stages(
     map.into_iter().chain([coupling]).collect()
 }
 
+/// The transforms of a block, each with such a net.
+fn block(config: &Value, shape: &[usize], net: &Value) -> Vec<Value> {
+    let names: &[&str] = match family(config) {
+        "implicit" => &["residual-block", "inverted-block"],
+        "monotone" => &["monotone-block"],
+        _ => &["residual-block"],
+    };
+    let one = |name: &&str| {
+        let entry = json!({ "shape": shape, "net": net });
+        Value::Object([((*name).to_owned(), entry)].into_iter().collect())
+    };
+    names.iter().map(one).collect()
+}
+
+fn has_dense_nets(config: &Value) -> bool {
+    matches!(family(config), "dense" | "monotone")
+}
+
 fn couples(config: &Value) -> bool {
     matches!(family(config), "realnvp" | "glow")
 }
@@ -130,14 +148,14 @@ pub(crate) fn row_stages(config: &Value) -> Vec<Value> {
             stages.extend(spline_stages(config, d, i, &kernels, &hidden));
         } else if couples(config) {
             stages.extend(coupling_stages(config, &[d], n, i, &kernels, &hidden));
-        } else if family(config) == "dense" {
+        } else if has_dense_nets(config) {
             let layers: Vec<_> = hidden.iter().map(|&growth| (0, growth)).collect();
             let net = dense_net(config, d, None, &layers, 0);
-            stages.push(json!({ "residual-block": { "shape": [d], "net": net } }));
+            stages.extend(block(config, &[d], &net));
         } else {
             let widths = [&[d], &hidden[..], &[d]].concat();
             let net = spelled(config, &weights(&kernels, &widths), truth(&config["leading_activation"]), false, true);
-            stages.push(json!({ "residual-block": { "shape": [d], "net": net } }));
+            stages.extend(block(config, &[d], &net));
         }
         stages.extend(norm.clone());
     }
@@ -185,16 +203,16 @@ pub(crate) fn image_stages(config: &Value) -> Vec<Value> {
         for i in 0..n {
             if couples(config) {
                 stages.extend(coupling_stages(config, shape, n, i, &kernels, &hidden));
-            } else if family(config) == "dense" {
+            } else if has_dense_nets(config) {
                 let (last, inner) = kernels.split_last().expect("kernels");
                 let layers: Vec<_> = inner.iter().map(|&k| (k, filters)).collect();
                 let net = dense_net(config, c, None, &layers, *last);
-                stages.push(json!({ "residual-block": { "shape": shape, "net": net } }));
+                stages.extend(block(config, shape, &net));
             } else {
                 let leads = if s == 0 && i == 0 { "first_activation" } else { "leading_activation" };
                 let widths = [&[c], &hidden[..], &[c]].concat();
                 let net = spelled(config, &weights(&kernels, &widths), truth(&config[leads]), false, two_norms);
-                stages.push(json!({ "residual-block": { "shape": shape, "net": net } }));
+                stages.extend(block(config, shape, &net));
             }
             stages.extend(norm(c));
         }
@@ -204,13 +222,13 @@ pub(crate) fn image_stages(config: &Value) -> Vec<Value> {
         let d: usize = image.iter().product();
         stages.push(json!({ "flatten": { "image": image } }));
         for _ in 0..number(&config["fully_connected"]) {
-            let net = if family(config) == "dense" {
+            let net = if has_dense_nets(config) {
                 let growth = config.get("fully_connected_growth").map_or(32, number);
                 dense_net(config, d, Some(f), &vec![(0, growth); kernels.len() - 1], 0)
             } else {
                 spelled(config, &weights(&[0; 3], &[d, f, f, d]), true, false, true)
             };
-            stages.push(json!({ "residual-block": { "shape": [d], "net": net } }));
+            stages.extend(block(config, &[d], &net));
             stages.extend(norm(d));
         }
     }

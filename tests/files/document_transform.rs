@@ -108,6 +108,20 @@ impl Document {
             }
             "flatten" => (Sample { shape: vec![x.x.len()], x: x.flat() }, 0.0),
             "residual-block" => self.block(path, &settings["net"], x),
+            "inverted-block" => {
+                let z = self.solve(path, &settings["net"], x);
+                let log_det = self.block(path, &settings["net"], &z).1;
+                (z, -log_det)
+            }
+            "monotone-block" => {
+                let net = &settings["net"];
+                let scaled =
+                    |x: &Sample, by: f64| Sample { shape: x.shape.clone(), x: x.x.iter().map(|x| by * x).collect() };
+                let w = self.solve(path, net, &scaled(x, 2_f64.sqrt()));
+                let y = scaled(&w, 2_f64.sqrt()).x.iter().zip(&x.x).map(|(w, x)| w - x).collect();
+                let (plus, minus) = (self.log_det_of_sum(path, net, &w, 1.0), self.log_det_of_sum(path, net, &w, -1.0));
+                (Sample { shape: x.shape.clone(), x: y }, minus - plus)
+            }
             "coupling" => self.coupling(path, settings, x),
             "lu-linear" => {
                 let (y, log_det) = lu_linear(get("lu"), get("bias"), get("permutation"), &x.x);
@@ -119,16 +133,37 @@ impl Document {
     }
 
     fn block(&self, path: &str, net: &Value, x: &Sample) -> (Sample, f64) {
+        let (g, _) = self.net(path, net, x, Vec::new());
+        let y = x.x.iter().zip(&g.x).map(|(x, g)| x + g).collect();
+        (Sample { shape: x.shape.clone(), x: y }, self.log_det_of_sum(path, net, x, 1.0))
+    }
+
+    /// ln|det(I + sign·J)| of a net at x.
+    fn log_det_of_sum(&self, path: &str, net: &Value, x: &Sample, sign: f64) -> f64 {
         let d = x.x.len();
         let unit =
             |j: usize| Sample { shape: x.shape.clone(), x: (0..d).map(|i| f64::from(u8::from(i == j))).collect() };
-        let (g, columns) = self.net(path, net, x, (0..d).map(unit).collect());
+        let (_, columns) = self.net(path, net, x, (0..d).map(unit).collect());
         let mut jacobian = vec![0.0; d * d];
         for (j, column) in columns.iter().enumerate() {
-            (0..d).for_each(|i| jacobian[i * d + j] = column.x[i] + f64::from(u8::from(i == j)));
+            (0..d).for_each(|i| jacobian[i * d + j] = sign * column.x[i] + f64::from(u8::from(i == j)));
         }
-        let y = x.x.iter().zip(&g.x).map(|(x, g)| x + g).collect();
-        (Sample { shape: x.shape.clone(), x: y }, log_det(d, jacobian))
+        log_det(d, jacobian)
+    }
+
+    /// z with z + g(z) = y: plain iterations until nothing moves.
+    fn solve(&self, path: &str, net: &Value, y: &Sample) -> Sample {
+        let mut z = y.clone();
+        for _ in 0..5000 {
+            let (g, _) = self.net(path, net, &z, Vec::new());
+            let next: Vec<f64> = y.x.iter().zip(&g.x).map(|(y, g)| y - g).collect();
+            let moved = next.iter().zip(&z.x).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            z.x = next;
+            if moved < 1e-15 {
+                break;
+            }
+        }
+        z
     }
 
     fn coupling(&self, path: &str, settings: &Value, x: &Sample) -> (Sample, f64) {

@@ -87,6 +87,11 @@ fn write_config_seeds() {
     config("realnvp.toml", &toml::to_string(&settings).expect("serialises"));
     let settings = checks::Settings { flow: FlowConfig::of(Family::Nsf, 4), ..checks::Settings::default() };
     config("nsf.toml", &toml::to_string(&settings).expect("serialises"));
+    for family in [Family::Implicit, Family::Monotone] {
+        config(&format!("{family}.toml"), &format!("[flow]\nmodel = \"{family}\"\ndimension = 3\n"));
+        let images = toml::to_string(&tiny_images().of(family)).expect("serialises");
+        config(&format!("image_{family}.toml"), &images);
+    }
     config("nsf_bins.toml", "[flow]\nmodel = \"nsf\"\nbins = 18446744073709551615\nbound = -0.0\n");
     let settings = checks::Settings { flow: FlowConfig::of(Family::Dense, 4), ..checks::Settings::default() };
     config("dense.toml", &toml::to_string(&settings).expect("serialises"));
@@ -184,6 +189,11 @@ fn write_checkpoint_seeds() {
     store("nsf.safetensors", &nsf);
     store("dense_run.safetensors", &run_of(tiny_dense().into(), 2));
     store("dense_image.safetensors", &single(tiny_dense_images()));
+    for family in [Family::Implicit, Family::Monotone] {
+        let tiny = FlowConfig { blocks: 1, hidden: vec![2], ..FlowConfig::of(family, 2) };
+        store(&format!("{family}_run.safetensors"), &run_of(tiny.into(), 2));
+        store(&format!("image_{family}.safetensors"), &single(tiny_images().of(family)));
+    }
     let couplings = ImageConfig { filters: 2, ..tiny_images().of(Family::RealNvp) };
     store("realnvp_image.safetensors", &single(couplings));
     store("begun.safetensors", &run_of(FlowConfig { activation: Nonlinearity::Tanh, ..tiny() }.into(), 0));

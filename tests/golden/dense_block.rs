@@ -25,15 +25,15 @@ use crate::fixture::{Comparison, Fixture, host};
 use crate::image;
 
 /// Where a block's layers are: their names in the file, and the number of layers before the dense ones.
-struct Layout<'a> {
-    file: &'a Fixture,
-    prefix: &'a str,
-    plain: usize,
-    depth: usize,
+pub(crate) struct Layout<'a> {
+    pub(crate) file: &'a Fixture,
+    pub(crate) prefix: &'a str,
+    pub(crate) plain: usize,
+    pub(crate) depth: usize,
 }
 
 /// A tensor of images `[n, c, h, w]` as ours, of rows as it is.
-fn samples<B: Backend>(backend: &B, file: &Fixture, key: &str) -> B::Tensor {
+pub(crate) fn samples<B: Backend>(backend: &B, file: &Fixture, key: &str) -> B::Tensor {
     let x = file.tensor(backend, key);
     match file.shape(key) {
         &[n, d, 1, 1] => backend.reshape(&x, [n, d].into()),
@@ -43,7 +43,7 @@ fn samples<B: Backend>(backend: &B, file: &Fixture, key: &str) -> B::Tensor {
 }
 
 /// Ours on the host, in the file's order.
-fn theirs<B: Backend>(backend: &B, x: &B::Tensor) -> Vec<f64> {
+pub(crate) fn theirs<B: Backend>(backend: &B, x: &B::Tensor) -> Vec<f64> {
     if backend.shape(x).rank() == 4 { host(backend, &backend.permute(x, &[0, 3, 1, 2])) } else { host(backend, x) }
 }
 
@@ -71,12 +71,13 @@ impl Layout<'_> {
         Box::new(LipschitzLinear::from_parts(backend, weight, bias, pair, coefficient).expect("it fits"))
     }
 
-    fn dense<B: Backend>(&self, backend: &B, layer: usize) -> DenseLayer<B> {
+    pub(crate) fn dense<B: Backend>(&self, backend: &B, layer: usize) -> DenseLayer<B> {
         let learned = self.file.note("learnable_concat");
         let concatenation = Concatenation { bound: self.file.note("lip_coeff"), learned };
         let affine = self.affine(backend, &format!("{layer}.network.0"));
-        let mut activation = activation_layer(backend, Nonlinearity::ClipSwish);
         let beta = format!("param.{}{layer}.network.1.swish.beta", self.prefix);
+        let concatenated = if self.file.has(&beta) { Nonlinearity::ClipSwish } else { Nonlinearity::ConcatenatedPila };
+        let mut activation = activation_layer(backend, concatenated);
         activation.visit_mut("", &mut |_, t, _| *t = self.file.tensor(backend, &beta));
         let inputs = self.file.shape(&format!("param.{}{layer}.network.0.weight", self.prefix))[1];
         let dense = DenseLayer::new(backend, inputs, affine, activation, concatenation).expect("a bound");
@@ -86,7 +87,7 @@ impl Layout<'_> {
         )
     }
 
-    fn net<B: Backend>(&self, backend: &B) -> Sequence<B> {
+    pub(crate) fn net<B: Backend>(&self, backend: &B) -> Sequence<B> {
         let end = self.plain + self.depth;
         let layer = |i: usize| -> Box<dyn Layer<B>> {
             if (self.plain..end).contains(&i) {
@@ -99,7 +100,7 @@ impl Layout<'_> {
     }
 
     /// Their name of one of the block's tensors.
-    fn name(&self, ours: &str) -> String {
+    pub(crate) fn name(&self, ours: &str) -> String {
         let ours = ours.strip_prefix("net.").expect("of the block's net");
         let inner = ours.replace(".net.", ".network.").replace(".beta", ".swish.beta");
         let inner = inner.replace(".skip", ".K1_unnormalized").replace(".growth", ".K2_unnormalized");
@@ -212,7 +213,7 @@ fn norms<B: Backend>(comparison: &mut Comparison, backend: &B, layout: &Layout<'
 }
 
 /// The state dict, with the flags of its ActNorms, which the file leaves out.
-fn with_flags(file: &Fixture) -> Vec<u8> {
+pub(crate) fn with_flags(file: &Fixture) -> Vec<u8> {
     let bytes = file.bytes();
     let tensors = SafeTensors::deserialize(&bytes).expect("a safetensors file");
     let one = 1_f64.to_le_bytes();

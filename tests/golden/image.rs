@@ -80,10 +80,12 @@ pub(crate) fn places(config: &ImageConfig) -> Vec<Option<String>> {
         let name = format!("transforms.{scale}.chain.{index}");
         match stage {
             Stage::Squeeze { .. } if i > 0 => (scale, index) = (scale + 1, 0),
-            Stage::Logit { .. } | Stage::ActNorm { .. } | Stage::ResidualBlock { .. } => index += 1,
+            Stage::Logit { .. } | Stage::ActNorm { .. } | Stage::ResidualBlock { .. } | Stage::MonotoneBlock { .. } => {
+                index += 1;
+            }
             _ => {}
         }
-        matches!(stage, Stage::ResidualBlock { .. }).then_some(name)
+        matches!(stage, Stage::ResidualBlock { .. } | Stage::MonotoneBlock { .. }).then_some(name)
     });
     names.collect()
 }

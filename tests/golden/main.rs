@@ -19,8 +19,10 @@ mod estimators;
 mod exact_trace;
 mod fixture;
 mod image;
+mod implicit;
 mod induced_norms;
 mod mixture_base;
+mod monotone;
 mod spline;
 mod survival;
 
@@ -54,6 +56,11 @@ macro_rules! golden_tests {
                 mixture_densities: mixture_base::mixtures;
                 student_densities: mixture_base::student;
                 known_traces: exact_trace::compare;
+                implicit_block: implicit::rows;
+                implicit_gradient: implicit::gradient;
+                monotone_block_rows: monotone::compare, "monotone_block_rows";
+                monotone_block_images: monotone::compare, "monotone_block_images";
+                monotone_flow: monotone::flow;
                 spline_rows: spline::rows;
                 spline_flow: spline::flow;
             }

@@ -3,12 +3,18 @@
 
 use std::io::Write as _;
 
+use crate::common::{Cpu, Net, cpu, normal};
 use crate::gradient_memory::{peak, peak_of};
 use crate::memory;
 use flate2::{Compression, write::GzEncoder};
-use resflow::bijection::Memory;
-use resflow::config::{Family, ImageConfig};
+use resflow::backend::{Backend as _, Key};
+use resflow::batch::Batch;
+use resflow::bijection::{Ask, Bijection, Cotangents, Draw, Memory};
+use resflow::block::{InvertedBlock, MonotoneBlock};
+use resflow::config::{Family, ImageConfig, Nonlinearity};
 use resflow::data::image::idx;
+use resflow::estimator::{Estimator, Truncated};
+use resflow::invert::{Inversion, Method};
 
 fn bytes(blocks: usize, terms: usize, memory: Memory) -> f64 {
     peak(blocks, terms, memory).expect("a gradient") as f64
@@ -72,5 +78,60 @@ fn gzip_bombs_take_little_memory() {
         let (read, held) = memory::peak(|| idx::read_images(&bytes));
         assert!(read.is_err(), "{images} images of {zeros} bytes");
         assert!(held < 1 << 20, "{held} bytes held for a file of {}", bytes.len());
+    }
+}
+
+/// A block whose forward pass is a solve keeps its solution, and no iterate: the peak of a forward and a backward pass does not
+/// grow with the iterations of either solve, nor with the terms of the series, by as much as one of them.
+#[test]
+fn solves_keep_no_iterate() {
+    const ROWS: usize = 256;
+    const D: usize = 24;
+    let net = Net {
+        seed: 3,
+        widths: vec![D, 40, D],
+        activation: Nonlinearity::Tanh,
+        leading: false,
+        kappa: 0.97,
+        stretch: vec![3.0, 3.0],
+        iterations: None,
+    };
+    let run = |monotone: bool, accuracy: f64, terms: usize, keep| {
+        let b = cpu();
+        let g = Box::new(net.sequence(&b));
+        let block: Box<dyn Bijection<Cpu>> = if monotone {
+            Box::new(MonotoneBlock::new(g, &[D]).expect("a contraction"))
+        } else {
+            Box::new(InvertedBlock::new(g, &[D]).expect("a contraction"))
+        };
+        let prepared = block.prepare(&b);
+        let x = normal(&b, Key::new(1), [ROWS, D]);
+        let series = Estimator::Truncated(Truncated::new(terms).expect("terms"));
+        let draw = Draw { estimator: &series, key: Key::new(2) };
+        let how = Inversion::for_backend::<Cpu>().with_method(Method::FixedPoint);
+        let solver = how.and_then(|how| how.with_accuracy(accuracy)).expect("in range");
+        let ask = Ask { solver, ..Ask::gradient::<Cpu>(draw, keep) };
+        let (evaluations, bytes) = memory::peak(|| {
+            let mapped = prepared.forward(&b, &Batch::new(x.clone()), &ask).expect("no device fault");
+            let cotangents = Cotangents { x: x.clone(), log_det: b.full(1.0, [ROWS, 1].into()), context: None };
+            let (mut grads, mut reports) = (vec![None; 4], mapped.reports);
+            let tape = mapped.tape.expect("kept");
+            prepared.backward_reported(&b, tape, cotangents, &mut grads, &mut reports).expect("no device fault");
+            reports.expect("a solve has reports").iter().map(|r| r.iterations).max()
+        });
+        (evaluations.expect("samples"), bytes)
+    };
+    let iterate = ROWS * D * size_of::<f64>();
+    for monotone in [false, true] {
+        for keep in [Memory::Store, Memory::Recompute] {
+            let ((few, less), (many, more)) = (run(monotone, 1e-2, 3, keep), run(monotone, 1e-13, 3, keep));
+            assert!(many > 3 * few, "{few} evaluations and {many}");
+            assert!(less > iterate, "{less} bytes cannot hold the solution");
+            // samples that end earlier leave, which copies the others once: a share of a pass, not of each evaluation
+            let kept = (many - few) as usize * iterate;
+            assert!(more < less + kept / 4, "{keep:?}: {less} bytes for {few} evaluations, {more} for {many}");
+            let (_, long) = run(monotone, 1e-2, 40, keep);
+            assert!(long < less + iterate, "{keep:?}: {less} bytes for 3 terms, {long} for 40");
+        }
     }
 }

@@ -1,13 +1,21 @@
+//! Blocks whose forward pass is a solve, and what they solve their gradients with.
+//!
 //! Solves with the transposed Jacobian, against nalgebra: the answer, its bound, its independence of scale and of the rows
-//! beside it, and what is said of a row that is stopped early. Random cases, no statistics.
+//! beside it, and what is said of a row that is stopped early. Of inverted and monotone blocks: everything that every bijection
+//! promises, what they are to each other, their range, and that a solve which fails is reported and harms no other row. The
+//! statistical test states its rate of false alarms.
 
+use crate::common::asking::{Trained, count_grads, pull_back, train, value, with_log_det};
+use crate::common::bijections::{check_bijection, draw};
 use crate::common::*;
 use nalgebra::{DMatrix, DVector};
 use proptest::prelude::*;
-use resflow::backend::Backend;
+use resflow::backend::{Backend, Key};
 use resflow::batch::Batch;
+use resflow::bijection::{Ask, Bijection, Cotangents, Draw, Memory};
+use resflow::block::{InvertedBlock, MonotoneBlock, ResidualBlock};
 use resflow::config::Nonlinearity;
-use resflow::estimator::jacobian;
+use resflow::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Truncated, jacobian};
 use resflow::invert::{Inversion, Status, solve_transposed};
 use resflow::layer::{Derivatives, Layer as _, PreparedLayer, Saved};
 
@@ -106,6 +114,238 @@ proptest! {
             let own = row * d..(row + 1) * d;
             let apart = clean[own.clone()].iter().zip(&spoilt[own]).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
             prop_assert!(apart < 1e-12, "row {row} moved by {apart:e}");
+        }
+    }
+}
+
+/// The blocks of one net: residual, inverted, monotone.
+fn blocks(b: &Cpu, net: &Net) -> [Box<dyn Bijection<Cpu>>; 3] {
+    let net = Net { iterations: None, ..net.clone() };
+    let (g, d) = (|| Box::new(net.sequence(b)), [net.dimension()]);
+    [
+        Box::new(ResidualBlock::new(g(), &d).expect("a contraction")),
+        Box::new(InvertedBlock::new(g(), &d).expect("a contraction")),
+        Box::new(MonotoneBlock::new(g(), &d).expect("a contraction")),
+    ]
+}
+
+/// The block of −g, whose last layer has the opposite weight and bias.
+fn opposite(b: &Cpu, block: &dyn Bijection<Cpu>) -> Box<dyn Bijection<Cpu>> {
+    let mut last = String::new();
+    block.visit("", &mut |name, _, role| {
+        if role.is_trained() && name.ends_with("weight") {
+            name.trim_end_matches("weight").clone_into(&mut last);
+        }
+    });
+    let mut block = block.boxed_clone();
+    block.visit_mut("", &mut |name, t, _| {
+        if [format!("{last}weight"), format!("{last}bias"), format!("{last}u")].contains(&name.to_owned()) {
+            *t = b.affine(t.clone(), -1.0, 0.0);
+        }
+    });
+    block
+}
+
+fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
+    values.into_iter().fold(0.0, |a: f64, v| if v.is_nan() { v } else { a.max(v.abs()) })
+}
+
+fn apart(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    largest(a.iter().zip(b).map(|(a, b)| a - b))
+}
+
+proptest! {
+    #![proptest_config(cases(60))]
+
+    /// Shape, inverse, log det and gradients by differences, through the solve.
+    #[test]
+    fn every_block_that_solves(net in nets(1..=5, &SMOOTH, true)) {
+        let b = cpu();
+        let x = normal(&b, net.key().named("x"), [5, net.dimension()]);
+        for block in &blocks(&b, &net)[1..] {
+            check_bijection(&b, &**block, &x, net.key());
+        }
+    }
+
+    /// An inverted block behind the residual block of the same net is the identity; so are their log dets and gradients.
+    #[test]
+    fn inverted_after_residual_is_the_identity(net in nets(1..=6, &SMOOTH, true)) {
+        let (b, d) = (cpu(), net.dimension());
+        let [residual, inverted, _] = blocks(&b, &net).map(|block| block.prepare(&b));
+        let x = normal(&b, net.key().named("x"), [ROWS, d]);
+        let [gz, weights] = [("gz", d), ("weights", 1)].map(|(name, width)| normal(&b, net.key().named(name), [ROWS, width]));
+        let there = train(&b, &*residual, &Batch::new(x.clone()), draw(Key::new(0)), Memory::Store);
+        let back = train(&b, &*inverted, &Batch::new(there.y.clone()), draw(Key::new(0)), Memory::Store);
+        prop_assert!(apart(&down(&b, &back.y), &down(&b, &x)) < 1e-10);
+        let sum = b.axpy(1.0, &back.log_det, there.log_det.clone());
+        prop_assert!(largest(down(&b, &sum)) < 1e-10, "log dets {:?}", down(&b, &sum));
+        let count = count_grads(&net.block(&b));
+        let mut grads = vec![None; count];
+        let gy = pull_back(&b, &*inverted, back.tape, gz.clone(), &weights, &mut grads);
+        let gx = pull_back(&b, &*residual, there.tape, gy, &weights, &mut grads);
+        prop_assert!(apart(&down(&b, &gx), &down(&b, &gz)) < 1e-8);
+        residual.finish_gradients(&b, &mut grads);
+        for gradient in grads.into_iter().flatten() {
+            prop_assert!(largest(down(&b, &gradient)) < 1e-7, "the gradients cancel");
+        }
+    }
+
+    /// A monotone block with −g inverts the one with g, with the opposite log det; each is within its range and its slopes.
+    #[test]
+    fn monotone_blocks_are_inverted_by_their_opposites(net in nets(1..=6, &SMOOTH, true), distance in 1e-3..3.0) {
+        let (b, d) = (cpu(), net.dimension());
+        let block = &blocks(&b, &net)[2];
+        let c = block.lipschitz_bound().expect("a block");
+        let (there, back) = (block.prepare(&b), opposite(&b, &**block).prepare(&b));
+        let x = normal(&b, net.key().named("x"), [ROWS, d]);
+        let (y, log_det) = with_log_det(&b, &*there, &Batch::new(x.clone()), draw(Key::new(0)), 1);
+        let (again, other) = with_log_det(&b, &*back, &Batch::new(y.clone()), draw(Key::new(0)), 1);
+        prop_assert!(apart(&down(&b, &again), &down(&b, &x)) < 1e-9);
+        let (log_det, other) = (down(&b, &log_det.value), down(&b, &other.value));
+        let most = d as f64 * ((1.0 + c) / (1.0 - c)).ln();
+        for (p, q) in log_det.iter().zip(&other) {
+            prop_assert!((p + q).abs() < 1e-8, "{p} and {q}");
+            prop_assert!(p.abs() <= most, "{p} of at most {most}");
+        }
+        // two-sided: (1−c)/(1+c) ≤ |Δy|/|Δx| ≤ (1+c)/(1−c), and ⟨Δx, Δy⟩ ≥ (1−c)/(1+c) |Δx|²
+        let moved = b.axpy(distance, &normal(&b, net.key().named("moved"), [ROWS, d]), x.clone());
+        let difference = |p: &Tensor, q: &Tensor| down(&b, &b.axpy(-1.0, q, p.clone()));
+        let (dx, dy) = (difference(&moved, &x), difference(&value(&b, &*there, &moved), &y));
+        let least = (1.0 - c) / (1.0 + c);
+        for (dx, dy) in dx.chunks(d).zip(dy.chunks(d)) {
+            let ratio = norm(dy) / norm(dx);
+            prop_assert!((least - 1e-6..=1.0 / least + 1e-6).contains(&ratio), "{ratio}, at least {least}");
+            prop_assert!(dot(dx, dy) >= (least - 1e-6) * dot(dx, dx));
+        }
+    }
+
+    /// The series of both blocks tend to their exact log dets, within the bound of what is cut off, and the gradient of the
+    /// truncated series is the same summed by Neumann's series or differentiated term by term, in the mean over all probes of
+    /// an orthonormal basis.
+    #[test]
+    fn truncated_series_tend_to_the_exact_log_dets(net in nets(1..=4, &SMOOTH, true)) {
+        let (b, d) = (cpu(), net.dimension());
+        let x = normal(&b, net.key().named("x"), [ROWS, d]);
+        for block in &blocks(&b, &net)[1..] {
+            let prepared = block.prepare(&b);
+            let exact = down(&b, &with_log_det(&b, &*prepared, &Batch::new(x.clone()), draw(Key::new(0)), 1).1.value);
+            // in one dimension ±1 is no noise
+            if d == 1 {
+                let terms = 400;
+                let series = Estimator::Truncated(Truncated::new(terms).expect("terms"));
+                let draw = Draw { estimator: &series, key: Key::new(3) };
+                let found = with_log_det(&b, &*prepared, &Batch::new(x.clone()), draw, 1).1;
+                prop_assert!(apart(&down(&b, &found.value), &exact) < 1e-8);
+                let of = |draw: Draw<'_>, memory| {
+                    let Trained { y, tape, .. } = train(&b, &*prepared, &Batch::new(x.clone()), draw, memory);
+                    let mut grads = vec![None; count_grads(&**block)];
+                    let weights = b.full(0.7, [ROWS, 1].into());
+                    let gx = pull_back(&b, &*prepared, tape, b.full(0.0, b.shape(&y)), &weights, &mut grads);
+                    prepared.finish_gradients(&b, &mut grads);
+                    let grads = grads.into_iter().flat_map(|g| down(&b, &g.expect("filled")));
+                    down(&b, &gx).into_iter().chain(grads).collect::<Vec<_>>()
+                };
+                let expected = of(crate::common::bijections::draw(Key::new(0)), Memory::Store);
+                let scale = 1.0 + largest(expected.iter().copied());
+                for memory in [Memory::Store, Memory::Recompute, Memory::Unroll] {
+                    let gradient = of(draw, memory);
+                    prop_assert!(apart(&gradient, &expected) < 1e-7 * scale, "{memory:?}");
+                }
+            }
+        }
+    }
+
+    /// Stopped after one evaluation, a block says of which rows, and those have no gradient; other rows have theirs.
+    #[test]
+    fn rows_that_are_not_solved_are_reported_and_harm_nothing(net in nets(2..=5, &SMOOTH, true), limit in 1_u32..4) {
+        let (b, d) = (cpu(), net.dimension());
+        let x = normal(&b, net.key().named("x"), [ROWS, d]);
+        let weights = normal(&b, net.key().named("weights"), [ROWS, 1]);
+        let gy = normal(&b, net.key().named("gy"), [ROWS, d]);
+        for block in &blocks(&b, &net)[1..] {
+            let prepared = block.prepare(&b);
+            let ask = Ask::gradient::<Cpu>(draw(Key::new(0)), Memory::Store);
+            let count = count_grads(&**block);
+            let run = |gy: &Tensor, weights: &Tensor, limited: bool| {
+                // the forward pass is solved, the backward pass is not
+                let solver = if limited { ask.solver.with_limit(limit).expect("at least 1") } else { ask.solver };
+                let mapped = prepared.forward(&b, &Batch::new(x.clone()), &Ask { solver, ..ask }).expect("no device fault");
+                let forward = mapped.reports.expect("a solve has reports");
+                let (mut grads, mut reports) = (vec![None; count], None);
+                let cotangents = Cotangents { x: gy.clone(), log_det: weights.clone(), context: None };
+                let back = prepared.backward_reported(&b, mapped.tape.expect("kept"), cotangents, &mut grads, &mut reports);
+                prepared.finish_gradients(&b, &mut grads);
+                let grads: Vec<f64> = grads.into_iter().flat_map(|g| g.map_or_else(Vec::new, |g| down(&b, &g))).collect();
+                (forward, reports.expect("a solve has reports"), back.expect("no device fault"), grads)
+            };
+            let (forward, reports, back, grads) = run(&gy, &weights, true);
+            for report in forward.iter().chain(&reports) {
+                prop_assert!(report.iterations <= limit);
+                prop_assert!(report.status == Status::Converged || report.status == Status::NotConverged);
+            }
+            prop_assert!(largest(grads.iter().copied()).is_finite());
+            let (gx, passed) = (down(&b, &back.x), down(&b, &back.log_det));
+            let failed: Vec<bool> = reports.iter().map(|r| r.status == Status::NotConverged).collect();
+            for row in (0..ROWS).filter(|&row| failed[row]) {
+                prop_assert!(gx[row * d..(row + 1) * d].iter().all(|g| *g == 0.0) && passed[row] == 0.0);
+            }
+            // the gradient is that of a loss in which those rows weigh nothing
+            let mask: Vec<f64> = failed.iter().map(|&failed| if failed { 0.0 } else { 1.0 }).collect();
+            let mask = b.upload(&mask, [ROWS, 1].into());
+            let masked = |t: &Tensor| b.binary(resflow::backend::Binary::Mul, t.clone(), &mask);
+            let (_, _, _, expected) = run(&masked(&gy), &masked(&weights), true);
+            let scale = 1.0 + largest(expected.iter().copied());
+            prop_assert!(apart(&grads, &expected) < 1e-9 * scale, "{}", apart(&grads, &expected));
+        }
+    }
+}
+
+/// Roulette over odd terms is unbiased, value and gradient, with N drawn for the batch or for each row: means of 4 000 draws
+/// within 5 standard errors. Some 90 numbers are compared, so one false alarm in about 20 000 seeds; the seed is fixed.
+#[test]
+fn roulette_over_odd_terms_is_unbiased() {
+    const DRAWS: u64 = 4_000;
+    let b = cpu();
+    let net = Net {
+        seed: 7,
+        widths: vec![3, 5, 3],
+        activation: Nonlinearity::Tanh,
+        leading: false,
+        kappa: 0.9,
+        stretch: vec![2.0, 2.0],
+        iterations: None,
+    };
+    let block = &blocks(&b, &net)[2];
+    let prepared = block.prepare(&b);
+    let x = normal(&b, Key::new(1), [2, 3]);
+    let gradient = |draw: Draw<'_>| {
+        let Trained { y, log_det, tape, .. } = train(&b, &*prepared, &Batch::new(x.clone()), draw, Memory::Store);
+        let mut grads = vec![None; count_grads(&**block)];
+        let weights = b.upload(&[1.0, -0.5], [2, 1].into());
+        let gx = pull_back(&b, &*prepared, tape, b.full(0.0, b.shape(&y)), &weights, &mut grads);
+        prepared.finish_gradients(&b, &mut grads);
+        let grads = grads.into_iter().flat_map(|g| down(&b, &g.expect("filled")));
+        down(&b, &log_det).into_iter().chain(down(&b, &gx)).chain(grads).collect::<Vec<_>>()
+    };
+    let expected = gradient(draw(Key::new(0)));
+    for (law, exact_terms) in [(Law::ShiftedGeometric { p: 0.4 }, 0), (Law::Poisson { rate: 1.5 }, 1)] {
+        for sharing in [Sharing::Batch, Sharing::Sample] {
+            let roulette = RussianRoulette::new(law, exact_terms).expect("a law").with_sharing(sharing);
+            let estimator = Estimator::RussianRoulette(roulette.with_probes(1, Probe::Rademacher).expect("a probe"));
+            let (mut sums, mut squares) = (vec![0.0; expected.len()], vec![0.0; expected.len()]);
+            for seed in 0..DRAWS {
+                let found = gradient(Draw { estimator: &estimator, key: Key::new(seed) });
+                for (i, value) in found.into_iter().enumerate() {
+                    sums[i] += value - expected[i];
+                    squares[i] += (value - expected[i]).powi(2);
+                }
+            }
+            for (i, (sum, square)) in sums.iter().zip(&squares).enumerate() {
+                let mean = sum / DRAWS as f64;
+                let error = ((square / DRAWS as f64 - mean * mean).max(0.0) / DRAWS as f64).sqrt();
+                assert!(mean.abs() <= 5.0 * error + 1e-9, "{law}, {sharing:?}, number {i}: {mean:e} ± {error:e}");
+            }
         }
     }
 }

@@ -70,8 +70,9 @@ pub(crate) struct Fit {
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<Preset>,
     /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones), dense
-    /// (blocks of layers that keep what they get),
-    /// realnvp (couplings), glow (couplings and invertible linear maps) or, of rows, nsf (spline couplings and LU linear
+    /// (blocks of layers that keep what they get), implicit (a block and the inverse of another one: z with x + g(x) = z + h(z)),
+    /// monotone (Cayley operators of monotone operators), realnvp (couplings), glow (couplings and invertible linear maps) or, of
+    /// rows, nsf (spline couplings and LU linear
     /// maps), or of rows auto: residual and nsf race for 15 % of the budget each, and the better one goes on with the
     /// rest [default: residual]
     #[arg(long, value_name = "MODEL")]

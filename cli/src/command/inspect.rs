@@ -237,10 +237,8 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
             n => format!("; {n} fully connected of width {}", c.fully_connected_width),
         };
         let (blocks, kernels) = (blocks.join("-"), kernels.join("-"));
-        let width = match c.model {
-            Family::Dense => format!("growth {}", c.filters),
-            _ => format!("{} filters", c.filters),
-        };
+        let width =
+            if c.model.has_dense_nets() { format!("growth {}", c.filters) } else { format!("{} filters", c.filters) };
         line("blocks", &format_args!("{blocks} of {width}, kernels {kernels}{connected}"));
     }
     if let Some(classifier) = flow.classifier() {

@@ -231,6 +231,10 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         if outside > 0 {
             object["out_of_support_rows"] = outside.into();
         }
+        if model.family().solves() {
+            object["largest_solve_error"] = largest_solve_error(scores).into();
+            object["unsolved_rows"] = unsolved(scores).into();
+        }
         if model.images().is_some() {
             object["mean_bits_per_dim"] = model.bits_per_dim(mean).into();
             object["mean_bits_per_dim_se"] = model.bits_per_dim_error(error).into();
@@ -261,6 +265,15 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             format!("{n} replicates{least}, mean error {of}")
         }
     };
+    let solved = if model.family().solves() {
+        let failed = match unsolved(scores) {
+            0 => String::new(),
+            n => format!("; {n} of {rows} {row}s are not solved to the accuracy asked for"),
+        };
+        format!("solves      leave an error of up to {:.1e} nats{failed}\n", largest_solve_error(scores))
+    } else {
+        String::new()
+    };
     let weighted = match (&arguments.weight, &scores.weights) {
         (Some(column), Some(weights)) => {
             format!(" weighted by `{column}`, worth {:.1} of equal weight", effective_count(weights))
@@ -280,7 +293,7 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         arguments.out.as_deref(),
         &format!(
             "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s{weighted}\n\
-         {far}{}estimator   {}; {replicates}\n\
+         {far}{solved}{}estimator   {}; {replicates}\n\
          time        {seconds:.2} s in {}\n",
             -mean,
             beside(arguments, model, found),
@@ -362,4 +375,14 @@ fn mean_of_finite(values: &[f64], weights: Option<&[f64]>) -> Option<f64> {
     let finite = values.iter().enumerate().filter(|(_, v)| v.is_finite());
     let (sum, total) = finite.fold((0.0, 0.0), |(sum, total), (i, v)| (sum + weight(i) * v, total + weight(i)));
     (total > 0.0).then(|| sum / total)
+}
+
+/// The largest error that solves leave in a row's log p, nats.
+fn largest_solve_error(scores: &LogProb) -> f64 {
+    scores.solve_error.iter().copied().fold(0.0, f64::max)
+}
+
+/// The rows of which a solve did not converge.
+fn unsolved(scores: &LogProb) -> usize {
+    scores.status.iter().filter(|status| **status == Status::NotConverged).count()
 }

@@ -42,6 +42,7 @@ pub(crate) fn log_prob<B: Backend>(
                 all.standard_error.extend(own.standard_error);
                 all.log_det.extend(own.log_det);
                 all.status.extend(own.status);
+                all.solve_error.extend(own.solve_error);
                 all.weights = all.weights.take().zip(own.weights).map(|(a, b)| [a, b].concat());
                 all.replicates = all.replicates.max(own.replicates);
                 all

@@ -35,6 +35,7 @@ impl Estimate {
             standard_error: vec![self.standard_error],
             log_det: vec![self.mean],
             status: vec![Status::Converged],
+            solve_error: vec![0.0],
             weights: None,
             replicates: self.count,
             bias_bound: 0.0,

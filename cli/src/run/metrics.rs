@@ -34,6 +34,9 @@ pub(crate) struct Entry {
     pub(crate) terms: usize,
     /// The largest product of the normalised weights' σ of a block; null of couplings, which have no bound.
     pub(crate) lipschitz: Option<f64>,
+    /// Of models whose forward pass solves.
+    #[serde(flatten)]
+    pub(crate) solves: Option<Solves>,
     /// The same of images, in bits per dimension.
     #[serde(flatten)]
     pub(crate) bits: Option<Bits>,
@@ -76,6 +79,15 @@ pub(crate) struct Bits {
     pub(crate) train_bits_per_dim: f64,
     pub(crate) val_bits_per_dim: Option<f64>,
     pub(crate) val_bits_per_dim_se: Option<f64>,
+}
+
+/// The solves of a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Solves {
+    /// Evaluations and products of the sample with the most, forward and back, summed over blocks.
+    pub(crate) solve_evaluations: u32,
+    /// Samples of the step that were left out because a solve did not converge.
+    pub(crate) unsolved: usize,
 }
 
 /// How the classifier of a hybrid model did: −log p(y | x) in nats, and the fraction of rows that it was right about.

@@ -15,7 +15,7 @@ use crate::run::epilogue::Epilogue;
 use crate::run::illustration::Illustration;
 use crate::run::interruption::is_interrupted;
 use crate::run::keeper::Keeper;
-use crate::run::metrics::{Beginning, Bits, Classes, Entry, Metrics};
+use crate::run::metrics::{Beginning, Bits, Classes, Entry, Metrics, Solves};
 use crate::run::pace::Pace;
 use crate::settings::presets;
 
@@ -321,6 +321,10 @@ impl<'a, B: Backend> Run<'a, B> {
                 val_bits_per_dim_se: error.and_then(|e| model.bits_per_dim_error(e)).and_then(finite),
             }),
             classes: Classes::of(report, validation),
+            solves: model
+                .family()
+                .solves()
+                .then_some(Solves { solve_evaluations: report.solves.evaluations, unsolved: report.solves.unsolved }),
         };
         self.metrics.log(&entry)?;
         if entry.bits.is_some() {
@@ -357,6 +361,7 @@ impl<'a, B: Backend> Run<'a, B> {
             unit: if images { " images" } else { "" },
             learning_rate: report.learning_rate,
             left,
+            solves: model.family().solves().then_some((report.solves.evaluations, report.solves.unsolved)),
         });
     }
 

@@ -1,0 +1,324 @@
+//! What all blocks share: the contraction g, the log dets that its Jacobian J gives, and the gradients through it.
+
+use resflow_backend::{Backend, Binary};
+
+use crate::batch::{Batch, per_sample};
+use crate::bijection::{Ask, LogDet, Memory, PreparedBijection, Wanted};
+use crate::error::{ConfigError, Error};
+use crate::estimator::{CostModel, Estimate, Expansion, Samples, Vjp};
+use crate::invert::{
+    Inversion, SampleReport, Solution, Status, invert_residual, mark_samples, mark_unsolved, solve_transposed,
+    without_samples,
+};
+use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved, WeightedTraces};
+use crate::module::{Grad, Module, accumulate};
+use crate::tiled::{tile_samples, tiled};
+
+/// A map g of samples of one shape to themselves, whose Lipschitz bound is below 1.
+#[derive(Debug, Clone)]
+pub(super) struct Contraction<B: Backend> {
+    net: Box<dyn Layer<B>>,
+    shape: Vec<usize>,
+}
+
+impl<B: Backend> Contraction<B> {
+    /// Takes a net over samples of a shape, `[d]` or `[h, w, c]`.
+    pub(super) fn new(net: Box<dyn Layer<B>>, shape: &[usize]) -> Result<Self, ConfigError> {
+        let output = net.output_shape(shape)?;
+        if output != shape {
+            return Err(ConfigError::Inconsistent(format!(
+                "g maps samples of shape {shape:?} to {output:?}; a residual needs the same"
+            )));
+        }
+        let bound = net.lipschitz_bound();
+        // a bound that is not a number bounds nothing
+        if !(0.0..1.0).contains(&bound) {
+            return Err(ConfigError::OutOfRange {
+                name: "Lip(g)",
+                value: bound,
+                expected: "a bound below 1; constrain its weights",
+            });
+        }
+        Ok(Self { net, shape: shape.to_vec() })
+    }
+
+    pub(super) fn net(&self) -> &dyn Layer<B> {
+        &*self.net
+    }
+
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub(super) fn bound(&self) -> f64 {
+        self.net.lipschitz_bound()
+    }
+
+    pub(super) fn cost(&self) -> CostModel {
+        CostModel { dimension: self.shape.iter().product(), multiply_adds: self.net.multiply_adds(&self.shape) }
+    }
+
+    /// Returns the shape if it is that of its samples.
+    pub(super) fn output_shape(&self, block: &str, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        if shape == self.shape {
+            Ok(shape.to_vec())
+        } else {
+            Err(ConfigError::Inconsistent(format!(
+                "{block} block of samples {:?} cannot take samples {shape:?}",
+                self.shape
+            )))
+        }
+    }
+
+    pub(super) fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        let output = self.net.resize(backend, shape)?;
+        if output != shape {
+            return Err(ConfigError::Inconsistent(format!("g maps samples of shape {shape:?} to {output:?}")));
+        }
+        self.shape = output;
+        Ok(shape.to_vec())
+    }
+
+    /// Prepares g, and makes a block of it that takes its samples in runs.
+    pub(super) fn prepare<P: PreparedBijection<B> + 'static>(
+        &self,
+        backend: &B,
+        block: impl FnOnce(PreparedContraction<B>) -> P,
+    ) -> Box<dyn PreparedBijection<B>> {
+        let g = PreparedContraction {
+            net: self.net.prepare(backend),
+            shape: self.shape.clone(),
+            bound: self.net.lipschitz_bound(),
+            two_norm_factor: self.net.two_norm_factor(&self.shape),
+            cost: self.cost(),
+        };
+        tiled(Box::new(block(g)), tile_samples(backend, &*self.net, &self.shape, &self.shape))
+    }
+}
+
+impl<B: Backend> Module<B> for Contraction<B> {
+    crate::parts!(B; net: Module);
+}
+
+/// A contraction with its weights normalised.
+#[derive(Debug)]
+pub(super) struct PreparedContraction<B: Backend> {
+    pub(super) net: Box<dyn PreparedLayer<B>>,
+    shape: Vec<usize>,
+    pub(super) bound: f64,
+    pub(super) two_norm_factor: f64,
+    cost: CostModel,
+}
+
+/// The log det that an expansion gives at some samples, and what its gradient needs.
+pub(super) struct Measured<B: Backend> {
+    pub(super) log_det: Option<LogDet<B>>,
+    pub(super) kept: Option<Kept<B>>,
+    pub(super) terms: usize,
+}
+
+/// What is kept of g and of a log det for the backward pass.
+pub(super) struct Kept<B: Backend> {
+    batch: Batch<B>,
+    expansion: Expansion,
+    probes: Vec<B::Tensor>,
+    cotangents: Vec<B::Tensor>,
+    /// The number of traces whose gradient is g's own.
+    powers: usize,
+    /// The activations of g and of the tangents of the probes, unless they are to be computed again.
+    saved: Option<(Saved<B>, Vec<Saved<B>>)>,
+}
+
+/// g at the samples of a backward pass.
+pub(super) struct Point<B: Backend> {
+    kept: Kept<B>,
+    saved: Saved<B>,
+    tangents: Vec<Saved<B>>,
+}
+
+/// The result of differentiating a solve.
+pub(super) struct Implicit<B: Backend> {
+    /// a = (I + Jᵀ)⁻¹ b, `[n, …]`; zero where it was not found.
+    pub(super) value: B::Tensor,
+    /// The weights of the log dets, `[n, 1]`; zero where a was not found.
+    pub(super) weights: B::Tensor,
+    pub(super) reports: Vec<SampleReport>,
+}
+
+impl<B: Backend> PreparedContraction<B> {
+    /// The derivatives that a forward pass keeps activations for.
+    pub(super) fn derivatives(ask: &Ask<'_>) -> Derivatives {
+        match ask.wanted {
+            Wanted::Value => Derivatives::None,
+            Wanted::LogDet { .. } | Wanted::Gradient { memory: Memory::Recompute, .. } => Derivatives::First,
+            Wanted::Gradient { .. } => Derivatives::Second,
+        }
+    }
+
+    fn tangents(&self, backend: &B, saved: &Saved<B>, probes: &[B::Tensor]) -> Vec<Saved<B>> {
+        probes.iter().map(|v| self.net.keep_tangent(backend, saved, v)).collect()
+    }
+
+    /// Computes the log det of an expansion at samples where `saved` was kept, as far as it was asked for.
+    pub(super) fn measure(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        saved: Saved<B>,
+        expansion: Expansion,
+        ask: &Ask<'_>,
+    ) -> Measured<B> {
+        let samples = Samples { count: batch.len(backend), shape: &self.shape, first: batch.first };
+        let estimate = Estimate { backend, net: &*self.net, saved: &saved, samples, cost: self.cost };
+        match ask.wanted {
+            Wanted::Value => Measured { log_det: None, kept: None, terms: 0 },
+            Wanted::LogDet { draw, replicates } => {
+                let log_det = Some(estimate.replicates_by(expansion, &draw, replicates));
+                Measured { log_det, kept: None, terms: 0 }
+            }
+            Wanted::Gradient { draw, memory } => {
+                let unrolled = (memory == Memory::Unroll).then(|| estimate.unrolled_by(expansion, &draw));
+                let found = unrolled.flatten().unwrap_or_else(|| estimate.surrogates_by(expansion, &draw));
+                let saved = (memory != Memory::Recompute).then(|| {
+                    let tangents = self.tangents(backend, &saved, &found.probes);
+                    (saved, tangents)
+                });
+                let (probes, cotangents, powers) = (found.probes, found.cotangents, found.powers);
+                let kept = Kept { batch: batch.clone(), expansion, probes, cotangents, powers, saved };
+                Measured { log_det: Some(found.log_det), kept: Some(kept), terms: found.terms }
+            }
+        }
+    }
+
+    /// Returns g at the samples that were kept, computing again what was not.
+    pub(super) fn restore(&self, backend: &B, mut kept: Kept<B>) -> Point<B> {
+        let (saved, tangents) = kept.saved.take().unwrap_or_else(|| {
+            let (_, saved) = self.net.forward(backend, &kept.batch, Derivatives::Second);
+            let tangents = self.tangents(backend, &saved, &kept.probes);
+            (saved, tangents)
+        });
+        Point { kept, saved, tangents }
+    }
+
+    /// Computes the gradient in x of gy·g(x) + Σ wᵢ Sᵢ(x), with S the log det of the expansion and w of `[n, 1]`, and adds that
+    /// in the parameters. Without weights S does not enter.
+    pub(super) fn pull_back(
+        &self,
+        backend: &B,
+        point: &Point<B>,
+        weights: Option<&B::Tensor>,
+        gy: B::Tensor,
+        own: LayerGrads<'_, B>,
+    ) -> B::Tensor {
+        let Point { kept, saved, tangents } = point;
+        let Some(weights) = weights else {
+            return self.net.tangent_vjp(backend, saved, &[], gy, Vec::new(), own).0;
+        };
+        // each sample's own weight: a weighted loss must not take the first sample's for all
+        let spread = per_sample(backend, weights, kept.batch.shape(backend));
+        let gdy = kept.cotangents.iter().map(|u| backend.binary(Binary::Mul, u.clone(), &spread)).collect();
+        let tangents: Vec<_> = tangents.iter().collect();
+        if kept.powers == 0 {
+            return self.net.tangent_vjp(backend, saved, &tangents, gy, gdy, own).0;
+        }
+        let weights = backend.affine(weights.clone(), kept.expansion.factor(), 0.0);
+        let traces = WeightedTraces { powers: kept.powers, weights: &weights };
+        self.net.tangent_trace_vjp(backend, saved, &tangents, traces, gy, gdy, own).0
+    }
+
+    /// Finds the x with x ± g(x) = y, `[n, …]`, in units of x.
+    pub(super) fn solve(
+        &self,
+        backend: &B,
+        sign: f64,
+        batch: &Batch<B>,
+        how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        let g = |x: &Batch<B>| {
+            let g = self.net.forward(backend, x, Derivatives::None).0;
+            if sign > 0.0 { g } else { backend.affine(g, sign, 0.0) }
+        };
+        let mut solution = invert_residual(backend, g, batch, self.bound, how)?;
+        for report in &mut solution.reports {
+            report.error_bound *= self.two_norm_factor;
+        }
+        solution.stretch *= self.two_norm_factor;
+        Ok(solution)
+    }
+
+    /// Solves (I ± Jᵀ)a = b with J at samples where g was evaluated, b `[n, …]`.
+    pub(super) fn solve_transposed(
+        &self,
+        backend: &B,
+        sign: f64,
+        saved: &Saved<B>,
+        b: &B::Tensor,
+        how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        let map = Signed { net: &*self.net, sign };
+        // a bound in other norms than the 2-norm contracts there alone: the solve is checked by its residual in any case
+        Ok(solve_transposed(backend, &map, saved, b, self.bound, how)?)
+    }
+
+    /// Differentiates the solve of z + g(z) = y for a loss whose gradient in z is z̄ + Σ wᵢ ∂Sᵢ/∂z: solves (I + Jᵀ)a = that,
+    /// and adds −(∂g/∂θ)ᵀa + Σ wᵢ ∂Sᵢ/∂θ to the gradients. A sample whose a is not found counts for nothing.
+    pub(super) fn pull_back_solve(
+        &self,
+        backend: &B,
+        point: &Point<B>,
+        gz: B::Tensor,
+        weights: B::Tensor,
+        how: &Inversion,
+        grads: &mut [Grad<B>],
+        context: &mut Grad<B>,
+    ) -> Result<Implicit<B>, Error> {
+        // the pass that gives ∂S/∂z has the parameters' share too: kept apart until all samples are known to count
+        let (mut own, mut own_context): (Vec<Grad<B>>, _) = (vec![None; grads.len()], None);
+        let zero = backend.full(0.0, backend.shape(&gz));
+        let apart = LayerGrads { trained: &mut own, context: &mut own_context };
+        let of_log_det = self.pull_back(backend, point, Some(&weights), zero, apart);
+        let total = backend.axpy(1.0, &of_log_det, gz);
+        let solution = self.solve_transposed(backend, 1.0, &point.saved, &total, how)?;
+        let (mut value, mut weights) = (solution.value, weights);
+        let failed = mark_unsolved(backend, &solution.reports);
+        if let Some(failed) = &failed {
+            value = without_samples(backend, failed, value);
+            weights = without_samples(backend, failed, weights);
+        } else {
+            for (grad, own) in grads.iter_mut().zip(&own) {
+                own.iter().for_each(|own| accumulate(backend, grad, own));
+            }
+            own_context.iter().for_each(|own| accumulate(backend, context, own));
+        }
+        let again = failed.is_some().then_some(&weights);
+        let minus = backend.affine(value.clone(), -1.0, 0.0);
+        self.pull_back(backend, point, again, minus, LayerGrads { trained: grads, context });
+        Ok(Implicit { value, weights, reports: solution.reports })
+    }
+
+    pub(super) fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
+        // the net is a Sequence, which keeps the gradients of its norm orders itself
+        let _ = self.net.finish_gradients(backend, grads);
+    }
+}
+
+/// ±g, as far as products with its transposed Jacobian go.
+struct Signed<'a, B: Backend> {
+    net: &'a dyn PreparedLayer<B>,
+    sign: f64,
+}
+
+impl<B: Backend> Vjp<B> for Signed<'_, B> {
+    fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor {
+        let product = self.net.vjp(backend, saved, u);
+        if self.sign > 0.0 { product } else { backend.affine(product, self.sign, 0.0) }
+    }
+}
+
+/// Replaces samples that are not finite by zeros, so that a gradient can leave them out: 0·NaN would not.
+pub(super) fn without_infinite<B: Backend>(backend: &B, x: B::Tensor, reports: &[SampleReport]) -> B::Tensor {
+    match mark_samples(backend, reports, |report| report.status == Status::NonFinite) {
+        None => x,
+        Some(lost) => without_samples(backend, &lost, x),
+    }
+}

@@ -1,0 +1,172 @@
+//! The inverse of a residual block as a block of its own: y ↦ z with z + g(z) = y, Lip(g) < 1.
+//!
+//! log|det ∂z/∂y| = −log det(I + J) with J = ∂g/∂z at z, so any estimator of a residual block's log det serves. A residual
+//! block with an inverted one behind it is an implicit block (Lu et al. 2021, arXiv 2103.09527): x + g₁(x) = z + g₂(z).
+//!
+//! Backward, with S = log det(I + J), ω the weight of a sample's log det, −S, and z̄ the gradient in z: (a) z̄ −= ω ∂S/∂z;
+//! (b) a = (I + Jᵀ)⁻¹z̄ ([`solve_transposed`](crate::invert::solve_transposed)); (c) ȳ = a, and −(∂g/∂θ)ᵀa − ω ∂S/∂θ for
+//! the parameters (the implicit function theorem). Nothing of the iterations is kept.
+//!
+//! A solve that stops early finds the ẑ of another ŷ = ẑ + g(ẑ), whose distance to y is the residual: ẑ and the log det at ẑ
+//! are exactly those of ŷ, so an error of a solve is one of the input, and never one between z and its log det.
+
+use resflow_backend::Backend;
+
+use super::contraction::{Contraction, Kept, PreparedContraction, without_infinite};
+use crate::batch::Batch;
+use crate::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, PreparedBijection, Tape, Wanted};
+use crate::error::{ConfigError, Error};
+use crate::estimator::{CostModel, Expansion};
+use crate::invert::{Inversion, SampleReport, Solution, merge_reports};
+use crate::layer::{Derivatives, Layer};
+use crate::module::{Grad, Module, ShowPart, ShowPartMut};
+use crate::stage::Stage;
+
+/// y ↦ z with z + g(z) = y.
+#[derive(Debug, Clone)]
+pub struct InvertedBlock<B: Backend> {
+    g: Contraction<B>,
+}
+
+impl<B: Backend> InvertedBlock<B> {
+    /// Builds the block of a contraction g of samples of a shape, `[d]` or `[h, w, c]`.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] if g does not map the shape to itself, [`ConfigError::OutOfRange`] if its
+    /// Lipschitz bound is not below 1.
+    pub fn new(net: Box<dyn Layer<B>>, shape: &[usize]) -> Result<Self, ConfigError> {
+        Ok(Self { g: Contraction::new(net, shape)? })
+    }
+
+    /// g.
+    pub fn net(&self) -> &dyn Layer<B> {
+        self.g.net()
+    }
+}
+
+impl<B: Backend> Module<B> for InvertedBlock<B> {
+    fn parts<'a>(&'a self, show: ShowPart<'_, 'a, B>) {
+        self.g.parts(show);
+    }
+
+    fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
+        self.g.parts_mut(show);
+    }
+
+    fn describe(&self) -> String {
+        format!("inverted residual block [{}]", self.net().describe())
+    }
+}
+
+impl<B: Backend> Bijection<B> for InvertedBlock<B> {
+    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
+        self.g.prepare(backend, |g| PreparedInverted { g })
+    }
+
+    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        self.g.output_shape("an inverted", shape)
+    }
+
+    fn stage(&self) -> Option<Stage> {
+        Some(Stage::InvertedBlock { shape: self.g.shape().to_vec(), net: self.net().net()? })
+    }
+
+    fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        self.g.resize(backend, shape)
+    }
+
+    fn cost(&self) -> Option<CostModel> {
+        Some(self.g.cost())
+    }
+
+    fn residual(&self) -> Option<&dyn Layer<B>> {
+        Some(self.net())
+    }
+
+    fn lipschitz_bound(&self) -> Option<f64> {
+        Some(self.g.bound())
+    }
+}
+
+/// An inverted block with its weights normalised.
+#[derive(Debug)]
+struct PreparedInverted<B: Backend> {
+    g: PreparedContraction<B>,
+}
+
+/// What an inverted block keeps for its backward pass: g at z, and how to solve.
+struct Solved<B: Backend> {
+    kept: Kept<B>,
+    how: Inversion,
+}
+
+impl<B: Backend> PreparedBijection<B> for PreparedInverted<B> {
+    fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
+        let Solution { value: mut z, reports, .. } = self.g.solve(backend, 1.0, batch, &ask.solver)?;
+        if matches!(ask.wanted, Wanted::Value) {
+            return Ok(Mapped { reports: Some(reports), ..Mapped::value(z) });
+        }
+        if matches!(ask.wanted, Wanted::Gradient { .. }) {
+            z = without_infinite(backend, z, &reports);
+        }
+        let at = batch.with_x(z);
+        let (_, saved) = self.g.net.forward(backend, &at, PreparedContraction::<B>::derivatives(ask));
+        let found = self.g.measure(backend, &at, saved, Expansion::Whole, ask);
+        let negative = |s: LogDet<B>| LogDet { value: backend.affine(s.value, -1.0, 0.0), exact: s.exact };
+        let log_dets = found.log_det.map(negative).into_iter().collect();
+        let tape = found.kept.map(|kept| Tape::new(Solved { kept, how: ask.solver }));
+        Ok(Mapped { log_dets, tape, terms: found.terms, reports: Some(reports), ..Mapped::value(at.x) })
+    }
+
+    fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
+        let (g, _) = self.g.net.forward(backend, batch, Derivatives::None);
+        let stretch = 1.0 + self.g.bound * self.g.two_norm_factor;
+        Ok(Solution::by_formula(backend, backend.axpy(1.0, &batch.x, g), stretch)?)
+    }
+
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+        how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        // ∂z/∂y = (I + J)⁻¹: a is a product, and the solve is that of z
+        let z = self.g.solve(backend, 1.0, batch, how)?;
+        let (_, saved) = self.g.net.forward(backend, &batch.with_x(z.value), Derivatives::First);
+        let a = backend.axpy(1.0, gradient, self.g.net.vjp(backend, &saved, gradient.clone()));
+        Ok(Solution { value: a, ..z })
+    }
+
+    fn backward(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+    ) -> Result<Cotangents<B>, Error> {
+        self.backward_reported(backend, tape, cotangents, grads, &mut None)
+    }
+
+    fn backward_reported(
+        &self,
+        backend: &B,
+        tape: Tape,
+        mut cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        let Solved { kept, how } = tape.into_value::<Solved<B>>();
+        let point = self.g.restore(backend, kept);
+        let weights = backend.affine(cotangents.log_det, -1.0, 0.0);
+        let context = &mut cotangents.context;
+        let found = self.g.pull_back_solve(backend, &point, cotangents.x, weights, &how, grads, context)?;
+        merge_reports(reports, found.reports);
+        let log_det = backend.affine(found.weights, -1.0, 0.0);
+        Ok(Cotangents { x: found.value, log_det, context: cotangents.context })
+    }
+
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
+        self.g.finish_gradients(backend, grads);
+    }
+}

@@ -1,0 +1,201 @@
+//! The monotone block x ↦ y with y = √2·w − x, where w + g(w) = √2·x and Lip(g) < 1 (Ahn et al. 2022, arXiv 2210.08176): the
+//! Cayley operator of a monotone operator. x = (w + g(w))/√2 and y = (w − g(w))/√2, so the inverse is the same block with −g, and both
+//! share w. With c = Lip(g) it is (1 − c)/(1 + c)-strongly monotone and (1 + c)/(1 − c)-Lipschitz.
+//!
+//! With J = ∂g/∂w at w (not at x), ∂y/∂x = (I − J)(I + J)⁻¹ and log det = log det(I − J) − log det(I + J) =
+//! −2 Σ_m tr J^{2m+1}/(2m+1), in absolute value at most d·ln((1 + c)/(1 − c)). Only odd traces enter, and roulette draws the number
+//! of odd terms ([`Expansion::Odd`]).
+//!
+//! Backward, with S the log det, ω its weight and ȳ the gradient in y: w̄ = √2·ȳ + ω ∂S/∂w, a = (I + Jᵀ)⁻¹w̄, x̄ = √2·a − ȳ, and
+//! −(∂g/∂θ)ᵀa + ω ∂S/∂θ for the parameters.
+
+use std::f64::consts::SQRT_2;
+
+use resflow_backend::Backend;
+
+use super::contraction::{Contraction, Kept, PreparedContraction, without_infinite};
+use crate::batch::Batch;
+use crate::bijection::{Ask, Bijection, Cotangents, Mapped, PreparedBijection, Tape, Wanted};
+use crate::error::{ConfigError, Error};
+use crate::estimator::{CostModel, Expansion};
+use crate::invert::{Inversion, SampleReport, Solution, mark_unsolved, merge_reports, without_samples};
+use crate::layer::{Derivatives, Layer};
+use crate::module::{Grad, Module, ShowPart, ShowPartMut};
+use crate::stage::Stage;
+
+/// x ↦ √2·w − x with w + g(w) = √2·x.
+#[derive(Debug, Clone)]
+pub struct MonotoneBlock<B: Backend> {
+    g: Contraction<B>,
+}
+
+impl<B: Backend> MonotoneBlock<B> {
+    /// Builds the block of a contraction g of samples of a shape, `[d]` or `[h, w, c]`.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] if g does not map the shape to itself, [`ConfigError::OutOfRange`] if its
+    /// Lipschitz bound is not below 1.
+    pub fn new(net: Box<dyn Layer<B>>, shape: &[usize]) -> Result<Self, ConfigError> {
+        Ok(Self { g: Contraction::new(net, shape)? })
+    }
+
+    /// g.
+    pub fn net(&self) -> &dyn Layer<B> {
+        self.g.net()
+    }
+}
+
+impl<B: Backend> Module<B> for MonotoneBlock<B> {
+    fn parts<'a>(&'a self, show: ShowPart<'_, 'a, B>) {
+        self.g.parts(show);
+    }
+
+    fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
+        self.g.parts_mut(show);
+    }
+
+    fn describe(&self) -> String {
+        format!("monotone block [{}]", self.net().describe())
+    }
+}
+
+impl<B: Backend> Bijection<B> for MonotoneBlock<B> {
+    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
+        self.g.prepare(backend, |g| PreparedMonotone { g })
+    }
+
+    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        self.g.output_shape("a monotone", shape)
+    }
+
+    fn stage(&self) -> Option<Stage> {
+        Some(Stage::MonotoneBlock { shape: self.g.shape().to_vec(), net: self.net().net()? })
+    }
+
+    fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        self.g.resize(backend, shape)
+    }
+
+    fn cost(&self) -> Option<CostModel> {
+        Some(self.g.cost())
+    }
+
+    fn expansion(&self) -> Expansion {
+        Expansion::Odd
+    }
+
+    fn residual(&self) -> Option<&dyn Layer<B>> {
+        Some(self.net())
+    }
+
+    fn lipschitz_bound(&self) -> Option<f64> {
+        Some(self.g.bound())
+    }
+}
+
+/// A monotone block with its weights normalised.
+#[derive(Debug)]
+struct PreparedMonotone<B: Backend> {
+    g: PreparedContraction<B>,
+}
+
+/// What a monotone block keeps for its backward pass: g at w, and how to solve.
+struct Solved<B: Backend> {
+    kept: Kept<B>,
+    how: Inversion,
+}
+
+impl<B: Backend> PreparedMonotone<B> {
+    /// Solves w ± g(w) = √2·x: w and √2·w − x, with reports in units of the latter.
+    fn reflect(
+        &self,
+        backend: &B,
+        sign: f64,
+        batch: &Batch<B>,
+        how: &Inversion,
+    ) -> Result<(B::Tensor, Solution<B>), Error> {
+        let target = batch.with_x(backend.affine(batch.x.clone(), SQRT_2, 0.0));
+        let mut solution = self.g.solve(backend, sign, &target, how)?;
+        let w = solution.value.clone();
+        solution.value = backend.axpy(-1.0, &batch.x, backend.affine(solution.value, SQRT_2, 0.0));
+        for report in &mut solution.reports {
+            report.error_bound *= SQRT_2;
+        }
+        solution.stretch = self.g.two_norm_factor * (1.0 + self.g.bound) / (1.0 - self.g.bound);
+        Ok((w, solution))
+    }
+}
+
+impl<B: Backend> PreparedBijection<B> for PreparedMonotone<B> {
+    fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
+        let (mut w, Solution { value: mut y, reports, .. }) = self.reflect(backend, 1.0, batch, &ask.solver)?;
+        if matches!(ask.wanted, Wanted::Value) {
+            return Ok(Mapped { reports: Some(reports), ..Mapped::value(y) });
+        }
+        if matches!(ask.wanted, Wanted::Gradient { .. }) {
+            (w, y) = (without_infinite(backend, w, &reports), without_infinite(backend, y, &reports));
+        }
+        let at = batch.with_x(w);
+        let (_, saved) = self.g.net.forward(backend, &at, PreparedContraction::<B>::derivatives(ask));
+        let found = self.g.measure(backend, &at, saved, Expansion::Odd, ask);
+        let log_dets = found.log_det.into_iter().collect();
+        let tape = found.kept.map(|kept| Tape::new(Solved { kept, how: ask.solver }));
+        Ok(Mapped { log_dets, tape, terms: found.terms, reports: Some(reports), ..Mapped::value(y) })
+    }
+
+    fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
+        Ok(self.reflect(backend, -1.0, batch, how)?.1)
+    }
+
+    fn solve_transposed(
+        &self,
+        backend: &B,
+        batch: &Batch<B>,
+        gradient: &B::Tensor,
+        how: &Inversion,
+    ) -> Result<Solution<B>, Error> {
+        // (I + J)^{−T} (I − J)ᵀ a = g
+        let (w, Solution { reports, .. }) = self.reflect(backend, 1.0, batch, how)?;
+        let (_, saved) = self.g.net.forward(backend, &batch.with_x(w), Derivatives::First);
+        let target = backend.axpy(1.0, gradient, self.g.net.vjp(backend, &saved, gradient.clone()));
+        let solution = self.g.solve_transposed(backend, -1.0, &saved, &target, how)?;
+        let mut all = Some(reports);
+        merge_reports(&mut all, solution.reports);
+        Ok(Solution { reports: all.unwrap_or_default(), ..solution })
+    }
+
+    fn backward(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+    ) -> Result<Cotangents<B>, Error> {
+        self.backward_reported(backend, tape, cotangents, grads, &mut None)
+    }
+
+    fn backward_reported(
+        &self,
+        backend: &B,
+        tape: Tape,
+        mut cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        let Solved { kept, how } = tape.into_value::<Solved<B>>();
+        let point = self.g.restore(backend, kept);
+        let (gy, context) = (cotangents.x, &mut cotangents.context);
+        let gw = backend.affine(gy.clone(), SQRT_2, 0.0);
+        let found = self.g.pull_back_solve(backend, &point, gw, cotangents.log_det, &how, grads, context)?;
+        let mut gx = backend.axpy(-1.0, &gy, backend.affine(found.value, SQRT_2, 0.0));
+        if let Some(failed) = mark_unsolved(backend, &found.reports) {
+            gx = without_samples(backend, &failed, gx);
+        }
+        merge_reports(reports, found.reports);
+        Ok(Cotangents { x: gx, log_det: found.weights, context: cotangents.context })
+    }
+
+    fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
+        self.g.finish_gradients(backend, grads);
+    }
+}
