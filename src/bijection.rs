@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::fmt::Debug;
 
-use resflow_backend::Backend;
+use resflow_backend::{Backend, BackendError};
 
 use crate::batch::{Batch, SampleWeights};
 use crate::error::{ConfigError, Error};
@@ -15,7 +15,9 @@ use crate::estimator::{CostModel, Expansion};
 pub use crate::estimator::{Draw, LogDet};
 use crate::invert::{Inversion, SampleReport, Solution};
 use crate::layer::Layer;
+use crate::lipschitz::TransformBounds;
 use crate::module::{Grad, Module};
+use crate::reference::ReferenceMap;
 use crate::stage::Stage;
 
 /// The results of a forward pass besides y.
@@ -267,6 +269,17 @@ pub trait Bijection<B: Backend>: Module<B> + CloneBijection<B> {
         None
     }
 
+    /// Bounds the Lipschitz constants of the transform and of its inverse in the 2-norm, and those of its weights, whose paths begin with
+    /// `path`, certainly: of the numbers that are multiplied by, on the host in double precision. Nothing is known of a transform
+    /// that does not say.
+    ///
+    /// # Errors
+    /// Returns [`BackendError`] if the device failed.
+    fn certified_bounds(&self, backend: &B, path: &str) -> Result<TransformBounds, BackendError> {
+        let _ = (backend, path);
+        Ok(TransformBounds::default())
+    }
+
     /// Returns the bound on Lip(g) that the normalisation aims at, for a block that is made of one.
     fn lipschitz_bound(&self) -> Option<f64> {
         None
@@ -303,6 +316,15 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
     ) -> Result<Solution<B>, Error> {
         let _ = (backend, batch, gradient, how);
         Err(not_transposed(self))
+    }
+
+    /// Copies the transform to the host, where its inverse is measured in double precision; `None` of one that cannot be.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        let _ = backend;
+        Ok(None)
     }
 
     /// Makes the backward pass: from the gradients in y, `[n, …]`, and in the log dets, `[n, 1]`, to those in x, adding
@@ -375,6 +397,15 @@ pub trait ClosedForm<B: Backend>: Debug + Send + Sync {
         Ok(None)
     }
 
+    /// Copies the transform to the host, see [`PreparedBijection::reference`].
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        let _ = backend;
+        Ok(None)
+    }
+
     /// Computes the gradient in x, x̄ = Jᵀȳ + w ∂(log det)/∂x with ȳ = `cotangents.x`, `[n, …]`, and w = `cotangents.log_det`,
     /// `[n, 1]`, which goes on unchanged like the context ([`Cotangents::with_x`]), and adds to the gradients of the trained
     /// tensors: `grads` has one for each in the order of the parts, buffers left out. `kept` is x, or y if that is what it keeps.
@@ -426,6 +457,10 @@ impl<B: Backend, T: ClosedForm<B>> PreparedBijection<B> for ByFormula<T> {
     ) -> Result<Solution<B>, Error> {
         let a = self.0.solve_transposed(backend, batch, gradient)?.ok_or_else(|| not_transposed(&self.0))?;
         Ok(Solution::by_formula(backend, a, f64::INFINITY)?)
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        self.0.reference(backend)
     }
 
     fn backward(

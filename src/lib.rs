@@ -70,7 +70,7 @@
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`module`], [`batch`] | what parts and samples are made of |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
-//! | [`invert`] | fixed points, plain and accelerated |
+//! | [`invert`], [`reference`] | fixed points, plain and accelerated; the measure of their errors in double precision |
 //! | [`import`] | files of the reference implementation |
 //! | [`variational`] | flows fitted to a density that can be evaluated: reverse KL, importance weights, ln Z |
 //! | [`data`] | samples with weights and labels, tables, images, built-in densities, standardisation |
@@ -108,6 +108,7 @@ pub mod lipschitz;
 #[cfg(feature = "ndarray")]
 pub mod model;
 pub mod module;
+pub mod reference;
 pub mod registry;
 pub mod spline;
 pub mod stage;

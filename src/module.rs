@@ -152,6 +152,22 @@ pub trait Module<B: Backend>: Debug + Send + Sync {
         });
     }
 
+    /// Replaces every constrained weight by the normalised one, scaled so that its certified norm is at most κ: it is then multiplied
+    /// by as it is stored, on every device. Weights that are certified as they are keep their bits; those between other norms than
+    /// the 2-norm, which have no certificate, are left alone.
+    ///
+    /// # Errors
+    /// Returns [`BackendError`] if the device failed.
+    fn seal(&mut self, backend: &B) -> Result<(), BackendError> {
+        let mut result = Ok(());
+        self.parts_mut(&mut |_, part| {
+            if let (PartMut::Module(module), Ok(())) = (part, &result) {
+                result = module.seal(backend);
+            }
+        });
+        result
+    }
+
     /// Reports σ of every constrained weight.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::invert::{Inversion, SampleReport, Solution, merge_reports};
 use crate::layer::Layer;
 use crate::module::Grad;
+use crate::reference::ReferenceMap;
 
 /// Tensors that the reverse pass holds of each activation: x, φ, φ', φ'', a tangent and a cotangent.
 const KEPT: usize = 6;
@@ -115,6 +116,10 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
             self.transform.solve_transposed(backend, run, &own, how)
         });
         Ok(together(backend, parts.collect::<Result<Vec<_>, _>>()?))
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        self.transform.reference(backend)
     }
 
     fn backward(

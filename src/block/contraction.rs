@@ -1,6 +1,6 @@
 //! What all blocks share: the contraction g, the log dets that its Jacobian J gives, and the gradients through it.
 
-use resflow_backend::{Backend, Binary};
+use resflow_backend::{Backend, BackendError, Binary};
 
 use crate::batch::{Batch, per_sample};
 use crate::bijection::{Ask, LogDet, Memory, PreparedBijection, Wanted};
@@ -11,6 +11,7 @@ use crate::invert::{
     without_samples,
 };
 use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved, WeightedTraces};
+use crate::lipschitz::{BiLipschitz, TransformBounds};
 use crate::module::{Grad, Module, accumulate};
 use crate::tiled::{tile_samples, tiled};
 
@@ -70,6 +71,19 @@ impl<B: Backend> Contraction<B> {
         }
     }
 
+    /// Bounds the constants of a block that are a function of c ≥ Lip(g), certainly.
+    pub(super) fn certified_bounds(
+        &self,
+        backend: &B,
+        path: &str,
+        constants: impl FnOnce(f64) -> Option<BiLipschitz>,
+    ) -> Result<TransformBounds, BackendError> {
+        let mut weights = Vec::new();
+        let lipschitz =
+            self.net.certified_bound(backend, &format!("{path}.net"), &mut |weight| weights.push(weight))?;
+        Ok(TransformBounds { weights, is_residual: true, lipschitz, constants: lipschitz.and_then(constants) })
+    }
+
     pub(super) fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
         let output = self.net.resize(backend, shape)?;
         if output != shape {
@@ -104,7 +118,7 @@ impl<B: Backend> Module<B> for Contraction<B> {
 #[derive(Debug)]
 pub(super) struct PreparedContraction<B: Backend> {
     pub(super) net: Box<dyn PreparedLayer<B>>,
-    shape: Vec<usize>,
+    pub(super) shape: Vec<usize>,
     pub(super) bound: f64,
     pub(super) two_norm_factor: f64,
     cost: CostModel,

@@ -10,7 +10,7 @@
 //! A solve that stops early finds the ẑ of another ŷ = ẑ + g(ẑ), whose distance to y is the residual: ẑ and the log det at ẑ
 //! are exactly those of ŷ, so an error of a solve is one of the input, and never one between z and its log det.
 
-use resflow_backend::Backend;
+use resflow_backend::{Backend, BackendError};
 
 use super::contraction::{Contraction, Kept, PreparedContraction, without_infinite};
 use crate::batch::Batch;
@@ -19,6 +19,7 @@ use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Expansion};
 use crate::invert::{Inversion, SampleReport, Solution, merge_reports};
 use crate::layer::{Derivatives, Layer};
+use crate::lipschitz::{BiLipschitz, TransformBounds};
 use crate::module::{Grad, Module, ShowPart, ShowPartMut};
 use crate::stage::Stage;
 
@@ -85,6 +86,10 @@ impl<B: Backend> Bijection<B> for InvertedBlock<B> {
 
     fn lipschitz_bound(&self) -> Option<f64> {
         Some(self.g.bound())
+    }
+
+    fn certified_bounds(&self, backend: &B, path: &str) -> Result<TransformBounds, BackendError> {
+        self.g.certified_bounds(backend, path, |c| BiLipschitz::of_residual(c).map(BiLipschitz::inverted))
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::f64::consts::SQRT_2;
 
-use resflow_backend::Backend;
+use resflow_backend::{Backend, BackendError};
 
 use super::contraction::{Contraction, Kept, PreparedContraction, without_infinite};
 use crate::batch::Batch;
@@ -20,6 +20,7 @@ use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Expansion};
 use crate::invert::{Inversion, SampleReport, Solution, mark_unsolved, merge_reports, without_samples};
 use crate::layer::{Derivatives, Layer};
+use crate::lipschitz::{BiLipschitz, TransformBounds};
 use crate::module::{Grad, Module, ShowPart, ShowPartMut};
 use crate::stage::Stage;
 
@@ -90,6 +91,10 @@ impl<B: Backend> Bijection<B> for MonotoneBlock<B> {
 
     fn lipschitz_bound(&self) -> Option<f64> {
         Some(self.g.bound())
+    }
+
+    fn certified_bounds(&self, backend: &B, path: &str) -> Result<TransformBounds, BackendError> {
+        self.g.certified_bounds(backend, path, BiLipschitz::of_monotone)
     }
 }
 

@@ -4,7 +4,7 @@
 //! − g(x). The backward pass seeds the pullback of (x, v) ↦ (g(x), Jv) with the incoming cotangent and with u weighted
 //! by each sample's own weight, so that parameters and x get the gradient of both terms of the likelihood at once.
 
-use resflow_backend::Backend;
+use resflow_backend::{Backend, BackendError};
 
 use super::contraction::{Contraction, Kept, PreparedContraction};
 use crate::batch::Batch;
@@ -13,7 +13,9 @@ use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Expansion};
 use crate::invert::{Inversion, Solution};
 use crate::layer::{Derivatives, Layer, LayerGrads};
+use crate::lipschitz::{BiLipschitz, TransformBounds};
 use crate::module::{Grad, Module, ShowPart, ShowPartMut};
+use crate::reference::ReferenceMap;
 use crate::stage::Stage;
 
 /// x ↦ x + g(x).
@@ -80,6 +82,10 @@ impl<B: Backend> Bijection<B> for ResidualBlock<B> {
     fn lipschitz_bound(&self) -> Option<f64> {
         Some(self.g.bound())
     }
+
+    fn certified_bounds(&self, backend: &B, path: &str) -> Result<TransformBounds, BackendError> {
+        self.g.certified_bounds(backend, path, BiLipschitz::of_residual)
+    }
 }
 
 /// A residual block with its weights normalised.
@@ -98,6 +104,11 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
         self.g.solve(backend, 1.0, batch, how)
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        let net = self.g.net.reference(backend)?;
+        Ok(net.map(|net| ReferenceMap::Residual { net, shape: self.g.shape.clone() }))
     }
 
     fn solve_transposed(

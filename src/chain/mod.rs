@@ -8,15 +8,17 @@
 //! A chain is a transform itself, from samples `[n, …]` to vectors z `[n, d]`. Every walk through the transforms is
 //! here; whoever wants to see what passes (a classifier's heads, an initialisation, a check) is an [`Observer`].
 
+mod certificate;
 mod parts;
 mod prepared;
 mod transposed;
 
+use certificate::Certificate;
 use parts::{Parts, part_with};
 pub use prepared::PreparedChain;
 pub(crate) use prepared::add_up;
 use prepared::{ChainTape, Step};
-use resflow_backend::{Backend, Key, Shape};
+use resflow_backend::{Backend, BackendError, Key, Shape};
 pub(crate) use transposed::{Carried, ask_for_tape};
 
 use crate::batch::{Batch, SampleWeights};
@@ -24,7 +26,7 @@ use crate::bijection::{Ask, Bijection, Cotangents, Draw, Memory, PreparedBijecti
 use crate::error::{ConfigError, Error};
 use crate::estimator::Estimator;
 use crate::layer::Derivatives;
-use crate::lipschitz::PowerIteration;
+use crate::lipschitz::{FlowBounds, PowerIteration, TransformBounds};
 use crate::module::{Module, Part, PartMut, ShowPart, ShowPartMut, assign, trained_shapes};
 
 /// Looks at the output of a transform: its number, y `[n, …]`, and the number of its last channels that
@@ -140,6 +142,33 @@ impl<B: Backend> Chain<B> {
         self.with_prepared(backend, prepared)
     }
 
+    /// Prepares all transforms, with what certifies their inverses.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    pub(crate) fn prepare_certified(&self, backend: &B) -> Result<PreparedChain<B>, Error> {
+        let mut chain = self.prepare_chain(backend);
+        let certificates = backend.run(self.transforms.len(), |l| -> Result<_, Error> {
+            let constants = self.transforms[l].certified_bounds(backend, "")?.constants;
+            let map = chain.steps[l].transform.reference(backend)?;
+            Ok(map.zip(constants).map(|(map, constants)| Certificate { map, constants, accuracy: 0.0 }))
+        });
+        let mut certificates = certificates.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Certificate::set_accuracies::<B>(&mut certificates);
+        chain.certificates = Some(certificates);
+        Ok(chain)
+    }
+
+    /// The bounds of each transform, whose paths begin with `path`.
+    ///
+    /// # Errors
+    /// Returns [`BackendError`] if the device failed.
+    pub fn all_certified_bounds(&self, backend: &B, path: &str) -> Result<FlowBounds, BackendError> {
+        let bounds = backend
+            .run(self.transforms.len(), |l| self.transforms[l].certified_bounds(backend, &format!("{path}.{l}")));
+        Ok(FlowBounds { transforms: bounds.into_iter().collect::<Result<_, _>>()? })
+    }
+
     fn with_prepared(&self, backend: &B, transforms: Vec<Box<dyn PreparedBijection<B>>>) -> PreparedChain<B> {
         let steps = self.transforms.iter().zip(transforms).scan(0, |at, (transform, prepared)| {
             let shapes = trained_shapes(backend, &**transform);
@@ -148,7 +177,7 @@ impl<B: Backend> Chain<B> {
             let (factored_out, saturates) = (transform.factored_out(), transform.saturates());
             Some(Step { transform: prepared, factored_out, saturates, grads, shapes })
         });
-        PreparedChain { steps: steps.collect(), parts: self.parts.clone() }
+        PreparedChain { steps: steps.collect(), parts: self.parts.clone(), certificates: None }
     }
 
     /// Continues the power iterations of all transforms at once.
@@ -248,6 +277,13 @@ impl<B: Backend> Bijection<B> for Chain<B> {
         weights: Option<&SampleWeights<'_, B>>,
     ) -> Result<(), Error> {
         self.initialise_with(backend, shards, weights, &|_, _, _| None).map(drop)
+    }
+
+    fn certified_bounds(&self, backend: &B, path: &str) -> Result<TransformBounds, BackendError> {
+        let bounds = self.all_certified_bounds(backend, path)?;
+        let constants = bounds.constants();
+        let weights = bounds.transforms.into_iter().flat_map(|t| t.weights).collect();
+        Ok(TransformBounds { weights, constants, ..TransformBounds::default() })
     }
 
     fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use resflow_backend::{Backend, Shape};
 
 use super::Observer;
+use super::certificate::{Certificate, Twin};
 use super::parts::{Parts, part_with, reunite};
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Mapped, Memory, PreparedBijection, Tape, Wanted};
@@ -30,6 +31,8 @@ pub(super) struct Step<B: Backend> {
 pub struct PreparedChain<B: Backend> {
     pub(super) steps: Vec<Step<B>>,
     pub(super) parts: Parts,
+    /// What certifies the inverse of each transform, where that was asked for.
+    pub(super) certificates: Option<Vec<Option<Certificate>>>,
 }
 
 /// The tape of a chain, for its backward pass.
@@ -54,6 +57,11 @@ impl<B: Backend> PreparedChain<B> {
     /// Returns `true` if there are no transforms.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// Whether all that certifies the inverses was asked for and found.
+    pub fn is_certified(&self) -> bool {
+        self.certificates.as_ref().is_some_and(|all| all.iter().all(Option::is_some))
     }
 
     /// Transform number `l`.
@@ -152,17 +160,27 @@ impl<B: Backend> PreparedChain<B> {
         let fresh = SampleReport { residual: 0.0, error_bound: 0.0, iterations: 0, status: Status::Converged };
         let mut reports = vec![fresh; batch.len(backend)];
         let (mut stretch, mut certified) = (1.0, true);
+        let mut twin = self.is_certified().then(Twin::new);
         for (l, step) in self.steps.iter().enumerate().rev() {
             let y = reunite(backend, rest, &mut left, step.factored_out);
             observe(l, &y, step.factored_out);
-            let solution = step.transform.inverse(backend, &batch.with_x(y), how)?;
+            let solution = step.transform.inverse(backend, &batch.with_x(y.clone()), how)?;
+            let solution = match (&self.certificates, &mut twin) {
+                (Some(all), Some(twin)) => {
+                    let certificate = all[l].as_ref().expect("of every transform");
+                    twin.go(backend, certificate, step, &y, how, solution)?
+                }
+                (Some(_), None) => Solution { certified: false, ..solution },
+                (None, _) => solution,
+            };
             rest = solution.value;
             stretch *= solution.stretch;
             certified &= solution.certified;
             for (total, own) in reports.iter_mut().zip(&solution.reports) {
                 // a zero error stays zero even if the stretch is infinite (0·∞ would be NaN)
                 let grown = if total.error_bound > 0.0 { total.error_bound * solution.stretch } else { 0.0 };
-                total.error_bound = grown + own.error_bound;
+                // a certified bound is that of the whole way already
+                total.error_bound = if twin.is_some() { own.error_bound } else { grown + own.error_bound };
                 total.iterations += own.iterations;
                 total.residual = total.residual.max(own.residual);
                 total.status = total.status.max(own.status);

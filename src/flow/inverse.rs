@@ -18,6 +18,9 @@ pub struct Decoded {
     pub samples: Table,
     /// The report of each sample's inversion; its bound is in standardised units.
     pub reports: Vec<SampleReport>,
+    /// Whether the error bounds are certain, rounding included: ‖x − F⁻¹(z)‖₂ of the x and z of the device's precision, before the columns' maps.
+    /// Only with [`Flow::prepare_certified`](crate::Flow::prepare_certified), and if every transform has a certificate.
+    pub certified: bool,
     /// ‖F(x) − z‖₂ / max(1, ‖z‖₂), the largest over samples: measured through the whole flow (of images from the
     /// logit's output on: x itself is rounded where the logit is steepest), or, if the check was left out, the largest
     /// of any block.
@@ -94,7 +97,7 @@ impl<B: Backend> PreparedFlow<B> {
                 }
             }
         }
-        Ok(Decoded { samples, reports, residual })
+        Ok(Decoded { samples, reports, residual, certified: self.chain.is_certified() })
     }
 
     /// Inverts z, `[n, d]`, on the device: x and the reports; the residual is measured through the whole chain.

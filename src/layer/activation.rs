@@ -1,12 +1,13 @@
 //! An activation as a layer: y = φ(x), with b = softplus(β) where φ has a parameter.
 
-use resflow_backend::{Activation, Backend, Binary, NetLayer, Unary};
+use resflow_backend::{Activation, Backend, BackendError, Binary, NetLayer, Unary};
 
 use super::{
     ConcatenatedActivation, Derivatives, Layer, LayerGrads, LeakyLipSwish, OrderGradients, PreparedLayer, Saved,
 };
 use crate::batch::Batch;
 use crate::error::ConfigError;
+use crate::lipschitz::WeightBounds;
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate};
 use crate::stage::{LayerStage, Nonlinearity};
 
@@ -93,6 +94,15 @@ impl<B: Backend> Layer<B> for ActivationLayer<B> {
 
     fn lipschitz_bound(&self) -> f64 {
         1.0
+    }
+
+    fn certified_bound(
+        &self,
+        _backend: &B,
+        _path: &str,
+        _report: &mut dyn FnMut(WeightBounds),
+    ) -> Result<Option<f64>, BackendError> {
+        Ok(Some(self.lipschitz_bound()))
     }
 
     fn stage(&self) -> Option<LayerStage> {

@@ -3,13 +3,13 @@
 //!
 //! All that the two differ in is a [`Kind`]: the action of W, that of its transpose, and the gradient of W.
 
-use resflow_backend::{Backend, BackendError, Key, NetLayer, Over, Reduce, Shape};
+use resflow_backend::{Backend, BackendError, Element, Key, NetLayer, Over, Reduce, Shape};
 
 use super::normalised::{Constraint, LayerNorms, Normalised, OrderGradients, uniform};
 use super::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
 use crate::batch::Batch;
 use crate::error::ConfigError;
-use crate::lipschitz::{Coefficient, LinearOperator, PowerIteration, SingularPair};
+use crate::lipschitz::{Coefficient, LinearOperator, PowerIteration, SingularPair, WeightBounds};
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, Spectrum, accumulate};
 use crate::stage::LayerStage;
 
@@ -50,9 +50,17 @@ pub trait Kind<B: Backend>: std::fmt::Debug + Copy + Send + Sync + 'static {
     /// Describes the layer as a model file does.
     fn stage(&self, coefficient: Option<f64>) -> LayerStage;
 
+    /// Bounds ‖W‖₂ from above, certainly, of the numbers of W on the host; on images up to the size that σ is taken on.
+    fn norm_bound(&self, weight: &[f64], largest: Option<[usize; 2]>) -> f64;
+
     /// Describes the layer as a backend knows it.
     fn net_layer(&self, effective: &B::Tensor, arranged: &B::Tensor, bias: &B::Tensor) -> NetLayer<B::Tensor>;
 }
+
+/// The ε by which a sealed weight stays below κ, so that σ, computed with rounding, is not above it.
+const SEAL: f64 = 8.0;
+/// Attempts at a seal, with four times the margin each.
+const TRIES: usize = 6;
 
 /// An affine layer whose weight's norm is kept at or below a coefficient κ, or one that is free.
 #[derive(Debug, Clone)]
@@ -153,6 +161,14 @@ impl<B: Backend, K: Kind<B>> Affine<B, K> {
         Some((constraint, self.kind.operator(&self.weight, v)))
     }
 
+    /// W_eff on the host and the certified bound on its norm.
+    fn certified(&self, backend: &B) -> Result<(Vec<f64>, f64), BackendError> {
+        let weight = backend.download(&self.normalised_weight(backend))?;
+        let weight: Vec<f64> = weight.into_iter().map(Element::to_f64).collect();
+        let bound = self.kind.norm_bound(&weight, self.largest());
+        Ok((weight, bound))
+    }
+
     /// The height and width that σ is taken on.
     fn largest(&self) -> Option<[usize; 2]> {
         self.pair().map(|pair| pair.shapes().1).filter(|v| v.rank() == 4).map(|v| [v[1], v[2]])
@@ -186,6 +202,26 @@ impl<B: Backend, K: Kind<B>> Module<B> for Affine<B, K> {
     fn update_spectral_norms(&mut self, backend: &B, how: PowerIteration) {
         let updated = self.constrained().map(|(constraint, operator)| constraint.updated(backend, &*operator, how));
         self.constraint = updated;
+    }
+
+    fn seal(&mut self, backend: &B) -> Result<(), BackendError> {
+        let Some(constraint) = self.constraint.as_ref().filter(|c| c.norms.is_none()) else { return Ok(()) };
+        let kappa = constraint.coefficient.get();
+        let mut margin = SEAL * B::Elem::EPSILON;
+        for _ in 0..TRIES {
+            let stored = backend.download(&self.weight)?;
+            let (effective, bound) = self.certified(backend)?;
+            let as_stored = stored.iter().zip(&effective).all(|(stored, effective)| stored.to_f64() == *effective);
+            // a bound that is not finite is of numbers that are not, and nothing helps
+            if !bound.is_finite() || as_stored && bound <= kappa {
+                break;
+            }
+            let factor = (kappa * (1.0 - margin) / bound).min(1.0);
+            let sealed: Vec<B::Elem> = effective.iter().map(|w| B::Elem::from_f64(w * factor)).collect();
+            self.weight = backend.upload(&sealed, backend.shape(&self.weight));
+            margin *= 4.0;
+        }
+        Ok(())
     }
 
     fn spectra(&self, backend: &B, path: &str, report: &mut dyn FnMut(Spectrum)) -> Result<(), BackendError> {
@@ -235,6 +271,21 @@ impl<B: Backend, K: Kind<B>> Layer<B> for Affine<B, K> {
         let mut reached = f64::INFINITY;
         self.spectra(backend, "", &mut |spectrum| reached = spectrum.effective())?;
         Ok(reached)
+    }
+
+    fn certified_bound(
+        &self,
+        backend: &B,
+        path: &str,
+        report: &mut dyn FnMut(WeightBounds),
+    ) -> Result<Option<f64>, BackendError> {
+        let Some((constraint, operator)) = self.constrained() else { return Ok(Some(self.certified(backend)?.1)) };
+        let spectrum = constraint.spectrum(backend, path, &*operator)?;
+        let euclidean = constraint.norms.is_none();
+        let upper = if euclidean { Some(self.certified(backend)?.1) } else { None };
+        let lower = spectrum.effective();
+        report(WeightBounds { name: spectrum.name, lower, upper, coefficient: spectrum.coefficient });
+        Ok(upper)
     }
 
     fn set_norms(&mut self, norms: &LayerNorms<B>) -> bool {

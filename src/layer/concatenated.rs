@@ -8,12 +8,13 @@
 //! The divisors are bounds of √(ψ'(x)² + ψ'(−x)²) of what they divide: of LipSwish it is at most 1.003965 for any b, of the
 //! shifted Pila 1.058821, at x = ±0.6.
 
-use resflow_backend::{Activation, Backend, Binary};
+use resflow_backend::{Activation, Backend, BackendError, Binary};
 
 use super::activation::{INITIAL_BETA, finish_softplus, kept, slope, softplus};
 use super::{Derivatives, Layer, LayerGrads, OrderGradients, PreparedLayer, Saved};
 use crate::batch::Batch;
 use crate::error::ConfigError;
+use crate::lipschitz::WeightBounds;
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate};
 use crate::stage::{LayerStage, Nonlinearity};
 
@@ -90,6 +91,15 @@ impl<B: Backend> Layer<B> for ConcatenatedActivation<B> {
 
     fn lipschitz_bound(&self) -> f64 {
         1.0
+    }
+
+    fn certified_bound(
+        &self,
+        _backend: &B,
+        _path: &str,
+        _report: &mut dyn FnMut(WeightBounds),
+    ) -> Result<Option<f64>, BackendError> {
+        Ok(Some(self.lipschitz_bound()))
     }
 
     fn stage(&self) -> Option<LayerStage> {

@@ -10,7 +10,9 @@ use resflow_backend::{Backend, Binary, Key, NetLayer, Padding, Shape};
 use super::affine::{Affine, Kind};
 use super::normalised::Constraint;
 use crate::error::ConfigError;
-use crate::lipschitz::{Coefficient, ConvOperator, LinearOperator, PowerIteration, SingularPair};
+use crate::lipschitz::{
+    Coefficient, ConvOperator, LinearOperator, PowerIteration, SingularPair, convolution_norm_bound,
+};
 use crate::module::Grad;
 use crate::stage::LayerStage;
 
@@ -216,6 +218,10 @@ impl<B: Backend> Kind<B> for Kernel {
     fn stage(&self, coefficient: Option<f64>) -> LayerStage {
         let [outputs, kh, kw, inputs] = self.0;
         LayerStage::Convolution { kernel: [kh, kw], inputs, outputs, coefficient }
+    }
+
+    fn norm_bound(&self, weight: &[f64], largest: Option<[usize; 2]>) -> f64 {
+        convolution_norm_bound(weight, self.0, largest.map(|image| (image, self.padding())))
     }
 
     fn net_layer(&self, effective: &B::Tensor, _arranged: &B::Tensor, bias: &B::Tensor) -> NetLayer<B::Tensor> {

@@ -17,6 +17,7 @@ use super::activation::{finish_softplus, softplus};
 use super::{Derivatives, Layer, LayerGrads, OrderGradients, PreparedLayer, Saved, Sequence};
 use crate::batch::Batch;
 use crate::error::ConfigError;
+use crate::lipschitz::WeightBounds;
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate};
 use crate::stage::{Concatenation, LayerStage};
 
@@ -162,6 +163,18 @@ impl<B: Backend> Layer<B> for DenseLayer<B> {
     fn reached_lipschitz(&self, backend: &B) -> Result<f64, BackendError> {
         let [skip, growth] = self.shares(backend)?;
         Ok(skip.hypot(growth * self.net.reached_lipschitz(backend)?))
+    }
+
+    fn certified_bound(
+        &self,
+        backend: &B,
+        path: &str,
+        report: &mut dyn FnMut(WeightBounds),
+    ) -> Result<Option<f64>, BackendError> {
+        let [skip, growth] = self.shares(backend)?;
+        let new = self.net.certified_bound(backend, &format!("{path}.net"), report)?;
+        // a product, two squares, a sum and a root, each rounded to nearest: four units of rounding are more than all of them
+        Ok(new.map(|new| (skip * skip + (growth * new).powi(2)).sqrt() * (1.0 + 4.0 * f64::EPSILON)))
     }
 
     fn stage(&self) -> Option<LayerStage> {

@@ -3,12 +3,13 @@
 //!
 //! a = σ(α) and b = softplus(β) of the raw α and β. Invariant: 0 < a < 1 and |s'| ≤ 1, so |φ'| ≤ 1.
 
-use resflow_backend::{Activation, Backend, Binary, Unary};
+use resflow_backend::{Activation, Backend, BackendError, Binary, Element as _, Unary};
 
 use super::activation::{INITIAL_BETA, finish_softplus, softplus};
 use super::{Derivatives, Layer, LayerGrads, OrderGradients, PreparedLayer, Saved};
 use crate::batch::Batch;
 use crate::error::ConfigError;
+use crate::lipschitz::WeightBounds;
 use crate::module::{Grad, Module, accumulate};
 use crate::stage::{LayerStage, Nonlinearity};
 
@@ -56,6 +57,16 @@ impl<B: Backend> Layer<B> for LeakyLipSwish<B> {
 
     fn lipschitz_bound(&self) -> f64 {
         1.0
+    }
+
+    fn certified_bound(
+        &self,
+        _backend: &B,
+        _path: &str,
+        _report: &mut dyn FnMut(WeightBounds),
+    ) -> Result<Option<f64>, BackendError> {
+        // the shares of the identity and of s are rounded, so their sum is 1 up to that
+        Ok(Some(1.0 + 4.0 * B::Elem::EPSILON))
     }
 
     fn stage(&self) -> Option<LayerStage> {

@@ -5,7 +5,7 @@ use resflow_backend::{Backend, Key, NetLayer, Shape};
 use super::affine::{Affine, Kind};
 use super::normalised::Constraint;
 use crate::error::ConfigError;
-use crate::lipschitz::{Coefficient, DenseOperator, LinearOperator, PowerIteration, SingularPair};
+use crate::lipschitz::{Coefficient, DenseOperator, LinearOperator, PowerIteration, SingularPair, spectral_norm_bound};
 use crate::module::Grad;
 use crate::stage::LayerStage;
 
@@ -156,6 +156,10 @@ impl<B: Backend> Kind<B> for Dense {
 
     fn stage(&self, coefficient: Option<f64>) -> LayerStage {
         LayerStage::Linear { inputs: self.inputs, outputs: self.outputs, coefficient }
+    }
+
+    fn norm_bound(&self, weight: &[f64], _largest: Option<[usize; 2]>) -> f64 {
+        spectral_norm_bound(self.outputs, self.inputs, weight)
     }
 
     fn net_layer(&self, effective: &B::Tensor, arranged: &B::Tensor, bias: &B::Tensor) -> NetLayer<B::Tensor> {

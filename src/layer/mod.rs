@@ -40,7 +40,9 @@ pub use sequence::Sequence;
 use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::estimator::Control;
+use crate::lipschitz::WeightBounds;
 use crate::module::{Grad, Module};
+use crate::reference::ReferenceNet;
 use crate::stage::{LayerStage, Net};
 
 /// The derivatives for which a forward pass keeps activations.
@@ -179,6 +181,21 @@ pub trait Layer<B: Backend>: Module<B> + CloneLayer<B> {
         Ok(self.lipschitz_bound())
     }
 
+    /// Bounds the Lipschitz constant in the 2-norm with the weights that are multiplied by, certainly and not as far as a power
+    /// iteration has converged, and reports the bounds of each constrained weight, whose path begins with `path`; `None` where nothing bounds it.
+    ///
+    /// # Errors
+    /// Returns [`BackendError`] if the device failed.
+    fn certified_bound(
+        &self,
+        backend: &B,
+        path: &str,
+        report: &mut dyn FnMut(WeightBounds),
+    ) -> Result<Option<f64>, BackendError> {
+        let _ = (backend, path, report);
+        Ok(None)
+    }
+
     /// Sets the domain and codomain norms of a constrained layer. Returns `false` if the layer is not constrained.
     fn set_norms(&mut self, norms: &LayerNorms<B>) -> bool {
         let _ = norms;
@@ -286,6 +303,15 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
     fn net<'a>(&'a self, saved: &'a Saved<B>) -> Option<(&'a BackendNet<B::Tensor>, Vec<&'a B::Tensor>)> {
         let _ = saved;
         None
+    }
+
+    /// Copies the layer to the host, where its values are computed in double precision; `None` of a layer that a backend does not know
+    /// ([`net_layer`](Self::net_layer)).
+    ///
+    /// # Errors
+    /// Returns [`BackendError`] if the device failed.
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceNet>, BackendError> {
+        self.net_layer().map_or(Ok(None), |layer| ReferenceNet::of(backend, &[layer]))
     }
 
     /// Returns the function and its parameter, `[1]`, if the layer is an activation.

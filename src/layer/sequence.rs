@@ -12,8 +12,9 @@ use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, Prepared
 use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::estimator::Control;
-use crate::lipschitz::{Order, check_chain, two_norm_factor};
+use crate::lipschitz::{Order, WeightBounds, check_chain, two_norm_factor};
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate, trained_tensors};
+use crate::reference::ReferenceNet;
 use crate::stage::Net;
 
 /// A chain of layers.
@@ -162,6 +163,20 @@ impl<B: Backend> Layer<B> for Sequence<B> {
 
     fn reached_lipschitz(&self, backend: &B) -> Result<f64, BackendError> {
         self.layers.iter().try_fold(1.0, |bound, layer| Ok(bound * layer.reached_lipschitz(backend)?))
+    }
+
+    fn certified_bound(
+        &self,
+        backend: &B,
+        path: &str,
+        report: &mut dyn FnMut(WeightBounds),
+    ) -> Result<Option<f64>, BackendError> {
+        let mut product = Some(1.0_f64);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let own = layer.certified_bound(backend, &format!("{path}.{i}"), report)?;
+            product = product.zip(own).map(|(product, own)| (product * own).next_up());
+        }
+        Ok(product)
     }
 
     fn two_norm_factor(&self, input: &[usize]) -> f64 {
@@ -369,6 +384,11 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
             accumulate(backend, &mut grads.trained[number], &backend.reshape(gradient, backend.shape(effective)));
         }
         self.reverse(backend, saved, tangents, &slopes, gy, gdy, grads)
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceNet>, BackendError> {
+        let known: Option<Vec<_>> = self.known.iter().cloned().collect();
+        known.map_or(Ok(None), |layers| ReferenceNet::of(backend, &layers))
     }
 
     fn dear_trace(&self, backend: &B, saved: &Saved<B>, most: u64) -> Option<B::Tensor> {

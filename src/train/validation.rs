@@ -123,6 +123,8 @@ impl<B: Backend> Trainer<B> {
         let start = std::time::Instant::now();
         self.initialise_once()?;
         let mut flow = self.averaged();
+        // what is scored is what is certified
+        flow.seal()?;
         let (samples, key) = (self.validation.samples(), self.key.named("validation"));
         let prepared = flow.prepare();
         let log_prob = prepared.log_prob(samples, key)?;

@@ -5,13 +5,15 @@
 //! (xᵢ − mean)²/(Σ wᵢ − 1), so that weight 2 is the sample twice. Whether it has been initialised is saved state:
 //! loading a model does not initialise it again.
 
-use resflow_backend::{Backend, Binary, Element as _, Over, Reduce, Shape, Unary};
+use resflow_backend::{Backend, BackendError, Binary, Element as _, Over, Reduce, Shape, Unary};
 
 use crate::batch::{Batch, SampleWeights, per_sample};
 use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
 use crate::invert::Solution;
+use crate::lipschitz::TransformBounds;
 use crate::module::{Grad, Module, accumulate};
+use crate::reference::{ReferenceMap, numbers};
 use crate::stage::Stage;
 
 /// Variances below this count as this, so that a nearly constant feature is not blown up.
@@ -129,6 +131,13 @@ impl<B: Backend> Bijection<B> for ActNorm<B> {
         }
     }
 
+    fn certified_bounds(&self, backend: &B, _path: &str) -> Result<TransformBounds, BackendError> {
+        let scale = backend.download(&backend.unary(Unary::Exp, self.log_scale.clone()))?;
+        let scale = || scale.iter().map(|s| s.to_f64());
+        let (forward, least) = (scale().fold(0.0, f64::max), scale().fold(f64::INFINITY, f64::min));
+        Ok(TransformBounds::of_map(forward, (1.0 / least).next_up()))
+    }
+
     fn stage(&self) -> Option<Stage> {
         Some(Stage::ActNorm { features: self.features })
     }
@@ -193,6 +202,10 @@ impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
         let x = &batch.x;
         let shift = backend.binary(Binary::Add, x.clone(), &self.bias);
         (backend.binary(Binary::Mul, shift, &self.scale), self.log_det(backend, x))
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        Ok(Some(ReferenceMap::Scale { bias: numbers(backend, &self.bias)?, scale: numbers(backend, &self.scale)? }))
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {

@@ -3,13 +3,15 @@
 //! Tensors are channels last; the order of a vector, of z and of the weights of fully connected blocks is that of the
 //! reference implementation.
 
-use resflow_backend::{Backend, Shape};
+use resflow_backend::{Backend, BackendError, Shape};
 
 use crate::batch::Batch;
 use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
 use crate::invert::Solution;
+use crate::lipschitz::TransformBounds;
 use crate::module::{Grad, Module};
+use crate::reference::ReferenceMap;
 use crate::stage::Stage;
 
 /// Samples `[n, h, w, c]` or already `[n, d]`, as vectors `[n, d]` in (C, H, W) order.
@@ -70,6 +72,10 @@ impl<B: Backend> Bijection<B> for Flatten {
         }
     }
 
+    fn certified_bounds(&self, _backend: &B, _path: &str) -> Result<TransformBounds, BackendError> {
+        Ok(TransformBounds::of_map(1.0, 1.0))
+    }
+
     fn stage(&self) -> Option<Stage> {
         Some(Stage::Flatten { image: self.image })
     }
@@ -78,6 +84,10 @@ impl<B: Backend> Bijection<B> for Flatten {
 impl<B: Backend> ClosedForm<B> for Flatten {
     fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor) {
         (to_vectors(backend, &batch.x), backend.full(0.0, [batch.len(backend), 1].into()))
+    }
+
+    fn reference(&self, _backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        Ok(Some(ReferenceMap::Permutation))
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {

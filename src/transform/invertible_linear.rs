@@ -9,14 +9,16 @@
 
 use std::sync::OnceLock;
 
-use resflow_backend::{Backend, Binary, Element as _, Key, Noise, Over, Reduce, Unary};
+use resflow_backend::{Backend, BackendError, Binary, Element as _, Key, Noise, Over, Reduce, Unary};
 
 use crate::batch::Batch;
 use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{CheckpointError, ConfigError, Error};
 use crate::invert::Solution;
 use crate::layer::{by_rows, matrix};
+use crate::lipschitz::{TransformBounds, inverse_norm_bound, spectral_norm_bound};
 use crate::module::{Grad, Module, accumulate};
+use crate::reference::{ReferenceMap, numbers};
 use crate::stage::Stage;
 
 /// A pivot of at most this many n ε of the largest number is what rounding leaves of a row that the others span.
@@ -226,8 +228,9 @@ impl<B: Backend> Module<B> for InvertibleLinear<B> {
     }
 }
 
-impl<B: Backend> Bijection<B> for InvertibleLinear<B> {
-    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
+impl<B: Backend> InvertibleLinear<B> {
+    /// The map with its factors multiplied.
+    fn prepared(&self, backend: &B) -> Prepared<B> {
         let n = self.features;
         let Masks { below, diagonal, above, permutation } = Masks::new(backend, &self.count, &self.permutation);
         let part = |mask: &B::Tensor| backend.binary(Binary::Mul, self.lu.clone(), mask);
@@ -236,7 +239,7 @@ impl<B: Backend> Bijection<B> for InvertibleLinear<B> {
         let lower = backend.axpy(1.0, &diagonal, part(&below));
         let upper = backend.axpy(1.0, &backend.binary(Binary::Mul, diagonal.clone(), &pivots), part(&above));
         let product = backend.matmul(&lower, false, &upper, false);
-        closed_form(Prepared::<B> {
+        Prepared {
             weight: backend.matmul(&permutation, false, &product, false),
             inverse: OnceLock::new(),
             log_det: backend.reduce(Reduce::Sum, Over::All, &logarithms),
@@ -246,7 +249,13 @@ impl<B: Backend> Bijection<B> for InvertibleLinear<B> {
             upper,
             pivots,
             features: n,
-        })
+        }
+    }
+}
+
+impl<B: Backend> Bijection<B> for InvertibleLinear<B> {
+    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
+        closed_form(self.prepared(backend))
     }
 
     fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
@@ -258,6 +267,12 @@ impl<B: Backend> Bijection<B> for InvertibleLinear<B> {
                 self.features
             )))
         }
+    }
+
+    fn certified_bounds(&self, backend: &B, _path: &str) -> Result<TransformBounds, BackendError> {
+        let weight = numbers(backend, &self.prepared(backend).weight)?;
+        let forward = spectral_norm_bound(self.features, self.features, &weight);
+        Ok(TransformBounds::of_map(forward, inverse_norm_bound(self.features, &weight)))
     }
 
     fn stage(&self) -> Option<Stage> {
@@ -304,6 +319,10 @@ impl<B: Backend> ClosedForm<B> for Prepared<B> {
         let y = by_rows(backend, x, |x| backend.matmul(x, false, &self.weight, true));
         let total = backend.affine(self.log_det.clone(), self.pixels(backend, x), 0.0);
         (y, backend.binary(Binary::Add, backend.full(0.0, [batch.len(backend), 1].into()), &total))
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        Ok(ReferenceMap::linear(numbers(backend, &self.weight)?, vec![0.0; self.features]))
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {

@@ -4,13 +4,15 @@
 //! 1 − s is computed as α + (1 − 2α)(1 − x), so that pixels of exactly 0 and 1 stay finite and keep their precision, in
 //! single precision too.
 
-use resflow_backend::{Backend, Binary, Over, Reduce, Unary};
+use resflow_backend::{Backend, BackendError, Binary, Over, Reduce, Unary};
 
 use crate::batch::{Batch, per_sample};
 use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
 use crate::invert::Solution;
+use crate::lipschitz::TransformBounds;
 use crate::module::{Grad, Module};
+use crate::reference::ReferenceMap;
 use crate::stage::Stage;
 
 /// The logit with margin α.
@@ -56,6 +58,13 @@ impl<B: Backend> Bijection<B> for Logit {
         closed_form(*self)
     }
 
+    fn certified_bounds(&self, _backend: &B, _path: &str) -> Result<TransformBounds, BackendError> {
+        // on [0, 1]: |∂y/∂x| ≤ (1 − 2α)/(α(1 − α)), |∂x/∂y| ≤ ¼/(1 − 2α)
+        let slope = 1.0 - 2.0 * self.alpha;
+        let few = 1.0 + 8.0 * f64::EPSILON;
+        Ok(TransformBounds::of_map(few * slope / (self.alpha * (1.0 - self.alpha)), few * 0.25 / slope))
+    }
+
     fn stage(&self) -> Option<Stage> {
         Some(Stage::Logit { alpha: self.alpha })
     }
@@ -74,6 +83,10 @@ impl<B: Backend> ClosedForm<B> for Logit {
         let constant = shape.row_elements() as f64 * (1.0 - 2.0 * self.alpha).ln();
         let log_det = backend.affine(backend.reduce(Reduce::Sum, Over::Row, &flat), -1.0, constant);
         (backend.axpy(-1.0, &high, low), log_det)
+    }
+
+    fn reference(&self, _backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        Ok(Some(ReferenceMap::Logit { alpha: self.alpha }))
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {

@@ -9,14 +9,16 @@
 
 use std::sync::OnceLock;
 
-use resflow_backend::{Activation, Backend, Binary, Element, Key, Noise, Over, Reduce, Spline, Unary};
+use resflow_backend::{Activation, Backend, BackendError, Binary, Element, Key, Noise, Over, Reduce, Spline, Unary};
 
 use super::invertible_linear::{Masks, check_permutation, counting};
 use crate::batch::Batch;
 use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
 use crate::invert::Solution;
+use crate::lipschitz::{TransformBounds, inverse_norm_bound, spectral_norm_bound};
 use crate::module::{Grad, Module, accumulate};
+use crate::reference::{ReferenceMap, numbers};
 use crate::stage::Stage;
 
 /// The least number on U's diagonal, and what raw numbers of zero are shifted to, as of splines' slopes.
@@ -80,8 +82,9 @@ impl<B: Backend> Module<B> for LuLinear<B> {
     }
 }
 
-impl<B: Backend> Bijection<B> for LuLinear<B> {
-    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
+impl<B: Backend> LuLinear<B> {
+    /// The map with its factors multiplied.
+    fn prepared(&self, backend: &B) -> Prepared<B> {
         let masks = Masks::new(backend, &self.count, &self.permutation);
         let part = |mask: &B::Tensor| backend.binary(Binary::Mul, self.lu.clone(), mask);
         let raw = backend.reduce(Reduce::Sum, Over::Channel, &part(&masks.diagonal));
@@ -93,7 +96,7 @@ impl<B: Backend> Bijection<B> for LuLinear<B> {
         let upper = backend.axpy(1.0, &diagonal, part(&masks.above));
         let product = backend.matmul(&lower, false, &upper, false);
         let weight = backend.matmul(&product, false, &masks.permutation, false);
-        closed_form(Prepared::<B> {
+        Prepared {
             transposed: backend.permute(&weight, &[1, 0]),
             weight,
             inverse: OnceLock::new(),
@@ -104,7 +107,13 @@ impl<B: Backend> Bijection<B> for LuLinear<B> {
             pivots,
             slopes,
             stored: self.clone(),
-        })
+        }
+    }
+}
+
+impl<B: Backend> Bijection<B> for LuLinear<B> {
+    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
+        closed_form(self.prepared(backend))
     }
 
     fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
@@ -116,6 +125,12 @@ impl<B: Backend> Bijection<B> for LuLinear<B> {
                 self.features
             )))
         }
+    }
+
+    fn certified_bounds(&self, backend: &B, _path: &str) -> Result<TransformBounds, BackendError> {
+        let weight = numbers(backend, &self.prepared(backend).weight)?;
+        let forward = spectral_norm_bound(self.features, self.features, &weight);
+        Ok(TransformBounds::of_map(forward, inverse_norm_bound(self.features, &weight)))
     }
 
     fn stage(&self) -> Option<Stage> {
@@ -198,6 +213,11 @@ impl<B: Backend> ClosedForm<B> for Prepared<B> {
     fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor) {
         let y = backend.linear(&batch.x, &self.transposed, &self.stored.bias);
         (y, backend.binary(Binary::Add, backend.full(0.0, [batch.len(backend), 1].into()), &self.log_det))
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        let bias = numbers(backend, &self.stored.bias)?;
+        Ok(ReferenceMap::linear(numbers(backend, &self.weight)?, bias))
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {

@@ -3,13 +3,15 @@
 //! The inverse of a pixel shuffle. With factor-out the second half of the channels is factored out after it and becomes
 //! part of z.
 
-use resflow_backend::{Backend, Shape};
+use resflow_backend::{Backend, BackendError, Shape};
 
 use crate::batch::Batch;
 use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
 use crate::invert::Solution;
+use crate::lipschitz::TransformBounds;
 use crate::module::{Grad, Module};
+use crate::reference::ReferenceMap;
 use crate::stage::Stage;
 
 /// Trades each 2 × 2 pixels for four times the channels.
@@ -69,6 +71,10 @@ impl<B: Backend> Bijection<B> for Squeeze {
         }
     }
 
+    fn certified_bounds(&self, _backend: &B, _path: &str) -> Result<TransformBounds, BackendError> {
+        Ok(TransformBounds::of_map(1.0, 1.0))
+    }
+
     fn stage(&self) -> Option<Stage> {
         Some(Stage::Squeeze { factored_out: self.factored_out })
     }
@@ -105,6 +111,10 @@ fn extents(shape: Shape) -> [usize; 4] {
 impl<B: Backend> ClosedForm<B> for Squeeze {
     fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor) {
         (squeeze(backend, &batch.x), backend.full(0.0, [batch.len(backend), 1].into()))
+    }
+
+    fn reference(&self, _backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        Ok(Some(ReferenceMap::Permutation))
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {

@@ -21,6 +21,7 @@ mod fixture;
 mod image;
 mod implicit;
 mod induced_norms;
+mod lipschitz_upper;
 mod mixture_base;
 mod monotone;
 mod spline;

@@ -3,6 +3,7 @@
 
 mod bases;
 mod block;
+mod certificates;
 mod check;
 mod column_fit;
 mod column_flows;

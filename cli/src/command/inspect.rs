@@ -10,6 +10,7 @@ use resflow::data::column::Spline;
 use resflow::data::{ColumnMap, ColumnMaps};
 use resflow::estimator::Phase;
 use resflow::flow::Provenance;
+use resflow::lipschitz::{BiLipschitz, FlowBounds};
 use resflow::module::Module as _;
 use resflow::with_device;
 use serde::Serialize;
@@ -29,6 +30,10 @@ struct Link {
     description: String,
     /// The product of the normalised weights' σ, by power iteration.
     lipschitz: Option<f64>,
+    /// The certified bound on the same: not below it.
+    certified_lipschitz: Option<f64>,
+    /// Lip(F) and Lip(F⁻¹) of the transform, certified.
+    constants: Option<BiLipschitz>,
     weights: Vec<Weight>,
 }
 
@@ -39,6 +44,8 @@ struct Weight {
     sigma: f64,
     /// σ after normalisation.
     effective_sigma: f64,
+    /// The certified bound on the norm after normalisation.
+    certified_sigma: Option<f64>,
     /// κ.
     coefficient: f64,
 }
@@ -61,25 +68,33 @@ pub(crate) fn run(arguments: &Inspect) -> Result<()> {
     let stored = Stored::open(&arguments.model)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         let flow = stored.flow(backend)?;
-        let links = links(&flow)?;
-        print(&if arguments.json { json(&stored, &flow, &links)? } else { text(&stored, &flow, &links) })
+        let bounds = flow.certified_bounds()?;
+        let links = links(&flow, &bounds)?;
+        print(&if arguments.json {
+            json(&stored, &flow, &links, &bounds)?
+        } else {
+            text(&stored, &flow, &links, &bounds)
+        })
     })
 }
 
-fn links<B: Backend>(flow: &Flow<B>) -> Result<Vec<Link>> {
+fn links<B: Backend>(flow: &Flow<B>, bounds: &FlowBounds) -> Result<Vec<Link>> {
     let spectra = flow.spectra()?;
-    let pairs = flow.transforms().iter().zip(spectra).enumerate();
-    pairs
-        .map(|(index, (link, spectra))| {
+    let triples = flow.transforms().iter().zip(spectra).zip(&bounds.transforms).enumerate();
+    triples
+        .map(|(index, ((link, spectra), bounds))| {
             let reached = link.residual().map(|net| net.reached_lipschitz(flow.backend())).transpose()?;
             Ok(Link {
                 index,
+                certified_lipschitz: bounds.lipschitz,
+                constants: bounds.constants,
                 description: link.describe(),
                 lipschitz: reached.filter(|_| !spectra.is_empty()),
                 weights: spectra
                     .into_iter()
                     .map(|s| Weight {
                         effective_sigma: s.effective(),
+                        certified_sigma: bounds.weights.iter().find(|w| w.name == s.name).and_then(|w| w.upper),
                         name: s.name,
                         sigma: s.sigma,
                         coefficient: s.coefficient,
@@ -107,7 +122,7 @@ fn largest(links: &[Link]) -> Option<f64> {
     links.iter().filter_map(|l| l.lipschitz).reduce(f64::max)
 }
 
-fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<String> {
+fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &FlowBounds) -> Result<String> {
     let columns = flow.config().rows().map(|_| column_names(flow));
     let validation = flow.provenance().validation_nll.and_then(|nll| flow.config().bits_per_dim(-nll));
     let mut object = serde_json::json!({
@@ -121,6 +136,7 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> Result<S
         "blocks": flow.config().blocks(),
         "links": links,
         "lipschitz": largest(links),
+        "certified": { "lipschitz": bounds.lipschitz(), "constants": bounds.constants() },
         "estimators": estimators(flow),
         "classifier": flow.classifier().map(|c| serde_json::json!({
             "classes": c.classes(),
@@ -210,7 +226,7 @@ fn map_table(names: &[String], columns: &ColumnMaps) -> String {
     out
 }
 
-fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
+fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &FlowBounds) -> String {
     let mut out = String::new();
     let provenance = flow.provenance();
     let estimators = estimators(flow);
@@ -259,7 +275,17 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
     }
     line("replicates", &format_args!("{}, where the estimator is random", estimators.replicates));
     if let Some(bound) = largest(links) {
-        line("Lipschitz bound", &format_args!("{bound:.4} of the worst block, estimated by power iteration"));
+        let certified = bounds.lipschitz();
+        let certified = certified.map_or("nothing certified".to_owned(), |c| format!("certified to be at most {c:.5}"));
+        line(
+            "Lipschitz bound",
+            &format_args!("{bound:.4} of the worst block, estimated by power iteration; {certified}"),
+        );
+    }
+    if let Some(BiLipschitz { forward, inverse }) = bounds.constants() {
+        let text =
+            format_args!("distances grow at most {forward:.4e} times to z and {inverse:.4e} times back, certified");
+        line("constants", &text);
     }
     // 784 columns that are what they were are no news
     let names = if flow.config().images().is_some() { Vec::new() } else { column_names(flow) };
@@ -275,13 +301,21 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link]) -> String {
         out += &map_table(&names, flow.columns());
     }
     for link in links {
-        let bound = link.lipschitz.map_or(String::new(), |l| format!("  Lip ≤ {l:.4}"));
+        let bound = link.lipschitz.map_or(String::new(), |l| {
+            let certified =
+                link.certified_lipschitz.map_or("not certified".to_owned(), |c| format!("certified ≤ {c:.5}"));
+            format!("  Lip(g) about {l:.4}, {certified}")
+        });
         let _ = writeln!(out, "\n{:>3}  {}{bound}", link.index, link.description);
         for weight in &link.weights {
             let _ = writeln!(
                 out,
-                "     {:<32} σ {:<10.4} normalised {:.4} (κ {})",
-                weight.name, weight.sigma, weight.effective_sigma, weight.coefficient
+                "     {:<32} σ {:<10.4} normalised {:.5} to {} (κ {})",
+                weight.name,
+                weight.sigma,
+                weight.effective_sigma,
+                weight.certified_sigma.map_or("?".to_owned(), |upper| format!("{upper:.5}")),
+                weight.coefficient
             );
         }
     }
