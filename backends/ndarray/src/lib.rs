@@ -27,6 +27,7 @@ mod tensor;
 mod tiles;
 #[doc(hidden)]
 pub mod variants;
+mod workers;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -34,7 +35,6 @@ use std::sync::Arc;
 
 use matmul::{Operands, Start};
 use pool::Pool;
-use rayon::iter::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
 use resflow_backend::{
     Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, FixedPointRule, FixedPointState,
     Key, Net, Noise, Over, Padding, Products, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight,
@@ -43,6 +43,7 @@ use resflow_backend::{
 use simd::Level;
 pub use tensor::Tensor;
 use tiles::Link;
+use workers::Workers;
 
 /// The element types of this backend.
 pub trait CpuElement: Element + ndarray::LinalgScalar {
@@ -167,7 +168,7 @@ pub struct NdArray<E> {
 struct Inner<E> {
     level: Level,
     threads: usize,
-    workers: Option<rayon::ThreadPool>,
+    workers: Option<Workers>,
     pool: Pool<E>,
 }
 
@@ -202,19 +203,14 @@ impl<E: CpuElement> NdArray<E> {
         if threads == NonZeroUsize::MIN {
             return Ok(Self::inline());
         }
-        let workers = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.get())
-            .thread_name(|i| format!("resflow-{i}"))
-            .build()
-            .map_err(|e| BackendError::Setup(format!("{threads} threads: {e}")))?;
-        Ok(Self::build(threads.get(), Some(workers)))
+        Ok(Self::build(threads.get(), Some(Workers::new(threads)?)))
     }
 
     fn inline() -> Self {
         Self::build(1, None)
     }
 
-    fn build(threads: usize, workers: Option<rayon::ThreadPool>) -> Self {
+    fn build(threads: usize, workers: Option<Workers>) -> Self {
         let inner = Inner { level: Level::detect(), threads, workers, pool: Pool::new(threads) };
         Self { inner: Arc::new(inner), products: Products::F32 }
     }
@@ -371,9 +367,7 @@ impl<E: CpuElement> Backend for NdArray<E> {
 
     fn run<T: Send>(&self, tasks: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
         match &self.inner.workers {
-            Some(workers) if tasks > 1 => {
-                workers.install(|| (0..tasks).into_par_iter().with_max_len(1).map(task).collect())
-            }
+            Some(workers) if tasks > 1 => workers.run(tasks, task),
             _ => (0..tasks).map(task).collect(),
         }
     }
