@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use resflow::backend::{
-    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointRule, FixedPointState, Key, Net,
-    NetForward, Noise, Over, Padding, Products, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight,
-    TermWeights, Unary,
+    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointFound, FixedPointRule,
+    FixedPointSearch, FixedPointState, Key, Net, NetForward, Noise, Over, Padding, Products, Reduce, SeriesState,
+    Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 use resflow::config::FlowConfig;
 use resflow::data::{Dataset, Table};
@@ -73,7 +73,7 @@ macro_rules! counted {
     )*};
 }
 
-/// All 53 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
+/// All 54 methods are handed on, those with a default body too: the default composes methods of *this* backend, so that
 /// the inner backend's fused operation would not run, and its parts would be counted in its place. What the inner
 /// backend composes itself counts as one call. The lint tells of methods that a later version of the trait adds.
 #[warn(clippy::missing_trait_methods)]
@@ -129,6 +129,18 @@ impl<B: Backend> Backend for Counting<B> {
     fn synchronize(&self) -> Result<(), BackendError> {
         self.count("synchronize", 0);
         self.inner.synchronize()
+    }
+
+    fn net_fixed_point(
+        &self,
+        net: &Net<B::Tensor>,
+        sign: f64,
+        search: &FixedPointSearch,
+        y: &B::Tensor,
+    ) -> Result<FixedPointFound<B::Tensor>, BackendError> {
+        let found = self.inner.net_fixed_point(net, sign, search, y)?;
+        self.count_tensors("net_fixed_point", [&found.best, &found.rows]);
+        Ok(found)
     }
 
     // What makes tensors.

@@ -7,8 +7,8 @@ use crate::bijection::{Ask, LogDet, Memory, PreparedBijection, Wanted};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimate, Expansion, Samples, Vjp};
 use crate::invert::{
-    Inversion, SampleReport, Solution, Status, invert_residual, mark_samples, mark_unsolved, solve_transposed,
-    without_samples,
+    Inversion, SampleReport, Solution, Status, invert_net, invert_residual, mark_samples, mark_unsolved,
+    solve_transposed, without_samples,
 };
 use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved, WeightedTraces};
 use crate::lipschitz::{BiLipschitz, TransformBounds};
@@ -248,11 +248,15 @@ impl<B: Backend> PreparedContraction<B> {
         batch: &Batch<B>,
         how: &Inversion,
     ) -> Result<Solution<B>, Error> {
-        let g = |x: &Batch<B>| {
-            let g = self.net.forward(backend, x, Derivatives::None).0;
-            if sign > 0.0 { g } else { backend.affine(g, sign, 0.0) }
+        let mut solution = if let Some(net) = self.net.as_net() {
+            invert_net(backend, net, sign, batch, self.bound, how)?
+        } else {
+            let g = |x: &Batch<B>| {
+                let g = self.net.forward(backend, x, Derivatives::None).0;
+                if sign > 0.0 { g } else { backend.affine(g, sign, 0.0) }
+            };
+            invert_residual(backend, g, batch, self.bound, how)?
         };
-        let mut solution = invert_residual(backend, g, batch, self.bound, how)?;
         for report in &mut solution.reports {
             report.error_bound *= self.two_norm_factor;
         }

@@ -8,13 +8,14 @@
 //! enter its answer but by rounding, since products of matrices of other sizes may add in another order (about 1e-5 of
 //! its scale in f32, and now and then an iteration more or less).
 //!
-//! Anderson(m) (Anderson 1965; type II of Fang and Saad 2009): x + r − Σ γ_j (ΔX_j + ΔR_j) with γ the least-squares
-//! solution of r ≈ Σ γ_j ΔR_j over the last m differences; the plain step wherever the residual grew.
+//! The iteration itself, Anderson's acceleration with it, is the backend's: of a net that it is handed whole
+//! ([`Backend::net_fixed_point`]), or of any g ([`composed::fixed_point`]).
 
 mod transposed;
 
 use resflow_backend::{
-    Backend, BackendError, Binary, Element as _, FixedPointColumn, FixedPointRule, FixedPointState, Over, Reduce, Unary,
+    Backend, BackendError, Element as _, FixedPointColumn, FixedPointFound, FixedPointRule, FixedPointSearch, Net,
+    Over, Reduce, Unary, composed,
 };
 
 pub use transposed::solve_transposed;
@@ -140,6 +141,16 @@ impl Inversion {
     pub fn accuracy(&self) -> f64 {
         self.accuracy
     }
+
+    /// The way to the fixed point.
+    fn search<B: Backend>(&self) -> FixedPointSearch {
+        let rule = FixedPointRule { accuracy: self.accuracy, floor: FLOOR * B::Elem::EPSILON, patience: PATIENCE };
+        let history = match self.method {
+            Method::FixedPoint => 0,
+            Method::Anderson(m) => m,
+        };
+        FixedPointSearch { rule, history, limit: self.limit }
+    }
 }
 
 /// The accuracy with which one sample was inverted.
@@ -240,43 +251,6 @@ const FLOOR: f64 = 256.0;
 /// The ε of ‖x‖₂ + ‖y‖₂ by which a residual may be wrong: an estimate of the rounding in x + g(x) − y.
 const ROUNDING: f64 = 2.0;
 
-/// Everything that the iteration knows of the samples still going, `[n, …]`.
-struct State<B: Backend> {
-    /// y, `[n, d]`, and what belongs to its samples.
-    target: Batch<B>,
-    point: FixedPointState<B::Tensor>,
-    // Anderson: the point and residual before, and the differences
-    previous: Option<(B::Tensor, B::Tensor)>,
-    history: Vec<(B::Tensor, B::Tensor)>,
-}
-
-impl<B: Backend> State<B> {
-    /// Starts at x = y, nothing known.
-    fn new(backend: &B, target: Batch<B>) -> Self {
-        let mut fresh = [B::Elem::ZERO; FixedPointColumn::COUNT];
-        for column in [FixedPointColumn::Residual, FixedPointColumn::Norm, FixedPointColumn::Latest] {
-            fresh[column as usize] = B::Elem::from_f64(f64::INFINITY);
-        }
-        fresh[FixedPointColumn::Active as usize] = B::Elem::ONE;
-        let one = backend.upload(&fresh, [1, fresh.len()].into());
-        let y = &target.x;
-        let rows = backend.take_rows(&one, &vec![0; target.len(backend)]);
-        let point = FixedPointState { x: y.clone(), best: y.clone(), rows };
-        Self { target, point, previous: None, history: Vec::new() }
-    }
-
-    fn take(&self, b: &B, rows: &[u32]) -> Self {
-        let t = |x: &B::Tensor| b.take_rows(x, rows);
-        let point = &self.point;
-        Self {
-            target: self.target.take(b, rows),
-            point: FixedPointState { x: t(&point.x), best: t(&point.best), rows: t(&point.rows) },
-            previous: self.previous.as_ref().map(|(x, r)| (t(x), t(r))),
-            history: self.history.iter().map(|(x, r)| (t(x), t(r))).collect(),
-        }
-    }
-}
-
 /// Solves x + g(x) = y for each sample y `[n, …]` of a batch, with Lip(g) ≤ `bound`; g is given what belongs to the
 /// samples that it is evaluated at.
 ///
@@ -292,6 +266,22 @@ pub fn invert_residual<B: Backend>(
     iterate(backend, |batch, _| g(batch), batch, bound, how)
 }
 
+/// Solves x + sign·g(x) = y for each sample y `[n, …]` of a batch, g a net with Lip(g) ≤ `bound` that the backend is handed whole.
+///
+/// # Errors
+/// Returns [`BackendError`] if the device failed.
+pub fn invert_net<B: Backend>(
+    backend: &B,
+    net: &Net<B::Tensor>,
+    sign: f64,
+    batch: &Batch<B>,
+    bound: f64,
+    how: &Inversion,
+) -> Result<Solution<B>, BackendError> {
+    let found = backend.net_fixed_point(net, sign, &how.search::<B>(), &batch.x)?;
+    conclude(backend, found, &batch.x, bound, how)
+}
+
 /// Solves x + g(x) = y; g is also given the numbers of the samples that are still going, in the order in which it gets them.
 fn iterate<B: Backend>(
     backend: &B,
@@ -302,123 +292,32 @@ fn iterate<B: Backend>(
 ) -> Result<Solution<B>, BackendError> {
     let shape = batch.shape(backend);
     let n = shape.rows();
-    let mut state = State::new(backend, batch.with_x(backend.reshape(&batch.x, [n, shape.row_elements()].into())));
-    // samples that are done, and the number each had at the beginning
-    let mut finished: Vec<(Vec<u32>, State<B>)> = Vec::new();
-    let mut numbers: Vec<u32> = (0..n as u32).collect();
-    let mut iteration = 0;
-    while !numbers.is_empty() && iteration < how.limit {
-        for _ in 0..(backend.poll_interval() as u32).min(how.limit - iteration) {
-            let x = backend.reshape(&state.point.x, shape.with_rows(numbers.len()));
-            let gx = g(&state.target.with_x(x), &numbers);
-            let gx = backend.reshape(&gx, backend.shape(&state.point.x));
-            state = advance(backend, &gx, state, how);
-            iteration += 1;
-        }
-        let active = backend.download(&backend.narrow(&state.point.rows, 1, FixedPointColumn::Active as usize, 1))?;
-        let (going, done): (Vec<u32>, Vec<u32>) =
-            (0..numbers.len() as u32).partition(|&i| active[i as usize] != B::Elem::ZERO);
-        if going.is_empty() {
-            break;
-        }
-        // leaving finished samples out costs a copy: do it once a quarter is done
-        if done.len() * 4 >= numbers.len() {
-            finished.push((done.iter().map(|&i| numbers[i as usize]).collect(), state.take(backend, &done)));
-            state = state.take(backend, &going);
-            numbers = going.iter().map(|&i| numbers[i as usize]).collect();
-        }
-    }
-    finished.push((numbers, state));
-    collect(backend, &finished, shape, bound, how)
+    let y = backend.reshape(&batch.x, [n, shape.row_elements()].into());
+    let found = composed::fixed_point(backend, &how.search::<B>(), &y, |x, numbers| {
+        let own = |t: &B::Tensor| if numbers.len() == n { t.clone() } else { backend.take_rows(t, numbers) };
+        let context = batch.context.as_ref().map(own);
+        let samples = backend.reshape(x, shape.with_rows(numbers.len()));
+        let gx = g(&Batch { x: samples, context, first: batch.first }, numbers);
+        backend.reshape(&gx, backend.shape(x))
+    })?;
+    let best = backend.reshape(&found.best, shape);
+    conclude(backend, FixedPointFound { best, ..found }, &batch.x, bound, how)
 }
 
-/// Makes the bookkeeping of every sample and the step from x, with g(x), `[n, d]`.
-fn advance<B: Backend>(b: &B, gx: &B::Tensor, s: State<B>, how: &Inversion) -> State<B> {
-    let rule = FixedPointRule { accuracy: how.accuracy, floor: FLOOR * B::Elem::EPSILON, patience: PATIENCE };
-    let Method::Anderson(m) = how.method else {
-        let point = b.fixed_point_step(&rule, &s.target.x, gx, s.point);
-        return State { point, ..s };
-    };
-    let column = |rows: &B::Tensor, c: FixedPointColumn| b.narrow(rows, 1, c as usize, 1);
-    let x = s.point.x.clone();
-    let before = column(&s.point.rows, FixedPointColumn::Latest);
-    let r = b.binary(Binary::Sub, b.binary(Binary::Sub, s.target.x.clone(), &x), gx);
-    let mut point = b.fixed_point_step(&rule, &s.target.x, gx, s.point);
-    let mut history = s.history;
-    if let Some((x0, r0)) = &s.previous {
-        history.push((b.binary(Binary::Sub, x.clone(), x0), b.binary(Binary::Sub, r.clone(), r0)));
-        if history.len() > m {
-            history.remove(0);
-        }
-    }
-    let mixed = anderson(b, &point.x, &r, &history);
-    // the plain step where the sample is done, the residual grew or the least squares broke down
-    let grew = b.binary(Binary::Less, before, &column(&point.rows, FixedPointColumn::Latest));
-    let finite = b.unary(Unary::IsFinite, b.reduce(Reduce::Sum, Over::Row, &mixed));
-    let usable = b.binary(Binary::Mul, finite, &column(&point.rows, FixedPointColumn::Active));
-    let usable = b.binary(Binary::Less, grew, &usable);
-    point.x = b.select(&usable, &mixed, &point.x);
-    State { target: s.target, point, previous: Some((x, r)), history }
-}
-
-/// Computes plain − Σ γ_j (ΔX_j + ΔR_j), per sample, `[n, d]`.
-fn anderson<B: Backend>(b: &B, plain: &B::Tensor, r: &B::Tensor, history: &[(B::Tensor, B::Tensor)]) -> B::Tensor {
-    let m = history.len();
-    if m == 0 {
-        return plain.clone();
-    }
-    let rows = b.shape(r).rows();
-    let mut gram = vec![Vec::with_capacity(m); m];
-    for i in 0..m {
-        for j in 0..m {
-            let entry = if j < i { B::Tensor::clone(&gram[j][i]) } else { b.dot_rows(&history[i].1, &history[j].1) };
-            gram[i].push(entry);
-        }
-    }
-    // a ridge relative to each diagonal keeps the solve finite where differences are parallel
-    for (i, row) in gram.iter_mut().enumerate() {
-        row[i] = b.affine(row[i].clone(), 1.0 + 100.0 * B::Elem::EPSILON, B::Elem::TINY);
-    }
-    let entries: Vec<_> = gram.iter().flatten().collect();
-    let matrix = b.reshape(&b.concat(&entries, 1), [rows, m, m].into());
-    let inverse = b.reshape(&b.lu(&matrix).1, [rows, m * m].into());
-    let target: Vec<_> = history.iter().map(|(_, dr)| b.dot_rows(dr, r)).collect();
-    let mut x = plain.clone();
-    for (i, (dx, dr)) in history.iter().enumerate() {
-        let products = (0..m).map(|j| b.binary(Binary::Mul, b.narrow(&inverse, 1, i * m + j, 1), &target[j]));
-        let gamma = products.reduce(|a, c| b.axpy(1.0, &c, a)).expect("m > 0");
-        let direction = b.axpy(1.0, dx, dr.clone());
-        x = b.axpy(-1.0, &b.binary(Binary::Mul, direction, &gamma), x);
-    }
-    x
-}
-
-/// Puts the samples back in order and reads what the iteration knew of each.
-fn collect<B: Backend>(
+/// Reads what the iteration knew of each sample.
+fn conclude<B: Backend>(
     b: &B,
-    finished: &[(Vec<u32>, State<B>)],
-    shape: resflow_backend::Shape,
+    found: FixedPointFound<B::Tensor>,
+    y: &B::Tensor,
     bound: f64,
     how: &Inversion,
 ) -> Result<Solution<B>, BackendError> {
-    let order: Vec<u32> = finished.iter().flat_map(|(numbers, _)| numbers.iter().copied()).collect();
-    let mut back = vec![0; order.len()];
-    for (at, &number) in order.iter().enumerate() {
-        back[number as usize] = at as u32;
-    }
-    let join = |part: &dyn Fn(&State<B>) -> B::Tensor| {
-        let parts: Vec<_> = finished.iter().map(|(_, state)| part(state)).collect();
-        if let [only] = &parts[..] {
-            return only.clone();
-        }
-        b.take_rows(&b.concat(&parts.iter().collect::<Vec<_>>(), 0), &back)
+    let square = |x: &B::Tensor| {
+        let shape = b.shape(x);
+        let rows = b.reshape(x, [shape.rows(), shape.row_elements()].into());
+        b.dot_rows(&rows, &rows)
     };
-    let value = b.reshape(&join(&|s| s.point.best.clone()), shape);
-    let sizes = |s: &State<B>| {
-        let square = |x: &B::Tensor| b.dot_rows(x, x);
-        b.concat(&[&s.point.rows, &square(&s.point.best), &square(&s.target.x)], 1)
-    };
-    let rows = b.download(&join(&sizes))?;
+    let rows = b.download(&b.concat(&[&found.rows, &square(&found.best), &square(y)], 1))?;
     let rows = rows.chunks_exact(FixedPointColumn::COUNT + 2).map(|row| {
         let column = |c: FixedPointColumn| row[c as usize].to_f64();
         let (residual, stall) = (column(FixedPointColumn::Residual), column(FixedPointColumn::Stall));
@@ -436,5 +335,5 @@ fn collect<B: Backend>(
         let error_bound = (bound * norm + ROUNDING * B::Elem::EPSILON * sizes) / (1.0 - bound);
         SampleReport { residual, error_bound, iterations: iterations as u32, status }
     });
-    Ok(Solution { value, reports: rows.collect(), stretch: 1.0 / (1.0 - bound), certified: false })
+    Ok(Solution { value: found.best, reports: rows.collect(), stretch: 1.0 / (1.0 - bound), certified: false })
 }

@@ -305,6 +305,11 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Returns the layer as a net of which a backend knows every layer, whatever the samples.
+    fn as_net(&self) -> Option<&BackendNet<B::Tensor>> {
+        None
+    }
+
     /// Copies the layer to the host, where its values are computed in double precision; `None` of a layer that a backend does not know
     /// ([`net_layer`](Self::net_layer)).
     ///

@@ -347,6 +347,10 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         self.reverse(backend, saved, tangents, &[], gy, gdy, grads)
     }
 
+    fn as_net(&self) -> Option<&BackendNet<B::Tensor>> {
+        self.net.as_ref()
+    }
+
     fn net<'a>(&'a self, saved: &'a Saved<B>) -> Option<(&'a BackendNet<B::Tensor>, Vec<&'a B::Tensor>)> {
         let net = self.net.as_ref()?;
         let activations = net.layers.iter().zip(&saved.parts).filter(|(layer, _)| layer.is_activation());

@@ -4,8 +4,9 @@ use std::fmt::Debug;
 
 use crate::composed;
 use crate::{
-    Activation, AdamStep, BackendError, Binary, Element, FixedPointRule, FixedPointState, Key, Net, NetForward, Noise,
-    Over, Padding, Products, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
+    Activation, AdamStep, BackendError, Binary, Element, FixedPointFound, FixedPointRule, FixedPointSearch,
+    FixedPointState, Key, Net, NetForward, Noise, Over, Padding, Products, Reduce, SeriesState, Shape, Spline,
+    SplineReverse, TermWeight, TermWeights, Unary,
 };
 
 /// Both results of [`Backend::activation_reverse`], and the parameter's gradient.
@@ -366,6 +367,22 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         state: FixedPointState<Self::Tensor>,
     ) -> FixedPointState<Self::Tensor> {
         composed::fixed_point_step(self, rule, y, g, state)
+    }
+
+    /// Finds the fixed point x = y − sign·g(x) of a net for each row (sample) y, `[n, …]`, from x = y on, each row until it is done:
+    /// [`net_forward`](Self::net_forward) and [`fixed_point_step`](Self::fixed_point_step) in turn, with Anderson's acceleration if the
+    /// search asks for it.
+    ///
+    /// # Errors
+    /// Returns [`BackendError`] if the device failed.
+    fn net_fixed_point(
+        &self,
+        net: &Net<Self::Tensor>,
+        sign: f64,
+        search: &FixedPointSearch,
+        y: &Self::Tensor,
+    ) -> Result<FixedPointFound<Self::Tensor>, BackendError> {
+        composed::net_fixed_point(self, net, sign, search, y)
     }
 
     /// Makes `count` power iterations on a matrix w `[o, i]` from u `[o]` and v `[i]`: v ← wᵀu/‖wᵀu‖, u ← wv/‖wv‖. A

@@ -1,8 +1,10 @@
 //! The fused operations of [`Backend`] as compositions of the required ones: its default bodies, and what an override
 //! must agree with.
 
+mod fixed_point;
 mod net;
 
+pub use fixed_point::{fixed_point, net_fixed_point, ridge};
 pub use net::{net_forward, net_jvp, net_pullback, net_series, net_tangents, net_vjp};
 
 use crate::activation::pila_least;

@@ -29,8 +29,8 @@ pub use key::{Generator, Key, philox4x32_10};
 pub use net::{Net, NetForward, NetLayer, TermWeights};
 pub use noise::Noise;
 pub use op::{
-    AdamStep, Binary, FixedPointColumn, FixedPointRule, FixedPointState, Over, Padding, Reduce, SeriesState,
-    TermWeight, Unary,
+    AdamStep, Binary, FixedPointColumn, FixedPointFound, FixedPointRule, FixedPointSearch, FixedPointState, Over,
+    Padding, Reduce, SeriesState, TermWeight, Unary,
 };
 pub use products::Products;
 pub use shape::{MAX_RANK, Shape};

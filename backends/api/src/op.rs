@@ -234,6 +234,26 @@ pub struct FixedPointRule {
     pub patience: f64,
 }
 
+/// The way to a fixed point x = y − g(x).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FixedPointSearch {
+    /// When a row is done.
+    pub rule: FixedPointRule,
+    /// The differences that Anderson's acceleration looks back at; 0 for the plain iteration.
+    pub history: usize,
+    /// The most evaluations of g for a row.
+    pub limit: u32,
+}
+
+/// Where the rows of a fixed-point iteration ended.
+#[derive(Debug, Clone)]
+pub struct FixedPointFound<T> {
+    /// See [`FixedPointState::best`].
+    pub best: T,
+    /// `[n, 6]`, see [`FixedPointColumn`]; a row that is still active had reached the limit.
+    pub rows: T,
+}
+
 /// The rows of a fixed-point iteration.
 #[derive(Debug, Clone)]
 pub struct FixedPointState<T> {

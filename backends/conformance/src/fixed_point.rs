@@ -1,12 +1,16 @@
-//! One step of a fixed-point iteration against its composition, and the rules by which rows end.
+//! One step of a fixed-point iteration against its composition, the rules by which rows end, and the fixed points of whole nets.
 //!
 //! A row that has ended must not change any more: the answer for a sample would depend on how long its batch goes on.
 
-use resflow_backend::{Backend, Element, FixedPointColumn, FixedPointRule, FixedPointState, composed};
+use proptest::prelude::any;
+use resflow_backend::{
+    Activation, Backend, Element, FixedPointColumn, FixedPointRule, FixedPointSearch, FixedPointState, Net, NetLayer,
+    composed,
+};
 
-use crate::draw::{Draw, check, download, seed, upload};
+use crate::draw::{Draw, check, check_some, download, seed, upload};
 use crate::reference::Array;
-use crate::tolerance::{assert_equal, assert_within, sum};
+use crate::tolerance::{AFFINE, assert_equal, assert_within, sum};
 
 const COLUMNS: usize = FixedPointColumn::COUNT;
 
@@ -166,4 +170,107 @@ pub fn fixed_point_overflow<B: Backend>(backend: &B) {
         assert!(!rows[FixedPointColumn::Residual as usize].is_finite(), "{rows:?}");
         assert_eq!(rows[FixedPointColumn::Active as usize], 0.0, "it cannot get better");
     }
+}
+
+/// A net that contracts in the largest component, on rows of d numbers: layers of these widths with LipSwish between, and before the
+/// first if `leading`.
+fn contraction<B: Backend>(backend: &B, draw: &mut Draw, d: usize, widths: &[usize], leading: bool) -> Net<B::Tensor> {
+    let ends: Vec<usize> = [d].iter().chain(widths).chain(&[d]).copied().collect();
+    let mut layers = Vec::new();
+    for (l, pair) in ends.windows(2).enumerate() {
+        if l > 0 || leading {
+            let parameter = Some(backend.upload(&[B::Elem::from_f64(0.7)], [1].into()));
+            layers.push(NetLayer::Activation { function: Activation::LipSwish, parameter });
+        }
+        let weight = draw.array::<B::Elem>([pair[1], pair[0]]);
+        let largest = (0..pair[1]).map(|o| (0..pair[0]).map(|i| weight.data[o * pair[0] + i].abs()).sum::<f64>());
+        let norm = largest.fold(1e-3, f64::max);
+        let weight = upload(backend, &weight.map(|w| CONTRACTION * w / norm).rounded::<B::Elem>());
+        let bias = upload(backend, &draw.array::<B::Elem>([pair[1]]));
+        let transposed = backend.permute(&weight, &[1, 0]);
+        layers.push(NetLayer::Linear { weight, transposed, bias });
+    }
+    Net { layers }
+}
+
+/// What a layer does to the largest component.
+const CONTRACTION: f64 = 0.8;
+
+/// Every row of a net's fixed points satisfies its equation, alone and whatever its neighbours do; those that are not finite end as such.
+/// By Anderson's acceleration and plainly, for the override and for the composition, in fewer rows than a tile and in more.
+pub fn net_fixed_point<B: Backend>(backend: &B) {
+    let cases = (seed(), 0_usize..400, 1_usize..30, 1_usize..80, 0_usize..4, any::<bool>());
+    check_some("net_fixed_point", 24, cases, |(seed, n, d, width, history, leading)| {
+        let mut draw = Draw::new(seed);
+        let net = contraction(backend, &mut draw, d, &[width, width], leading);
+        let mut y = draw.array::<B::Elem>([n, d]);
+        // rows that need few steps, many, and that have no answer
+        for i in 0..n {
+            for e in i * d..(i + 1) * d {
+                y.data[e] *= [1.0, 1e-3, 30.0][i % 3];
+            }
+            if i % 50 == 49 {
+                y.data[i * d] = f64::NAN;
+            }
+        }
+        let y = y.rounded::<B::Elem>();
+        let accuracy = 1e3 * B::Elem::EPSILON;
+        let rule = FixedPointRule { accuracy, floor: 0.0, patience: 4.0 };
+        let search = FixedPointSearch { rule, history, limit: 3000 };
+        let target = upload(backend, &y);
+        let sign = if seed % 2 == 0 { 1.0 } else { -1.0 };
+        let composition = composed::net_fixed_point(backend, &net, sign, &search, &target).expect("no fault");
+        for found in [backend.net_fixed_point(&net, sign, &search, &target).expect("no fault"), composition] {
+            let g = download(backend, &backend.net_forward(&net, &found.best, 0).y);
+            let (best, rows) = (download(backend, &found.best), download(backend, &found.rows));
+            for i in 0..n {
+                let row = &rows.data[i * COLUMNS..(i + 1) * COLUMNS];
+                let column = |c: FixedPointColumn| row[c as usize];
+                assert!(column(FixedPointColumn::Active) == 0.0, "net_fixed_point: row {i} goes on after {row:?}");
+                if i % 50 == 49 {
+                    let residual = column(FixedPointColumn::Residual);
+                    assert!(residual == f64::INFINITY, "net_fixed_point: row {i}, of NaN, has the residual {residual}");
+                    continue;
+                }
+                assert!(column(FixedPointColumn::Residual) <= accuracy, "net_fixed_point: row {i} ended at {row:?}");
+                let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+                let own = i * d..(i + 1) * d;
+                let off = length(&mut own.clone().map(|e| y.data[e] - best.data[e] - sign * g.data[e]));
+                let scale = length(&mut own.clone().map(|e| y.data[e])).max(1.0);
+                // the answer is one step of a contraction behind the point whose residual was measured
+                let allowed = (d as f64).sqrt() * accuracy * scale + 64.0 * B::Elem::EPSILON * scale;
+                assert!(off <= allowed, "net_fixed_point: row {i} is off by {off:e}, allowed {allowed:e}");
+            }
+        }
+    });
+}
+
+/// No row makes more steps than the limit, and one that reached it goes on being active; plain steps are those of the composition.
+pub fn net_fixed_point_limit<B: Backend>(backend: &B) {
+    let cases = (seed(), 1_usize..250, 1_usize..20, 1_u32..5, 0_usize..3);
+    check_some("net_fixed_point_limit", 24, cases, |(seed, n, d, limit, history)| {
+        let mut draw = Draw::new(seed);
+        let net = contraction(backend, &mut draw, d, &[24], false);
+        let y = draw.array::<B::Elem>([n, d]);
+        let y = draw.tensor(backend, &y);
+        let rule = FixedPointRule { accuracy: 0.0, floor: 0.0, patience: 4.0 };
+        let search = FixedPointSearch { rule, history, limit };
+        let found = backend.net_fixed_point(&net, -1.0, &search, &y).expect("no fault");
+        let composition = composed::net_fixed_point(backend, &net, -1.0, &search, &y).expect("no fault");
+        let rows = download(backend, &found.rows);
+        for (i, row) in rows.data.chunks_exact(COLUMNS).enumerate() {
+            let [steps, active] = [FixedPointColumn::Steps, FixedPointColumn::Active].map(|c| row[c as usize]);
+            // a residual of exactly zero is as good as the accuracy asked for
+            let early = row[FixedPointColumn::Residual as usize] == 0.0;
+            assert!(
+                early || (steps, active) == (f64::from(limit), 1.0),
+                "net_fixed_point_limit: row {i} ended at {row:?}"
+            );
+        }
+        if history == 0 {
+            let [got, want] = [&found.best, &composition.best].map(|t| download(backend, t));
+            let units = f64::from(limit) * (sum(24) + sum(d) + 8.0 * AFFINE);
+            assert_within::<B::Elem>("net_fixed_point_limit: best", &got, &want, |_| units * B::Elem::EPSILON * 4.0);
+        }
+    });
 }

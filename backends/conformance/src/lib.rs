@@ -67,7 +67,8 @@ macro_rules! conformance_tests {
                 series: series_term series_stops;
                 net: net_vjp net_series net_series_stops large_net_vjp large_net_series;
                 passes: net_forward net_tangents net_pullback large_net_forward large_net_tangents large_net_pullback;
-                fixed_point: fixed_point_step fixed_point_ends fixed_point_length fixed_point_overflow;
+                fixed_point: fixed_point_step fixed_point_ends fixed_point_length fixed_point_overflow net_fixed_point
+                    net_fixed_point_limit;
                 spline: spline spline_inverse spline_reverse spline_special_values;
                 power: power_iteration conv2d_power_iteration power_iteration_zero power_iteration_extremes power_iteration_converges;
                 adam: adam_step adam_step_gate;

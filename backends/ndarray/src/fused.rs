@@ -11,7 +11,7 @@ use crate::{CpuElement, NdArray, Tensor};
 
 kernel! {
     /// φ alone.
-    fn activate0<E>(f: Activation, b: E, x: &[E], y: &mut [E]) {
+    pub(crate) fn activate0<E>(f: Activation, b: E, x: &[E], y: &mut [E]) {
         macro_rules! each { ($($name:ident)*) => { match f { $(Activation::$name => {
             for (y, &x) in y.iter_mut().zip(x) {
                 *y = Activation::$name.derivatives_by(E::fast, x, b)[0];
@@ -185,15 +185,15 @@ kernel! {
 
 /// The numbers of a [`FixedPointRule`].
 #[derive(Clone, Copy)]
-struct Rule<E> {
-    accuracy: E,
-    floor: E,
-    patience: E,
+pub(crate) struct Rule<E> {
+    pub(crate) accuracy: E,
+    pub(crate) floor: E,
+    pub(crate) patience: E,
 }
 
 kernel! {
     /// One step of every active row; see `Backend::fixed_point_step`.
-    fn iterate<E>(rule: Rule<E>, width: usize, y: &[E], g: &[E], x: &mut [E], best: &mut [E], rows: &mut [E]) {
+    pub(crate) fn iterate<E>(rule: Rule<E>, width: usize, y: &[E], g: &[E], x: &mut [E], best: &mut [E], rows: &mut [E]) {
         for (i, row) in rows.chunks_exact_mut(FixedPointColumn::COUNT).enumerate() {
             let [residual, norm, latest, stall, steps, active] = row else { continue };
             if *active == E::ZERO {
@@ -533,7 +533,7 @@ impl<E: CpuElement> NdArray<E> {
     }
 }
 
-fn parameter_value<E: CpuElement>(f: Activation, parameter: Option<&Tensor<E>>) -> E {
+pub(crate) fn parameter_value<E: CpuElement>(f: Activation, parameter: Option<&Tensor<E>>) -> E {
     match (f.has_parameter(), parameter) {
         (false, _) => E::ONE,
         (true, Some(b)) => b.as_slice()[0],

@@ -13,6 +13,7 @@ mod conv;
 #[cfg(target_arch = "x86_64")]
 mod direct;
 mod elementwise;
+mod fixed_point;
 mod fused;
 mod layout;
 mod lu;
@@ -36,9 +37,9 @@ use std::sync::Arc;
 use matmul::{Operands, Start};
 use pool::Pool;
 use resflow_backend::{
-    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, FixedPointRule, FixedPointState,
-    Key, Net, Noise, Over, Padding, Products, Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight,
-    TermWeights, Unary,
+    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, FixedPointFound, FixedPointRule,
+    FixedPointSearch, FixedPointState, Key, Net, Noise, Over, Padding, Products, Reduce, SeriesState, Shape, Spline,
+    SplineReverse, TermWeight, TermWeights, Unary,
 };
 use simd::Level;
 pub use tensor::Tensor;
@@ -470,6 +471,19 @@ impl<E: CpuElement> Backend for NdArray<E> {
         state: FixedPointState<Tensor<E>>,
     ) -> FixedPointState<Tensor<E>> {
         self.fixed_point_step_op(rule, y, g, state)
+    }
+
+    fn net_fixed_point(
+        &self,
+        net: &Net<Tensor<E>>,
+        sign: f64,
+        search: &FixedPointSearch,
+        y: &Tensor<E>,
+    ) -> Result<FixedPointFound<Tensor<E>>, BackendError> {
+        match self.net_fixed_point_op(net, sign, search, y) {
+            Some(found) => Ok(found),
+            None => resflow_backend::composed::net_fixed_point(self, net, sign, search, y),
+        }
     }
 
     fn power_iteration(&self, w: &Tensor<E>, u: Tensor<E>, v: Tensor<E>, count: usize) -> [Tensor<E>; 3] {
