@@ -93,6 +93,12 @@ impl FlowConfig {
         let hidden = config.hidden.iter().map(|&width| width.min(most_width)).collect();
         Self { blocks: config.blocks.min(blocks), hidden, ..config }
     }
+
+    /// Returns the default architecture of a family for a built-in density: the identity at the beginning, like that of a
+    /// table, so that training begins at its base density.
+    pub fn for_density(family: Family) -> Self {
+        Self { start: Start::Identity, ..Self::of(family, 2) }
+    }
 }
 
 impl ImageConfig {

@@ -14,6 +14,8 @@ const SPLINE_CLIP: f64 = 5.0;
 
 /// The highest learning rate of a flow that begins at a mixture, whose steep components a larger one would miss.
 const TABLE_RATE: f64 = 1e-3;
+/// The same of a built-in density, of which there are always new points.
+const DENSITY_RATE: f64 = 3e-3;
 /// Weight decay is this over the number of rows, at most [`MOST_DECAY`].
 const DECAYED_ROWS: f64 = 100.0;
 const MOST_DECAY: f64 = 0.5;
@@ -58,6 +60,19 @@ impl TrainConfig {
             patience: 10,
             fit_base: rows >= FEWEST_FITTED,
             columns: ColumnFit::Auto,
+            ..settings
+        }
+    }
+
+    /// Returns the settings for a built-in density, whose flow begins as the identity
+    /// ([`FlowConfig::for_density`](crate::config::FlowConfig::for_density)): the base density is a mixture fitted to points of it
+    /// beforehand, and validation begins at once.
+    pub fn for_density(family: Family) -> Self {
+        let settings = Self::default().for_family(family);
+        Self {
+            learning_rate: settings.learning_rate.min(DENSITY_RATE),
+            validations: Validations::Early,
+            fit_base: true,
             ..settings
         }
     }

@@ -271,10 +271,18 @@ impl Batches {
         Ok(())
     }
 
+    /// Whether every step draws new points.
+    pub(crate) fn draws(&self) -> bool {
+        matches!(self.training, Training::Density(_))
+    }
+
     /// At most so many of the training rows, in the data's units unless their maps only standardise, with their weights,
-    /// where the samples are rows of a table.
+    /// where the samples are rows of a table; so many points of a density.
     pub(crate) fn excerpt(&self, most: usize, key: Key) -> Option<Excerpt<'_>> {
-        let Training::Data(data) = &self.training else { return None };
+        let data = match &self.training {
+            Training::Density(density) => return Some((Cow::Owned(density.sample(key, most)), None)),
+            Training::Data(data) => data,
+        };
         let table = data.table()?;
         if table.rows() <= most {
             return Some((Cow::Borrowed(table), data.weights().map(Cow::Borrowed)));

@@ -15,6 +15,8 @@ use crate::flow::{Flow, Provenance};
 
 /// The multiply-adds of a choice for each second of a limited time; a core makes some five times as many.
 const WORK_OF_A_SECOND: f64 = 2e8;
+/// Those for each step of a run on a built-in density, whose default step makes some fifty times as many.
+const WORK_OF_A_STEP: u64 = 4_000_000;
 
 /// Fits mixtures to training rows in standardised units, and makes the one that is best on the validation rows, in the
 /// same units, the base of the flow. Returns the ladder of what was tried; its scores are in standardised units too: add
@@ -64,9 +66,10 @@ fn quick_choice() -> MixtureChoice {
     MixtureChoice { candidates: vec![1, 2, 4, 6, 10, 16, 24, 40], fit, work: 3_000_000_000 }
 }
 
-/// A choice that leaves the most of a limited time to the training.
-fn within(budget: Budget, choice: MixtureChoice) -> MixtureChoice {
+/// A choice that leaves the most of a limited time to the training; so does that for a density, of a limited number of steps.
+fn within(budget: Budget, drawn: bool, choice: MixtureChoice) -> MixtureChoice {
     let work = match budget {
+        Budget::Steps(steps) if drawn => choice.work.min(WORK_OF_A_STEP.saturating_mul(steps)),
         Budget::Steps(_) => choice.work,
         Budget::Time(limit) => choice.work.min((WORK_OF_A_SECOND * limit.as_secs_f64()) as u64),
     };
@@ -83,11 +86,12 @@ pub(super) fn fit_base<B: Backend>(
     key: Key,
 ) -> Result<(Ladder, Mixture), Error> {
     check(flow, flow.columns().width())?;
-    let full = within(budget, full_choice());
+    let drawn = batches.draws();
+    let full = within(budget, drawn, full_choice());
     let (maps, ladder, mixture) = {
         let excerpt = batches.excerpt(full.fit.most_rows, key.named("excerpt"));
         let (Some((training, weights)), Some(table)) = (excerpt, validation.table()) else {
-            let problem = "fit_base = true is for tables: a mixture is fitted to their rows";
+            let problem = "fit_base = true is for tables and built-in densities: a mixture is fitted to their rows";
             return Err(ConfigError::Inconsistent(problem.into()).into());
         };
         let own = flow.columns();
@@ -107,7 +111,7 @@ pub(super) fn fit_base<B: Backend>(
         let mut maps = own.clone();
         let simpler = own.simpler();
         if !simpler.is_empty() {
-            let quick = within(budget, quick_choice());
+            let quick = within(budget, drawn, quick_choice());
             let score = |maps: &ColumnMaps| {
                 let found = attempt(maps, &quick).ok();
                 found.and_then(|(ladder, _)| ladder.chosen().map(|rung| rung.log_prob)).unwrap_or(f64::NEG_INFINITY)
@@ -187,7 +191,10 @@ mod tests {
     fn a_limited_time_limits_the_choice() {
         let (all, seconds) = (full_choice().work, |s| Budget::Time(Duration::from_secs(s)));
         for (budget, work) in [(Budget::Steps(1), all), (seconds(10), 2_000_000_000), (seconds(3600), all)] {
-            assert_eq!(within(budget, full_choice()).work, work);
+            assert_eq!(within(budget, false, full_choice()).work, work);
+        }
+        for (steps, work) in [(50, 200_000_000), (1 << 39, all)] {
+            assert_eq!(within(Budget::Steps(steps), true, full_choice()).work, work);
         }
     }
 }

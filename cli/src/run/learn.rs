@@ -89,7 +89,7 @@ fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<S
         let columns = row.iter().product();
         let settings = match source.data() {
             Some(data) => Settings::for_table(family, data.len(), columns),
-            None => Settings::new(family, columns),
+            None => Settings::for_density(family),
         };
         return match &arguments.config {
             Some(path) => Ok(settings.overlay(path, &row)?.with_fitting_base()),

@@ -45,6 +45,11 @@ impl Settings {
         Self { model, train: TrainConfig::for_table(family, rows) }
     }
 
+    /// The defaults of a family for a built-in density.
+    pub(crate) fn for_density(family: Family) -> Self {
+        Self { model: FlowConfig::for_density(family).into(), train: TrainConfig::for_density(family) }
+    }
+
     /// These settings, whose base density is fitted only if the flow begins at it and the file does not choose another.
     pub(crate) fn with_fitting_base(self) -> Self {
         Self { train: self.train.with_fitting_base(&self.model), ..self }
