@@ -124,13 +124,13 @@ fn quadrature(energy: Energy, [left, right, bottom, top]: [f64; 4]) -> f64 {
 }
 
 fn targets() -> Vec<Named> {
-    let plain = |name, energy: Energy, box_: [f64; 4]| Named {
+    let plain = |name, energy: Energy, initial_beta, region: [f64; 4]| Named {
         name,
-        log_evidence: quadrature(energy, box_),
+        log_evidence: quadrature(energy, region),
         density: Density::Energy(energy),
         location: [0.0; 2],
         scale: [1.0; 2],
-        initial_beta: 1.0,
+        initial_beta,
     };
     // 40 Gaussians in [−40, 40]², as in the paper on FAB (Midgley et al. 2023), at places of our own
     let uniform = NdArray::<f64>::new();
@@ -149,10 +149,10 @@ fn targets() -> Vec<Named> {
         initial_beta: 0.01,
     };
     vec![
-        plain("gaussian", gaussian, [-15.0, 17.0, -16.0, 15.0]),
-        plain("ring", ring, [-8.0, 8.0, -8.0, 8.0]),
-        plain("ridge", ridge, [-25.0, 25.0, -5.0, 5.0]),
-        plain("funnel", funnel, [-9.0, 9.0, -600.0, 600.0]),
+        plain("gaussian", gaussian, 1.0, [-15.0, 17.0, -16.0, 15.0]),
+        plain("ring", ring, 0.05, [-8.0, 8.0, -8.0, 8.0]),
+        plain("ridge", ridge, 0.05, [-25.0, 25.0, -5.0, 5.0]),
+        plain("funnel", funnel, 1.0, [-9.0, 9.0, -600.0, 600.0]),
         modes,
     ]
 }

@@ -7,7 +7,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, Error, Result};
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Start};
+use resflow::data::ColumnFit;
 use resflow::error::ConfigError;
 use resflow::train::TrainConfig;
 use serde::{Deserialize, Serialize};
@@ -174,7 +175,16 @@ impl Settings {
 
     /// The text of a file that reads back as these settings.
     pub(crate) fn to_toml(&self, comment: &str) -> Result<String> {
-        let text = toml::to_string(&self.sections()).context("the configuration")?;
+        let mut text = toml::to_string(&self.sections()).context("the configuration")?;
+        // what files leave out where it is as it was before there was another, though tables and densities begin otherwise
+        let mut spell_out = |sections: &[&str], line: &str, wanted: bool| {
+            for header in sections.iter().filter(|_| wanted) {
+                text = text.replacen(&format!("[{header}]\n"), &format!("[{header}]\n{line}\n"), 1);
+            }
+        };
+        spell_out(&["flow", "images"], "start = \"random\"", self.model.start() == Start::Random);
+        spell_out(&["train"], "fit_base = false", !self.train.fit_base);
+        spell_out(&["train"], "columns = \"standardise\"", self.train.columns == ColumnFit::default());
         Ok(format!("# {comment}\n\n{text}"))
     }
 
@@ -282,9 +292,17 @@ mod tests {
             }
         }
         for family in Family::ALL {
-            let settings = Settings::new(family, 3);
-            let text = settings.to_toml("a comment").expect("serialises");
-            assert_eq!(rows(3, &text).expect(&text), settings);
+            let all = [
+                (Settings::new(family, 2), Settings::for_table(family, 500, 2)),
+                (Settings::new(family, 2), Settings::for_density(family)),
+                (Settings::for_density(family), Settings::for_table(family, 500, 2)),
+                (Settings::for_table(family, 500, 2), Settings::new(family, 2)),
+            ];
+            for (settings, beneath) in all {
+                let text = settings.to_toml("a comment").expect("serialises");
+                let other = beneath.parse(&text, "f", &[2]).expect(&text);
+                assert_eq!(other, settings, "{family}: whatever is beneath");
+            }
         }
     }
 

@@ -19,8 +19,9 @@ fn a_density_from_fit_to_inspect() {
     }
 
     let lines = metrics(&folder.path("run"));
-    assert_eq!(lines.iter().map(|l| l["step"].as_u64()).collect::<Vec<_>>(), [10, 20, 30, 40].map(Some));
-    for line in &lines {
+    assert_eq!(lines.iter().map(|l| l["step"].as_u64()).collect::<Vec<_>>(), [0, 10, 20, 30, 40].map(Some));
+    assert!(lines[0]["val_nll"].is_f64() && lines[0].get("train_nll").is_none(), "the base density: {}", lines[0]);
+    for line in &lines[1..] {
         let keys: Vec<_> = line.as_object().expect("an object").keys().map(String::as_str).collect();
         assert_eq!(keys, ["grad_norm", "lipschitz", "lr", "step", "terms", "train_nll", "val_nll", "val_se"]);
         assert!(line["val_nll"].is_f64() && line["val_se"].is_f64(), "{line}");
@@ -138,7 +139,7 @@ fn a_run_is_neither_lost_nor_mixed_up() {
     let longer = folder.succeed("fit moons --out run --resume --steps 60 --seed 1 --precision f32 --config tiny.toml");
     assert!(longer.contains(" 60 steps"), "{longer}");
     assert!(folder.read("run/config.toml").contains("steps = 60"));
-    assert_eq!(metrics(&folder.path("run")).len(), 6);
+    assert_eq!(metrics(&folder.path("run")).len(), 7);
     let again = folder.succeed("fit moons --out run --config run/config.toml --overwrite");
     assert!(again.contains(" 60 steps"), "config.toml is a configuration: {again}");
 }
@@ -155,7 +156,8 @@ fn a_time_limit_holds() {
     let last = lines.last().expect("metrics");
     assert!(last["val_nll"].is_f64(), "the last step is validated");
     let rate = |l: &Value| l["lr"].as_f64().expect("a number");
-    let highest = lines.iter().map(rate).fold(0.0, f64::max);
+    // the first line is the base density's, before any step
+    let highest = lines[1..].iter().map(rate).fold(0.0, f64::max);
     assert!(rate(last) < 0.2 * highest, "the schedule is laid over the time: {} of {highest}", rate(last));
 
     // both limits: the steps come first here, the time in the second run
