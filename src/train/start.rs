@@ -15,8 +15,10 @@ use crate::flow::{Flow, Provenance};
 
 /// The multiply-adds of a choice for each second of a limited time; a core makes some five times as many.
 const WORK_OF_A_SECOND: f64 = 2e8;
-/// Those for each step of a run on a built-in density, whose default step makes some fifty times as many.
-const WORK_OF_A_STEP: u64 = 4_000_000;
+/// Those for each step of a run on a built-in density, whose default step makes some two hundred times as many.
+const WORK_OF_A_STEP: u64 = 1_000_000;
+/// The points of a built-in density that mixtures are fitted to.
+const POINTS: usize = 10_000;
 
 /// Fits mixtures to training rows in standardised units, and makes the one that is best on the validation rows, in the
 /// same units, the base of the flow. Returns the ladder of what was tried; its scores are in standardised units too: add
@@ -89,7 +91,8 @@ pub(super) fn fit_base<B: Backend>(
     let drawn = batches.draws();
     let full = within(budget, drawn, full_choice());
     let (maps, ladder, mixture) = {
-        let excerpt = batches.excerpt(full.fit.most_rows, key.named("excerpt"));
+        let most = if drawn { POINTS } else { full.fit.most_rows };
+        let excerpt = batches.excerpt(most, key.named("excerpt"));
         let (Some((training, weights)), Some(table)) = (excerpt, validation.table()) else {
             let problem = "fit_base = true is for tables and built-in densities: a mixture is fitted to their rows";
             return Err(ConfigError::Inconsistent(problem.into()).into());
@@ -193,7 +196,7 @@ mod tests {
         for (budget, work) in [(Budget::Steps(1), all), (seconds(10), 2_000_000_000), (seconds(3600), all)] {
             assert_eq!(within(budget, false, full_choice()).work, work);
         }
-        for (steps, work) in [(50, 200_000_000), (1 << 39, all)] {
+        for (steps, work) in [(200, 200_000_000), (1 << 39, all)] {
             assert_eq!(within(Budget::Steps(steps), true, full_choice()).work, work);
         }
     }
