@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{DENSE, WORKLOADS};
+use common::{OTHERS, WORKLOADS};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use resflow::NdArray;
 use resflow::backend::{Backend, Key};
@@ -12,7 +12,7 @@ use resflow::invert::Inversion;
 
 fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
     let name = backend.name();
-    for workload in WORKLOADS.into_iter().chain([DENSE]) {
+    for workload in WORKLOADS.into_iter().chain(OTHERS) {
         let mut trainer = workload.trainer(backend.clone(), workload.training()).expect("the workload is valid");
         trainer.step().expect("the first step initialises");
 

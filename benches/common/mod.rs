@@ -26,10 +26,11 @@ pub(crate) enum Model {
         dimension: usize,
         hidden: &'static [usize],
     },
-    /// A dense flow over rows, by the growths of a block's layers.
-    Dense {
+    /// A flow of another family over rows, by hidden widths or growths of a block's layers.
+    Of {
+        family: Family,
         dimension: usize,
-        growths: &'static [usize],
+        hidden: &'static [usize],
     },
     Images {
         size: usize,
@@ -44,10 +45,18 @@ pub(crate) const WORKLOADS: [Workload; 3] = [
     Workload { name: "conv", batch: 32, blocks: 4, model: Model::Images { size: 28, filters: 128 } },
 ];
 
-/// The tabular proposal for dense flows, which the peer does not have.
-#[allow(dead_code, reason = "comparisons with the peer leave it out")]
-pub(crate) const DENSE: Workload =
-    Workload { name: "dense", batch: 500, blocks: 10, model: Model::Dense { dimension: 43, growths: &[64, 64, 64] } };
+/// Tables by families that the peer does not have: the tabular proposal for dense flows, and flows whose forward pass is a solve.
+#[allow(dead_code, reason = "comparisons with the peer leave them out")]
+pub(crate) const OTHERS: [Workload; 3] = [
+    Workload { name: "dense", batch: 500, blocks: 10, model: of(Family::Dense, &[64, 64, 64]) },
+    Workload { name: "implicit", batch: 500, blocks: 5, model: of(Family::Implicit, &[128, 128]) },
+    Workload { name: "monotone", batch: 500, blocks: 5, model: of(Family::Monotone, &[64, 64, 64]) },
+];
+
+#[allow(dead_code, reason = "comparisons with the peer leave them out")]
+const fn of(family: Family, hidden: &'static [usize]) -> Model {
+    Model::Of { family, dimension: 43, hidden }
+}
 
 /// Presets over images with the batches that they are trained with, small ones first.
 #[allow(dead_code, reason = "criterion's benches leave them out")]
@@ -87,12 +96,12 @@ impl Workload {
                 training: roulette(Law::ShiftedGeometric { p: 0.5 })?,
                 ..FlowConfig::new(dimension)
             }),
-            Model::Dense { dimension, growths } => ModelConfig::Rows(FlowConfig {
+            Model::Of { family, dimension, hidden } => ModelConfig::Rows(FlowConfig {
                 blocks: self.blocks,
-                hidden: growths.to_vec(),
+                hidden: hidden.to_vec(),
                 coefficient: 0.9,
                 training: roulette(Law::ShiftedGeometric { p: 0.5 })?,
-                ..FlowConfig::of(Family::Dense, dimension)
+                ..FlowConfig::of(family, dimension)
             }),
             Model::Images { size, filters } => ModelConfig::Images(ImageConfig {
                 height: size,
@@ -112,7 +121,7 @@ impl Workload {
     /// Standard normal rows, or images of noise.
     pub(crate) fn data(&self, count: usize) -> Result<Data, Error> {
         Ok(match self.model {
-            Model::Rows { dimension, .. } | Model::Dense { dimension, .. } => {
+            Model::Rows { dimension, .. } | Model::Of { dimension, .. } => {
                 let mut values = vec![0.0; count * dimension];
                 Noise::Normal.fill(Key::new(3), 0, &mut values);
                 Data::Rows(Table::new(None, dimension, values)?)
@@ -146,7 +155,7 @@ impl Workload {
     /// The settings of training that suit the workload.
     pub(crate) fn training(&self) -> TrainConfig {
         let memory = match self.model {
-            Model::Rows { .. } | Model::Dense { .. } => resflow::bijection::Memory::Store,
+            Model::Rows { .. } | Model::Of { .. } => resflow::bijection::Memory::Store,
             Model::Images { .. } | Model::Preset(_) => resflow::bijection::Memory::Recompute,
         };
         TrainConfig { memory, ..TrainConfig::default() }

@@ -5,7 +5,7 @@ use crate::binary::{self, Folder, assert_same, metrics, start, text, wait_for};
 use resflow::data::image::{ImageSet, idx};
 use serde_json::Value;
 
-const MODELS: [&str; 5] = ["residual", "iresnet", "realnvp", "glow", "nsf"];
+const MODELS: [&str; 8] = ["residual", "iresnet", "realnvp", "glow", "nsf", "dense", "implicit", "monotone"];
 
 /// No setting that only some families have.
 const IMAGES: &str = "\
@@ -54,6 +54,10 @@ fn rows_and_images_of_every_family() {
             let last = metrics(&folder.path(&run)).pop().expect("a logged step");
             assert_eq!((last["lipschitz"].is_f64(), last["lipschitz"].is_null()), (!couples, couples), "{last}");
             assert!(last["val_nll"].is_f64() && last["train_nll"].is_f64(), "{last}");
+            // how many evaluations the solves took, and that none failed, of those that solve
+            let solves = matches!(model, "implicit" | "monotone");
+            assert_eq!(last["solve_evaluations"].as_u64().is_some_and(|count| count > 0), solves, "{last}");
+            assert_eq!(last["unsolved"].as_u64(), solves.then_some(0), "{last}");
 
             let inspected = folder.succeed(&format!("inspect {run}"));
             assert!(inspected.contains(&format!("family          {model}\n")), "{inspected}");
