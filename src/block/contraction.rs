@@ -304,9 +304,13 @@ impl<B: Backend> PreparedContraction<B> {
             weights = without_samples(backend, failed, weights);
         } else {
             for (grad, own) in grads.iter_mut().zip(&own) {
-                own.iter().for_each(|own| accumulate(backend, grad, own));
+                if let Some(own) = own {
+                    accumulate(backend, grad, own);
+                }
             }
-            own_context.iter().for_each(|own| accumulate(backend, context, own));
+            if let Some(own) = &own_context {
+                accumulate(backend, context, own);
+            }
         }
         let again = failed.is_some().then_some(&weights);
         let minus = backend.affine(value.clone(), -1.0, 0.0);

@@ -14,8 +14,9 @@ use resflow::backend::{Backend, Key};
 use resflow::batch::Batch;
 use resflow::bijection::{Ask, Bijection, Cotangents, Draw, Memory};
 use resflow::block::{InvertedBlock, MonotoneBlock, ResidualBlock};
-use resflow::config::Nonlinearity;
-use resflow::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Truncated, jacobian};
+use resflow::config::{Family, FlowConfig, Nonlinearity};
+use resflow::estimator::{Estimator, Exact, Law, Probe, RussianRoulette, Sharing, Truncated, jacobian};
+use resflow::flow::Objective;
 use resflow::invert::{Inversion, Status, solve_transposed};
 use resflow::layer::{Derivatives, Layer as _, PreparedLayer, Saved};
 
@@ -347,5 +348,61 @@ fn roulette_over_odd_terms_is_unbiased() {
                 assert!(mean.abs() <= 5.0 * error + 1e-9, "{law}, {sharing:?}, number {i}: {mean:e} ± {error:e}");
             }
         }
+    }
+}
+
+/// A sample whose solve fails is left out of a step, which says so, and has no density; scores of others have next to no error
+/// of their solves.
+#[test]
+fn a_sample_that_is_not_solved_weighs_nothing() {
+    let (b, d, n) = (cpu(), 3, 6);
+    let exact = Estimator::Exact(Exact);
+    let config = FlowConfig {
+        blocks: 2,
+        hidden: vec![6],
+        actnorm: false,
+        training: exact.clone(),
+        evaluation: exact,
+        ..FlowConfig::of(Family::Monotone, d)
+    };
+    let flow = random_flow(&b, config, Key::new(1), 0.2);
+    let prepared = flow.prepare();
+    let values = down(&b, &normal(&b, Key::new(2), [n, d]));
+    let gradient = |spoilt: Option<f64>, weight: f64| {
+        let mut values = values.clone();
+        values[2 * d + 1] = spoilt.unwrap_or(values[2 * d + 1]);
+        let batch = Batch::new(b.upload(&values, [n, d].into()));
+        let weights: Vec<f64> = (0..n).map(|row| if row == 2 { weight } else { 0.1 + row as f64 }).collect();
+        let objective = Objective {
+            batch: &batch,
+            weights: &b.upload(&weights, [n, 1].into()),
+            key: Key::new(3),
+            memory: Memory::Store,
+            input_gradient: true,
+            supervision: None,
+        };
+        let found = prepared.gradient(&objective).expect("no device fault");
+        (found.solves, [found.flat, found.loss, found.input.expect("asked for")].map(|t| down(&b, &t)))
+    };
+    let (solves, found) = gradient(Some(f64::NAN), 5.0);
+    let (without, expected) = gradient(None, 0.0);
+    assert_eq!((solves.unsolved, without.unsolved), (1, 0));
+    assert!(solves.evaluations > 0 && without.evaluations > 0);
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!(apart(found, expected) < 1e-10 * (1.0 + largest(expected.iter().copied())), "{found:?}, {expected:?}");
+    }
+    let mut values = values.clone();
+    values[2 * d] = 1e300;
+    let scores = prepared.log_prob(&table(d, values), Key::new(4)).expect("rows that fit");
+    for row in 0..n {
+        let lost = row == 2;
+        assert_eq!(
+            (scores.status[row] == Status::NonFinite, scores.values[row].is_finite()),
+            (lost, !lost),
+            "row {row}"
+        );
+        assert!(lost || (scores.solve_error[row] > 0.0 && scores.solve_error[row] < 1e-8), "{:?}", scores.solve_error);
+        let (low, high) = scores.interval(row, 0.9).expect("a row");
+        assert!(lost || (high - low - 2.0 * scores.solve_error[row]).abs() < 1e-12 * (1.0 + high.abs()));
     }
 }
