@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use resflow::Flow;
 use resflow::backend::Backend;
-use resflow::config::Family;
 use resflow::data::column::Spline;
 use resflow::data::{ColumnMap, ColumnMaps};
 use resflow::estimator::Phase;
