@@ -1,7 +1,7 @@
 //! Short forms of what tests ask of transforms and modules.
 #![allow(dead_code)] // each test binary uses its own part
 
-use resflow::backend::Backend;
+use resflow::backend::{Backend, Element as _};
 use resflow::batch::Batch;
 use resflow::bijection::{Ask, Cotangents, Draw, LogDet, Mapped, Memory, PreparedBijection, Tape};
 use resflow::module::{Grad, Module};
@@ -13,9 +13,16 @@ pub(crate) fn count_grads<B: Backend, M: Module<B> + ?Sized>(module: &M) -> usiz
     count
 }
 
+/// Solves as far as the arithmetic goes, so that differences do not see where a solve stopped.
+pub(crate) fn precise<B: Backend>(ask: Ask<'_>) -> Ask<'_> {
+    let solver = ask.solver.with_accuracy(16.0 * B::Elem::EPSILON).expect("above 0");
+    Ask { solver, ..ask }
+}
+
 /// y of samples x, and nothing else.
 pub(crate) fn value<B: Backend>(b: &B, transform: &dyn PreparedBijection<B>, x: &B::Tensor) -> B::Tensor {
-    let mapped = transform.forward(b, &Batch::new(x.clone()), &Ask::value::<B>()).expect("no device fault");
+    let mapped =
+        transform.forward(b, &Batch::new(x.clone()), &precise::<B>(Ask::value::<B>())).expect("no device fault");
     assert!(mapped.log_dets.is_empty() && mapped.tape.is_none(), "only y was asked for");
     mapped.y
 }
@@ -28,7 +35,8 @@ pub(crate) fn with_log_det<B: Backend>(
     draw: Draw<'_>,
     replicates: usize,
 ) -> (B::Tensor, LogDet<B>) {
-    let mapped = transform.forward(b, batch, &Ask::log_det::<B>(draw, replicates)).expect("no device fault");
+    let mapped =
+        transform.forward(b, batch, &precise::<B>(Ask::log_det::<B>(draw, replicates))).expect("no device fault");
     assert!(mapped.tape.is_none(), "no backward pass was announced");
     let Mapped { y, log_dets, .. } = mapped;
     (y, only(log_dets))
@@ -51,7 +59,7 @@ pub(crate) fn train<B: Backend>(
     draw: Draw<'_>,
     memory: Memory,
 ) -> Trained<B> {
-    let mapped = transform.forward(b, batch, &Ask::gradient::<B>(draw, memory)).expect("no device fault");
+    let mapped = transform.forward(b, batch, &precise::<B>(Ask::gradient::<B>(draw, memory))).expect("no device fault");
     let Mapped { y, log_dets, tape, terms, .. } = mapped;
     Trained { y, log_det: only(log_dets).value, tape: tape.expect("a backward pass was announced"), terms }
 }

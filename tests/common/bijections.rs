@@ -10,7 +10,7 @@ use resflow::estimator::{Estimator, Exact};
 use resflow::invert::{Inversion, Status};
 use resflow::module::Role;
 
-use super::asking::{Trained, count_grads, pull_back, train, value, with_log_det};
+use super::asking::{Trained, count_grads, precise, pull_back, train, value, with_log_det};
 use super::{Cpu, Tensor, dot, down, inner, norm, normal};
 
 pub(crate) const EXACT: Estimator = Estimator::Exact(Exact);
@@ -73,7 +73,7 @@ pub(crate) fn check_bijection(b: &Cpu, link: &dyn Bijection<Cpu>, x: &Tensor, ke
     let chain = Chain::new(vec![link.boxed_clone()], &shape[1..]).expect("rows that it takes").prepare_chain(b);
     let mut seen = Vec::new();
     let mut observe = |l, y: &Tensor, factored_out| seen.push((l, down(b, y), factored_out));
-    let z = chain.forward_observed(b, &Batch::new(x.clone()), &Ask::value::<Cpu>(), &mut observe);
+    let z = chain.forward_observed(b, &Batch::new(x.clone()), &precise::<Cpu>(Ask::value::<Cpu>()), &mut observe);
     assert_eq!(b.shape(&z.expect("no device fault").y)[..], [rows, shape.row_elements()], "{what}");
     assert_eq!(seen, [(0, down(b, &y), link.factored_out())], "{what}");
     assert_eq!(chain.grads(), count_grads(link), "{what}");

@@ -192,8 +192,9 @@ fn write_checkpoint_seeds() {
     for family in [Family::Implicit, Family::Monotone] {
         let tiny = FlowConfig { blocks: 1, hidden: vec![2], ..FlowConfig::of(family, 2) };
         store(&format!("{family}_run.safetensors"), &run_of(tiny.into(), 2));
-        store(&format!("image_{family}.safetensors"), &single(tiny_images().of(family)));
     }
+    store("image_implicit.safetensors", &single(tiny_images().of(Family::Implicit)));
+    store("image_monotone.safetensors", &single(ImageConfig { model: Family::Monotone, ..tiny_dense_images() }));
     let couplings = ImageConfig { filters: 2, ..tiny_images().of(Family::RealNvp) };
     store("realnvp_image.safetensors", &single(couplings));
     store("begun.safetensors", &run_of(FlowConfig { activation: Nonlinearity::Tanh, ..tiny() }.into(), 0));
