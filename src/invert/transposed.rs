@@ -46,6 +46,8 @@ pub fn solve_transposed<B: Backend>(
             return net.vjp(backend, saved, batch.x.clone());
         }
         if narrowed.as_ref().is_none_or(|(count, _)| *count != numbers.len()) {
+            // the larger copy goes before the smaller one is made
+            narrowed = None;
             narrowed = Some((numbers.len(), saved.take_rows(backend, numbers)));
         }
         let (_, saved) = narrowed.as_ref().expect("set above");
