@@ -130,6 +130,17 @@ fn blocks(b: &Cpu, net: &Net) -> [Box<dyn Bijection<Cpu>>; 3] {
     ]
 }
 
+/// Activations that differences can follow behind a solve. Those of Pila and CPila meet at 0 with a fourth derivative that jumps,
+/// which central differences of a log det see; golden numbers hold their gradients.
+const FOLLOWED: [Nonlinearity; 6] = [
+    Nonlinearity::LipSwish,
+    Nonlinearity::ClipSwish,
+    Nonlinearity::Softplus,
+    Nonlinearity::Tanh,
+    Nonlinearity::Sin,
+    Nonlinearity::LeakyLipSwish,
+];
+
 /// The block of −g, whose last layer has the opposite weight and bias.
 fn opposite(b: &Cpu, block: &dyn Bijection<Cpu>) -> Box<dyn Bijection<Cpu>> {
     let mut last = String::new();
@@ -161,7 +172,7 @@ proptest! {
 
     /// Shape, inverse, log det and gradients by differences, through the solve.
     #[test]
-    fn every_block_that_solves(net in nets(1..=5, &SMOOTH, true)) {
+    fn every_block_that_solves(net in nets(1..=5, &FOLLOWED, true)) {
         let b = cpu();
         let x = normal(&b, net.key().named("x"), [5, net.dimension()]);
         for block in &blocks(&b, &net)[1..] {
