@@ -27,7 +27,7 @@ pub(crate) struct Tally {
 impl Tally {
     fn add(&mut self, bound: f64, truth: f64, slack: f64, name: impl Fn() -> String) {
         // a bound that is not a number is not above anything
-        if !(bound >= truth * (1.0 - slack)) {
+        if bound.is_nan() || bound < truth * (1.0 - slack) {
             self.below.push(format!("{}: {bound:e} for {truth:e}", name()));
         }
         if truth > 0.0 {

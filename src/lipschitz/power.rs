@@ -157,7 +157,7 @@ impl<B: Backend> SingularPair<B> {
         let wrong: Vec<String> = ["u", "v"]
             .into_iter()
             .zip(lengths)
-            .filter(|(_, length)| !((length - 1.0).abs() <= UNIT))
+            .filter(|(_, length)| length.is_nan() || (length - 1.0).abs() > UNIT)
             .map(|(name, length)| format!("{name} of length {length}"))
             .collect();
         if wrong.is_empty() {
@@ -209,7 +209,8 @@ impl<B: Backend> SingularPair<B> {
             pair = Self { u, v, shapes: pair.shapes };
             let Ok(found) = backend.download(&found) else { break };
             let [sigma, square] = [found[0].to_f64(), found[1].to_f64()];
-            if !(square.sqrt() > 0.1 * B::Elem::EPSILON.sqrt() * sigma.abs()) {
+            let left = square.sqrt();
+            if left.is_nan() || left <= 0.1 * B::Elem::EPSILON.sqrt() * sigma.abs() {
                 break;
             }
             made += stride;

@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use resflow::NdArray;
-use resflow::backend::{Backend, Element as _, Key, Noise};
+use resflow::backend::{Backend, Element, Key, Noise};
 use resflow::bijection::Bijection as _;
 use resflow::config::{Family, FlowConfig, Nonlinearity};
 use resflow::data::ToyDensity;
@@ -61,7 +61,7 @@ fn weights<B: Backend>(flow: &Flow<B>) -> Vec<(String, Vec<f64>)> {
     flow.visit(&mut |name, tensor, role| {
         if role == Role::Weight {
             let values = flow.backend().download(tensor).expect("no fault");
-            out.push((name.to_owned(), values.into_iter().map(|v| v.to_f64()).collect()));
+            out.push((name.to_owned(), values.into_iter().map(Element::to_f64).collect()));
         }
     });
     out
@@ -231,7 +231,9 @@ proptest! {
     fn norms_of_inverses_are_never_below(n in 1_usize..12, seed: u64, exponent in -20..20_i32) {
         let mut w = vec![0.0; n * n];
         Noise::Normal.fill(Key::new(seed), 0, &mut w);
-        w.iter_mut().for_each(|w| *w *= 10_f64.powi(exponent));
+        for w in &mut w {
+            *w *= 10_f64.powi(exponent);
+        }
         let least = nalgebra::DMatrix::from_row_slice(n, n, &w).singular_values().min();
         let bound = inverse_norm_bound(n, &w);
         prop_assert!(bound >= (1.0 - 1e-11) / least, "{bound:e} for {:e}", 1.0 / least);

@@ -43,7 +43,8 @@ impl Axis {
     /// `None` if no tap meets a pixel.
     fn new(extent: usize, size: Option<(usize, usize)>) -> Option<Self> {
         let free = |taps: [usize; 2]| {
-            let degree = (taps[1] - taps[0] + 1) / 2;
+            // ⌊k/2⌋ of k taps
+            let degree = (taps[1] - taps[0]).div_ceil(2);
             let points = if degree == 0 { 1 } else { POINTS * degree };
             let cosine = (PI * degree as f64 / points as f64).cos();
             Self { taps, extent, pixels: None, points, factor: (1.0 + TRIGONOMETRY) / cosine }
@@ -187,14 +188,9 @@ impl Taps {
         let [outputs, inputs] = self.channels;
         let [rows, columns] = self.counts.map(|n| n as isize);
         // rows of length of the longer side
-        let sides: Vec<Vec<f64>> = match inputs <= outputs {
-            true => self
-                .matrices
-                .iter()
-                .map(|m| (0..inputs * outputs).map(|at| m[at % outputs * inputs + at / outputs]).collect())
-                .collect(),
-            false => self.matrices.clone(),
-        };
+        let turned = |m: &Vec<f64>| (0..inputs * outputs).map(|at| m[at % outputs * inputs + at / outputs]).collect();
+        let sides: Vec<Vec<f64>> =
+            if inputs <= outputs { self.matrices.iter().map(turned).collect() } else { self.matrices.clone() };
         let (n, length) = (inputs.min(outputs), inputs.max(outputs));
         let mut lags = Vec::new();
         for by in (0..rows).flat_map(|dy| (1 - columns..columns).map(move |dx| [dy, dx])) {
