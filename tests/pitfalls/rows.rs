@@ -268,7 +268,7 @@ fn pitfall_12_unbounded_variance_is_named() {
         let names = warning.to_string();
         match warning.better {
             Some(better) => {
-                assert!(roulette(better, 2).variance_warning(c).is_none() && better.check().is_ok(), "{names}")
+                assert!(roulette(better, 2).variance_warning(c).is_none() && better.check().is_ok(), "{names}");
             }
             None => assert!(names.contains("a smaller coefficient is needed"), "{names}"),
         }
