@@ -148,6 +148,7 @@ fn run_of(config: ModelConfig, steps: usize) -> Archive {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // one list of seeds
 fn write_checkpoint_seeds() {
     let temporary = tempfile::tempdir().expect("a folder");
     let folder = seeds_folder(&temporary, "checkpoint");

@@ -225,7 +225,9 @@ impl<E: CpuElement> NdArray<E> {
         let g = &mut other[..rows * width];
         if sign != 1.0 {
             let sign = E::from_f64(sign);
-            g.iter_mut().for_each(|g| *g *= sign);
+            for value in &mut *g {
+                *value *= sign;
+            }
         }
         g
     }

@@ -195,23 +195,27 @@ fn chosen(asked: Option<&Estimator>, own: &Estimator) -> Estimator {
     }
 }
 
+/// Says how many rows have a larger standard error than was asked for.
+fn warn_of_errors(arguments: &Score, model: &ModelConfig, errors: &[f64]) {
+    let Some(wanted) = arguments.standard_error else { return };
+    let large = |e: f64| e.is_finite() && model.bits_per_dim_error(e).unwrap_or(e) > wanted;
+    let above = errors.iter().filter(|&&e| large(e)).count();
+    if above > 0 {
+        let (rows, most) = (errors.len(), arguments.most_replicates);
+        warn(format_args!(
+            "{above} of {rows} rows have a standard error above {wanted} after {most} replicates; \
+             --most-replicates allows more"
+        ));
+    }
+}
+
 fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &Found) -> Result<()> {
     let (scores, seconds) = (&found.scores, found.seconds);
     let rows = scores.values.len();
     let lost = warn_of_lost(scores);
     let (mean, error) = (scores.mean(), scores.mean_standard_error());
     let each = mean_of_finite(&scores.standard_error, scores.weights.as_deref()).unwrap_or(0.0);
-    if let Some(wanted) = arguments.standard_error {
-        let large = |e: f64| e.is_finite() && model.bits_per_dim_error(e).unwrap_or(e) > wanted;
-        let above = scores.standard_error.iter().filter(|&&e| large(e)).count();
-        if above > 0 {
-            let most = arguments.most_replicates;
-            warn(format_args!(
-                "{above} of {rows} rows have a standard error above {wanted} after {most} replicates; \
-                 --most-replicates allows more"
-            ));
-        }
-    }
+    warn_of_errors(arguments, model, &scores.standard_error);
     if arguments.json {
         let mut object = serde_json::json!({
             "rows": rows,
