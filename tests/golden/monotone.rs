@@ -100,7 +100,9 @@ pub(crate) fn compare<B: Backend>(backend: &B, name: &str) {
         let eta = layout.dense(backend, layer).shares(backend).expect("the device works");
         comparison.close("eta", &eta, file.values(&format!("eta.nnet.{layer}")));
     }
-    file.mark_read(|key| key.ends_with("spatial_dims") || key.rsplit('.').next() == Some("scale") || key.starts_with("sigma"));
+    file.mark_read(|key| {
+        key.ends_with("spatial_dims") || key.rsplit('.').next() == Some("scale") || key.starts_with("sigma")
+    });
     comparison.finish();
     file.assert_all_read();
 }
