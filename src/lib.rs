@@ -70,7 +70,7 @@
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`module`], [`batch`] | what parts and samples are made of |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
-//! | [`invert`], [`reference`] | fixed points, plain and accelerated; the measure of their errors in double precision |
+//! | [`invert`], [`reference`](mod@reference) | fixed points, plain and accelerated; the measure of their errors in double precision |
 //! | [`import`] | files of the reference implementation |
 //! | [`variational`] | flows fitted to a density that can be evaluated: reverse KL, importance weights, ln Z |
 //! | [`data`] | samples with weights and labels, tables, images, built-in densities, standardisation |
