@@ -2,9 +2,10 @@
 //! for both kinds of covariances, until more of them are no better.
 //!
 //! Invariant: the choice is a function of the rows, the settings and the key. What bounds its cost is therefore counted in
-//! multiply-adds, of which a core makes some 10⁹ a second, and not in seconds.
+//! multiply-adds, of which a core makes some 10⁹ a second, and not in seconds, unless it is given a time.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use resflow_backend::Key;
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,8 @@ pub struct MixtureChoice {
     pub fit: MixtureFit,
     /// Multiply-adds after which nothing more is tried. The first, with diagonal covariances, always is.
     pub work: u64,
+    /// The time after which nothing more is tried, as well: the choice is a function of the clock then.
+    pub time: Option<Duration>,
 }
 
 impl Default for MixtureChoice {
@@ -96,6 +99,7 @@ impl Default for MixtureChoice {
             candidates: vec![1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128],
             fit: MixtureFit::new(1, Covariance::Full),
             work: 10_000_000_000,
+            time: None,
         }
     }
 }
@@ -128,6 +132,9 @@ impl MixtureChoice {
             return Err(ConfigError::Inconsistent("a choice among no numbers of components".into()).into());
         };
         let mut work = self.work;
+        let start = Instant::now();
+        // a rung takes about half as long as all before it
+        let late = || self.time.is_some_and(|time| start.elapsed().mul_f64(1.5) > time);
         let mut found: Vec<(Rung, Mixture)> = Vec::new();
         let all = [Covariance::Diagonal, Covariance::Full];
         let mut branches = all.map(|covariance| Branch { covariance, best: f64::NEG_INFINITY, error: 0.0, worse: 0 });
@@ -144,7 +151,7 @@ impl MixtureChoice {
                 let size = MixtureConfig { components, covariance: branch.covariance };
                 let pass = rows * components as u64 * size.factor_numbers(training.dimension()) as u64;
                 let first = found.is_empty();
-                if branch.worse >= PATIENCE || !first && pass.saturating_mul(3) > work {
+                if branch.worse >= PATIENCE || !first && (pass.saturating_mul(3) > work || late()) {
                     continue;
                 }
                 let key = key.named(branch.covariance.name()).split(components as u64);

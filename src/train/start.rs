@@ -15,6 +15,9 @@ use crate::flow::{Flow, Provenance};
 
 /// The multiply-adds of a choice for each second of a limited time; a core makes some five times as many.
 const WORK_OF_A_SECOND: f64 = 2e8;
+/// The share of a limited time after which a choice ends whatever it has made: a core that others use too, or rows of few
+/// columns, whose exponentials are more than their products, takes longer.
+const TIME_SHARE: f64 = 0.2;
 /// Those for each step of a run on a built-in density, whose default step makes some two hundred times as many.
 const WORK_OF_A_STEP: u64 = 1_000_000;
 /// The points of a built-in density that mixtures are fitted to.
@@ -65,17 +68,21 @@ fn full_choice() -> MixtureChoice {
 fn quick_choice() -> MixtureChoice {
     let choice = full_choice();
     let fit = MixtureFit { most_rows: 3000, restarts: 2, most_iterations: 20, tolerance: 1e-3, ..choice.fit };
-    MixtureChoice { candidates: vec![1, 2, 4, 6, 10, 16, 24, 40], fit, work: 3_000_000_000 }
+    MixtureChoice { candidates: vec![1, 2, 4, 6, 10, 16, 24, 40], fit, work: 3_000_000_000, time: None }
 }
 
 /// A choice that leaves the most of a limited time to the training; so does that for a density, of a limited number of steps.
 fn within(budget: Budget, drawn: bool, choice: MixtureChoice) -> MixtureChoice {
-    let work = match budget {
-        Budget::Steps(steps) if drawn => choice.work.min(WORK_OF_A_STEP.saturating_mul(steps)),
-        Budget::Steps(_) => choice.work,
-        Budget::Time(limit) => choice.work.min((WORK_OF_A_SECOND * limit.as_secs_f64()) as u64),
-    };
-    MixtureChoice { work, ..choice }
+    match budget {
+        Budget::Steps(steps) if drawn => {
+            MixtureChoice { work: choice.work.min(WORK_OF_A_STEP.saturating_mul(steps)), ..choice }
+        }
+        Budget::Steps(_) => choice,
+        Budget::Time(limit) => {
+            let work = choice.work.min((WORK_OF_A_SECOND * limit.as_secs_f64()) as u64);
+            MixtureChoice { work, time: Some(limit.mul_f64(TIME_SHARE)), ..choice }
+        }
+    }
 }
 
 /// Starts a run from a mixture, which is returned with its ladder; that is in the data's units, but for the error that the

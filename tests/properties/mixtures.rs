@@ -269,9 +269,13 @@ fn the_ladder_stops_at_what_the_rows_show() {
     let (found, _) = ladder(&x, 3, 100, &MixtureChoice::default());
     let [chosen, gaussian] = [found.chosen(), found.gaussian()].map(|r| r.expect("a rung").log_prob);
     assert!((0.0..0.03).contains(&(chosen - gaussian)), "{found}");
-    // without work for more there is still a rung
-    let (found, _) = ladder(&x, 3, 100, &MixtureChoice { work: 0, ..MixtureChoice::default() });
-    assert_eq!(found.rungs.len(), 1);
+    // without work or time for more there is still a rung
+    let settings = MixtureChoice::default();
+    let none = Some(std::time::Duration::ZERO);
+    for choice in [MixtureChoice { work: 0, ..settings.clone() }, MixtureChoice { time: none, ..settings }] {
+        let (found, _) = ladder(&x, 3, 100, &choice);
+        assert_eq!(found.rungs.len(), 1);
+    }
     // three rows, of which one is held out
     let (found, _) = ladder(&[0.0, 1.0, 0.4], 1, 1, &MixtureChoice::default());
     assert_eq!(found.rungs[0].standard_error, None);

@@ -131,7 +131,10 @@ validation_fraction = 0.2
         // on with the CPU, and back
         folder.succeed("fit checkerboard --out run --resume --steps 30");
         folder.succeed("fit checkerboard --out run --resume --steps 40 --backend wgpu");
-        folder.succeed("fit checkerboard --out cpu --config tiny.toml --seed 3 --steps 40");
+        // in the same pieces, since the mixture that a run begins with is sought for as long as its steps take
+        folder.succeed("fit checkerboard --out cpu --config tiny.toml --seed 3 --steps 20");
+        folder.succeed("fit checkerboard --out cpu --resume --steps 30");
+        folder.succeed("fit checkerboard --out cpu --resume --steps 40");
         let nll = |run: &str| {
             let score = folder.succeed(&format!("score {run} checkerboard --rows 500 --json"));
             let score: Value = serde_json::from_str(&score).expect("one object");
