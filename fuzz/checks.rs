@@ -94,7 +94,7 @@ fn bounded(settings: &Settings) -> bool {
     let layers = flow.linear_layers();
     assert!(layers.len() == flow.hidden.len() + 1 && layers.len() * flow.blocks <= 1_000_000);
     let multiply_adds = layers.iter().map(|&(i, o)| i as u64 * o as u64).sum();
-    let cost = CostModel { dimension: flow.dimension, multiply_adds };
+    let cost = CostModel { dimension: flow.dimension, multiply_adds, bottleneck: None };
     estimators_are_bounded([&flow.training, &flow.evaluation], &cost);
     for (step, progress) in [(1, 0.0), (train.warmup.max(1), 0.5), (train.steps, 1.0), (u64::MAX, f64::NAN)] {
         let rate = train.rate(step, progress);
@@ -131,7 +131,10 @@ fn bounded_images(flow: &ImageConfig) -> bool {
     let config = ModelConfig::from(flow);
     assert!(flow.parameters() <= 1 << 32 && flow.dimension() <= 1 << 26 && config.constrained_layers() <= 10_000_000);
     assert_eq!(config.sample_shape().iter().product::<usize>(), config.dimension());
-    estimators_are_bounded([&flow.training, &flow.evaluation], &CostModel { dimension: 1, multiply_adds: 1 });
+    estimators_are_bounded(
+        [&flow.training, &flow.evaluation],
+        &CostModel { dimension: 1, multiply_adds: 1, bottleneck: None },
+    );
     // spelling out a long chain takes memory that nobody asked for here
     if config.constrained_layers() <= 10_000 {
         let blocks = || {

@@ -56,7 +56,11 @@ impl<B: Backend> Contraction<B> {
     }
 
     pub(super) fn cost(&self) -> CostModel {
-        CostModel { dimension: self.shape.iter().product(), multiply_adds: self.net.multiply_adds(&self.shape) }
+        CostModel {
+            dimension: self.shape.iter().product(),
+            multiply_adds: self.net.multiply_adds(&self.shape),
+            bottleneck: self.net.bottleneck(&self.shape),
+        }
     }
 
     /// Returns the shape if it is that of its samples.

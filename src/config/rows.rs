@@ -127,7 +127,7 @@ impl FlowConfig {
         let config = Self { dimension, ..Self::default() };
         let (inputs, outputs): (Vec<_>, Vec<_>) = config.linear_layers().into_iter().unzip();
         let multiply_adds = inputs.iter().zip(outputs).map(|(&i, o)| i as u64 * o as u64).sum();
-        let cost = CostModel { dimension, multiply_adds };
+        let cost = CostModel { dimension, multiply_adds, bottleneck: None };
         if matches!(config.training.resolve(&cost, Phase::Training), Estimator::Exact(_)) {
             return config;
         }

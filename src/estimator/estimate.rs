@@ -107,8 +107,10 @@ impl<B: Backend, N: Vjp<B> + ?Sized> Estimate<'_, B, N> {
         let (backend, count) = (self.backend, self.samples.count);
         let (probe, probes, traces, roulette, truncated) = match draw.estimator.resolve(&self.cost, Phase::Evaluation) {
             Estimator::Exact(_) | Estimator::Auto(_) => {
-                let exact = expansion.exact(backend, self.net, self.saved, count, self.samples.shape, false);
-                return LogDet::exact(exact.value.0);
+                return LogDet::exact(match self.cost.narrower() {
+                    Some(b) => expansion.exact_inside(backend, self.net, self.saved, count, b),
+                    None => expansion.exact(backend, self.net, self.saved, count, self.samples.shape, false).value.0,
+                });
             }
             Estimator::Truncated(t) => (t.probe, t.probes, t.traces, None, Some(t)),
             Estimator::RussianRoulette(r) => (r.probe, r.probes, r.traces, Some(r), None),

@@ -5,7 +5,8 @@
 
 use resflow_backend::{Backend, Binary, Element as _, Shape};
 
-use super::{SeriesValue, Surrogate, Vjp};
+use super::bottleneck::cyclic_jacobian;
+use super::{Bottleneck, Expansion, SeriesValue, Surrogate, Vjp};
 use crate::layer::Saved;
 
 /// ln|det(I + J)| of each sample, and what its gradient needs.
@@ -48,33 +49,53 @@ pub fn exact_log_det<B: Backend>(
     row: &[usize],
     gradient: bool,
 ) -> ExactLogDet<B> {
-    let j = jacobian(backend, net, saved, rows, row);
-    let (value, inverse) = backend.lu(&backend.binary(Binary::Add, j, &identity(backend, row)));
-    surrogates(backend, value, gradient.then_some(&inverse), rows, row)
+    Expansion::Whole.exact(backend, net, saved, rows, row, gradient)
 }
 
-/// Computes log det(I − J) − log det(I + J) of `rows` samples of shape `row` by two LUs of one J and, if `gradient`, the
-/// surrogates: u_i = −((I−J)^{−T} + (I+J)^{−T}) e_i.
-pub(super) fn exact_odd<B: Backend>(
-    backend: &B,
-    net: &(impl Vjp<B> + ?Sized),
-    saved: &Saved<B>,
-    rows: usize,
-    row: &[usize],
-    gradient: bool,
-) -> ExactLogDet<B> {
-    let (j, identity) = (jacobian(backend, net, saved, rows, row), identity(backend, row));
-    let (plus, plus_inverse) = backend.lu(&backend.binary(Binary::Add, j.clone(), &identity));
-    let minus = backend.binary(Binary::Add, backend.affine(j, -1.0, 0.0), &identity);
-    let (minus, minus_inverse) = backend.lu(&minus);
-    let value = backend.axpy(-1.0, &plus, minus);
-    let inverse = gradient.then(|| backend.affine(backend.axpy(1.0, &plus_inverse, minus_inverse), -1.0, 0.0));
-    surrogates(backend, value, inverse.as_ref(), rows, row)
+impl Expansion {
+    /// Computes the log det of `rows` samples of shape `row` without error and, if `gradient`, the surrogates.
+    pub(super) fn exact<B: Backend>(
+        self,
+        backend: &B,
+        net: &(impl Vjp<B> + ?Sized),
+        saved: &Saved<B>,
+        rows: usize,
+        row: &[usize],
+        gradient: bool,
+    ) -> ExactLogDet<B> {
+        let (value, matrix) = self.decompose(backend, jacobian(backend, net, saved, rows, row));
+        surrogates(backend, value, gradient.then_some(&matrix), rows, row)
+    }
+
+    /// Computes the same value through a bottleneck, `[n, 1]`.
+    pub(super) fn exact_inside<B: Backend>(
+        self,
+        backend: &B,
+        net: &(impl Vjp<B> + ?Sized),
+        saved: &Saved<B>,
+        rows: usize,
+        bottleneck: &Bottleneck,
+    ) -> B::Tensor {
+        self.decompose(backend, cyclic_jacobian(backend, net, saved, rows, bottleneck)).0
+    }
+
+    /// Computes the log det that square matrices J, `[n, d, d]`, have, and the matrix whose rows are the cotangents u of the
+    /// surrogates: (I + J)⁻¹; of the odd log det, by two LUs of one J, −((I − J)⁻¹ + (I + J)⁻¹).
+    fn decompose<B: Backend>(self, backend: &B, j: B::Tensor) -> (B::Tensor, B::Tensor) {
+        let identity = identity(backend, backend.shape(&j)[1]);
+        if self == Self::Whole {
+            return backend.lu(&backend.binary(Binary::Add, j, &identity));
+        }
+        let (plus, plus_inverse) = backend.lu(&backend.binary(Binary::Add, j.clone(), &identity));
+        let minus = backend.binary(Binary::Add, backend.affine(j, -1.0, 0.0), &identity);
+        let (minus, minus_inverse) = backend.lu(&minus);
+        let inverse = backend.affine(backend.axpy(1.0, &plus_inverse, minus_inverse), -1.0, 0.0);
+        (backend.axpy(-1.0, &plus, minus), inverse)
+    }
 }
 
 /// I, `[1, d, d]`.
-fn identity<B: Backend>(backend: &B, row: &[usize]) -> B::Tensor {
-    let d: usize = row.iter().product();
+fn identity<B: Backend>(backend: &B, d: usize) -> B::Tensor {
     let identity: Vec<B::Elem> = (0..d * d).map(|e| B::Elem::from_f64(f64::from(u8::from(e % (d + 1) == 0)))).collect();
     backend.upload(&identity, [1, d, d].into())
 }
@@ -105,7 +126,7 @@ fn with_rows(rows: usize, row: &[usize]) -> Shape {
 }
 
 /// e_i in every sample, `[n, …]`.
-fn unit_vector<B: Backend>(backend: &B, rows: usize, row: &[usize], i: usize) -> B::Tensor {
+pub(super) fn unit_vector<B: Backend>(backend: &B, rows: usize, row: &[usize], i: usize) -> B::Tensor {
     let mut one = vec![B::Elem::ZERO; row.iter().product()];
     one[i] = B::Elem::ONE;
     let one = backend.upload(&one, row.into());

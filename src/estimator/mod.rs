@@ -2,7 +2,7 @@
 //!
 //! | type | log det | bias | variance |
 //! |---|---|---|---|
-//! | [`Exact`] | LU of I + J, from d vector-Jacobian products | none | none |
+//! | [`Exact`] | LU of I + J, from d vector-Jacobian products, or for values from the h < d of a [`Bottleneck`] | none | none |
 //! | [`Truncated`] | Σ_{k≤K} (−1)^{k+1} tr(Jᵏ)/k by probes (i-ResNet, arXiv 1811.00995 eq. 4) | ≤ d·(−ln(1−c) − Σ_{k≤K} cᵏ/k) | of the probes |
 //! | [`RussianRoulette`] | the same with a random number of reweighted terms (arXiv 1906.02735 eq. 6) | none | of probes and N |
 //! | [`Auto`] | exact where its counted cost allows, else roulette | none | as chosen |
@@ -16,6 +16,7 @@
 //! different types: [`SeriesValue`] is a value; [`Surrogate`] has no value that means anything.
 
 mod auto;
+mod bottleneck;
 mod differentiated;
 mod draw;
 mod estimate;
@@ -29,6 +30,7 @@ mod spec;
 mod vjp;
 
 pub use auto::{Auto, CostModel};
+pub use bottleneck::Bottleneck;
 pub use differentiated::{Differentiated, differentiated};
 pub use draw::{Draw, LogDet};
 pub use estimate::{Estimate, Samples, Surrogates};
@@ -52,7 +54,7 @@ pub enum Phase {
     Evaluation,
 }
 
-/// Log det by the full Jacobian and LU: deterministic, error 0.
+/// Log det by the full Jacobian and LU, or by that of a [`Bottleneck`] where only the value is wanted: deterministic, error 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Empty", into = "Empty")]
 pub struct Exact;

@@ -12,7 +12,6 @@
 use resflow_backend::{Backend, Binary, Element as _, SeriesState, TermWeight};
 
 use super::Vjp;
-use super::exact::{ExactLogDet, exact_log_det, exact_odd};
 use super::known::{Known, without_control};
 use super::series::{SeriesValue, Surrogate, Weights, join_rows, rows_of, series_beyond};
 use crate::batch::per_sample;
@@ -36,22 +35,6 @@ impl Expansion {
     /// The first traces that the series may begin behind: tr J² is none of the odd ones.
     pub(super) fn most_known(self) -> usize {
         if self == Self::Whole { usize::MAX } else { 1 }
-    }
-
-    /// Computes the log det without error.
-    pub(super) fn exact<B: Backend>(
-        self,
-        backend: &B,
-        net: &(impl Vjp<B> + ?Sized),
-        saved: &Saved<B>,
-        rows: usize,
-        row: &[usize],
-        gradient: bool,
-    ) -> ExactLogDet<B> {
-        match self {
-            Self::Whole => exact_log_det(backend, net, saved, rows, row, gradient),
-            Self::Odd => exact_odd(backend, net, saved, rows, row, gradient),
-        }
     }
 
     /// Computes the series with what is known of its first term.

@@ -2,13 +2,22 @@
 
 use resflow_backend::{Backend, Element as _, SeriesState, TermWeights};
 
-use super::Control;
+use super::{Bottleneck, Control};
 use crate::layer::{PreparedLayer, Saved};
 
 /// A map that multiplies with the transpose of its Jacobian.
 pub trait Vjp<B: Backend> {
     /// Computes Jᵀ u for cotangents u `[n, …]`, at the samples where `saved` was kept.
     fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor;
+
+    /// Computes (BA)ᵀ u for cotangents u `[n, …]` of the shape of a bottleneck, of J = AB ([`Bottleneck`]).
+    ///
+    /// # Panics
+    /// If the map has no such bottleneck.
+    fn cyclic_vjp(&self, backend: &B, saved: &Saved<B>, bottleneck: &Bottleneck, u: B::Tensor) -> B::Tensor {
+        let _ = (backend, saved, bottleneck, u);
+        panic!("a map without a bottleneck was asked for a product through one");
+    }
 
     /// Adds successive terms of the series, from term `first` on, until no sample has a next one
     /// ([`Backend::net_series`]).
@@ -82,6 +91,10 @@ fn series_by_terms<B: Backend>(
 impl<B: Backend, L: PreparedLayer<B> + ?Sized> Vjp<B> for L {
     fn vjp(&self, backend: &B, saved: &Saved<B>, u: B::Tensor) -> B::Tensor {
         PreparedLayer::vjp(self, backend, saved, u)
+    }
+
+    fn cyclic_vjp(&self, backend: &B, saved: &Saved<B>, bottleneck: &Bottleneck, u: B::Tensor) -> B::Tensor {
+        PreparedLayer::cyclic_vjp(self, backend, saved, bottleneck, u)
     }
 
     fn series_terms(

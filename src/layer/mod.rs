@@ -39,7 +39,7 @@ pub use sequence::Sequence;
 
 use crate::batch::Batch;
 use crate::error::ConfigError;
-use crate::estimator::Control;
+use crate::estimator::{Bottleneck, Control};
 use crate::lipschitz::WeightBounds;
 use crate::module::{Grad, Module};
 use crate::reference::ReferenceNet;
@@ -167,6 +167,13 @@ pub trait Layer<B: Backend>: Module<B> + CloneLayer<B> {
     /// Counts the multiply-adds of one forward pass of one sample of this shape.
     fn multiply_adds(&self, input: &[usize]) -> u64;
 
+    /// Returns the place inside a net where a sample of this shape is the fewest numbers, if these are fewer than it has itself:
+    /// [`PreparedLayer::cyclic_vjp`] is for it.
+    fn bottleneck(&self, input: &[usize]) -> Option<Bottleneck> {
+        let _ = input;
+        None
+    }
+
     /// The bound on the layer's Lipschitz constant that its normalisation aims at: κ for weights, 1 for activations.
     fn lipschitz_bound(&self) -> f64;
 
@@ -225,6 +232,16 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
 
     /// Computes Jᵀ gy, `[n, …]` of the shape of x; gy is of the shape of f(x).
     fn vjp(&self, backend: &B, saved: &Saved<B>, gy: B::Tensor) -> B::Tensor;
+
+    /// Computes (BA)ᵀ u, `[n, …]` of the shape of u, which is that of a bottleneck: J = AB, with B the Jacobian of what comes before
+    /// it and A that of what comes behind ([`Bottleneck`]).
+    ///
+    /// # Panics
+    /// If the layer has none ([`Layer::bottleneck`]).
+    fn cyclic_vjp(&self, backend: &B, saved: &Saved<B>, bottleneck: &Bottleneck, u: B::Tensor) -> B::Tensor {
+        let _ = (backend, saved, bottleneck, u);
+        panic!("a layer without a bottleneck was asked for a product through one");
+    }
 
     /// Computes the pullback of (x, dx₁, …, dx_M) ↦ (f(x), J dx₁, …, J dx_M): from (gy, gdy₁, …) to (gx, gdx₁, …),
     /// adding to the gradients of the trained tensors. gx and gdx are of the shape of x, gy and gdy of that of f(x);

@@ -3,7 +3,11 @@
 //! The norms that constrained layers are bounded between meet at their boundaries, so a chain owns the raw parameters
 //! of learned ones: one parameter is the codomain of a layer and the domain of the next.
 
-use resflow_backend::{Backend, BackendError, Binary, Net as BackendNet, NetForward, NetLayer, Over, Reduce};
+use std::ops::Range;
+
+use resflow_backend::{
+    Backend, BackendError, Binary, MAX_RANK, Net as BackendNet, NetForward, NetLayer, Over, Reduce, Shape,
+};
 
 use super::activation::{kept, slope};
 use super::linear::matrix;
@@ -11,7 +15,7 @@ use super::traces::KnownTraces;
 use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, PreparedLayer, Saved, WeightedTraces};
 use crate::batch::Batch;
 use crate::error::ConfigError;
-use crate::estimator::Control;
+use crate::estimator::{Bottleneck, Control};
 use crate::lipschitz::{Order, WeightBounds, check_chain, two_norm_factor};
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate, trained_tensors};
 use crate::reference::ReferenceNet;
@@ -157,6 +161,21 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         total
     }
 
+    fn bottleneck(&self, input: &[usize]) -> Option<Bottleneck> {
+        let mut shape = input.to_vec();
+        let mut narrowest: Option<Bottleneck> = None;
+        let mut least = shape.iter().product::<usize>();
+        for (i, layer) in self.layers.iter().enumerate().take(self.layers.len().saturating_sub(1)) {
+            shape = layer.output_shape(&shape).ok().filter(|shape| shape.len() < MAX_RANK)?;
+            let width = shape.iter().product();
+            if width < least {
+                least = width;
+                narrowest = Some(Bottleneck { layers: i + 1, shape: Shape::new(&shape) });
+            }
+        }
+        narrowest
+    }
+
     fn lipschitz_bound(&self) -> f64 {
         self.layers.iter().map(|l| l.lipschitz_bound()).product()
     }
@@ -202,6 +221,12 @@ fn whole<T: Clone>(known: &[Option<NetLayer<T>>], counts: &[usize]) -> Option<Ba
     (alike && !layers.is_empty()).then_some(BackendNet { layers })
 }
 
+/// φ′ of a net's activations, of what its layers kept.
+fn slopes<'a, B: Backend>(net: &BackendNet<B::Tensor>, saved: &'a [Saved<B>]) -> Vec<&'a B::Tensor> {
+    let activations = net.layers.iter().zip(saved).filter(|(layer, _)| layer.is_activation());
+    activations.map(|(_, saved)| slope(saved)).collect()
+}
+
 /// One tensor for each layer.
 fn each_its_own<B: Backend>(tensors: Vec<B::Tensor>) -> Saved<B> {
     let parts = tensors.into_iter().map(|x| Saved::tensors(vec![x])).collect();
@@ -229,6 +254,16 @@ impl<B: Backend> PreparedSequence<B> {
     fn known_traces(&self, backend: &B, saved: &Saved<B>, leading: usize) -> Option<&KnownTraces<B>> {
         let traces = self.traces.as_ref().filter(|traces| traces.first == leading)?;
         matches!(backend.shape(slope(&saved.parts[leading + 1])).rank(), 2 | 4).then_some(traces)
+    }
+
+    /// The product with the transposed Jacobian of some of the layers.
+    fn vjp_of(&self, backend: &B, saved: &Saved<B>, layers: Range<usize>, gy: B::Tensor) -> B::Tensor {
+        let saved = &saved.parts[layers.clone()];
+        if let Some(net) = &self.net {
+            let net = BackendNet { layers: net.layers[layers].to_vec() };
+            return backend.net_vjp(&net, &slopes(&net, saved), gy);
+        }
+        self.layers[layers].iter().zip(saved).rev().fold(gy, |g, (layer, saved)| layer.vjp(backend, saved, g))
     }
 
     /// The reverse pass, with what is added to ∂/∂d of some activations, by their layers.
@@ -326,7 +361,12 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         if let Some((net, slopes)) = self.net(saved) {
             return backend.net_vjp(net, &slopes, gy);
         }
-        self.layers.iter().zip(&saved.parts).rev().fold(gy, |g, (layer, saved)| layer.vjp(backend, saved, g))
+        self.vjp_of(backend, saved, 0..self.layers.len(), gy)
+    }
+
+    fn cyclic_vjp(&self, backend: &B, saved: &Saved<B>, bottleneck: &Bottleneck, u: B::Tensor) -> B::Tensor {
+        let through = self.vjp_of(backend, saved, 0..bottleneck.layers, u);
+        self.vjp_of(backend, saved, bottleneck.layers..self.layers.len(), through)
     }
 
     fn tangent_vjp(
@@ -353,8 +393,7 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
 
     fn net<'a>(&'a self, saved: &'a Saved<B>) -> Option<(&'a BackendNet<B::Tensor>, Vec<&'a B::Tensor>)> {
         let net = self.net.as_ref()?;
-        let activations = net.layers.iter().zip(&saved.parts).filter(|(layer, _)| layer.is_activation());
-        Some((net, activations.map(|(_, saved)| slope(saved)).collect()))
+        Some((net, slopes(net, &saved.parts)))
     }
 
     fn traces(&self, backend: &B, saved: &Saved<B>) -> Vec<B::Tensor> {

@@ -3,6 +3,7 @@
 
 mod bases;
 mod block;
+mod bottleneck;
 mod certificates;
 mod check;
 mod column_fit;

@@ -284,7 +284,7 @@ proptest! {
         let (b, row) = (&point.b, shape.row());
         let estimator = Estimator::Truncated(Truncated { traces: Traces::Exact, ..Truncated::new(terms).expect("in range") });
         let samples = Samples { count: 1, shape: &row, first: 0 };
-        let cost = CostModel { dimension: point.d, multiply_adds: 1 };
+        let cost = CostModel { dimension: point.d, multiply_adds: 1, bottleneck: None };
         let draw = Draw { estimator: &estimator, key: shape.key() };
         let found = Estimate { backend: b, net: &*point.net, saved: &point.saved, samples, cost }.surrogates(&draw);
         prop_assert_eq!(found.powers, terms.min(shape.powers()));
