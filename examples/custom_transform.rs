@@ -163,7 +163,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = |flow| Trainer::new(flow, data.clone(), &settings, Budget::Steps(400), Key::new(2));
     let mut trainer = start(with.clone())?;
     trainer.run(|_, _| ())?;
-    let model = trainer.model();
+    let mut model = trainer.model();
     let score = model.log_prob(trainer.validation_samples(), Key::new(3))?;
     println!("log p = {:.3} ± {:.3} nats a row", score.mean(), score.mean_standard_error());
 

@@ -355,12 +355,15 @@ impl<B: Backend> Flow<B> {
         Flow::from_archive_with(backend, &self.to_archive()?, registry)
     }
 
-    /// Writes the model atomically.
+    /// [Seals](Self::seal) the flow and writes it atomically: what is scored from here on, by this flow or by one that is loaded from the
+    /// file, is what is certified. A flow that a validation has kept is sealed already, and keeps its bits. The contents of
+    /// [`to_archive`](Self::to_archive) are those of the flow as it is.
     ///
     /// # Errors
     /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Backend`] if the device
     /// failed, [`Error::Checkpoint`] if the file system refused.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+    pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.seal()?;
         Ok(self.to_archive()?.write(path.as_ref())?)
     }
 

@@ -51,6 +51,8 @@ pub struct Flow<B: Backend> {
     base: Box<dyn Base<B>>,
     classifier: Option<Classifier<B>>,
     provenance: Provenance,
+    /// Whether nothing was changed since all weights were sealed.
+    sealed: bool,
 }
 
 impl<B: Backend> Flow<B> {
@@ -127,6 +129,7 @@ impl<B: Backend> Flow<B> {
             chain,
             classifier: None,
             provenance: Provenance::default(),
+            sealed: false,
         })
     }
 
@@ -184,6 +187,7 @@ impl<B: Backend> Flow<B> {
             }
             flow.base = Box::new(Normal::new(config.dimension()));
         }
+        flow.sealed = false;
         flow.chain.resize(&self.backend, &[height, width, config.channels])?;
         flow.columns = ColumnMaps::identity(config.dimension());
         flow.classifier = self.classifier.as_ref().map(|c| c.resized(config.heads()));
@@ -271,6 +275,7 @@ impl<B: Backend> Flow<B> {
     }
 
     pub(crate) fn chain_mut(&mut self) -> &mut Chain<B> {
+        self.sealed = false;
         &mut self.chain
     }
 
@@ -338,6 +343,7 @@ impl<B: Backend> Flow<B> {
     /// Lets every stored tensor be changed, in the same order. Call
     /// [`update_spectral_norms`](Self::update_spectral_norms) after changing weights without their singular vectors.
     pub fn visit_mut(&mut self, visitor: &mut dyn FnMut(&str, &mut B::Tensor, Role)) {
+        self.sealed = false;
         self.chain.visit_mut("links", visitor);
         self.base.visit_mut("base", visitor);
         if let Some(classifier) = &mut self.classifier {
@@ -347,6 +353,7 @@ impl<B: Backend> Flow<B> {
 
     /// Continues the power iteration of every constrained weight.
     pub fn update_spectral_norms(&mut self, how: PowerIteration) {
+        self.sealed = false;
         self.chain.update_all_spectral_norms(&self.backend, how);
     }
 
@@ -401,12 +408,17 @@ impl<B: Backend> Flow<B> {
     /// images by some hundredths, since a convolution is certified on a torus somewhat larger. A sealed flow keeps its bits. Weights
     /// between other norms than the 2-norm have no certificate and stay.
     ///
-    /// Every [validation](crate::train::Trainer::validate) seals the weights that it scores and keeps.
+    /// Every [validation](crate::train::Trainer::validate) seals the weights that it scores and keeps, and [`save`](Self::save) seals what it
+    /// writes.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
     pub fn seal(&mut self) -> Result<(), Error> {
-        Ok(self.chain.seal(&self.backend)?)
+        if !self.sealed {
+            self.chain.seal(&self.backend)?;
+            self.sealed = true;
+        }
+        Ok(())
     }
 
     /// Returns the estimator in use, `Auto` resolved by the first block's cost; exact where no transform estimates

@@ -77,7 +77,9 @@ impl<B: Backend> Operations for Held<B> {
     }
 
     fn archive(&self) -> Result<Archive, Error> {
-        self.flow.to_archive()
+        let mut flow = self.flow.clone();
+        flow.seal()?;
+        flow.to_archive()
     }
 
     fn log_prob(&self, samples: Samples<'_>, key: Key) -> Result<LogProb, Error> {
@@ -161,7 +163,8 @@ impl Model {
         crate::with_device!(device, |backend| Ok(Self::new(Flow::from_archive(backend, archive)?)))
     }
 
-    /// Writes the model file, atomically.
+    /// Writes the model file, atomically, with its weights [sealed](Flow::seal). A model that was fitted is sealed already; one that was not,
+    /// because it was made of a flow or loaded from a file of before, is written sealed and stays as it is.
     ///
     /// # Errors
     /// Returns [`Error::Checkpoint`] if the file system refused, [`Error::Backend`] if the device failed.

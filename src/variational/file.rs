@@ -34,11 +34,12 @@ impl<B: Backend> VariationalFlow<B> {
         Self::from_flow(Flow::restore(backend, &document, "", archive, registry)?)
     }
 
-    /// Writes the flow atomically.
+    /// [Seals](Flow::seal) the flow and writes it atomically.
     ///
     /// # Errors
     /// Returns the errors of [`to_archive`](Self::to_archive), and [`Error::Checkpoint`] if the file system refused.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+    pub fn save(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.flow.seal()?;
         Ok(self.to_archive()?.write(path.as_ref())?)
     }
 

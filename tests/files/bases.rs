@@ -62,7 +62,7 @@ fn every_base_is_stored_and_loaded() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.safetensors");
     for config in models() {
-        let flow = Flow::new(cpu(), &config, Key::new(1)).expect("valid");
+        let mut flow = Flow::new(cpu(), &config, Key::new(1)).expect("valid");
         flow.save(&path).expect("written");
         let archive = Archive::read(&path).expect("ours");
         assert_eq!(archive.document["model"]["format"], 4);

@@ -93,7 +93,7 @@ fn log_prob(flow: &Flow<Cpu>) -> Vec<f64> {
 fn an_order_that_no_configuration_spells_out_is_listed_and_loads() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.safetensors");
-    for flow in [mixed_rows(), mixed_images()] {
+    for mut flow in [mixed_rows(), mixed_images()] {
         flow.save(&path).expect("written");
         let archive = Archive::read(&path).expect("ours");
         assert_eq!(archive.document["model"]["format"], 3);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::*;
 use proptest::prelude::*;
-use resflow::backend::{Backend, Key};
+use resflow::backend::Key;
 use resflow::batch::Batch;
 use resflow::config::Nonlinearity;
 use resflow::estimator::{

@@ -3,7 +3,6 @@
 //! may fail by chance: a bound is never below what it bounds.
 
 use proptest::prelude::*;
-use resflow::NdArray;
 use resflow::backend::{Backend, Element, Key, Noise};
 use resflow::bijection::Bijection as _;
 use resflow::config::{Family, FlowConfig, Nonlinearity};
@@ -13,6 +12,8 @@ use resflow::invert::{Inversion, Status};
 use resflow::lipschitz::{BiLipschitz, PowerIteration, inverse_norm_bound, spectral_norm_bound};
 use resflow::module::Role;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
+use resflow::variational::VariationalFlow;
+use resflow::{Model, NdArray};
 
 use crate::common::asking::value;
 use crate::common::*;
@@ -143,6 +144,42 @@ fn images_are_sealed_too() {
         "{:?}",
         sample.reports
     );
+}
+
+/// A file that `save` wrote is sealed, and so is the flow from then on: what either scores is what is certified.
+#[test]
+fn saving_seals() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.safetensors");
+    let config = || FlowConfig { coefficient: 0.9, ..exact_config(3, 2, &[9, 7]) };
+    let unsealed = || stretched(&cpu(), config(), Key::new(4), PowerIteration::Iterations(2));
+    let mut flow = unsealed();
+    // the contents are those of the flow as it is
+    let as_it_is = Flow::from_archive(cpu(), &flow.to_archive().expect("stored")).expect("a model");
+    assert!(weights(&as_it_is) == weights(&flow));
+    flow.save(&path).expect("written");
+    assert!(weights(&flow) != weights(&as_it_is));
+    let check = |flow: &Flow<Cpu>| {
+        let bounds = flow.certified_bounds().expect("no fault");
+        assert!(bounds.weights().all(|w| w.upper.is_some_and(|upper| upper <= w.coefficient)), "{bounds:?}");
+    };
+    let loaded = Flow::load(cpu(), &path).expect("a model");
+    assert!(weights(&loaded) == weights(&flow));
+    check(&loaded);
+    // weights that are changed afterwards are sealed again
+    flow.visit_mut(&mut |name, tensor, role| {
+        if role == Role::Weight && name.ends_with(".weight") {
+            *tensor = cpu().affine(tensor.clone(), 1.7, 0.0);
+        }
+    });
+    flow.save(&path).expect("written");
+    check(&Flow::load(cpu(), &path).expect("a model"));
+    // a model is written sealed, whatever it was made of
+    Model::new(unsealed()).save(&path).expect("written");
+    check(&Flow::load(cpu(), &path).expect("a model"));
+    let mut variational = VariationalFlow::from_flow(unsealed()).expect("over rows");
+    variational.save(&path).expect("written");
+    check(VariationalFlow::load(cpu(), &path).expect("a flow").flow());
 }
 
 /// Norms between other orders are estimates: they are said to be, and their weights are left alone.

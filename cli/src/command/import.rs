@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Import) -> Result<()> {
             // the stored singular vectors are those of the weights, not of their average
             converge(&mut flow);
         }
-        finish(&flow, precision, arguments)
+        finish(&mut flow, precision, arguments)
     })
 }
 
@@ -50,7 +50,7 @@ fn converge<B: Backend>(flow: &mut Flow<B>) {
     flow.update_spectral_norms(PowerIteration::converge::<B>());
 }
 
-fn finish<B: Backend>(flow: &Flow<B>, precision: Precision, arguments: &Import) -> Result<()> {
+fn finish<B: Backend>(flow: &mut Flow<B>, precision: Precision, arguments: &Import) -> Result<()> {
     flow.save(&arguments.out)?;
     let out = arguments.out.display();
     print(&format!(
