@@ -45,6 +45,8 @@ fn norms_of_kernels_are_never_below() {
         assert!(tally.below.is_empty(), "{what}: {:?}", tally.below);
     }
     assert!(found.supremum.quantile(1.0) < 1.02, "{}", found.supremum.quantile(1.0));
+    // on sizes of up to 12 × 12 it is the norm of the convolution's own matrix
+    assert!(found.sized.quantile(1.0) < 1.002, "{}", found.sized.quantile(1.0));
 }
 
 #[test]

@@ -11,6 +11,9 @@
 //! σ₁(f)² is the norm of f*f = Σ_d R_d e^{i⟨ω, d⟩} with R_d = Σ_s K_sᵀ K_{s+d}, on the side with fewer channels: lags are computed once,
 //! and each frequency sums them and [squares](super::gram) as long as it may have the largest norm. A Hermitian matrix
 //! A + iB is the real symmetric [[A, −B], [B, A]], of the same norm.
+//!
+//! A torus has a larger norm than the image, by up to a quarter where there are few pixels. So on small images the norm is that of the
+//! convolution's own matrix, and as sharp as that of any matrix.
 
 use std::f64::consts::{PI, TAU};
 
@@ -21,8 +24,9 @@ use super::rounding::{Pulled, add, dot, gamma, mul, pull, root, scaled, square_s
 
 /// Grid points for each degree of the polynomial: 1/cos(π/64) is 1.0012.
 const POINTS: usize = 64;
-/// The most numbers on the shorter side of the convolution's own matrix, below which its norm is taken directly.
-const SMALL: usize = 96;
+/// The most numbers on the shorter side of the convolution's own matrix whose norm is taken directly: 12 × 12 pixels of two channels. It
+/// costs the cube of that, some tens of milliseconds.
+const SMALL: usize = 288;
 /// The error of a sine or a cosine of a fraction of a turn, argument included.
 const TRIGONOMETRY: f64 = 4e-15;
 
@@ -93,7 +97,7 @@ pub fn convolution_norm_bound(kernel: &[f64], extents: [usize; 4], size: Option<
     let taps = Taps::new(&kernel, [outputs, inputs], [y, x]);
     let bound = match [y.pixels, x.pixels] {
         _ if y.count() * x.count() == 1 => spectral_norm_bound(outputs, inputs, &taps.matrices[0]),
-        [Some(h), Some(w)] if (h[0] * w[0] * inputs).min(h[1] * w[1] * outputs) <= SMALL => taps.dense([y, x], [h, w]),
+        [Some(h), Some(w)] if (h[0] * w[0] * inputs).min(h[1] * w[1] * outputs) <= SMALL => taps.own([y, x], [h, w]),
         _ => taps.grid([y, x]),
     };
     scaled(bound, e).next_up()
@@ -120,26 +124,54 @@ impl Taps {
         Self { matrices, channels, counts: [y.count(), x.count()] }
     }
 
-    /// The norm of the convolution's own matrix, `[c_out·h'·w', c_in·h·w]`.
-    fn dense(&self, axes: [Axis; 2], [h, w]: [[usize; 3]; 2]) -> f64 {
+    /// The norm of the convolution's own matrix M, `[c_out·h'·w', c_in·h·w]`, by MᵀM, or MMᵀ where that is smaller: a pixel of the
+    /// longer side joins those of the shorter one that its taps lead to, so these blocks are sums of K_tᵀK_s, or of K_tK_sᵀ.
+    fn own(&self, axes: [Axis; 2], [h, w]: [[usize; 3]; 2]) -> f64 {
         let [outputs, inputs] = self.channels;
-        let (rows, columns) = (outputs * h[1] * w[1], inputs * h[0] * w[0]);
-        let mut matrix = vec![0.0; rows * columns];
-        // the pixel that tap number t of an axis joins to output i
-        let pixel = |axis: Axis, [pixels, _, padding]: [usize; 3], t: usize, i: usize| {
-            (i + axis.taps[0] + t).checked_sub(padding).filter(|&j| j < pixels)
+        let by_inputs = inputs * h[0] * w[0] <= outputs * h[1] * w[1];
+        let (c, [height, width], [far_height, far_width]) =
+            if by_inputs { (inputs, [h[0], w[0]], [h[1], w[1]]) } else { (outputs, [h[1], w[1]], [h[0], w[0]]) };
+        // the pixel that tap number t of an axis joins to pixel i of the longer side
+        let joined = |axis: Axis, [pixels, output, padding]: [usize; 3], t: usize, i: usize| {
+            let tap = axis.taps[0] + t;
+            if by_inputs {
+                (i + tap).checked_sub(padding).filter(|&j| j < pixels)
+            } else {
+                (i + padding).checked_sub(tap).filter(|&j| j < output)
+            }
         };
-        for (t, tap) in self.matrices.iter().enumerate() {
-            let [ty, tx] = [t / self.counts[1], t % self.counts[1]];
-            for (iy, ix) in (0..h[1]).flat_map(|iy| (0..w[1]).map(move |ix| (iy, ix))) {
-                let (Some(jy), Some(jx)) = (pixel(axes[0], h, ty, iy), pixel(axes[1], w, tx, ix)) else { continue };
-                for (o, row) in tap.chunks_exact(inputs).enumerate() {
-                    let start = ((iy * w[1] + ix) * outputs + o) * columns + (jy * w[0] + jx) * inputs;
-                    matrix[start..start + inputs].copy_from_slice(row);
+        let sides = self.sides(by_inputs);
+        let count = sides.len();
+        let products: Vec<Vec<f64>> =
+            (0..count * count).map(|at| cross(c, &sides[at / count], &sides[at % count])).collect();
+        let n = c * height * width;
+        let mut gram = vec![0.0; n * n];
+        for far in 0..far_height * far_width {
+            let places: Vec<_> = (0..count)
+                .filter_map(|t| {
+                    let y = joined(axes[0], h, t / self.counts[1], far / far_width)?;
+                    Some((t, (y * width + joined(axes[1], w, t % self.counts[1], far % far_width)?) * c))
+                })
+                .collect();
+            for (&(t, row), &(s, column)) in places.iter().flat_map(|t| places.iter().map(move |s| (t, s))) {
+                for (i, product) in products[t * count + s].chunks_exact(c).enumerate() {
+                    let start = (row + i) * n + column;
+                    gram[start..start + c].iter_mut().zip(product).for_each(|(sum, product)| *sum += product);
                 }
             }
         }
-        spectral_norm_bound(rows, columns, &matrix)
+        // ‖M‖_F²: each tap as often as it joins two pixels, at most as often as there are pixels
+        let each = self.matrices.iter().fold(0.0, |sum, tap| add(sum, square_sum(tap)));
+        let size = mul(each, (far_height * far_width) as f64);
+        let slack = add(mul(gamma((outputs.max(inputs) + 1) * count), size), f64::MIN_POSITIVE);
+        root(add(symmetric_norm_bound(n, gram, 0.0), slack))
+    }
+
+    /// The taps as matrices whose rows are of length of the inputs or, `by_inputs`, of the outputs: those of the other side.
+    fn sides(&self, by_inputs: bool) -> Vec<Vec<f64>> {
+        let [outputs, inputs] = self.channels;
+        let turned = |m: &Vec<f64>| (0..inputs * outputs).map(|at| m[at % outputs * inputs + at / outputs]).collect();
+        if by_inputs { self.matrices.iter().map(turned).collect() } else { self.matrices.clone() }
     }
 
     /// The largest norm of f over the grid, and from there to all frequencies.
@@ -187,11 +219,8 @@ impl Taps {
     fn lags(&self) -> Vec<Lag> {
         let [outputs, inputs] = self.channels;
         let [rows, columns] = self.counts.map(|n| n as isize);
-        // rows of length of the longer side
-        let turned = |m: &Vec<f64>| (0..inputs * outputs).map(|at| m[at % outputs * inputs + at / outputs]).collect();
-        let sides: Vec<Vec<f64>> =
-            if inputs <= outputs { self.matrices.iter().map(turned).collect() } else { self.matrices.clone() };
-        let (n, length) = (inputs.min(outputs), inputs.max(outputs));
+        let sides = self.sides(inputs <= outputs);
+        let n = inputs.min(outputs);
         let mut lags = Vec::new();
         for by in (0..rows).flat_map(|dy| (1 - columns..columns).map(move |dx| [dy, dx])) {
             if by < [0, 0] {
@@ -204,11 +233,7 @@ impl Taps {
                     continue;
                 }
                 let second = &sides[(row * columns + column) as usize];
-                for i in 0..n {
-                    for j in 0..n {
-                        product[i * n + j] += dot(&first[i * length..][..length], &second[j * length..][..length]);
-                    }
-                }
+                product.iter_mut().zip(cross(n, first, second)).for_each(|(sum, product)| *sum += product);
             }
             // the lag 0 is there once
             let share = if by == [0, 0] { 0.5 } else { 1.0 };
@@ -219,6 +244,12 @@ impl Taps {
         }
         lags
     }
+}
+
+/// A Bᵀ of matrices of n rows, `[n, n]`.
+fn cross(n: usize, a: &[f64], b: &[f64]) -> Vec<f64> {
+    let length = a.len() / n.max(1);
+    (0..n * n).map(|at| dot(&a[at / n * length..][..length], &b[at % n * length..][..length])).collect()
 }
 
 /// R_d + R_dᵀ and R_d − R_dᵀ, halved for d = 0.
