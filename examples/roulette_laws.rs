@@ -1,0 +1,117 @@
+//! The law of Russian roulette in training: how much a gradient of a trained flow varies, and what it costs, by the number E of terms that
+//! are always there and the p of the geometric law of those behind. Flows are fitted to a two-dimensional density and to a chain of 43
+//! variables, by the default law; then the gradient of batches is computed again and again with every other law. Writes tables as Markdown.
+//!
+//! `cargo run --release --example roulette_laws -- [--threads 1] [--steps 1500] [--repeats 200]`
+
+use std::num::NonZeroUsize;
+
+use resflow::backend::{Backend, Key, Noise};
+use resflow::batch::Batch;
+use resflow::bijection::Memory;
+use resflow::config::FlowConfig;
+use resflow::data::{Table, ToyDensity};
+use resflow::estimator::{Estimator, Law, RussianRoulette};
+use resflow::flow::{Flow, Objective};
+use resflow::train::{Budget, Source, TrainConfig, Trainer};
+use resflow::{Error, NdArray};
+
+type Cpu = NdArray<f32>;
+
+const BATCH: usize = 256;
+
+/// The law that tables whose log det is estimated are trained with.
+const DEFAULT: (usize, f64) = (2, 0.25);
+
+/// x₁ = z₁ and xᵢ = sin(3/2 xᵢ₋₁) + zᵢ/2, with z standard normal.
+fn chain(d: usize, rows: usize, key: Key) -> Result<Table, Error> {
+    let mut values = vec![0.0; rows * d];
+    Noise::Normal.fill(key, 0, &mut values);
+    for row in values.chunks_exact_mut(d) {
+        for i in 1..d {
+            let before: f64 = row[i - 1];
+            row[i] = (1.5 * before).sin() + 0.5 * row[i];
+        }
+    }
+    Ok(Table::new(None, d, values)?)
+}
+
+fn roulette((exact, p): (usize, f64)) -> Result<RussianRoulette, Error> {
+    Ok(RussianRoulette::new(Law::ShiftedGeometric { p }, exact)?)
+}
+
+/// The sum of the variances of a gradient's numbers over keys, of one batch or of a batch for each key.
+fn variance(flow: &Flow<Cpu>, batches: &[Batch<Cpu>], repeats: u64) -> Result<f64, Error> {
+    let b = flow.backend();
+    let prepared = flow.prepare();
+    let weights = b.full(1.0 / BATCH as f64, [BATCH, 1].into());
+    let (mut mean, mut squares) = (Vec::new(), 0.0);
+    for i in 0..repeats {
+        let batch = &batches[i as usize % batches.len()];
+        let (key, weights) = (Key::new(5).split(i), &weights);
+        let objective =
+            Objective { batch, weights, key, memory: Memory::Store, input_gradient: false, supervision: None };
+        let gradient = b.download(&prepared.gradient(&objective)?.flat)?;
+        mean.resize(gradient.len(), 0.0_f64);
+        for (mean, g) in mean.iter_mut().zip(gradient) {
+            *mean += f64::from(g) / repeats as f64;
+            squares += f64::from(g * g);
+        }
+    }
+    let n = repeats as f64;
+    Ok((squares - n * mean.iter().map(|m| m * m).sum::<f64>()) / (n - 1.0))
+}
+
+fn main() -> Result<(), Error> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|i| arguments.get(i + 1));
+    let number = |name: &str, default| value(name).and_then(|v| v.parse().ok()).unwrap_or(default);
+    let threads = value("--threads").and_then(|v| v.parse().ok()).unwrap_or(NonZeroUsize::MIN);
+    let (steps, repeats) = (number("--steps", 1500), number("--repeats", 200));
+    let b = Cpu::with_threads(threads)?;
+    let chain43 = chain(43, 10_000, Key::new(1))?;
+    for (name, d, data) in [("checkerboard", 2, None), ("chain of 43", 43, Some(chain43))] {
+        let config = FlowConfig {
+            blocks: 8,
+            coefficient: 0.95,
+            training: Estimator::RussianRoulette(roulette(DEFAULT)?),
+            ..FlowConfig::new(d)
+        };
+        let flow = Flow::new(b.clone(), config, Key::new(0))?;
+        let settings = TrainConfig { validate_every: steps, ..TrainConfig::default() };
+        let source = data.clone().map_or(Source::Density(ToyDensity::Checkerboard), Source::from);
+        let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(steps), Key::new(3))?;
+        trainer.run(|_, _| ())?;
+        let mut model = trainer.model();
+        let rows = data.unwrap_or_else(|| ToyDensity::Checkerboard.sample(Key::new(7), repeats as usize * BATCH));
+        let (mean, deviation) = (model.standardiser().mean(), model.standardiser().deviation());
+        let standardised: Vec<f32> =
+            rows.values().iter().enumerate().map(|(e, x)| ((x - mean[e % d]) / deviation[e % d]) as f32).collect();
+        let batches: Vec<_> =
+            standardised.chunks_exact(BATCH * d).map(|rows| Batch::new(b.upload(rows, [BATCH, d].into()))).collect();
+        println!("\n{name}, {steps} steps; {repeats} gradients of batches of {BATCH}\n");
+        println!("| E | p | terms | passes | one batch: variance | × passes | fresh batches: variance | × passes |");
+        println!("|---|---|---|---|---|---|---|---|");
+        let mut reference: Option<[f64; 2]> = None;
+        let others = [0, 1, 2, 3, 4].into_iter().flat_map(|e| [0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(|p| (e, p)));
+        for law in std::iter::once(DEFAULT).chain(others) {
+            let roulette = roulette(law)?;
+            // forward, products, the tangent, and the reverse pass of value and tangent, which is twice each
+            let (terms, passes) = (roulette.expected_terms(), 6.0 + roulette.expected_terms());
+            model.set_training_estimator(Estimator::RussianRoulette(roulette))?;
+            let [one, fresh] = [&batches[..1], &batches[..]].map(|batches| variance(&model, batches, repeats));
+            let products = [one? * passes, fresh? * passes];
+            let default = *reference.get_or_insert(products);
+            println!(
+                "| {} | {} | {terms:.2} | {passes:.2} | {:.3e} | {:.3} | {:.3e} | {:.3} |",
+                law.0,
+                law.1,
+                products[0] / passes,
+                products[0] / default[0],
+                products[1] / passes,
+                products[1] / default[1],
+            );
+        }
+    }
+    Ok(())
+}
