@@ -39,6 +39,9 @@ const EXTENDED: u32 = 4;
 /// The section of the metadata that describes a variational flow, which runs the other way.
 pub(crate) const VARIATIONAL: &str = "variational";
 
+/// The section of the metadata that describes a variational run, beside that of its flow.
+pub(crate) const VARIATIONAL_RUN: &str = "variational-run";
+
 /// The format of a model.
 fn format_of(config: &ModelConfig, listed: bool, mapped: bool) -> u32 {
     if mapped || !config.base().is_normal() || config.start() != Start::Random {
@@ -393,7 +396,9 @@ pub(crate) fn document_value<T: Serialize>(document: &T) -> Result<serde_json::V
 /// The part of the metadata under a key.
 pub(crate) fn section<T: serde::de::DeserializeOwned>(archive: &Archive, key: &str) -> Result<T, CheckpointError> {
     let missing = || {
-        CheckpointError::Format(if archive.document.get(VARIATIONAL).is_some() {
+        CheckpointError::Format(if archive.document.get(VARIATIONAL_RUN).is_some() {
+            "it is the state of a variational run: go on with it by `VariationalTrainer::resume`".into()
+        } else if key != VARIATIONAL_RUN && archive.document.get(VARIATIONAL).is_some() {
             "it is a variational flow, from latents to samples: load it with `VariationalFlow::load`".into()
         } else {
             format!("the metadata has no section `{key}`: another kind of resflow file?")

@@ -23,6 +23,7 @@
 
 mod config;
 mod defaults;
+mod done;
 mod optimiser;
 mod source;
 mod start;
@@ -34,6 +35,7 @@ mod verdict;
 use std::time::Duration;
 
 pub use config::TrainConfig;
+pub(crate) use done::Done;
 pub(crate) use optimiser::{Optimiser, find_infinite};
 use serde::{Deserialize, Serialize};
 pub use source::Source;

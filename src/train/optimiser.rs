@@ -7,17 +7,22 @@
 use resflow_backend::{AdamStep, Backend, BackendError, Binary, Element as _, Unary};
 
 use super::TrainConfig;
+use crate::checkpoint::{Archive, Values};
+use crate::error::{CheckpointError, Error};
 use crate::flow::Flow;
 use crate::lipschitz::PowerIteration;
 use crate::module::{Role, flatten};
+
+/// The names of the moments and of the average in the state of a run.
+const STORED: [&str; 3] = ["moment.first", "moment.second", "average"];
 
 /// The state of the optimiser.
 #[derive(Debug)]
 pub(crate) struct Optimiser<B: Backend> {
     /// Adam's first and second moment, `[P]`.
-    pub(super) moments: [B::Tensor; 2],
+    moments: [B::Tensor; 2],
     /// The exponential moving average of the parameters, `[P]`.
-    pub(super) average: B::Tensor,
+    average: B::Tensor,
     parameters: B::Tensor,
     /// 1 where weight decay applies, else 0, `[P]`.
     decayed: B::Tensor,
@@ -65,6 +70,35 @@ impl<B: Backend> Optimiser<B> {
     /// Lets the average begin anew at the present parameters.
     pub(crate) fn begin_average(&mut self) {
         self.average = self.parameters.clone();
+    }
+
+    /// Stores the moments and the average.
+    ///
+    /// # Errors
+    /// Returns [`BackendError`] if the device failed.
+    pub(crate) fn store(&self, backend: &B, archive: &mut Archive) -> Result<(), BackendError> {
+        for (name, tensor) in STORED.into_iter().zip([&self.moments[0], &self.moments[1], &self.average]) {
+            let values = backend.download(tensor)?;
+            archive.tensors.insert(name.to_owned(), (vec![values.len()], Values::of(&values)));
+        }
+        Ok(())
+    }
+
+    /// Takes over stored moments and the stored average.
+    ///
+    /// # Errors
+    /// Returns [`Error::Checkpoint`] if one is missing, of another length or not finite, or a second moment is negative.
+    pub(crate) fn restore(&mut self, backend: &B, archive: &Archive) -> Result<(), Error> {
+        let shape = backend.shape(&self.average);
+        let load = |name: &str| -> Result<B::Tensor, Error> {
+            Ok(backend.upload(&archive.get::<B::Elem>(name, &shape)?, shape))
+        };
+        let [first, second, average] = STORED;
+        if archive.get::<f64>(second, &shape)?.iter().any(|&m| m < 0.0) {
+            return Err(CheckpointError::Format("a second moment is negative".into()).into());
+        }
+        (self.moments, self.average) = ([load(first)?, load(second)?], load(average)?);
+        Ok(())
     }
 
     /// Makes step `step`, from 1, along a gradient, `[P]`, at a learning rate, and reads `values`, `[k]`, with it.

@@ -4,17 +4,14 @@
 //! model and the numbers of the run. A run resumed from it makes the same steps as one that was never interrupted, bit
 //! for bit on the CPU.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use resflow_backend::{Backend, Key};
+use resflow_backend::Backend;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-use super::optimiser::Optimiser;
 use super::source::Columns;
 use super::validation::Best;
-use super::{Budget, MOST_TIME, Source, TrainConfig, Trainer, Validation, config};
-use crate::checkpoint::{Archive, ModelDocument, Values, document_value, section};
+use super::{Budget, Done, Source, TrainConfig, Trainer, Validation};
+use crate::checkpoint::{Archive, ModelDocument, document_value, section};
 use crate::classifier::ClassificationScore;
 use crate::error::Excerpt;
 use crate::error::{CheckpointError, Error};
@@ -59,13 +56,14 @@ impl<B: Backend> Trainer<B> {
     /// Returns [`Error::Unregistered`] for a transform that does not say what it is, [`Error::Input`] for a base
     /// density that cannot be saved, [`Error::Backend`] if the device failed.
     pub fn to_archive(&self) -> Result<Archive, Error> {
+        let Done { key, step, elapsed } = Done::new(self.key, self.step, self.elapsed);
         let run = RunDocument {
             config: self.config.clone(),
             budget: self.budget,
-            key: self.key.seed().to_string(),
+            key,
             data: self.fingerprint.clone(),
-            step: self.step,
-            elapsed: self.elapsed.as_secs_f64(),
+            step,
+            elapsed,
             initialised: self.initialised,
             best_nll: self.best.as_ref().map(|b| b.nll),
             best_classification: self.best_classification(),
@@ -86,12 +84,7 @@ impl<B: Backend> Trainer<B> {
         if let Some(best) = &self.best {
             best.flow.store("best.", &mut archive)?;
         }
-        let backend = self.flow.backend();
-        let Optimiser { moments: [first, second], average, .. } = &self.optimiser;
-        for (name, tensor) in [("moment.first", first), ("moment.second", second), ("average", average)] {
-            let values = backend.download(tensor)?;
-            archive.tensors.insert(name.to_owned(), (vec![values.len()], Values::of(&values)));
-        }
+        self.optimiser.store(self.flow.backend(), &mut archive)?;
         Ok(archive)
     }
 
@@ -119,7 +112,6 @@ impl<B: Backend> Trainer<B> {
         let run: RunDocument = section(archive, "run")?;
         let model: ModelDocument = section(archive, "model")?;
         run.config.check()?;
-        config::check_steps("step", run.step, 0)?;
         let format = |problem: &str| Error::Checkpoint(CheckpointError::Format(problem.into()));
         let fingerprint = source.fingerprint(model.classes());
         if fingerprint != run.data {
@@ -128,12 +120,7 @@ impl<B: Backend> Trainer<B> {
                 Excerpt(&run.data)
             )));
         }
-        let key = Key::new(run.key.parse().map_err(|_| format("the run's key is not a number"))?);
-        let elapsed =
-            Duration::try_from_secs_f64(run.elapsed).map_err(|_| format("the run's time is not a duration"))?;
-        if elapsed > MOST_TIME {
-            return Err(format("the run's time is longer than a thousand years"));
-        }
+        let (key, step, elapsed) = Done { key: run.key, step: run.step, elapsed: run.elapsed }.check()?;
         let flow = Flow::restore(backend.clone(), &model, "flow.", archive, registry)?;
         let provenance = flow.provenance().clone();
         let best = match (run.best_nll, &run.best) {
@@ -162,16 +149,8 @@ impl<B: Backend> Trainer<B> {
         let columns = Columns::Given(flow.columns().clone());
         let mut trainer = Self::start(flow, source, &run.config, run.budget, key, columns)?;
         trainer.flow.set_provenance(provenance);
-        let shape = backend.shape(&trainer.optimiser.average);
-        let load = |name: &str| -> Result<B::Tensor, Error> {
-            Ok(backend.upload(&archive.get::<B::Elem>(name, &shape)?, shape))
-        };
-        trainer.optimiser.moments = [load("moment.first")?, load("moment.second")?];
-        if archive.get::<f64>("moment.second", &shape)?.iter().any(|&m| m < 0.0) {
-            return Err(format("a second moment is negative"));
-        }
-        trainer.optimiser.average = load("average")?;
-        trainer.step = run.step;
+        trainer.optimiser.restore(&backend, archive)?;
+        trainer.step = step;
         trainer.elapsed = elapsed;
         trainer.milestone = trainer.milestone();
         trainer.initialised = run.initialised;

@@ -6,8 +6,8 @@ use std::path::Path;
 use resflow_backend::Backend;
 
 use super::VariationalFlow;
-use crate::checkpoint::{Archive, ModelDocument, VARIATIONAL, document_value, section};
-use crate::error::Error;
+use crate::checkpoint::{Archive, ModelDocument, VARIATIONAL, VARIATIONAL_RUN, document_value, section};
+use crate::error::{CheckpointError, Error};
 use crate::flow::Flow;
 use crate::registry::Registry;
 
@@ -30,6 +30,10 @@ impl<B: Backend> VariationalFlow<B> {
     /// Returns [`Error::Checkpoint`] for anything that does not belong together, and for a model that is no variational flow;
     /// [`Error::Config`] for a part that is not in the registry.
     pub fn from_archive(backend: B, archive: &Archive, registry: &Registry<B>) -> Result<Self, Error> {
+        if archive.document.get(VARIATIONAL_RUN).is_some() {
+            let problem = "it is the state of a variational run: go on with it by `VariationalTrainer::resume`";
+            return Err(CheckpointError::Format(problem.into()).into());
+        }
         let document: ModelDocument = section(archive, VARIATIONAL)?;
         Self::from_flow(Flow::restore(backend, &document, "", archive, registry)?)
     }

@@ -53,6 +53,7 @@ mod flow;
 mod gradient;
 mod importance;
 mod prepared;
+mod state;
 mod target;
 mod trainer;
 

@@ -44,17 +44,17 @@ pub struct VariationalStep {
 /// A run of variational training.
 #[derive(Debug)]
 pub struct VariationalTrainer<B: Backend, T> {
-    flow: VariationalFlow<B>,
+    pub(super) flow: VariationalFlow<B>,
     target: T,
-    config: VariationalConfig,
+    pub(super) config: VariationalConfig,
     optimiser_config: TrainConfig,
-    optimiser: Optimiser<B>,
+    pub(super) optimiser: Optimiser<B>,
     prepared: PreparedVariational<B>,
-    budget: Budget,
-    key: Key,
-    step: u64,
-    elapsed: Duration,
-    initialised: bool,
+    pub(super) budget: Budget,
+    pub(super) key: Key,
+    pub(super) step: u64,
+    pub(super) elapsed: Duration,
+    pub(super) initialised: bool,
 }
 
 impl<B: Backend, T: Target> VariationalTrainer<B, T> {
@@ -91,6 +91,16 @@ impl<B: Backend, T: Target> VariationalTrainer<B, T> {
     /// The target.
     pub fn target(&self) -> &T {
         &self.target
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &VariationalConfig {
+        &self.config
+    }
+
+    /// The steps or the time that the run may take.
+    pub fn budget(&self) -> Budget {
+        self.budget
     }
 
     /// The number of steps made.

@@ -6,12 +6,14 @@ use std::num::NonZeroUsize;
 use resflow::NdArray;
 use resflow::backend::Key;
 use resflow::bijection::Memory;
+use resflow::checkpoint::{Archive, Values};
 use resflow::config::{Family, FlowConfig};
 use resflow::data::Table;
 use resflow::error::Error;
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::invert::Inversion;
+use resflow::registry::Registry;
 use resflow::train::Budget;
 use resflow::variational::{
     GradientEstimator, Importance, Target, TargetError, VariationalConfig, VariationalFlow, VariationalObjective,
@@ -23,6 +25,7 @@ use crate::common::bijections::is_slope;
 use crate::common::*;
 
 /// A Gaussian in two dimensions, correlated, times e^3: ln Z = 3.
+#[derive(Debug)]
 struct Gaussian;
 
 const MEAN: [f64; 2] = [1.0, -0.5];
@@ -48,6 +51,7 @@ impl Target for Gaussian {
 }
 
 /// A smooth density of three numbers that is no flow's: a funnel with a ripple.
+#[derive(Debug)]
 struct Ripple;
 
 impl Target for Ripple {
@@ -283,6 +287,106 @@ fn files_keep_the_direction() {
         assert!(error.contains("VariationalFlow::load"), "{error}");
         flow.flow().clone().save(&path).expect("stored");
         assert!(VariationalFlow::load(cpu(), &path).is_err());
+    }
+}
+
+/// A run that was stopped and resumed from its file makes the steps of one that was not: the same reports and the same bits.
+#[test]
+fn resumed_runs_are_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("run.safetensors");
+    for gradient in [GradientEstimator::Reparametrised, GradientEstimator::Path] {
+        let settings = VariationalConfig {
+            batch: 32,
+            gradient,
+            initial_beta: 0.1,
+            anneal: 0.5,
+            warmup: 3,
+            weight_decay: 0.1,
+            ..VariationalConfig::default()
+        };
+        let start = || {
+            let config = FlowConfig { blocks: 2, hidden: vec![8], ..FlowConfig::new(2) };
+            let flow = VariationalFlow::new(cpu(), config, Key::new(3)).expect("a flow");
+            let flow = flow.with_location(vec![0.5, -1.0], vec![2.0, 0.7]).expect("in range");
+            VariationalTrainer::new(flow, Gaussian, &settings, Budget::Steps(12), Key::new(u64::MAX - 4))
+                .expect("valid")
+        };
+        let bits = |trainer: &VariationalTrainer<Cpu, Gaussian>| {
+            let state = trainer.to_archive().expect("stored");
+            // all but the time
+            (state.tensors, trainer.model().to_archive().expect("stored").to_bytes().expect("stored"))
+        };
+        let mut whole = start();
+        let mut reports = Vec::new();
+        whole.run(|report| reports.push(report.clone())).expect("finite");
+        for stop in [0, 1, 5] {
+            let mut first = start();
+            for report in &reports[..stop] {
+                assert_eq!(&first.step().expect("finite"), report);
+            }
+            first.to_archive().expect("stored").write(&path).expect("written");
+            let archive = Archive::read(&path).expect("ours");
+            let mut again = VariationalTrainer::resume(cpu(), &archive, Gaussian).expect("a state");
+            assert_eq!((again.config(), again.budget()), (&settings, Budget::Steps(12)));
+            assert!(again.steps_done() == stop as u64 && again.elapsed() == first.elapsed());
+            assert!(bits(&again) == bits(&first), "resuming changes the state");
+            let mut rest = reports[stop..].iter();
+            again.run(|report| assert_eq!(Some(report), rest.next())).expect("finite");
+            assert!(rest.next().is_none() && again.finished());
+            assert!(bits(&again) == bits(&whole), "other bits after step {stop}");
+            again.set_budget(Budget::Steps(13)).expect("more steps");
+            assert!(!again.finished() && again.set_budget(Budget::Steps(0)).is_err());
+        }
+    }
+}
+
+/// States that do not belong together, and files of other kinds, are refused with what they are.
+#[test]
+fn bad_states_of_runs_are_refused() {
+    let config = FlowConfig { blocks: 1, hidden: vec![4], ..FlowConfig::new(2) };
+    let flow = VariationalFlow::new(cpu(), config, Key::new(3)).expect("a flow");
+    let settings = VariationalConfig { batch: 8, ..VariationalConfig::default() };
+    let mut trainer = VariationalTrainer::new(flow, Gaussian, &settings, Budget::Steps(3), Key::new(1)).expect("valid");
+    trainer.step().expect("finite");
+    let good = trainer.to_archive().expect("stored");
+    let refused = |archive: &Archive, part: &str| {
+        let error = VariationalTrainer::resume(cpu(), archive, Gaussian).expect_err(part).to_string();
+        assert!(error.contains(part), "{part}: {error}");
+    };
+    for (pointer, value, part) in [
+        ("/variational-run/done/key", serde_json::json!("seven"), "key"),
+        ("/variational-run/done/elapsed", serde_json::json!(-1.0), "not a duration"),
+        ("/variational-run/done/elapsed", serde_json::json!(1e18), "a thousand years"),
+        ("/variational-run/done/step", serde_json::json!(u64::MAX), "step"),
+        ("/variational-run/config/batch", serde_json::json!(0), "batch"),
+        ("/variational-run/config/initial_beta", serde_json::json!(0.0), "initial_beta"),
+        ("/variational-run/budget", serde_json::json!({ "steps": 0 }), "steps"),
+        ("/variational-run/initialised", serde_json::json!("yes"), "initialised"),
+        ("/variational/config/blocks", serde_json::json!(2), "tensor"),
+    ] {
+        let mut bad = good.clone();
+        *bad.document.pointer_mut(pointer).expect(pointer) = value;
+        refused(&bad, part);
+    }
+    for name in ["moment.first", "moment.second", "average"] {
+        let mut bad = good.clone();
+        bad.tensors.remove(name);
+        refused(&bad, name);
+    }
+    let mut bad = good.clone();
+    if let Some((_, Values::F64(values))) = bad.tensors.get_mut("moment.second") {
+        values[0] = -1.0;
+    }
+    refused(&bad, "negative");
+    refused(&trainer.model().to_archive().expect("stored"), "variational-run");
+    assert!(VariationalTrainer::resume(cpu(), &good, Ripple).is_err(), "a target of another dimension");
+    // and a state is neither a model nor a variational flow
+    for error in [
+        Flow::from_archive(cpu(), &good).expect_err("a run").to_string(),
+        VariationalFlow::from_archive(cpu(), &good, &Registry::new()).expect_err("a run").to_string(),
+    ] {
+        assert!(error.contains("VariationalTrainer::resume"), "{error}");
     }
 }
 
