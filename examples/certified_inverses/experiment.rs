@@ -3,7 +3,7 @@
 
 use nalgebra::DMatrix;
 use resflow::backend::{Backend, Key, Noise, Padding};
-use resflow::config::FlowConfig;
+use resflow::config::{Family, FlowConfig};
 use resflow::data::{Table, ToyDensity};
 use resflow::invert::Inversion;
 use resflow::lipschitz::{convolution_norm_bound, spectral_norm_bound};
@@ -257,6 +257,17 @@ pub(crate) fn flows(steps: u64) -> Result<Vec<Case>, Error> {
         let mut trainer = Trainer::new(flow, Source::Density(density), &settings, Budget::Steps(steps), Key::new(2))?;
         trainer.run(|_, _| ())?;
         let name = format!("4 blocks trained, κ = {coefficient}");
+        cases.push(Case { name, flow: trainer.model(), spread: 1.0 });
+    }
+    for family in [Family::Dense, Family::Implicit, Family::Monotone] {
+        let config = FlowConfig { blocks: 2, hidden: vec![16, 16], coefficient: 0.9, ..FlowConfig::of(family, 2) };
+        let flow = Flow::new(b.clone(), config, Key::new(1))?;
+        let settings =
+            TrainConfig { validation_rows: 200, validate_every: steps, batch: 256, ..TrainConfig::default() };
+        let source = Source::Density(ToyDensity::Checkerboard);
+        let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(steps), Key::new(2))?;
+        trainer.run(|_, _| ())?;
+        let name = format!("2 {} blocks trained, κ = 0.9", family.name());
         cases.push(Case { name, flow: trainer.model(), spread: 1.0 });
     }
     for (blocks, coefficient, stretch, spread) in [

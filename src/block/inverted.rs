@@ -21,6 +21,7 @@ use crate::invert::{Inversion, SampleReport, Solution, merge_reports};
 use crate::layer::{Derivatives, Layer};
 use crate::lipschitz::{BiLipschitz, TransformBounds};
 use crate::module::{Grad, Module, ShowPart, ShowPartMut};
+use crate::reference::ReferenceMap;
 use crate::stage::Stage;
 
 /// y ↦ z with z + g(z) = y.
@@ -127,6 +128,11 @@ impl<B: Backend> PreparedBijection<B> for PreparedInverted<B> {
         let (g, _) = self.g.net.forward(backend, batch, Derivatives::None);
         let stretch = 1.0 + self.g.bound * self.g.two_norm_factor;
         Ok(Solution::by_formula(backend, backend.axpy(1.0, &batch.x, g), stretch)?)
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        let net = self.g.net.reference(backend)?;
+        Ok(net.map(|net| ReferenceMap::Inverted { net, shape: self.g.shape.clone() }))
     }
 
     fn solve_transposed(

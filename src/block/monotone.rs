@@ -22,6 +22,7 @@ use crate::invert::{Inversion, SampleReport, Solution, mark_unsolved, merge_repo
 use crate::layer::{Derivatives, Layer};
 use crate::lipschitz::{BiLipschitz, TransformBounds};
 use crate::module::{Grad, Module, ShowPart, ShowPartMut};
+use crate::reference::ReferenceMap;
 use crate::stage::Stage;
 
 /// x ↦ √2·w − x with w + g(w) = √2·x.
@@ -150,6 +151,11 @@ impl<B: Backend> PreparedBijection<B> for PreparedMonotone<B> {
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
         Ok(self.reflect(backend, -1.0, batch, how)?.1)
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
+        let net = self.g.net.reference(backend)?;
+        Ok(net.map(|net| ReferenceMap::Monotone { net, shape: self.g.shape.clone() }))
     }
 
     fn solve_transposed(

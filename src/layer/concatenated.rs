@@ -16,6 +16,7 @@ use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::lipschitz::WeightBounds;
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate};
+use crate::reference::{ReferenceNet, numbers};
 use crate::stage::{LayerStage, Nonlinearity};
 
 /// The function of which a concatenated activation is made.
@@ -187,6 +188,11 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
             });
         }
         sums.expect("two halves")
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceNet>, BackendError> {
+        let b = self.b.as_ref().map(|b| numbers(backend, b)).transpose()?.map(|b| b[0]);
+        Ok(Some(ReferenceNet::concatenated(self.half.function, b, self.half.shift, self.half.scale)))
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) -> OrderGradients<B> {

@@ -19,6 +19,7 @@ use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::lipschitz::WeightBounds;
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate};
+use crate::reference::{ReferenceNet, numbers};
 use crate::stage::{Concatenation, LayerStage};
 
 /// The raw K of fresh layers.
@@ -285,6 +286,12 @@ impl<B: Backend> PreparedLayer<B> for PreparedDense<B> {
         let mut skips = skips.into_iter();
         let gx = backend.axpy(1.0, &gx, skips.next().expect("that of gy"));
         (gx, skips.zip(&gdx).map(|(skip, g)| backend.axpy(1.0, g, skip)).collect())
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceNet>, BackendError> {
+        let [skip, growth] = &self.weights.eta;
+        let eta = numbers(backend, &backend.concat(&[skip, growth], 0))?;
+        Ok(self.net.reference(backend)?.map(|net| ReferenceNet::dense([eta[0], eta[1]], net)))
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) -> OrderGradients<B> {

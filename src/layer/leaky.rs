@@ -11,6 +11,7 @@ use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::lipschitz::WeightBounds;
 use crate::module::{Grad, Module, accumulate};
+use crate::reference::{ReferenceNet, numbers};
 use crate::stage::{LayerStage, Nonlinearity};
 
 /// The raw α of a fresh one: a = σ(−3).
@@ -146,6 +147,11 @@ impl<B: Backend> PreparedLayer<B> for Prepared<B> {
         let add =
             |g: B::Tensor, through: &B::Tensor| backend.axpy(1.0, through, backend.binary(Binary::Mul, g, &self.share));
         (add(gy, &out.gx), gdy.into_iter().zip(&out.gdx).map(|(g, through)| add(g, through)).collect())
+    }
+
+    fn reference(&self, backend: &B) -> Result<Option<ReferenceNet>, BackendError> {
+        let parts = numbers(backend, &backend.concat(&[&self.share, &self.rest, &self.b], 0))?;
+        Ok(Some(ReferenceNet::leaky(parts[0], parts[1], parts[2])))
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) -> OrderGradients<B> {

@@ -430,8 +430,8 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     }
 
     fn reference(&self, backend: &B) -> Result<Option<ReferenceNet>, BackendError> {
-        let known: Option<Vec<_>> = self.known.iter().cloned().collect();
-        known.map_or(Ok(None), |layers| ReferenceNet::of(backend, &layers))
+        let nets = self.layers.iter().map(|layer| layer.reference(backend)).collect::<Result<Option<Vec<_>>, _>>()?;
+        Ok(nets.map(ReferenceNet::chain))
     }
 
     fn dear_trace(&self, backend: &B, saved: &Saved<B>, most: u64) -> Option<B::Tensor> {

@@ -6,10 +6,12 @@
 //! ‖x − F⁻¹(y)‖₂ ≤ Lip(F⁻¹) ‖y − F(x)‖₂,
 //!
 //! whatever was done to find it: no device needs to be trusted. F(x) is computed in double precision, with a bound on the
-//! rounding of that ([`ReferenceNet`]); where the inverse is a formula of each number, x is compared with it. With the
+//! rounding of that ([`ReferenceNet`]); where the inverse is a formula, x is compared with it. With the
 //! [constants](crate::lipschitz::BiLipschitz) that are certified this is a proof for every sample.
 
 mod net;
+
+use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 pub use net::ReferenceNet;
 pub(crate) use net::length;
@@ -22,6 +24,20 @@ use crate::lipschitz::{BiLipschitz, invert};
 pub enum ReferenceMap {
     /// x + g(x) of samples of a shape, `[d]` or `[h, w, c]`.
     Residual {
+        /// g.
+        net: ReferenceNet,
+        /// The shape of a sample.
+        shape: Vec<usize>,
+    },
+    /// The z with z + g(z) = x, of samples of a shape.
+    Inverted {
+        /// g.
+        net: ReferenceNet,
+        /// The shape of a sample.
+        shape: Vec<usize>,
+    },
+    /// √2·w − x with w + g(w) = √2·x, of samples of a shape.
+    Monotone {
         /// g.
         net: ReferenceNet,
         /// The shape of a sample.
@@ -59,6 +75,38 @@ const FEW: f64 = 16.0 * f64::EPSILON;
 const MOST: usize = 20_000;
 const STILL: f64 = 1e-10;
 
+/// Solves x ± g(x) = y by fixed points from a point near it.
+fn solve(
+    net: &ReferenceNet,
+    shape: &[usize],
+    sign: f64,
+    y: &[f64],
+    start: Vec<f64>,
+    accuracy: f64,
+) -> Option<Vec<f64>> {
+    let (mut x, mut last) = (start, f64::INFINITY);
+    for _ in 0..MOST {
+        let g = net.value(&x, shape).value;
+        let next: Vec<f64> = y.iter().zip(&g).map(|(y, g)| y - sign * g).collect();
+        let step = length(&next.iter().zip(&x).map(|(a, b)| a - b).collect::<Vec<_>>());
+        x = next;
+        if !step.is_finite() {
+            return None;
+        }
+        // rounding is reached: steps no longer shrink
+        if step <= accuracy.max(f64::EPSILON) * length(&x) || (step >= last && step <= STILL * length(&x).max(1.0)) {
+            return Some(x);
+        }
+        last = step;
+    }
+    None
+}
+
+/// (x + y)/√2, the w of a monotone block.
+fn middle(x: &[f64], y: &[f64]) -> Vec<f64> {
+    x.iter().zip(y).map(|(x, y)| (x + y) * FRAC_1_SQRT_2).collect()
+}
+
 impl ReferenceMap {
     /// Builds the linear map of a matrix `[c, c]`; `None` of one that is singular.
     pub(crate) fn linear(weight: Vec<f64>, bias: Vec<f64>) -> Option<Self> {
@@ -70,25 +118,15 @@ impl ReferenceMap {
     /// ‖x‖₂ or rounding. `None` where that does not end. A permutation does not know its order: the point is returned.
     pub fn inverse(&self, y: &[f64], start: &[f64], accuracy: f64) -> Option<Vec<f64>> {
         match self {
-            Self::Residual { net, shape } => {
-                let (mut x, mut last) = (start.to_vec(), f64::INFINITY);
-                for _ in 0..MOST {
-                    let g = net.value(&x, shape).value;
-                    let next: Vec<f64> = y.iter().zip(&g).map(|(y, g)| y - g).collect();
-                    let step = length(&next.iter().zip(&x).map(|(a, b)| a - b).collect::<Vec<_>>());
-                    x = next;
-                    if !step.is_finite() {
-                        return None;
-                    }
-                    // rounding is reached: steps no longer shrink
-                    if step <= accuracy.max(f64::EPSILON) * length(&x)
-                        || (step >= last && step <= STILL * length(&x).max(1.0))
-                    {
-                        return Some(x);
-                    }
-                    last = step;
-                }
-                None
+            Self::Residual { net, shape } => solve(net, shape, 1.0, y, start.to_vec(), accuracy),
+            Self::Inverted { net, shape } => {
+                Some(y.iter().zip(net.value(y, shape).value).map(|(z, g)| z + g).collect())
+            }
+            Self::Monotone { net, shape } => {
+                // w − g(w) = √2·y, and x = √2·w − y
+                let target: Vec<f64> = y.iter().map(|y| SQRT_2 * y).collect();
+                let w = solve(net, shape, -1.0, &target, middle(start, y), accuracy)?;
+                Some(w.iter().zip(y).map(|(w, y)| SQRT_2 * w - y).collect())
             }
             Self::Scale { bias, scale } => {
                 let parts = bias.iter().zip(scale).cycle();
@@ -124,6 +162,24 @@ impl ReferenceMap {
                 let rest: Vec<f64> = y.iter().zip(x).zip(&g.value).map(|((y, x), g)| y - x - g).collect();
                 let rounding = f64::EPSILON * 2.0 * (length(y) + length(x) + length(&g.value));
                 constants.inverse * (length(&rest) + g.off + rounding)
+            }
+            Self::Inverted { net, shape } => {
+                // y + g(y) directly
+                let g = net.value(y, shape);
+                let off: Vec<f64> = x.iter().zip(y).zip(&g.value).map(|((x, y), g)| y + g - x).collect();
+                let rounding = f64::EPSILON * 2.0 * (length(y) + length(x) + length(&g.value));
+                length(&off) + g.off + rounding
+            }
+            Self::Monotone { net, shape } => {
+                // at w = (x + y)/√2 what is left of w − g(w) = √2·y, over 1 − c, and x moves √2 times as far as w; with L = (1 + c)/(1 − c)
+                // 1/(1 − c) is (L + 1)/2
+                let w = middle(x, y);
+                let g = net.value(&w, shape);
+                let rest: Vec<f64> = w.iter().zip(&g.value).zip(y).map(|((w, g), y)| w - g - SQRT_2 * y).collect();
+                let sizes = length(y) + length(x) + length(&g.value);
+                let rounding = 8.0 * f64::EPSILON * sizes;
+                let steep = FRAC_1_SQRT_2 * (constants.inverse + 1.0);
+                steep * (length(&rest) + g.off + rounding) + rounding
             }
             Self::Scale { bias, scale } => {
                 // y/scale − bias directly

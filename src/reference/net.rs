@@ -2,7 +2,8 @@
 //!
 //! Errors grow by each layer: with ‖e‖₂ ≤ E before an affine layer whose weight has ‖W‖_F ≤ F and sums of n products, it is at most
 //! F·E + γ_{n+2}(F(‖h‖₂ + E) + ‖b‖₂) behind it, and behind an activation, which is 1-Lipschitz, E + 64 ε (‖h‖₂ + √d): the
-//! formulas of activations and the system's elementary functions are off by a few units of |h| or of 1.
+//! formulas of activations and the system's elementary functions are off by a few units of |h| or of 1. A dense layer [η₁h ; η₂f(h)]
+//! takes both shares of them, with a unit of rounding each.
 
 use resflow_backend::{Activation, Backend, BackendError, Element, NetLayer, Padding};
 
@@ -18,6 +19,12 @@ enum ReferenceLayer {
     Convolution { kernel: Vec<f64>, bias: Vec<f64>, extents: [usize; 4], padding: Padding },
     /// A function of each number, with its parameter b.
     Activation { function: Activation, b: f64 },
+    /// [φ(x + shift), φ(−x + shift)]·scale along the features.
+    Concatenated { function: Activation, b: f64, shift: f64, scale: f64 },
+    /// share·x + rest·φ(x) of LipSwish.
+    Leaky { share: f64, rest: f64, b: f64 },
+    /// [skip·h ; growth·f(h)] along the features.
+    Dense { skip: f64, growth: f64, net: ReferenceNet },
 }
 
 /// A net on the host, with the numbers that the device multiplies by.
@@ -79,24 +86,73 @@ impl ReferenceNet {
         Ok(Some(Self { layers: own }))
     }
 
+    /// Chains nets.
+    pub(crate) fn chain(nets: impl IntoIterator<Item = Self>) -> Self {
+        Self { layers: nets.into_iter().flat_map(|net| net.layers).collect() }
+    }
+
+    /// A concatenated activation, whose parameter is 1 where it has none.
+    pub(crate) fn concatenated(function: Activation, b: Option<f64>, shift: f64, scale: f64) -> Self {
+        Self { layers: vec![ReferenceLayer::Concatenated { function, b: b.unwrap_or(1.0), shift, scale }] }
+    }
+
+    /// LeakyLipSwish with its shares of x and of LipSwish, and the parameter of that.
+    pub(crate) fn leaky(share: f64, rest: f64, b: f64) -> Self {
+        Self { layers: vec![ReferenceLayer::Leaky { share, rest, b }] }
+    }
+
+    /// A dense layer with η₁ and η₂.
+    pub(crate) fn dense([skip, growth]: [f64; 2], net: Self) -> Self {
+        Self { layers: vec![ReferenceLayer::Dense { skip, growth, net }] }
+    }
+
     /// Computes g(x) of a sample of this shape, `[d]` or `[h, w, c]`, which g maps to the same.
     pub(crate) fn value(&self, x: &[f64], shape: &[usize]) -> Reference {
-        let mut h = Reference { value: x.to_vec(), off: 0.0 };
-        for layer in &self.layers {
-            h = layer.apply(&h, shape);
-        }
-        h
+        self.through(Reference { value: x.to_vec(), off: 0.0 }, shape)
+    }
+
+    /// Takes a value through the layers, on images of the shape's height and width.
+    fn through(&self, h: Reference, shape: &[usize]) -> Reference {
+        self.layers.iter().fold(h, |h, layer| layer.apply(&h, shape))
     }
 }
 
 impl ReferenceLayer {
     fn apply(&self, h: &Reference, shape: &[usize]) -> Reference {
         let size = length(&h.value) + h.off;
+        let channels = h.value.len() / shape[..shape.len() - 1].iter().product::<usize>().max(1);
+        // what the formulas of so many numbers may be off by
+        let formulas = |count: usize| ACTIVATION * f64::EPSILON * (size + (count as f64).sqrt());
         let (value, frobenius, terms, bias) = match self {
             Self::Activation { function, b } => {
                 let value: Vec<f64> = h.value.iter().map(|&x| function.derivatives(x, *b)[0]).collect();
-                let ones = (value.len() as f64).sqrt();
-                return Reference { off: h.off + ACTIVATION * f64::EPSILON * (size + ones), value };
+                return Reference { off: h.off + formulas(value.len()), value };
+            }
+            Self::Concatenated { function, b, shift, scale } => {
+                let half = |x: f64| scale * function.derivatives(x + shift, *b)[0];
+                let pixel = |h: &[f64]| -> Vec<f64> {
+                    let (ahead, back) = (h.iter().map(|&x| half(x)), h.iter().map(|&x| half(-x)));
+                    ahead.chain(back).collect()
+                };
+                let value: Vec<f64> = h.value.chunks_exact(channels).flat_map(pixel).collect();
+                return Reference { off: h.off + 2.0 * formulas(value.len()), value };
+            }
+            Self::Leaky { share, rest, b } => {
+                let mix = |&x: &f64| share * x + rest * Activation::LipSwish.derivatives(x, *b)[0];
+                let value: Vec<f64> = h.value.iter().map(mix).collect();
+                let lipschitz = (share.abs() + rest.abs()) * (1.0 + 1e-9);
+                return Reference { off: lipschitz * h.off + 2.0 * formulas(value.len()), value };
+            }
+            Self::Dense { skip, growth, net } => {
+                let new = net.through(h.clone(), shape);
+                let width = new.value.len() / (h.value.len() / channels);
+                let parts = h.value.chunks_exact(channels).zip(new.value.chunks_exact(width));
+                let join = |(h, new): (&[f64], &[f64])| -> Vec<f64> {
+                    h.iter().map(|x| skip * x).chain(new.iter().map(|x| growth * x)).collect()
+                };
+                let off = skip.abs() * (h.off + f64::EPSILON * size)
+                    + growth.abs() * (new.off + f64::EPSILON * (length(&new.value) + new.off));
+                return Reference { value: parts.flat_map(join).collect(), off: off * (1.0 + 1e-9) };
             }
             Self::Linear { weight, bias, inputs } => {
                 let rows = weight.chunks_exact(*inputs);

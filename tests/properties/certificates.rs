@@ -4,13 +4,17 @@
 
 use proptest::prelude::*;
 use resflow::backend::{Backend, Element, Key, Noise};
-use resflow::bijection::Bijection as _;
-use resflow::config::{Family, FlowConfig, Nonlinearity};
+use resflow::bijection::Bijection;
+use resflow::block::{InvertedBlock, MonotoneBlock, ResidualBlock};
+use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::ToyDensity;
+use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Status};
+use resflow::layer::{DenseLayer, Layer, Sequence};
 use resflow::lipschitz::{BiLipschitz, PowerIteration, inverse_norm_bound, spectral_norm_bound};
 use resflow::module::Role;
+use resflow::stage::Concatenation;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use resflow::variational::VariationalFlow;
 use resflow::{Model, NdArray};
@@ -213,6 +217,33 @@ fn couplings_have_no_certificate() {
     assert!(!plain.sample(2, Key::new(0)).expect("no fault").certified, "nobody asked for it");
 }
 
+/// Every family of contractions has certified inverses, of rows and of images.
+#[test]
+fn all_contractions_have_certified_inverses() {
+    for family in [Family::Residual, Family::IResNet, Family::Dense, Family::Implicit, Family::Monotone] {
+        let rows = FlowConfig {
+            blocks: 2,
+            hidden: vec![6],
+            coefficient: 0.9,
+            evaluation: Estimator::Exact(Exact),
+            ..FlowConfig::of(family, 3)
+        };
+        let images = ImageConfig { filters: 6, ..exact_images([4, 2, 1], &[1, 1]).of(family) };
+        for config in [ModelConfig::from(rows), ModelConfig::from(images)] {
+            let mut flow = random_flow(&NdArray::<f32>::new(), config, Key::new(3), 2.0);
+            flow.seal().expect("no fault");
+            let bounds = flow.certified_bounds().expect("no fault");
+            assert!(bounds.constants().is_some(), "{family:?}");
+            let how = Inversion::for_backend::<NdArray<f32>>();
+            let sample = flow.prepare_certified().expect("no fault").sample(20, Key::new(1), &how).expect("no fault");
+            assert!(sample.certified, "{family:?}: no certificate");
+            // the errors are those of single precision and the solves, times the constants, and no more
+            let errors = sample.reports.iter().map(|r| r.error_bound);
+            assert!(errors.clone().all(|e| e > 0.0 && e < 0.05), "{family:?}: {:?}", errors.collect::<Vec<_>>());
+        }
+    }
+}
+
 /// Far latents are certified as well, or said to be non-finite.
 #[test]
 fn rows_that_cannot_be_inverted_have_no_finite_bound() {
@@ -234,35 +265,38 @@ proptest! {
     fn constants_hold_and_the_host_agrees(
         net in nets(1..=6, &Nonlinearity::ALL, true), seed: u64, spread in -3.0..1.0_f64,
     ) {
-        let (b, key) = (cpu(), Key::new(seed));
-        let block = net.block(&b);
-        let bounds = block.certified_bounds(&b, "links.0").expect("no fault");
+        let (b, d) = (cpu(), net.dimension());
+        let g = || Box::new(net.sequence(&b));
+        let residual = net.block(&b);
         // power iterations that were cut short may leave a weight above its coefficient, and the block no contraction
-        prop_assume!(bounds.constants.is_some());
-        let BiLipschitz { forward, inverse } = bounds.constants.expect("assumed");
-        let (d, prepared) = (net.dimension(), block.prepare(&b));
-        let x = b.affine(normal(&b, key, [8, d]), 2.0, 0.0);
-        let step = b.affine(normal(&b, key.named("step"), [8, d]), 10_f64.powf(spread), 0.0);
-        let near = b.axpy(1.0, &step, x.clone());
-        let [y, y_near] = [&x, &near].map(|x| down(&b, &value(&b, &*prepared, x)));
-        for ((y, y_near), (x, near)) in
-            y.chunks(d).zip(y_near.chunks(d)).zip(down(&b, &x).chunks(d).zip(down(&b, &near).chunks(d)))
-        {
-            let away = |a: &[f64], b: &[f64]| norm(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
-            let (before, after) = (away(x, near), away(y, y_near));
-            let rounding = 1e-13 * (norm(x) + norm(near) + 1.0);
-            prop_assert!(after <= forward * before + rounding, "{after} of {before}, at most {forward}");
-            prop_assert!(before <= inverse * (after + rounding), "{before} from {after}, at most {inverse}");
+        prop_assume!(residual.certified_bounds(&b, "links.0").expect("no fault").constants.is_some());
+        let inverted = InvertedBlock::new(g(), &[d]).expect("a contraction");
+        let monotone = MonotoneBlock::new(g(), &[d]).expect("a contraction");
+        for block in [&residual as &dyn Bijection<Cpu>, &inverted, &monotone] {
+            between_its_constants(&b, block, d, Key::new(seed), spread)?;
         }
-        if let Some(map) = prepared.reference(&b).expect("no fault") {
-            for (x, y) in down(&b, &x).chunks(d).zip(y.chunks(d)) {
-                let error = map.inverse_error(x, y, BiLipschitz { forward, inverse });
-                prop_assert!(error > 0.0 && error <= 1e-9 * inverse * (1.0 + norm(x)), "{error:e}");
-                let exact = map.inverse(y, y, 0.0).expect("a contraction");
-                let away = norm(&x.iter().zip(&exact).map(|(a, b)| a - b).collect::<Vec<_>>());
-                prop_assert!(away <= error * (1.0 + 1e-6) + 1e-13, "{away:e} of {error:e}");
-            }
+    }
+
+    /// The same of a net of dense layers, whose first one may be wider than the samples.
+    #[test]
+    fn dense_nets_are_on_the_host_too(
+        seed: u64, d in 1_usize..5, growth in 1_usize..5, which in proptest::sample::select(&Nonlinearity::ALL[..]),
+        raw in -3.0..3.0_f64, spread in -3.0..1.0_f64,
+    ) {
+        let (b, key) = (cpu(), Key::new(seed));
+        let concatenation = Concatenation { bound: 0.97, learned: true };
+        let mut layers: Vec<Box<dyn Layer<Cpu>>> = Vec::new();
+        let mut width = d;
+        for i in 0..2 {
+            let affine = Box::new(linear(&b, width, growth, 0.95, 2.0, None, key.split(i)));
+            let layer = DenseLayer::new(&b, width, affine, activation(&b, which, key.split(i)), concatenation);
+            let raw = [raw, -0.5 * raw].map(|raw| b.full(raw, [1].into()));
+            layers.push(Box::new(layer.expect("a bound").with_raw(raw)));
+            width += growth * which.widening();
         }
+        layers.push(Box::new(linear(&b, width, d, 0.95, 2.0, None, key.named("last"))));
+        let block = ResidualBlock::new(Box::new(Sequence::new(layers)), &[d]).expect("a contraction");
+        between_its_constants(&b, &block, d, key, spread)?;
     }
 
     /// ‖W⁻¹‖ from above, against singular values.
@@ -278,6 +312,42 @@ proptest! {
         prop_assert!(bound >= (1.0 - 1e-11) / least, "{bound:e} for {:e}", 1.0 / least);
         prop_assert!(bound <= 1.01 / least || least < 1e-10 * 10_f64.powi(exponent), "{bound:e} for {:e}", 1.0 / least);
     }
+}
+
+/// Holds differences of a transform's values to its constants, and the host's copy of it to the device.
+fn between_its_constants(
+    b: &Cpu,
+    block: &dyn Bijection<Cpu>,
+    d: usize,
+    key: Key,
+    spread: f64,
+) -> Result<(), TestCaseError> {
+    let constants = block.certified_bounds(b, "links.0").expect("no fault").constants;
+    let BiLipschitz { forward, inverse } = constants.expect("a contraction");
+    let prepared = block.prepare(b);
+    let x = b.affine(normal(b, key, [8, d]), 2.0, 0.0);
+    let step = b.affine(normal(b, key.named("step"), [8, d]), 10_f64.powf(spread), 0.0);
+    let near = b.axpy(1.0, &step, x.clone());
+    let [y, y_near] = [&x, &near].map(|x| down(b, &value(b, &*prepared, x)));
+    // a forward pass that is a solve is off by some 10⁻¹² of its input, times the constant
+    for ((y, y_near), (x, near)) in
+        y.chunks(d).zip(y_near.chunks(d)).zip(down(b, &x).chunks(d).zip(down(b, &near).chunks(d)))
+    {
+        let away = |a: &[f64], b: &[f64]| norm(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>());
+        let (before, after) = (away(x, near), away(y, y_near));
+        let rounding = 1e-11 * forward * (norm(x) + norm(near) + 1.0);
+        prop_assert!(after <= forward * before + rounding, "{after} of {before}, at most {forward}");
+        prop_assert!(before <= inverse * (after + rounding), "{before} from {after}, at most {inverse}");
+    }
+    let map = prepared.reference(b).expect("no fault").expect("a block has a copy");
+    for (x, y) in down(b, &x).chunks(d).zip(y.chunks(d)) {
+        let error = map.inverse_error(x, y, BiLipschitz { forward, inverse });
+        prop_assert!(error > 0.0 && error <= 1e-9 * inverse * (1.0 + norm(x)), "{error:e}");
+        let exact = map.inverse(y, y, 0.0).expect("a contraction");
+        let away = norm(&x.iter().zip(&exact).map(|(a, b)| a - b).collect::<Vec<_>>());
+        prop_assert!(away <= error * (1.0 + 1e-6) + 1e-13, "{away:e} of {error:e}");
+    }
+    Ok(())
 }
 
 /// A model that was validated is sealed: what was scored is what is certified.
