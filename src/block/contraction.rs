@@ -1,131 +1,26 @@
-//! What all blocks share: the contraction g, the log dets that its Jacobian J gives, and the gradients through it.
+//! What all blocks compute with: the contraction g, the log dets that its Jacobian J gives, and the gradients through it.
 
-use resflow_backend::{Backend, BackendError, Binary};
+use resflow_backend::{Backend, Binary};
 
 use crate::batch::{Batch, per_sample};
-use crate::bijection::{Ask, LogDet, Memory, PreparedBijection, Wanted};
-use crate::error::{ConfigError, Error};
+use crate::bijection::{Ask, LogDet, Memory, Wanted};
+use crate::error::Error;
 use crate::estimator::{CostModel, Estimate, Expansion, Samples, Vjp};
 use crate::invert::{
     Inversion, SampleReport, Solution, Status, invert_net, invert_residual, mark_samples, mark_unsolved,
     solve_transposed, without_samples,
 };
-use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved, WeightedTraces};
-use crate::lipschitz::{BiLipschitz, TransformBounds};
-use crate::module::{Grad, Module, accumulate};
-use crate::tiled::{tile_samples, tiled};
-
-/// A map g of samples of one shape to themselves, whose Lipschitz bound is below 1.
-#[derive(Debug, Clone)]
-pub(super) struct Contraction<B: Backend> {
-    net: Box<dyn Layer<B>>,
-    shape: Vec<usize>,
-}
-
-impl<B: Backend> Contraction<B> {
-    /// Takes a net over samples of a shape, `[d]` or `[h, w, c]`.
-    pub(super) fn new(net: Box<dyn Layer<B>>, shape: &[usize]) -> Result<Self, ConfigError> {
-        let output = net.output_shape(shape)?;
-        if output != shape {
-            return Err(ConfigError::Inconsistent(format!(
-                "g maps samples of shape {shape:?} to {output:?}; a residual needs the same"
-            )));
-        }
-        let bound = net.lipschitz_bound();
-        // a bound that is not a number bounds nothing
-        if !(0.0..1.0).contains(&bound) {
-            return Err(ConfigError::OutOfRange {
-                name: "Lip(g)",
-                value: bound,
-                expected: "a bound below 1; constrain its weights",
-            });
-        }
-        Ok(Self { net, shape: shape.to_vec() })
-    }
-
-    pub(super) fn net(&self) -> &dyn Layer<B> {
-        &*self.net
-    }
-
-    pub(super) fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    pub(super) fn bound(&self) -> f64 {
-        self.net.lipschitz_bound()
-    }
-
-    pub(super) fn cost(&self) -> CostModel {
-        CostModel {
-            dimension: self.shape.iter().product(),
-            multiply_adds: self.net.multiply_adds(&self.shape),
-            bottleneck: self.net.bottleneck(&self.shape),
-        }
-    }
-
-    /// Returns the shape if it is that of its samples.
-    pub(super) fn output_shape(&self, block: &str, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        if shape == self.shape {
-            Ok(shape.to_vec())
-        } else {
-            Err(ConfigError::Inconsistent(format!(
-                "{block} block of samples {:?} cannot take samples {shape:?}",
-                self.shape
-            )))
-        }
-    }
-
-    /// Bounds the constants of a block that are a function of c ≥ Lip(g), certainly.
-    pub(super) fn certified_bounds(
-        &self,
-        backend: &B,
-        path: &str,
-        constants: impl FnOnce(f64) -> Option<BiLipschitz>,
-    ) -> Result<TransformBounds, BackendError> {
-        let mut weights = Vec::new();
-        let lipschitz =
-            self.net.certified_bound(backend, &format!("{path}.net"), &mut |weight| weights.push(weight))?;
-        Ok(TransformBounds { weights, is_residual: true, lipschitz, constants: lipschitz.and_then(constants) })
-    }
-
-    pub(super) fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        let output = self.net.resize(backend, shape)?;
-        if output != shape {
-            return Err(ConfigError::Inconsistent(format!("g maps samples of shape {shape:?} to {output:?}")));
-        }
-        self.shape = output;
-        Ok(shape.to_vec())
-    }
-
-    /// Prepares g, and makes a block of it that takes its samples in runs.
-    pub(super) fn prepare<P: PreparedBijection<B> + 'static>(
-        &self,
-        backend: &B,
-        block: impl FnOnce(PreparedContraction<B>) -> P,
-    ) -> Box<dyn PreparedBijection<B>> {
-        let g = PreparedContraction {
-            net: self.net.prepare(backend),
-            shape: self.shape.clone(),
-            bound: self.net.lipschitz_bound(),
-            two_norm_factor: self.net.two_norm_factor(&self.shape),
-            cost: self.cost(),
-        };
-        tiled(Box::new(block(g)), tile_samples(backend, &*self.net, &self.shape, &self.shape))
-    }
-}
-
-impl<B: Backend> Module<B> for Contraction<B> {
-    crate::parts!(B; net: Module);
-}
+use crate::layer::{Derivatives, LayerGrads, PreparedLayer, Saved, WeightedTraces};
+use crate::module::{Grad, accumulate};
 
 /// A contraction with its weights normalised.
 #[derive(Debug)]
-pub(super) struct PreparedContraction<B: Backend> {
+pub struct PreparedContraction<B: Backend> {
     pub(super) net: Box<dyn PreparedLayer<B>>,
     pub(super) shape: Vec<usize>,
     pub(super) bound: f64,
     pub(super) two_norm_factor: f64,
-    cost: CostModel,
+    pub(super) cost: CostModel,
 }
 
 /// The log det that an expansion gives at some samples, and what its gradient needs.

@@ -10,87 +10,42 @@
 //! A solve that stops early finds the ẑ of another ŷ = ẑ + g(ẑ), whose distance to y is the residual: ẑ and the log det at ẑ
 //! are exactly those of ŷ, so an error of a solve is one of the input, and never one between z and its log det.
 
-use resflow_backend::{Backend, BackendError};
+use resflow_backend::Backend;
 
-use super::contraction::{Contraction, Kept, PreparedContraction, without_infinite};
+use super::contraction::{Kept, PreparedContraction, without_infinite};
+use super::contractive::{ContractiveBlock, Kind};
 use crate::batch::Batch;
-use crate::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, PreparedBijection, Tape, Wanted};
-use crate::error::{ConfigError, Error};
-use crate::estimator::{CostModel, Expansion};
+use crate::bijection::{Ask, Cotangents, LogDet, Mapped, PreparedBijection, Tape, Wanted};
+use crate::error::Error;
+use crate::estimator::Expansion;
 use crate::invert::{Inversion, SampleReport, Solution, merge_reports};
-use crate::layer::{Derivatives, Layer};
-use crate::lipschitz::{BiLipschitz, TransformBounds};
-use crate::module::{Grad, Module, ShowPart, ShowPartMut};
+use crate::layer::Derivatives;
+use crate::lipschitz::BiLipschitz;
+use crate::module::Grad;
 use crate::reference::ReferenceMap;
-use crate::stage::Stage;
+use crate::stage::{Net, Stage};
 
 /// y ↦ z with z + g(z) = y.
-#[derive(Debug, Clone)]
-pub struct InvertedBlock<B: Backend> {
-    g: Contraction<B>,
-}
+#[derive(Debug, Clone, Copy)]
+pub struct Inverted;
 
-impl<B: Backend> InvertedBlock<B> {
-    /// Builds the block of a contraction g of samples of a shape, `[d]` or `[h, w, c]`.
-    ///
-    /// # Errors
-    /// Returns [`ConfigError::Inconsistent`] if g does not map the shape to itself, [`ConfigError::OutOfRange`] if its
-    /// Lipschitz bound is not below 1.
-    pub fn new(net: Box<dyn Layer<B>>, shape: &[usize]) -> Result<Self, ConfigError> {
-        Ok(Self { g: Contraction::new(net, shape)? })
+/// y ↦ z with z + g(z) = y.
+pub type InvertedBlock<B> = ContractiveBlock<B, Inverted>;
+
+impl Kind for Inverted {
+    const NAME: &'static str = "inverted residual";
+    const EXPANSION: Expansion = Expansion::Whole;
+
+    fn stage(shape: Vec<usize>, net: Net) -> Stage {
+        Stage::InvertedBlock { shape, net }
     }
 
-    /// g.
-    pub fn net(&self) -> &dyn Layer<B> {
-        self.g.net()
-    }
-}
-
-impl<B: Backend> Module<B> for InvertedBlock<B> {
-    fn parts<'a>(&'a self, show: ShowPart<'_, 'a, B>) {
-        self.g.parts(show);
+    fn constants(c: f64) -> Option<BiLipschitz> {
+        BiLipschitz::of_residual(c).map(BiLipschitz::inverted)
     }
 
-    fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
-        self.g.parts_mut(show);
-    }
-
-    fn describe(&self) -> String {
-        format!("inverted residual block [{}]", self.net().describe())
-    }
-}
-
-impl<B: Backend> Bijection<B> for InvertedBlock<B> {
-    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
-        self.g.prepare(backend, |g| PreparedInverted { g })
-    }
-
-    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        self.g.output_shape("an inverted", shape)
-    }
-
-    fn stage(&self) -> Option<Stage> {
-        Some(Stage::InvertedBlock { shape: self.g.shape().to_vec(), net: self.net().net()? })
-    }
-
-    fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        self.g.resize(backend, shape)
-    }
-
-    fn cost(&self) -> Option<CostModel> {
-        Some(self.g.cost())
-    }
-
-    fn residual(&self) -> Option<&dyn Layer<B>> {
-        Some(self.net())
-    }
-
-    fn lipschitz_bound(&self) -> Option<f64> {
-        Some(self.g.bound())
-    }
-
-    fn certified_bounds(&self, backend: &B, path: &str) -> Result<TransformBounds, BackendError> {
-        self.g.certified_bounds(backend, path, |c| BiLipschitz::of_residual(c).map(BiLipschitz::inverted))
+    fn prepare<B: Backend>(g: PreparedContraction<B>) -> Box<dyn PreparedBijection<B>> {
+        Box::new(PreparedInverted { g })
     }
 }
 

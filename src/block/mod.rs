@@ -11,10 +11,12 @@
 //! block (Lu et al. 2021).
 
 mod contraction;
+mod contractive;
 mod inverted;
 mod monotone;
 mod residual;
 
-pub use inverted::InvertedBlock;
-pub use monotone::MonotoneBlock;
-pub use residual::ResidualBlock;
+pub use contractive::ContractiveBlock;
+pub use inverted::{Inverted, InvertedBlock};
+pub use monotone::{Monotone, MonotoneBlock};
+pub use residual::{Residual, ResidualBlock};

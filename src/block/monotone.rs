@@ -11,91 +11,42 @@
 
 use std::f64::consts::SQRT_2;
 
-use resflow_backend::{Backend, BackendError};
+use resflow_backend::Backend;
 
-use super::contraction::{Contraction, Kept, PreparedContraction, without_infinite};
+use super::contraction::{Kept, PreparedContraction, without_infinite};
+use super::contractive::{ContractiveBlock, Kind};
 use crate::batch::Batch;
-use crate::bijection::{Ask, Bijection, Cotangents, Mapped, PreparedBijection, Tape, Wanted};
-use crate::error::{ConfigError, Error};
-use crate::estimator::{CostModel, Expansion};
+use crate::bijection::{Ask, Cotangents, Mapped, PreparedBijection, Tape, Wanted};
+use crate::error::Error;
+use crate::estimator::Expansion;
 use crate::invert::{Inversion, SampleReport, Solution, mark_unsolved, merge_reports, without_samples};
-use crate::layer::{Derivatives, Layer};
-use crate::lipschitz::{BiLipschitz, TransformBounds};
-use crate::module::{Grad, Module, ShowPart, ShowPartMut};
+use crate::layer::Derivatives;
+use crate::lipschitz::BiLipschitz;
+use crate::module::Grad;
 use crate::reference::ReferenceMap;
-use crate::stage::Stage;
+use crate::stage::{Net, Stage};
 
 /// x ↦ √2·w − x with w + g(w) = √2·x.
-#[derive(Debug, Clone)]
-pub struct MonotoneBlock<B: Backend> {
-    g: Contraction<B>,
-}
+#[derive(Debug, Clone, Copy)]
+pub struct Monotone;
 
-impl<B: Backend> MonotoneBlock<B> {
-    /// Builds the block of a contraction g of samples of a shape, `[d]` or `[h, w, c]`.
-    ///
-    /// # Errors
-    /// Returns [`ConfigError::Inconsistent`] if g does not map the shape to itself, [`ConfigError::OutOfRange`] if its
-    /// Lipschitz bound is not below 1.
-    pub fn new(net: Box<dyn Layer<B>>, shape: &[usize]) -> Result<Self, ConfigError> {
-        Ok(Self { g: Contraction::new(net, shape)? })
+/// x ↦ √2·w − x with w + g(w) = √2·x.
+pub type MonotoneBlock<B> = ContractiveBlock<B, Monotone>;
+
+impl Kind for Monotone {
+    const NAME: &'static str = "monotone";
+    const EXPANSION: Expansion = Expansion::Odd;
+
+    fn stage(shape: Vec<usize>, net: Net) -> Stage {
+        Stage::MonotoneBlock { shape, net }
     }
 
-    /// g.
-    pub fn net(&self) -> &dyn Layer<B> {
-        self.g.net()
-    }
-}
-
-impl<B: Backend> Module<B> for MonotoneBlock<B> {
-    fn parts<'a>(&'a self, show: ShowPart<'_, 'a, B>) {
-        self.g.parts(show);
+    fn constants(c: f64) -> Option<BiLipschitz> {
+        BiLipschitz::of_monotone(c)
     }
 
-    fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
-        self.g.parts_mut(show);
-    }
-
-    fn describe(&self) -> String {
-        format!("monotone block [{}]", self.net().describe())
-    }
-}
-
-impl<B: Backend> Bijection<B> for MonotoneBlock<B> {
-    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
-        self.g.prepare(backend, |g| PreparedMonotone { g })
-    }
-
-    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        self.g.output_shape("a monotone", shape)
-    }
-
-    fn stage(&self) -> Option<Stage> {
-        Some(Stage::MonotoneBlock { shape: self.g.shape().to_vec(), net: self.net().net()? })
-    }
-
-    fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        self.g.resize(backend, shape)
-    }
-
-    fn cost(&self) -> Option<CostModel> {
-        Some(self.g.cost())
-    }
-
-    fn expansion(&self) -> Expansion {
-        Expansion::Odd
-    }
-
-    fn residual(&self) -> Option<&dyn Layer<B>> {
-        Some(self.net())
-    }
-
-    fn lipschitz_bound(&self) -> Option<f64> {
-        Some(self.g.bound())
-    }
-
-    fn certified_bounds(&self, backend: &B, path: &str) -> Result<TransformBounds, BackendError> {
-        self.g.certified_bounds(backend, path, BiLipschitz::of_monotone)
+    fn prepare<B: Backend>(g: PreparedContraction<B>) -> Box<dyn PreparedBijection<B>> {
+        Box::new(PreparedMonotone { g })
     }
 }
 

@@ -4,87 +4,42 @@
 //! − g(x). The backward pass seeds the pullback of (x, v) ↦ (g(x), Jv) with the incoming cotangent and with u weighted
 //! by each sample's own weight, so that parameters and x get the gradient of both terms of the likelihood at once.
 
-use resflow_backend::{Backend, BackendError};
+use resflow_backend::Backend;
 
-use super::contraction::{Contraction, Kept, PreparedContraction};
+use super::contraction::{Kept, PreparedContraction};
+use super::contractive::{ContractiveBlock, Kind};
 use crate::batch::Batch;
-use crate::bijection::{Ask, Bijection, Cotangents, Mapped, PreparedBijection, Tape};
-use crate::error::{ConfigError, Error};
-use crate::estimator::{CostModel, Expansion};
+use crate::bijection::{Ask, Cotangents, Mapped, PreparedBijection, Tape};
+use crate::error::Error;
+use crate::estimator::Expansion;
 use crate::invert::{Inversion, Solution};
-use crate::layer::{Derivatives, Layer, LayerGrads};
-use crate::lipschitz::{BiLipschitz, TransformBounds};
-use crate::module::{Grad, Module, ShowPart, ShowPartMut};
+use crate::layer::{Derivatives, LayerGrads};
+use crate::lipschitz::BiLipschitz;
+use crate::module::Grad;
 use crate::reference::ReferenceMap;
-use crate::stage::Stage;
+use crate::stage::{Net, Stage};
 
 /// x ↦ x + g(x).
-#[derive(Debug, Clone)]
-pub struct ResidualBlock<B: Backend> {
-    g: Contraction<B>,
-}
+#[derive(Debug, Clone, Copy)]
+pub struct Residual;
 
-impl<B: Backend> ResidualBlock<B> {
-    /// Builds the block of a contraction g of samples of a shape, `[d]` or `[h, w, c]`.
-    ///
-    /// # Errors
-    /// Returns [`ConfigError::Inconsistent`] if g does not map the shape to itself, [`ConfigError::OutOfRange`] if its
-    /// Lipschitz bound is not below 1.
-    pub fn new(net: Box<dyn Layer<B>>, shape: &[usize]) -> Result<Self, ConfigError> {
-        Ok(Self { g: Contraction::new(net, shape)? })
+/// x ↦ x + g(x).
+pub type ResidualBlock<B> = ContractiveBlock<B, Residual>;
+
+impl Kind for Residual {
+    const NAME: &'static str = "residual";
+    const EXPANSION: Expansion = Expansion::Whole;
+
+    fn stage(shape: Vec<usize>, net: Net) -> Stage {
+        Stage::ResidualBlock { shape, net }
     }
 
-    /// g.
-    pub fn net(&self) -> &dyn Layer<B> {
-        self.g.net()
-    }
-}
-
-impl<B: Backend> Module<B> for ResidualBlock<B> {
-    fn parts<'a>(&'a self, show: ShowPart<'_, 'a, B>) {
-        self.g.parts(show);
+    fn constants(c: f64) -> Option<BiLipschitz> {
+        BiLipschitz::of_residual(c)
     }
 
-    fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
-        self.g.parts_mut(show);
-    }
-
-    fn describe(&self) -> String {
-        format!("residual block [{}]", self.net().describe())
-    }
-}
-
-impl<B: Backend> Bijection<B> for ResidualBlock<B> {
-    fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
-        self.g.prepare(backend, |g| PreparedBlock { g })
-    }
-
-    fn output_shape(&self, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        self.g.output_shape("a residual", shape)
-    }
-
-    fn stage(&self) -> Option<Stage> {
-        Some(Stage::ResidualBlock { shape: self.g.shape().to_vec(), net: self.net().net()? })
-    }
-
-    fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
-        self.g.resize(backend, shape)
-    }
-
-    fn cost(&self) -> Option<CostModel> {
-        Some(self.g.cost())
-    }
-
-    fn residual(&self) -> Option<&dyn Layer<B>> {
-        Some(self.net())
-    }
-
-    fn lipschitz_bound(&self) -> Option<f64> {
-        Some(self.g.bound())
-    }
-
-    fn certified_bounds(&self, backend: &B, path: &str) -> Result<TransformBounds, BackendError> {
-        self.g.certified_bounds(backend, path, BiLipschitz::of_residual)
+    fn prepare<B: Backend>(g: PreparedContraction<B>) -> Box<dyn PreparedBijection<B>> {
+        Box::new(PreparedBlock { g })
     }
 }
 
