@@ -362,8 +362,8 @@ fn bad_states_of_runs_are_refused() {
         ("/variational-run/config/batch", serde_json::json!(0), "batch"),
         ("/variational-run/config/initial_beta", serde_json::json!(0.0), "initial_beta"),
         ("/variational-run/budget", serde_json::json!({ "steps": 0 }), "steps"),
-        ("/variational-run/initialised", serde_json::json!("yes"), "initialised"),
-        ("/variational/config/blocks", serde_json::json!(2), "tensor"),
+        ("/variational-run/initialised", serde_json::json!("yes"), "expected a boolean"),
+        ("/variational/config/rows/blocks", serde_json::json!(2), "numbers configured"),
     ] {
         let mut bad = good.clone();
         *bad.document.pointer_mut(pointer).expect(pointer) = value;
