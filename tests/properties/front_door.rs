@@ -158,7 +158,7 @@ fn one_model_serves_many_threads() {
 #[test]
 fn a_sample_scored_by_its_number_has_one_score() {
     // d = 20: log dets are estimated
-    let config = FlowConfig { blocks: 2, hidden: vec![16], ..FlowConfig::new(20) };
+    let config = FlowConfig { blocks: 2, hidden: vec![32], ..FlowConfig::new(20) };
     let flow = Flow::new(NdArray::<f64>::new(), &config, Key::new(0)).expect("a flow").prepare();
     let table = Table::new(None, 20, (0..200).map(|i| (f64::from(i) * 0.37).sin()).collect()).expect("a table");
     let batch = flow.log_prob(&table, Key::new(1)).expect("log p");
