@@ -88,6 +88,7 @@ pub mod base;
 pub mod batch;
 pub mod bijection;
 pub mod block;
+pub mod calibration;
 pub mod chain;
 pub mod check;
 pub mod checkpoint;
