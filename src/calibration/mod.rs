@@ -120,7 +120,9 @@ impl Calibration {
     /// Returns [`Error::Input`] if there is no draw or a number is NaN.
     pub fn add_log_probs(&mut self, truth: f64, draws: &[f64]) -> Result<(), Error> {
         if draws.is_empty() || draws.iter().chain([&truth]).any(|l| l.is_nan()) {
-            return Err(Error::Input("the place of a log density needs draws' log densities, and none may be NaN".into()));
+            return Err(Error::Input(
+                "the place of a log density needs draws' log densities, and none may be NaN".into(),
+            ));
         }
         let coin = self.coin("densities", self.densities.len(), 1)[0];
         self.densities.push(place(draws.iter().copied(), truth, coin));
@@ -129,7 +131,12 @@ impl Calibration {
 
     fn add_beside(&mut self, truth: &[f64], draws: &[f64], reference: Option<&[f64]>) -> Result<(), Error> {
         let d = self.dimension;
-        if d == 0 || truth.len() != d || reference.is_some_and(|r| r.len() != d) || draws.is_empty() || draws.len() % d != 0 {
+        if d == 0
+            || truth.len() != d
+            || reference.is_some_and(|r| r.len() != d)
+            || draws.is_empty()
+            || draws.len() % d != 0
+        {
             let found = (truth.len(), draws.len(), reference.map(<[f64]>::len));
             return Err(Error::Input(format!(
                 "a pair of {d} parameters has a truth of {d} numbers, draws of a multiple of {d} and a reference of {d}, \
@@ -173,9 +180,11 @@ impl Calibration {
             let places = self.ranks.iter().skip(j).step_by(self.dimension).copied().collect::<Vec<_>>();
             (TestQuantity::Parameter(j), places)
         });
-        let others = [(TestQuantity::Reference, self.distances.clone()), (TestQuantity::Density, self.densities.clone())];
+        let others =
+            [(TestQuantity::Reference, self.distances.clone()), (TestQuantity::Density, self.densities.clone())];
         let all = ranks.chain(others).filter(|(_, places)| !places.is_empty());
-        all.map(|(quantity, places)| Ok(CalibrationTest { quantity, uniformity: Uniformity::of(&places)?, places })).collect()
+        all.map(|(quantity, places)| Ok(CalibrationTest { quantity, uniformity: Uniformity::of(&places)?, places }))
+            .collect()
     }
 
     /// The chance that the least p-value of a right model's tests is as small: at most their number times it (Bonferroni).

@@ -44,7 +44,10 @@ fn wrong_posteriors_are_told_and_right_ones_are_not() {
 fn each_test_tells_a_narrow_posterior() {
     let tests = linear_gaussian(1000, 0.7, 0.0, 3).tests().expect("pairs");
     let orders: Vec<TestQuantity> = tests.iter().map(|test| test.quantity).collect();
-    assert_eq!(orders, [TestQuantity::Parameter(0), TestQuantity::Parameter(1), TestQuantity::Reference, TestQuantity::Density]);
+    assert_eq!(
+        orders,
+        [TestQuantity::Parameter(0), TestQuantity::Parameter(1), TestQuantity::Reference, TestQuantity::Density]
+    );
     for test in &tests {
         assert!(test.uniformity.p_value < 1e-3, "{:?}: {:?}", test.quantity, test.uniformity);
     }

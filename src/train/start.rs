@@ -2,6 +2,8 @@
 //! rows, and the flow is the identity, so that the untrained flow is that mixture and both are trained together from
 //! there on.
 
+use std::time::Duration;
+
 use resflow_backend::{Backend, Key};
 
 use super::source::{Batches, Columns, Source};
@@ -71,18 +73,20 @@ fn quick_choice() -> MixtureChoice {
     MixtureChoice { candidates: vec![1, 2, 4, 6, 10, 16, 24, 40], fit, work: 3_000_000_000, time: None }
 }
 
-/// A choice that leaves the most of a limited time to the training; so does that for a density, of a limited number of steps.
-fn within(budget: Budget, drawn: bool, choice: MixtureChoice) -> MixtureChoice {
-    match budget {
-        Budget::Steps(steps) if drawn => {
-            MixtureChoice { work: choice.work.min(WORK_OF_A_STEP.saturating_mul(steps)), ..choice }
-        }
-        Budget::Steps(_) => choice,
-        Budget::Time(limit) => {
-            let work = choice.work.min((WORK_OF_A_SECOND * limit.as_secs_f64()) as u64);
-            MixtureChoice { work, time: Some(limit.mul_f64(TIME_SHARE)), ..choice }
-        }
-    }
+/// A choice that leaves the most of a limited time to the training; so does that for a density, of a limited number of steps. A
+/// run of so many steps may be limited in time as well.
+fn within((budget, limit): (Budget, Option<Duration>), drawn: bool, choice: MixtureChoice) -> MixtureChoice {
+    let work = match budget {
+        Budget::Steps(steps) if drawn => WORK_OF_A_STEP.saturating_mul(steps),
+        Budget::Steps(_) => u64::MAX,
+        Budget::Time(limit) => (WORK_OF_A_SECOND * limit.as_secs_f64()) as u64,
+    };
+    let limit = match budget {
+        Budget::Steps(_) => limit,
+        Budget::Time(time) => Some(limit.map_or(time, |limit| limit.min(time))),
+    };
+    let time = limit.map(|limit| limit.mul_f64(TIME_SHARE));
+    MixtureChoice { work: choice.work.min(work), time, ..choice }
 }
 
 /// Starts a run from a mixture, which is returned with its ladder; that is in the data's units, but for the error that the
@@ -91,7 +95,7 @@ pub(super) fn fit_base<B: Backend>(
     flow: &mut Flow<B>,
     batches: &mut Batches,
     validation: Samples<'_>,
-    budget: Budget,
+    budget: (Budget, Option<Duration>),
     key: Key,
 ) -> Result<(Ladder, Mixture), Error> {
     check(flow, flow.columns().width())?;
@@ -166,12 +170,12 @@ impl<B: Backend> Trainer<B> {
         let same = fits(config) == fits(&other.config) && source.fingerprint(classes) == other.fingerprint;
         let alike = same && flow.dimension() == other.flow.dimension();
         if !alike || config.fit_base && (other.fitted.is_none() || flow.config().start() != Start::Identity) {
-            return Self::start(flow, source, config, budget, key, Columns::Fit(&columns));
+            return Self::start(flow, source, config, (budget, None), key, Columns::Fit(&columns));
         }
         if let Some(mixture) = &other.fitted {
             flow.set_base(GaussianMixture::new(flow.backend(), mixture)?)?;
         }
-        let mut trainer = Self::start(flow, source, config, budget, key, Columns::Given(maps))?;
+        let mut trainer = Self::start(flow, source, config, (budget, None), key, Columns::Given(maps))?;
         let ladder = other.flow.provenance().ladder.clone();
         trainer.flow.set_provenance(Provenance { ladder, ..trainer.flow.provenance().clone() });
         trainer.fitted.clone_from(&other.fitted);
@@ -201,10 +205,17 @@ mod tests {
     fn a_limited_time_limits_the_choice() {
         let (all, seconds) = (full_choice().work, |s| Budget::Time(Duration::from_secs(s)));
         for (budget, work) in [(Budget::Steps(1), all), (seconds(10), 2_000_000_000), (seconds(3600), all)] {
-            assert_eq!(within(budget, false, full_choice()).work, work);
+            assert_eq!(within((budget, None), false, full_choice()).work, work);
         }
         for (steps, work) in [(200, 200_000_000), (1 << 39, all)] {
-            assert_eq!(within(Budget::Steps(steps), true, full_choice()).work, work);
+            assert_eq!(within((Budget::Steps(steps), None), true, full_choice()).work, work);
         }
+        // the clock is looked at too where there is any limit, the shorter of two
+        let limit = Duration::from_secs(2);
+        let time = |budget| within(budget, true, full_choice()).time;
+        assert_eq!(time((Budget::Steps(1 << 39), None)), None);
+        assert_eq!(time((Budget::Steps(1 << 39), Some(limit))), Some(limit.mul_f64(0.2)));
+        assert_eq!(time((seconds(10), None)), Some(limit));
+        assert_eq!(time((seconds(10), Some(limit))), Some(limit.mul_f64(0.2)));
     }
 }

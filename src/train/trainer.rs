@@ -85,14 +85,30 @@ impl<B: Backend> Trainer<B> {
         budget: Budget,
         key: Key,
     ) -> Result<Self, Error> {
-        Self::start(flow, source.into(), config, budget, key, Columns::Fit(&config.column_settings()))
+        Self::start(flow, source.into(), config, (budget, None), key, Columns::Fit(&config.column_settings()))
+    }
+
+    /// Starts a run like [`Self::new`] that will be ended after a time, whatever its budget: the mixture that it begins with is
+    /// sought for a part of that time at most.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn new_within(
+        flow: Flow<B>,
+        source: impl Into<Source>,
+        config: &TrainConfig,
+        (budget, limit): (Budget, Duration),
+        key: Key,
+    ) -> Result<Self, Error> {
+        let columns = config.column_settings();
+        Self::start(flow, source.into(), config, (budget, Some(limit)), key, Columns::Fit(&columns))
     }
 
     pub(super) fn start(
         mut flow: Flow<B>,
         source: Source,
         config: &TrainConfig,
-        budget: Budget,
+        (budget, limit): (Budget, Option<Duration>),
         key: Key,
         columns: Columns<'_>,
     ) -> Result<Self, Error> {
@@ -137,7 +153,7 @@ impl<B: Backend> Trainer<B> {
         let mut fitted = None;
         if begins && config.fit_base {
             let (ladder, mixture) =
-                fit_base(&mut flow, &mut batches, validation.samples(), budget, key.named("mixture"))?;
+                fit_base(&mut flow, &mut batches, validation.samples(), (budget, limit), key.named("mixture"))?;
             flow.set_provenance(Provenance { ladder: Some(ladder), ..flow.provenance().clone() });
             fitted = Some(mixture);
         }

@@ -191,7 +191,10 @@ fn begin(
             (won.trainer, (won.beginning, won.best_error))
         } else {
             let flow = Flow::new(backend, &settings.model, key.named("weights"))?;
-            let trainer = Trainer::new(flow, source, &settings.train, budget, key);
+            let trainer = match arguments.time_limit {
+                Some(limit) => Trainer::new_within(flow, source, &settings.train, (budget, limit), key),
+                None => Trainer::new(flow, source, &settings.train, budget, key),
+            };
             (trainer.with_context(|| arguments.data.clone())?, (None, None))
         };
         directory.create(arguments.overwrite)?;

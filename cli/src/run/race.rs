@@ -124,7 +124,10 @@ pub(crate) fn race<B: Backend>(
     for (family, flow, settings) in entrants {
         let source = source.clone();
         let trainer = match &best {
-            None => Trainer::new(flow, source, &settings.train, share, key),
+            None => match arguments.time_limit {
+                Some(limit) => Trainer::new_within(flow, source, &settings.train, (share, limit), key),
+                None => Trainer::new(flow, source, &settings.train, share, key),
+            },
             Some((other, _)) => Trainer::new_beside(&other.trainer, flow, source, &settings.train, share),
         };
         let trainer = trainer.with_context(|| arguments.data.clone())?;
