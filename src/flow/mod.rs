@@ -404,8 +404,8 @@ impl<B: Backend> Flow<B> {
 
     /// Replaces every constrained weight by the one that is multiplied by, scaled so that its certified norm is at most its coefficient. From
     /// then on normalising changes nothing, on no device: what is scored is what is certified, and each block has Lip(g) ≤ the product of the
-    /// coefficients. The model changes by as much as its norms were too large, usually less than a thousandth; on small
-    /// images by some hundredths, since a convolution is certified on a torus somewhat larger. A sealed flow keeps its bits. Weights
+    /// coefficients. The model changes by as much as its norms were too large, usually less than a thousandth, and
+    /// more where a convolution on larger images is certified on a torus somewhat larger. A sealed flow keeps its bits. Weights
     /// between other norms than the 2-norm have no certificate and stay.
     ///
     /// Every [validation](crate::train::Trainer::validate) seals the weights that it scores and keeps, and [`save`](Self::save) seals what it
