@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Import) -> Result<()> {
             // the stored singular vectors are those of the weights, not of their average
             converge(&mut flow);
         }
-        finish(&mut flow, precision, arguments)
+        finish(&flow, precision, arguments)
     })
 }
 
@@ -50,8 +50,9 @@ fn converge<B: Backend>(flow: &mut Flow<B>) {
     flow.update_spectral_norms(PowerIteration::converge::<B>());
 }
 
-fn finish<B: Backend>(flow: &mut Flow<B>, precision: Precision, arguments: &Import) -> Result<()> {
-    flow.save(&arguments.out)?;
+fn finish<B: Backend>(flow: &Flow<B>, precision: Precision, arguments: &Import) -> Result<()> {
+    // as it is, and not sealed: its numbers are the reference's
+    flow.to_archive()?.write(&arguments.out)?;
     let out = arguments.out.display();
     print(&format!(
         "{out}: {} parameters in {} blocks, {}, Lip(g) ≤ {:.4} by power iteration\nnext:\n  resflow inspect {out}\n",
