@@ -7,13 +7,18 @@ use crate::block::{InvertedBlock, MonotoneBlock, ResidualBlock};
 use crate::config::{ModelConfig, Start};
 use crate::coupling::Coupling;
 use crate::error::ConfigError;
-use crate::layer::{DenseLayer, Layer, LipschitzConv, LipschitzLinear, Sequence, activation_layer};
+use crate::layer::{
+    Conditioner, ContextBias, ContextGate, DenseLayer, Layer, LipschitzConv, LipschitzLinear, Sequence, Told,
+    activation_layer,
+};
 use crate::lipschitz::{Coefficient, PowerIteration};
 use crate::module::Module as _;
 use crate::registry::Registry;
 use crate::spline::SplineCoupling;
 use crate::stage::{LayerStage, Net, Splines, Stage};
-use crate::transform::{ActNorm, Flatten, InvertibleLinear, Logit, LuLinear, Squeeze, draw_permutation};
+use crate::transform::{
+    ActNorm, ConditionalActNorm, Flatten, InvertibleLinear, Logit, LuLinear, Squeeze, draw_permutation,
+};
 
 /// The initial weights.
 #[derive(Debug, Clone, Copy)]
@@ -115,6 +120,9 @@ impl<B: Backend> Maker<'_, B> {
             Stage::Logit { alpha } => Box::new(Logit::new(*alpha)?),
             Stage::ActNorm { features } if self.identity => Box::new(ActNorm::identity(backend, *features)),
             Stage::ActNorm { features } => Box::new(ActNorm::new(backend, *features)),
+            Stage::ConditionalActNorm { features, context } => {
+                Box::new(ConditionalActNorm::new(backend, *features, *context))
+            }
             Stage::Flatten { image } => Box::new(Flatten::new(*image)),
             Stage::InvertibleLinear { features } => match self.initial {
                 Initial::Zeros => Box::new(InvertibleLinear::zeros(backend, *features)),
@@ -220,7 +228,14 @@ impl<B: Backend> Maker<'_, B> {
         let count = affine.iter().flatten().count();
         let mut layers: Vec<Box<dyn Layer<B>>> = Vec::with_capacity(net.layers.len());
         let mut weighted = 0;
+        let (all, mut offset) = (net.told(), 0);
+        if (all > 0) != (net.context > 0) {
+            let problem = "a net with a context of which no layer is told, or the reverse";
+            return Err(ConfigError::Inconsistent(problem.into()));
+        }
         for (layer, affine) in net.layers.iter().zip(&affine) {
+            let told = Told { offset, features: layer.told(), all };
+            offset += told.features;
             let key = match self.initial {
                 Initial::Random(key) => Some(key.split(number as u64).split(weighted as u64)),
                 Initial::Zeros => None,
@@ -231,21 +246,30 @@ impl<B: Backend> Maker<'_, B> {
             layers.push(match (layer, affine) {
                 (LayerStage::Activation(f), _) => activation_layer(backend, *f),
                 (LayerStage::Custom(custom), _) => self.registry.layer(backend, custom)?,
-                (LayerStage::Dense { inputs, activation, concatenation, .. }, Some(affine)) => {
+                (LayerStage::ContextBias { .. }, _) => Box::new(ContextBias::new(told)),
+                (LayerStage::ContextGate { .. }, _) => Box::new(ContextGate::new(told)),
+                (LayerStage::Dense { inputs, activation, concatenation, context, .. }, Some(affine)) => {
                     let affine = self.affine(affine, shape, key, last)?;
                     let activation = activation_layer(backend, *activation);
-                    Box::new(DenseLayer::new(backend, *inputs, affine, activation, *concatenation)?)
+                    let dense = DenseLayer::new(backend, *inputs, affine, activation, *concatenation)?;
+                    Box::new(if *context { dense.with_context(told) } else { dense })
                 }
                 (affine, _) => self.affine(affine, shape, key, last)?,
             });
         }
-        if net.norms.is_empty() {
-            return Ok(Sequence::new(layers));
+        let conditioner = (all > 0).then(|| Conditioner::new(backend, net.context, all));
+        let sequence = if net.norms.is_empty() {
+            Sequence::new(layers)
+        } else {
+            let mut sequence = Sequence::with_norms(backend, layers, net.norms.clone())?;
+            if matches!(self.initial, Initial::Random(_)) {
+                sequence.update_spectral_norms(backend, PowerIteration::initial());
+            }
+            sequence
+        };
+        match conditioner {
+            Some(conditioner) => sequence.with_conditioner(backend, conditioner),
+            None => Ok(sequence),
         }
-        let mut net = Sequence::with_norms(backend, layers, net.norms.clone())?;
-        if matches!(self.initial, Initial::Random(_)) {
-            net.update_spectral_norms(backend, PowerIteration::initial());
-        }
-        Ok(net)
     }
 }

@@ -7,8 +7,9 @@ use resflow_backend::{Backend, Shape};
 pub struct Batch<B: Backend> {
     /// The samples, `[n, …]`.
     pub x: B::Tensor,
-    /// The context of each sample that a conditional model is given, `[n, k]`; models without a condition do
-    /// not look at it.
+    /// The context of each sample that a conditional model is given, `[n, k]`, or one that all share, `[1, k]`; models without
+    /// a condition do not look at it. What a flow is given is in standardised units, what its transforms are given is the
+    /// flow's [`Embedding`](crate::conditional::Embedding) of it.
     pub context: Option<B::Tensor>,
     /// The number that the first sample has in the whole batch, of which this may be a run: random numbers are
     /// addressed by it. Sorting and repeating leave it alone, so noise is drawn before.
@@ -54,16 +55,24 @@ impl<B: Backend> Batch<B> {
 
     /// Cuts out `length` samples from number `start` of these on.
     pub fn narrow(&self, backend: &B, start: usize, length: usize) -> Self {
-        Self { first: self.first.wrapping_add(start as u64), ..self.map(|t| backend.narrow(t, 0, start, length)) }
+        let first = self.first.wrapping_add(start as u64);
+        Self { first, ..self.map(backend, |t| backend.narrow(t, 0, start, length)) }
     }
 
     /// Selects the samples of these numbers, in this order; a number may come more than once.
     pub fn take(&self, backend: &B, samples: &[u32]) -> Self {
-        self.map(|t| backend.take_rows(t, samples))
+        self.map(backend, |t| backend.take_rows(t, samples))
     }
 
-    fn map(&self, f: impl Fn(&B::Tensor) -> B::Tensor) -> Self {
-        Self { x: f(&self.x), context: self.context.as_ref().map(&f), first: self.first }
+    /// Replaces the context, `[n, k]` or `[1, k]`.
+    pub fn with_context(self, context: Option<B::Tensor>) -> Self {
+        Self { context, ..self }
+    }
+
+    fn map(&self, backend: &B, f: impl Fn(&B::Tensor) -> B::Tensor) -> Self {
+        let shared = |context: &B::Tensor| backend.shape(context).rows() == 1 && self.len(backend) != 1;
+        let own = |context: &B::Tensor| if shared(context) { context.clone() } else { f(context) };
+        Self { x: f(&self.x), context: self.context.as_ref().map(own), first: self.first }
     }
 }
 

@@ -225,7 +225,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let (a, b) = self.split.apart(backend, &batch.x);
         let store = matches!(ask.wanted, Wanted::Gradient { memory: Memory::Store | Memory::Unroll, .. });
         let keep = if store { Derivatives::Second } else { Derivatives::None };
-        let (st, saved) = self.net.forward(backend, &batch.with_x(a.clone()), keep);
+        let told = self.net.tell(backend, &batch.with_x(a.clone()));
+        let (st, saved) = self.net.forward(backend, &told, keep);
         let (y, log_det) = self.map(backend, &a, &b, &st);
         let tape = matches!(ask.wanted, Wanted::Gradient { .. })
             .then(|| Tape::new(CouplingTape { batch: batch.clone(), said: store.then_some((st, saved)) }));
@@ -235,7 +236,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
         let (a, b) = self.split.apart(backend, &batch.x);
-        let (st, _) = self.net.forward(backend, &batch.with_x(a.clone()), Derivatives::None);
+        let told = self.net.tell(backend, &batch.with_x(a.clone()));
+        let (st, _) = self.net.forward(backend, &told, Derivatives::None);
         let Affine { decay, t, .. } = Affine::of(backend, &st, self.centred);
         let moved = backend.binary(Binary::Mul, backend.unary(Unary::Exp, decay), &backend.axpy(-1.0, &t, b));
         let x = self.split.together(backend, &a, &moved);
@@ -252,7 +254,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     ) -> Result<Solution<B>, Error> {
         // Jᵀ = [[I, Nᵀ], [0, σ]] with N = ∂y_b/∂x_a: a_b = g_b/σ, a_a = g_a − Nᵀ a_b
         let (a, b) = self.split.apart(backend, &batch.x);
-        let (st, saved) = self.net.forward(backend, &batch.with_x(a), Derivatives::First);
+        let told = self.net.tell(backend, &batch.with_x(a));
+        let (st, saved) = self.net.forward(backend, &told, Derivatives::First);
         let affine = Affine::of(backend, &st, self.centred);
         let (ga, gb) = self.split.apart(backend, gradient);
         let gb = self.split.moving(backend, gb);
@@ -274,7 +277,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     ) -> Result<Cotangents<B>, Error> {
         let CouplingTape { batch, said } = tape.into_value::<CouplingTape<B>>();
         let (a, b) = self.split.apart(backend, &batch.x);
-        let (st, saved) = said.unwrap_or_else(|| self.net.forward(backend, &batch.with_x(a), Derivatives::Second));
+        let again = || self.net.forward(backend, &self.net.tell(backend, &batch.with_x(a)), Derivatives::Second);
+        let (st, saved) = said.unwrap_or_else(again);
         let affine = Affine::of(backend, &st, self.centred);
         let (ga, gb) = self.split.apart(backend, &cotangents.x);
         let gb = self.split.moving(backend, gb);
@@ -286,8 +290,11 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let through = backend.axpy(1.0, &backend.binary(Binary::Mul, gx_b.clone(), &b), weight);
         let gs = backend.binary(Binary::Mul, through, &affine.slope);
         let gst = backend.concat(&[&gs, &gb], shape.rank() - 1);
+        let mut told = None;
+        let inner = LayerGrads { trained: &mut *grads, context: &mut told };
+        let (ga_net, _) = self.net.tangent_vjp(backend, &saved, &[], gst, Vec::new(), inner);
         let own = LayerGrads { trained: grads, context: &mut cotangents.context };
-        let (ga_net, _) = self.net.tangent_vjp(backend, &saved, &[], gst, Vec::new(), own);
+        self.net.pull_back_told(backend, batch.context.as_ref(), told, own);
         let gx = self.split.together(backend, &backend.axpy(1.0, &ga_net, ga), &gx_b);
         Ok(cotangents.with_x(gx))
     }

@@ -65,6 +65,7 @@
 //! | [`chain`], [`base`] | the walk through transforms, and the base densities |
 //! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); out-of-distribution detection |
 //! | [`config`], [`stage`], [`checkpoint`], [`registry`] | configurations, what they spell out, files, one's own parts in them |
+//! | [`conditional`] | densities p(x \| c) of x given a context c |
 //! | [`train`] | optimiser, schedules, averaging, validation, resumable runs |
 //! | [`bijection`], [`block`], [`coupling`], [`spline`], [`transform`] | transforms: the residual block, couplings, ActNorm |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
@@ -93,6 +94,7 @@ pub mod chain;
 pub mod check;
 pub mod checkpoint;
 pub mod classifier;
+pub mod conditional;
 pub mod config;
 pub mod coupling;
 pub mod data;

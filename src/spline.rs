@@ -178,7 +178,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let [a, b] = self.apart(backend, &batch.x);
         let store = matches!(ask.wanted, Wanted::Gradient { memory: Memory::Store | Memory::Unroll, .. });
         let keep = if store { Derivatives::Second } else { Derivatives::None };
-        let (raw, saved) = self.net.forward(backend, &batch.with_x(a.clone()), keep);
+        let told = self.net.tell(backend, &batch.with_x(a.clone()));
+        let (raw, saved) = self.net.forward(backend, &told, keep);
         let [y, log_det] = self.map(backend, &a, &b, &raw);
         let tape = matches!(ask.wanted, Wanted::Gradient { .. })
             .then(|| Tape::new(CouplingTape { batch: batch.clone(), said: store.then_some((raw, saved)) }));
@@ -191,7 +192,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         if let Some(own) = self.own(backend, batch.len(backend)) {
             a = backend.spline_inverse(&self.by_itself, &a, &own);
         }
-        let (raw, _) = self.net.forward(backend, &batch.with_x(a.clone()), Derivatives::None);
+        let told = self.net.tell(backend, &batch.with_x(a.clone()));
+        let (raw, _) = self.net.forward(backend, &told, Derivatives::None);
         let b = backend.spline_inverse(&self.by_net, &b, &raw);
         // the net's slope is not known, so an error in y may grow into any
         Ok(Solution::by_formula(backend, self.together(backend, &a, &b), f64::INFINITY)?)
@@ -206,7 +208,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     ) -> Result<Solution<B>, Error> {
         // Jᵀ = [[D_a, Nᵀ], [0, D_b]] with N = ∂y_b/∂x_a through the net: a_b = g_b/D_b, a_a = (g_a − Nᵀ a_b)/D_a
         let [a, b] = self.apart(backend, &batch.x);
-        let (raw, saved) = self.net.forward(backend, &batch.with_x(a.clone()), Derivatives::First);
+        let told = self.net.tell(backend, &batch.with_x(a.clone()));
+        let (raw, saved) = self.net.forward(backend, &told, Derivatives::First);
         let divide = |g: B::Tensor, logs: &B::Tensor| {
             let inverse = backend.unary(Unary::Exp, backend.affine(logs.clone(), -1.0, 0.0));
             backend.binary(Binary::Mul, g, &inverse)
@@ -233,8 +236,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     ) -> Result<Cotangents<B>, Error> {
         let CouplingTape { batch, said } = tape.into_value::<CouplingTape<B>>();
         let [a, b] = self.apart(backend, &batch.x);
-        let (raw, saved) =
-            said.unwrap_or_else(|| self.net.forward(backend, &batch.with_x(a.clone()), Derivatives::Second));
+        let told = || self.net.tell(backend, &batch.with_x(a.clone()));
+        let (raw, saved) = said.unwrap_or_else(|| self.net.forward(backend, &told(), Derivatives::Second));
         let [mut ga, gb] = self.apart(backend, &cotangents.x);
         let weights = &cotangents.log_det;
         let SplineReverse { gx: gx_b, graw } = backend.spline_reverse(&self.by_net, &b, &raw, &gb, weights);
@@ -246,8 +249,11 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
             accumulate(backend, &mut unconditional[0], &sum);
             ga = gx;
         }
+        let mut told = None;
+        let inner = LayerGrads { trained: &mut *trained, context: &mut told };
+        let (ga_net, _) = self.net.tangent_vjp(backend, &saved, &[], graw, Vec::new(), inner);
         let own = LayerGrads { trained, context: &mut cotangents.context };
-        let (ga_net, _) = self.net.tangent_vjp(backend, &saved, &[], graw, Vec::new(), own);
+        self.net.pull_back_told(backend, batch.context.as_ref(), told, own);
         let gx = self.together(backend, &backend.axpy(1.0, &ga_net, ga), &gx_b);
         Ok(cotangents.with_x(gx))
     }

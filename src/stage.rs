@@ -280,9 +280,22 @@ pub enum LayerStage {
         activation: Nonlinearity,
         /// The weights of both parts.
         concatenation: Concatenation,
+        /// Adds a bias by the context before the activation.
+        #[serde(default, skip_serializing_if = "is_false")]
+        context: bool,
     },
     /// An activation.
     Activation(Nonlinearity),
+    /// A bias by the context.
+    ContextBias {
+        /// The number of features or channels.
+        features: usize,
+    },
+    /// A gate by the context.
+    ContextGate {
+        /// The number of features or channels.
+        features: usize,
+    },
     /// One of the user's own.
     Custom(Custom),
 }
@@ -296,6 +309,9 @@ pub struct Net {
     /// The (domain, codomain) of each constrained layer, where they are not all the 2-norm.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub norms: Vec<(Order, Order)>,
+    /// k, the numbers of the embedding of a context that the net is told of; 0 without one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub context: usize,
 }
 
 /// One transform of a chain.
@@ -322,6 +338,13 @@ pub enum Stage {
     Flatten {
         /// The shape of an image, `[h, w, c]`.
         image: [usize; 3],
+    },
+    /// A scale and a shift by the context.
+    ConditionalActNorm {
+        /// The number of features or channels.
+        features: usize,
+        /// k, the numbers of the context's embedding.
+        context: usize,
     },
     /// An invertible linear map.
     InvertibleLinear {
@@ -386,6 +409,11 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+
 /// The numbers, tensors and layers that something stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
@@ -445,7 +473,16 @@ impl LayerStage {
             Self::Dense { kernel: Some(kernel), inputs, outputs, coefficient, .. } => {
                 Some(Self::Convolution { kernel, inputs, outputs, coefficient })
             }
-            Self::Activation(_) | Self::Custom(_) => None,
+            Self::Activation(_) | Self::ContextBias { .. } | Self::ContextGate { .. } | Self::Custom(_) => None,
+        }
+    }
+
+    /// Counts the numbers that the layer is told of a context.
+    pub(crate) fn told(&self) -> usize {
+        match *self {
+            Self::ContextBias { features } | Self::ContextGate { features } => features,
+            Self::Dense { outputs, context: true, .. } => outputs,
+            _ => 0,
         }
     }
 
@@ -473,12 +510,57 @@ impl LayerStage {
                 let count = f.parameters().len() as u64;
                 Size { parameters: count, tensors: count, ..Size::default() }
             }
-            Self::Custom(_) => Size::default(),
+            Self::ContextBias { .. } | Self::ContextGate { .. } | Self::Custom(_) => Size::default(),
         }
     }
 }
 
 impl Net {
+    /// Counts the numbers that the net is told of a context.
+    pub(crate) fn told(&self) -> usize {
+        self.layers.iter().map(LayerStage::told).fold(0, usize::saturating_add)
+    }
+
+    /// Tells the hidden layers of a context whose embedding has k numbers: a bias behind each affine layer but the last, and a gate
+    /// behind each activation of these, if there are to be gates.
+    #[must_use]
+    pub(crate) fn conditional(self, context: usize, gates: bool) -> Self {
+        let count = self.layers.iter().filter(|layer| layer.affine().is_some()).count();
+        let (mut layers, mut affine, mut hidden) = (Vec::with_capacity(2 * self.layers.len()), 0, None);
+        for layer in self.layers {
+            affine += usize::from(layer.affine().is_some());
+            let last = affine == count;
+            match layer {
+                LayerStage::Linear { outputs, .. } | LayerStage::Convolution { outputs, .. } => {
+                    layers.push(layer);
+                    hidden = (!last).then_some(outputs);
+                    layers.extend(hidden.map(|features| LayerStage::ContextBias { features }));
+                }
+                LayerStage::Dense { kernel, inputs, outputs, coefficient, activation, concatenation, .. } => {
+                    let context = true;
+                    layers.push(LayerStage::Dense {
+                        kernel,
+                        inputs,
+                        outputs,
+                        coefficient,
+                        activation,
+                        concatenation,
+                        context,
+                    });
+                }
+                LayerStage::Activation(function) => {
+                    layers.push(layer);
+                    let features = hidden.take().filter(|_| gates).map(|width| width * function.widening());
+                    layers.extend(features.map(|features| LayerStage::ContextGate { features }));
+                }
+                other => layers.push(other),
+            }
+        }
+        let net = Self { layers, norms: self.norms, context };
+        // a net of one layer has no hidden ones
+        if net.told() > 0 { net } else { Self { context: 0, ..net } }
+    }
+
     /// Counts the numbers that the net stores, on samples of this shape.
     pub fn size(&self, shape: &[usize]) -> Size {
         let learned = self.norms.iter().flat_map(|&(p, q)| [p, q]).filter_map(|order| match order {
@@ -487,7 +569,9 @@ impl Net {
         });
         let orders = learned.max().unwrap_or(0);
         let orders = Size { parameters: orders, tensors: orders, ..Size::default() };
-        self.layers.iter().map(|layer| layer.size(shape)).chain([orders]).sum()
+        let told = Size { parameters: product(&[self.told(), self.context]), tensors: 1, ..Size::default() };
+        let told = if self.context > 0 { told } else { Size::default() };
+        self.layers.iter().map(|layer| layer.size(shape)).chain([orders, told]).sum()
     }
 }
 
@@ -497,6 +581,9 @@ impl Stage {
         match self {
             Self::ActNorm { features } => {
                 Size { parameters: product(&[2, *features]), buffers: 1, tensors: 3, constrained_layers: 0 }
+            }
+            Self::ConditionalActNorm { features, context } => {
+                Size { parameters: product(&[2, *features, context.saturating_add(1)]), tensors: 2, ..Size::default() }
             }
             Self::InvertibleLinear { features } => Size {
                 parameters: product(&[*features, *features]),
@@ -543,6 +630,32 @@ impl Stage {
             | Self::SplineCoupling { net, .. } => Some(net),
             _ => None,
         }
+    }
+
+    /// The features or channels of the samples of a block or a coupling.
+    pub(crate) fn features(&self) -> Option<usize> {
+        match self {
+            Self::ResidualBlock { shape, .. }
+            | Self::InvertedBlock { shape, .. }
+            | Self::MonotoneBlock { shape, .. }
+            | Self::Coupling { shape, .. } => shape.last().copied(),
+            Self::SplineCoupling { features, .. } => Some(*features),
+            _ => None,
+        }
+    }
+
+    /// Tells the hidden layers of its net, if it has one, of a context whose embedding has k numbers.
+    #[must_use]
+    pub(crate) fn conditional(mut self, context: usize, gates: bool) -> Self {
+        if let Self::ResidualBlock { net, .. }
+        | Self::InvertedBlock { net, .. }
+        | Self::MonotoneBlock { net, .. }
+        | Self::Coupling { net, .. }
+        | Self::SplineCoupling { net, .. } = &mut self
+        {
+            *net = std::mem::take(net).conditional(context, gates);
+        }
+        self
     }
 
     /// Returns `true` for a block or a coupling.

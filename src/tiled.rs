@@ -12,7 +12,7 @@ use crate::bijection::{Ask, Cotangents, LogDet, Mapped, PreparedBijection, Tape}
 use crate::error::Error;
 use crate::invert::{Inversion, SampleReport, Solution, merge_reports};
 use crate::layer::Layer;
-use crate::module::Grad;
+use crate::module::{Grad, accumulate};
 use crate::reference::ReferenceMap;
 
 /// Tensors that the reverse pass holds of each activation: x, φ, φ', φ'', a tangent and a cotangent.
@@ -40,8 +40,13 @@ struct Tiled<B: Backend> {
     tile: usize,
 }
 
-/// The tapes of the runs, with the number of samples of each.
-struct Runs(Vec<(usize, Tape)>);
+/// What a forward pass of several runs keeps.
+struct Runs {
+    /// The tapes of the runs, with the number of samples of each.
+    tapes: Vec<(usize, Tape)>,
+    /// Whether all samples share one context.
+    shared: bool,
+}
 
 impl<B: Backend> Tiled<B> {
     /// Cuts the batch into runs of samples that go through the transform one after the other, if there
@@ -88,7 +93,8 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
             }
             tapes.extend(part.tape.map(|tape| (run.len(backend), tape)));
         }
-        out.tape = (!tapes.is_empty()).then(|| Tape::new(Runs(tapes)));
+        let shared = batch.context.as_ref().is_some_and(|context| backend.shape(context).rows() == 1);
+        out.tape = (!tapes.is_empty()).then(|| Tape::new(Runs { tapes, shared }));
         Ok(out)
     }
 
@@ -140,8 +146,8 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
         grads: &mut [Grad<B>],
         reports: &mut Option<Vec<SampleReport>>,
     ) -> Result<Cotangents<B>, Error> {
-        let runs = match tape.try_into_value::<Runs>() {
-            Ok(Runs(runs)) => runs,
+        let (runs, shared) = match tape.try_into_value::<Runs>() {
+            Ok(Runs { tapes, shared }) => (tapes, shared),
             Err(tape) => return self.transform.backward_reported(backend, tape, cotangents, grads, reports),
         };
         let mut of_runs: Option<Vec<SampleReport>> = None;
@@ -149,11 +155,7 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
         let mut parts = Vec::with_capacity(runs.len());
         for (samples, tape) in runs {
             let cut = |g: &B::Tensor| backend.narrow(g, 0, first, samples);
-            let own = Cotangents {
-                x: cut(&cotangents.x),
-                log_det: cut(&cotangents.log_det),
-                context: cotangents.context.as_ref().map(cut),
-            };
+            let own = Cotangents { x: cut(&cotangents.x), log_det: cut(&cotangents.log_det), context: None };
             let mut of_run = None;
             parts.push(self.transform.backward_reported(backend, tape, own, grads, &mut of_run)?);
             of_runs.get_or_insert_default().extend(of_run.into_iter().flatten());
@@ -163,11 +165,17 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
         if let Some(of_runs) = of_runs.filter(|of_runs| of_runs.len() == first) {
             merge_reports(reports, of_runs);
         }
-        let context = parts.iter().map(|p| p.context.as_ref()).collect::<Option<Vec<_>>>();
+        let mut context = cotangents.context;
+        if shared {
+            // all samples have one context, and add their parts of its gradient
+            parts.iter().filter_map(|p| p.context.as_ref()).for_each(|own| accumulate(backend, &mut context, own));
+        } else if let Some(own) = parts.iter().map(|p| p.context.as_ref()).collect::<Option<Vec<_>>>() {
+            accumulate(backend, &mut context, &backend.concat(&own, 0));
+        }
         Ok(Cotangents {
             x: join(backend, parts.iter().map(|p| &p.x)),
             log_det: join(backend, parts.iter().map(|p| &p.log_det)),
-            context: context.map(|parts| backend.concat(&parts, 0)),
+            context,
         })
     }
 

@@ -23,6 +23,22 @@ pub struct PreparedContraction<B: Backend> {
     pub(super) cost: CostModel,
 }
 
+/// Samples, of whose context g is told already.
+#[derive(Debug, Clone)]
+pub(super) struct At<B: Backend> {
+    /// The samples with what g is told of each.
+    pub(super) batch: Batch<B>,
+    /// The embedding of their context that it is told by.
+    embedding: Option<B::Tensor>,
+}
+
+impl<B: Backend> At<B> {
+    /// Replaces the numbers of the samples, `[n, …]`, which stay the same samples.
+    pub(super) fn with_x(&self, x: B::Tensor) -> Self {
+        Self { batch: self.batch.with_x(x), embedding: self.embedding.clone() }
+    }
+}
+
 /// The log det that an expansion gives at some samples, and what its gradient needs.
 pub(super) struct Measured<B: Backend> {
     pub(super) log_det: Option<LogDet<B>>,
@@ -32,7 +48,7 @@ pub(super) struct Measured<B: Backend> {
 
 /// What is kept of g and of a log det for the backward pass.
 pub(super) struct Kept<B: Backend> {
-    batch: Batch<B>,
+    at: At<B>,
     expansion: Expansion,
     probes: Vec<B::Tensor>,
     cotangents: Vec<B::Tensor>,
@@ -68,6 +84,16 @@ impl<B: Backend> PreparedContraction<B> {
         }
     }
 
+    /// Tells g of the context of some samples, once for all that is done at them.
+    pub(super) fn at(&self, backend: &B, batch: &Batch<B>) -> At<B> {
+        At { batch: self.net.tell(backend, batch), embedding: batch.context.clone() }
+    }
+
+    /// Computes g, `[n, …]`, keeping what derivatives ask for.
+    pub(super) fn forward(&self, backend: &B, at: &At<B>, keep: Derivatives) -> (B::Tensor, Saved<B>) {
+        self.net.forward(backend, &at.batch, keep)
+    }
+
     fn tangents(&self, backend: &B, saved: &Saved<B>, probes: &[B::Tensor]) -> Vec<Saved<B>> {
         probes.iter().map(|v| self.net.keep_tangent(backend, saved, v)).collect()
     }
@@ -76,11 +102,12 @@ impl<B: Backend> PreparedContraction<B> {
     pub(super) fn measure(
         &self,
         backend: &B,
-        batch: &Batch<B>,
+        at: &At<B>,
         saved: Saved<B>,
         expansion: Expansion,
         ask: &Ask<'_>,
     ) -> Measured<B> {
+        let batch = &at.batch;
         let samples = Samples { count: batch.len(backend), shape: &self.shape, first: batch.first };
         let estimate = Estimate { backend, net: &*self.net, saved: &saved, samples, cost: self.cost };
         match ask.wanted {
@@ -97,7 +124,7 @@ impl<B: Backend> PreparedContraction<B> {
                     (saved, tangents)
                 });
                 let (probes, cotangents, powers) = (found.probes, found.cotangents, found.powers);
-                let kept = Kept { batch: batch.clone(), expansion, probes, cotangents, powers, saved };
+                let kept = Kept { at: at.clone(), expansion, probes, cotangents, powers, saved };
                 Measured { log_det: Some(found.log_det), kept: Some(kept), terms: found.terms }
             }
         }
@@ -106,7 +133,7 @@ impl<B: Backend> PreparedContraction<B> {
     /// Returns g at the samples that were kept, computing again what was not.
     pub(super) fn restore(&self, backend: &B, mut kept: Kept<B>) -> Point<B> {
         let (saved, tangents) = kept.saved.take().unwrap_or_else(|| {
-            let (_, saved) = self.net.forward(backend, &kept.batch, Derivatives::Second);
+            let (_, saved) = self.forward(backend, &kept.at, Derivatives::Second);
             let tangents = self.tangents(backend, &saved, &kept.probes);
             (saved, tangents)
         });
@@ -124,31 +151,34 @@ impl<B: Backend> PreparedContraction<B> {
         own: LayerGrads<'_, B>,
     ) -> B::Tensor {
         let Point { kept, saved, tangents } = point;
-        let Some(weights) = weights else {
-            return self.net.tangent_vjp(backend, saved, &[], gy, Vec::new(), own).0;
+        let LayerGrads { trained, context } = own;
+        let mut told = None;
+        let inner = LayerGrads { trained: &mut *trained, context: &mut told };
+        let gx = match weights {
+            None => self.net.tangent_vjp(backend, saved, &[], gy, Vec::new(), inner).0,
+            Some(weights) => {
+                // each sample's own weight: a weighted loss must not take the first sample's for all
+                let spread = per_sample(backend, weights, kept.at.batch.shape(backend));
+                let gdy = kept.cotangents.iter().map(|u| backend.binary(Binary::Mul, u.clone(), &spread)).collect();
+                let tangents: Vec<_> = tangents.iter().collect();
+                if kept.powers == 0 {
+                    self.net.tangent_vjp(backend, saved, &tangents, gy, gdy, inner).0
+                } else {
+                    let weights = backend.affine(weights.clone(), kept.expansion.factor(), 0.0);
+                    let traces = WeightedTraces { powers: kept.powers, weights: &weights };
+                    self.net.tangent_trace_vjp(backend, saved, &tangents, traces, gy, gdy, inner).0
+                }
+            }
         };
-        // each sample's own weight: a weighted loss must not take the first sample's for all
-        let spread = per_sample(backend, weights, kept.batch.shape(backend));
-        let gdy = kept.cotangents.iter().map(|u| backend.binary(Binary::Mul, u.clone(), &spread)).collect();
-        let tangents: Vec<_> = tangents.iter().collect();
-        if kept.powers == 0 {
-            return self.net.tangent_vjp(backend, saved, &tangents, gy, gdy, own).0;
-        }
-        let weights = backend.affine(weights.clone(), kept.expansion.factor(), 0.0);
-        let traces = WeightedTraces { powers: kept.powers, weights: &weights };
-        self.net.tangent_trace_vjp(backend, saved, &tangents, traces, gy, gdy, own).0
+        self.net.pull_back_told(backend, kept.at.embedding.as_ref(), told, LayerGrads { trained, context });
+        gx
     }
 
     /// Finds the x with x ± g(x) = y, `[n, …]`, in units of x.
-    pub(super) fn solve(
-        &self,
-        backend: &B,
-        sign: f64,
-        batch: &Batch<B>,
-        how: &Inversion,
-    ) -> Result<Solution<B>, Error> {
-        let mut solution = if let Some(net) = self.net.as_net() {
-            invert_net(backend, net, sign, batch, self.bound, how)?
+    pub(super) fn solve(&self, backend: &B, sign: f64, at: &At<B>, how: &Inversion) -> Result<Solution<B>, Error> {
+        let batch = &at.batch;
+        let mut solution = if let Some(net) = self.net.net_at(backend, batch.context.as_ref()) {
+            invert_net(backend, &net, sign, batch, self.bound, how)?
         } else {
             let g = |x: &Batch<B>| {
                 let g = self.net.forward(backend, x, Derivatives::None).0;

@@ -63,24 +63,25 @@ struct Solved<B: Backend> {
 
 impl<B: Backend> PreparedBijection<B> for PreparedInverted<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
-        let Solution { value: mut z, reports, .. } = self.g.solve(backend, 1.0, batch, &ask.solver)?;
+        let at = self.g.at(backend, batch);
+        let Solution { value: mut z, reports, .. } = self.g.solve(backend, 1.0, &at, &ask.solver)?;
         if matches!(ask.wanted, Wanted::Value) {
             return Ok(Mapped { reports: Some(reports), ..Mapped::value(z) });
         }
         if matches!(ask.wanted, Wanted::Gradient { .. }) {
             z = without_infinite(backend, z, &reports);
         }
-        let at = batch.with_x(z);
-        let (_, saved) = self.g.net.forward(backend, &at, PreparedContraction::<B>::derivatives(ask));
+        let at = at.with_x(z);
+        let (_, saved) = self.g.forward(backend, &at, PreparedContraction::<B>::derivatives(ask));
         let found = self.g.measure(backend, &at, saved, Expansion::Whole, ask);
         let negative = |s: LogDet<B>| LogDet { value: backend.affine(s.value, -1.0, 0.0), exact: s.exact };
         let log_dets = found.log_det.map(negative).into_iter().collect();
         let tape = found.kept.map(|kept| Tape::new(Solved { kept, how: ask.solver }));
-        Ok(Mapped { log_dets, tape, terms: found.terms, reports: Some(reports), ..Mapped::value(at.x) })
+        Ok(Mapped { log_dets, tape, terms: found.terms, reports: Some(reports), ..Mapped::value(at.batch.x) })
     }
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
-        let (g, _) = self.g.net.forward(backend, batch, Derivatives::None);
+        let (g, _) = self.g.forward(backend, &self.g.at(backend, batch), Derivatives::None);
         let stretch = 1.0 + self.g.bound * self.g.two_norm_factor;
         Ok(Solution::by_formula(backend, backend.axpy(1.0, &batch.x, g), stretch)?)
     }
@@ -98,8 +99,9 @@ impl<B: Backend> PreparedBijection<B> for PreparedInverted<B> {
         how: &Inversion,
     ) -> Result<Solution<B>, Error> {
         // ∂z/∂y = (I + J)⁻¹: a is a product, and the solve is that of z
-        let z = self.g.solve(backend, 1.0, batch, how)?;
-        let (_, saved) = self.g.net.forward(backend, &batch.with_x(z.value), Derivatives::First);
+        let at = self.g.at(backend, batch);
+        let z = self.g.solve(backend, 1.0, &at, how)?;
+        let (_, saved) = self.g.forward(backend, &at.with_x(z.value), Derivatives::First);
         let a = backend.axpy(1.0, gradient, self.g.net.vjp(backend, &saved, gradient.clone()));
         Ok(Solution { value: a, ..z })
     }

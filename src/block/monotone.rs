@@ -13,7 +13,7 @@ use std::f64::consts::SQRT_2;
 
 use resflow_backend::Backend;
 
-use super::contraction::{Kept, PreparedContraction, without_infinite};
+use super::contraction::{At, Kept, PreparedContraction, without_infinite};
 use super::contractive::{ContractiveBlock, Kind};
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Mapped, PreparedBijection, Tape, Wanted};
@@ -63,17 +63,17 @@ struct Solved<B: Backend> {
 }
 
 impl<B: Backend> PreparedMonotone<B> {
-    /// Solves w ± g(w) = √2·x: w and √2·w − x, with reports in units of the latter.
+    /// Solves w ± g(w) = √2·x: g's samples w, and √2·w − x, with reports in units of the latter.
     fn reflect(
         &self,
         backend: &B,
         sign: f64,
         batch: &Batch<B>,
         how: &Inversion,
-    ) -> Result<(B::Tensor, Solution<B>), Error> {
-        let target = batch.with_x(backend.affine(batch.x.clone(), SQRT_2, 0.0));
+    ) -> Result<(At<B>, Solution<B>), Error> {
+        let target = self.g.at(backend, batch).with_x(backend.affine(batch.x.clone(), SQRT_2, 0.0));
         let mut solution = self.g.solve(backend, sign, &target, how)?;
-        let w = solution.value.clone();
+        let w = target.with_x(solution.value.clone());
         solution.value = backend.axpy(-1.0, &batch.x, backend.affine(solution.value, SQRT_2, 0.0));
         for report in &mut solution.reports {
             report.error_bound *= SQRT_2;
@@ -85,15 +85,15 @@ impl<B: Backend> PreparedMonotone<B> {
 
 impl<B: Backend> PreparedBijection<B> for PreparedMonotone<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
-        let (mut w, Solution { value: mut y, reports, .. }) = self.reflect(backend, 1.0, batch, &ask.solver)?;
+        let (mut at, Solution { value: mut y, reports, .. }) = self.reflect(backend, 1.0, batch, &ask.solver)?;
         if matches!(ask.wanted, Wanted::Value) {
             return Ok(Mapped { reports: Some(reports), ..Mapped::value(y) });
         }
         if matches!(ask.wanted, Wanted::Gradient { .. }) {
-            (w, y) = (without_infinite(backend, w, &reports), without_infinite(backend, y, &reports));
+            at = at.with_x(without_infinite(backend, at.batch.x.clone(), &reports));
+            y = without_infinite(backend, y, &reports);
         }
-        let at = batch.with_x(w);
-        let (_, saved) = self.g.net.forward(backend, &at, PreparedContraction::<B>::derivatives(ask));
+        let (_, saved) = self.g.forward(backend, &at, PreparedContraction::<B>::derivatives(ask));
         let found = self.g.measure(backend, &at, saved, Expansion::Odd, ask);
         let log_dets = found.log_det.into_iter().collect();
         let tape = found.kept.map(|kept| Tape::new(Solved { kept, how: ask.solver }));
@@ -118,7 +118,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedMonotone<B> {
     ) -> Result<Solution<B>, Error> {
         // (I + J)^{−T} (I − J)ᵀ a = g
         let (w, Solution { reports, .. }) = self.reflect(backend, 1.0, batch, how)?;
-        let (_, saved) = self.g.net.forward(backend, &batch.with_x(w), Derivatives::First);
+        let (_, saved) = self.g.forward(backend, &w, Derivatives::First);
         let target = backend.axpy(1.0, gradient, self.g.net.vjp(backend, &saved, gradient.clone()));
         let solution = self.g.solve_transposed(backend, -1.0, &saved, &target, how)?;
         let mut all = Some(reports);

@@ -51,14 +51,15 @@ struct PreparedBlock<B: Backend> {
 
 impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
-        let (g, saved) = self.g.net.forward(backend, batch, PreparedContraction::<B>::derivatives(ask));
-        let found = self.g.measure(backend, batch, saved, Expansion::Whole, ask);
+        let at = self.g.at(backend, batch);
+        let (g, saved) = self.g.forward(backend, &at, PreparedContraction::<B>::derivatives(ask));
+        let found = self.g.measure(backend, &at, saved, Expansion::Whole, ask);
         let (log_dets, tape) = (found.log_det.into_iter().collect(), found.kept.map(Tape::new));
         Ok(Mapped { log_dets, tape, terms: found.terms, ..Mapped::value(backend.axpy(1.0, &batch.x, g)) })
     }
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
-        self.g.solve(backend, 1.0, batch, how)
+        self.g.solve(backend, 1.0, &self.g.at(backend, batch), how)
     }
 
     fn reference(&self, backend: &B) -> Result<Option<ReferenceMap>, Error> {
@@ -73,7 +74,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedBlock<B> {
         gradient: &B::Tensor,
         how: &Inversion,
     ) -> Result<Solution<B>, Error> {
-        let (_, saved) = self.g.net.forward(backend, batch, Derivatives::First);
+        let (_, saved) = self.g.forward(backend, &self.g.at(backend, batch), Derivatives::First);
         self.g.solve_transposed(backend, 1.0, &saved, gradient, how)
     }
 

@@ -46,11 +46,12 @@ impl Dense {
                 coefficient: Some(coefficient),
                 activation,
                 concatenation,
+                context: false,
             });
             width = width.saturating_add(growth);
         }
         stages.push(affine(last, width, outputs, coefficient));
-        Net { layers: stages, norms: Vec::new() }
+        Net { layers: stages, norms: Vec::new(), context: 0 }
     }
 
     /// Checks growths, ℓ and norms.

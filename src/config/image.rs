@@ -13,8 +13,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start,
-    check_shared, count, flatten, is_default_dense_bound, is_true, net,
+    BaseConfig, ContextConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH,
+    Nonlinearity, Start, check_shared, count, flatten, is_default_dense_bound, is_true, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Traces};
@@ -97,6 +97,9 @@ pub struct ImageConfig {
     pub evaluation: Estimator,
     /// The number of independent estimates of each sample's log p that give its standard error.
     pub replicates: usize,
+    /// The context of a conditional flow p(x | c), such as `{ columns = 10 }` for one-hot classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextConfig>,
 }
 
 /// The published growth of dense layers in fully connected blocks.
@@ -153,6 +156,7 @@ impl Default for ImageConfig {
             training: roulette(2, Sharing::Batch, Traces::Probed),
             evaluation: roulette(20, Sharing::Sample, Traces::Exact),
             replicates: 2,
+            context: None,
         }
     }
 }
@@ -217,6 +221,13 @@ impl ImageConfig {
         if self.model.has_dense_nets() {
             self.check_dense()?;
         }
+        if let Some(context) = &self.context {
+            context.check()?;
+            if self.classes > 0 {
+                let problem = "a hybrid model p(x) p(y | x) has no context: leave out `classes`, or `context`";
+                return Err(ConfigError::Inconsistent(problem.into()));
+            }
+        }
         if self.parameters() > MOST_PARAMETERS {
             return Err(ConfigError::Inconsistent(format!(
                 "{} parameters are more than this library handles",
@@ -262,6 +273,14 @@ impl ImageConfig {
 
     /// The chain, first applied first, equal rounds counted.
     pub fn chain(&self) -> Vec<Repeated> {
+        let chain = self.unconditional_chain();
+        match &self.context {
+            Some(context) => context.condition(chain, None),
+            None => chain,
+        }
+    }
+
+    fn unconditional_chain(&self) -> Vec<Repeated> {
         let mut chain = Vec::new();
         let scales = self.scales();
         let [mut h, mut w, mut c] = scales.first().copied().unwrap_or_default();
@@ -333,9 +352,10 @@ impl ImageConfig {
         self.kernels.iter().enumerate().map(|(i, &k)| (k, widths[i] * widen(i), widths[i + 1])).collect()
     }
 
-    /// The number of trained numbers, those of the base density and the classifier included.
+    /// The number of trained numbers, those of the base density, the classifier and an embedding included.
     pub fn parameters(&self) -> u64 {
-        let chain = self.chain().iter().map(Repeated::size).sum::<Size>();
+        let context = self.context.as_ref().map_or(Size::default(), ContextConfig::size);
+        let chain = self.chain().iter().map(Repeated::size).sum::<Size>().plus(context);
         chain.plus(self.base.size(self.dimension())).plus(self.head_size()).parameters
     }
 }

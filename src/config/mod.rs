@@ -3,6 +3,7 @@
 //! [`FlowConfig`] is for vectors (rows of a table), [`ImageConfig`] for images; a [`ModelConfig`] is either.
 
 mod base;
+mod context;
 mod coupling;
 mod defaults;
 mod dense;
@@ -14,6 +15,7 @@ mod rows;
 mod start;
 
 pub use base::{BaseConfig, Covariance, MixtureConfig};
+pub use context::ContextConfig;
 pub use family::Family;
 pub use hybrid::HeadPlace;
 pub use image::ImageConfig;
@@ -104,11 +106,35 @@ impl ModelConfig {
         flatten(&self.chain())
     }
 
-    /// Counts the numbers that the model stores: its transforms, its base density and its classifier, without the
-    /// standardisation.
+    /// Counts the numbers that the model stores: its transforms, its base density, its classifier and its embedding, without
+    /// the standardisations.
     pub fn size(&self) -> Size {
         let classifier = self.images().map_or(Size::default(), ImageConfig::head_size);
-        self.chain().iter().map(Repeated::size).sum::<Size>().plus(self.base_size()).plus(classifier)
+        let rest = self.base_size().plus(classifier).plus(self.context_size());
+        self.chain().iter().map(Repeated::size).sum::<Size>().plus(rest)
+    }
+
+    /// The context of a conditional flow p(x | c).
+    pub fn context(&self) -> Option<&ContextConfig> {
+        match self {
+            Self::Rows(c) => c.context.as_ref(),
+            Self::Images(c) => c.context.as_ref(),
+        }
+    }
+
+    /// Makes it the configuration of a conditional flow p(x | c), or of an unconditional one.
+    #[must_use]
+    pub fn with_context(mut self, context: Option<ContextConfig>) -> Self {
+        match &mut self {
+            Self::Rows(c) => c.context = context,
+            Self::Images(c) => c.context = context,
+        }
+        self
+    }
+
+    /// Counts the numbers that the embedding of a context stores.
+    pub(crate) fn context_size(&self) -> Size {
+        self.context().map_or(Size::default(), ContextConfig::size)
     }
 
     /// Counts the numbers that the base density stores.
@@ -309,7 +335,7 @@ fn net(
             LayerStage::Convolution { kernel: [size; 2], inputs, outputs, coefficient }
         });
     }
-    Net { layers: stages, norms: norms.orders(layers.len()).unwrap_or_default() }
+    Net { layers: stages, norms: norms.orders(layers.len()).unwrap_or_default(), context: 0 }
 }
 
 /// Limits that no honest configuration meets, so that a hostile one cannot exhaust the memory.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start,
-    check_shared, count, flatten, is_default_dense_bound, is_true, net,
+    BaseConfig, ContextConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH,
+    Nonlinearity, Start, check_shared, count, flatten, is_default_dense_bound, is_true, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRoulette, Sharing, Traces};
@@ -67,6 +67,9 @@ pub struct FlowConfig {
     pub evaluation: Estimator,
     /// The number of independent estimates of each sample's log p that give its standard error.
     pub replicates: usize,
+    /// The context of a conditional flow p(x | c), such as `{ columns = 3 }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextConfig>,
 }
 
 /// Settings of splines that are the defaults leave no trace in files, so that those of older versions stay the same.
@@ -115,6 +118,7 @@ impl Default for FlowConfig {
                 },
             }),
             replicates: 8,
+            context: None,
         }
     }
 }
@@ -168,6 +172,7 @@ impl FlowConfig {
         if self.model.has_dense_nets() {
             self.check_dense()?;
         }
+        self.context.as_ref().map_or(Ok(()), ContextConfig::check)?;
         if self.parameters() > MOST_PARAMETERS {
             return Err(ConfigError::Inconsistent(format!(
                 "{} parameters are more than this library handles",
@@ -179,6 +184,14 @@ impl FlowConfig {
 
     /// The chain, first applied first, equal rounds counted.
     pub fn chain(&self) -> Vec<Repeated> {
+        let chain = self.unconditional_chain();
+        match &self.context {
+            Some(context) => context.condition(chain, Some(self.dimension)),
+            None => chain,
+        }
+    }
+
+    fn unconditional_chain(&self) -> Vec<Repeated> {
         let norm = || self.actnorm.then_some(Stage::ActNorm { features: self.dimension });
         let mut chain: Vec<_> = norm().map(|norm| Repeated::once(vec![norm])).into_iter().collect();
         if self.model.couples() {
@@ -217,8 +230,10 @@ impl FlowConfig {
         layers
     }
 
-    /// The number of trained numbers, those of the base density included.
+    /// The number of trained numbers, those of the base density and of an embedding included.
     pub fn parameters(&self) -> u64 {
-        self.chain().iter().map(Repeated::size).sum::<Size>().plus(self.base.size(self.dimension)).parameters
+        let context = self.context.as_ref().map_or(Size::default(), ContextConfig::size);
+        let chain = self.chain().iter().map(Repeated::size).sum::<Size>();
+        chain.plus(self.base.size(self.dimension)).plus(context).parameters
     }
 }

@@ -133,7 +133,8 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
                 place.index += 1;
             }
             // no configuration of a residual flow spells them out
-            Stage::InvertibleLinear { .. }
+            Stage::ConditionalActNorm { .. }
+            | Stage::InvertibleLinear { .. }
             | Stage::LuLinear { .. }
             | Stage::Coupling { .. }
             | Stage::SplineCoupling { .. }
@@ -251,7 +252,7 @@ impl Translation {
             let (from, to) = (format!("{from}.{j}"), format!("links.{link}.net.{j}"));
             match layer {
                 LayerStage::Activation(f) => self.activation(&from, &to, *f)?,
-                LayerStage::Custom(_) => {}
+                LayerStage::ContextBias { .. } | LayerStage::ContextGate { .. } | LayerStage::Custom(_) => {}
                 LayerStage::Dense { kernel, inputs, outputs, activation, .. } => {
                     for (theirs, ours) in [("K1_unnormalized", "skip"), ("K2_unnormalized", "growth")] {
                         self.same(&format!("{from}.{theirs}"), &[1], format!("{to}.{ours}"))?;

@@ -295,7 +295,9 @@ fn iterate<B: Backend>(
     let y = backend.reshape(&batch.x, [n, shape.row_elements()].into());
     let found = composed::fixed_point(backend, &how.search::<B>(), &y, |x, numbers| {
         let own = |t: &B::Tensor| if numbers.len() == n { t.clone() } else { backend.take_rows(t, numbers) };
-        let context = batch.context.as_ref().map(own);
+        // one context that all share stays as it is
+        let shared = |t: &B::Tensor| backend.shape(t).rows() == 1;
+        let context = batch.context.as_ref().map(|t| if shared(t) { t.clone() } else { own(t) });
         let samples = backend.reshape(x, shape.with_rows(numbers.len()));
         let gx = g(&Batch { x: samples, context, first: batch.first }, numbers);
         backend.reshape(&gx, backend.shape(x))

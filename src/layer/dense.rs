@@ -14,7 +14,7 @@
 use resflow_backend::{Backend, BackendError, Binary, Element as _, Unary};
 
 use super::activation::{finish_softplus, softplus};
-use super::{Derivatives, Layer, LayerGrads, OrderGradients, PreparedLayer, Saved, Sequence};
+use super::{ContextBias, Derivatives, Layer, LayerGrads, OrderGradients, PreparedLayer, Saved, Sequence, Told};
 use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::lipschitz::WeightBounds;
@@ -55,6 +55,14 @@ impl<B: Backend> DenseLayer<B> {
         concatenation.check()?;
         let raw = [0, 1].map(|_| backend.full(INITIAL, [1].into()));
         Ok(Self { inputs, net: Sequence::new(vec![affine, activation]), raw, concatenation })
+    }
+
+    /// Adds a bias by the context before the activation, where there was none.
+    #[must_use]
+    pub fn with_context(self, told: Told) -> Self {
+        let mut layers = self.net.layers().to_vec();
+        layers.insert(1, Box::new(ContextBias::new(told)));
+        Self { net: Sequence::new(layers), ..self }
     }
 
     /// Replaces K₁, of what was there, and K₂, of what is new, `[1]` each.
@@ -178,17 +186,31 @@ impl<B: Backend> Layer<B> for DenseLayer<B> {
         Ok(new.map(|new| (skip * skip + (growth * new).powi(2)).sqrt() * (1.0 + 4.0 * f64::EPSILON)))
     }
 
+    fn told(&self) -> usize {
+        self.net.told()
+    }
+
     fn stage(&self) -> Option<LayerStage> {
-        let [affine, activation] = self.net.layers() else { return None };
+        let (affine, activation, context) = match self.net.layers() {
+            [affine, activation] => (affine, activation, false),
+            [affine, _, activation] => (affine, activation, true),
+            _ => return None,
+        };
         let LayerStage::Activation(activation) = activation.stage()? else { return None };
         let concatenation = self.concatenation;
         Some(match affine.stage()? {
             LayerStage::Linear { inputs, outputs, coefficient } => {
-                LayerStage::Dense { kernel: None, inputs, outputs, coefficient, activation, concatenation }
+                LayerStage::Dense { kernel: None, inputs, outputs, coefficient, activation, concatenation, context }
             }
-            LayerStage::Convolution { kernel, inputs, outputs, coefficient } => {
-                LayerStage::Dense { kernel: Some(kernel), inputs, outputs, coefficient, activation, concatenation }
-            }
+            LayerStage::Convolution { kernel, inputs, outputs, coefficient } => LayerStage::Dense {
+                kernel: Some(kernel),
+                inputs,
+                outputs,
+                coefficient,
+                activation,
+                concatenation,
+                context,
+            },
             _ => return None,
         })
     }

@@ -14,9 +14,12 @@
 //! and inverse iterations share. Gradients gather on the normalised weights and are taken back through the
 //! normalisation once ([`PreparedLayer::finish_gradients`]).
 
+use std::borrow::Cow;
+
 mod activation;
 mod affine;
 mod concatenated;
+mod context;
 mod conv;
 mod dense;
 mod leaky;
@@ -29,6 +32,8 @@ mod traces;
 pub use activation::{ActivationLayer, activation_layer};
 pub use affine::Affine;
 pub use concatenated::ConcatenatedActivation;
+pub(crate) use context::sum_pixels;
+pub use context::{Conditioner, ContextBias, ContextGate, Told};
 pub use conv::{Kernel, KernelSize, LipschitzConv};
 pub use dense::DenseLayer;
 pub use leaky::LeakyLipSwish;
@@ -41,7 +46,7 @@ use crate::batch::Batch;
 use crate::error::ConfigError;
 use crate::estimator::{Bottleneck, Control};
 use crate::lipschitz::WeightBounds;
-use crate::module::{Grad, Module};
+use crate::module::{Grad, Module, accumulate};
 use crate::reference::ReferenceNet;
 use crate::stage::{LayerStage, Net};
 
@@ -106,7 +111,7 @@ pub struct WeightedTraces<'a, B: Backend> {
 pub struct LayerGrads<'a, B: Backend> {
     /// Those of its trained tensors, in the order of a visit.
     pub trained: &'a mut [Grad<B>],
-    /// That of the context, `[n, k]`, for a layer that looks at it.
+    /// That of what a conditional net is told of the context, `[n, u]`, for a layer that looks at it.
     pub context: &'a mut Grad<B>,
 }
 
@@ -209,6 +214,11 @@ pub trait Layer<B: Backend>: Module<B> + CloneLayer<B> {
         false
     }
 
+    /// Returns u, the numbers that the whole net is told of a context; 0 of a layer that does not look at one.
+    fn told(&self) -> usize {
+        0
+    }
+
     /// The factor by which an error bound may grow from the norm in which the layer is a contraction to the 2-norm, for
     /// samples of this shape.
     fn two_norm_factor(&self, input: &[usize]) -> f64 {
@@ -219,6 +229,21 @@ pub trait Layer<B: Backend>: Module<B> + CloneLayer<B> {
 
 /// A layer with its weights normalised: a differentiable map of samples. Values, tangents and cotangents are `[n, …]`.
 pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
+    /// Replaces the embedding of the context that the samples come with, `[n, k]` or one for all, by what the layer is told of it,
+    /// which is then what every method takes: once for any number of passes. What looks at no context leaves it as it is.
+    fn tell(&self, backend: &B, batch: &Batch<B>) -> Batch<B> {
+        let _ = backend;
+        batch.clone()
+    }
+
+    /// Takes the gradient in what was told, `[n, u]`, to the embedding and to the trained tensors.
+    fn pull_back_told(&self, backend: &B, embedding: Option<&B::Tensor>, gradient: Grad<B>, grads: LayerGrads<'_, B>) {
+        let _ = embedding;
+        if let Some(gradient) = gradient {
+            accumulate(backend, grads.context, &gradient);
+        }
+    }
+
     /// Computes f(x), `[n, …]`, keeping what the derivatives will ask for.
     fn forward(&self, backend: &B, batch: &Batch<B>, keep: Derivatives) -> (B::Tensor, Saved<B>);
 
@@ -322,11 +347,6 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
         None
     }
 
-    /// Returns the layer as a net of which a backend knows every layer, whatever the samples.
-    fn as_net(&self) -> Option<&BackendNet<B::Tensor>> {
-        None
-    }
-
     /// Copies the layer to the host, where its values are computed in double precision; `None` of a layer that a backend does not know
     /// ([`net_layer`](Self::net_layer)).
     ///
@@ -338,6 +358,18 @@ pub trait PreparedLayer<B: Backend>: std::fmt::Debug + Send + Sync {
 
     /// Returns the function and its parameter, `[1]`, if the layer is an activation.
     fn activation(&self) -> Option<(Activation, Option<&B::Tensor>)> {
+        None
+    }
+
+    /// Returns what it is told, if the layer does nothing but add it.
+    fn context_bias(&self) -> Option<Told> {
+        None
+    }
+
+    /// Returns the layer as a net of which a backend knows every layer, at samples that were told this; `None` where each of them
+    /// was told something else.
+    fn net_at(&self, backend: &B, told: Option<&B::Tensor>) -> Option<Cow<'_, BackendNet<B::Tensor>>> {
+        let _ = (backend, told);
         None
     }
 

@@ -2,7 +2,11 @@
 //!
 //! The norms that constrained layers are bounded between meet at their boundaries, so a chain owns the raw parameters
 //! of learned ones: one parameter is the codomain of a layer and the domain of the next.
+//!
+//! A conditional chain owns U, too ([`Conditioner`]). Biases by the context are no layers once it is prepared: they are added on
+//! the way forward, and their gradients are taken on the way back; every product with J is that of the chain without them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use resflow_backend::{
@@ -10,6 +14,7 @@ use resflow_backend::{
 };
 
 use super::activation::{kept, slope};
+use super::context::{Conditioner, Told};
 use super::linear::matrix;
 use super::traces::KnownTraces;
 use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, PreparedLayer, Saved, WeightedTraces};
@@ -19,7 +24,7 @@ use crate::estimator::{Bottleneck, Control};
 use crate::lipschitz::{Order, WeightBounds, check_chain, two_norm_factor};
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate, trained_tensors};
 use crate::reference::ReferenceNet;
-use crate::stage::Net;
+use crate::stage::{LayerStage, Net};
 
 /// A chain of layers.
 #[derive(Debug, Clone)]
@@ -29,12 +34,27 @@ pub struct Sequence<B: Backend> {
     norms: Vec<(Order, Order)>,
     /// The raw parameters of learned orders, `[1]` each.
     orders: Vec<B::Tensor>,
+    conditioner: Option<Conditioner<B>>,
 }
 
 impl<B: Backend> Sequence<B> {
     /// Chains these layers, the first applied first.
     pub fn new(layers: Vec<Box<dyn Layer<B>>>) -> Self {
-        Self { layers, norms: Vec::new(), orders: Vec::new() }
+        Self { layers, norms: Vec::new(), orders: Vec::new(), conditioner: None }
+    }
+
+    /// Tells the layers of a context, by a weight `[u, k]` for the u numbers that they are told and embeddings of k numbers.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] if the layers are told another number, or their runs of it do not fit.
+    pub fn with_conditioner(self, backend: &B, conditioner: Conditioner<B>) -> Result<Self, ConfigError> {
+        let found = backend.shape(&conditioner.weight)[0];
+        match self.layers.iter().map(|layer| layer.told()).find(|told| *told != 0 && *told != found) {
+            None => Ok(Self { conditioner: Some(conditioner), ..self }),
+            Some(told) => Err(ConfigError::Inconsistent(format!(
+                "a net with a layer that is told {told} numbers of a context, and a weight that makes {found}"
+            ))),
+        }
     }
 
     /// Chains these layers, whose constrained ones are bounded between these norms. Learned orders begin at 2.
@@ -52,7 +72,7 @@ impl<B: Backend> Sequence<B> {
             _ => None,
         });
         let orders = (0..learned.max().unwrap_or(0)).map(|_| backend.full(0.0, [1].into())).collect();
-        let mut chain = Self { layers, norms, orders };
+        let mut chain = Self { layers, norms, orders, conditioner: None };
         let constrained = chain.distribute();
         if constrained != chain.norms.len() {
             return Err(ConfigError::Inconsistent(format!(
@@ -94,6 +114,9 @@ impl<B: Backend> Module<B> for Sequence<B> {
         for (i, order) in self.orders.iter().enumerate() {
             show(&format!("orders.{i}"), Part::Tensor(order, Role::Parameter));
         }
+        if let Some(conditioner) = &self.conditioner {
+            show("context", Part::Module(conditioner));
+        }
         for (i, layer) in self.layers.iter().enumerate() {
             show(&i.to_string(), Part::Module(&**layer));
         }
@@ -102,6 +125,9 @@ impl<B: Backend> Module<B> for Sequence<B> {
     fn parts_mut<'a>(&'a mut self, show: ShowPartMut<'_, 'a, B>) {
         for (i, order) in self.orders.iter_mut().enumerate() {
             show(&format!("orders.{i}"), PartMut::Tensor(order, Role::Parameter));
+        }
+        if let Some(conditioner) = &mut self.conditioner {
+            show("context", PartMut::Module(conditioner));
         }
         for (i, layer) in self.layers.iter_mut().enumerate() {
             show(&i.to_string(), PartMut::Module(&mut **layer));
@@ -119,10 +145,20 @@ impl<B: Backend> Module<B> for Sequence<B> {
 
 impl<B: Backend> Layer<B> for Sequence<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
-        let layers: Vec<_> = self.layers.iter().map(|l| l.prepare(backend)).collect();
+        let (mut layers, mut counts, mut biases) = (Vec::with_capacity(self.layers.len()), Vec::new(), Vec::new());
+        for layer in &self.layers {
+            let prepared = layer.prepare(backend);
+            if let Some(told) = prepared.context_bias() {
+                biases.push((layers.len(), told));
+            } else {
+                counts.push(trained_tensors(&**layer));
+                layers.push(prepared);
+            }
+        }
         let known: Vec<_> = layers.iter().map(|layer| layer.net_layer()).collect();
-        let counts: Vec<_> = self.layers.iter().map(|l| trained_tensors(&**l)).collect();
         Box::new(PreparedSequence {
+            biases,
+            conditioner: self.conditioner.clone(),
             traces: KnownTraces::of(backend, &known),
             net: whole(&known, &counts),
             known,
@@ -165,7 +201,9 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         let mut shape = input.to_vec();
         let mut narrowest: Option<Bottleneck> = None;
         let mut least = shape.iter().product::<usize>();
-        for (i, layer) in self.layers.iter().enumerate().take(self.layers.len().saturating_sub(1)) {
+        // biases by the context are no layers of what is prepared
+        let kept = || self.layers.iter().filter(|l| !matches!(l.stage(), Some(LayerStage::ContextBias { .. })));
+        for (i, layer) in kept().enumerate().take(kept().count().saturating_sub(1)) {
             shape = layer.output_shape(&shape).ok().filter(|shape| shape.len() < MAX_RANK)?;
             let width = shape.iter().product();
             if width < least {
@@ -208,9 +246,15 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         }
     }
 
+    fn told(&self) -> usize {
+        // whoever tells a chain that does not do it itself is told so
+        if self.conditioner.is_some() { 0 } else { self.layers.iter().map(|layer| layer.told()).max().unwrap_or(0) }
+    }
+
     fn net(&self) -> Option<Net> {
         let layers = self.layers.iter().map(|layer| layer.stage()).collect::<Option<_>>()?;
-        Some(Net { layers, norms: self.norms.clone() })
+        let context = self.conditioner.as_ref().map_or(0, Conditioner::embedding);
+        Some(Net { layers, norms: self.norms.clone(), context })
     }
 }
 
@@ -239,8 +283,11 @@ struct PreparedSequence<B: Backend> {
     norms: Vec<(Order, Order)>,
     /// The number of trained tensors of each layer.
     counts: Vec<usize>,
-    /// The number of learned orders, whose gradients come first.
+    /// The number of learned orders, whose gradients come first; then comes that of the conditioner.
     orders: usize,
+    /// What is added to what a layer gets, by the number of that layer.
+    biases: Vec<(usize, Told)>,
+    conditioner: Option<Conditioner<B>>,
     /// The layers that a backend knows,
     known: Vec<Option<NetLayer<B::Tensor>>>,
     /// and all of them, if it knows all.
@@ -278,6 +325,8 @@ impl<B: Backend> PreparedSequence<B> {
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let mut end = grads.trained.len();
+        let last = self.layers.len();
+        self.biases.iter().filter(|(at, _)| *at == last).for_each(|(_, told)| told.add(backend, &gy, grads.context));
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let start = end - self.counts[i];
             let mut kept: Vec<_> = tangents.iter().map(|t| &t.parts[i]).collect();
@@ -291,22 +340,44 @@ impl<B: Backend> PreparedSequence<B> {
             (gy, gdy) = layer.tangent_vjp(backend, &saved.parts[i], &kept, gy, gdy, own);
             gdy.truncate(tangents.len());
             end = start;
+            self.biases.iter().filter(|(at, _)| *at == i).for_each(|(_, told)| told.add(backend, &gy, grads.context));
         }
         (gy, gdy)
+    }
+
+    /// The place of the first layer's gradients: behind those that are the chain's own.
+    fn own(&self) -> usize {
+        self.orders + usize::from(self.conditioner.is_some())
+    }
+
+    /// Adds what layer number `at` is told, if it is, to what it gets.
+    fn biased(&self, backend: &B, at: usize, batch: &Batch<B>, mut x: B::Tensor) -> B::Tensor {
+        for (_, told) in self.biases.iter().filter(|(place, _)| *place == at) {
+            let own = told.of(backend, batch.context.as_ref(), backend.shape(&x));
+            x = backend.binary(Binary::Add, x, &own);
+        }
+        x
+    }
+
+    /// Whether layer number `at` is told something.
+    fn is_biased(&self, at: usize) -> bool {
+        self.biases.iter().any(|(place, _)| *place == at)
     }
 }
 
 impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, keep: Derivatives) -> (B::Tensor, Saved<B>) {
-        if let Some(net) = &self.net {
-            let NetForward { y, kept } = backend.net_forward(net, &batch.x, keep as usize);
+        if let Some(net) = self.net_at(backend, batch.context.as_ref()) {
+            let NetForward { y, kept } = backend.net_forward(&net, &batch.x, keep as usize);
             return (y, Saved { tensors: Vec::new(), parts: kept.into_iter().map(Saved::tensors).collect() });
         }
         let mut value = batch.x.clone();
         let mut parts = Vec::with_capacity(self.layers.len());
-        let mut layers = self.layers.iter().zip(&self.known).peekable();
-        while let Some((layer, known)) = layers.next() {
-            let follows = layers.peek().and_then(|(next, _)| next.activation());
+        let mut layers = self.layers.iter().zip(&self.known).enumerate().peekable();
+        while let Some((i, (layer, known))) = layers.next() {
+            value = self.biased(backend, i, batch, value);
+            let follows = layers.peek().filter(|(i, _)| !self.is_biased(*i));
+            let follows = follows.and_then(|(_, (next, _))| next.activation());
             let rows = backend.shape(&value).rank() == 2;
             if let (Some(NetLayer::Linear { transposed, bias, .. }), Some((f, parameter)), true) =
                 (known, follows, rows)
@@ -322,7 +393,19 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
                 parts.push(saved);
             }
         }
-        (value, Saved { tensors: Vec::new(), parts })
+        (self.biased(backend, self.layers.len(), batch, value), Saved { tensors: Vec::new(), parts })
+    }
+
+    fn tell(&self, backend: &B, batch: &Batch<B>) -> Batch<B> {
+        let Some(conditioner) = &self.conditioner else { return batch.clone() };
+        let context = batch.context.as_ref().expect("a conditional net was given samples without a context");
+        batch.clone().with_context(Some(conditioner.tell(backend, context)))
+    }
+
+    fn pull_back_told(&self, backend: &B, embedding: Option<&B::Tensor>, gradient: Grad<B>, grads: LayerGrads<'_, B>) {
+        let (Some(conditioner), Some(gradient)) = (&self.conditioner, gradient) else { return };
+        let embedding = embedding.expect("the one that the net was told by");
+        conditioner.pull_back(backend, embedding, gradient, &mut grads.trained[self.orders], grads.context);
     }
 
     fn jvp(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>) {
@@ -378,17 +461,34 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         gdy: Vec<B::Tensor>,
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
-        if let Some(net) = &self.net {
+        if let Some(net) = self.net.as_ref().filter(|_| self.biases.is_empty()) {
             let kept: Vec<_> = saved.parts.iter().map(|part| &part.tensors[..]).collect();
             let tangents: Vec<Vec<_>> =
                 tangents.iter().map(|t| t.parts.iter().map(|p| &p.tensors[0]).collect()).collect();
-            return backend.net_pullback(net, &kept, &tangents, gy, gdy, &mut grads.trained[self.orders..]);
+            return backend.net_pullback(net, &kept, &tangents, gy, gdy, &mut grads.trained[self.own()..]);
         }
         self.reverse(backend, saved, tangents, &[], gy, gdy, grads)
     }
 
-    fn as_net(&self) -> Option<&BackendNet<B::Tensor>> {
-        self.net.as_ref()
+    fn net_at(&self, backend: &B, told: Option<&B::Tensor>) -> Option<Cow<'_, BackendNet<B::Tensor>>> {
+        let net = self.net.as_ref()?;
+        if self.biases.is_empty() {
+            return Some(Cow::Borrowed(net));
+        }
+        // what all samples are told is a change of the layers' own biases
+        let told = told.filter(|told| backend.shape(told).rows() == 1)?;
+        let mut net = net.clone();
+        for (at, own) in &self.biases {
+            let (NetLayer::Linear { bias, .. } | NetLayer::Convolution { bias, .. }) =
+                net.layers.get_mut(at.checked_sub(1)?)?
+            else {
+                return None;
+            };
+            let shape = backend.shape(bias);
+            let own = backend.reshape(&own.of(backend, Some(told), [1, own.features].into()), shape);
+            *bias = backend.binary(Binary::Add, bias.clone(), &own);
+        }
+        Some(Cow::Owned(net))
     }
 
     fn net<'a>(&'a self, saved: &'a Saved<B>) -> Option<(&'a BackendNet<B::Tensor>, Vec<&'a B::Tensor>)> {
@@ -418,7 +518,7 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         let (slopes, weights) = known.gradient(backend, saved, &traces);
         for (layer, gradient) in &weights {
             // an affine layer's weight is the first of its trained tensors
-            let number = self.orders + self.counts[..*layer].iter().sum::<usize>();
+            let number = self.own() + self.counts[..*layer].iter().sum::<usize>();
             let effective = match &self.known[*layer] {
                 Some(NetLayer::Linear { weight, .. }) => weight,
                 Some(NetLayer::Convolution { kernel, .. }) => kernel,
@@ -430,6 +530,9 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     }
 
     fn reference(&self, backend: &B) -> Result<Option<ReferenceNet>, BackendError> {
+        if !self.biases.is_empty() {
+            return Ok(None);
+        }
         let nets = self.layers.iter().map(|layer| layer.reference(backend)).collect::<Result<Option<Vec<_>>, _>>()?;
         Ok(nets.map(ReferenceNet::chain))
     }
@@ -470,7 +573,11 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) -> OrderGradients<B> {
-        let (orders, mut rest) = grads.split_at_mut(self.orders);
+        let (own, mut rest) = grads.split_at_mut(self.own());
+        let (orders, conditioner) = own.split_at_mut(self.orders);
+        if let (Some(weight), Some(own)) = (conditioner.first_mut(), &self.conditioner) {
+            weight.get_or_insert_with(|| backend.full(0.0, backend.shape(&own.weight)));
+        }
         let mut norms = self.norms.iter();
         for (layer, &count) in self.layers.iter().zip(&self.counts) {
             let (own, others) = rest.split_at_mut(count);

@@ -1,6 +1,7 @@
 //! Bijections besides the residual block, and the dequantisation of bytes.
 
 mod actnorm;
+mod conditional_actnorm;
 mod dequantise;
 mod flatten;
 mod invertible_linear;
@@ -9,6 +10,7 @@ mod lu_linear;
 mod squeeze;
 
 pub use actnorm::ActNorm;
+pub use conditional_actnorm::ConditionalActNorm;
 pub use dequantise::{bits_per_dim, dequantise, quantise};
 pub use flatten::{Flatten, from_vectors, to_vectors};
 pub use invertible_linear::InvertibleLinear;

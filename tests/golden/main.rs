@@ -9,6 +9,7 @@ mod activations;
 mod actnorm;
 #[path = "../common/asking.rs"]
 mod asking;
+mod conditional;
 mod convolution;
 mod coupling;
 #[path = "../common/cut.rs"]
@@ -57,6 +58,7 @@ macro_rules! golden_tests {
                 mixture_densities: mixture_base::mixtures;
                 student_densities: mixture_base::student;
                 known_traces: exact_trace::compare;
+                conditional_block: conditional::rows;
                 implicit_block: implicit::rows;
                 implicit_gradient: implicit::gradient;
                 monotone_block_rows: monotone::compare, "monotone_block_rows";
