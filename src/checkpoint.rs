@@ -2,7 +2,7 @@
 //!
 //! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag, what the base density
 //! learned) under its visiting name, the columns' centres and scales as `standardise.mean` and `standardise.deviation`
-//! (f64), the knots of their maps where there are any, and one metadata entry `resflow` with the configuration as JSON.
+//! (f64), those of a context's columns as `context.mean` and `context.deviation`, the knots of their maps where there are any, and one metadata entry `resflow` with the configuration as JSON.
 //! Nothing in it is executed. Loading checks every name and shape, and every number to be finite, before anything is used;
 //! memory stays within a small multiple of the file. Writing is atomic: a temporary file beside the target, flushed to the
 //! disk and renamed.
@@ -22,8 +22,8 @@ use crate::data::column::StoredColumns;
 use crate::data::{ColumnMaps, Standardiser};
 use crate::error::{CheckpointError, Error};
 use crate::estimator::Phase;
-use crate::flow::Flow;
 pub use crate::flow::Provenance;
+use crate::flow::{Flow, FlowContext};
 use crate::lipschitz::UNIT;
 use crate::module::Module as _;
 use crate::registry::Registry;
@@ -36,15 +36,23 @@ const LISTED: u32 = 3;
 /// The format of one with a base density, a start or maps of columns that readers of the others do not know, listed or not.
 const EXTENDED: u32 = 4;
 
+/// The format of a conditional one, whatever else it has.
+const CONDITIONAL: u32 = 5;
+
 /// The section of the metadata that describes a variational flow, which runs the other way.
 pub(crate) const VARIATIONAL: &str = "variational";
 
 /// The section of the metadata that describes a variational run, beside that of its flow.
 pub(crate) const VARIATIONAL_RUN: &str = "variational-run";
 
+/// The names of the centres and scales of a context's columns.
+const CONTEXT: [&str; 2] = ["context.mean", "context.deviation"];
+
 /// The format of a model.
 fn format_of(config: &ModelConfig, listed: bool, mapped: bool) -> u32 {
-    if mapped || !config.base().is_normal() || config.start() != Start::Random {
+    if config.context().is_some() {
+        CONDITIONAL
+    } else if mapped || !config.base().is_normal() || config.start() != Start::Random {
         EXTENDED
     } else if listed {
         LISTED
@@ -125,8 +133,9 @@ impl ModelDocument {
     fn check(&self, tensors: u64, stored: u64) -> Result<(), CheckpointError> {
         if self.format != format_of(&self.config, self.chain.is_some(), self.columns.is_some()) {
             return Err(CheckpointError::Format(format!(
-                "format {}, this version reads {FORMAT}, {LISTED} with a list of transforms, and {EXTENDED} with another \
-                 base density than the standard normal, a start as the identity or maps of columns",
+                "format {}, this version reads {FORMAT}, {LISTED} with a list of transforms, {EXTENDED} with another \
+                 base density than the standard normal, a start as the identity or maps of columns, and {CONDITIONAL} with a \
+                 context",
                 self.format
             )));
         }
@@ -138,11 +147,15 @@ impl ModelDocument {
         };
         let size = match &self.chain {
             None => self.config.size(),
-            Some(stages) => Repeated::once(stages.clone()).size().plus(self.config.base_size()),
+            Some(stages) => {
+                let rest = self.config.base_size().plus(self.config.context_size());
+                Repeated::once(stages.clone()).size().plus(rest)
+            }
         };
+        let contexts = self.config.context().map_or(0, |context| 2 * context.columns as u64);
         let Size { parameters, buffers, tensors: least, .. } = size;
         let own = (2 * self.config.dimension() as u64).saturating_add(knots);
-        let numbers = parameters.saturating_add(buffers).saturating_add(own);
+        let numbers = parameters.saturating_add(buffers).saturating_add(own).saturating_add(contexts);
         if numbers > stored {
             let problem = format!("{numbers} numbers configured, {stored} numbers stored");
             return Err(CheckpointError::Format(problem));
@@ -172,7 +185,8 @@ impl ModelDocument {
             }
             stage
         };
-        let base = ModelConfig::from(larger).base_size();
+        let larger = ModelConfig::from(larger);
+        let base = larger.base_size().plus(larger.context_size());
         Repeated::once(stages.iter().map(scaled).collect()).size().plus(base)
     }
 
@@ -199,6 +213,12 @@ impl<B: Backend> Flow<B> {
         for (name, values) in [("mean", s.mean()), ("deviation", s.deviation())] {
             let entry = (vec![values.len()], Values::F64(values.to_vec()));
             archive.tensors.insert(format!("{prefix}standardise.{name}"), entry);
+        }
+        if let Some(s) = self.context().map(FlowContext::standardiser) {
+            for (name, values) in CONTEXT.into_iter().zip([s.mean(), s.deviation()]) {
+                let entry = (vec![values.len()], Values::F64(values.to_vec()));
+                archive.tensors.insert(format!("{prefix}{name}"), entry);
+            }
         }
         for (name, shape, values) in StoredColumns::tensors(self.columns()) {
             archive.tensors.insert(format!("{prefix}{name}"), (shape, Values::F64(values)));
@@ -267,8 +287,16 @@ impl<B: Backend> Flow<B> {
                 columns.restore(&standardiser, |name, shape| archive.get::<f64>(&format!("{prefix}{name}"), shape))?
             }
         })?;
-        if own.clone().count() != used + names.len() {
+        let mut of_context = &CONTEXT[..0];
+        if let Some(context) = flow.context_mut() {
+            let [mean, deviation] =
+                CONTEXT.map(|name| archive.get::<f64>(&format!("{prefix}{name}"), &[context.columns()]));
+            context.set_standardiser(Standardiser::new(mean?, deviation?)?)?;
+            of_context = &CONTEXT;
+        }
+        if own.clone().count() != used + names.len() + of_context.len() {
             let mut known = BTreeSet::from(["mean", "deviation"].map(|n| format!("{prefix}standardise.{n}")));
+            known.extend(of_context.iter().map(|name| format!("{prefix}{name}")));
             known.extend(names.iter().map(|name| format!("{prefix}{name}")));
             flow.visit(&mut |name, _, _| {
                 known.insert(format!("{prefix}{name}"));

@@ -10,7 +10,8 @@ use super::copies;
 use super::image::ImageSet;
 use super::permutation::permutation;
 use super::table::Table;
-use crate::error::DataError;
+use crate::classifier::check_labels;
+use crate::error::{DataError, Error};
 
 /// Numbers, or bytes of images.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,6 +59,45 @@ impl Dataset {
     pub fn with_context(self, context: Table) -> Result<Self, DataError> {
         self.check("contexts", context.rows())?;
         Ok(Self { context: Some(context), ..self })
+    }
+
+    /// Takes columns of the table as the context of each row, which they then are no longer part of: p(other columns | these).
+    ///
+    /// # Errors
+    /// Returns [`DataError::NoColumn`] if there is no such column, [`DataError::Width`] if none would be left, and the errors of
+    /// [`with_context`](Self::with_context).
+    pub fn given<S: AsRef<str>>(self, names: &[S]) -> Result<Self, DataError> {
+        let Values::Tabular(table) = &self.values else {
+            let name = names.first().map(|name| name.as_ref().to_owned()).unwrap_or_default();
+            return Err(DataError::NoColumn { name, known: Vec::new() });
+        };
+        let known = table.columns().map(<[String]>::to_vec).unwrap_or_default();
+        let place = |name: &S| {
+            let found = known.iter().position(|known| known == name.as_ref());
+            found.ok_or_else(|| DataError::NoColumn { name: name.as_ref().to_owned(), known: known.clone() })
+        };
+        let context = names.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let rest: Vec<_> = (0..table.width()).filter(|j| !context.contains(j)).collect();
+        let columns = |which: &[usize]| {
+            let names = which.iter().map(|&j| known[j].clone()).collect();
+            let values = (0..table.rows()).flat_map(|i| which.iter().map(move |&j| table.row(i)[j])).collect();
+            Table::new(Some(names), which.len(), values)
+        };
+        let (context, rest) = (columns(&context)?, columns(&rest)?);
+        Self { values: Values::Tabular(rest), ..self }.with_context(context)
+    }
+
+    /// Makes the class of each sample its context, one-hot: 1 in the column of its class, else 0, `[n, classes]`.
+    ///
+    /// # Errors
+    /// Returns [`Error::Data`] if the samples have no labels, [`Error::Input`] for a label that is none of so many classes.
+    pub fn given_labels(self, classes: usize) -> Result<Self, Error> {
+        let samples = self.len();
+        let labels = self.labels().ok_or(DataError::Belongings { what: "labels", found: 0, samples })?;
+        check_labels(labels, classes)?;
+        let mut values = vec![0.0; samples * classes];
+        labels.iter().enumerate().for_each(|(i, &label)| values[i * classes + usize::from(label)] = 1.0);
+        Ok(self.with_context(Table::new(None, classes, values)?)?)
     }
 
     /// Adds the class of each sample, from 0.
@@ -224,6 +264,11 @@ impl Dataset {
         self.values = Values::Tabular(table);
     }
 
+    /// Replaces the contexts of the samples, by as many that were standardised.
+    pub(crate) fn set_context(&mut self, context: Table) {
+        self.context = Some(context);
+    }
+
     /// A short text that tells two data sets apart, to refuse resuming on other data. Labels count if they
     /// are learned from.
     pub(crate) fn fingerprint(&self, with_labels: bool) -> String {
@@ -235,8 +280,14 @@ impl Dataset {
                 format!("{} rows of {} columns, FNV-1a {hash:016x}", table.rows(), table.width())
             }
         };
-        match &self.weights {
+        let values = match &self.weights {
             Some(weights) => format!("{values}, weights {:016x}", hash(weights)),
+            None => values,
+        };
+        match &self.context {
+            Some(context) => {
+                format!("{values}, contexts of {} columns {:016x}", context.width(), hash(context.values()))
+            }
             None => values,
         }
     }

@@ -51,6 +51,26 @@ impl Standardiser {
         Ok(Self { mean, deviation })
     }
 
+    /// Computes those of contexts, which need no density: a column of one value, or whose spread is out of range, is shifted by its
+    /// mean and not scaled.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DataError::TooFewRows`] if there are no rows of a weight above 0.
+    pub(crate) fn fit_contexts(table: &Table, weights: Option<&[f64]>) -> Result<Self, DataError> {
+        let there: Vec<usize> = (0..table.rows()).filter(|&i| weights.is_none_or(|weights| weights[i] > 0.0)).collect();
+        let Some(&first) = there.first() else {
+            return Err(DataError::TooFewRows { rows: 0, needed: 1, purpose: "for a standard deviation" });
+        };
+        let weights: Option<Vec<f64>> = weights.map(|weights| there.iter().map(|&i| weights[i]).collect());
+        let of = |j: usize| {
+            let column: Vec<f64> = there.iter().map(|&i| table.row(i)[j]).collect();
+            moments(&column, weights.as_deref(), &|| table.label(j)).unwrap_or((table.row(first)[j], 1.0))
+        };
+        let (mean, deviation) = (0..table.width()).map(of).unzip();
+        Ok(Self { mean, deviation })
+    }
+
     /// Takes means μ and standard deviations s, as a checkpoint has them.
     ///
     /// # Errors

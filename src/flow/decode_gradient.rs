@@ -40,7 +40,7 @@ impl<B: Backend> PreparedFlow<B> {
     /// ```
     ///
     /// # Errors
-    /// Returns [`Error::Input`] if the shapes do not fit or a transform of your own has no transposed solve,
+    /// Returns [`Error::Input`] if the shapes do not fit, for a conditional flow, or if a transform of your own has no transposed solve,
     /// [`Error::Transform`] if one failed, [`Error::Backend`] if the device did. A sample whose solve does not converge is no
     /// error: see the reports.
     pub fn decode_gradient(
@@ -49,6 +49,7 @@ impl<B: Backend> PreparedFlow<B> {
         gradient: &B::Tensor,
         how: &Inversion,
     ) -> Result<DecodeGradient<B>, Error> {
+        self.check_unconditional()?;
         let backend = &self.backend;
         let (shape, found) = (backend.shape(x), backend.shape(gradient));
         if shape.rank() == 0 || shape.rows() == 0 || shape[1..] != self.sample_shape || found != shape {

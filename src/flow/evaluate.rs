@@ -1,7 +1,10 @@
 //! Evaluation: log p and its gradient, latents, classes.
 
+use std::ops::Range;
+
 use resflow_backend::{Backend, Element as _, Key};
 
+use super::context::Given;
 use super::gradient::Objective;
 use super::log_prob::{LogProb, evaluate};
 use super::prepared::PreparedFlow;
@@ -30,6 +33,15 @@ pub struct Encoded {
     pub status: Vec<Status>,
 }
 
+/// log p of some samples and its gradients.
+pub(super) struct LogProbGradients {
+    pub(super) log_prob: LogProb,
+    /// That in each sample, `[n, d]`, in nats per unit of the data.
+    pub(super) samples: Table,
+    /// Those in the contexts, in standardised units: of runs of samples, each its own or one for all of the run.
+    pub(super) contexts: Vec<(Range<usize>, Vec<f64>)>,
+}
+
 impl<B: Backend> PreparedFlow<B> {
     /// Computes log p of each sample with its standard error, in nats; a function of samples and key. Images are
     /// dequantised with noise of the key; log p is the density of the dequantised image in \[0, 1\]ᵈ.
@@ -40,12 +52,16 @@ impl<B: Backend> PreparedFlow<B> {
     /// in the mean, by about half the squared standard error. The noise is a function of the key and the sample's
     /// numbers: a sample has the same score alone, in another batch and in another order.
     ///
+    /// Of a conditional flow it is log p(x | c) with the context that each sample brings
+    /// ([`Dataset::with_context`](crate::data::Dataset::with_context)); [`condition`](Self::condition) takes one for all.
+    ///
     /// # Errors
-    /// Returns [`Error::Input`] if the samples are of another width or image size than the model's,
-    /// [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if the
+    /// Returns [`Error::Input`] if the samples are of another width or image size than the model's, or have no context that it
+    /// needs, [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if the
     /// device failed.
     pub fn log_prob<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<LogProb, Error> {
-        Ok(evaluate(self, samples.into(), 0, key, false)?.1)
+        let samples = samples.into();
+        Ok(evaluate(self, samples, self.given(&samples)?, 0, key, false)?.1)
     }
 
     /// Computes [`log_prob`](Self::log_prob) of samples of which the first is number `first` of its data set. Where log
@@ -58,7 +74,8 @@ impl<B: Backend> PreparedFlow<B> {
     /// # Errors
     /// Returns [`Error::Input`], [`Error::Transform`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     pub fn log_prob_from<'a>(&self, samples: impl Into<Samples<'a>>, first: u64, key: Key) -> Result<LogProb, Error> {
-        Ok(evaluate(self, samples.into(), first, key, false)?.1)
+        let samples = samples.into();
+        Ok(evaluate(self, samples, self.given(&samples)?, first, key, false)?.1)
     }
 
     /// Computes log p of each sample in nats, and its gradient in the sample, `[n, d]`, in nats per unit of the data
@@ -73,25 +90,42 @@ impl<B: Backend> PreparedFlow<B> {
         key: Key,
     ) -> Result<(LogProb, Table), Error> {
         let samples = samples.into();
-        let (_, log_prob) = evaluate(self, samples, 0, key, false)?;
+        let found = self.gradients_given(samples, self.given(&samples)?, key)?;
+        Ok((found.log_prob, found.samples))
+    }
+
+    /// Computes log p of samples that have the contexts that are given, and its gradients in both.
+    pub(super) fn gradients_given(
+        &self,
+        samples: Samples<'_>,
+        given: Given<'_, B>,
+        key: Key,
+    ) -> Result<LogProbGradients, Error> {
+        let (_, log_prob) = evaluate(self, samples, given, 0, key, false)?;
         let source = Upload::new(self, samples, key)?;
         let (backend, d) = (&self.backend, self.columns.width());
         let memory = if self.bits.is_some() { Memory::Recompute } else { Memory::Store };
         let mut gradient = Vec::with_capacity(samples.len() * d);
+        let mut contexts = Vec::new();
         for range in self.plan(samples.len()).ranges() {
-            let batch = source.all(self, range.clone());
+            let batch = source.all(self, range.clone()).with_context(given.standard(self, range.clone()));
             let weights = backend.full(1.0, [range.len(), 1].into());
             let key = key.named("gradient");
             let (weights, input_gradient) = (&weights, true);
             let objective = Objective { batch: &batch, weights, key, memory, input_gradient, supervision: None };
-            if let Some(input) = self.gradient(&objective)?.input {
+            let found = self.gradient(&objective)?;
+            if let Some(context) = found.context {
+                let values: Vec<f64> = backend.download(&context)?.iter().map(|g| -g.to_f64()).collect();
+                contexts.push((range.clone(), values));
+            }
+            if let Some(input) = found.input {
                 let values = backend.download(&to_vectors(backend, &input))?;
                 // of −log p, in standardised units
                 let values: Vec<f64> = values.iter().map(|g| -g.to_f64()).collect();
                 gradient.extend(source.pull_back(self, range, &values));
             }
         }
-        Ok((log_prob, Table::of_computed(d, gradient)))
+        Ok(LogProbGradients { log_prob, samples: Table::of_computed(d, gradient), contexts })
     }
 
     /// Computes z = F(s(x)) of each sample (the forward transform), `[n, d]`, with log|det ∂z/∂x| in nats.
@@ -102,7 +136,13 @@ impl<B: Backend> PreparedFlow<B> {
     /// device failed.
     #[doc(alias = "forward")]
     pub fn encode<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Encoded, Error> {
-        let (z, log_prob) = evaluate(self, samples.into(), 0, key, true)?;
+        let samples = samples.into();
+        self.encode_given(samples, self.given(&samples)?, key)
+    }
+
+    /// Encodes samples that have the contexts that are given.
+    pub(super) fn encode_given(&self, samples: Samples<'_>, given: Given<'_, B>, key: Key) -> Result<Encoded, Error> {
+        let (z, log_prob) = evaluate(self, samples, given, 0, key, true)?;
         let latents = z.unwrap_or_else(|| Table::of_computed(self.columns.width(), Vec::new()));
         let LogProb { log_det, standard_error, status, .. } = log_prob;
         Ok(Encoded { latents, log_det, standard_error, status })

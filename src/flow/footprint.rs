@@ -17,7 +17,9 @@ impl<B: Backend> Flow<B> {
         let numbers = match &self.config {
             ModelConfig::Rows(c) => {
                 let activations = 6 * c.linear_layers().iter().map(|&(i, _)| i).sum::<usize>();
-                (activations + c.raw_splines()) * c.blocks
+                // what the nets are told, and its gradient
+                let told = if c.context.is_some() { 2 * c.hidden.iter().sum::<usize>() } else { 0 };
+                (activations + c.raw_splines() + told) * c.blocks
             }
             // x, u and v
             ModelConfig::Images(c) => 3 * c.dimension() * self.config.blocks(),

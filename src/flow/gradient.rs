@@ -7,6 +7,7 @@
 
 use resflow_backend::{Backend, Key, ShardPlan};
 
+use super::context::missing;
 use super::prepared::PreparedFlow;
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Draw, Memory};
@@ -29,7 +30,8 @@ fn most_lanes(parameters: u64) -> usize {
 /// The objective of a gradient, −Σ wᵢ log p(xᵢ) over a batch in nats, and the way to compute it.
 #[derive(Debug, Clone, Copy)]
 pub struct Objective<'a, B: Backend> {
-    /// The batch in standardised units, `[n, d]` or `[n, h, w, c]`; it may be a part of a larger one.
+    /// The batch in standardised units, `[n, d]` or `[n, h, w, c]`; it may be a part of a larger one. A conditional flow's has a
+    /// context, in standardised units too.
     pub batch: &'a Batch<B>,
     /// wᵢ, `[n, 1]`; 1/n each makes the mean.
     pub weights: &'a B::Tensor,
@@ -37,7 +39,7 @@ pub struct Objective<'a, B: Backend> {
     pub key: Key,
     /// The activations that the forward pass keeps (gradient checkpointing).
     pub memory: Memory,
-    /// Asks for the gradient in x too.
+    /// Asks for the gradient in x too, and in the context where there is one.
     pub input_gradient: bool,
     /// The labels of a hybrid model, whose cross-entropy is minimised too.
     pub supervision: Option<Supervision<'a, B>>,
@@ -56,7 +58,7 @@ pub struct Supervision<'a, B: Backend> {
 #[derive(Debug, Clone)]
 pub struct Gradient<B: Backend> {
     /// The gradients of all trained tensors one after the other in the order of a visit, `[P]`; without supervision
-    /// those of a classifier are zeros.
+    /// those of a classifier are zeros; those of an embedding come last.
     pub flat: B::Tensor,
     /// Σ wᵢ (E(zᵢ) − log det), `[1]`, nats: Σ wᵢ (−log p(xᵢ)) without the base density's constant, and without the λ of
     /// a supervision. The log dets in it are values, not surrogates.
@@ -66,6 +68,9 @@ pub struct Gradient<B: Backend> {
     pub classification: Option<B::Tensor>,
     /// The gradient in x, if asked for, of the shape of x.
     pub input: Option<B::Tensor>,
+    /// The gradient in the context in standardised units, if asked for, of a conditional flow: of the shape of the context, so
+    /// that one which all samples share has the sum.
+    pub context: Option<B::Tensor>,
     /// The number of vector-Jacobian products of the series, summed over transforms, of the longest shard.
     pub terms: usize,
     /// The solves of transforms whose forward pass is one.
@@ -106,6 +111,8 @@ struct Lane<B: Backend> {
     loss: Option<B::Tensor>,
     classification: Option<B::Tensor>,
     inputs: Vec<B::Tensor>,
+    embedding: Vec<Grad<B>>,
+    contexts: Vec<B::Tensor>,
     terms: usize,
     solves: Solves,
 }
@@ -118,6 +125,9 @@ impl<B: Backend> PreparedFlow<B> {
     pub fn gradient(&self, objective: &Objective<'_, B>) -> Result<Gradient<B>, Error> {
         let backend = &self.backend;
         let n = objective.batch.len(backend);
+        if self.context.is_some() && objective.batch.context.is_none() {
+            return Err(missing());
+        }
         let plan = self.gradient_plan(n);
         let lanes = backend.run(plan.lanes(), |l| -> Result<Lane<B>, Error> {
             let mut lane = Lane {
@@ -127,6 +137,8 @@ impl<B: Backend> PreparedFlow<B> {
                 loss: None,
                 classification: None,
                 inputs: Vec::new(),
+                embedding: vec![None; self.context.as_ref().map_or(0, |context| context.embedding.grads())],
+                contexts: Vec::new(),
                 terms: 0,
                 solves: Solves::default(),
             };
@@ -140,10 +152,20 @@ impl<B: Backend> PreparedFlow<B> {
         let loss = sum(lanes.iter_mut().filter_map(|l| l.loss.take()).collect());
         let classification = sum(lanes.iter_mut().filter_map(|l| l.classification.take()).collect());
         // shard i is entry i div L of lane i mod L
-        let input = objective.input_gradient.then(|| {
+        let in_order = |part: fn(&Lane<B>) -> &Vec<B::Tensor>| -> Vec<&B::Tensor> {
             let count = plan.lanes();
-            let parts: Vec<_> = (0..plan.shards()).map(|i| &lanes[i % count].inputs[i / count]).collect();
-            backend.concat(&parts, 0)
+            (0..plan.shards()).map(|i| &part(&lanes[i % count])[i / count]).collect()
+        };
+        let input = objective.input_gradient.then(|| backend.concat(&in_order(|lane| &lane.inputs), 0));
+        let shared = |context: &B::Tensor| backend.shape(context).rows() == 1 && n != 1;
+        let own = objective.batch.context.as_ref().filter(|_| objective.input_gradient && self.context.is_some());
+        let context = own.map(|own| {
+            let parts = in_order(|lane| &lane.contexts);
+            if !shared(own) {
+                return backend.concat(&parts, 0);
+            }
+            let (first, others) = parts.split_first().expect("at least one shard");
+            others.iter().fold((*first).clone(), |sum, part| backend.axpy(1.0, part, sum))
         });
         let terms = lanes.iter().map(|l| l.terms).max().unwrap_or(0);
         let solves = lanes.iter().map(|l| l.solves).fold(Solves::default(), Solves::and);
@@ -162,11 +184,17 @@ impl<B: Backend> PreparedFlow<B> {
             classifier.finish_gradients(backend, &mut sums);
             parts.extend(sums.into_iter().flatten());
         }
+        if let Some(context) = &self.context {
+            let mut sums = add_up(backend, take(|lane| &mut lane.embedding, &mut lanes).iter().map(Vec::as_slice));
+            context.embedding.finish_gradients(backend, &mut sums);
+            parts.extend(sums.into_iter().flatten());
+        }
         Ok(Gradient {
             flat: flatten(backend, parts.iter()).unwrap_or_else(|| backend.full(0.0, [0].into())),
             classification,
             loss: loss.unwrap_or_else(|| backend.full(0.0, [1].into())),
             input,
+            context,
             terms,
             solves,
         })
@@ -188,7 +216,13 @@ impl<B: Backend> PreparedFlow<B> {
     ) -> Result<(), Error> {
         let backend = &self.steps;
         let mut weights = backend.narrow(objective.weights, 0, start, count);
-        let batch = objective.batch.narrow(backend, start, count);
+        let mut batch = objective.batch.narrow(backend, start, count);
+        let mut embedded = None;
+        if let (Some(own), Some(context)) = (&self.context, &batch.context) {
+            let (embedding, kept) = own.embedding.forward(backend, context);
+            batch = batch.with_context(Some(embedding));
+            embedded = Some((&own.embedding, kept));
+        }
         let draw = Draw { estimator: &self.training, key: objective.key };
         let ask = Ask { solver: Inversion::for_training::<B>(), ..Ask::gradient::<B>(draw, objective.memory) };
         let judge = self.classifier.as_ref().zip(objective.supervision.as_ref());
@@ -231,6 +265,12 @@ impl<B: Backend> PreparedFlow<B> {
         let mut reports = mapped.reports;
         let back = self.chain.backward_joined(backend, tape, cotangents, &mut lane.chain, &mut reports, &join)?;
         lane.solves = lane.solves.and(Solves::of(&reports.unwrap_or_default()));
+        if let Some((embedding, kept)) = embedded {
+            let zeros = || backend.full(0.0, batch.context.as_ref().map_or([0].into(), |own| backend.shape(own)));
+            let gradient = back.context.unwrap_or_else(zeros);
+            let of_context = embedding.pull_back(backend, kept, gradient, &mut lane.embedding);
+            lane.contexts.extend(objective.input_gradient.then_some(of_context));
+        }
         if objective.input_gradient {
             lane.inputs.push(back.x);
         }

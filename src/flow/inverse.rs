@@ -1,7 +1,10 @@
 //! The way back: decoding and sampling, with a report for every sample.
 
+use std::ops::Range;
+
 use resflow_backend::{Backend, Element as _, Key};
 
+use super::context::Given;
 use super::prepared::PreparedFlow;
 use crate::batch::Batch;
 use crate::bijection::Ask;
@@ -37,18 +40,25 @@ impl<B: Backend> PreparedFlow<B> {
     /// the negative of [`encode`](Self::encode)'s at x.
     ///
     /// # Errors
-    /// Returns [`Error::Input`] if z is of another width, [`Error::Transform`] if a transform of your own gives
+    /// Returns [`Error::Input`] if z is of another width or the flow conditional, [`Error::Transform`] if a transform of your own gives
     /// something of a wrong shape, [`Error::Backend`] if the device failed. A sample that does not converge is no
     /// error: see the reports.
     #[doc(alias = "inverse")]
     pub fn decode(&self, z: &Table, how: &Inversion) -> Result<Decoded, Error> {
+        self.check_unconditional()?;
+        self.decode_given(z, Given::Nothing, how)
+    }
+
+    /// Decodes rows that have the contexts that are given.
+    pub(super) fn decode_given(&self, z: &Table, given: Given<'_, B>, how: &Inversion) -> Result<Decoded, Error> {
         self.check_width(z)?;
         let plan = self.plan(z.rows());
         let parts = self.backend.run(plan.shards(), |i| {
             let rows = plan.rows(i);
             let values = &z.values()[rows.start * z.width()..rows.end * z.width()];
             let values: Vec<B::Elem> = values.iter().map(|&v| B::Elem::from_f64(v)).collect();
-            self.invert(&self.backend.upload(&values, [rows.len(), z.width()].into()), how)
+            let z = self.backend.upload(&values, [rows.len(), z.width()].into());
+            self.invert(&Batch::new(z).with_context(given.embedding(self, &mut rows.clone())), how)
         });
         self.join(parts)
     }
@@ -68,14 +78,26 @@ impl<B: Backend> PreparedFlow<B> {
     /// the step at which its inversion stops: products of matrices of other sizes may add in another order.
     ///
     /// # Errors
-    /// Returns [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if
+    /// Returns [`Error::Input`] for a conditional flow, which [`condition`](Self::condition) makes one of, [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if
     /// the device failed. A sample that does not converge is no error: see the reports.
     pub fn sample(&self, count: usize, key: Key, how: &Inversion) -> Result<Decoded, Error> {
+        self.check_unconditional()?;
         let plan = self.plan(count);
-        let parts = self.backend.run(plan.shards(), |i| {
-            let range = plan.rows(i);
-            let z = self.base.sample(&self.backend, key.named("sample"), range.start as u64, range.len(), None);
-            self.invert(&z, how)
+        self.sample_runs(&plan.ranges().map(|range| (range, None)).collect::<Vec<_>>(), key, how)
+    }
+
+    /// Draws samples by runs of their numbers, each with the embedding of its contexts, `[n, e]` or `[1, e]`.
+    pub(super) fn sample_runs(
+        &self,
+        runs: &[(Range<usize>, Option<B::Tensor>)],
+        key: Key,
+        how: &Inversion,
+    ) -> Result<Decoded, Error> {
+        let parts = self.backend.run(runs.len(), |i| {
+            let (range, context) = &runs[i];
+            let (key, first) = (key.named("sample"), range.start as u64);
+            let z = self.base.sample(&self.backend, key, first, range.len(), context.as_ref());
+            self.invert(&Batch::new(z).with_context(context.clone()), how)
         });
         self.join(parts)
     }
@@ -101,19 +123,18 @@ impl<B: Backend> PreparedFlow<B> {
     }
 
     /// Inverts z, `[n, d]`, on the device: x and the reports; the residual is measured through the whole chain.
-    fn invert(&self, z: &B::Tensor, how: &Inversion) -> Result<(Vec<f64>, Vec<SampleReport>), Error> {
+    fn invert(&self, z: &Batch<B>, how: &Inversion) -> Result<(Vec<f64>, Vec<SampleReport>), Error> {
         let backend = &self.backend;
         let first = self.chain.measured_from();
         let mut measured = None;
-        let z = Batch::new(z.clone());
-        let solution = self.chain.inverse_observed(backend, &z, how, &mut |l, y, _| {
+        let solution = self.chain.inverse_observed(backend, z, how, &mut |l, y, _| {
             if l + 1 == first {
                 measured = Some(y.clone());
             }
         })?;
         let (x, mut reports) = (solution.value, solution.reports);
         if how.checks() {
-            let from = Batch::new(measured.unwrap_or_else(|| x.clone()));
+            let from = z.with_x(measured.unwrap_or_else(|| x.clone()));
             self.measure(first, &from, &z.x, &mut reports)?;
         }
         let x = backend.download(&to_vectors(backend, &x))?;

@@ -14,6 +14,7 @@ use std::ops::Range;
 use resflow_backend::{Backend, Element, Key};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
+use super::context::Given;
 use super::prepared::{PreparedFlow, Target};
 use super::upload::Upload;
 use crate::batch::Batch;
@@ -173,16 +174,17 @@ impl Moments {
 pub(crate) fn evaluate<B: Backend>(
     flow: &PreparedFlow<B>,
     samples: Samples<'_>,
+    given: Given<'_, B>,
     first: u64,
     key: Key,
     latent: bool,
 ) -> Result<(Option<Table>, LogProb), Error> {
-    let (z, mut scores) = evaluate_draw(flow, samples, first, key, latent, 0)?;
+    let (z, mut scores) = evaluate_draw(flow, samples, given, first, key, latent, 0)?;
     let draws = flow.columns().draws();
     if draws > 1 && !latent {
         let mut found = vec![(scores.values.clone(), scores.standard_error.clone())];
         for draw in 1..draws {
-            let next = evaluate_draw(flow, samples, first, key, false, draw)?.1;
+            let next = evaluate_draw(flow, samples, given, first, key, false, draw)?.1;
             found.push((next.values, next.standard_error));
         }
         for i in 0..scores.values.len() {
@@ -219,6 +221,7 @@ fn log_mean_exp(draws: &[(f64, f64)]) -> (f64, f64) {
 fn evaluate_draw<B: Backend>(
     flow: &PreparedFlow<B>,
     samples: Samples<'_>,
+    given: Given<'_, B>,
     first: u64,
     key: Key,
     latent: bool,
@@ -232,7 +235,7 @@ fn evaluate_draw<B: Backend>(
     let mut moments = vec![Moments::default(); count];
     let mut replicates = 1;
     let (mut status, mut solve_error) = (vec![Status::Converged; count], vec![0.0; count]);
-    run(flow, &source, None, key, latent, |sample, at| {
+    run(flow, &source, given, None, key, latent, |sample, at| {
         base.push(sample.base);
         (status[at], solve_error[at]) = sample.solve;
         z.extend_from_slice(sample.z);
@@ -245,7 +248,7 @@ fn evaluate_draw<B: Backend>(
             if open.is_empty() {
                 break;
             }
-            run(flow, &source, Some(&open), key.named("again").split(round), false, |sample, at| {
+            run(flow, &source, given, Some(&open), key.named("again").split(round), false, |sample, at| {
                 let own = &mut moments[open[at]];
                 *own = own.and(Moments::of(sample.estimates));
             })?;
@@ -309,6 +312,7 @@ struct Found<'a> {
 fn run<B: Backend>(
     flow: &PreparedFlow<B>,
     source: &Upload<'_>,
+    given: Given<'_, B>,
     which: Option<&[usize]>,
     key: Key,
     latent: bool,
@@ -338,6 +342,7 @@ fn run<B: Backend>(
             let range = pieces[i].clone();
             let x =
                 which.map_or_else(|| source.all(flow, range.clone()), |which| source.some(flow, &which[range.clone()]));
+            let x = x.with_context(given.embedding(flow, &mut range.map(number)));
             shard(flow, &x, key, latent)
         });
         for part in parts {

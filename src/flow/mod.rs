@@ -4,6 +4,8 @@
 //! N(0, I) unless another is given. The columns' maps s, at their simplest a standardisation, belong to the model. A [`PreparedFlow`] holds the
 //! normalised weights and serves any number of calls and threads.
 
+mod conditioned;
+mod context;
 mod decode_gradient;
 mod evaluate;
 mod footprint;
@@ -15,6 +17,8 @@ mod provenance;
 mod scores;
 mod upload;
 
+pub use conditioned::Conditioned;
+pub use context::FlowContext;
 pub use decode_gradient::DecodeGradient;
 pub use evaluate::Encoded;
 pub use gradient::{Gradient, Objective, Solves, Supervision};
@@ -50,6 +54,7 @@ pub struct Flow<B: Backend> {
     chain: Chain<B>,
     base: Box<dyn Base<B>>,
     classifier: Option<Classifier<B>>,
+    context: Option<FlowContext<B>>,
     provenance: Provenance,
     /// Whether nothing was changed since all weights were sealed.
     sealed: bool,
@@ -123,6 +128,7 @@ impl<B: Backend> Flow<B> {
         }
         Ok(Self {
             base: base::configured(&backend, config.base(), dimension, initial),
+            context: config.context().map(|context| FlowContext::configured(&backend, context, initial)),
             backend,
             config,
             columns: ColumnMaps::identity(dimension),
@@ -270,6 +276,15 @@ impl<B: Backend> Flow<B> {
         self.classifier.as_mut()
     }
 
+    /// The context of a conditional flow: its standardisation and its embedding.
+    pub fn context(&self) -> Option<&FlowContext<B>> {
+        self.context.as_ref()
+    }
+
+    pub(crate) fn context_mut(&mut self) -> Option<&mut FlowContext<B>> {
+        self.context.as_mut()
+    }
+
     pub(crate) fn base_mut(&mut self) -> &mut dyn Base<B> {
         &mut *self.base
     }
@@ -330,13 +345,16 @@ impl<B: Backend> Flow<B> {
         self.set_columns(standardiser.into())
     }
 
-    /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…` for the transforms, `base.…`, and then
-    /// `classifier.…`.
+    /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…` for the transforms, `base.…`, `classifier.…`
+    /// and `embedding.…`, in this order.
     pub fn visit(&self, visitor: &mut dyn FnMut(&str, &B::Tensor, Role)) {
         self.chain.visit("links", visitor);
         self.base.visit("base", visitor);
         if let Some(classifier) = &self.classifier {
             classifier.visit("classifier", visitor);
+        }
+        if let Some(context) = &self.context {
+            context.embedding().visit("embedding", visitor);
         }
     }
 
@@ -348,6 +366,9 @@ impl<B: Backend> Flow<B> {
         self.base.visit_mut("base", visitor);
         if let Some(classifier) = &mut self.classifier {
             classifier.visit_mut("classifier", visitor);
+        }
+        if let Some(context) = &mut self.context {
+            context.embedding_mut().visit_mut("embedding", visitor);
         }
     }
 
@@ -488,6 +509,7 @@ impl<B: Backend> Flow<B> {
             base: self.base.prepare(backend),
             base_shapes: trained_shapes(backend, &*self.base),
             classifier: self.classifier.as_ref().map(|c| c.prepare(backend)),
+            context: self.context.as_ref().map(|context| context.prepare(backend)),
             training: self.config.training().clone(),
             evaluation: self.config.evaluation().clone(),
             resolved: self.resolved(Phase::Evaluation),
@@ -506,8 +528,9 @@ impl<B: Backend> Flow<B> {
     /// gradient in x, of the shape of x. A classifier has no part in log p: its gradients are zeros.
     ///
     /// # Errors
-    /// Returns [`Error::Input`] if the shapes do not fit, [`Error::Transform`] if a transform of your own gives
-    /// something of a wrong shape, [`Error::Backend`] if the device failed.
+    /// Returns [`Error::Input`] if the shapes do not fit and for a conditional flow, whose batches have a context
+    /// ([`PreparedFlow::gradient`] takes them), [`Error::Transform`] if a transform of your own gives something of a wrong shape,
+    /// [`Error::Backend`] if the device failed.
     pub fn gradient(&self, x: &B::Tensor, weights: Option<&B::Tensor>, key: Key) -> Result<Gradient<B>, Error> {
         let shape = self.backend.shape(x);
         let wanted = self.config.sample_shape();
@@ -525,6 +548,9 @@ impl<B: Backend> Flow<B> {
                 self.backend.shape(weights),
                 shape.rows()
             )));
+        }
+        if self.context.is_some() {
+            return Err(context::missing());
         }
         let memory = if self.config.images().is_some() { Memory::Recompute } else { Memory::Store };
         let batch = Batch::new(x.clone());

@@ -5,6 +5,7 @@
 
 use resflow_backend::{Backend, Element as _, Key, Products, Shape, ShardPlan};
 
+use super::context::PreparedContext;
 use crate::base::PreparedBase;
 use crate::batch::Batch;
 use crate::bijection::{Ask, Draw, LogDet};
@@ -38,6 +39,7 @@ pub struct PreparedFlow<B: Backend> {
     pub(super) columns: ColumnMaps,
     pub(super) sample_shape: Vec<usize>,
     pub(super) classifier: Option<PreparedClassifier<B>>,
+    pub(super) context: Option<PreparedContext<B>>,
     pub(super) training: Estimator,
     pub(super) evaluation: Estimator,
     pub(super) resolved: Estimator,

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use resflow_backend::{Backend, Element as _, Key, Shape};
+use resflow_backend::{Backend, Key, Shape};
 
 use super::prepared::PreparedFlow;
 use crate::batch::Batch;
@@ -65,7 +65,7 @@ impl<'a> Upload<'a> {
         self.samples.len()
     }
 
-    /// Puts consecutive samples on the device, `[n, d]` or `[n, h, w, c]`, with what belongs to them.
+    /// Puts consecutive samples on the device, `[n, d]` or `[n, h, w, c]`, without contexts.
     pub(crate) fn all<B: Backend>(&self, flow: &PreparedFlow<B>, range: Range<usize>) -> Batch<B> {
         let first = self.first.wrapping_add(range.start as u64);
         let x = match (self.samples.values(), &self.standard) {
@@ -79,7 +79,7 @@ impl<'a> Upload<'a> {
                 dequantise(flow.backend(), bytes, shape, self.bits, self.key, first)
             }
         };
-        Batch { x, context: self.context(flow.backend(), range), first }
+        Batch { x, context: None, first }
     }
 
     /// Puts some samples on the device, each with the noise of its own number; the first of them gives the batch its own.
@@ -95,15 +95,7 @@ impl<'a> Upload<'a> {
                 backend.concat(&images.iter().collect::<Vec<_>>(), 0)
             }
         };
-        let context = self.context(backend, which.iter().copied());
         let first = which.first().map_or(self.first, |&i| self.first.wrapping_add(i as u64));
-        Batch { x, context, first }
-    }
-
-    /// What a conditional model is told of some samples, `[n, k]`.
-    fn context<B: Backend>(&self, backend: &B, which: impl Iterator<Item = usize>) -> Option<B::Tensor> {
-        let context = self.samples.context()?;
-        let values: Vec<_> = which.flat_map(|i| context.row(i)).map(|&v| B::Elem::from_f64(v)).collect();
-        Some(backend.upload(&values, [values.len() / context.width(), context.width()].into()))
+        Batch { x, context: None, first }
     }
 }

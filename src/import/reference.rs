@@ -89,6 +89,10 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
             "state dicts are read for residual flows, i-ResNets, dense, implicit and monotone flows only".into();
         return Err(ConfigError::Inconsistent(problem).into());
     }
+    if config.context().is_some() {
+        let problem = "state dicts are read for flows without a context".into();
+        return Err(ConfigError::Inconsistent(problem).into());
+    }
     if *norms != NormChain::Two {
         let problem = "state dicts are read for flows in the 2-norm only, `norms = \"2\"`".into();
         return Err(ConfigError::Inconsistent(problem).into());

@@ -10,7 +10,7 @@ use super::own_rows::OwnRows;
 use super::settings::settings;
 use super::{IntoDataset, Model};
 use crate::config::{Family, ModelConfig};
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, Values};
 use crate::device::{Device, DeviceOptions};
 use crate::error::Error;
 use crate::flow::{Flow, Provenance};
@@ -83,6 +83,7 @@ pub struct Fit<'a> {
     model: Option<ModelConfig>,
     train: Option<TrainConfig>,
     regardless: bool,
+    given: Option<Dataset>,
     validation: Option<Dataset>,
     validation_fraction: Option<f64>,
     on_progress: Option<OnProgress<'a>>,
@@ -153,7 +154,29 @@ impl<'a> Fit<'a> {
         Self { train: Some(train), ..self }
     }
 
-    /// Validates on these samples instead of some that are set aside.
+    /// Fits the density of the samples given others, p(x | c): one row of contexts for each sample, `[n, k]`. The model
+    /// answers for a context then: [`Model::condition`]. A [`Dataset`] that has contexts is fitted so by itself
+    /// ([`Dataset::given`] takes columns by name).
+    ///
+    /// ```
+    /// use ndarray::Array2;
+    ///
+    /// let spread = |i: usize, by: f64| (i as f64 * by).fract();
+    /// let c = Array2::from_shape_fn((100, 1), |(i, _)| spread(i, 0.754_877));
+    /// let x = Array2::from_shape_fn((100, 2), |(i, j)| c[[i, 0]] + spread(i + 40 * j, 0.569_840));
+    /// let model = resflow::Fit::new().given(&c)?.steps(5).run(&x)?;
+    /// let samples = model.condition(&[[0.5]])?.sample(10)?;
+    /// assert_eq!(samples.dim(), (10, 2));
+    /// # Ok::<(), resflow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`Error::Data`] for data that are none.
+    pub fn given(self, contexts: impl IntoDataset) -> Result<Self, Error> {
+        Ok(Self { given: Some(contexts.into_dataset()?), ..self })
+    }
+
+    /// Validates on these samples instead of some that are set aside; ones of a conditional model bring their contexts.
     ///
     /// # Errors
     /// Returns [`Error::Data`] for data that are none.
@@ -189,8 +212,14 @@ impl<'a> Fit<'a> {
     /// [regardless](Self::regardless), [`Error::Config`] for settings out of range or that do not go together,
     /// [`Error::Input`] for settings that do not fit the data, [`Error::Diverged`] if training became non-finite,
     /// [`Error::Backend`] if the device failed.
-    pub fn run(self, x: impl IntoDataset) -> Result<Model, Error> {
-        let data = x.into_dataset()?;
+    pub fn run(mut self, x: impl IntoDataset) -> Result<Model, Error> {
+        let mut data = x.into_dataset()?;
+        if let Some(contexts) = self.given.take() {
+            let Values::Tabular(contexts) = contexts.into_values() else {
+                return Err(Error::Input("contexts are rows of numbers, not images".into()));
+            };
+            data = data.with_context(contexts)?;
+        }
         if let Some(table) = data.table().filter(|_| !self.regardless) {
             data::look(table, data.weights())?.check()?;
         }

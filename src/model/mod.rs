@@ -21,6 +21,7 @@
 //! compile time.
 
 mod array;
+mod conditioned;
 mod fit;
 mod own_rows;
 mod settings;
@@ -30,6 +31,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use array::IntoDataset;
+pub use conditioned::ConditionedModel;
 pub use fit::{Fit, Progress, fit};
 use ndarray::{Array1, Array2};
 use resflow_backend::{Backend, Key};
@@ -61,6 +63,25 @@ trait Operations: Debug + Send + Sync {
     fn encode(&self, samples: Samples<'_>, key: Key) -> Result<Encoded, Error>;
     fn decode(&self, z: &Table) -> Result<Decoded, Error>;
     fn sample(&self, count: usize, key: Key) -> Result<Decoded, Error>;
+    fn at(&self, contexts: &Table, asked: Asked<'_>, key: Key) -> Result<Answer, Error>;
+    fn check_contexts(&self, contexts: &Table) -> Result<(), Error>;
+}
+
+/// What is asked for at some contexts.
+enum Asked<'a> {
+    LogProb(Samples<'a>),
+    Gradients(Samples<'a>),
+    Samples(usize),
+    SamplesWithLogProb(usize),
+}
+
+/// What was asked for, and nothing else.
+#[derive(Default)]
+struct Answer {
+    log_prob: Option<LogProb>,
+    samples: Option<Decoded>,
+    /// Those in the samples and in the contexts.
+    gradients: Option<[Table; 2]>,
 }
 
 impl<B: Backend> Operations for Held<B> {
@@ -100,6 +121,27 @@ impl<B: Backend> Operations for Held<B> {
 
     fn sample(&self, count: usize, key: Key) -> Result<Decoded, Error> {
         self.prepared.sample(count, key, &Inversion::for_backend::<B>())
+    }
+
+    fn check_contexts(&self, contexts: &Table) -> Result<(), Error> {
+        self.prepared.condition(contexts).map(drop)
+    }
+
+    fn at(&self, contexts: &Table, asked: Asked<'_>, key: Key) -> Result<Answer, Error> {
+        let at = self.prepared.condition(contexts)?;
+        let noise = Model::score_key(key);
+        Ok(match asked {
+            Asked::LogProb(samples) => Answer { log_prob: Some(at.log_prob(samples, noise)?), ..Answer::default() },
+            Asked::Gradients(samples) => {
+                let (log_prob, of_samples, of_contexts) = at.log_prob_and_gradient(samples, noise)?;
+                Answer { log_prob: Some(log_prob), gradients: Some([of_samples, of_contexts]), samples: None }
+            }
+            Asked::Samples(each) => Answer { samples: Some(at.sample(each, key)?), ..Answer::default() },
+            Asked::SamplesWithLogProb(each) => {
+                let (samples, log_prob) = at.sample_and_log_prob(each, key)?;
+                Answer { samples: Some(samples), log_prob: Some(log_prob), gradients: None }
+            }
+        })
     }
 }
 
@@ -250,6 +292,15 @@ impl Model {
     #[doc(alias = "forward")]
     pub fn encode(&self, x: impl IntoDataset) -> Result<Array2<f64>, Error> {
         Ok(array(self.held.encode(x.into_dataset()?.samples(), Self::score_key(self.key))?.latents))
+    }
+
+    /// Takes a conditional model at contexts, `[m, k]`: its densities and samples given them ([`Fit::given`]).
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] for a model that is not conditional and for contexts of another width, [`Error::Data`] for data that
+    /// are none.
+    pub fn condition(&self, contexts: impl IntoDataset) -> Result<ConditionedModel, Error> {
+        ConditionedModel::new(self, contexts.into_dataset()?)
     }
 
     /// Computes x of each z, `[n, d]` (the inverse transform). [`decode_with_reports`](Self::decode_with_reports) has

@@ -1,6 +1,6 @@
 //! The settings of a fit: those that were asked for, and for the others the defaults of the data, which are the program's.
 
-use crate::config::{Family, FlowConfig, ModelConfig};
+use crate::config::{ContextConfig, Family, FlowConfig, ModelConfig};
 use crate::data::Dataset;
 use crate::error::ConfigError;
 use crate::train::TrainConfig;
@@ -38,6 +38,8 @@ fn default_model(family: Option<Family>, data: &Dataset) -> Result<ModelConfig, 
             (model, _) => model,
         },
     };
+    // samples that have contexts are fitted given these
+    let model = model.with_context(data.samples().context().map(|contexts| ContextConfig::new(contexts.width())));
     model.check()?;
     Ok(model)
 }

@@ -2,7 +2,7 @@
 
 use super::{Improvement, TrainConfig, Validations};
 use crate::bijection::Memory;
-use crate::config::{BaseConfig, Family, ModelConfig, Preset, Start};
+use crate::config::{Family, ModelConfig, Preset, Start};
 use crate::data::ColumnFit;
 
 /// The highest learning rate of couplings, which have no Lipschitz bound to keep them tame.
@@ -81,7 +81,8 @@ impl TrainConfig {
     /// was chosen already.
     #[must_use]
     pub fn with_fitting_base(self, model: &ModelConfig) -> Self {
-        let begins = model.start() == Start::Identity && *model.base() == BaseConfig::Normal;
+        // the mixture of all samples is no start for what they are like at one context
+        let begins = model.start() == Start::Identity && model.base().is_normal() && model.context().is_none();
         Self { fit_base: self.fit_base && begins, ..self }
     }
 

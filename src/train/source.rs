@@ -10,7 +10,8 @@ use crate::batch::Batch;
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
 use crate::data::{
-    ColumnFit, ColumnMaps, ColumnSettings, ColumnSummary, Dataset, Samples, Table, ToyDensity, Values, permutation,
+    ColumnFit, ColumnMaps, ColumnSettings, ColumnSummary, Dataset, Samples, Standardiser, Table, ToyDensity, Values,
+    permutation,
 };
 use crate::error::{DataError, Error};
 use crate::transform::dequantise;
@@ -64,8 +65,9 @@ impl Source {
     /// Checks that the source can train a flow of a shape, with a classifier of so many classes.
     ///
     /// # Errors
-    /// Returns [`Error::Input`] for samples of two shapes, no samples, no labels, or a label that is no class.
-    pub(crate) fn check(&self, classes: usize) -> Result<(), Error> {
+    /// Returns [`Error::Input`] for samples of two shapes, no samples, no labels, or a label that is no class, and for contexts
+    /// that a conditional flow is given, of so many columns, and that are not there or of another width.
+    pub(crate) fn check(&self, classes: usize, context: Option<usize>) -> Result<(), Error> {
         let parts = match self {
             Self::Density(_) => vec![],
             Self::Data(data) => vec![data],
@@ -84,9 +86,18 @@ impl Source {
         if classes > 0 && parts.is_empty() {
             return Err(missing());
         }
+        if context.is_some() && parts.is_empty() {
+            return Err(missing_context());
+        }
         for part in parts {
             if part.is_empty() {
                 return Err(Error::Input("there are no samples to learn from".into()));
+            }
+            if let Some(wanted) = context {
+                let found = part.samples().context().ok_or_else(missing_context)?.width();
+                if found != wanted {
+                    return Err(Error::Input(format!("contexts of {found} columns, the model is given {wanted}")));
+                }
             }
             if classes > 0 {
                 check_labels(part.labels().ok_or_else(missing)?, classes)?;
@@ -155,6 +166,22 @@ pub(crate) struct Drawn<B: Backend> {
     pub(crate) weights: Option<Vec<f64>>,
     /// ln |det| of the columns' maps at each sample, nats, unless they are the same for all.
     pub(crate) log_det: Option<Vec<f64>>,
+}
+
+/// The error of a conditional flow whose data have no contexts.
+pub(crate) fn missing_context() -> Error {
+    Error::Input(
+        "the model is a conditional density p(x | c), and the data have no contexts: give each sample one \
+         (`Dataset::with_context`), or leave `context` out of the model's configuration"
+            .into(),
+    )
+}
+
+/// The standardisation of the contexts: to be fitted, or that of a run that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contexts {
+    Fit,
+    Given,
 }
 
 /// The maps of the columns: to be fitted, or those of a run that goes on.
@@ -267,6 +294,22 @@ impl Batches {
             let table = maps.standardiser().apply(table)?;
             data.set_table(table);
             self.columns = None;
+        }
+        Ok(())
+    }
+
+    /// Fits a standardisation to the contexts of the training samples, where they have any.
+    pub(crate) fn fit_contexts(&self) -> Result<Option<Standardiser>, DataError> {
+        let Training::Data(data) = &self.training else { return Ok(None) };
+        data.samples().context().map(|contexts| Standardiser::fit_contexts(contexts, data.weights())).transpose()
+    }
+
+    /// Takes the contexts of the training samples to standardised units.
+    pub(crate) fn standardise_contexts(&mut self, standardiser: &Standardiser) -> Result<(), DataError> {
+        let Training::Data(data) = &mut self.training else { return Ok(()) };
+        if let Some(contexts) = data.samples().context() {
+            let contexts = standardiser.apply(contexts)?;
+            data.set_context(contexts);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use resflow_backend::{Backend, Key};
 
-use super::source::{Batches, Columns, Source};
+use super::source::{Batches, Columns, Contexts, Source};
 use super::{Budget, TrainConfig, Trainer};
 use crate::base::{GaussianMixture, LEAST_SCALE, Ladder, Mixture, MixtureChoice, MixtureFit, Rows, Rung};
 use crate::classifier::Classifier;
@@ -170,12 +170,12 @@ impl<B: Backend> Trainer<B> {
         let same = fits(config) == fits(&other.config) && source.fingerprint(classes) == other.fingerprint;
         let alike = same && flow.dimension() == other.flow.dimension();
         if !alike || config.fit_base && (other.fitted.is_none() || flow.config().start() != Start::Identity) {
-            return Self::start(flow, source, config, (budget, None), key, Columns::Fit(&columns));
+            return Self::start(flow, source, config, (budget, None), key, Columns::Fit(&columns), Contexts::Fit);
         }
         if let Some(mixture) = &other.fitted {
             flow.set_base(GaussianMixture::new(flow.backend(), mixture)?)?;
         }
-        let mut trainer = Self::start(flow, source, config, (budget, None), key, Columns::Given(maps))?;
+        let mut trainer = Self::start(flow, source, config, (budget, None), key, Columns::Given(maps), Contexts::Fit)?;
         let ladder = other.flow.provenance().ladder.clone();
         trainer.flow.set_provenance(Provenance { ladder, ..trainer.flow.provenance().clone() });
         trainer.fitted.clone_from(&other.fitted);

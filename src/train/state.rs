@@ -8,7 +8,7 @@ use resflow_backend::Backend;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::source::Columns;
+use super::source::{Columns, Contexts};
 use super::validation::Best;
 use super::{Budget, Done, Source, TrainConfig, Trainer, Validation};
 use crate::checkpoint::{Archive, ModelDocument, document_value, section};
@@ -147,7 +147,8 @@ impl<B: Backend> Trainer<B> {
             return Err(format("the best model is of another configuration than the run"));
         }
         let columns = Columns::Given(flow.columns().clone());
-        let mut trainer = Self::start(flow, source, &run.config, (run.budget, None), key, columns)?;
+        let mut trainer =
+            Self::start(flow, source, &run.config, (run.budget, None), key, columns, Contexts::Given)?;
         trainer.flow.set_provenance(provenance);
         trainer.optimiser.restore(&backend, archive)?;
         trainer.step = step;

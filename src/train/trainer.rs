@@ -9,7 +9,7 @@ use std::time::Duration;
 use resflow_backend::{Backend, Element as _, Key};
 
 use super::optimiser::{Optimiser, find_infinite};
-use super::source::{Batches, Columns, Drawing, Drawn, Source, ValidationSet};
+use super::source::{Batches, Columns, Contexts, Drawing, Drawn, Source, ValidationSet, missing_context};
 use super::start::fit_base;
 use super::validation::Best;
 use super::{Budget, TrainConfig, Validation, Verdict};
@@ -18,7 +18,7 @@ use crate::batch::SampleWeights;
 use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
 use crate::error::Error;
-use crate::flow::{Flow, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision};
+use crate::flow::{Flow, FlowContext, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision};
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, assign};
 
@@ -85,7 +85,7 @@ impl<B: Backend> Trainer<B> {
         budget: Budget,
         key: Key,
     ) -> Result<Self, Error> {
-        Self::start(flow, source.into(), config, (budget, None), key, Columns::Fit(&config.column_settings()))
+        Self::start(flow, source.into(), config, (budget, None), key, Columns::Fit(&config.column_settings()), Contexts::Fit)
     }
 
     /// Starts a run like [`Self::new`] that will be ended after a time, whatever its budget: the mixture that it begins with is
@@ -101,7 +101,7 @@ impl<B: Backend> Trainer<B> {
         key: Key,
     ) -> Result<Self, Error> {
         let columns = config.column_settings();
-        Self::start(flow, source.into(), config, (budget, Some(limit)), key, Columns::Fit(&columns))
+        Self::start(flow, source.into(), config, (budget, Some(limit)), key, Columns::Fit(&columns), Contexts::Fit)
     }
 
     pub(super) fn start(
@@ -111,6 +111,7 @@ impl<B: Backend> Trainer<B> {
         (budget, limit): (Budget, Option<Duration>),
         key: Key,
         columns: Columns<'_>,
+        contexts: Contexts,
     ) -> Result<Self, Error> {
         config.check()?;
         budget.check()?;
@@ -126,7 +127,7 @@ impl<B: Backend> Trainer<B> {
             )));
         }
         let classes = flow.classifier().map_or(0, Classifier::classes);
-        source.check(classes)?;
+        source.check(classes, flow.context().map(FlowContext::columns))?;
         let fingerprint = source.fingerprint(classes);
         let table = source.data().and_then(Dataset::table);
         let names = table.and_then(|table| table.columns().map(<[String]>::to_vec));
@@ -150,6 +151,12 @@ impl<B: Backend> Trainer<B> {
         let begins = matches!(columns, Columns::Fit(_));
         let (mut batches, validation, columns) = Batches::new(source, drawing, columns)?;
         flow.set_columns(columns)?;
+        if let Some(context) = flow.context_mut() {
+            if contexts == Contexts::Fit {
+                context.set_standardiser(batches.fit_contexts()?.ok_or_else(missing_context)?)?;
+            }
+            batches.standardise_contexts(context.standardiser())?;
+        }
         let mut fitted = None;
         if begins && config.fit_base {
             let (ladder, mixture) =
@@ -370,6 +377,7 @@ impl<B: Backend> Trainer<B> {
                         .zip(own.classification)
                         .map(|(sum, own)| backend.axpy(1.0, &own, sum)),
                     input: None,
+                    context: None,
                     terms: sum.terms.max(own.terms),
                     solves: sum.solves.and(own.solves),
                 },
@@ -408,7 +416,7 @@ impl<B: Backend> Trainer<B> {
         self.prepared = self.flow.prepare_with(prepared).with_steps_on(self.steps.clone());
     }
 
-    /// Sets the base and the classifier from the flat parameters, in which they come after the chain.
+    /// Sets the base, the classifier and the embedding from the flat parameters, in which they come after the chain.
     fn assign_rest(&mut self, flat: &B::Tensor) {
         let b = self.flow.backend().clone();
         let mut at = self.flow.chain().parameters(&b) as usize;
@@ -416,6 +424,10 @@ impl<B: Backend> Trainer<B> {
         at += self.flow.base().parameters(&b) as usize;
         if let Some(classifier) = self.flow.classifier_mut() {
             assign(&b, classifier, flat, at);
+            at += classifier.parameters(&b) as usize;
+        }
+        if let Some(context) = self.flow.context_mut() {
+            assign(&b, context.embedding_mut(), flat, at);
         }
     }
 
@@ -428,6 +440,7 @@ impl<B: Backend> Trainer<B> {
         let (mut shards, mut weights) = (Vec::new(), Vec::new());
         for part in 0..self.config.accumulate {
             let Drawn { batch, weights: own, .. } = self.batch(&b, part);
+            let batch = self.prepared.embedded(&b, batch);
             let (n, bytes) = (batch.len(&b), self.flow.sample_bytes());
             let plan = resflow_backend::ShardPlan::new(n, b.shard_rows(bytes), b.lanes());
             shards.extend(plan.ranges().map(|r| batch.narrow(&b, r.start, r.len())));

@@ -19,7 +19,7 @@ impl<B: Backend> VariationalFlow<B> {
     /// Builds a flow with random weights, a function of the configuration and the key, with m = 0 and s = 1.
     ///
     /// # Errors
-    /// Returns [`Error::Config`] if the configuration is invalid.
+    /// Returns [`Error::Config`] if the configuration is invalid or has a context.
     pub fn new(backend: B, config: FlowConfig, key: Key) -> Result<Self, Error> {
         Self::from_flow(Flow::new(backend, ModelConfig::from(config), key)?)
     }
@@ -27,10 +27,12 @@ impl<B: Backend> VariationalFlow<B> {
     /// Takes the chain of a flow over rows as the way from latents to samples, and its standardisation as m and s.
     ///
     /// # Errors
-    /// Returns [`Error::Config`] for a flow of images, and for one with other maps of columns than a standardisation.
+    /// Returns [`Error::Config`] for a flow of images or with a context, and for one with other maps of columns than a standardisation.
     pub fn from_flow(flow: Flow<B>) -> Result<Self, Error> {
         let problem = if flow.config().rows().is_none() {
             "a variational flow is over rows of numbers, not images"
+        } else if flow.context().is_some() {
+            "a variational flow has no context"
         } else if !flow.columns().is_standardisation() {
             "a variational flow has a location and a scale for each column, and no other maps"
         } else {
