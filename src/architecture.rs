@@ -86,12 +86,15 @@ impl<B: Backend> Maker<'_, B> {
         let last = stages.iter().rposition(|stage| matches!(stage, Stage::LuLinear { .. }));
         // the number that each place holds after the maps so far
         let mut held = Vec::new();
+        // what a context adds does not count, so that a conditional flow begins as the unconditional one
+        let mut added = 0;
         let permutations = stages.iter().enumerate().map(|(i, stage)| {
+            added += usize::from(matches!(stage, Stage::ConditionalActNorm { .. }));
             let Stage::LuLinear { features } = *stage else { return Vec::new() };
             if held.len() != features {
                 held = (0..features).collect();
             }
-            let mut permutation = draw_permutation(features, key.split(i as u64));
+            let mut permutation = draw_permutation(features, key.split((i - added) as u64));
             if last == Some(i) {
                 held.iter().enumerate().for_each(|(place, &number)| permutation[number] = place);
             }

@@ -11,6 +11,7 @@ mod column_flows;
 mod columns;
 #[path = "../common/mod.rs"]
 mod common;
+mod conditional;
 mod coupling;
 mod decode_gradient;
 mod dense;
