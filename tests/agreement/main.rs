@@ -8,6 +8,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod conditional;
 mod densities;
 mod files;
 #[cfg(feature = "gpu")]
@@ -33,6 +34,7 @@ macro_rules! agreement_tests {
                 nets: dense_nets image_nets;
                 gradients: dense_gradients image_gradients dense_surrogates image_surrogates hybrid_gradients;
                 densities: dense_densities image_densities;
+                conditional: conditional_rows conditional_images;
                 inverses: dense_inverses image_inverses dense_samples image_samples;
                 norms: dense_norms image_norms;
                 training: dense_descent image_descent dense_adam image_adam dense_adam_steps image_adam_steps;

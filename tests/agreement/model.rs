@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use resflow::backend::{Backend, Element as _, Key, Noise, Shape};
 use resflow::checkpoint::Archive;
-use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{BaseConfig, ContextConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::Table;
 use resflow::data::image::ImageSet;
 use resflow::estimator::Estimator;
@@ -145,6 +145,18 @@ fn norms(layers: usize) -> impl Strategy<Value = String> {
 fn base(seed: u64) -> BaseConfig {
     const OTHERS: [&str; 3] = ["mixture:components=3", "mixture:components=2,covariance=diagonal", "student-t"];
     OTHERS.get(seed as usize % 6).map_or(BaseConfig::Normal, |text| text.parse().expect("a base"))
+}
+
+/// The numbers of a context.
+pub(crate) const CONTEXT: usize = 2;
+
+/// Models of these configurations that are given a context, every third with gates.
+pub(crate) fn told(models: impl Strategy<Value = Model>) -> impl Strategy<Value = Model> {
+    models.prop_filter_map("σ close to κ", |model| {
+        let gates = model.key.seed() % 3 == 0;
+        let context = ContextConfig { embedding: vec![5, 3], gates, ..ContextConfig::new(CONTEXT) };
+        Model::new(model.config.with_context(Some(context)), model.key.seed())
+    })
 }
 
 /// Flows over rows of one to seven numbers, through one to three blocks.

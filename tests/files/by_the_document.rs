@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise};
 use resflow::bijection::Bijection;
-use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
+use resflow::config::{BaseConfig, ContextConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
 use resflow::data::column::{Asinh, Grid, Spline};
 use resflow::data::image::ImageSet;
 use resflow::data::{ColumnMap, ColumnMaps, Support, Table};
@@ -55,8 +55,13 @@ fn near(what: &str, found: &[f64], expected: &[f64]) {
 /// Three samples, by the document and by the library.
 fn agrees(what: &str, flow: &Flow<Cpu>) {
     let bytes = flow.to_archive().expect("stored").to_bytes().expect("stored");
-    let document = Document::read(&bytes);
+    let mut document = Document::read(&bytes);
     let (d, key) = (flow.dimension(), Key::new(8));
+    let mut given = Vec::new();
+    if let Some(context) = flow.config().context() {
+        given = (0..context.columns).map(|j| 0.7 * j as f64 - 1.3).collect();
+        document = document.given(&given);
+    }
     let mut values = vec![0.0; 3 * d];
     if flow.config().images().is_some() {
         Noise::Uniform.fill(Key::new(7), 0, &mut values);
@@ -66,8 +71,14 @@ fn agrees(what: &str, flow: &Flow<Cpu>) {
     let read: Vec<_> = values.chunks(d).map(|sample| document.log_prob(sample)).collect();
     let samples = Table::new(None, d, values).expect("finite");
     let prepared = flow.prepare();
-    let (said, encoded) =
-        (prepared.log_prob(&samples, key).expect("they fit"), prepared.encode(&samples, key).expect("they fit"));
+    let (said, encoded) = if given.is_empty() {
+        (prepared.log_prob(&samples, key), prepared.encode(&samples, key))
+    } else {
+        let context = Table::new(None, given.len(), given).expect("finite");
+        let at = prepared.condition(&context).expect("a context");
+        (at.log_prob(&samples, key), at.encode(&samples, key))
+    };
+    let (said, encoded) = (said.expect("they fit"), encoded.expect("they fit"));
     assert!(said.standard_error.iter().all(|&e| e == 0.0), "{what}: exact");
     near(what, &read.iter().flat_map(|r| r.z.clone()).collect::<Vec<_>>(), encoded.latents.values());
     near(what, &read.iter().map(|r| r.log_det).collect::<Vec<_>>(), &encoded.log_det);
@@ -88,6 +99,37 @@ fn residual_flows_over_rows() {
             agrees(&format!("{activation:?}, leading {leading_activation}"), &flow(config));
         }
     }
+}
+
+#[test]
+fn conditional_flows() {
+    for (family, gates) in Family::ALL.into_iter().zip([false, true].into_iter().cycle()) {
+        let context = || Some(ContextConfig { embedding: vec![5, 4], gates, ..ContextConfig::new(3) });
+        let of = FlowConfig::of(family, 3);
+        let hidden = of.hidden.iter().map(|_| 4).collect();
+        let mut conditional = flow(FlowConfig { blocks: 2, hidden, context: context(), ..of });
+        agrees(&format!("conditional {family}"), &conditional);
+        // contexts of other units, and a chain of its own
+        let mut archive = conditional.to_archive().expect("stored");
+        let stages = conditional.stages().expect("known");
+        archive.document["model"]["chain"] = serde_json::to_value(&stages[..stages.len() - 1]).expect("JSON");
+        let [mean, deviation] = [vec![0.4, -2.0, 1.0], vec![2.0, 0.5, 1.0]].map(resflow::checkpoint::Values::F64);
+        archive.tensors.insert("context.mean".into(), (vec![3], mean));
+        archive.tensors.insert("context.deviation".into(), (vec![3], deviation));
+        let dropped = format!("links.{}.", stages.len() - 1);
+        archive.tensors.retain(|name, _| !name.starts_with(&dropped));
+        conditional = Flow::from_archive(cpu(), &archive).expect("a shorter chain");
+        agrees(&format!("conditional {family}, listed"), &conditional);
+        if family.takes_images() {
+            let config = ImageConfig { blocks: vec![1, 1], filters: 4, kernels: vec![3, 1, 3], ..images() };
+            agrees(
+                &format!("conditional images of {family}"),
+                &flow(ImageConfig { context: context(), ..config.of(family) }),
+            );
+        }
+    }
+    let own = ContextConfig { embedding: Vec::new(), scales: false, ..ContextConfig::new(2) };
+    agrees("a context as it is", &flow(FlowConfig { blocks: 1, context: Some(own), ..FlowConfig::new(2) }));
 }
 
 #[test]

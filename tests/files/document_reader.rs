@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use statrs::function::gamma::ln_gamma;
 
+use crate::document_context::conditional_stages;
 use crate::document_sample::{Sample, from_flat, from_image, softmax, softplus};
 use crate::document_stages::{image_stages, number, row_stages, scales, text, truth};
 
@@ -19,6 +20,8 @@ pub(crate) struct Document {
     pub(crate) stages: Vec<Value>,
     /// What the document says of the columns besides centres and scales.
     pub(crate) columns: Option<Vec<Value>>,
+    /// e(c) of the context that samples are given.
+    pub(crate) given: Vec<f64>,
 }
 
 /// What came of a sample.
@@ -51,13 +54,29 @@ impl Document {
         let config = model["config"][if images { "images" } else { "rows" }].clone();
         let columns = model.get("columns").map(|columns| columns["maps"].as_array().expect("a list").clone());
         let extended = columns.is_some() || config.get("base").is_some() || config.get("start").is_some();
-        let stages = match (model["format"].as_u64(), model.get("chain"), extended) {
-            (Some(3), Some(chain), false) | (Some(4), Some(chain), true) => chain.as_array().expect("a list").clone(),
-            (Some(2), None, false) | (Some(4), None, true) if images => image_stages(&config),
-            (Some(2), None, false) | (Some(4), None, true) => row_stages(&config),
+        let format = model["format"].as_u64();
+        let stages = match (format, model.get("chain"), extended) {
+            (Some(3), Some(chain), false) | (Some(4), Some(chain), true) | (Some(5), Some(chain), _) => {
+                chain.as_array().expect("a list").clone()
+            }
+            (Some(2), None, false) | (Some(4), None, true) | (Some(5), None, _) if images => image_stages(&config),
+            (Some(2), None, false) | (Some(4), None, true) | (Some(5), None, _) => row_stages(&config),
             other => panic!("{other:?}"),
         };
-        Self { config, images, tensors, stages, columns }
+        assert_eq!(format == Some(5), config.get("context").is_some());
+        let stages = match (config.get("context"), model.get("chain")) {
+            (Some(context), None) => {
+                let rows = (!images).then(|| number(&config["dimension"]));
+                conditional_stages(context, stages, rows)
+            }
+            _ => stages,
+        };
+        Self { config, images, tensors, stages, columns, given: Vec::new() }
+    }
+
+    /// The same with a context that samples are given.
+    pub(crate) fn given(self, context: &[f64]) -> Self {
+        Self { given: self.embedding(context), ..self }
     }
 
     pub(crate) fn get(&self, name: &str) -> &[f64] {

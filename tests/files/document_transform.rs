@@ -68,6 +68,7 @@ impl Document {
                 let y = x.by_features(c, |x, y| (0..c).for_each(|k| y[k] = (x[k] + b[k]) * s[k].exp()));
                 (y, pixels * s.iter().sum::<f64>())
             }
+            "conditional-act-norm" => self.conditional_act_norm(path, x),
             "invertible-linear" => {
                 let (lu, permutation, sign) = (get("lu"), get("permutation"), get("sign"));
                 let upper = |i: usize, j: usize| match i.cmp(&j) {
@@ -224,11 +225,21 @@ impl Document {
     /// A net at x, and its Jacobian times some tangents.
     fn net(&self, path: &str, net: &Value, x: &Sample, mut tangents: Vec<Sample>) -> (Sample, Vec<Sample>) {
         let mut at = x.clone();
+        let told = self.told(path, net);
+        let mut told = told.iter().copied();
         for (j, layer) in net["layers"].as_array().expect("layers").iter().enumerate() {
             let path = format!("{path}.net.{j}");
             let (name, settings) = layer.as_object().expect("a layer").iter().next().expect("a name");
             if name == "dense" {
-                (at, tangents) = self.dense(&path, settings, &at, tangents);
+                (at, tangents) = self.dense(&path, settings, &at, tangents, &mut told);
+            } else if name == "context-bias" {
+                let own: Vec<f64> = told.by_ref().take(number(&settings["features"])).collect();
+                at.x.iter_mut().enumerate().for_each(|(e, x)| *x += own[e % own.len()]);
+            } else if name == "context-gate" {
+                let own: Vec<f64> = told.by_ref().take(number(&settings["features"])).collect();
+                for sample in std::iter::once(&mut at).chain(&mut tangents) {
+                    sample.x.iter_mut().enumerate().for_each(|(e, x)| *x *= (own[e % own.len()] + 1.5).tanh());
+                }
             } else if name == "activation" {
                 let name = settings.as_str().expect("a name");
                 let raw = self.raw(&path, name);
@@ -254,14 +265,27 @@ impl Document {
     }
 
     /// A dense layer: what enters, and what is new behind it, each times its share.
-    fn dense(&self, path: &str, settings: &Value, x: &Sample, tangents: Vec<Sample>) -> (Sample, Vec<Sample>) {
+    fn dense(
+        &self,
+        path: &str,
+        settings: &Value,
+        x: &Sample,
+        tangents: Vec<Sample>,
+        told: &mut dyn Iterator<Item = f64>,
+    ) -> (Sample, Vec<Sample>) {
+        let context = settings.get("context").is_some_and(truth);
         let hats = ["skip", "growth"].map(|leaf| softplus(self.get(&format!("{path}.{leaf}"))[0]) + 0.1);
         let bound = settings["concatenation"]["bound"].as_f64().expect("a bound");
         let shares = hats.map(|hat| bound * hat / hats[0].hypot(hats[1]));
         let name = settings["activation"].as_str().expect("a name");
-        let (coefficient, raw) = (settings["coefficient"].as_f64(), self.raw(&format!("{path}.net.1"), name));
+        let place = if context { 2 } else { 1 };
+        let (coefficient, raw) = (settings["coefficient"].as_f64(), self.raw(&format!("{path}.net.{place}"), name));
         let inner = format!("{path}.net.0");
-        let before = self.affine(&inner, coefficient, x, true);
+        let mut before = self.affine(&inner, coefficient, x, true);
+        if context {
+            let own: Vec<f64> = told.take(number(&settings["outputs"])).collect();
+            before.x.iter_mut().enumerate().for_each(|(e, x)| *x += own[e % own.len()]);
+        }
         let join = |old: &Sample, new: &Sample| {
             let (c, more) = (old.features(), new.features());
             let pixels = old.pixels();

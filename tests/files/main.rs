@@ -21,6 +21,7 @@ mod data_images;
 mod data_pictures;
 mod data_streams;
 mod document_columns;
+mod document_context;
 mod document_reader;
 mod document_sample;
 mod document_spline;
