@@ -107,7 +107,7 @@ fn conditional_flows() {
         let context = || Some(ContextConfig { embedding: vec![5, 4], gates, ..ContextConfig::new(3) });
         let of = FlowConfig::of(family, 3);
         let hidden = of.hidden.iter().map(|_| 4).collect();
-        let mut conditional = flow(FlowConfig { blocks: 2, hidden, context: context(), ..of });
+        let mut conditional = flow(FlowConfig { blocks: 2, hidden, bins: 4, bound: 3.0, context: context(), ..of });
         agrees(&format!("conditional {family}"), &conditional);
         // contexts of other units, and a chain of its own
         let mut archive = conditional.to_archive().expect("stored");
