@@ -253,6 +253,16 @@ fn evaluates(flow: &Flow<Cpu>) {
         flow.set_log_prob_estimator(cheap, 2).expect("in range");
     }
     let prepared = flow.prepare();
+    if let Some(context) = flow.context() {
+        let columns = context.columns();
+        let contexts = Table::new(None, columns, vec![0.5; columns]).expect("finite");
+        let at = prepared.condition(&contexts).expect("a context that fits");
+        if flow.config().blocks() <= 10 {
+            let (drawn, scores) = at.sample_and_log_prob(3, Key::new(3)).expect("no device fault");
+            assert!(drawn.samples.rows() == 3 && scores.values.len() == 3);
+        }
+        return;
+    }
     // a standardisation may send rows to infinity, which is an error
     let Some(encoded) = encodes(&flow, &prepared) else { return };
     assert!(encoded.latents.rows() == 3 && encoded.log_det.len() == 3 && encoded.standard_error.len() == 3);

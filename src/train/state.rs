@@ -147,8 +147,7 @@ impl<B: Backend> Trainer<B> {
             return Err(format("the best model is of another configuration than the run"));
         }
         let columns = Columns::Given(flow.columns().clone());
-        let mut trainer =
-            Self::start(flow, source, &run.config, (run.budget, None), key, columns, Contexts::Given)?;
+        let mut trainer = Self::start(flow, source, &run.config, (run.budget, None), key, columns, Contexts::Given)?;
         trainer.flow.set_provenance(provenance);
         trainer.optimiser.restore(&backend, archive)?;
         trainer.step = step;

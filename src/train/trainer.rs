@@ -85,7 +85,15 @@ impl<B: Backend> Trainer<B> {
         budget: Budget,
         key: Key,
     ) -> Result<Self, Error> {
-        Self::start(flow, source.into(), config, (budget, None), key, Columns::Fit(&config.column_settings()), Contexts::Fit)
+        Self::start(
+            flow,
+            source.into(),
+            config,
+            (budget, None),
+            key,
+            Columns::Fit(&config.column_settings()),
+            Contexts::Fit,
+        )
     }
 
     /// Starts a run like [`Self::new`] that will be ended after a time, whatever its budget: the mixture that it begins with is

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use resflow::NdArray;
 use resflow::backend::Key;
 use resflow::checkpoint::{Archive, Values};
-use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
+use resflow::config::{BaseConfig, ContextConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
 use resflow::data::{Standardiser, ToyDensity};
 use resflow::flow::Flow;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
@@ -77,6 +77,13 @@ fn write_config_seeds() {
     config("empty.toml", "");
     config("huge.toml", "[flow]\ndimension = 65536\nhidden = [65536, 65536]\nblocks = 10000\n");
     config("nan.toml", "[flow]\ncoefficient = nan\n");
+    config("context.toml", "[flow]\ncontext = { columns = 3, embedding = [4], gates = true }\n");
+    config("context_none.toml", "[flow.context]\ncolumns = 0\nembedding = []\n");
+    config(
+        "context_huge.toml",
+        "[flow]\nhidden = [65536]\ncontext = { columns = 65536, embedding = [65536, 65536] }\n",
+    );
+    config("context_image.toml", "context = { columns = 10, scales = false }\nclasses = 10\n");
     config("duplicate.toml", "[train]\nsteps = 5\nsteps = 6\n");
     config("types.toml", "[flow]\nhidden = 64\n[train]\nbetas = [0.9]\n");
     config("image.toml", &toml::to_string(&tiny_images()).expect("serialises"));
@@ -188,6 +195,13 @@ fn write_checkpoint_seeds() {
     let nsf = FlowConfig { blocks: 1, hidden: vec![2], bins: 3, ..FlowConfig::of(Family::Nsf, 3) };
     let nsf = Flow::new(NdArray::<f64>::new(), &nsf, Key::new(0)).expect("valid").to_archive().expect("stored");
     store("nsf.safetensors", &nsf);
+    let told = || Some(ContextConfig { embedding: vec![2], gates: true, ..ContextConfig::new(2) });
+    let conditional = FlowConfig { context: told(), ..tiny() };
+    let conditional = Flow::new(NdArray::<f64>::new(), conditional, Key::new(0)).expect("valid");
+    let conditional = conditional.to_archive().expect("stored");
+    store("conditional.safetensors", &conditional);
+    let one_scale = ImageConfig { blocks: vec![1], fully_connected: 0, context: told(), ..tiny_images() };
+    store("image_conditional.safetensors", &single(one_scale));
     store("dense_run.safetensors", &run_of(tiny_dense().into(), 2));
     store("dense_image.safetensors", &single(tiny_dense_images()));
     for family in [Family::Implicit, Family::Monotone] {
@@ -233,6 +247,10 @@ fn write_checkpoint_seeds() {
     spoil("foreign.safetensors", &model, &|a| a.document = json!({}));
     spoil("format.safetensors", &model, &|a| a.document["model"]["format"] = json!(99));
     spoil("unknown_key.safetensors", &model, &|a| a.document["model"]["code"] = json!("import os"));
+    spoil("context_missing.safetensors", &conditional, &|a| drop(a.tensors.remove("context.mean")));
+    spoil("context_huge.safetensors", &conditional, &|a| {
+        a.document["model"]["config"]["rows"]["context"]["columns"] = json!(65_536);
+    });
     spoil("huge.safetensors", &model, &|a| a.document["model"]["config"]["rows"]["blocks"] = json!(10_000));
     let images = images.to_archive().expect("stored");
     spoil("no_permutation.safetensors", &glow, &|a| {
