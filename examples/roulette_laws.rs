@@ -1,6 +1,7 @@
 //! The law of Russian roulette in training: how much a gradient of a trained flow varies, and what it costs, by the number E of terms that
-//! are always there and the p of the geometric law of those behind. Flows are fitted to a two-dimensional density and to a chain of 43
-//! variables, by the default law; then the gradient of batches is computed again and again with every other law. Writes tables as Markdown.
+//! are always there, the probability q of the next and the p of the geometric law from there on. Flows are fitted to a two-dimensional density and
+//! to a chain of 43 variables, by the default law and by one that is measured on the way; then the gradient of batches is computed again and again
+//! with every other law. Writes tables as Markdown.
 //!
 //! `cargo run --release --example roulette_laws -- [--threads 1] [--steps 1500] [--repeats 200]`
 
@@ -13,15 +14,30 @@ use resflow::config::FlowConfig;
 use resflow::data::{Table, ToyDensity};
 use resflow::estimator::{Estimator, Law, RussianRoulette};
 use resflow::flow::{Flow, Objective};
-use resflow::train::{Budget, Source, TrainConfig, Trainer};
+use resflow::train::{Budget, RouletteLaw, Source, TrainConfig, Trainer};
 use resflow::{Error, NdArray};
 
 type Cpu = NdArray<f32>;
 
 const BATCH: usize = 256;
 
-/// The law that tables whose log det is estimated are trained with.
+/// E and p of the law that tables whose log det is estimated are trained with.
 const DEFAULT: (usize, f64) = (2, 0.25);
+/// Others: the first two have the tail of the default.
+const OTHERS: [(usize, f64, f64); 12] = [
+    (0, 0.5, 0.25),
+    (0, 0.2, 0.25),
+    (0, 1.0, 0.25),
+    (0, 1.0, 0.4),
+    (0, 1.0, 0.65),
+    (0, 1.0, 0.8),
+    (1, 1.0, 0.25),
+    (1, 1.0, 0.4),
+    (1, 1.0, 0.65),
+    (2, 1.0, 0.4),
+    (2, 1.0, 0.65),
+    (4, 1.0, 0.25),
+];
 
 /// x₁ = z₁ and xᵢ = sin(3/2 xᵢ₋₁) + zᵢ/2, with z standard normal.
 fn chain(d: usize, rows: usize, key: Key) -> Result<Table, Error> {
@@ -36,8 +52,9 @@ fn chain(d: usize, rows: usize, key: Key) -> Result<Table, Error> {
     Ok(Table::new(None, d, values)?)
 }
 
-fn roulette((exact, p): (usize, f64)) -> Result<RussianRoulette, Error> {
-    Ok(RussianRoulette::new(Law::ShiftedGeometric { p }, exact)?)
+fn roulette((exact, reach, p): (usize, f64, f64)) -> Result<RussianRoulette, Error> {
+    let law = if reach < 1.0 { Law::Geometric { reach, p } } else { Law::ShiftedGeometric { p } };
+    Ok(RussianRoulette::new(law, exact)?)
 }
 
 /// The sum of the variances of a gradient's numbers over keys, of one batch or of a batch for each key.
@@ -71,41 +88,51 @@ fn main() -> Result<(), Error> {
     let b = Cpu::with_threads(threads)?;
     let chain43 = chain(43, 10_000, Key::new(1))?;
     for (name, d, data) in [("checkerboard", 2, None), ("chain of 43", 43, Some(chain43))] {
+        let set = roulette((DEFAULT.0, 1.0, DEFAULT.1))?;
         let config = FlowConfig {
             blocks: 8,
             coefficient: 0.95,
-            training: Estimator::RussianRoulette(roulette(DEFAULT)?),
+            training: Estimator::RussianRoulette(set.clone()),
             ..FlowConfig::new(d)
         };
-        let flow = Flow::new(b.clone(), config, Key::new(0))?;
-        let settings = TrainConfig { validate_every: steps, ..TrainConfig::default() };
-        let source = data.clone().map_or(Source::Density(ToyDensity::Checkerboard), Source::from);
-        let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(steps), Key::new(3))?;
-        trainer.run(|_, _| ())?;
-        let mut model = trainer.model();
+        println!("\n{name}: {steps} steps of batches of {BATCH}\n");
+        println!("| law | seconds | validation: −log p |\n|---|---|---|");
+        let (mut model, mut chosen) = (None, set.clone());
+        for law in [RouletteLaw::AsSet, RouletteLaw::Measured] {
+            let flow = Flow::new(b.clone(), config.clone(), Key::new(0))?;
+            let settings = TrainConfig { batch: BATCH, roulette: law, validate_every: steps, ..TrainConfig::default() };
+            let source = data.clone().map_or(Source::Density(ToyDensity::Checkerboard), Source::from);
+            let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(steps), Key::new(3))?;
+            trainer.run(|_, _| ())?;
+            let nll = trainer.best_nll().unwrap_or(f64::NAN);
+            println!("| {} | {:.1} | {nll:.3} |", trainer.estimator(), trainer.elapsed().as_secs_f64());
+            if let (RouletteLaw::Measured, Estimator::RussianRoulette(law)) = (law, trainer.estimator()) {
+                chosen = law.clone();
+            }
+            model = Some(trainer.model());
+        }
+        let mut model = model.expect("two runs");
         let rows = data.unwrap_or_else(|| ToyDensity::Checkerboard.sample(Key::new(7), repeats as usize * BATCH));
         let (mean, deviation) = (model.standardiser().mean(), model.standardiser().deviation());
         let standardised: Vec<f32> =
             rows.values().iter().enumerate().map(|(e, x)| ((x - mean[e % d]) / deviation[e % d]) as f32).collect();
         let batches: Vec<_> =
             standardised.chunks_exact(BATCH * d).map(|rows| Batch::new(b.upload(rows, [BATCH, d].into()))).collect();
-        println!("\n{name}, {steps} steps; {repeats} gradients of batches of {BATCH}\n");
-        println!("| E | p | terms | passes | one batch: variance | × passes | fresh batches: variance | × passes |");
-        println!("|---|---|---|---|---|---|---|---|");
+        println!("\n{repeats} gradients of the last one\n");
+        println!("| law | terms | passes | one batch: variance | × passes | fresh batches: variance | × passes |");
+        println!("|---|---|---|---|---|---|---|");
         let mut reference: Option<[f64; 2]> = None;
-        let others = [0, 1, 2, 3, 4].into_iter().flat_map(|e| [0.25, 0.4, 0.5, 0.65, 0.8, 0.9].map(|p| (e, p)));
-        for law in std::iter::once(DEFAULT).chain(others) {
-            let roulette = roulette(law)?;
+        let others = OTHERS.into_iter().map(roulette).collect::<Result<Vec<_>, _>>()?;
+        for roulette in [set, chosen].into_iter().chain(others) {
             // forward, products, the tangent, and the reverse pass of value and tangent, which is twice each
             let (terms, passes) = (roulette.expected_terms(), 6.0 + roulette.expected_terms());
+            let name = format!("E = {}, {}", roulette.exact_terms, roulette.law);
             model.set_training_estimator(Estimator::RussianRoulette(roulette))?;
             let [one, fresh] = [&batches[..1], &batches[..]].map(|batches| variance(&model, batches, repeats));
             let products = [one? * passes, fresh? * passes];
             let default = *reference.get_or_insert(products);
             println!(
-                "| {} | {} | {terms:.2} | {passes:.2} | {:.3e} | {:.3} | {:.3e} | {:.3} |",
-                law.0,
-                law.1,
+                "| {name} | {terms:.2} | {passes:.2} | {:.3e} | {:.3} | {:.3e} | {:.3} |",
                 products[0] / passes,
                 products[0] / default[0],
                 products[1] / passes,

@@ -19,6 +19,13 @@ pub enum Law {
         /// The probability of stopping, from 0.001 to below 1.
         p: f64,
     },
+    /// Support {0, 1, …}: P(N ≥ 0) = 1 and P(N ≥ m) = q(1−p)^{m−1}.
+    Geometric {
+        /// The probability q of any term, from 0.001 to 1.
+        reach: f64,
+        /// The probability of stopping behind one, from 0.001 to below 1.
+        p: f64,
+    },
     /// Support {0, 1, …}: P(N ≥ m) = 1 − e^{−λ} Σ_{i<m} λⁱ/i!.
     Poisson {
         /// The mean λ > 0.
@@ -33,8 +40,11 @@ impl Law {
     /// Returns [`ConfigError::OutOfRange`] for a parameter out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         match *self {
+            Self::Geometric { reach, .. } if !(LEAST_STOP..=1.0).contains(&reach) => {
+                Err(ConfigError::OutOfRange { name: "reach", value: reach, expected: "a probability from 0.001 to 1" })
+            }
             // below, one draw of N could ask for more terms than the memory holds weights
-            Self::ShiftedGeometric { p } if !(LEAST_STOP..1.0).contains(&p) => {
+            Self::ShiftedGeometric { p } | Self::Geometric { p, .. } if !(LEAST_STOP..1.0).contains(&p) => {
                 Err(ConfigError::OutOfRange { name: "p", value: p, expected: "a probability from 0.001 to below 1" })
             }
             // far beyond 100 the tail needs more terms than any series is worth
@@ -49,6 +59,8 @@ impl Law {
     pub fn survival(&self, m: u64) -> f64 {
         match *self {
             Self::ShiftedGeometric { p } => (1.0 - p).powf(m.saturating_sub(1) as f64),
+            Self::Geometric { .. } if m == 0 => 1.0,
+            Self::Geometric { reach, p } => reach * (1.0 - p).powf((m - 1) as f64),
             Self::Poisson { rate } => poisson_survival(rate, m),
         }
     }
@@ -57,6 +69,7 @@ impl Law {
     pub fn mean(&self) -> f64 {
         match *self {
             Self::ShiftedGeometric { p } => 1.0 / p,
+            Self::Geometric { reach, p } => reach / p,
             Self::Poisson { rate } => rate,
         }
     }
@@ -67,6 +80,9 @@ impl Law {
         let mut m = match *self {
             // a start from the closed form, mended below where rounding moved it
             Self::ShiftedGeometric { p } if u > 0.0 => ((u.ln() / (1.0 - p).ln()) as u64).saturating_sub(1).max(1),
+            Self::Geometric { reach, p } if u > 0.0 && u < reach => {
+                (((u / reach).ln() / (1.0 - p).ln()) as u64).saturating_sub(1)
+            }
             _ => 0,
         };
         // a uniform number is a multiple of 2⁻⁵³ or 0: the tail beyond is never reached
@@ -81,6 +97,7 @@ impl std::fmt::Display for Law {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::ShiftedGeometric { p } => write!(f, "geometric p = {p}"),
+            Self::Geometric { reach, p } => write!(f, "geometric p = {p}, reached with probability {reach}"),
             Self::Poisson { rate } => write!(f, "Poisson λ = {rate}"),
         }
     }
@@ -123,6 +140,9 @@ mod tests {
         for law in [
             Law::ShiftedGeometric { p: 0.5 },
             Law::ShiftedGeometric { p: 0.07 },
+            Law::Geometric { reach: 1.0, p: 0.07 },
+            Law::Geometric { reach: 0.3, p: 0.5 },
+            Law::Geometric { reach: 0.001, p: 0.9 },
             Law::Poisson { rate: 2.0 },
             Law::Poisson { rate: 31.0 },
         ] {
@@ -137,7 +157,10 @@ mod tests {
 
     #[test]
     fn survival_sums_to_the_mean() {
-        for law in [Law::ShiftedGeometric { p: 0.3 }, Law::Poisson { rate: 2.0 }, Law::Poisson { rate: 20.0 }] {
+        let geometric = Law::Geometric { reach: 0.4, p: 0.3 };
+        for law in
+            [Law::ShiftedGeometric { p: 0.3 }, geometric, Law::Poisson { rate: 2.0 }, Law::Poisson { rate: 20.0 }]
+        {
             let mean: f64 = (1..2000).map(|m| law.survival(m)).sum();
             assert!((mean - law.mean()).abs() < 1e-9, "{law}: {mean}");
         }

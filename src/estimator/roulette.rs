@@ -145,7 +145,7 @@ impl RussianRoulette {
 
 /// Returns `true` if the gradient's variance is bounded for every network of this Lipschitz bound.
 fn bounded(law: Law, c: f64) -> bool {
-    matches!(law, Law::ShiftedGeometric { p } if c * c < 1.0 - p)
+    matches!(law, Law::ShiftedGeometric { p } | Law::Geometric { p, .. } if c * c < 1.0 - p)
 }
 
 /// The variance of a roulette estimator is not bounded for the network's Lipschitz bound. In practice tr(Jᵏ) falls

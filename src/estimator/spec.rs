@@ -14,7 +14,7 @@ use crate::error::ConfigError;
 
 /// The forms that a text may have.
 const FORMS: &str = "exact, auto, truncated:terms=…,probes=…,probe=rademacher|gaussian,traces=probed|exact, \
-     or roulette:law=geometric,p=…|law=poisson,rate=…,exact=…,draws=…,probes=…,probe=rademacher|gaussian,sharing=batch|sample,traces=probed|exact";
+     or roulette:law=geometric,p=…,reach=…|law=poisson,rate=…,exact=…,draws=…,probes=…,probe=rademacher|gaussian,sharing=batch|sample,traces=probed|exact";
 
 fn syntax(problem: impl fmt::Display) -> ConfigError {
     ConfigError::Syntax(format!("{problem}; an estimator is {FORMS}"))
@@ -106,7 +106,15 @@ impl FromStr for Estimator {
                 let law = if poisson {
                     Law::Poisson { rate: settings.number("rate", 2.0)? }
                 } else {
-                    Law::ShiftedGeometric { p: settings.number("p", 0.5)? }
+                    let p = settings.number("p", 0.5)?;
+                    match settings.take("reach") {
+                        None => Law::ShiftedGeometric { p },
+                        Some(text) => {
+                            let reach =
+                                text.parse().map_err(|_| syntax(format_args!("`{text}` is no value for `reach`")))?;
+                            Law::Geometric { reach, p }
+                        }
+                    }
                 };
                 Self::RussianRoulette(RussianRoulette {
                     law,
@@ -187,6 +195,7 @@ mod tests {
             "truncated:terms=7,probe=gaussian",
             "truncated:traces=exact",
             "roulette:traces=exact",
+            "roulette:p=0.25,reach=0.3,exact=0",
             text,
         ] {
             let estimator: Estimator = estimator.parse().expect("a text");
@@ -205,6 +214,10 @@ mod tests {
             ("truncated:terms=0", "`terms` is 0"),
             ("roulette:p=1.5", "`p` is 1.5"),
             ("roulette:law=poisson,p=0.5", "no setting `p`"),
+            ("roulette:law=poisson,reach=0.5", "no setting `reach`"),
+            ("roulette:reach=often", "`often` is no value for `reach`"),
+            ("roulette:reach=0", "`reach` is 0"),
+            ("roulette:reach=1.5", "`reach` is 1.5"),
             ("roulette:law=binomial", "`binomial` is no value for `law`"),
             ("roulette:exact=1,exact=2", "`exact` is given twice"),
         ] {

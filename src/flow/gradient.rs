@@ -14,6 +14,7 @@ use crate::bijection::{Ask, Cotangents, Draw, Memory};
 use crate::chain::add_up;
 use crate::classifier::PreparedClassifier;
 use crate::error::Error;
+use crate::estimator::Estimator;
 use crate::invert::{Inversion, SampleReport, mark_unsolved, without_samples};
 use crate::module::{Grad, accumulate, fill, flatten};
 
@@ -123,6 +124,15 @@ impl<B: Backend> PreparedFlow<B> {
     /// # Errors
     /// Returns [`Error::Transform`] if a transform failed, [`Error::Backend`] if the device did.
     pub fn gradient(&self, objective: &Objective<'_, B>) -> Result<Gradient<B>, Error> {
+        self.gradient_by(&self.training, objective)
+    }
+
+    /// Computes the [`gradient`](Self::gradient) by another estimator than that of training.
+    pub(crate) fn gradient_by(
+        &self,
+        estimator: &Estimator,
+        objective: &Objective<'_, B>,
+    ) -> Result<Gradient<B>, Error> {
         let backend = &self.backend;
         let n = objective.batch.len(backend);
         if self.context.is_some() && objective.batch.context.is_none() {
@@ -143,7 +153,7 @@ impl<B: Backend> PreparedFlow<B> {
                 solves: Solves::default(),
             };
             for shard in plan.lane(l) {
-                self.run_shard(objective, shard.start, shard.len(), &mut lane)?;
+                self.run_shard(estimator, objective, shard.start, shard.len(), &mut lane)?;
             }
             Ok(lane)
         });
@@ -209,6 +219,7 @@ impl<B: Backend> PreparedFlow<B> {
     /// Takes a shard forward through the chain and back.
     fn run_shard(
         &self,
+        estimator: &Estimator,
         objective: &Objective<'_, B>,
         start: usize,
         count: usize,
@@ -223,7 +234,7 @@ impl<B: Backend> PreparedFlow<B> {
             batch = batch.with_context(Some(embedding));
             embedded = Some((&own.embedding, kept));
         }
-        let draw = Draw { estimator: &self.training, key: objective.key };
+        let draw = Draw { estimator, key: objective.key };
         let ask = Ask { solver: Inversion::for_training::<B>(), ..Ask::gradient::<B>(draw, objective.memory) };
         let judge = self.classifier.as_ref().zip(objective.supervision.as_ref());
         let mut seen = Vec::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use resflow_backend::Products;
 use serde::{Deserialize, Serialize};
 
-use super::{Improvement, Validations};
+use super::{Improvement, RouletteLaw, Validations};
 use crate::bijection::Memory;
 use crate::data::{ColumnFit, ColumnSettings, Support};
 use crate::error::ConfigError;
@@ -56,6 +56,9 @@ pub struct TrainConfig {
     /// `"bf16x3"`, which is faster, `"bf16x6"` or `"bf16"`. Validation, singular values and what is saved stay as they are.
     #[serde(with = "products", skip_serializing_if = "is_default")]
     pub products: Products,
+    /// The law of roulette, where that is the training estimator: `"as-set"`, or `"measured"`, by what earlier gradients say of its terms.
+    #[serde(skip_serializing_if = "is_default")]
+    pub roulette: RouletteLaw,
     /// Samples of fresh validation data, for built-in densities; the most of the set-aside images that a
     /// validation takes.
     pub validation_rows: usize,
@@ -130,6 +133,7 @@ impl Default for TrainConfig {
             density_weight: 1.0,
             memory: Memory::Store,
             products: Products::F32,
+            roulette: RouletteLaw::AsSet,
             validation_rows: 5000,
             validation_fraction: 0.1,
             validate_every: 0,

@@ -24,6 +24,7 @@
 mod config;
 mod defaults;
 mod done;
+mod measured;
 mod optimiser;
 mod source;
 mod start;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 pub use config::TrainConfig;
 pub(crate) use done::Done;
+pub use measured::RouletteLaw;
 pub(crate) use optimiser::{Optimiser, find_infinite};
 use serde::{Deserialize, Serialize};
 pub use source::Source;

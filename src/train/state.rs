@@ -8,6 +8,7 @@ use resflow_backend::Backend;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use super::measured::Powers;
 use super::source::{Columns, Contexts};
 use super::validation::Best;
 use super::{Budget, Done, Source, TrainConfig, Trainer, Validation};
@@ -36,6 +37,9 @@ struct RunDocument {
     best: Option<ModelDocument>,
     validation: Option<StoredValidation>,
     without_improvement: u32,
+    /// What was measured of the terms of gradients, where roulette's law is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    powers: Option<Powers>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,6 +80,7 @@ impl<B: Backend> Trainer<B> {
                 improved: v.improved,
             }),
             without_improvement: self.without_improvement,
+            powers: self.law.as_ref().and_then(|law| law.powers.clone()),
         };
         let model = document_value(&ModelDocument::of(&self.flow)?)?;
         let document = serde_json::json!({ "run": document_value(&run)?, "model": model });
@@ -150,6 +155,11 @@ impl<B: Backend> Trainer<B> {
         let mut trainer = Self::start(flow, source, &run.config, (run.budget, None), key, columns, Contexts::Given)?;
         trainer.flow.set_provenance(provenance);
         trainer.optimiser.restore(&backend, archive)?;
+        if let Some(powers) = run.powers {
+            let law = trainer.law.take().filter(|_| powers.are_possible());
+            let law = law.ok_or_else(|| format("powers of a roulette that measures none, or impossible ones"))?;
+            trainer.law = Some(law.with(powers));
+        }
         trainer.step = step;
         trainer.elapsed = elapsed;
         trainer.milestone = trainer.milestone();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use resflow_backend::{Backend, Element as _, Key};
 
+use super::measured::{MeasuredLaw, RouletteLaw};
 use super::optimiser::{Optimiser, find_infinite};
 use super::source::{Batches, Columns, Contexts, Drawing, Drawn, Source, ValidationSet, missing_context};
 use super::start::fit_base;
@@ -18,6 +19,7 @@ use crate::batch::SampleWeights;
 use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
 use crate::error::Error;
+use crate::estimator::{Estimator, Expansion, Phase};
 use crate::flow::{Flow, FlowContext, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision};
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, assign};
@@ -61,6 +63,8 @@ pub struct Trainer<B: Backend> {
     pub(super) initialised: bool,
     /// The mixture that was fitted as the base, unless the run was resumed.
     pub(super) fitted: Option<Mixture>,
+    /// The law of roulette, if it is measured.
+    pub(super) law: Option<MeasuredLaw>,
     prepared: PreparedFlow<B>,
     /// The handle that gradients are computed by.
     steps: B,
@@ -179,7 +183,15 @@ impl<B: Backend> Trainer<B> {
         if let Budget::Steps(steps) = budget {
             config.steps = steps;
         }
+        let law = match flow.resolved(Phase::Training) {
+            Estimator::RussianRoulette(set) if config.roulette == RouletteLaw::Measured => {
+                let expansion = flow.transforms().iter().find(|t| t.cost().is_some()).map(|t| t.expansion());
+                Some(MeasuredLaw::new(set, expansion.unwrap_or(Expansion::Whole), None))
+            }
+            _ => None,
+        };
         Ok(Self {
+            law,
             optimiser: Optimiser::new(&flow),
             prepared,
             steps,
@@ -330,6 +342,9 @@ impl<B: Backend> Trainer<B> {
         let loss = if (self.weight - 1.0).abs() < 1e-9 { loss } else { loss / self.weight };
         self.step = step;
         self.flow.set_provenance(Provenance { steps: step, ..self.flow.provenance().clone() });
+        if self.law.is_some() && MeasuredLaw::is_due(step) {
+            self.measure(&backend)?;
+        }
         let log_det = self.log_det.map_or_else(|| self.flow.standardiser().log_det(), |sum| sum / self.weight);
         let constant = self.prepared.base().constant() - log_det;
         Ok(StepReport {
@@ -341,6 +356,38 @@ impl<B: Backend> Trainer<B> {
             solves: gradient.solves,
             classification,
         })
+    }
+
+    /// The estimator of the next step's gradient: that of the flow, or roulette with the law that was measured.
+    pub fn estimator(&self) -> &Estimator {
+        self.law.as_ref().map_or_else(|| self.flow.config().training(), MeasuredLaw::chosen)
+    }
+
+    /// Measures the terms of the gradient on the first batch of the step that was made, by which later steps choose their law.
+    fn measure(&mut self, backend: &B) -> Result<(), Error> {
+        let Some(law) = &self.law else { return Ok(()) };
+        let (count, number) = (self.config.batch, (self.step - 1) * self.config.accumulate as u64);
+        let Drawn { batch, targets, weights: own, .. } = self.batches.batch(backend, number, count);
+        let share = 1.0 / count as f64;
+        let weights = match own {
+            Some(own) => column(backend, own.into_iter().map(|w| w * share)),
+            None => backend.full(share, [count, 1].into()),
+        };
+        let density_weight = self.config.density_weight;
+        let objective = Objective {
+            batch: &batch,
+            weights: &weights,
+            key: self.key.named("roulette").split(self.step),
+            memory: self.config.memory,
+            input_gradient: false,
+            supervision: targets.as_ref().map(|targets| Supervision { targets, density_weight }),
+        };
+        let gradients = law.estimators().map(|e| Ok(self.prepared.gradient_by(&e, &objective)?.flat));
+        let gradients = gradients.collect::<Result<Vec<_>, Error>>()?;
+        if let Some(law) = &mut self.law {
+            law.learn(backend, &gradients)?;
+        }
+        Ok(())
     }
 
     /// Draws batch `part` of those that the present step adds up.
@@ -374,7 +421,7 @@ impl<B: Backend> Trainer<B> {
                 input_gradient: false,
                 supervision: targets.as_ref().map(|targets| Supervision { targets, density_weight }),
             };
-            let own = self.prepared.gradient(&objective)?;
+            let own = self.prepared.gradient_by(self.estimator(), &objective)?;
             sum = Some(match sum {
                 None => own,
                 Some(sum) => Gradient {

@@ -24,6 +24,7 @@ const FALSE_ALARMS: f64 = 1e-4;
 fn laws(least: f64) -> impl Strategy<Value = Law> {
     prop_oneof![
         (least..0.95).prop_map(|p| Law::ShiftedGeometric { p }),
+        (0.01..=1.0, least..0.95).prop_map(|(reach, p)| Law::Geometric { reach, p }),
         (0.1..20.0).prop_map(|rate| Law::Poisson { rate }),
     ]
 }
@@ -38,6 +39,8 @@ fn mass(law: Law, n: u64) -> f64 {
                 p * (1.0 - p).powf(n as f64 - 1.0)
             }
         }
+        Law::Geometric { reach, .. } if n == 0 => 1.0 - reach,
+        Law::Geometric { reach, p } => reach * p * (1.0 - p).powf(n as f64 - 1.0),
         Law::Poisson { rate } => (n as f64 * rate.ln() - rate - ln_gamma(n as f64 + 1.0)).exp(),
     }
 }
@@ -58,7 +61,7 @@ proptest! {
     fn roulette_weights_have_mean_one(law in laws(0.05), exact in 0_usize..9) {
         let r = roulette(law, exact, 1);
         let last = law.quantile(1e-6).max(1);
-        let most = last + 40 + 800 * u64::from(matches!(law, Law::ShiftedGeometric { .. }));
+        let most = last + 40 + 800 * u64::from(matches!(law, Law::ShiftedGeometric { .. } | Law::Geometric { .. }));
         let masses: Vec<f64> = (0..most).map(|n| mass(law, n)).collect();
         let mut means = vec![0.0; exact + last as usize];
         for (n, mass) in masses.iter().enumerate() {

@@ -26,6 +26,7 @@ mod image_links;
 mod implicit;
 mod layers;
 mod lipschitz;
+mod measured_law;
 mod mixed_norms;
 mod mixtures;
 mod norms;

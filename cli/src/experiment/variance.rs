@@ -115,7 +115,7 @@ fn line(estimator: &Estimator) -> String {
     match estimator {
         Estimator::RussianRoulette(r) => {
             let law = match r.law {
-                Law::ShiftedGeometric { .. } => "geometric",
+                Law::ShiftedGeometric { .. } | Law::Geometric { .. } => "geometric",
                 Law::Poisson { .. } => "Poisson",
             };
             format!("{law}, {} exact", r.exact_terms)
