@@ -3,9 +3,12 @@
 //! to a chain of 43 variables, by the default law and by one that is measured on the way; then the gradient of batches is computed again and again
 //! with every other law. Writes tables as Markdown.
 //!
-//! `cargo run --release --example roulette_laws -- [--threads 1] [--steps 1500] [--repeats 200]`
+//! `cargo run --release --example roulette_laws -- [--threads 1] [--steps 1500] [--seconds 0] [--repeats 200]`
+//!
+//! With `--seconds` both laws train for as long, one after the other, with three seeds.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use resflow::backend::{Backend, Key, Noise};
 use resflow::batch::Batch;
@@ -20,6 +23,8 @@ use resflow::{Error, NdArray};
 type Cpu = NdArray<f32>;
 
 const BATCH: usize = 256;
+/// Steps between validations.
+const EVERY: u64 = 250;
 
 /// E and p of the law that tables whose log det is estimated are trained with.
 const DEFAULT: (usize, f64) = (2, 0.25);
@@ -84,7 +89,11 @@ fn main() -> Result<(), Error> {
     let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|i| arguments.get(i + 1));
     let number = |name: &str, default| value(name).and_then(|v| v.parse().ok()).unwrap_or(default);
     let threads = value("--threads").and_then(|v| v.parse().ok()).unwrap_or(NonZeroUsize::MIN);
-    let (steps, repeats) = (number("--steps", 1500), number("--repeats", 200));
+    let (steps, seconds, repeats) = (number("--steps", 1500), number("--seconds", 0), number("--repeats", 200));
+    let (budget, seeds) = match seconds {
+        0 => (Budget::Steps(steps), 1),
+        _ => (Budget::Time(Duration::from_secs(seconds)), 3),
+    };
     let b = Cpu::with_threads(threads)?;
     let chain43 = chain(43, 10_000, Key::new(1))?;
     for (name, d, data) in [("checkerboard", 2, None), ("chain of 43", 43, Some(chain43))] {
@@ -95,17 +104,19 @@ fn main() -> Result<(), Error> {
             training: Estimator::RussianRoulette(set.clone()),
             ..FlowConfig::new(d)
         };
-        println!("\n{name}: {steps} steps of batches of {BATCH}\n");
-        println!("| law | seconds | validation: −log p |\n|---|---|---|");
+        println!("\n{name}: batches of {BATCH}\n");
+        println!("| law | steps | seconds | validation: −log p |\n|---|---|---|---|");
         let (mut model, mut chosen) = (None, set.clone());
-        for law in [RouletteLaw::AsSet, RouletteLaw::Measured] {
-            let flow = Flow::new(b.clone(), config.clone(), Key::new(0))?;
-            let settings = TrainConfig { batch: BATCH, roulette: law, validate_every: steps, ..TrainConfig::default() };
+        let laws = [RouletteLaw::AsSet, RouletteLaw::Measured];
+        for (seed, law) in (0..seeds).flat_map(|seed| laws.map(|law| (seed, law))) {
+            let flow = Flow::new(b.clone(), config.clone(), Key::new(seed))?;
+            let settings = TrainConfig { batch: BATCH, roulette: law, validate_every: EVERY, ..TrainConfig::default() };
             let source = data.clone().map_or(Source::Density(ToyDensity::Checkerboard), Source::from);
-            let mut trainer = Trainer::new(flow, source, &settings, Budget::Steps(steps), Key::new(3))?;
+            let mut trainer = Trainer::new(flow, source, &settings, budget, Key::new(3 + seed))?;
             trainer.run(|_, _| ())?;
             let nll = trainer.best_nll().unwrap_or(f64::NAN);
-            println!("| {} | {:.1} | {nll:.3} |", trainer.estimator(), trainer.elapsed().as_secs_f64());
+            let (done, seconds) = (trainer.steps_done(), trainer.elapsed().as_secs_f64());
+            println!("| {} | {done} | {seconds:.1} | {nll:.3} |", trainer.estimator());
             if let (RouletteLaw::Measured, Estimator::RussianRoulette(law)) = (law, trainer.estimator()) {
                 chosen = law.clone();
             }
