@@ -10,8 +10,10 @@ use resflow::config::ModelConfig;
 use resflow::data::ModelColumns;
 use resflow::device::Precision;
 use resflow::error::CheckpointError;
+use serde::de::DeserializeOwned;
 
 use crate::arguments::Model;
+use crate::data::Data;
 use crate::data::reading::Matching;
 use crate::failure::usage;
 
@@ -44,20 +46,69 @@ impl Stored {
         Flow::from_archive(backend, &self.archive).with_context(|| self.path.display().to_string())
     }
 
-    /// The columns that it was fitted to, to which those of a table are matched; none if it is for images.
+    /// The columns that it was fitted to, to which those of a table are matched; none if it is for images. Those that it is
+    /// given come last.
     pub(crate) fn columns(&self, matching: Matching, beside: Option<&str>) -> Option<ModelColumns> {
-        // a damaged file is told when the flow is made of it
-        let model = &self.archive.document["model"];
-        let config: ModelConfig = serde_json::from_value(model["config"].clone()).ok()?;
-        config.rows()?;
-        let width = config.dimension();
-        let names: Option<Vec<String>> = serde_json::from_value(model["provenance"]["columns"].clone()).ok()?;
+        let width = self.rows()?.dimension();
+        let given = self.given().unwrap_or_default();
+        let names: Option<Vec<String>> = self.provenance("columns").filter(|names: &Vec<String>| names.len() == width);
         Some(ModelColumns {
-            names: names.filter(|names| names.len() == width),
-            width,
+            names: names.map(|names| [names, given.clone()].concat()),
+            width: width + given.len(),
             by_position: matching.by_position,
             beside: beside.map(str::to_owned),
         })
+    }
+
+    /// The columns of the contexts that it is given, by name, or by number where it was fitted to a table without names; none of a
+    /// model that is not conditional.
+    pub(crate) fn given(&self) -> Option<Vec<String>> {
+        let width = self.rows()?.context()?.columns;
+        let names = self.provenance("given").filter(|names: &Vec<String>| names.len() == width);
+        Some(names.unwrap_or_else(|| (1..=width).map(|i| format!("c{i}")).collect()))
+    }
+
+    /// The same as columns of a table of contexts alone, among others if it has names.
+    pub(crate) fn context_columns(&self, matching: Matching) -> Option<ModelColumns> {
+        let given = self.given()?;
+        let named = self.provenance::<Vec<String>>("columns").is_some();
+        Some(ModelColumns {
+            width: given.len(),
+            names: named.then_some(given),
+            by_position: matching.by_position,
+            beside: None,
+        })
+    }
+
+    /// Takes the contexts out of a table with the model's columns.
+    pub(crate) fn split(&self, data: Data, name: &str) -> Result<Data> {
+        let (Some(given), Some(table)) = (self.given(), data.table()) else { return Ok(data) };
+        let own = table.columns();
+        let first = table.width().saturating_sub(given.len());
+        let names: Vec<String> = (0..table.width())
+            .map(|j| own.map_or_else(|| (j + 1).to_string(), |names| names[j].clone()))
+            .collect();
+        let number = |name: &String| name.parse::<usize>().ok().and_then(|n| names.get(n.checked_sub(1)?).cloned());
+        let nameless = self.provenance::<Vec<String>>("columns").is_none();
+        let numbered: Option<Vec<String>> = given.iter().map(number).collect();
+        // a model of a table without names knows their numbers there; else they come last where they are not known by name
+        let columns = match numbered {
+            Some(numbered) if nameless => numbered,
+            _ if own.is_some_and(|own| given.iter().all(|name| own.contains(name))) => given,
+            _ => names[first..].to_vec(),
+        };
+        data.given(&columns, name)
+    }
+
+    /// Its configuration, if it is for rows. A damaged file is told when the flow is made of it.
+    fn rows(&self) -> Option<ModelConfig> {
+        let config: ModelConfig = serde_json::from_value(self.archive.document["model"]["config"].clone()).ok()?;
+        config.rows().is_some().then_some(config)
+    }
+
+    /// What is known of where it comes from.
+    fn provenance<T: DeserializeOwned>(&self, what: &str) -> Option<T> {
+        serde_json::from_value(self.archive.document["model"]["provenance"][what].clone()).ok()
     }
 
     /// The file.

@@ -62,28 +62,37 @@ impl Dataset {
     }
 
     /// Takes columns of the table as the context of each row, which they then are no longer part of: p(other columns | these).
+    /// Columns without names go by their numbers, from 1.
     ///
     /// # Errors
-    /// Returns [`DataError::NoColumn`] if there is no such column, [`DataError::Width`] if none would be left, and the errors of
-    /// [`with_context`](Self::with_context).
-    pub fn given<S: AsRef<str>>(self, names: &[S]) -> Result<Self, DataError> {
+    /// Returns [`DataError::NoColumn`] if there is no such column, [`DataError::Options`] if one is named twice,
+    /// [`DataError::Width`] if none would be left, and the errors of [`with_context`](Self::with_context).
+    pub fn given<S: AsRef<str>>(self, columns: &[S]) -> Result<Self, DataError> {
+        let no_column = |name: &str, known: &[String]| DataError::NoColumn { name: name.to_owned(), known: known.to_vec() };
         let Values::Tabular(table) = &self.values else {
-            let name = names.first().map(|name| name.as_ref().to_owned()).unwrap_or_default();
-            return Err(DataError::NoColumn { name, known: Vec::new() });
+            return Err(no_column(columns.first().map_or("", |name| name.as_ref()), &[]));
         };
-        let known = table.columns().map(<[String]>::to_vec).unwrap_or_default();
-        let place = |name: &S| {
-            let found = known.iter().position(|known| known == name.as_ref());
-            found.ok_or_else(|| DataError::NoColumn { name: name.as_ref().to_owned(), known: known.clone() })
+        let place = |name: &S| match (name.as_ref(), table.columns()) {
+            (name, Some(known)) => known.iter().position(|own| own == name).ok_or_else(|| no_column(name, known)),
+            (name, None) => {
+                let number = name.parse::<usize>().ok().filter(|n| (1..=table.width()).contains(n));
+                let known = || (1..=table.width()).map(|n| n.to_string()).collect::<Vec<_>>();
+                number.map(|n| n - 1).ok_or_else(|| no_column(name, &known()))
+            }
         };
-        let context = names.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let context = columns.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        if (1..context.len()).any(|i| context[..i].contains(&context[i])) {
+            return Err(DataError::Options("a column of the context is named twice"));
+        }
         let rest: Vec<_> = (0..table.width()).filter(|j| !context.contains(j)).collect();
-        let columns = |which: &[usize]| {
-            let names = which.iter().map(|&j| known[j].clone()).collect();
+        let part = |which: &[usize], names: Option<Vec<String>>| {
             let values = (0..table.rows()).flat_map(|i| which.iter().map(move |&j| table.row(i)[j])).collect();
-            Table::new(Some(names), which.len(), values)
+            Table::new(names, which.len(), values)
         };
-        let (context, rest) = (columns(&context)?, columns(&rest)?);
+        // numbers are names of contexts too: by them the columns of other tables are told apart
+        let given = columns.iter().map(|name| name.as_ref().to_owned()).collect();
+        let names = table.columns().map(|names| rest.iter().map(|&j| names[j].clone()).collect());
+        let (context, rest) = (part(&context, Some(given))?, part(&rest, names)?);
         Self { values: Values::Tabular(rest), ..self }.with_context(context)
     }
 

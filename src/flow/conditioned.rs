@@ -67,6 +67,10 @@ impl<B: Backend> Conditioned<'_, B> {
         self.count
     }
 
+    pub(super) fn flow(&self) -> &PreparedFlow<B> {
+        self.flow
+    }
+
     fn shared(&self, each: usize) -> Given<'_, B> {
         Given::Shared { contexts: &self.contexts, embedding: &self.embedding, each }
     }
@@ -180,5 +184,15 @@ impl<B: Backend> Conditioned<'_, B> {
     /// [`PreparedFlow::decode`].
     pub fn decode(&self, z: &Table, how: &Inversion) -> Result<Decoded, Error> {
         self.flow.decode_given(z, self.given(z.rows())?, how)
+    }
+
+    /// Computes x of every row of z at every context, `[m·n, d]`: row j of z at context i is row i·n + j.
+    ///
+    /// # Errors
+    /// Returns the errors of [`decode`](Self::decode).
+    pub fn decode_each(&self, z: &Table, how: &Inversion) -> Result<Decoded, Error> {
+        let (n, d) = (z.rows(), z.width());
+        let all = Table::of_computed(d, z.values().repeat(self.count));
+        self.flow.decode_given(&all, self.shared(n.max(1)), how)
     }
 }

@@ -19,6 +19,7 @@ Examples:
   resflow fit measurements.csv --out run --time-limit 600
   resflow fit measurements.csv --out run --config run.toml --steps 20000 --seed 3
   resflow fit measurements.csv --out run --weight events           weigh the rows by a column
+  resflow fit houses.csv --out run --given rooms,age               p(other columns | rooms, age)
   resflow fit measurements.csv --out run --resume                  go on after Ctrl-C or a crash
   resflow fit measurements.csv --out run --resume --steps 40000    train longer
   resflow fit mnist/ --preset mnist-small --out digits             images: a folder with MNIST's files
@@ -84,6 +85,10 @@ pub(crate) struct Fit {
     /// Weigh the rows of a table by this column, which is then no part of them: weight 2 is the row twice, weight 0 none
     #[arg(long, value_name = "COLUMN")]
     pub(crate) weight: Option<String>,
+    /// Learn the density of the other columns given these, p(x | c): by their names, or by their numbers from 1 if they have
+    /// none. `score`, `encode` and `predict` take them from their tables, `sample` and `decode` are given them
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub(crate) given: Vec<String>,
     #[command(flatten)]
     pub(crate) size: Size,
     /// The directory of the run
@@ -119,6 +124,10 @@ impl Fit {
     /// The options that say how DATA is read, as they are typed after it, with a space before each.
     pub(crate) fn data_flags(&self) -> String {
         let weight = self.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));
-        weight + &self.reading.flags()
+        let given = match &self.given[..] {
+            [] => String::new(),
+            columns => format!(" --given {}", quoted(&columns.join(","))),
+        };
+        weight + &given + &self.reading.flags()
     }
 }

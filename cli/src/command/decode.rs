@@ -2,13 +2,15 @@
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Backend;
-use resflow::data::Table;
+use resflow::data::{Dataset, Table};
 use resflow::invert::Inversion;
 use resflow::with_device;
 
 use crate::arguments::Decode;
 use crate::command::coordinates::{ERROR, LOG_DET, check_output, finite, latent_names, wants_log_dets, write};
 use crate::command::decoded::report_inversion;
+use crate::data::given::contexts_of;
+use crate::data::reading::{Matching, TableOptions};
 use crate::data::{check_there, reading};
 use crate::evaluate;
 use crate::failure::usage;
@@ -23,19 +25,30 @@ pub(crate) fn run(arguments: &Decode) -> Result<()> {
     spare_inputs(&outputs, &[&arguments.z, stored.path()])?;
     check_there(&arguments.z)?;
     let table = reading::table(&arguments.z, &arguments.reading.options())?.table;
+    let contexts = contexts_of(arguments.given.as_deref(), &TableOptions::default(), Matching::default(), &stored)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
-        decode(arguments, &stored, table, backend)
+        decode(arguments, &stored, table, contexts, backend)
     })
 }
 
-fn decode<B: Backend>(arguments: &Decode, stored: &Stored, table: Table, backend: B) -> Result<()> {
+fn decode<B: Backend>(
+    arguments: &Decode,
+    stored: &Stored,
+    table: Table,
+    contexts: Option<Table>,
+    backend: B,
+) -> Result<()> {
     let flow = stored.flow(backend)?;
     let prepared = flow.prepare();
     let d = flow.dimension();
     let z = latent(table, d).with_context(|| arguments.z.display().to_string())?;
     let how = Inversion::for_backend::<B>();
     let z = prepared.invert_normal_scores(&z).with_context(|| arguments.z.display().to_string())?;
-    let decoded = prepared.decode(&z, &how).with_context(|| arguments.z.display().to_string())?;
+    let decoded = match &contexts {
+        Some(contexts) => prepared.condition(contexts).and_then(|at| at.decode(&z, &how)),
+        None => prepared.decode(&z, &how),
+    };
+    let decoded = decoded.with_context(|| arguments.z.display().to_string())?;
     // log dets are those of the way forth at x, negated; rows without a finite x have none
     let found: Vec<&[f64]> = decoded.samples.values().chunks_exact(d).collect();
     let good: Vec<usize> = (0..found.len()).filter(|&i| finite(found[i])).collect();
@@ -44,7 +57,12 @@ fn decode<B: Backend>(arguments: &Decode, stored: &Stored, table: Table, backend
     if !good.is_empty() && wants_log_dets(&arguments.output) {
         let x = Table::new(None, d, good.iter().flat_map(|&i| found[i].iter().copied()).collect())?;
         let key = evaluate::key(arguments.output.seed);
-        let again = evaluate::encode(&prepared, flow.config(), (&x).into(), key)?;
+        let x = match &contexts {
+            Some(one) if one.rows() == 1 => Dataset::from(x).with_context(one.select(&vec![0; good.len()]))?,
+            Some(each) => Dataset::from(x).with_context(each.select(&good))?,
+            None => x.into(),
+        };
+        let again = evaluate::encode(&prepared, flow.config(), x.samples(), key)?;
         for (k, &i) in good.iter().enumerate() {
             log_det[i] = -again.log_det[k];
             error[i] = again.standard_error[k];

@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: &Encode) -> Result<()> {
     let mut options = arguments.reading.options();
     options.model = stored.columns(arguments.matching, None);
     options.image_size = arguments.size.image_size;
-    let data = Data::open_file(&arguments.data, &options)?;
+    let data = stored.split(Data::open_file(&arguments.data, &options)?, &arguments.data.display().to_string())?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         encode(arguments, &stored, data, backend)
     })

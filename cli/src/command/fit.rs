@@ -18,14 +18,18 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
     directory.claim_if_there()?;
     let mut options = arguments.reading.options();
     options.image_size = arguments.size.image_size;
-    // weights may be the same in every row
-    options.refuse_constants = arguments.weight.is_none();
-    if let (Some(columns), Some(weight)) = (&mut options.columns, &arguments.weight)
-        && !columns.contains(weight)
-    {
-        columns.push(weight.clone());
+    // weights and contexts may be the same in every row
+    options.refuse_constants = arguments.weight.is_none() && arguments.given.is_empty();
+    if let Some(columns) = &mut options.columns {
+        for beside in arguments.given.iter().chain(&arguments.weight) {
+            if !columns.contains(beside) {
+                columns.push(beside.clone());
+            }
+        }
     }
-    let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    let data = Data::open_with(&arguments.data, &options)?
+        .weighted_by(arguments.weight.as_deref(), &arguments.data)?
+        .given(&arguments.given, &arguments.data)?;
     drop(directory);
     let (illustration, epilogue) = (Illustration::of(&data), Epilogue::of(&data));
     print(&learn(arguments, data, illustration, epilogue)?)

@@ -241,6 +241,9 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
     line("family", &flow.config().family());
     line("base density", &flow.base().describe());
     line("fitted to", &provenance.data);
+    if let Some(given) = &provenance.given {
+        line("given", &given.join(", "));
+    }
     line("training", &format_args!("{} steps, seed {}", provenance.steps, provenance.seed));
     line("validation nll", &validation);
     if let Some(c) = flow.config().images() {

@@ -1,5 +1,6 @@
 //! A file for each subcommand; `coordinates` and `decoded` are what some of them share.
 
+pub(crate) mod calibrate;
 pub(crate) mod coordinates;
 pub(crate) mod decode;
 pub(crate) mod decoded;
@@ -10,6 +11,7 @@ pub(crate) mod fit;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod look;
+pub(crate) mod predict;
 pub(crate) mod reconstruct;
 pub(crate) mod report;
 pub(crate) mod sample;

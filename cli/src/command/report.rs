@@ -24,6 +24,7 @@ pub(crate) fn run(arguments: &Report) -> Result<()> {
     let mut options = arguments.reading.options();
     options.model = stored.columns(arguments.matching, arguments.weight.as_deref());
     let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    let data = stored.split(data, &arguments.data)?;
     let excerpt =
         Excerpt::of(&data).ok_or_else(|| usage(format_args!("{}: images; a report is of a table", arguments.data)))?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
@@ -87,7 +88,7 @@ fn tell<B: Backend>(arguments: &Report, stored: &Stored, data: Data, mut excerpt
         }
         HeldOut::Other | HeldOut::Unknown => {
             excerpt.mark_all();
-            (RowScores::of(&prepared, &excerpt, (&excerpt.table).into(), [None; 2]), None)
+            (RowScores::of(&prepared, &excerpt, excerpt.data()?.samples(), [None; 2]), None)
         }
     };
     let directory = RunDirectory::new(&arguments.model.path);

@@ -2,12 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Key};
+use resflow::data::Table;
 use resflow::data::image::{ImageSet, npy as image_npy};
 use resflow::invert::Inversion;
 use resflow::with_device;
 
 use crate::arguments::Sample;
 use crate::command::decoded::{npy_bytes, report_inversion};
+use crate::data::given::contexts_of;
 use crate::data::model_size;
 use crate::failure::usage;
 use crate::model::{Stored, column_names};
@@ -29,15 +31,23 @@ pub(crate) fn run(arguments: &Sample) -> Result<()> {
     format.check(&arguments.out)?;
     let stored = Stored::open(&arguments.model)?;
     spare_inputs(&[("--out", Some(&arguments.out))], &[stored.path()])?;
+    let contexts = contexts_of(arguments.given.as_deref(), &arguments.reading, arguments.matching, &stored)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
-        draw(arguments, format, &stored, backend)
+        draw(arguments, format, &stored, contexts, backend)
     })
 }
 
-fn draw<B: Backend>(arguments: &Sample, format: Format, stored: &Stored, backend: B) -> Result<()> {
+fn draw<B: Backend>(
+    arguments: &Sample,
+    format: Format,
+    stored: &Stored,
+    contexts: Option<Table>,
+    backend: B,
+) -> Result<()> {
     let flow = stored.flow(backend)?;
     let (d, model, out) = (flow.dimension(), flow.config(), &arguments.out);
-    let n = arguments.n as usize;
+    let each = arguments.n as usize;
+    let n = each.saturating_mul(contexts.as_ref().map_or(1, Table::rows));
     match (format, model.images()) {
         (Format::Png, Some(images)) => {
             image_grid::extent(model_size(images), n, image_grid::columns(n))?;
@@ -50,16 +60,29 @@ fn draw<B: Backend>(arguments: &Sample, format: Format, stored: &Stored, backend
     if arguments.bytes && (model.images().is_none() || !matches!(format, Format::Npy)) {
         return Err(usage("--bytes is for images in a .npy file"));
     }
-    if arguments.n.saturating_mul(d as u64) > MOST {
+    if (n as u64).saturating_mul(d as u64) > MOST {
         return Err(usage(format_args!("-n {}: more than 2^32 values at once; use several seeds", arguments.n)));
     }
     let how = Inversion::for_backend::<B>();
-    let drawn = flow.prepare().sample(n, Key::new(arguments.seed), &how)?;
+    let (prepared, key) = (flow.prepare(), Key::new(arguments.seed));
+    let drawn = match &contexts {
+        Some(contexts) => prepared.condition(contexts)?.sample_by(each, key, &how)?,
+        None => prepared.sample(n, key, &how)?,
+    };
     let values = drawn.samples.into_values();
     let report = || report_inversion(&drawn.reports, &how);
     let residual = match (format, model.images()) {
         (Format::Csv | Format::Parquet | Format::Arrow, _) => {
-            write_file(out, &format.named_rows(&column_names(&flow), &values)?)?;
+            let (names, rows) = match (&contexts, stored.given()) {
+                // each row says what it was given
+                (Some(contexts), Some(given)) => {
+                    let whole = values.chunks_exact(d).enumerate();
+                    let whole = whole.flat_map(|(i, row)| row.iter().chain(contexts.row(i / each)).copied());
+                    ([column_names(&flow), given].concat(), whole.collect())
+                }
+                _ => (column_names(&flow), values),
+            };
+            write_file(out, &format.named_rows(&names, &rows)?)?;
             report()?
         }
         (Format::Npy, images) => {

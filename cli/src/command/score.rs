@@ -54,6 +54,7 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
         return Err(usage(WHOLE));
     }
     let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+    let data = stored.split(data, &arguments.data)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         score(arguments, &stored, data, backend)
     })
@@ -77,7 +78,7 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
         Some(name) => {
             let mut options = arguments.reading.of_others().options();
             options.model = stored.columns(arguments.matching, None);
-            Some((name.as_str(), Data::open_with(name, &options)?))
+            Some((name.as_str(), stored.split(Data::open_with(name, &options)?, name)?))
         }
         None => None,
     };

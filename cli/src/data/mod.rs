@@ -1,5 +1,6 @@
 //! DATA: samples of a file or a folder, or the name of a built-in density.
 
+pub(crate) mod given;
 pub(crate) mod labels;
 pub(crate) mod part;
 pub(crate) mod reading;

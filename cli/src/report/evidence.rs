@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use resflow::backend::{Backend, Key};
-use resflow::data::{Samples, Table};
+use resflow::data::{Dataset, Samples, Table};
 use resflow::flow::{PreparedFlow, ReferenceScores};
 use resflow::invert::Inversion;
 
@@ -47,10 +47,10 @@ impl RowScores {
     ) -> Result<Self> {
         let key = Key::new(0).named("report");
         let held_out = match held_out.table() {
-            Some(table) => log_prob(flow, &some_rows(table, held_out.weights(), HELD_OUT), key.split(1), until[0])?,
+            Some(_) => log_prob(flow, some_rows(held_out, HELD_OUT)?.samples(), key.split(1), until[0])?,
             None => Vec::new(),
         };
-        Ok(Self { excerpt: log_prob(flow, &excerpt.table, key.split(0), until[1])?, held_out })
+        Ok(Self { excerpt: log_prob(flow, excerpt.data()?.samples(), key.split(0), until[1])?, held_out })
     }
 
     /// What later scores are held against; none if no row was trained on.
@@ -92,17 +92,24 @@ impl Evidence {
         let until = |share: f64| Some(start + allowance.mul_f64(share));
         let key = Key::new(flow.dimension() as u64).named("report");
         let d = flow.dimension();
-        let (mut values, mut drawn) = (Vec::new(), 0);
+        let (mut values, mut drawn, mut at) = (Vec::new(), 0, Vec::new());
         in_pieces(SAMPLES, until(0.5), |range| {
-            let piece =
-                flow.sample(range.len(), key.split(range.start as u64), &Inversion::for_backend::<B>())?.samples;
-            drawn += range.len();
-            let sound = piece.values().chunks_exact(d).filter(|row| row.iter().all(|v| v.is_finite()));
-            values.extend(sound.flatten().copied());
+            let (first, count) = (range.start, range.len());
+            let piece = draw(flow, excerpt.contexts.as_ref(), range, key.split(first as u64))?;
+            drawn += count;
+            let rows = piece.values().chunks_exact(d).zip(first..);
+            for (row, number) in rows.filter(|(row, _)| row.iter().all(|v| v.is_finite())) {
+                values.extend_from_slice(row);
+                at.push(number);
+            }
             Ok(())
         })?;
         let samples = Table::new(None, d, values)?;
-        let sample_scores = log_prob(flow, &samples, key.named("samples"), until(0.7))?;
+        let scored = match &excerpt.contexts {
+            Some(contexts) => Dataset::from(samples.clone()).with_context(of_samples(contexts, at))?,
+            None => samples.clone().into(),
+        };
+        let sample_scores = log_prob(flow, scored.samples(), key.named("samples"), until(0.7))?;
         let data = columns(&excerpt.table);
         let lost_samples = drawn - samples.rows();
         let strange = strange::find(flow, &excerpt, &scores, &data, until(1.0))?;
@@ -127,28 +134,47 @@ pub(crate) fn allowance(limit: Option<Duration>) -> Duration {
 
 /// The time that scores and report of an excerpt will take, from a small part of it; at most what is allowed.
 pub(crate) fn estimate<B: Backend>(flow: &PreparedFlow<B>, excerpt: &Excerpt, limit: Duration) -> Result<Duration> {
-    let some = excerpt.table.select(&(0..excerpt.rows().min(PROBE)).collect::<Vec<_>>());
+    let some = excerpt.data()?.select(&(0..excerpt.rows().min(PROBE)).collect::<Vec<_>>())?;
     let start = Instant::now();
     flow.log_prob(&some, Key::new(0))?;
-    let row = start.elapsed().div_f64(some.rows().max(1) as f64);
+    let row = start.elapsed().div_f64(some.len().max(1) as f64);
     let start = Instant::now();
-    flow.sample(PROBE, Key::new(0), &Inversion::for_backend::<B>())?;
+    draw(flow, excerpt.contexts.as_ref(), 0..PROBE, Key::new(0))?;
     let sample = start.elapsed().div_f64(PROBE as f64);
     let rows = excerpt.rows() + SAMPLES + strange::ROWS * strange::evaluations(flow.dimension());
     let drawing = Duration::from_millis(200);
     Ok((row.mul_f64(rows as f64) + sample.mul_f64(SAMPLES as f64) + drawing).min(limit))
 }
 
-/// log p of the first rows of a table, all of them if there is time.
+/// Draws samples of some numbers: of a conditional model, at the rows' contexts in turn.
+fn draw<B: Backend>(
+    flow: &PreparedFlow<B>,
+    contexts: Option<&Table>,
+    numbers: Range<usize>,
+    key: Key,
+) -> Result<Table> {
+    let how = Inversion::for_backend::<B>();
+    Ok(match contexts {
+        Some(contexts) => flow.condition(&of_samples(contexts, numbers))?.sample_by(1, key, &how)?.samples,
+        None => flow.sample(numbers.len(), key, &how)?.samples,
+    })
+}
+
+/// The contexts of samples of some numbers.
+fn of_samples(contexts: &Table, numbers: impl IntoIterator<Item = usize>) -> Table {
+    contexts.select(&numbers.into_iter().map(|i| i % contexts.rows().max(1)).collect::<Vec<_>>())
+}
+
+/// log p of the first samples, all of them if there is time.
 pub(super) fn log_prob<B: Backend>(
     flow: &PreparedFlow<B>,
-    table: &Table,
+    samples: Samples<'_>,
     key: Key,
     until: Option<Instant>,
 ) -> Result<Vec<f64>> {
-    let mut all = Vec::with_capacity(table.rows());
-    in_pieces(table.rows(), until, |range| {
-        let piece = table.select(&range.clone().collect::<Vec<_>>());
+    let mut all = Vec::with_capacity(samples.len());
+    in_pieces(samples.len(), until, |range| {
+        let piece = samples.select(&range.clone().collect::<Vec<_>>())?;
         all.extend(flow.log_prob_from(&piece, range.start as u64, key)?.values);
         Ok(())
     })?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use resflow::backend::Key;
-use resflow::data::{Table, excerpt, excerpt_rows};
+use resflow::data::{DataError, Dataset, Samples, Table, excerpt, excerpt_rows};
 
 use crate::data::Data;
 
@@ -11,6 +11,8 @@ use crate::data::Data;
 #[derive(Debug, Clone)]
 pub(crate) struct Excerpt {
     pub(crate) table: Table,
+    /// Their contexts, which a conditional model is given.
+    pub(crate) contexts: Option<Table>,
     /// The number of each row in the data, from 0.
     rows: Vec<usize>,
     /// Where each row stands in the file, from 0, rows counted that were left out for missing values.
@@ -27,21 +29,22 @@ impl Excerpt {
     /// The excerpt of some data; none of images.
     pub(crate) fn of(data: &Data) -> Option<Self> {
         let key = Key::new(0).named("excerpt");
-        let (table, rows, all, weighted) = match data {
+        let (table, contexts, rows, all, weighted) = match data {
             Data::Density(density) => {
                 let table = density.sample(key, excerpt_rows(2));
                 let rows = (0..table.rows()).collect();
-                (table, rows, None, false)
+                (table, None, rows, None, false)
             }
             Data::Stored(opened) => {
                 let table = data.table()?;
                 let weights = opened.data.weights();
                 let rows = excerpt(table.rows(), weights, excerpt_rows(table.width()), key);
-                (table.select(&rows), rows, Some(table.rows()), weights.is_some())
+                let contexts = opened.data.samples().context().map(|contexts| contexts.select(&rows));
+                (table.select(&rows), contexts, rows, Some(table.rows()), weights.is_some())
             }
         };
         let numbers = in_file(&rows, data.dropped());
-        Some(Self { held_out: vec![false; rows.len()], table, rows, numbers, all, weighted })
+        Some(Self { held_out: vec![false; rows.len()], table, contexts, rows, numbers, all, weighted })
     }
 
     /// Marks the rows whose numbers in the data are among those held out of training.
@@ -57,6 +60,18 @@ impl Excerpt {
         self.held_out.fill(true);
     }
 
+    /// The rows with what belongs to them.
+    ///
+    /// # Errors
+    /// None: there are as many contexts as rows.
+    pub(crate) fn data(&self) -> Result<Dataset, DataError> {
+        let data = Dataset::from(self.table.clone());
+        match &self.contexts {
+            Some(contexts) => data.with_context(contexts.clone()),
+            None => Ok(data),
+        }
+    }
+
     /// The number of rows.
     pub(crate) fn rows(&self) -> usize {
         self.numbers.len()
@@ -70,12 +85,12 @@ fn in_file(numbers: &[usize], dropped: &[usize]) -> Vec<usize> {
     numbers.iter().map(|i| i + kept_before.partition_point(|kept| kept <= i)).collect()
 }
 
-/// At most so many rows of a table by their weights, in random order.
-pub(crate) fn some_rows(table: &Table, weights: Option<&[f64]>, most: usize) -> Table {
-    let (key, most) = (Key::new(0).named("held out"), most.min(table.rows()));
-    match weights {
-        None if most == table.rows() => table.clone(),
-        _ => table.select(&excerpt(table.rows(), weights, most, key)),
+/// At most so many samples by their weights, in random order.
+pub(crate) fn some_rows(samples: Samples<'_>, most: usize) -> Result<Dataset, DataError> {
+    let (key, rows) = (Key::new(0).named("held out"), samples.len());
+    match samples.weights() {
+        None if rows <= most => samples.select(&(0..rows).collect::<Vec<_>>()),
+        weights => samples.select(&excerpt(rows, weights, most.min(rows), key)),
     }
 }
 

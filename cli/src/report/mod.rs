@@ -13,6 +13,7 @@ mod excerpt;
 mod marginals;
 mod page;
 mod pairs;
+mod places;
 mod statistic;
 mod strange;
 mod summary;
@@ -20,6 +21,7 @@ mod svg;
 
 pub(crate) use evidence::{Evidence, RowScores, allowance, estimate};
 pub(crate) use excerpt::Excerpt;
+pub(crate) use places::{Places, draw_places};
 pub(crate) use summary::{Facts, Ladder, Point, Rung, quoted};
 
 /// The page.

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use resflow::backend::{Backend, Key};
-use resflow::data::Table;
+use resflow::data::{Dataset, Table};
 use resflow::flow::PreparedFlow;
 
 use super::Evidence;
@@ -90,16 +90,37 @@ pub(super) fn find<B: Backend>(
     for at in order {
         let log_p = scores.excerpt[at];
         let time = log_p.is_finite() && until.is_none_or(|until| Instant::now() < until);
-        let cells = if time { Some(explain(flow, excerpt.table.row(at), log_p, &columns)?) } else { None };
+        let row = Row { values: excerpt.table.row(at), context: excerpt.contexts.as_ref().map(|c| c.row(at)) };
+        let cells = if time { Some(explain(flow, row, log_p, &columns)?) } else { None };
         rows.push(Strange { at, log_p, cells });
     }
     Ok(rows)
 }
 
+/// A row, and the context that a conditional model is given with it.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    values: &'a [f64],
+    context: Option<&'a [f64]>,
+}
+
+impl Row<'_> {
+    /// Rows, one after the other, at the context of this one.
+    fn others(&self, values: Vec<f64>) -> Result<Dataset> {
+        let d = self.values.len();
+        let rows = values.len() / d;
+        let data = Dataset::from(Table::new(None, d, values)?);
+        Ok(match self.context {
+            Some(context) => data.with_context(Table::new(None, context.len(), context.repeat(rows))?)?,
+            None => data,
+        })
+    }
+}
+
 /// The cells of a row that gain most.
-fn explain<B: Backend>(flow: &PreparedFlow<B>, row: &[f64], log_p: f64, columns: &[Vec<f64>]) -> Result<Vec<Cell>> {
+fn explain<B: Backend>(flow: &PreparedFlow<B>, row: Row<'_>, log_p: f64, columns: &[Vec<f64>]) -> Result<Vec<Cell>> {
     let looked_at = steepest(flow, row, columns)?;
-    let tried: Vec<(usize, Vec<f64>)> = looked_at.into_iter().map(|j| (j, candidates(row[j], &columns[j]))).collect();
+    let tried: Vec<(usize, Vec<f64>)> = looked_at.into_iter().map(|j| (j, candidates(row.values[j], &columns[j]))).collect();
     let found = along(flow, row, &tried)?;
     let mut cells: Vec<_> = tried
         .iter()
@@ -120,7 +141,7 @@ fn explain<B: Backend>(flow: &PreparedFlow<B>, row: &[f64], log_p: f64, columns:
     let explained = cells.iter().zip(refined.iter().zip(&found)).map(|((gain, j, ..), ((_, values), log_ps))| {
         let best = log_ps.iter().copied().filter(|v| v.is_finite()).fold(log_p, f64::max);
         let expected = middle(values, log_ps, few(&columns[*j]));
-        Cell { column: *j, value: row[*j], gain: gain.max(best - log_p), expected }
+        Cell { column: *j, value: row.values[*j], gain: gain.max(best - log_p), expected }
     });
     let mut cells: Vec<Cell> = explained.collect();
     cells.sort_by(|a, b| b.gain.total_cmp(&a.gain));
@@ -128,13 +149,12 @@ fn explain<B: Backend>(flow: &PreparedFlow<B>, row: &[f64], log_p: f64, columns:
 }
 
 /// The columns to look at: all, or those along which log p is steepest, by the scale of their data.
-fn steepest<B: Backend>(flow: &PreparedFlow<B>, row: &[f64], columns: &[Vec<f64>]) -> Result<Vec<usize>> {
+fn steepest<B: Backend>(flow: &PreparedFlow<B>, row: Row<'_>, columns: &[Vec<f64>]) -> Result<Vec<usize>> {
     let d = columns.len();
     if d <= LOOKED_AT {
         return Ok((0..d).collect());
     }
-    let rows = Table::new(None, d, row.to_vec())?;
-    let (_, gradient) = flow.log_prob_and_gradient(&rows, Key::new(0))?;
+    let (_, gradient) = flow.log_prob_and_gradient(&row.others(row.values.to_vec())?, Key::new(0))?;
     let steepness = |j: usize| (gradient.row(0)[j] * scale(&columns[j])).abs();
     let mut order: Vec<usize> = (0..d).collect();
     order.sort_by(|&i, &j| steepness(j).total_cmp(&steepness(i)));
@@ -198,19 +218,19 @@ fn refine(values: &[f64], log_ps: &[f64]) -> Vec<f64> {
 }
 
 /// log p of a row with other values in one of its columns, for some columns.
-fn along<B: Backend>(flow: &PreparedFlow<B>, row: &[f64], tried: &[(usize, Vec<f64>)]) -> Result<Vec<Vec<f64>>> {
+fn along<B: Backend>(flow: &PreparedFlow<B>, row: Row<'_>, tried: &[(usize, Vec<f64>)]) -> Result<Vec<Vec<f64>>> {
     let mut values = Vec::new();
     for (j, tried) in tried {
         for &v in tried {
             let from = values.len();
-            values.extend_from_slice(row);
+            values.extend_from_slice(row.values);
             values[from + j] = v;
         }
     }
     if values.is_empty() {
         return Ok(Vec::new());
     }
-    let mut log_ps = log_prob(flow, &Table::new(None, row.len(), values)?, Key::new(0), None)?.into_iter();
+    let mut log_ps = log_prob(flow, row.others(values)?.samples(), Key::new(0), None)?.into_iter();
     Ok(tried.iter().map(|(_, tried)| log_ps.by_ref().take(tried.len()).collect()).collect())
 }
 

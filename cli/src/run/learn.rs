@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
 use resflow::checkpoint::Archive;
-use resflow::config::{Family, ModelConfig};
+use resflow::config::{ContextConfig, Family, ModelConfig};
 use resflow::data::image::{ImageSet, ImageSize};
-use resflow::data::{self, Dataset, Severity};
+use resflow::data::{self, Dataset, Severity, Table};
 use resflow::device::Precision;
 use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow, with_device};
@@ -87,13 +87,23 @@ fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<S
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, source)?);
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
-        let settings = match source.data() {
+        let mut settings = match source.data() {
             Some(data) => Settings::for_table(family, data.len(), columns),
             None => Settings::for_density(family),
         };
-        return match &arguments.config {
-            Some(path) => Ok(settings.overlay(path, &row)?.with_fitting_base()),
-            None => Ok(settings),
+        let contexts = source.data().and_then(|data| data.samples().context()).map(Table::width);
+        settings.model = settings.model.with_context(contexts.map(ContextConfig::new));
+        let settings = match &arguments.config {
+            Some(path) => settings.overlay(path, &row)?.with_fitting_base(),
+            None if contexts.is_some() => settings.with_fitting_base(),
+            None => settings,
+        };
+        return match settings.model.context().map(|context| context.columns) {
+            Some(columns) if contexts != Some(columns) => {
+                let found = contexts.unwrap_or(0);
+                Err(usage(format_args!("the configuration is given {columns} columns, --given names {found}")))
+            }
+            _ => Ok(settings),
         };
     };
     let size = ImageSize { height, width, channels };
@@ -235,7 +245,7 @@ fn resume(
     with_device!(arguments.arithmetic.open_for_fit(precision)?, |backend| {
         let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
             Error::Input(problem) => {
-                usage(format_args!("{}: {problem}{}", path.display(), weight_hint(arguments, &archive)))
+                usage(format_args!("{}: {problem}{}", path.display(), hint(arguments, &archive)))
             }
             other => anyhow::Error::from(other).context(path.display().to_string()),
         })?;
@@ -276,9 +286,15 @@ fn resume(
 }
 
 /// What may be missing where the data are not those of the run.
-fn weight_hint(arguments: &Fit, archive: &Archive) -> &'static str {
-    let weighted = archive.document["run"]["data"].as_str().is_some_and(|data| data.contains(", weights "));
-    if weighted && arguments.weight.is_none() { "; its rows have weights: --weight names their column" } else { "" }
+fn hint(arguments: &Fit, archive: &Archive) -> &'static str {
+    let has = |what: &str| archive.document["run"]["data"].as_str().is_some_and(|data| data.contains(what));
+    if has(", weights ") && arguments.weight.is_none() {
+        "; its rows have weights: --weight names their column"
+    } else if has(", contexts ") && arguments.given.is_empty() {
+        "; its rows have contexts: --given names their columns"
+    } else {
+        ""
+    }
 }
 
 /// Whether a resumed run classifies as --classify would have it.

@@ -400,8 +400,12 @@ impl<'a, B: Backend> Run<'a, B> {
                 "resflow sample {root} -n 100 --out grid.png\n  \
                  resflow reconstruct {root} {data} --out round_trip.png"
             )
-        } else {
+        } else if self.arguments.given.is_empty() {
             format!("resflow sample {root} -n 1000 --out samples.csv")
+        } else if self.trainer.flow().dimension() == 1 {
+            format!("resflow predict {root} new.csv --out predicted.csv")
+        } else {
+            format!("resflow sample {root} --given contexts.csv -n 100 --out samples.csv")
         };
         format!(
             "validation {validation}, {} steps, {time}\n{classes}\

@@ -6,6 +6,7 @@ mod binary;
 #[cfg(feature = "parquet")]
 mod by_columns;
 mod columns;
+mod conditional;
 mod end_to_end;
 mod experiment;
 mod families;
