@@ -85,9 +85,8 @@ impl Stored {
         let (Some(given), Some(table)) = (self.given(), data.table()) else { return Ok(data) };
         let own = table.columns();
         let first = table.width().saturating_sub(given.len());
-        let names: Vec<String> = (0..table.width())
-            .map(|j| own.map_or_else(|| (j + 1).to_string(), |names| names[j].clone()))
-            .collect();
+        let names: Vec<String> =
+            (0..table.width()).map(|j| own.map_or_else(|| (j + 1).to_string(), |names| names[j].clone())).collect();
         let number = |name: &String| name.parse::<usize>().ok().and_then(|n| names.get(n.checked_sub(1)?).cloned());
         let nameless = self.provenance::<Vec<String>>("columns").is_none();
         let numbered: Option<Vec<String>> = given.iter().map(number).collect();

@@ -68,7 +68,8 @@ impl Dataset {
     /// Returns [`DataError::NoColumn`] if there is no such column, [`DataError::Options`] if one is named twice,
     /// [`DataError::Width`] if none would be left, and the errors of [`with_context`](Self::with_context).
     pub fn given<S: AsRef<str>>(self, columns: &[S]) -> Result<Self, DataError> {
-        let no_column = |name: &str, known: &[String]| DataError::NoColumn { name: name.to_owned(), known: known.to_vec() };
+        let no_column =
+            |name: &str, known: &[String]| DataError::NoColumn { name: name.to_owned(), known: known.to_vec() };
         let Values::Tabular(table) = &self.values else {
             return Err(no_column(columns.first().map_or("", |name| name.as_ref()), &[]));
         };

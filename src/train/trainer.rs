@@ -143,8 +143,8 @@ impl<B: Backend> Trainer<B> {
         let fingerprint = source.fingerprint(classes);
         let table = source.data().and_then(Dataset::table);
         let names = table.and_then(|table| table.columns().map(<[String]>::to_vec));
-        let contexts = source.data().and_then(|data| data.samples().context()).filter(|_| flow.context().is_some());
-        let given = contexts.and_then(|contexts| contexts.columns().map(<[String]>::to_vec));
+        let given = source.data().and_then(|data| data.samples().context()).filter(|_| flow.context().is_some());
+        let given = given.and_then(|contexts| contexts.columns().map(<[String]>::to_vec));
         let images = source.data().and_then(Dataset::images).filter(|_| classes > 0);
         let class_names = images.and_then(|images| images.class_names().map(<[String]>::to_vec));
         flow.set_provenance(Provenance {

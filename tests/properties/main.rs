@@ -30,6 +30,7 @@ mod measured_law;
 mod mixed_norms;
 mod mixtures;
 mod norms;
+mod predictions;
 mod products;
 mod scores;
 mod spline;

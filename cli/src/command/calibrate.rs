@@ -117,13 +117,7 @@ fn coverage(test: &CalibrationTest, share: f64) -> f64 {
     test.places.iter().filter(within).count() as f64 / test.places.len() as f64
 }
 
-fn object(
-    names: &[String],
-    tests: &[CalibrationTest],
-    p_value: f64,
-    pairs: usize,
-    draws: usize,
-) -> serde_json::Value {
+fn object(names: &[String], tests: &[CalibrationTest], p_value: f64, pairs: usize, draws: usize) -> serde_json::Value {
     let tests: Vec<_> = tests
         .iter()
         .map(|test| {
@@ -159,7 +153,11 @@ fn words(names: &[String], tests: &[CalibrationTest], p_value: f64, pairs: usize
         let _ =
             writeln!(out, "{:<wide$}  {p:<8.2e}  {half:>9.1} {most:>6.1} {nearly:>5.1}", title(names, test.quantity));
     }
-    let _ = writeln!(out, "all         p-value {p_value:.2e} over {pairs} rows, {draws} samples each: {}", reading(p_value));
+    let _ = writeln!(
+        out,
+        "all         p-value {p_value:.2e} over {pairs} rows, {draws} samples each: {}",
+        reading(p_value)
+    );
     out
 }
 

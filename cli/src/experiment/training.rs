@@ -87,6 +87,7 @@ impl Training<'_> {
             // the settings say how many classes there are
             classify: false,
             weight: None,
+            given: Vec::new(),
             reading: TableOptions::default(),
             regardless: true,
             size: Size::default(),

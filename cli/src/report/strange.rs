@@ -120,7 +120,8 @@ impl Row<'_> {
 /// The cells of a row that gain most.
 fn explain<B: Backend>(flow: &PreparedFlow<B>, row: Row<'_>, log_p: f64, columns: &[Vec<f64>]) -> Result<Vec<Cell>> {
     let looked_at = steepest(flow, row, columns)?;
-    let tried: Vec<(usize, Vec<f64>)> = looked_at.into_iter().map(|j| (j, candidates(row.values[j], &columns[j]))).collect();
+    let tried: Vec<(usize, Vec<f64>)> =
+        looked_at.into_iter().map(|j| (j, candidates(row.values[j], &columns[j]))).collect();
     let found = along(flow, row, &tried)?;
     let mut cells: Vec<_> = tried
         .iter()

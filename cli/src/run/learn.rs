@@ -244,9 +244,7 @@ fn resume(
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, &source)?);
     with_device!(arguments.arithmetic.open_for_fit(precision)?, |backend| {
         let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
-            Error::Input(problem) => {
-                usage(format_args!("{}: {problem}{}", path.display(), hint(arguments, &archive)))
-            }
+            Error::Input(problem) => usage(format_args!("{}: {problem}{}", path.display(), hint(arguments, &archive))),
             other => anyhow::Error::from(other).context(path.display().to_string()),
         })?;
         drop(archive);

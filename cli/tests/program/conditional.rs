@@ -82,7 +82,9 @@ fn one_column_given_two() {
     folder.succeed("sample run --given two.csv -n 300 --out samples.csv");
     let (header, rows) = folder.table("samples.csv");
     assert_eq!((header.as_str(), rows.len()), ("y,a,b", 600));
-    assert!(rows[..300].iter().all(|row| row[1..] == [0.0, 0.0]) && rows[300..].iter().all(|row| row[1..] == [2.0, 1.0]));
+    assert!(
+        rows[..300].iter().all(|row| row[1..] == [0.0, 0.0]) && rows[300..].iter().all(|row| row[1..] == [2.0, 1.0])
+    );
     for (part, centre) in [(&rows[..300], 0.0), (&rows[300..], 3.0)] {
         let mean = part.iter().map(|row| row[0]).sum::<f64>() / 300.0;
         assert!((mean - centre).abs() < 0.3, "{mean}");
@@ -129,7 +131,8 @@ fn tables_without_names() {
     // the column that is predicted is the second
     let (header, rows) = folder.table("p.csv");
     let place = header.split(',').position(|name| name == "log_prob").expect("the log density") - 1;
-    let second: Vec<f64> = folder.read("rows.csv").lines().map(|l| l.split(',').nth(1).unwrap().parse().unwrap()).collect();
+    let second: Vec<f64> =
+        folder.read("rows.csv").lines().map(|l| l.split(',').nth(1).unwrap().parse().unwrap()).collect();
     assert!(rows.iter().zip(&second).all(|(row, y)| row[place] == *y));
 }
 
