@@ -67,7 +67,12 @@ fn options(choice: u8) -> ReadOptions {
         header: bit(3).then_some(bit(4)),
         missing: if bit(5) { Missing::DropRows } else { Missing::Refuse },
         refuse_constants: bit(5),
-        model: bit(6).then(|| ModelColumns { names: names(), width: 2, by_position: bit(7), beside: None }),
+        model: bit(6).then(|| ModelColumns {
+            names: names(),
+            width: 2,
+            by_position: bit(7),
+            ..ModelColumns::default()
+        }),
         columns: (bit(7) && !bit(6)).then(names).flatten(),
         ..ReadOptions::default()
     }

@@ -57,6 +57,8 @@ impl Stored {
             width: width + given.len(),
             by_position: matching.by_position,
             beside: beside.map(str::to_owned),
+            // contexts may stand anywhere among the others
+            in_any_order: !given.is_empty(),
         })
     }
 
@@ -77,6 +79,7 @@ impl Stored {
             names: named.then_some(given),
             by_position: matching.by_position,
             beside: None,
+            in_any_order: false,
         })
     }
 

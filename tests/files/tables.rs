@@ -365,7 +365,7 @@ fn all_faults_are_told_at_once() {
 #[test]
 fn columns_of_a_model() {
     let model = |names: Option<Vec<String>>, width: usize, by_position: bool| ReadOptions {
-        model: Some(ModelColumns { names, width, by_position, beside: None }),
+        model: Some(ModelColumns { names, width, by_position, ..ModelColumns::default() }),
         ..ReadOptions::default()
     };
     let own = model(names(&["a", "b"]), 2, false);
@@ -398,7 +398,12 @@ fn columns_of_a_model() {
     let indexed = model(names(&["Unnamed: 0", "a"]), 2, false);
     assert_eq!(read_from(&b"Unnamed: 0,a\n0,1\n1,5\n"[..], &indexed).expect("read").table.width(), 2);
     let beside = ReadOptions {
-        model: Some(ModelColumns { names: names(&["a"]), width: 1, by_position: false, beside: Some("w".to_owned()) }),
+        model: Some(ModelColumns {
+            names: names(&["a"]),
+            width: 1,
+            beside: Some("w".to_owned()),
+            ..ModelColumns::default()
+        }),
         ..ReadOptions::default()
     };
     assert_eq!(read_from(&b"w,x,a\n1,2,3\n"[..], &beside).expect("read").table, table(&["a", "w"], &[3.0, 1.0]));

@@ -124,10 +124,14 @@ impl Fit {
     /// The options that say how DATA is read, as they are typed after it, with a space before each.
     pub(crate) fn data_flags(&self) -> String {
         let weight = self.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));
-        let given = match &self.given[..] {
+        weight + &self.reading.flags()
+    }
+
+    /// The option that names what is given, as it is typed, with a space before; a model knows it later.
+    pub(crate) fn given_flag(&self) -> String {
+        match &self.given[..] {
             [] => String::new(),
             columns => format!(" --given {}", quoted(&columns.join(","))),
-        };
-        weight + &given + &self.reading.flags()
+        }
     }
 }

@@ -344,7 +344,7 @@ fn write_settings(
     directory: &RunDirectory,
 ) -> Result<()> {
     // a name from the file system is one line here, whatever is in it
-    let data = arguments.data.clone() + &arguments.data_flags();
+    let data = arguments.data.clone() + &arguments.data_flags() + &arguments.given_flag();
     let data: String = data.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     let comment = format!("resflow fit {data} --seed {seed} --precision {}", precision.name());
     write_file(&directory.config(), settings.to_toml(&comment)?.as_bytes())

@@ -211,7 +211,8 @@ impl<'a, B: Backend> Run<'a, B> {
             if is_interrupted() {
                 self.keeper.save(&self.trainer, &self.metrics)?;
                 self.progress.end();
-                let (data, weight) = (&self.arguments.data, self.arguments.data_flags());
+                let data = &self.arguments.data;
+                let weight = self.arguments.data_flags() + &self.arguments.given_flag();
                 let again = format!("resflow fit {data} --out {}{weight} --resume", self.directory.root().display());
                 let step = report.step;
                 return Err(interrupted(format_args!(

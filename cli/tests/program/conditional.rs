@@ -27,7 +27,7 @@ fn fitted() -> Folder {
     folder.write("new.csv", linear(400, 2));
     folder.write("small.toml", "[flow]\nblocks = 2\nhidden = [16]\n[train]\nbatch = 128\nsteps = 1000\n");
     let said = folder.succeed("fit rows.csv --out run --config small.toml --given a,b");
-    assert!(said.contains("resflow predict run"), "{said}");
+    assert!(said.contains("resflow predict run") && said.contains("resflow score run rows.csv\n"), "{said}");
     folder
 }
 

@@ -170,7 +170,7 @@ fn a_time_limit_holds() {
 #[test]
 fn help_has_examples() {
     let folder = Folder::new();
-    for command in ["fit", "score", "sample", "encode", "decode", "reconstruct", "inspect"] {
+    for command in ["fit", "score", "sample", "encode", "decode", "reconstruct", "inspect", "predict", "calibrate"] {
         let help = folder.succeed(&format!("{command} --help"));
         assert!(help.contains(&format!("Examples:\n  resflow {command} ")), "{help}");
     }

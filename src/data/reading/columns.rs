@@ -212,7 +212,7 @@ fn matched(
     if !rest.is_empty() {
         notes.push(Note::Ignored(rest));
     }
-    if !taken.is_sorted() {
+    if !taken.is_sorted() && !model.in_any_order {
         notes.push(Note::Reordered);
     }
     taken.extend(beside);

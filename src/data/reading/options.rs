@@ -121,6 +121,8 @@ pub struct ModelColumns {
     pub by_position: bool,
     /// A column that is kept behind those of the model, by name, such as the rows' weights.
     pub beside: Option<String>,
+    /// Whether their order in the file is no news, as where some of them are contexts of the others.
+    pub in_any_order: bool,
 }
 
 /// How a table is read. What is `None` is decided by the content.
