@@ -112,7 +112,7 @@ impl MeasuredLaw {
             products.push(b.dot(&term, &rest));
         }
         let measured = b.download(&b.concat(&products.iter().collect::<Vec<_>>(), 0))?;
-        let measured: Vec<f64> = measured.into_iter().map(|x| x.to_f64()).collect();
+        let measured: Vec<f64> = measured.into_iter().map(B::Elem::to_f64).collect();
         if !measured.iter().all(|x| x.is_finite()) {
             return Ok(());
         }
