@@ -3,9 +3,9 @@
 //! to a chain of 43 variables, by the default law and by one that is measured on the way; then the gradient of batches is computed again and again
 //! with every other law. Writes tables as Markdown.
 //!
-//! `cargo run --release --example roulette_laws -- [--threads 1] [--steps 1500] [--seconds 0] [--repeats 200]`
+//! `cargo run --release --example roulette_laws -- [--threads 1] [--steps 1500] [--seconds 0] [--seeds 1] [--repeats 200]`
 //!
-//! With `--seconds` both laws train for as long, one after the other, with three seeds.
+//! With `--seconds` both laws train for as long, one after the other, instead of as many steps.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -90,10 +90,8 @@ fn main() -> Result<(), Error> {
     let number = |name: &str, default| value(name).and_then(|v| v.parse().ok()).unwrap_or(default);
     let threads = value("--threads").and_then(|v| v.parse().ok()).unwrap_or(NonZeroUsize::MIN);
     let (steps, seconds, repeats) = (number("--steps", 1500), number("--seconds", 0), number("--repeats", 200));
-    let (budget, seeds) = match seconds {
-        0 => (Budget::Steps(steps), 1),
-        _ => (Budget::Time(Duration::from_secs(seconds)), 3),
-    };
+    let seeds = number("--seeds", 1);
+    let budget = if seconds == 0 { Budget::Steps(steps) } else { Budget::Time(Duration::from_secs(seconds)) };
     let b = Cpu::with_threads(threads)?;
     let chain43 = chain(43, 10_000, Key::new(1))?;
     for (name, d, data) in [("checkerboard", 2, None), ("chain of 43", 43, Some(chain43))] {
