@@ -4,11 +4,14 @@
 
 mod common;
 
-use common::{OTHERS, WORKLOADS};
+use common::{Data, OTHERS, WORKLOADS};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use resflow::NdArray;
-use resflow::backend::{Backend, Key};
+use resflow::backend::{Backend, Key, Noise};
+use resflow::config::ContextConfig;
+use resflow::data::{Dataset, Table};
 use resflow::invert::Inversion;
+use resflow::train::{Budget, Trainer};
+use resflow::{Flow, NdArray};
 
 fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
     let name = backend.name();
@@ -39,8 +42,39 @@ fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
     }
 }
 
+/// The rows' workloads given contexts of eight numbers, `<workload>-given`: beside the same without, they say what a context costs.
+fn given<B: Backend>(c: &mut Criterion, backend: &B) {
+    const CONTEXT: usize = 8;
+    for workload in WORKLOADS {
+        let Data::Rows(rows) = workload.data(2 * workload.batch).expect("finite rows") else { continue };
+        let mut contexts = vec![0.0; rows.rows() * CONTEXT];
+        Noise::Normal.fill(Key::new(9), 0, &mut contexts);
+        let contexts = Table::new(None, CONTEXT, contexts).expect("finite rows");
+        let one = contexts.select(&[0]);
+        let data = Dataset::from(rows).with_context(contexts).expect("as many");
+        let config = workload.config().expect("valid").with_context(Some(ContextConfig::new(CONTEXT)));
+        let flow = Flow::new(backend.clone(), config, Key::new(0)).expect("valid");
+        let settings = workload.settings(workload.training());
+        let mut trainer = Trainer::new(flow, data, &settings, Budget::Steps(1_000_000), Key::new(1)).expect("valid");
+        trainer.step().expect("the first step initialises");
+        let mut group = c.benchmark_group(format!("train_step/{}", backend.name()));
+        group.throughput(Throughput::Elements(workload.batch as u64));
+        let name = format!("{}-given", workload.name);
+        group.bench_function(&name, |b| b.iter(|| trainer.step().expect("a finite step")));
+        group.finish();
+
+        let prepared = trainer.flow().prepare();
+        let at = prepared.condition(&one).expect("a context");
+        let mut group = c.benchmark_group(format!("sample/{}", backend.name()));
+        group.throughput(Throughput::Elements(workload.batch as u64));
+        group.bench_function(&name, |b| b.iter(|| at.sample(workload.batch, Key::new(8)).expect("samples")));
+        group.finish();
+    }
+}
+
 fn ndarray(c: &mut Criterion) {
     workloads(c, &NdArray::<f32>::new());
+    given(c, &NdArray::<f32>::new());
 }
 
 /// On the adapter that `RESFLOW_ADAPTER` names, or the best one.
@@ -50,6 +84,7 @@ fn wgpu(c: &mut Criterion) {
         Ok(gpu) => {
             eprintln!("wgpu on {}", gpu.adapter());
             workloads(c, &gpu);
+            given(c, &gpu);
         }
         Err(error) => eprintln!("SKIPPED, NOT MEASURED: {error}"),
     }

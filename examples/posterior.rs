@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "            damping: true    flow            quadrature      frequency: true    flow            quadrature"
     );
     for (truth, observed) in truth.outer_iter().zip(observed.axis_chunks_iter(Axis(0), 1)) {
-        let (samples, log_p) = posterior.condition(&observed)?.sample_and_log_prob(20_000)?;
+        let (samples, log_p) = posterior.condition(observed)?.sample_and_log_prob(20_000)?;
         let inside = |(j, x): (usize, &f64)| PRIOR[j][0] < *x && *x < PRIOR[j][1];
         assert!(samples.outer_iter().all(|row| row.iter().enumerate().all(inside)), "nothing leaks out of the prior");
         let exact = quadrature(observed.row(0));

@@ -141,15 +141,19 @@ impl Workload {
             Data::Rows(table) => Source::from(table),
             Data::Images(set) => Source::from(set),
         };
-        let train = TrainConfig {
+        Trainer::new(flow, source, &self.settings(config), Budget::Steps(1_000_000), Key::new(1))
+    }
+
+    /// Settings with the workload's batch and the peer's optimiser.
+    pub(crate) fn settings(&self, config: TrainConfig) -> TrainConfig {
+        TrainConfig {
             batch: self.batch,
             learning_rate: 1e-3,
             warmup: 0,
             betas: [0.9, 0.999],
             power_iterations: 5,
             ..config
-        };
-        Trainer::new(flow, source, &train, Budget::Steps(1_000_000), Key::new(1))
+        }
     }
 
     /// The settings of training that suit the workload.

@@ -125,7 +125,7 @@ pub(crate) enum Given<'a, B: Backend> {
     },
 }
 
-// not derived: a copy of references asks nothing of what they point at
+#[expect(clippy::expl_impl_clone_on_copy, reason = "derived, it would ask that a backend is Copy")]
 impl<B: Backend> Clone for Given<'_, B> {
     fn clone(&self) -> Self {
         *self

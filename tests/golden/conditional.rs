@@ -85,13 +85,14 @@ pub(crate) fn rows<B: Backend>(backend: &B) {
     file.assert_all_read();
 }
 
+#[allow(clippy::too_many_lines)] // one file
 fn compare<B: Backend>(backend: &B, file: &Fixture, comparison: &mut Comparison, gated: bool) {
     let key = |name: &str| format!("{}{name}", if gated { "gated." } else { "" });
     let [x, cotangent, context] = ["x", "cotangent", "context"].map(|key| file.tensor(backend, key));
     let n = backend.shape(&x).rows();
     let own = embedding(backend, file);
     let prepared = own.prepare(backend);
-    let (embedded, kept) = prepared.forward(backend, &context);
+    let embedded = prepared.embed(backend, &context);
     comparison.tensor(backend, "embedding", &embedded, file.values("embedding"));
     let batch = Batch::new(x.clone()).with_context(Some(embedded.clone()));
 
@@ -172,8 +173,6 @@ fn compare<B: Backend>(backend: &B, file: &Fixture, comparison: &mut Comparison,
             comparison.tensor(backend, &name, gradient.as_ref().expect("a gradient"), file.values(&name));
         }
     }
-    drop(kept);
-
     // the samples with the first one's context, each by itself and all together
     let first = backend.narrow(&embedded, 0, 0, 1);
     let [each, all] = [backend.take_rows(&first, &vec![0; n]), first].map(|context| {
