@@ -135,7 +135,7 @@ impl Calibration {
             || truth.len() != d
             || reference.is_some_and(|r| r.len() != d)
             || draws.is_empty()
-            || draws.len() % d != 0
+            || !draws.len().is_multiple_of(d)
         {
             let found = (truth.len(), draws.len(), reference.map(<[f64]>::len));
             return Err(Error::Input(format!(
