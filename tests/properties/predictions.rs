@@ -15,7 +15,7 @@ fn flows() -> Vec<(String, Flow<Cpu>)> {
     let mixture = BaseConfig::Mixture(MixtureConfig { components: 3, covariance: Covariance::Diagonal });
     let mut all = Vec::new();
     for family in Family::ALL {
-        for base in [BaseConfig::Normal, mixture.clone()] {
+        for base in [BaseConfig::Normal, mixture] {
             let config = FlowConfig {
                 blocks: 3,
                 hidden: vec![8, 6],

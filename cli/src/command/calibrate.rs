@@ -166,7 +166,7 @@ fn page(arguments: &Calibrate, names: &[String], tests: &[CalibrationTest], p_va
         .iter()
         .map(|test| Places {
             name: title(names, test.quantity),
-            places: &test.places,
+            values: &test.places,
             p_value: test.uniformity.p_value,
             coverage: SHARES.map(|share| (share, coverage(test, share))).to_vec(),
         })

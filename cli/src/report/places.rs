@@ -16,7 +16,7 @@ const PICTURES: usize = 40;
 #[derive(Debug)]
 pub(crate) struct Places<'a> {
     pub(crate) name: String,
-    pub(crate) places: &'a [f64],
+    pub(crate) values: &'a [f64],
     pub(crate) p_value: f64,
     /// Shares of samples, and the shares of truths within them.
     pub(crate) coverage: Vec<(f64, f64)>,
@@ -24,7 +24,7 @@ pub(crate) struct Places<'a> {
 
 /// The page.
 pub(crate) fn draw_places(model: &str, data: &str, reading: &str, p_value: f64, all: &[Places<'_>]) -> String {
-    let rows = all.iter().map(|one| one.places.len()).max().unwrap_or(0);
+    let rows = all.iter().map(|one| one.values.len()).max().unwrap_or(0);
     let lead = format!(
         "<h1>Calibration of {}</h1><p class=\"lead\">{} rows of {}: for each, samples of the model given its context, and \
          the place of the truth among them.</p>",
@@ -74,7 +74,7 @@ fn capitalised(text: &str) -> String {
 
 /// F_n(u) − u.
 fn picture(one: &Places<'_>) -> String {
-    let mut sorted = one.places.to_vec();
+    let mut sorted = one.values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let n = sorted.len().max(1) as f64;
     let at = |u: f64| sorted.partition_point(|v| *v <= u) as f64 / n - u;
@@ -103,7 +103,7 @@ mod tests {
         let places: Vec<f64> = (0..200).map(|i| (f64::from(i) + 0.5) / 200.0).collect();
         let one = |name: &str| Places {
             name: name.to_owned(),
-            places: &places,
+            values: &places,
             p_value: 0.5,
             coverage: vec![(0.5, 0.49), (0.95, 0.96)],
         };

@@ -131,8 +131,9 @@ fn tables_without_names() {
     // the column that is predicted is the second
     let (header, rows) = folder.table("p.csv");
     let place = header.split(',').position(|name| name == "log_prob").expect("the log density") - 1;
-    let second: Vec<f64> =
-        folder.read("rows.csv").lines().map(|l| l.split(',').nth(1).unwrap().parse().unwrap()).collect();
+    let text = folder.read("rows.csv");
+    let cells = text.lines().map(|line| line.split(',').nth(1).expect("three cells"));
+    let second: Vec<f64> = cells.map(|cell| cell.parse().expect("a number")).collect();
     assert!(rows.iter().zip(&second).all(|(row, y)| row[place] == *y));
 }
 
