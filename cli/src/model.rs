@@ -90,7 +90,10 @@ impl Stored {
         let first = table.width().saturating_sub(given.len());
         let names: Vec<String> =
             (0..table.width()).map(|j| own.map_or_else(|| (j + 1).to_string(), |names| names[j].clone())).collect();
-        let number = |name: &String| name.parse::<usize>().ok().and_then(|n| names.get(n.checked_sub(1)?).cloned());
+        let number = |name: &String| {
+            let number: usize = name.strip_prefix("column ")?.parse().ok()?;
+            names.get(number.checked_sub(1)?).cloned()
+        };
         let nameless = self.provenance::<Vec<String>>("columns").is_none();
         let numbered: Option<Vec<String>> = given.iter().map(number).collect();
         // a model of a table without names knows their numbers there; else they come last where they are not known by name

@@ -90,8 +90,9 @@ impl Dataset {
             let values = (0..table.rows()).flat_map(|i| which.iter().map(move |&j| table.row(i)[j])).collect();
             Table::new(names, which.len(), values)
         };
-        // numbers are names of contexts too: by them the columns of other tables are told apart
-        let given = columns.iter().map(|name| name.as_ref().to_owned()).collect();
+        // of a table without names they remember their numbers, by which other tables' columns are found
+        let name = |j: usize| table.columns().map_or_else(|| table.label(j), |names| names[j].clone());
+        let given = context.iter().map(|&j| name(j)).collect();
         let names = table.columns().map(|names| rest.iter().map(|&j| names[j].clone()).collect());
         let (context, rest) = (part(&context, Some(given))?, part(&rest, names)?);
         Self { values: Values::Tabular(rest), ..self }.with_context(context)

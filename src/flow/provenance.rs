@@ -13,7 +13,7 @@ pub struct Provenance {
     pub data: String,
     /// The names of the data's columns.
     pub columns: Option<Vec<String>>,
-    /// The columns of the contexts that a conditional model was fitted given: their names, or their numbers from 1 in a table
+    /// The columns of the contexts that a conditional model was fitted given: their names, or `column N`, N from 1, in a table
     /// without names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub given: Option<Vec<String>>,

@@ -68,10 +68,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  resflow fit houses.csv --given rooms,age,income --out prices      p(price | rooms, age, income)
-  resflow predict prices new.csv --out predicted.csv
+  resflow predict prices new.csv --out predicted.csv                prices is a run of p(price | …), see below
   resflow predict prices held_out.csv --levels 0.1,0.9              and how good: CRPS, coverage
-  resflow predict prices held_out.csv --json")]
+  resflow predict prices held_out.csv --json
+The run: resflow fit houses.csv --given rooms,age,income --out prices")]
 pub(crate) struct Predict {
     #[command(flatten)]
     pub(crate) model: Model,
