@@ -41,7 +41,7 @@
 //! let source = ToyDensity::EightGaussians;
 //! let mut trainer = Trainer::new(flow, source, &TrainConfig::default(), Budget::Steps(30), Key::new(1))?;
 //! trainer.run(|step, _validation| println!("{}: {:.3} nats", step.step, step.train_nll))?;
-//! let model = trainer.model();
+//! let mut model = trainer.model();
 //!
 //! // score, with standard errors; sample, with the status of every sample
 //! let score = model.log_prob(trainer.validation_samples(), Key::new(2))?;
