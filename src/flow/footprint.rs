@@ -17,8 +17,8 @@ impl<B: Backend> Flow<B> {
         let numbers = match &self.config {
             ModelConfig::Rows(c) => {
                 let activations = 6 * c.linear_layers().iter().map(|&(i, _)| i).sum::<usize>();
-                // what the nets are told, and its gradient
-                let told = if c.context.is_some() { 2 * c.hidden.iter().sum::<usize>() } else { 0 };
+                // what the nets are told
+                let told = if c.context.is_some() { c.hidden.iter().sum::<usize>() } else { 0 };
                 (activations + c.raw_splines() + told) * c.blocks
             }
             // x, u and v

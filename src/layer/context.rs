@@ -55,14 +55,35 @@ impl<B: Backend> Conditioner<B> {
         self.width
     }
 
+    /// Prepares the weight for computing.
+    pub(super) fn prepare(&self, backend: &B) -> PreparedConditioner<B> {
+        PreparedConditioner { weight: self.weight.clone(), transposed: backend.permute(&self.weight, &[1, 0]) }
+    }
+}
+
+/// U, ready for computing.
+#[derive(Debug)]
+pub(super) struct PreparedConditioner<B: Backend> {
+    /// `[u, k]`.
+    weight: B::Tensor,
+    /// `[k, u]`, by which a backend multiplies sooner.
+    transposed: B::Tensor,
+}
+
+impl<B: Backend> PreparedConditioner<B> {
     /// Computes U e, `[n, u]`, for embeddings `[n, k]`; one for all, `[1, k]`, stays one.
-    pub fn tell(&self, backend: &B, embedding: &B::Tensor) -> B::Tensor {
-        backend.matmul(embedding, false, &self.weight, true)
+    pub(super) fn tell(&self, backend: &B, embedding: &B::Tensor) -> B::Tensor {
+        backend.matmul(embedding, false, &self.transposed, false)
+    }
+
+    /// The gradient of a weight that had none.
+    pub(super) fn zeros(&self, backend: &B) -> B::Tensor {
+        backend.full(0.0, backend.shape(&self.weight))
     }
 
     /// Adds the gradients of the weight and of the embedding to those that were there, from that in what was told, of each sample,
     /// `[n, u]`.
-    pub fn pull_back(
+    pub(super) fn pull_back(
         &self,
         backend: &B,
         embedding: &B::Tensor,
@@ -125,13 +146,23 @@ impl Told {
 
     /// Adds the gradient of the layer's own, of the shape of its samples `[n, …, features]`, to that of all, `[n, u]`.
     pub(super) fn add<B: Backend>(self, backend: &B, gradient: &B::Tensor, all: &mut Grad<B>) {
-        let own = sum_pixels(backend, gradient);
-        let n = backend.shape(&own).rows();
-        let zeros = |width: usize| backend.full(0.0, [n, width].into());
-        let (before, after) = (zeros(self.offset), zeros(self.all - self.offset - self.features));
-        let parts = [(self.offset, &before), (self.features, &own), (self.all - self.offset - self.features, &after)];
-        let parts: Vec<_> = parts.into_iter().filter(|(width, _)| *width > 0).map(|(_, part)| part).collect();
-        accumulate(backend, all, &backend.concat(&parts, 1));
+        Self::add_all(backend, vec![(self, gradient.clone())], all);
+    }
+
+    /// Adds the gradients of several runs, which do not overlap.
+    pub(super) fn add_all<B: Backend>(backend: &B, mut runs: Vec<(Self, B::Tensor)>, sum: &mut Grad<B>) {
+        runs.sort_by_key(|(told, _)| told.offset);
+        let Some((Self { all, .. }, first)) = runs.first() else { return };
+        let (all, n) = (*all, backend.shape(first).rows());
+        let zeros = |width: usize| (width > 0).then(|| backend.full(0.0, [n, width].into()));
+        let (mut parts, mut at) = (Vec::with_capacity(2 * runs.len() + 1), 0);
+        for (told, gradient) in &runs {
+            parts.extend(zeros(told.offset - at));
+            parts.push(sum_pixels(backend, gradient));
+            at = told.offset + told.features;
+        }
+        parts.extend(zeros(all - at));
+        accumulate(backend, sum, &backend.concat(&parts.iter().collect::<Vec<_>>(), 1));
     }
 
     /// Checks the shape of what enters, which is that of what comes out.

@@ -14,7 +14,7 @@ use resflow_backend::{
 };
 
 use super::activation::{kept, slope};
-use super::context::{Conditioner, Told};
+use super::context::{Conditioner, PreparedConditioner, Told};
 use super::linear::matrix;
 use super::traces::KnownTraces;
 use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, PreparedLayer, Saved, WeightedTraces};
@@ -158,7 +158,7 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         let known: Vec<_> = layers.iter().map(|layer| layer.net_layer()).collect();
         Box::new(PreparedSequence {
             biases,
-            conditioner: self.conditioner.clone(),
+            conditioner: self.conditioner.as_ref().map(|conditioner| conditioner.prepare(backend)),
             traces: KnownTraces::of(backend, &known),
             net: whole(&known, &counts),
             known,
@@ -287,7 +287,7 @@ struct PreparedSequence<B: Backend> {
     orders: usize,
     /// What is added to what a layer gets, by the number of that layer.
     biases: Vec<(usize, Told)>,
-    conditioner: Option<Conditioner<B>>,
+    conditioner: Option<PreparedConditioner<B>>,
     /// The layers that a backend knows,
     known: Vec<Option<NetLayer<B::Tensor>>>,
     /// and all of them, if it knows all.
@@ -325,8 +325,12 @@ impl<B: Backend> PreparedSequence<B> {
         grads: LayerGrads<'_, B>,
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let mut end = grads.trained.len();
-        let last = self.layers.len();
-        self.biases.iter().filter(|(at, _)| *at == last).for_each(|(_, told)| told.add(backend, &gy, grads.context));
+        let mut heard = Vec::new();
+        let hears = |place: usize, gy: &B::Tensor, heard: &mut Vec<(Told, B::Tensor)>| {
+            let here = self.biases.iter().filter(|(at, _)| *at == place);
+            heard.extend(here.map(|(_, told)| (*told, gy.clone())));
+        };
+        hears(self.layers.len(), &gy, &mut heard);
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let start = end - self.counts[i];
             let mut kept: Vec<_> = tangents.iter().map(|t| &t.parts[i]).collect();
@@ -340,8 +344,9 @@ impl<B: Backend> PreparedSequence<B> {
             (gy, gdy) = layer.tangent_vjp(backend, &saved.parts[i], &kept, gy, gdy, own);
             gdy.truncate(tangents.len());
             end = start;
-            self.biases.iter().filter(|(at, _)| *at == i).for_each(|(_, told)| told.add(backend, &gy, grads.context));
+            hears(i, &gy, &mut heard);
         }
+        Told::add_all(backend, heard, grads.context);
         (gy, gdy)
     }
 
@@ -576,7 +581,7 @@ impl<B: Backend> PreparedLayer<B> for PreparedSequence<B> {
         let (own, mut rest) = grads.split_at_mut(self.own());
         let (orders, conditioner) = own.split_at_mut(self.orders);
         if let (Some(weight), Some(own)) = (conditioner.first_mut(), &self.conditioner) {
-            weight.get_or_insert_with(|| backend.full(0.0, backend.shape(&own.weight)));
+            weight.get_or_insert_with(|| own.zeros(backend));
         }
         let mut norms = self.norms.iter();
         for (layer, &count) in self.layers.iter().zip(&self.counts) {

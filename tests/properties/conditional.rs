@@ -601,3 +601,41 @@ fn the_posterior_of_a_linear_model_is_learned() {
     println!("KL {kl:.5} ± {error:.5} nats");
     assert!(kl < 0.01, "KL {kl} ± {error} nats");
 }
+
+/// x | c ~ ½N(c, s²) + ½N(−c, s²): one hump at c = 0, two apart from it.
+#[test]
+fn a_mixture_whose_parts_move_is_learned() {
+    let s: f64 = 0.4;
+    let draw = |n: usize, key: Key| {
+        let noise = rows(n, 2, key.named("x"));
+        let mut uniform = vec![0.0; n];
+        Noise::Uniform.fill(key.named("c"), 0, &mut uniform);
+        let c: Vec<f64> = uniform.iter().map(|u| 4.0 * u - 2.0).collect();
+        let x = (0..n).map(|i| noise.row(i)[1].signum() * c[i] + s * noise.row(i)[0]).collect();
+        (table(1, x), table(1, c))
+    };
+    let (x, c) = draw(20_000, Key::new(121));
+    let data = Dataset::from(x).with_context(c).expect("as many");
+    let config = FlowConfig {
+        blocks: 4,
+        hidden: vec![24, 24],
+        start: Start::Identity,
+        context: Some(ContextConfig { embedding: vec![32, 32], ..ContextConfig::new(1) }),
+        training: Estimator::Exact(Exact),
+        evaluation: Estimator::Exact(Exact),
+        ..FlowConfig::new(1)
+    };
+    let settings = TrainConfig { batch: 256, learning_rate: 5e-3, ..TrainConfig::default() };
+    let flow = Flow::new(resflow::NdArray::<f32>::new(), config, Key::new(122)).expect("a configuration");
+    let mut trainer = Trainer::new(flow, data, &settings, Budget::Steps(1500), Key::new(123)).expect("data");
+    trainer.run(|_, _| ()).expect("finite");
+    let (x, c) = draw(5000, Key::new(124));
+    let found = trainer.model().prepare();
+    let found = found.condition(&c).expect("contexts").log_prob(&x, Key::new(125)).expect("rows").values;
+    let normal = |z: f64| (-0.5 * z * z / (s * s)).exp() / (s * (2.0 * std::f64::consts::PI).sqrt());
+    let exact = x.values().iter().zip(c.values()).map(|(x, c)| (0.5 * normal(x - c) + 0.5 * normal(x + c)).ln());
+    let differences: Vec<f64> = exact.zip(&found).map(|(p, q)| p - q).collect();
+    let (kl, error) = mean_and_error(&differences);
+    println!("KL {kl:.5} ± {error:.5} nats");
+    assert!(kl < 0.05, "KL {kl} ± {error} nats");
+}
