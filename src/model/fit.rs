@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use resflow_backend::{Backend, Key};
+use serde_json::{Map, Value};
 
 use super::own_rows::OwnRows;
-use super::settings::settings;
+use super::settings::{Named, settings};
 use super::{IntoDataset, Model};
 use crate::config::{Family, ModelConfig};
 use crate::data::{self, Dataset, Values};
@@ -82,6 +83,7 @@ pub struct Fit<'a> {
     family: Option<Family>,
     model: Option<ModelConfig>,
     train: Option<TrainConfig>,
+    named: Option<Named>,
     regardless: bool,
     given: Option<Dataset>,
     validation: Option<Dataset>,
@@ -98,6 +100,7 @@ impl fmt::Debug for Fit<'_> {
             .field("family", &self.family)
             .field("model", &self.model)
             .field("train", &self.train)
+            .field("named", &self.named)
             .field("regardless", &self.regardless)
             .finish_non_exhaustive()
     }
@@ -152,6 +155,24 @@ impl<'a> Fit<'a> {
     #[must_use]
     pub fn train(self, train: TrainConfig) -> Self {
         Self { train: Some(train), ..self }
+    }
+
+    /// Lays settings over the others, by name: `model` over the architecture, `train` over those of training, as a configuration file
+    /// of the program lays its sections `[flow]` or `[images]` and `[train]` over the defaults.
+    ///
+    /// ```
+    /// use serde_json::json;
+    ///
+    /// let spread = |i: usize, by: f64| (i as f64 * by).fract();
+    /// let rows: Vec<[f64; 2]> = (0..100).map(|i| [spread(i, 0.754_877), spread(i, 0.569_840)]).collect();
+    /// let named = |value: serde_json::Value| value.as_object().cloned().unwrap_or_default();
+    /// let fit = resflow::Fit::new().steps(5).settings(named(json!({ "blocks": 2 })), named(json!({ "batch": 50 })));
+    /// assert_eq!(fit.run(&rows)?.config().blocks(), 2);
+    /// # Ok::<(), resflow::Error>(())
+    /// ```
+    #[must_use]
+    pub fn settings(self, model: Map<String, Value>, train: Map<String, Value>) -> Self {
+        Self { named: Some(Named { model, train }), ..self }
     }
 
     /// Fits the density of the samples given others, p(x | c): one row of contexts for each sample, `[n, k]`. The model
@@ -229,7 +250,8 @@ impl<'a> Fit<'a> {
 
     fn run_on<B: Backend>(mut self, backend: B, data: Dataset) -> Result<Model, Error> {
         let key = Key::new(self.seed);
-        let (config, mut train) = settings(self.family, self.model.take(), self.train.take(), &data)?;
+        let (config, mut train) =
+            settings(self.family, self.model.take(), self.train.take(), self.named.take(), &data)?;
         let own = OwnRows::of(&data, key.named("own rows"));
         if let Some(fraction) = self.validation_fraction {
             train.validation_fraction = fraction;

@@ -44,6 +44,7 @@ use crate::device::{Device, DeviceOptions, Precision};
 use crate::error::Error;
 use crate::flow::{Decoded, Encoded, Flow, LogProb, PreparedFlow, Provenance};
 use crate::invert::Inversion;
+use crate::lipschitz::FlowBounds;
 
 /// A flow on one of the devices.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ trait Operations: Debug + Send + Sync {
     fn config(&self) -> &ModelConfig;
     fn provenance(&self) -> &Provenance;
     fn device(&self) -> String;
+    fn parameters(&self) -> u64;
+    fn bounds(&self) -> Result<FlowBounds, Error>;
     fn archive(&self) -> Result<Archive, Error>;
     fn log_prob(&self, samples: Samples<'_>, key: Key) -> Result<LogProb, Error>;
     fn log_prob_and_gradient(&self, samples: Samples<'_>, key: Key) -> Result<(LogProb, Table), Error>;
@@ -95,6 +98,14 @@ impl<B: Backend> Operations for Held<B> {
 
     fn device(&self) -> String {
         self.flow.backend().name()
+    }
+
+    fn parameters(&self) -> u64 {
+        self.flow.parameters()
+    }
+
+    fn bounds(&self) -> Result<FlowBounds, Error> {
+        self.flow.certified_bounds()
     }
 
     fn archive(&self) -> Result<Archive, Error> {
@@ -200,7 +211,11 @@ impl Model {
         Self::from_archive(&Archive::read(path.as_ref())?, device)
     }
 
-    fn from_archive(archive: &Archive, device: &DeviceOptions) -> Result<Self, Error> {
+    /// Takes a model from the contents of a model file ([`Archive::from_bytes`]) onto a device.
+    ///
+    /// # Errors
+    /// Returns [`Error::Checkpoint`] if the contents are not those of a model, and the errors of [`Device::open`].
+    pub fn from_archive(archive: &Archive, device: &DeviceOptions) -> Result<Self, Error> {
         let device = Device::open(device)?;
         crate::with_device!(device, |backend| Ok(Self::new(Flow::from_archive(backend, archive)?)))
     }
@@ -211,7 +226,15 @@ impl Model {
     /// # Errors
     /// Returns [`Error::Checkpoint`] if the file system refused, [`Error::Backend`] if the device failed.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        Ok(self.held.archive()?.write(path.as_ref())?)
+        Ok(self.to_archive()?.write(path.as_ref())?)
+    }
+
+    /// Returns the contents of the file that [`save`](Self::save) writes; [`Archive::to_bytes`] are its bytes.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    pub fn to_archive(&self) -> Result<Archive, Error> {
+        self.held.archive()
     }
 
     /// Returns the model with another key, of which its random numbers are functions.
@@ -238,6 +261,20 @@ impl Model {
     /// d, the numbers of a sample.
     pub fn dimension(&self) -> usize {
         self.config().dimension()
+    }
+
+    /// Counts the numbers that are trained.
+    pub fn parameters(&self) -> u64 {
+        self.held.parameters()
+    }
+
+    /// Computes what is certain of the Lipschitz constants of each transform and of the flow
+    /// ([`Flow::certified_bounds`]).
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if the device failed.
+    pub fn certified_bounds(&self) -> Result<FlowBounds, Error> {
+        self.held.bounds()
     }
 
     /// Computes log p of each sample, `[n]`, nats. [`score`](Self::score) has the standard errors.

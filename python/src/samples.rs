@@ -1,0 +1,95 @@
+//! Arrays as samples.
+
+use std::sync::{Mutex, PoisonError};
+
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use resflow::data::image::ImageSet;
+use resflow::data::{Dataset, Table};
+
+use crate::error::of_data;
+use crate::frame::Frame;
+
+/// Samples with what belongs to them. Whatever is done with them takes them, so that there is one copy.
+#[pyclass(frozen, module = "resflow._core")]
+#[derive(Debug)]
+pub(crate) struct Samples(Mutex<Option<Dataset>>);
+
+/// A table of an array, `[n, d]`, of doubles or of single precision; or of a frame, which has its own names.
+pub(crate) fn table(array: &Bound<'_, PyAny>, names: Option<Vec<String>>) -> PyResult<Table> {
+    fn of<T: Copy + Into<f64>>(x: ndarray::ArrayView2<'_, T>, names: Option<Vec<String>>) -> PyResult<Table> {
+        // row by row, whatever the order in memory
+        Table::new(names, x.ncols(), x.iter().map(|&v| v.into()).collect()).map_err(of_data)
+    }
+    if let Ok(frame) = array.cast::<Frame>() {
+        return frame.get().take();
+    }
+    if let Ok(x) = array.extract::<PyReadonlyArray2<'_, f64>>() {
+        return of(x.as_array(), names);
+    }
+    match array.extract::<PyReadonlyArray2<'_, f32>>() {
+        Ok(x) => of(x.as_array(), names),
+        Err(_) => Err(PyTypeError::new_err("expected a two-dimensional array of float64 or float32, or a frame")),
+    }
+}
+
+impl Samples {
+    fn of(data: Dataset) -> Self {
+        Self(Mutex::new(Some(data)))
+    }
+
+    /// Takes the samples.
+    pub(crate) fn take(&self) -> PyResult<Dataset> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.take().ok_or_else(|| PyRuntimeError::new_err("these samples were taken already"))
+    }
+}
+
+#[pymethods]
+impl Samples {
+    /// Rows of numbers, `[n, d]`, in whose columns' names, contexts, `[n, k]`, and weights, `[n]`, there may be.
+    #[staticmethod]
+    #[pyo3(signature = (values, names=None, context=None, context_names=None, weights=None))]
+    fn rows(
+        values: &Bound<'_, PyAny>,
+        names: Option<Vec<String>>,
+        context: Option<&Bound<'_, PyAny>>,
+        context_names: Option<Vec<String>>,
+        weights: Option<PyReadonlyArray1<'_, f64>>,
+    ) -> PyResult<Self> {
+        Self::with(table(values, names)?.into(), context, context_names, weights)
+    }
+
+    /// Images as bytes, `[n, h, w, c]`, with contexts and weights.
+    #[staticmethod]
+    #[pyo3(signature = (values, context=None, context_names=None, weights=None))]
+    fn images(
+        values: PyReadonlyArray4<'_, u8>,
+        context: Option<&Bound<'_, PyAny>>,
+        context_names: Option<Vec<String>>,
+        weights: Option<PyReadonlyArray1<'_, f64>>,
+    ) -> PyResult<Self> {
+        let images = values.as_array();
+        let (_, height, width, channels) = images.dim();
+        let set = ImageSet::new(height, width, channels, images.iter().copied().collect(), None).map_err(of_data)?;
+        Self::with(set.into(), context, context_names, weights)
+    }
+}
+
+impl Samples {
+    fn with(
+        mut data: Dataset,
+        context: Option<&Bound<'_, PyAny>>,
+        context_names: Option<Vec<String>>,
+        weights: Option<PyReadonlyArray1<'_, f64>>,
+    ) -> PyResult<Self> {
+        if let Some(context) = context {
+            data = data.with_context(table(context, context_names)?).map_err(of_data)?;
+        }
+        if let Some(weights) = weights {
+            data = data.with_weights(weights.as_array().iter().copied().collect()).map_err(of_data)?;
+        }
+        Ok(Self::of(data))
+    }
+}
