@@ -8,9 +8,9 @@ use resflow::backend::{Backend as _, Key, Noise};
 use resflow::checkpoint::Archive;
 use resflow::config::{BaseConfig, Family, FlowConfig, ImageConfig, ModelConfig};
 use resflow::data::image::ImageSet;
-use resflow::data::{DataError, Table, ToyDensity, csv, npy};
+use resflow::data::{Categories, DataError, Dataset, Table, ToyDensity, csv, npy};
 use resflow::estimator::{CostModel, Estimator, Phase, Truncated};
-use resflow::flow::{Encoded, Flow, PreparedFlow};
+use resflow::flow::{Encoded, Flow, FlowCategories, PreparedFlow};
 use resflow::invert::Inversion;
 use resflow::stage::{LayerStage, Net, Stage};
 use resflow::train::{Source, TrainConfig, Trainer};
@@ -237,6 +237,19 @@ fn cost(flow: &Flow<Cpu>, phase: Phase) -> f64 {
     }
 }
 
+/// A context of so many columns, of which some are categories.
+fn contexts(columns: usize, categories: Option<&FlowCategories>) -> Dataset {
+    let numbers = columns - categories.map_or(0, FlowCategories::width);
+    let table = (numbers > 0).then(|| Table::new(None, numbers, vec![0.5; numbers]).expect("finite"));
+    let own = categories
+        .map(|own| Categories::new(own.columns().to_vec(), vec![0; own.columns().len()]).expect("levels have a first"));
+    match (table, own) {
+        (Some(table), Some(own)) => Dataset::from(table).with_categories(own).expect("one row"),
+        (Some(table), None) => table.into(),
+        (None, own) => own.expect("a context of something").into(),
+    }
+}
+
 fn evaluates(flow: &Flow<Cpu>) {
     let mut flow = flow.clone();
     flow.visit(&mut |name, tensor, _| {
@@ -254,12 +267,16 @@ fn evaluates(flow: &Flow<Cpu>) {
     }
     let prepared = flow.prepare();
     if let Some(context) = flow.context() {
-        let columns = context.columns();
-        let contexts = Table::new(None, columns, vec![0.5; columns]).expect("finite");
+        let contexts = contexts(context.columns(), flow.categories());
         let at = prepared.condition(&contexts).expect("a context that fits");
         if flow.config().blocks() <= 10 {
             let (drawn, scores) = at.sample_and_log_prob(3, Key::new(3)).expect("no device fault");
             assert!(drawn.samples.rows() == 3 && scores.values.len() == 3);
+            if let Some(density) = flow.categories().and_then(FlowCategories::density) {
+                let drawn = prepared.sample(3, Key::new(3), &Inversion::for_backend::<Cpu>()).expect("no device fault");
+                let log_p = density.log_prob(&drawn.categories.expect("categories")).expect("its own levels");
+                assert!(log_p.iter().all(|log| log.is_finite()));
+            }
         }
         return;
     }

@@ -2,7 +2,8 @@
 //!
 //! A file holds every tensor that a flow stores (weights, biases, singular vectors, ActNorm's flag, what the base density
 //! learned) under its visiting name, the columns' centres and scales as `standardise.mean` and `standardise.deviation`
-//! (f64), those of a context's columns as `context.mean` and `context.deviation`, the knots of their maps where there are any, and one metadata entry `resflow` with the configuration as JSON.
+//! (f64), those of a context's columns as `context.mean` and `context.deviation`, the knots of their maps and the probabilities of
+//! categories (`categories.…`) where there are any, and one metadata entry `resflow` with the configuration as JSON.
 //! Nothing in it is executed. Loading checks every name and shape, and every number to be finite, before anything is used;
 //! memory stays within a small multiple of the file. Writing is atomic: a temporary file beside the target, flushed to the
 //! disk and renamed.
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::archive::{Archive, Values, write_atomically};
 use crate::architecture;
+use crate::categorical::StoredCategories;
 use crate::config::{ImageConfig, ModelConfig, Start};
 use crate::data::column::StoredColumns;
 use crate::data::{ColumnMaps, Standardiser};
@@ -39,6 +41,9 @@ const EXTENDED: u32 = 4;
 /// The format of a conditional one, whatever else it has.
 const CONDITIONAL: u32 = 5;
 
+/// The format of one with categories, whatever else it has.
+const CATEGORICAL: u32 = 6;
+
 /// The section of the metadata that describes a variational flow, which runs the other way.
 pub(crate) const VARIATIONAL: &str = "variational";
 
@@ -49,8 +54,10 @@ pub(crate) const VARIATIONAL_RUN: &str = "variational-run";
 const CONTEXT: [&str; 2] = ["context.mean", "context.deviation"];
 
 /// The format of a model.
-fn format_of(config: &ModelConfig, listed: bool, mapped: bool) -> u32 {
-    if config.context().is_some() {
+fn format_of(config: &ModelConfig, listed: bool, mapped: bool, categorical: bool) -> u32 {
+    if categorical {
+        CATEGORICAL
+    } else if config.context().is_some() {
         CONDITIONAL
     } else if mapped || !config.base().is_normal() || config.start() != Start::Random {
         EXTENDED
@@ -77,6 +84,9 @@ pub(crate) struct ModelDocument {
     /// The maps of the columns, where they are not their standardisation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     columns: Option<StoredColumns>,
+    /// The categories that are a part of the samples or of the context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    categories: Option<StoredCategories>,
 }
 
 impl ModelDocument {
@@ -85,13 +95,14 @@ impl ModelDocument {
     pub(crate) fn new(config: ModelConfig, precision: &str, provenance: Provenance) -> Self {
         let (precision, chosen) = (precision.to_owned(), BTreeMap::new());
         Self {
-            format: format_of(&config, false, false),
+            format: format_of(&config, false, false, false),
             precision,
             config,
             chosen,
             provenance,
             chain: None,
             columns: None,
+            categories: None,
         }
     }
 
@@ -112,15 +123,17 @@ impl ModelDocument {
         let stages = flow.stages()?;
         let chain = (stages != flow.config().stages()).then_some(stages);
         let columns = StoredColumns::of(flow.columns());
+        let categories = flow.categories().map(StoredCategories::of);
         let chosen = [("training", Phase::Training), ("evaluation", Phase::Evaluation)];
         Ok(Self {
-            format: format_of(flow.config(), chain.is_some(), columns.is_some()),
+            format: format_of(flow.config(), chain.is_some(), columns.is_some(), categories.is_some()),
             precision: B::Elem::NAME.to_owned(),
             config: flow.config().clone(),
             chosen: chosen.map(|(name, phase)| (name.to_owned(), flow.resolved(phase).to_string())).into(),
             provenance: flow.provenance().clone(),
             chain,
             columns,
+            categories,
         })
     }
 
@@ -131,11 +144,12 @@ impl ModelDocument {
 
     /// Checks the document before anything is allocated by it: what it describes must be there, in tensors and numbers.
     fn check(&self, tensors: u64, stored: u64) -> Result<(), CheckpointError> {
-        if self.format != format_of(&self.config, self.chain.is_some(), self.columns.is_some()) {
+        let (listed, mapped) = (self.chain.is_some(), self.columns.is_some());
+        if self.format != format_of(&self.config, listed, mapped, self.categories.is_some()) {
             return Err(CheckpointError::Format(format!(
                 "format {}, this version reads {FORMAT}, {LISTED} with a list of transforms, {EXTENDED} with another \
-                 base density than the standard normal, a start as the identity or maps of columns, and {CONDITIONAL} with a \
-                 context",
+                 base density than the standard normal, a start as the identity or maps of columns, {CONDITIONAL} with a \
+                 context, and {CATEGORICAL} with categories",
                 self.format
             )));
         }
@@ -152,15 +166,18 @@ impl ModelDocument {
                 Repeated::once(stages.clone()).size().plus(rest)
             }
         };
-        let contexts = self.config.context().map_or(0, |context| 2 * context.columns as u64);
+        let context = self.config.context().map_or(0, |context| context.columns);
+        let contexts = 2 * context as u64;
+        let (factors, shares) = self.categories.as_ref().map_or(Ok((0, 0)), |categories| categories.size(context))?;
         let Size { parameters, buffers, tensors: least, .. } = size;
         let own = (2 * self.config.dimension() as u64).saturating_add(knots);
         let numbers = parameters.saturating_add(buffers).saturating_add(own).saturating_add(contexts);
+        let numbers = numbers.saturating_add(shares);
         if numbers > stored {
             let problem = format!("{numbers} numbers configured, {stored} numbers stored");
             return Err(CheckpointError::Format(problem));
         }
-        let least = least.saturating_add(maps);
+        let least = least.saturating_add(maps).saturating_add(factors);
         if least > tensors {
             let problem = format!("parts of {least} tensors configured, {tensors} tensors stored");
             return Err(CheckpointError::Format(problem));
@@ -220,7 +237,8 @@ impl<B: Backend> Flow<B> {
                 archive.tensors.insert(format!("{prefix}{name}"), entry);
             }
         }
-        for (name, shape, values) in StoredColumns::tensors(self.columns()) {
+        let of_categories = self.categories().map(StoredCategories::tensors).unwrap_or_default();
+        for (name, shape, values) in StoredColumns::tensors(self.columns()).into_iter().chain(of_categories) {
             archive.tensors.insert(format!("{prefix}{name}"), (shape, Values::F64(values)));
         }
         failed.map_or(Ok(()), |e| Err(e.into()))
@@ -280,7 +298,7 @@ impl<B: Backend> Flow<B> {
         let mean = archive.get::<f64>(&format!("{prefix}standardise.mean"), &d)?;
         let deviation = archive.get::<f64>(&format!("{prefix}standardise.deviation"), &d)?;
         let standardiser = Standardiser::new(mean, deviation)?;
-        let names: Vec<String> = document.columns.iter().flat_map(StoredColumns::names).collect();
+        let mut names: Vec<String> = document.columns.iter().flat_map(StoredColumns::names).collect();
         flow.set_columns(match &document.columns {
             None => ColumnMaps::from(standardiser),
             Some(columns) => {
@@ -293,6 +311,11 @@ impl<B: Backend> Flow<B> {
                 CONTEXT.map(|name| archive.get::<f64>(&format!("{prefix}{name}"), &[context.columns()]));
             context.set_standardiser(Standardiser::new(mean?, deviation?)?)?;
             of_context = &CONTEXT;
+        }
+        if let Some(categories) = &document.categories {
+            let found = categories.restore(|name, shape| archive.get::<f64>(&format!("{prefix}{name}"), shape))?;
+            flow.set_categories(Some(found))?;
+            names.extend(categories.layout().into_iter().map(|(name, _)| name));
         }
         if own.clone().count() != used + names.len() + of_context.len() {
             let mut known = BTreeSet::from(["mean", "deviation"].map(|n| format!("{prefix}standardise.{n}")));

@@ -66,6 +66,7 @@
 //! | [`classifier`], [`anomaly`] | hybrid models, p(x) p(y \| x); out-of-distribution detection |
 //! | [`config`], [`stage`], [`checkpoint`], [`registry`] | configurations, what they spell out, files, one's own parts in them |
 //! | [`conditional`] | densities p(x \| c) of x given a context c |
+//! | [`categorical`] | probabilities p(k) of the categories in a table |
 //! | [`train`] | optimiser, schedules, averaging, validation, resumable runs |
 //! | [`bijection`], [`block`], [`coupling`], [`spline`], [`transform`] | transforms: the residual block, couplings, ActNorm |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
@@ -90,6 +91,7 @@ pub mod batch;
 pub mod bijection;
 pub mod block;
 pub mod calibration;
+pub mod categorical;
 pub mod chain;
 pub mod check;
 pub mod checkpoint;

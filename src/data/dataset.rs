@@ -1,11 +1,13 @@
 //! Samples and what belongs to each of them: the one type that holds data, and its borrowed view.
 //!
-//! A [`Dataset`] has samples, tabular or images, and for each of them, where there is one, a context (the condition of
-//! a conditional model), a label (its class) and a weight. Selecting and splitting take everything along. A [`Samples`]
+//! A [`Dataset`] has samples, tabular or images, and for each of them, where there is one, its categories (the columns of a
+//! table that are no numbers), a context (the condition of a conditional model), a label (its class) and a weight. Selecting and
+//! splitting take everything along. A [`Samples`]
 //! is the view of one: what is evaluated.
 
 use resflow_backend::Key;
 
+use super::category::{Categories, Category};
 use super::copies;
 use super::image::ImageSet;
 use super::permutation::permutation;
@@ -26,24 +28,38 @@ pub enum Values<T, I> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     values: Values<Table, ImageSet>,
+    categories: Option<Categories>,
     context: Option<Table>,
+    context_categories: Option<Categories>,
     labels: Option<Vec<u8>>,
     weights: Option<Vec<f64>>,
 }
 
 impl From<Table> for Dataset {
     fn from(table: Table) -> Self {
-        Self { values: Values::Tabular(table), context: None, labels: None, weights: None }
+        Self::of(Values::Tabular(table))
+    }
+}
+
+impl From<Categories> for Dataset {
+    /// Rows of categories and of no numbers: contexts of a conditional model.
+    fn from(categories: Categories) -> Self {
+        let rows = Table::of_no_columns(categories.rows());
+        Self { categories: Some(categories), ..Self::of(Values::Tabular(rows)) }
     }
 }
 
 impl From<ImageSet> for Dataset {
     fn from(set: ImageSet) -> Self {
-        Self { values: Values::Images(set), context: None, labels: None, weights: None }
+        Self::of(Values::Images(set))
     }
 }
 
 impl Dataset {
+    fn of(values: Values<Table, ImageSet>) -> Self {
+        Self { values, categories: None, context: None, context_categories: None, labels: None, weights: None }
+    }
+
     /// Builds a table of samples, one slice of numbers each.
     ///
     /// # Errors
@@ -61,6 +77,37 @@ impl Dataset {
         Ok(Self { context: Some(context), ..self })
     }
 
+    /// Adds the categories of each row of a table, which are a part of the sample: a density of it is p(k) p(x | k).
+    ///
+    /// # Errors
+    /// Returns [`DataError::Belongings`] if there is another number of rows of them than of samples.
+    pub fn with_categories(self, categories: Categories) -> Result<Self, DataError> {
+        self.check("rows of categories", categories.rows())?;
+        Ok(Self { categories: Some(categories), ..self })
+    }
+
+    /// Adds the categories of each sample that are a part of its context.
+    ///
+    /// # Errors
+    /// Returns [`DataError::Belongings`] if there is another number of rows of them than of samples.
+    pub fn with_context_categories(self, categories: Categories) -> Result<Self, DataError> {
+        self.check("contexts", categories.rows())?;
+        Ok(Self { context_categories: Some(categories), ..self })
+    }
+
+    /// Adds the rows of another data set, numbers and categories, as the contexts of the samples.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] if they are images, and the errors of [`with_context`](Self::with_context).
+    pub fn given_rows(self, contexts: Self) -> Result<Self, Error> {
+        let Self { values: Values::Tabular(table), categories, .. } = contexts else {
+            return Err(Error::Input("contexts are rows of numbers or categories, not images".into()));
+        };
+        self.check("contexts", table.rows())?;
+        let context = (table.width() > 0).then_some(table);
+        Ok(Self { context, context_categories: categories, ..self })
+    }
+
     /// Takes columns of the table as the context of each row, which they then are no longer part of: p(other columns | these).
     /// Columns without names go by their numbers, from 1.
     ///
@@ -73,7 +120,20 @@ impl Dataset {
         let Values::Tabular(table) = &self.values else {
             return Err(no_column(columns.first().map_or("", |name| name.as_ref()), &[]));
         };
-        let place = |name: &S| match (name.as_ref(), table.columns()) {
+        if (1..columns.len()).any(|i| columns[..i].iter().any(|other| other.as_ref() == columns[i].as_ref())) {
+            return Err(DataError::Options("a column of the context is named twice"));
+        }
+        let is_given = |category: &Category| columns.iter().any(|name| name.as_ref() == category.name());
+        let [context_categories, categories] =
+            self.categories.as_ref().map_or([None, None], |categories| categories.divide(is_given));
+        let of_numbers: Vec<&S> = match &context_categories {
+            Some(taken) => {
+                let is_number = |name: &&S| taken.columns().iter().all(|column| column.name() != name.as_ref());
+                columns.iter().filter(is_number).collect()
+            }
+            None => columns.iter().collect(),
+        };
+        let place = |name: &&S| match (name.as_ref(), table.columns()) {
             (name, Some(known)) => known.iter().position(|own| own == name).ok_or_else(|| no_column(name, known)),
             (name, None) => {
                 let number = name.parse::<usize>().ok().filter(|n| (1..=table.width()).contains(n));
@@ -81,9 +141,18 @@ impl Dataset {
                 number.map(|n| n - 1).ok_or_else(|| no_column(name, &known()))
             }
         };
-        let context = columns.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let context = of_numbers.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        if context.is_empty() {
+            return Ok(Self { categories, context_categories, ..self });
+        }
         if (1..context.len()).any(|i| context[..i].contains(&context[i])) {
             return Err(DataError::Options("a column of the context is named twice"));
+        }
+        let mut categories = categories;
+        let mut sorted = context.clone();
+        sorted.sort_unstable();
+        if let Some(categories) = &mut categories {
+            sorted.iter().rev().for_each(|&place| categories.without_number(place));
         }
         let rest: Vec<_> = (0..table.width()).filter(|j| !context.contains(j)).collect();
         let part = |which: &[usize], names: Option<Vec<String>>| {
@@ -95,7 +164,7 @@ impl Dataset {
         let given = context.iter().map(|&j| name(j)).collect();
         let names = table.columns().map(|names| rest.iter().map(|&j| names[j].clone()).collect());
         let (context, rest) = (part(&context, Some(given))?, part(&rest, names)?);
-        Self { values: Values::Tabular(rest), ..self }.with_context(context)
+        Self { values: Values::Tabular(rest), categories, context_categories, ..self }.with_context(context)
     }
 
     /// Makes the class of each sample its context, one-hot: 1 in the column of its class, else 0, `[n, classes]`.
@@ -144,10 +213,15 @@ impl Dataset {
     pub fn with_weight_column(self, name: &str) -> Result<Self, DataError> {
         let missing = |known: Vec<String>| DataError::NoColumn { name: name.to_owned(), known };
         let Values::Tabular(table) = &self.values else { return Err(missing(Vec::new())) };
+        let place = table.columns().and_then(|names| names.iter().position(|own| own == name));
         let Some((rest, weights)) = table.without_column(name)? else {
             return Err(missing(table.columns().map(<[String]>::to_vec).unwrap_or_default()));
         };
-        Self { values: Values::Tabular(rest), ..self }.with_weights(weights)
+        let mut categories = self.categories;
+        if let (Some(categories), Some(place)) = (&mut categories, place) {
+            categories.without_number(place);
+        }
+        Self { values: Values::Tabular(rest), categories, ..self }.with_weights(weights)
     }
 
     fn check(&self, what: &'static str, found: usize) -> Result<(), DataError> {
@@ -181,7 +255,9 @@ impl Dataset {
         };
         Samples {
             values,
+            categories: self.categories.as_ref(),
             context: self.context.as_ref(),
+            context_categories: self.context_categories.as_ref(),
             labels: self.labels.as_deref(),
             weights: self.weights.as_deref(),
         }
@@ -195,6 +271,11 @@ impl Dataset {
     /// The images, where the samples are images.
     pub fn images(&self) -> Option<&ImageSet> {
         self.samples().images()
+    }
+
+    /// The categories of the samples, where they have any.
+    pub fn categories(&self) -> Option<&Categories> {
+        self.categories.as_ref()
     }
 
     /// The weights of the samples, where they have any.
@@ -295,13 +376,31 @@ impl Dataset {
             Some(weights) => format!("{values}, weights {:016x}", hash(weights)),
             None => values,
         };
-        match &self.context {
+        let values = match &self.context {
             Some(context) => {
                 format!("{values}, contexts of {} columns {:016x}", context.width(), hash(context.values()))
             }
             None => values,
-        }
+        };
+        let parts = [("categories", &self.categories), ("categories of contexts", &self.context_categories)];
+        parts.into_iter().fold(values, |values, (what, part)| match part {
+            Some(part) => {
+                format!("{values}, {what} in {} columns {:016x}", part.columns().len(), hash_categories(part))
+            }
+            None => values,
+        })
     }
+}
+
+/// FNV-1a of names, levels and codes.
+fn hash_categories(categories: &Categories) -> u64 {
+    let words = categories
+        .columns()
+        .iter()
+        .flat_map(|c| std::iter::once(c.name()).chain(c.levels().iter().map(String::as_str)));
+    let words = words.flat_map(|word| word.bytes().chain([0]));
+    let codes = categories.codes().iter().flat_map(|code| code.to_le_bytes());
+    words.chain(codes).fold(super::image::FNV_OFFSET, super::image::fnv)
 }
 
 /// FNV-1a of the bits of numbers.
@@ -321,12 +420,18 @@ pub fn number_of(sample: &[f64]) -> u64 {
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
     values: Values<&'a Table, &'a ImageSet>,
+    categories: Option<&'a Categories>,
     context: Option<&'a Table>,
+    context_categories: Option<&'a Categories>,
     labels: Option<&'a [u8]>,
     weights: Option<&'a [f64]>,
 }
 
 impl<'a> Samples<'a> {
+    fn of(values: Values<&'a Table, &'a ImageSet>) -> Self {
+        Self { values, categories: None, context: None, context_categories: None, labels: None, weights: None }
+    }
+
     /// The samples themselves.
     pub fn values(&self) -> Values<&'a Table, &'a ImageSet> {
         self.values
@@ -342,9 +447,27 @@ impl<'a> Samples<'a> {
         if let Values::Images(set) = self.values { Some(set) } else { None }
     }
 
-    /// The context of each sample, `[n, k]`, that a conditional model is given.
+    /// The categories of each row of a table, `[n, m]`, which are a part of the sample.
+    pub fn categories(&self) -> Option<&'a Categories> {
+        self.categories
+    }
+
+    /// The categories of each sample that are a part of its context.
+    pub fn context_categories(&self) -> Option<&'a Categories> {
+        self.context_categories
+    }
+
+    /// The numbers of the context of each sample, `[n, k]`, that a conditional model is given.
     pub fn context(&self) -> Option<&'a Table> {
         self.context
+    }
+
+    /// The numbers of all that a flow over the samples is given: those of the context, and a one-hot code for each column of
+    /// categories, of the context or of the samples; `None` where there is nothing of it.
+    pub fn context_width(&self) -> Option<usize> {
+        let levels = |categories: &Categories| categories.columns().iter().map(|c| c.levels().len()).sum::<usize>();
+        let parts = [self.categories.map(levels), self.context.map(Table::width), self.context_categories.map(levels)];
+        parts.into_iter().flatten().reduce(|a, b| a + b)
     }
 
     /// The class of each sample; images may bring their own.
@@ -389,7 +512,9 @@ impl<'a> Samples<'a> {
         };
         Ok(Dataset {
             values,
+            categories: self.categories.map(|categories| categories.select(numbers)),
             context: self.context.map(|context| context.select(numbers)),
+            context_categories: self.context_categories.map(|categories| categories.select(numbers)),
             labels: pick(self.labels, numbers),
             weights: pick(self.weights, numbers),
         })
@@ -398,13 +523,13 @@ impl<'a> Samples<'a> {
 
 impl<'a> From<&'a Table> for Samples<'a> {
     fn from(table: &'a Table) -> Self {
-        Self { values: Values::Tabular(table), context: None, labels: None, weights: None }
+        Self::of(Values::Tabular(table))
     }
 }
 
 impl<'a> From<&'a ImageSet> for Samples<'a> {
     fn from(set: &'a ImageSet) -> Self {
-        Self { values: Values::Images(set), context: None, labels: None, weights: None }
+        Self::of(Values::Images(set))
     }
 }
 

@@ -21,6 +21,7 @@
 
 pub mod column;
 
+mod category;
 mod copies;
 #[cfg(feature = "formats")]
 pub mod csv;
@@ -44,7 +45,9 @@ mod structured;
 mod table;
 mod toy;
 
-pub use crate::error::{CellFaults, ColumnFault, DataError, Fault, OutsideSupport, Place};
+pub use crate::error::{CellFaults, ColumnFault, DataError, Fault, OutsideSupport, Place, UnseenLevel};
+pub(crate) use category::Levels;
+pub use category::{Categories, Category, MOST_LEVELS};
 pub use column::{ColumnFit, ColumnMap, ColumnMaps, ColumnSettings, ColumnSummary, Support};
 pub use dataset::{Dataset, Samples, Values, number_of};
 pub use excerpt::{excerpt, excerpt_rows};

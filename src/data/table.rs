@@ -22,6 +22,7 @@ use crate::error::{DataError, Place};
 pub struct Table {
     columns: Option<Vec<String>>,
     width: usize,
+    rows: usize,
     values: Vec<f64>,
 }
 
@@ -44,7 +45,7 @@ impl Table {
             let name = columns.as_ref().map(|names| names[column].clone());
             return Err(DataError::NotFinite { place: Place::Index { row, column, name }, value: values[i] });
         }
-        Ok(Self { columns, width, values })
+        Ok(Self { columns, width, rows: values.len() / width, values })
     }
 
     /// Builds a table of rows, each a slice of numbers.
@@ -84,7 +85,7 @@ impl Table {
             names.remove(at);
             names
         });
-        Ok(Some((Self { columns: names, width: self.width - 1, values: rest }, column)))
+        Ok(Some((Self { columns: names, width: self.width - 1, rows: self.rows, values: rest }, column)))
     }
 
     /// Takes the columns of these names, in this order.
@@ -113,35 +114,41 @@ impl Table {
         if places.is_empty() {
             return Err(DataError::TableShape { values: 0, width: 0 });
         }
-        let values = self.values.chunks_exact(self.width).flat_map(|row| places.iter().map(|&place| row[place]));
-        Ok(Self { columns: Some(names.to_vec()), width: places.len(), values: values.collect() })
+        let values = (0..self.rows).flat_map(|i| places.iter().map(move |&place| self.row(i)[place]));
+        let (width, values) = (places.len(), values.collect());
+        Ok(Self { columns: Some(names.to_vec()), width, rows: self.rows, values })
     }
 
     /// A table of finite values that were read, whose names may be numbers where a file says that they are names.
     #[cfg(feature = "formats")]
     pub(super) fn of_read(columns: Option<Vec<String>>, width: usize, values: Vec<f64>) -> Self {
         debug_assert!(width > 0 && values.len().is_multiple_of(width) && values.iter().all(|v| v.is_finite()));
-        Self { columns, width, values }
+        Self { columns, width, rows: values.len() / width, values }
+    }
+
+    /// Rows of no numbers at all, which have categories alone.
+    pub(crate) fn of_no_columns(rows: usize) -> Self {
+        Self { columns: None, width: 0, rows, values: Vec::new() }
     }
 
     /// A table of finite values under lawful names, which nothing needs to check.
     pub(super) fn of_finite(columns: Vec<String>, values: Vec<f64>) -> Self {
         debug_assert!(values.iter().all(|v| v.is_finite()));
-        Self { width: columns.len(), columns: Some(columns), values }
+        Self { width: columns.len(), rows: values.len() / columns.len(), columns: Some(columns), values }
     }
 
     /// Computed values, which may be infinite or NaN where a model was asked too much.
     pub(crate) fn of_computed(width: usize, values: Vec<f64>) -> Self {
         debug_assert!(width > 0 && values.len().is_multiple_of(width));
-        Self { width, columns: None, values }
+        Self { width, columns: None, rows: values.len() / width, values }
     }
 
     /// The number of rows.
     pub fn rows(&self) -> usize {
-        self.values.len() / self.width
+        self.rows
     }
 
-    /// The number of columns, at least one.
+    /// The number of columns: at least one, but for the rows of a [`Dataset`](super::Dataset) that has categories alone.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -195,7 +202,7 @@ impl Table {
         for &i in rows {
             values.extend_from_slice(self.row(i));
         }
-        Self { columns: self.columns.clone(), width: self.width, values }
+        Self { columns: self.columns.clone(), width: self.width, rows: rows.len(), values }
     }
 
     /// Sets rows aside for validation: `(training, validation)`.

@@ -78,6 +78,47 @@ impl fmt::Display for OutsideSupport {
     }
 }
 
+/// A level of a column of categories that a model does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnseenLevel {
+    /// The column.
+    pub column: String,
+    /// The level.
+    pub level: String,
+    /// The rows that have it.
+    pub rows: usize,
+    /// The first of them, from 0.
+    pub row: usize,
+    /// The levels that the model knows.
+    pub known: Vec<String>,
+}
+
+impl fmt::Display for UnseenLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { column, level, rows, row, known } = self;
+        write!(
+            f,
+            "`{}` in column `{}` ({}, the first is row {}){}",
+            Excerpt(level),
+            Excerpt(column),
+            Count(*rows, "row"),
+            row + 1,
+            Names(known, "", ": the model knows", ": the model knows")
+        )
+    }
+}
+
+/// The levels that a message describes.
+const UNSEEN: usize = 6;
+
+fn unseen(levels: &[UnseenLevel]) -> String {
+    let mut all: Vec<String> = levels.iter().take(UNSEEN).map(ToString::to_string).collect();
+    if levels.len() > UNSEEN {
+        all.push(format!("{} more", levels.len() - UNSEEN));
+    }
+    all.join("; ")
+}
+
 /// An error of data.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -390,6 +431,20 @@ pub enum DataError {
         /// Whether there are as many columns as the model has.
         by_position: bool,
     },
+    /// A column of categories that cannot be one.
+    #[error("the categories of column `{}`: {problem}", Excerpt(column))]
+    Category {
+        /// The column.
+        column: String,
+        /// The problem.
+        problem: String,
+    },
+    /// Levels of categories that a model does not know, of which it has no probability: all of them.
+    #[error(
+        "categories that the model does not know: {}. Leave such rows out, or fit a model to a table that has them",
+        unseen(.0)
+    )]
+    UnseenLevels(Vec<UnseenLevel>),
     /// A name that is no built-in density's.
     #[error("there is no built-in density `{}`: the names are {}", Excerpt(name), known)]
     UnknownDensity {

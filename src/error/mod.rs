@@ -7,7 +7,7 @@ mod import;
 mod text;
 
 pub use cells::{CellFaults, ColumnFault, Fault};
-pub use data::{DataError, OutsideSupport, Place};
+pub use data::{DataError, OutsideSupport, Place, UnseenLevel};
 pub use image::{ImageError, ImageSize};
 pub use import::ImportError;
 use resflow_backend::BackendError;

@@ -2,12 +2,13 @@
 
 use resflow_backend::{Backend, Key};
 
+use super::categories::Contexts;
 use super::context::{Given, missing};
 use super::evaluate::Encoded;
 use super::inverse::Decoded;
 use super::log_prob::{LogProb, evaluate};
 use super::prepared::PreparedFlow;
-use crate::data::{Samples, Table};
+use crate::data::{Samples, Table, Values};
 use crate::error::Error;
 use crate::invert::Inversion;
 
@@ -31,7 +32,9 @@ pub struct Conditioned<'a, B: Backend> {
 }
 
 impl<B: Backend> PreparedFlow<B> {
-    /// Takes the flow at contexts, `[m, k]` in the data's units, and embeds them.
+    /// Takes the flow at contexts, `[m, k]` in the data's units, and embeds them: rows of numbers, with
+    /// [categories](crate::data::Dataset::with_categories) where the flow has some. Of a flow that models its categories these are
+    /// all of the context, and what it is then is p(x | k), without p(k).
     ///
     /// ```
     /// # use resflow::{Flow, NdArray, backend::Key, config::{ContextConfig, FlowConfig}, data::Table};
@@ -45,17 +48,23 @@ impl<B: Backend> PreparedFlow<B> {
     /// ```
     ///
     /// # Errors
-    /// Returns [`Error::Input`] if the flow is not conditional, or for contexts of another width or none at all.
-    pub fn condition(&self, contexts: &Table) -> Result<Conditioned<'_, B>, Error> {
+    /// Returns [`Error::Input`] if the flow is not conditional, or for contexts of another width or none at all, [`Error::Data`] for
+    /// categories that it does not know.
+    pub fn condition<'s>(&self, contexts: impl Into<Samples<'s>>) -> Result<Conditioned<'_, B>, Error> {
         let Some(own) = self.prepared_context() else {
             let problem = "the model is no conditional density: it was made without a context, and has log_prob and sample itself";
             return Err(Error::Input(problem.into()));
         };
-        own.check(contexts)?;
+        let contexts = contexts.into();
+        let Values::Tabular(numbers) = contexts.values() else {
+            return Err(Error::Input("contexts are rows of numbers or categories, not images".into()));
+        };
+        let contexts = Contexts::new(numbers.rows(), Some(numbers), contexts.categories(), self.categories())?;
+        own.check(&contexts)?;
         if contexts.rows() == 0 {
             return Err(missing());
         }
-        let standard = own.upload(self.backend(), contexts, 0..contexts.rows());
+        let standard = own.upload(self.backend(), &contexts, 0..contexts.rows());
         let embedding = own.embedding.embed(self.backend(), &standard);
         Ok(Conditioned { flow: self, contexts: standard, embedding, count: contexts.rows() })
     }

@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use resflow_backend::{Backend, Element as _};
 
+use super::categories::{Contexts, FlowCategories};
 use super::prepared::PreparedFlow;
 use crate::architecture::Initial;
 use crate::batch::Batch;
 use crate::conditional::{Embedding, PreparedEmbedding};
 use crate::config::ContextConfig;
-use crate::data::{Samples, Standardiser, Table};
+use crate::data::Standardiser;
 use crate::error::{ConfigError, Error};
 
 /// The standardisation and the embedding of a conditional flow's contexts.
@@ -91,7 +92,7 @@ pub(crate) struct PreparedContext<B: Backend> {
 
 impl<B: Backend> PreparedContext<B> {
     /// Checks the width of contexts.
-    pub(super) fn check(&self, contexts: &Table) -> Result<(), Error> {
+    pub(super) fn check(&self, contexts: &Contexts<'_>) -> Result<(), Error> {
         let (found, wanted) = (contexts.width(), self.embedding.context());
         if found == wanted {
             return Ok(());
@@ -100,10 +101,12 @@ impl<B: Backend> PreparedContext<B> {
     }
 
     /// Some rows of contexts in standardised units on the device, `[n, k]`.
-    pub(super) fn upload(&self, backend: &B, contexts: &Table, which: impl Iterator<Item = usize>) -> B::Tensor {
+    pub(super) fn upload(&self, backend: &B, contexts: &Contexts<'_>, which: impl Iterator<Item = usize>) -> B::Tensor {
         let (k, mean, deviation) = (contexts.width(), self.standardiser.mean(), self.standardiser.deviation());
-        let values = which.flat_map(|i| contexts.row(i).iter().enumerate());
-        let values: Vec<_> = values.map(|(j, c)| B::Elem::from_f64((c - mean[j]) / deviation[j])).collect();
+        let mut values = Vec::new();
+        for i in which {
+            contexts.append(i, mean, deviation, &mut |c| values.push(B::Elem::from_f64(c)));
+        }
         backend.upload(&values, [values.len() / k, k].into())
     }
 }
@@ -114,7 +117,7 @@ pub(crate) enum Given<'a, B: Backend> {
     /// None: the flow looks at no context.
     Nothing,
     /// Each its own, in the data's units; they are embedded with the samples.
-    Rows(&'a Table),
+    Rows(&'a Contexts<'a>),
     /// Context i for the samples from i·`each` on, or one for all.
     Shared {
         /// Each in standardised units, `[m, k]`,
@@ -134,7 +137,12 @@ impl<B: Backend> Clone for Given<'_, B> {
 
 impl<B: Backend> Copy for Given<'_, B> {}
 
-impl<B: Backend> Given<'_, B> {
+impl<'a, B: Backend> Given<'a, B> {
+    /// What samples bring, if anything.
+    pub(crate) fn brought(contexts: Option<&'a Contexts<'a>>) -> Self {
+        contexts.map_or(Self::Nothing, Self::Rows)
+    }
+
     /// The embeddings of some samples' contexts, `[n, e]` or one for all, `[1, e]`.
     pub(super) fn embedding(
         &self,
@@ -144,9 +152,9 @@ impl<B: Backend> Given<'_, B> {
         let backend = flow.backend();
         match self {
             Self::Nothing => None,
-            Self::Rows(table) => {
+            Self::Rows(contexts) => {
                 let context = flow.prepared_context()?;
-                Some(context.embedding.embed(backend, &context.upload(backend, table, which)))
+                Some(context.embedding.embed(backend, &context.upload(backend, contexts, which)))
             }
             Self::Shared { embedding, each, .. } => Some(pick(backend, embedding, *each, which)),
         }
@@ -157,7 +165,7 @@ impl<B: Backend> Given<'_, B> {
         let backend = flow.backend();
         match self {
             Self::Nothing => None,
-            Self::Rows(table) => Some(flow.prepared_context()?.upload(backend, table, range)),
+            Self::Rows(contexts) => Some(flow.prepared_context()?.upload(backend, contexts, range)),
             Self::Shared { contexts, each, .. } => Some(pick(backend, contexts, *each, &mut range.clone())),
         }
     }
@@ -172,24 +180,19 @@ fn pick<B: Backend>(backend: &B, rows: &B::Tensor, each: usize, which: &mut dyn 
 }
 
 impl<B: Backend> PreparedFlow<B> {
-    /// The contexts that samples bring, if the flow is conditional.
-    ///
-    /// # Errors
-    /// Returns [`Error::Input`] if it is and they bring none, or ones of another width.
-    pub(crate) fn given<'a>(&self, samples: &Samples<'a>) -> Result<Given<'a, B>, Error> {
-        let Some(context) = &self.context else { return Ok(Given::Nothing) };
-        let contexts = samples.context().ok_or_else(missing)?;
-        context.check(contexts)?;
-        Ok(Given::Rows(contexts))
-    }
-
     pub(crate) fn prepared_context(&self) -> Option<&PreparedContext<B>> {
         self.context.as_ref()
     }
 
     /// Checks that nothing is to be given, where nothing can be.
     pub(super) fn check_unconditional(&self) -> Result<(), Error> {
-        if self.context.is_none() { Ok(()) } else { Err(missing()) }
+        match self.categories() {
+            Some(FlowCategories::Modelled(_)) => Err(Error::Input(
+                "the model has categories, and numbers are decoded given theirs: take it at them (`condition`)".into(),
+            )),
+            _ if self.context.is_none() => Ok(()),
+            _ => Err(missing()),
+        }
     }
 
     /// Embeds the contexts of a batch, which are in standardised units, for the transforms.

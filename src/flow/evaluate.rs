@@ -53,15 +53,15 @@ impl<B: Backend> PreparedFlow<B> {
     /// numbers: a sample has the same score alone, in another batch and in another order.
     ///
     /// Of a conditional flow it is log p(x | c) with the context that each sample brings
-    /// ([`Dataset::with_context`](crate::data::Dataset::with_context)); [`condition`](Self::condition) takes one for all.
+    /// ([`Dataset::with_context`](crate::data::Dataset::with_context)); [`condition`](Self::condition) takes one for all. Of one that
+    /// models categories it is log p(k) + log p(x | k).
     ///
     /// # Errors
     /// Returns [`Error::Input`] if the samples are of another width or image size than the model's, or have no context that it
     /// needs, [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if the
     /// device failed.
     pub fn log_prob<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<LogProb, Error> {
-        let samples = samples.into();
-        Ok(evaluate(self, samples, self.given(&samples)?, 0, key, false)?.1)
+        self.log_prob_from(samples, 0, key)
     }
 
     /// Computes [`log_prob`](Self::log_prob) of samples of which the first is number `first` of its data set. Where log
@@ -75,7 +75,10 @@ impl<B: Backend> PreparedFlow<B> {
     /// Returns [`Error::Input`], [`Error::Transform`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     pub fn log_prob_from<'a>(&self, samples: impl Into<Samples<'a>>, first: u64, key: Key) -> Result<LogProb, Error> {
         let samples = samples.into();
-        Ok(evaluate(self, samples, self.given(&samples)?, first, key, false)?.1)
+        let contexts = self.contexts_of(&samples)?;
+        let (_, mut log_prob) = evaluate(self, samples, Given::brought(contexts.as_ref()), first, key, false)?;
+        self.add_categories(&mut log_prob, contexts.as_ref());
+        Ok(log_prob)
     }
 
     /// Computes log p of each sample in nats, and its gradient in the sample, `[n, d]`, in nats per unit of the data
@@ -90,7 +93,9 @@ impl<B: Backend> PreparedFlow<B> {
         key: Key,
     ) -> Result<(LogProb, Table), Error> {
         let samples = samples.into();
-        let found = self.gradients_given(samples, self.given(&samples)?, key)?;
+        let contexts = self.contexts_of(&samples)?;
+        let mut found = self.gradients_given(samples, Given::brought(contexts.as_ref()), key)?;
+        self.add_categories(&mut found.log_prob, contexts.as_ref());
         Ok((found.log_prob, found.samples))
     }
 
@@ -137,7 +142,8 @@ impl<B: Backend> PreparedFlow<B> {
     #[doc(alias = "forward")]
     pub fn encode<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Encoded, Error> {
         let samples = samples.into();
-        self.encode_given(samples, self.given(&samples)?, key)
+        let contexts = self.contexts_of(&samples)?;
+        self.encode_given(samples, Given::brought(contexts.as_ref()), key)
     }
 
     /// Encodes samples that have the contexts that are given.

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use resflow_backend::{Backend, Element as _, Key};
 
+use super::categories::{Contexts, FlowCategories};
 use super::context::Given;
 use super::prepared::PreparedFlow;
 use crate::batch::Batch;
 use crate::bijection::Ask;
-use crate::data::Table;
+use crate::data::{Categories, Table};
 use crate::error::Error;
 use crate::invert::{Inversion, SampleReport, Status};
 use crate::transform::to_vectors;
@@ -28,6 +29,8 @@ pub struct Decoded {
     /// logit's output on: x itself is rounded where the logit is steepest), or, if the check was left out, the largest
     /// of any block.
     pub residual: f64,
+    /// The categories of each sample that was drawn, of a flow that models some.
+    pub categories: Option<Categories>,
 }
 
 /// The largest of some numbers, NaN if any is.
@@ -74,15 +77,23 @@ impl<B: Backend> PreparedFlow<B> {
         Ok(z.map_or_else(|| scores.clone(), |z| Table::of_computed(scores.width(), z)))
     }
 
-    /// Draws samples from the model. Sample i is a function of the key and i, whatever the count, up to rounding and to
+    /// Draws samples from the model, with their categories where it models some. Sample i is a function of the key and i, whatever the count, up to rounding and to
     /// the step at which its inversion stops: products of matrices of other sizes may add in another order.
     ///
     /// # Errors
     /// Returns [`Error::Input`] for a conditional flow, which [`condition`](Self::condition) makes one of, [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if
     /// the device failed. A sample that does not converge is no error: see the reports.
     pub fn sample(&self, count: usize, key: Key, how: &Inversion) -> Result<Decoded, Error> {
-        self.check_unconditional()?;
         let plan = self.plan(count);
+        if let Some(own @ FlowCategories::Modelled(density)) = self.categories() {
+            let drawn = density.sample(0, count, key.named("categories"));
+            let contexts = Contexts::drawn(own, &drawn);
+            let given = Given::<B>::Rows(&contexts);
+            let runs = plan.ranges().map(|range| (range.clone(), given.embedding(self, &mut range.clone())));
+            let decoded = self.sample_runs(&runs.collect::<Vec<_>>(), key, how)?;
+            return Ok(Decoded { categories: Some(drawn), ..decoded });
+        }
+        self.check_unconditional()?;
         self.sample_runs(&plan.ranges().map(|range| (range, None)).collect::<Vec<_>>(), key, how)
     }
 
@@ -119,7 +130,7 @@ impl<B: Backend> PreparedFlow<B> {
                 }
             }
         }
-        Ok(Decoded { samples, reports, residual, certified: self.chain.is_certified() })
+        Ok(Decoded { samples, reports, residual, certified: self.chain.is_certified(), categories: None })
     }
 
     /// Inverts z, `[n, d]`, on the device: x and the reports; the residual is measured through the whole chain.

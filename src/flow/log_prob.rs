@@ -35,8 +35,8 @@ pub struct LogProb {
     /// log p, and neither replicates nor probes tell how far off that is: for blocks with Lip(g) ≤ c it is at most
     /// d Σ_{k>K} cᵏ/k each, by the coefficients that their weights are normalised to. It is no part of the standard error.
     pub bias_bound: f64,
-    /// log|det ∂z/∂x| of each sample, `[n]`, nats: the part of the value besides the base density; with columns on
-    /// grids, at the first draw of noise.
+    /// log|det ∂z/∂x| of each sample, `[n]`, nats: the part of the value besides the base density and log p(k) of categories that are
+    /// a part of the sample; with columns on grids, at the first draw of noise.
     pub log_det: Vec<f64>,
     /// [`Status::NonFinite`] for a sample so far out that the arithmetic overflowed, [`Status::OutOfSupport`] for one
     /// outside of a column's support: their log p is −∞. Else the worst status of the solves of transforms whose forward pass is

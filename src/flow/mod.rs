@@ -4,6 +4,7 @@
 //! N(0, I) unless another is given. The columns' maps s, at their simplest a standardisation, belong to the model. A [`PreparedFlow`] holds the
 //! normalised weights and serves any number of calls and threads.
 
+mod categories;
 mod conditioned;
 mod context;
 mod decode_gradient;
@@ -18,6 +19,7 @@ mod provenance;
 mod scores;
 mod upload;
 
+pub use categories::FlowCategories;
 pub use conditioned::Conditioned;
 pub use context::FlowContext;
 pub use decode_gradient::DecodeGradient;
@@ -31,6 +33,7 @@ pub use prepared::PreparedFlow;
 pub use provenance::Provenance;
 use resflow_backend::{Backend, Key};
 pub use scores::{ReferenceScores, ScoreQuantiles};
+use std::sync::Arc;
 
 use crate::architecture::{self, Initial};
 use crate::base::{self, Base, BaseConfig, Normal};
@@ -57,6 +60,7 @@ pub struct Flow<B: Backend> {
     base: Box<dyn Base<B>>,
     classifier: Option<Classifier<B>>,
     context: Option<FlowContext<B>>,
+    categories: Option<Arc<FlowCategories>>,
     provenance: Provenance,
     /// Whether nothing was changed since all weights were sealed.
     sealed: bool,
@@ -136,6 +140,7 @@ impl<B: Backend> Flow<B> {
             columns: ColumnMaps::identity(dimension),
             chain,
             classifier: None,
+            categories: None,
             provenance: Provenance::default(),
             sealed: false,
         })
@@ -512,6 +517,7 @@ impl<B: Backend> Flow<B> {
             base_shapes: trained_shapes(backend, &*self.base),
             classifier: self.classifier.as_ref().map(|c| c.prepare(backend)),
             context: self.context.as_ref().map(|context| context.prepare(backend)),
+            categories: self.categories.clone(),
             training: self.config.training().clone(),
             evaluation: self.config.evaluation().clone(),
             resolved: self.resolved(Phase::Evaluation),

@@ -3,8 +3,11 @@
 //! The weights are normalised once; any number of calls and threads share them. What is computed is in the files beside:
 //! `evaluate.rs`, `inverse.rs`, `gradient.rs`.
 
+use std::sync::Arc;
+
 use resflow_backend::{Backend, Element as _, Key, Products, Shape, ShardPlan};
 
+use super::categories::FlowCategories;
 use super::context::PreparedContext;
 use crate::base::PreparedBase;
 use crate::batch::Batch;
@@ -40,6 +43,7 @@ pub struct PreparedFlow<B: Backend> {
     pub(super) sample_shape: Vec<usize>,
     pub(super) classifier: Option<PreparedClassifier<B>>,
     pub(super) context: Option<PreparedContext<B>>,
+    pub(super) categories: Option<Arc<FlowCategories>>,
     pub(super) training: Estimator,
     pub(super) evaluation: Estimator,
     pub(super) resolved: Estimator,

@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayRef2, ArrayView2};
 
 use crate::data::image::ImageSet;
-use crate::data::{Dataset, Table, Values};
+use crate::data::{Categories, Dataset, Table, Values};
 use crate::error::{DataError, Error};
 
 /// A source of samples: arrays and rows of numbers, tables, images.
@@ -92,6 +92,18 @@ impl IntoDataset for Table {
 }
 
 impl IntoDataset for &Table {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Ok(self.clone().into())
+    }
+}
+
+impl IntoDataset for Categories {
+    fn into_dataset(self) -> Result<Dataset, DataError> {
+        Ok(self.into())
+    }
+}
+
+impl IntoDataset for &Categories {
     fn into_dataset(self) -> Result<Dataset, DataError> {
         Ok(self.clone().into())
     }

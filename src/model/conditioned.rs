@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2};
 
 use super::array::array;
 use super::{Answer, Asked, IntoDataset, Model};
-use crate::data::{Dataset, Table, Values};
+use crate::data::Dataset;
 use crate::error::Error;
 use crate::flow::{Decoded, LogProb};
 
@@ -14,7 +14,7 @@ use crate::flow::{Decoded, LogProb};
 #[derive(Debug, Clone)]
 pub struct ConditionedModel {
     model: Model,
-    contexts: Table,
+    contexts: Dataset,
 }
 
 /// What an answer has if it was asked for.
@@ -24,20 +24,17 @@ fn asked<T>(part: Option<T>) -> T {
 
 impl ConditionedModel {
     pub(super) fn new(model: &Model, contexts: Dataset) -> Result<Self, Error> {
-        let Values::Tabular(contexts) = contexts.into_values() else {
-            return Err(Error::Input("contexts are rows of numbers, not images".into()));
-        };
-        model.held.check_contexts(&contexts)?;
+        model.held.check_contexts(contexts.samples())?;
         Ok(Self { model: model.clone(), contexts })
     }
 
     fn ask(&self, what: Asked<'_>) -> Result<Answer, Error> {
-        self.model.held.at(&self.contexts, what, self.model.key)
+        self.model.held.at(self.contexts.samples(), what, self.model.key)
     }
 
     /// m, the number of contexts.
     pub fn contexts(&self) -> usize {
-        self.contexts.rows()
+        self.contexts.len()
     }
 
     /// Computes log p(x | c) of each sample, `[n]`, nats. [`score`](Self::score) has the standard errors.

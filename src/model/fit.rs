@@ -11,7 +11,7 @@ use super::own_rows::OwnRows;
 use super::settings::{Named, settings};
 use super::{IntoDataset, Model};
 use crate::config::{Family, ModelConfig};
-use crate::data::{self, Dataset, Values};
+use crate::data::{self, Dataset};
 use crate::device::{Device, DeviceOptions};
 use crate::error::Error;
 use crate::flow::{Flow, Provenance};
@@ -236,10 +236,11 @@ impl<'a> Fit<'a> {
     pub fn run(mut self, x: impl IntoDataset) -> Result<Model, Error> {
         let mut data = x.into_dataset()?;
         if let Some(contexts) = self.given.take() {
-            let Values::Tabular(contexts) = contexts.into_values() else {
-                return Err(Error::Input("contexts are rows of numbers, not images".into()));
-            };
-            data = data.with_context(contexts)?;
+            data = data.given_rows(contexts)?;
+        }
+        if data.table().is_some_and(|table| table.width() == 0) {
+            let problem = "the rows have categories and no numbers: `CategoricalDensity::fit` is their probability";
+            return Err(Error::Input(problem.into()));
         }
         if let Some(table) = data.table().filter(|_| !self.regardless) {
             data::look(table, data.weights())?.check()?;

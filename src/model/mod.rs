@@ -42,7 +42,7 @@ use crate::config::ModelConfig;
 use crate::data::{Dataset, Samples, Table};
 use crate::device::{Device, DeviceOptions, Precision};
 use crate::error::Error;
-use crate::flow::{Decoded, Encoded, Flow, LogProb, PreparedFlow, Provenance};
+use crate::flow::{Decoded, Encoded, Flow, FlowCategories, LogProb, PreparedFlow, Provenance};
 use crate::invert::Inversion;
 use crate::lipschitz::FlowBounds;
 
@@ -66,8 +66,9 @@ trait Operations: Debug + Send + Sync {
     fn encode(&self, samples: Samples<'_>, key: Key) -> Result<Encoded, Error>;
     fn decode(&self, z: &Table) -> Result<Decoded, Error>;
     fn sample(&self, count: usize, key: Key) -> Result<Decoded, Error>;
-    fn at(&self, contexts: &Table, asked: Asked<'_>, key: Key) -> Result<Answer, Error>;
-    fn check_contexts(&self, contexts: &Table) -> Result<(), Error>;
+    fn at(&self, contexts: Samples<'_>, asked: Asked<'_>, key: Key) -> Result<Answer, Error>;
+    fn check_contexts(&self, contexts: Samples<'_>) -> Result<(), Error>;
+    fn categories(&self) -> Option<&FlowCategories>;
 }
 
 /// What is asked for at some contexts.
@@ -134,11 +135,15 @@ impl<B: Backend> Operations for Held<B> {
         self.prepared.sample(count, key, &Inversion::for_backend::<B>())
     }
 
-    fn check_contexts(&self, contexts: &Table) -> Result<(), Error> {
+    fn categories(&self) -> Option<&FlowCategories> {
+        self.flow.categories()
+    }
+
+    fn check_contexts(&self, contexts: Samples<'_>) -> Result<(), Error> {
         self.prepared.condition(contexts).map(drop)
     }
 
-    fn at(&self, contexts: &Table, asked: Asked<'_>, key: Key) -> Result<Answer, Error> {
+    fn at(&self, contexts: Samples<'_>, asked: Asked<'_>, key: Key) -> Result<Answer, Error> {
         let at = self.prepared.condition(contexts)?;
         let noise = Model::score_key(key);
         Ok(match asked {
@@ -258,6 +263,11 @@ impl Model {
         self.held.device()
     }
 
+    /// The categories that the model has, or is given.
+    pub fn categories(&self) -> Option<&FlowCategories> {
+        self.held.categories()
+    }
+
     /// d, the numbers of a sample.
     pub fn dimension(&self) -> usize {
         self.config().dimension()
@@ -358,12 +368,41 @@ impl Model {
         self.held.decode(&latents(z)?)
     }
 
-    /// Draws samples of the model, `[count, d]`; the same ones at every call of a model with the same key and count.
+    /// Draws samples of the model, `[count, d]`; the same ones at every call of a model with the same key and count. Of a model
+    /// with categories it is their numbers: [`sample_rows`](Self::sample_rows) has both.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed.
     pub fn sample(&self, count: usize) -> Result<Array2<f64>, Error> {
         Ok(array(self.sample_with_reports(count)?.samples))
+    }
+
+    /// Draws rows, numbers and the categories where the model has some; the same ones as [`sample`](Self::sample).
+    ///
+    /// ```
+    /// use resflow::data::{Categories, Dataset};
+    ///
+    /// let spread = |i: usize, by: f64| (i as f64 * by).fract();
+    /// let kind: Vec<[&str; 1]> = (0..60).map(|i| [if i % 3 == 0 { "a" } else { "b" }]).collect();
+    /// let x: Vec<[f64; 1]> = (0..60).map(|i| [spread(i, 0.754_877) + if i % 3 == 0 { 5.0 } else { 0.0 }]).collect();
+    /// let rows = Dataset::from_rows(&x)?.with_categories(Categories::of_rows(&["kind"], &kind)?)?;
+    /// let model = resflow::Fit::new().steps(5).run(&rows)?;
+    /// let log_p = model.log_prob(&rows)?;               // log p(kind) + log p(x | kind)
+    /// let samples = model.sample_rows(4)?;
+    /// let kinds = samples.categories().expect("the model has categories");
+    /// assert_eq!((log_p.len(), kinds.columns()[0].name()), (60, "kind"));
+    /// # Ok::<(), resflow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] as [`sample`](Self::sample) does.
+    pub fn sample_rows(&self, count: usize) -> Result<Dataset, Error> {
+        let Decoded { samples, categories, .. } = self.sample_with_reports(count)?;
+        let rows = Dataset::from(samples);
+        Ok(match categories {
+            Some(categories) => rows.with_categories(categories)?,
+            None => rows,
+        })
     }
 
     /// Draws samples, with the residual, error bound and status of each.
@@ -379,7 +418,7 @@ impl Model {
     /// # Errors
     /// Returns [`Error::Backend`] as [`sample`](Self::sample) does.
     pub fn sample_with_log_prob(&self, count: usize) -> Result<(Array2<f64>, Array1<f64>), Error> {
-        let samples = Dataset::from(self.sample_with_reports(count)?.samples);
+        let samples = self.sample_rows(count)?;
         let log_prob = self.held.log_prob(samples.samples(), Self::score_key(self.key))?;
         let crate::data::Values::Tabular(samples) = samples.into_values() else { unreachable!("samples are a table") };
         Ok((array(samples), Array1::from(log_prob.values)))

@@ -92,7 +92,7 @@ fn default_model(family: Option<Family>, data: &Dataset) -> Result<ModelConfig, 
         },
     };
     // samples that have contexts are fitted given these
-    let model = model.with_context(data.samples().context().map(|contexts| ContextConfig::new(contexts.width())));
+    let model = model.with_context(data.samples().context_width().map(ContextConfig::new));
     model.check()?;
     Ok(model)
 }

@@ -10,10 +10,11 @@ use crate::batch::Batch;
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
 use crate::data::{
-    ColumnFit, ColumnMaps, ColumnSettings, ColumnSummary, Dataset, Samples, Standardiser, Table, ToyDensity, Values,
-    permutation,
+    Category, ColumnFit, ColumnMaps, ColumnSettings, ColumnSummary, Dataset, Samples, Standardiser, Table, ToyDensity,
+    Values, permutation,
 };
 use crate::error::{DataError, Error};
+use crate::flow::FlowCategories;
 use crate::transform::dequantise;
 
 /// Training and validation samples, which never overlap.
@@ -89,13 +90,15 @@ impl Source {
         if context.is_some() && parts.is_empty() {
             return Err(missing_context());
         }
-        for part in parts {
+        for &part in &parts {
             if part.is_empty() {
                 return Err(Error::Input("there are no samples to learn from".into()));
             }
+            check_categories(part)?;
             if let Some(wanted) = context {
-                let found = part.samples().context().ok_or_else(missing_context)?.width();
-                if found != wanted {
+                let found = part.samples().context_width().ok_or_else(missing_context)?;
+                // levels of rows to validate on are found by their texts
+                if found != wanted && std::ptr::eq(part, parts[0]) {
                     return Err(Error::Input(format!("contexts of {found} columns, the model is given {wanted}")));
                 }
             }
@@ -164,7 +167,7 @@ pub(crate) struct Drawn<B: Backend> {
     pub(crate) targets: Option<B::Tensor>,
     /// The weight of each sample, where they have any; all of the training samples have mean 1.
     pub(crate) weights: Option<Vec<f64>>,
-    /// ln |det| of the columns' maps at each sample, nats, unless they are the same for all.
+    /// ln |det| of the columns' maps at each sample, with log p(k) of its categories, nats, unless they are the same for all.
     pub(crate) log_det: Option<Vec<f64>>,
 }
 
@@ -177,10 +180,27 @@ pub(crate) fn missing_context() -> Error {
     )
 }
 
-/// The standardisation of the contexts: to be fitted, or that of a run that goes on.
+/// Checks that a part of the data is none that no model is for: categories whose probability would be one given a context.
+fn check_categories(part: &Dataset) -> Result<(), Error> {
+    let samples = part.samples();
+    let Some(categories) =
+        samples.categories().filter(|_| samples.context().is_some() || samples.context_categories().is_some())
+    else {
+        return Ok(());
+    };
+    let names: Vec<&str> = categories.columns().iter().map(Category::name).collect();
+    let names = names.join(", ");
+    Err(Error::Input(format!(
+        "a probability of categories ({names}) given a context is not there: make them a part of the context too, or leave them out"
+    )))
+}
+
+/// The standardisation of the contexts and the probability of categories: to be fitted, or those of a run that goes on; or the
+/// standardisation alone is to be fitted, beside another run on the same data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contexts {
     Fit,
+    Beside,
     Given,
 }
 
@@ -226,6 +246,10 @@ pub(crate) struct Batches {
     /// The maps that every step does anew, since they differ from row to row or have noise; else `training` is behind
     /// them.
     columns: Option<ColumnMaps>,
+    /// ln |det| of the columns' maps, where they only standardise, nats.
+    log_det: f64,
+    /// The categories of the training rows, which follow the numbers of their contexts.
+    categories: Option<Coded>,
     /// The weight of one whole sample: 1 over the mean of the weights that were given.
     unit: f64,
     /// The number of the epoch and its order.
@@ -234,6 +258,17 @@ pub(crate) struct Batches {
 
 /// Rows and their weights.
 type Excerpt<'a> = (Cow<'a, Table>, Option<Cow<'a, [f64]>>);
+
+/// The categories of training rows.
+#[derive(Debug)]
+struct Coded {
+    /// A model's codes, row by row.
+    codes: Vec<u32>,
+    /// The levels of each column.
+    levels: Vec<usize>,
+    /// log p(k) of each row, nats, of categories that are a part of the samples.
+    log_prob: Option<Vec<f64>>,
+}
 
 #[derive(Debug)]
 enum Training {
@@ -257,7 +292,8 @@ impl Batches {
                 let validation = move || density.sample(key.named("validation data"), validation_samples).into();
                 let validation = ValidationSet { data: LazyLock::new(Box::new(validation)), numbers: Vec::new() };
                 let training = Training::Density(density);
-                let batches = Self { training, drawing, columns: None, unit: 1.0, epoch: None };
+                let batches =
+                    Self { training, drawing, columns: None, log_det: 0.0, categories: None, unit: 1.0, epoch: None };
                 let maps = if let Columns::Given(maps) = columns { maps } else { ColumnMaps::identity(2) };
                 return Ok((batches, validation, maps));
             }
@@ -279,7 +315,8 @@ impl Batches {
             let heaviest = weights.iter().copied().fold(0.0, f64::max);
             weights.len() as f64 / weights.iter().map(|w| w / heaviest).sum::<f64>() / heaviest
         });
-        let mut batches = Self { training: Training::Data(training), drawing, columns: None, unit, epoch: None };
+        let training = Training::Data(training);
+        let mut batches = Self { training, drawing, columns: None, log_det: 0.0, categories: None, unit, epoch: None };
         batches.set_columns(maps.clone())?;
         Ok((batches, ValidationSet::of(validation, numbers), maps))
     }
@@ -288,6 +325,7 @@ impl Batches {
     /// applied at once, others to each batch.
     pub(crate) fn set_columns(&mut self, maps: ColumnMaps) -> Result<(), DataError> {
         let Training::Data(data) = &mut self.training else { return Ok(()) };
+        self.log_det = maps.standardiser().log_det();
         if !maps.is_standardisation() {
             self.columns = Some(maps);
         } else if let Some(table) = data.table() {
@@ -298,20 +336,66 @@ impl Batches {
         Ok(())
     }
 
-    /// Fits a standardisation to the contexts of the training samples, where they have any.
-    pub(crate) fn fit_contexts(&self) -> Result<Option<Standardiser>, DataError> {
-        let Training::Data(data) = &self.training else { return Ok(None) };
-        data.samples().context().map(|contexts| Standardiser::fit_contexts(contexts, data.weights())).transpose()
+    /// The training samples, unless they are drawn.
+    pub(crate) fn training(&self) -> Option<Samples<'_>> {
+        match &self.training {
+            Training::Density(_) => None,
+            Training::Data(data) => Some(data.samples()),
+        }
+    }
+
+    /// Takes the categories of the training samples by a model's codes.
+    pub(crate) fn set_categories(&mut self, categories: &FlowCategories) -> Result<(), Error> {
+        let Some(samples) = self.training() else { return Ok(()) };
+        let own = samples.categories().or(samples.context_categories()).ok_or_else(missing_context)?;
+        let codes = own.codes_in(categories.columns())?;
+        let log_prob = categories.density().map(|density| density.log_prob_of(&codes));
+        let levels = categories.columns().iter().map(|column| column.levels().len()).collect();
+        self.categories = Some(Coded { codes, levels, log_prob });
+        Ok(())
+    }
+
+    /// Fits a standardisation to the numbers of the training samples' contexts, where they have any; one-hot codes, of so many levels
+    /// together, stay as they are.
+    pub(crate) fn fit_contexts(&self, levels: usize) -> Result<Option<Standardiser>, DataError> {
+        let Some(samples) = self.training() else { return Ok(None) };
+        let numbers =
+            samples.context().map(|contexts| Standardiser::fit_contexts(contexts, samples.weights())).transpose()?;
+        let (mut mean, mut deviation) =
+            numbers.map_or_else(Default::default, |s| (s.mean().to_vec(), s.deviation().to_vec()));
+        mean.resize(mean.len() + levels, 0.0);
+        deviation.resize(deviation.len() + levels, 1.0);
+        if mean.is_empty() { Ok(None) } else { Standardiser::new(mean, deviation).map(Some) }
     }
 
     /// Takes the contexts of the training samples to standardised units.
     pub(crate) fn standardise_contexts(&mut self, standardiser: &Standardiser) -> Result<(), DataError> {
         let Training::Data(data) = &mut self.training else { return Ok(()) };
         if let Some(contexts) = data.samples().context() {
+            let numbers = |of: &[f64]| of[..contexts.width()].to_vec();
+            let standardiser = Standardiser::new(numbers(standardiser.mean()), numbers(standardiser.deviation()))?;
             let contexts = standardiser.apply(contexts)?;
             data.set_context(contexts);
         }
         Ok(())
+    }
+
+    /// The contexts of some samples in standardised units on the device, `[n, k]`, where they have any.
+    fn contexts<B: Backend>(&self, backend: &B, data: &Dataset, order: &[usize]) -> Option<B::Tensor> {
+        let numbers = data.samples().context();
+        let coded = self.categories.as_ref();
+        let width = numbers.map_or(0, Table::width) + coded.map_or(0, |coded| coded.levels.iter().sum::<usize>());
+        let mut values = Vec::with_capacity(order.len() * width);
+        for &i in order {
+            values.extend(numbers.iter().flat_map(|numbers| numbers.row(i)).map(|&v| B::Elem::from_f64(v)));
+            if let Some(Coded { codes, levels, .. }) = coded {
+                for (&code, &levels) in codes[i * levels.len()..].iter().zip(levels) {
+                    let one = |level| B::Elem::from_f64(f64::from(u8::from(level == code as usize)));
+                    values.extend((0..levels).map(one));
+                }
+            }
+        }
+        (width > 0).then(|| backend.upload(&values, [order.len(), width].into()))
     }
 
     /// Whether every step draws new points.
@@ -376,11 +460,12 @@ impl Batches {
             }
             Values::Images(set) => self.images(backend, set, &order, batch * count as u64),
         };
+        if let Some(log_prob) = self.categories.as_ref().and_then(|coded| coded.log_prob.as_ref()) {
+            let log_det = log_det.get_or_insert_with(|| vec![self.log_det; count]);
+            log_det.iter_mut().zip(&order).for_each(|(sum, &i)| *sum += log_prob[i]);
+        }
         let weights = data.weights().map(|weights| order.iter().map(|&i| weights[i] * self.unit).collect());
-        let context = data.samples().context().map(|context| {
-            let values = order.iter().flat_map(|&i| context.row(i)).map(|&v| B::Elem::from_f64(v));
-            backend.upload(&values.collect::<Vec<_>>(), [count, context.width()].into())
-        });
+        let context = self.contexts(backend, data, &order);
         let targets = self.targets(backend, data, &order);
         Drawn { batch: Batch { context, ..Batch::new(x) }, targets, weights, log_det }
     }

@@ -13,7 +13,7 @@ use crate::classifier::Classifier;
 use crate::config::Start;
 use crate::data::{ColumnMaps, Samples};
 use crate::error::{ConfigError, Error};
-use crate::flow::{Flow, Provenance};
+use crate::flow::{Flow, FlowCategories, Provenance};
 
 /// The multiply-adds of a choice for each second of a limited time; a core makes some five times as many.
 const WORK_OF_A_SECOND: f64 = 2e8;
@@ -109,6 +109,10 @@ pub(super) fn fit_base<B: Backend>(
             return Err(ConfigError::Inconsistent(problem.into()).into());
         };
         let own = flow.columns();
+        let of_categories = match (flow.categories().and_then(FlowCategories::density), validation.categories()) {
+            (Some(density), Some(categories)) => density.log_prob(categories)?,
+            _ => vec![0.0; validation.len()],
+        };
         let attempt = |maps: &ColumnMaps, choice: &MixtureChoice| {
             // rows that are only standardised are so already
             let mapped = (!own.is_standardisation()).then(|| maps.forward_computed(&training, key, 0).table);
@@ -118,7 +122,8 @@ pub(super) fn fit_base<B: Backend>(
             let (ladder, mixture) = choice.choose(rows, validated, key)?;
             let total = validation.weights().map_or(standard.log_det.len() as f64, |weights| weights.iter().sum());
             let weight = |i: usize| validation.weights().map_or(1.0, |weights| weights[i]) / total;
-            let log_det: f64 = standard.log_det.iter().enumerate().map(|(i, l)| weight(i) * l).sum();
+            let log_det: f64 =
+                standard.log_det.iter().enumerate().map(|(i, l)| weight(i) * (l + of_categories[i])).sum();
             let rungs = ladder.rungs.iter().map(|rung| Rung { log_prob: rung.log_prob + log_det, ..*rung }).collect();
             Ok::<_, Error>((Ladder { rungs, ..ladder }, mixture))
         };
@@ -175,7 +180,9 @@ impl<B: Backend> Trainer<B> {
         if let Some(mixture) = &other.fitted {
             flow.set_base(GaussianMixture::new(flow.backend(), mixture)?)?;
         }
-        let mut trainer = Self::start(flow, source, config, (budget, None), key, Columns::Given(maps), Contexts::Fit)?;
+        flow.set_categories(other.flow.categories().cloned())?;
+        let mut trainer =
+            Self::start(flow, source, config, (budget, None), key, Columns::Given(maps), Contexts::Beside)?;
         let ladder = other.flow.provenance().ladder.clone();
         trainer.flow.set_provenance(Provenance { ladder, ..trainer.flow.provenance().clone() });
         trainer.fitted.clone_from(&other.fitted);

@@ -16,11 +16,14 @@ use super::validation::Best;
 use super::{Budget, TrainConfig, Validation, Verdict};
 use crate::base::Mixture;
 use crate::batch::SampleWeights;
+use crate::categorical::CategoricalDensity;
 use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
 use crate::error::Error;
 use crate::estimator::{Estimator, Expansion, Phase};
-use crate::flow::{Flow, FlowContext, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision};
+use crate::flow::{
+    Flow, FlowCategories, FlowContext, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision,
+};
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, assign};
 
@@ -138,6 +141,11 @@ impl<B: Backend> Trainer<B> {
                 words(&flow.config().sample_shape())
             )));
         }
+        if let (None, Some(width)) = (flow.context(), source.data().and_then(category_width)) {
+            return Err(Error::Input(format!(
+                "the data have categories, of which a flow over the numbers is given one-hot codes: set context = {{ columns = {width} }}"
+            )));
+        }
         let classes = flow.classifier().map_or(0, Classifier::classes);
         source.check(classes, flow.context().map(FlowContext::columns))?;
         let fingerprint = source.fingerprint(classes);
@@ -166,9 +174,18 @@ impl<B: Backend> Trainer<B> {
         let begins = matches!(columns, Columns::Fit(_));
         let (mut batches, validation, columns) = Batches::new(source, drawing, columns)?;
         flow.set_columns(columns)?;
-        if let Some(context) = flow.context_mut() {
+        if flow.context().is_some() {
             if contexts == Contexts::Fit {
-                context.set_standardiser(batches.fit_contexts()?.ok_or_else(missing_context)?)?;
+                flow.set_categories(categories_of(&batches, &validation, key.named("categories"))?)?;
+            }
+            if let Some(categories) = flow.categories() {
+                batches.set_categories(categories)?;
+            }
+        }
+        let levels = flow.categories().map_or(0, FlowCategories::width);
+        if let Some(context) = flow.context_mut() {
+            if contexts != Contexts::Given {
+                context.set_standardiser(batches.fit_contexts(levels)?.ok_or_else(missing_context)?)?;
             }
             batches.standardise_contexts(context.standardiser())?;
         }
@@ -530,6 +547,21 @@ impl<B: Backend> Trainer<B> {
         self.optimiser.follow(&self.flow);
         self.prepared = self.flow.prepare().with_steps_on(self.steps.clone());
     }
+}
+
+/// The width of the context of data with categories.
+fn category_width(data: &Dataset) -> Option<usize> {
+    data.categories().and_then(|_| data.samples().context_width())
+}
+
+/// The categories of training samples, those that are a part of them with their probability.
+fn categories_of(batches: &Batches, validation: &ValidationSet, key: Key) -> Result<Option<FlowCategories>, Error> {
+    let Some(training) = batches.training() else { return Ok(None) };
+    if training.categories().is_some() {
+        let density = CategoricalDensity::fit(training, validation.samples(), key)?;
+        return Ok(Some(FlowCategories::Modelled(density)));
+    }
+    Ok(training.context_categories().map(|categories| FlowCategories::Given(categories.columns().to_vec())))
 }
 
 /// The numbers of a step's report that come from the device.

@@ -6,12 +6,13 @@ use std::num::NonZeroUsize;
 use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise};
 use resflow::bijection::Bijection;
+use resflow::categorical::CategoricalDensity;
 use resflow::config::{BaseConfig, ContextConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
 use resflow::data::column::{Asinh, Grid, Spline};
 use resflow::data::image::ImageSet;
-use resflow::data::{ColumnMap, ColumnMaps, Support, Table};
+use resflow::data::{Categories, ColumnMap, ColumnMaps, Dataset, Support, Table};
 use resflow::estimator::{Estimator, Exact};
-use resflow::flow::Flow;
+use resflow::flow::{Flow, FlowCategories};
 use resflow::lipschitz::PowerIteration;
 use resflow::module::Role;
 use resflow::transform::dequantise;
@@ -130,6 +131,43 @@ fn conditional_flows() {
     }
     let own = ContextConfig { embedding: Vec::new(), scales: false, ..ContextConfig::new(2) };
     agrees("a context as it is", &flow(FlowConfig { blocks: 1, context: Some(own), ..FlowConfig::new(2) }));
+}
+
+/// Rows with categories of which one is a table's and one, which follows the other, a net's; and contexts with categories.
+#[test]
+fn flows_with_categories() {
+    let rows: Vec<[&str; 2]> =
+        (0..400).map(|i| [["a", "b", "c"][i % 3], ["x", "y"][usize::from(i % 3 == 1)]]).collect();
+    let rows = Categories::of_rows(&["first", "second"], &rows).expect("rows");
+    let data = Dataset::from(rows.clone());
+    let density = CategoricalDensity::fit(data.samples(), data.samples(), Key::new(6)).expect("categories");
+    assert!(!density.is_table(1));
+    let context = Some(ContextConfig { embedding: vec![4], ..ContextConfig::new(5) });
+    let config = FlowConfig { blocks: 1, hidden: vec![4], context, ..FlowConfig::new(2) };
+    let mut modelled = flow(config);
+    modelled.set_categories(Some(FlowCategories::Modelled(density))).expect("five levels");
+    let samples = Table::new(None, 2, vec![0.3, -1.0, 0.5, 2.0, -0.4, 0.1]).expect("finite");
+    let kinds = rows.select(&[0, 1, 5]);
+    let read = |flow: &Flow<Cpu>| Document::read(&flow.to_archive().expect("stored").to_bytes().expect("stored"));
+    let by_document = (0..3).map(|i| {
+        let document = read(&modelled);
+        let own = document.log_prob_of_categories(kinds.row(i));
+        own + document.given_categories(&[], kinds.row(i)).log_prob(samples.row(i)).log_prob
+    });
+    let by_document: Vec<f64> = by_document.collect();
+    let data = Dataset::from(samples.clone()).with_categories(kinds.clone()).expect("as many");
+    near("modelled", &by_document, &modelled.log_prob(&data, Key::new(8)).expect("rows").values);
+    let mut given = modelled.clone();
+    let second = kinds.columns()[1].clone();
+    given.set_categories(Some(FlowCategories::Given(vec![second.clone()]))).expect("two of five");
+    let numbers = Table::new(None, 3, (0..9).map(|i| 0.2 * f64::from(i) - 1.0).collect()).expect("finite");
+    let codes: Vec<u32> = (0..3).map(|i| kinds.row(i)[1]).collect();
+    let by_document: Vec<f64> = (0..3)
+        .map(|i| read(&given).given_categories(numbers.row(i), &codes[i..=i]).log_prob(samples.row(i)).log_prob)
+        .collect();
+    let contexts = Categories::new(vec![second], codes).expect("codes");
+    let data = Dataset::from(samples).with_context(numbers).and_then(|data| data.with_context_categories(contexts));
+    near("given", &by_document, &given.log_prob(&data.expect("as many"), Key::new(8)).expect("rows").values);
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(crate) struct Document {
     pub(crate) stages: Vec<Value>,
     /// What the document says of the columns besides centres and scales.
     pub(crate) columns: Option<Vec<Value>>,
+    /// What the document says of categories.
+    pub(crate) categories: Option<Value>,
     /// e(c) of the context that samples are given.
     pub(crate) given: Vec<f64>,
 }
@@ -56,14 +58,16 @@ impl Document {
         let extended = columns.is_some() || config.get("base").is_some() || config.get("start").is_some();
         let format = model["format"].as_u64();
         let stages = match (format, model.get("chain"), extended) {
-            (Some(3), Some(chain), false) | (Some(4), Some(chain), true) | (Some(5), Some(chain), _) => {
+            (Some(3), Some(chain), false) | (Some(4), Some(chain), true) | (Some(5 | 6), Some(chain), _) => {
                 chain.as_array().expect("a list").clone()
             }
-            (Some(2), None, false) | (Some(4), None, true) | (Some(5), None, _) if images => image_stages(&config),
-            (Some(2), None, false) | (Some(4), None, true) | (Some(5), None, _) => row_stages(&config),
+            (Some(2), None, false) | (Some(4), None, true) | (Some(5 | 6), None, _) if images => image_stages(&config),
+            (Some(2), None, false) | (Some(4), None, true) | (Some(5 | 6), None, _) => row_stages(&config),
             other => panic!("{other:?}"),
         };
-        assert_eq!(format == Some(5), config.get("context").is_some());
+        assert_eq!(matches!(format, Some(5 | 6)), config.get("context").is_some());
+        let categories = model.get("categories").cloned();
+        assert_eq!(format == Some(6), categories.is_some());
         let stages = match (config.get("context"), model.get("chain")) {
             (Some(context), None) => {
                 let rows = (!images).then(|| number(&config["dimension"]));
@@ -71,7 +75,7 @@ impl Document {
             }
             _ => stages,
         };
-        Self { config, images, tensors, stages, columns, given: Vec::new() }
+        Self { config, images, tensors, stages, columns, categories, given: Vec::new() }
     }
 
     /// The same with a context that samples are given.

@@ -20,6 +20,7 @@ mod data_folders;
 mod data_images;
 mod data_pictures;
 mod data_streams;
+mod document_categories;
 mod document_columns;
 mod document_context;
 mod document_reader;

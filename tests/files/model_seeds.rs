@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use resflow::NdArray;
 use resflow::backend::Key;
+use resflow::categorical::CategoricalDensity;
 use resflow::checkpoint::{Archive, Values};
 use resflow::config::{BaseConfig, ContextConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
-use resflow::data::{Standardiser, ToyDensity};
-use resflow::flow::Flow;
+use resflow::data::{Categories, Dataset, Standardiser, ToyDensity};
+use resflow::flow::{Flow, FlowCategories};
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
@@ -200,6 +201,18 @@ fn write_checkpoint_seeds() {
     let conditional = Flow::new(NdArray::<f64>::new(), conditional, Key::new(0)).expect("valid");
     let conditional = conditional.to_archive().expect("stored");
     store("conditional.safetensors", &conditional);
+    let rows: Vec<[&str; 2]> = (0..200).map(|i| [["a", "b"][i % 2], ["x", "y"][i % 2]]).collect();
+    let rows = Dataset::from(Categories::of_rows(&["k", "l"], &rows).expect("rows"));
+    let density = CategoricalDensity::fit(rows.samples(), rows.samples(), Key::new(0)).expect("categories");
+    let of_four = Some(ContextConfig { embedding: vec![2], ..ContextConfig::new(4) });
+    let categorical = FlowConfig { context: of_four, ..tiny() };
+    let mut categorical = Flow::new(NdArray::<f64>::new(), categorical, Key::new(0)).expect("valid");
+    let columns = density.columns()[..1].to_vec();
+    categorical.set_categories(Some(FlowCategories::Given(columns))).expect("two of four");
+    store("categories_given.safetensors", &categorical.to_archive().expect("stored"));
+    categorical.set_categories(Some(FlowCategories::Modelled(density))).expect("four levels");
+    let categorical = categorical.to_archive().expect("stored");
+    store("categories.safetensors", &categorical);
     let one_scale = ImageConfig { blocks: vec![1], fully_connected: 0, context: told(), ..tiny_images() };
     store("image_conditional.safetensors", &single(one_scale));
     store("dense_run.safetensors", &run_of(tiny_dense().into(), 2));
@@ -250,6 +263,19 @@ fn write_checkpoint_seeds() {
     spoil("context_missing.safetensors", &conditional, &|a| drop(a.tensors.remove("context.mean")));
     spoil("context_huge.safetensors", &conditional, &|a| {
         a.document["model"]["config"]["rows"]["context"]["columns"] = json!(65_536);
+    });
+    spoil("categories_missing.safetensors", &categorical, &|a| drop(a.tensors.remove("categories.1.output.bias")));
+    spoil("categories_twice.safetensors", &categorical, &|a| {
+        a.document["model"]["categories"]["columns"][0]["levels"] = json!(["a", "a"]);
+    });
+    spoil("categories_wide.safetensors", &categorical, &|a| {
+        a.document["model"]["categories"]["columns"][0]["levels"] = json!(["a", "b", "c"]);
+    });
+    spoil("categories_first.safetensors", &categorical, &|a| {
+        a.document["model"]["categories"]["nets"] = json!([true, true]);
+    });
+    spoil("categories_unlikely.safetensors", &categorical, &|a| {
+        a.tensors.insert("categories.0.table".into(), (vec![2], Values::F64(vec![0.0, 0.0])));
     });
     spoil("huge.safetensors", &model, &|a| a.document["model"]["config"]["rows"]["blocks"] = json!(10_000));
     let images = images.to_archive().expect("stored");

@@ -4,6 +4,7 @@
 mod bases;
 mod block;
 mod bottleneck;
+mod categories;
 mod certificates;
 mod check;
 mod column_fit;
