@@ -46,7 +46,7 @@ mod table;
 mod toy;
 
 pub use crate::error::{CellFaults, ColumnFault, DataError, Fault, OutsideSupport, Place, UnseenLevel};
-pub(crate) use category::Levels;
+
 pub use category::{Categories, Category, MOST_LEVELS};
 pub use column::{ColumnFit, ColumnMap, ColumnMaps, ColumnSettings, ColumnSummary, Support};
 pub use dataset::{Dataset, Samples, Values, number_of};
