@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from resflow import Flow
-from resflow.torch import FlowDistribution, log_prob
+torch = pytest.importorskip("torch", reason="PyTorch is optional")
+
+from resflow import Flow  # noqa: E402
+from resflow.torch import FlowDistribution, log_prob  # noqa: E402
 
 
 @pytest.fixture(scope="module")
