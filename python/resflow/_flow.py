@@ -205,8 +205,8 @@ class Flow:
         progress : bool
             Shows a bar on ``stderr``.
         on_interrupt : ``"raise"`` or ``"return"``
-            What Ctrl-C does: it is raised, or ends the fit with the best model so far. It is noticed between steps; the search
-            for a mixture before the first one, which takes seconds at most, ends first.
+            What Ctrl-C does: it is raised, or ends the fit with the best model so far, which there is from the first step on. It is
+            noticed between steps, and before the first one between rounds of the search for a mixture.
 
         Returns
         -------

@@ -26,11 +26,10 @@ pub(crate) fn options(
         }
     };
     let precision = match precision {
-        Some("f32") => Precision::F32,
         Some("f64") => Precision::F64,
-        // a GPU has single precision only
         None if kind == DeviceKind::Cpu => native,
-        None => Precision::F32,
+        // a GPU has single precision only
+        Some("f32") | None => Precision::F32,
         Some(other) => return Err(PyValueError::new_err(format!("precision is {other:?}, expected 'f32' or 'f64'"))),
     };
     let threads = match threads.map(NonZeroUsize::new) {

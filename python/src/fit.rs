@@ -1,5 +1,6 @@
 //! Fits that Python can watch and stop.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What Python has to say while a fit runs.
 struct Watch {
     observer: Option<Py<PyAny>>,
+    /// Whether Ctrl-C ends the fit with a model.
+    keep: bool,
     looked: Instant,
     /// An exception of the observer, or Ctrl-C.
     raised: Option<PyErr>,
@@ -46,6 +49,22 @@ impl Watch {
                 ControlFlow::Break(())
             }
         }
+    }
+
+    /// Whether nobody wants the model any more. Before the first step Ctrl-C waits for that, if it is to end with a model.
+    fn is_abandoned(&mut self) -> bool {
+        if !self.keep && self.raised.is_none() && self.looked.elapsed() >= LOOK_EVERY {
+            self.raised = Python::attach(Python::check_signals).err();
+            self.looked = Instant::now();
+        }
+        self.to_raise().is_some()
+    }
+
+    /// What is raised in the end.
+    fn to_raise(&self) -> Option<&PyErr> {
+        let raised = self.raised.as_ref()?;
+        let kept = self.keep && Python::attach(|py| raised.is_instance_of::<PyKeyboardInterrupt>(py));
+        (!kept).then_some(raised)
     }
 }
 
@@ -104,8 +123,7 @@ pub(crate) fn fit(
         return Err(PyValueError::new_err("steps and time_limit exclude each other: a fit ends after one of them"));
     }
     let (samples, validation) = (samples.take()?, validation.map(Samples::take).transpose()?);
-    let mut watch = Watch { observer, looked: Instant::now(), raised: None };
-    let fitted = py.detach(|| {
+    let fit_watched = move |watch: &RefCell<Watch>| {
         let mut fit = Fit::new().seed(seed).device(device).regardless(regardless);
         if !(model.is_empty() && train.is_empty()) {
             fit = fit.settings(model, train);
@@ -125,10 +143,17 @@ pub(crate) fn fit(
         if let Some(validation) = validation {
             fit = fit.validation(validation)?;
         }
-        fit.on_progress(|progress| watch.look(progress)).run(samples)
+        let fit = fit.abandon(|| watch.borrow_mut().is_abandoned());
+        fit.on_progress(|progress| watch.borrow_mut().look(progress)).run(samples)
+    };
+    let watch = Watch { observer, keep, looked: Instant::now(), raised: None };
+    let (fitted, watch) = py.detach(move || {
+        let watch = RefCell::new(watch);
+        let fitted = fit_watched(&watch);
+        (fitted, watch.into_inner())
     });
-    match watch.raised {
-        Some(error) if !(keep && error.is_instance_of::<PyKeyboardInterrupt>(py)) => Err(error),
-        _ => fitted.map(Model::of).map_err(raised),
+    match watch.to_raise() {
+        Some(error) => Err(error.clone_ref(py)),
+        None => fitted.map(Model::of).map_err(raised),
     }
 }

@@ -106,17 +106,13 @@ impl<B: Backend> Learner for Held<B> {
 
     fn input_gradients(&self, data: &Dataset, key: Key) -> Result<(Vec<f64>, Table, Option<Table>), Error> {
         let samples = table_of(data)?;
-        match data.samples().context() {
-            Some(contexts) => {
-                let at = self.prepared.condition(contexts)?;
-                let (log_prob, of_samples, of_contexts) = at.log_prob_and_gradient(samples, key)?;
-                Ok((log_prob.values, of_samples, Some(of_contexts)))
-            }
-            None => {
-                let (log_prob, of_samples) = self.prepared.log_prob_and_gradient(samples, key)?;
-                Ok((log_prob.values, of_samples, None))
-            }
+        if let Some(contexts) = data.samples().context() {
+            let at = self.prepared.condition(contexts)?;
+            let (log_prob, of_samples, of_contexts) = at.log_prob_and_gradient(samples, key)?;
+            return Ok((log_prob.values, of_samples, Some(of_contexts)));
         }
+        let (log_prob, of_samples) = self.prepared.log_prob_and_gradient(samples, key)?;
+        Ok((log_prob.values, of_samples, None))
     }
 
     fn parameter_gradient(&self, data: &Dataset, weights: &[f64], key: Key) -> Result<Vec<f64>, Error> {

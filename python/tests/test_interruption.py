@@ -66,6 +66,18 @@ def test_control_c_is_raised(rows: np.ndarray) -> None:
     assert time.monotonic() - start < 30
 
 
+def test_control_c_is_heard_before_the_first_step() -> None:
+    # the search for a mixture of so many rows takes longer than the timer, and far longer than what is left of it
+    rng = np.random.default_rng(0)
+    x = rng.standard_t(4, size=(20_000, 12)) @ rng.normal(size=(12, 12))
+    seen: list[Progress] = []
+    timer = interrupt_soon(1.0)
+    with pytest.raises(KeyboardInterrupt):
+        Flow.fit(x, steps=LONG, train=ENDLESS, callback=seen.append)
+    timer.join()
+    assert not seen
+
+
 def test_control_c_may_end_a_fit_with_its_best_model(rows: np.ndarray) -> None:
     timer = interrupt_soon()
     flow = Flow.fit(rows, steps=LONG, train=ENDLESS, on_interrupt="return")

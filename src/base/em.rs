@@ -16,6 +16,7 @@ use std::borrow::Cow;
 
 use resflow_backend::Key;
 
+use super::allowance::Allowance;
 use super::components::LANES;
 use super::kmeans::clusters;
 use super::{BaseConfig, Covariance, Mixture, MixtureConfig, Rows};
@@ -104,19 +105,23 @@ impl MixtureFit {
     /// Returns [`Error::Config`] for settings out of range, [`Error::Input`] if a column is constant and `least_scale` is
     /// 0, or if numbers of the rows are so large that their squares overflow.
     pub fn fit(&self, rows: Rows<'_>, key: Key) -> Result<FittedMixture, Error> {
-        let mut work = u64::MAX;
-        self.fit_within(rows, key, &mut work)
+        self.fit_within(rows, key, &mut Allowance::new(u64::MAX, &|| false))
     }
 
     /// Fits a mixture in a number of multiply-adds, after which no further iteration is begun.
-    pub(super) fn fit_within(&self, rows: Rows<'_>, key: Key, work: &mut u64) -> Result<FittedMixture, Error> {
+    pub(super) fn fit_within(
+        &self,
+        rows: Rows<'_>,
+        key: Key,
+        allowance: &mut Allowance<'_>,
+    ) -> Result<FittedMixture, Error> {
         self.check()?;
         let part = Part::of(rows, self.most_rows, key.named("rows"));
         let rows = part.rows()?;
         let scale = self.scale(&rows)?;
         let job = Job { fit: self, rows, scale: &scale };
-        let start = job.start(key.named("start"), work)?;
-        job.run(start, self.most_iterations, work)
+        let start = job.start(key.named("start"), allowance)?;
+        job.run(start, self.most_iterations, allowance)
     }
 
     /// D, the variances of the columns or what stands for them.
@@ -194,7 +199,7 @@ impl Job<'_> {
     }
 
     /// The best of some starts after a few iterations on a part of the rows.
-    fn start(&self, key: Key, work: &mut u64) -> Result<Mixture, Error> {
+    fn start(&self, key: Key, allowance: &mut Allowance<'_>) -> Result<Mixture, Error> {
         let part = Part::of(self.rows, START_ROWS, key.named("rows"));
         let job = Job { fit: self.fit, rows: part.rows()?, scale: self.scale };
         let scales: Vec<f64> = self.scale.iter().map(|v| 1.0 / v).collect();
@@ -207,7 +212,7 @@ impl Job<'_> {
             if restarts == 1 {
                 return Ok(mixture);
             }
-            let fitted = job.run(mixture, START_ITERATIONS, work)?;
+            let fitted = job.run(mixture, START_ITERATIONS, allowance)?;
             let value = fitted.objective.last().copied().unwrap_or(f64::NEG_INFINITY);
             if best.as_ref().is_none_or(|(most, _)| value > *most) {
                 best = Some((value, fitted.mixture));
@@ -226,14 +231,19 @@ impl Job<'_> {
     }
 
     /// Iterates from a mixture on.
-    fn run(&self, start: Mixture, most_iterations: usize, work: &mut u64) -> Result<FittedMixture, Error> {
+    fn run(
+        &self,
+        start: Mixture,
+        most_iterations: usize,
+        allowance: &mut Allowance<'_>,
+    ) -> Result<FittedMixture, Error> {
         let mut mixture = start;
         let mut objective: Vec<f64> = Vec::new();
         let mut iteration = 0;
         loop {
             let (log_likelihood, sums) = self.expect(&mixture);
             let cost = mixture.config().components * (self.factor_numbers() + self.rows.dimension());
-            *work = work.saturating_sub((self.rows.count() * cost) as u64);
+            allowance.spend((self.rows.count() * cost) as u64)?;
             let value = log_likelihood - self.penalty(&mixture);
             if !value.is_finite() {
                 return Err(Error::Input(
@@ -242,7 +252,7 @@ impl Job<'_> {
             }
             let converged = objective.last().is_some_and(|last| value - last < self.fit.tolerance);
             objective.push(value);
-            if converged || *work == 0 || iteration >= most_iterations {
+            if converged || allowance.work() == 0 || iteration >= most_iterations {
                 return Ok(FittedMixture { mixture, objective, converged });
             }
             let next = self.maximise(&sums)?;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use resflow_backend::Key;
 use serde::{Deserialize, Serialize};
 
+use super::allowance::Allowance;
 use super::{Covariance, Mixture, MixtureConfig, MixtureFit, Rows};
 use crate::error::{ConfigError, Error};
 
@@ -121,6 +122,17 @@ impl MixtureChoice {
     /// Returns [`Error::Config`] for settings out of range and without candidates, [`Error::Input`] for rows of two
     /// widths, rows that no mixture can be fitted to, and validation rows that have no density to any precision.
     pub fn choose(&self, training: Rows<'_>, validation: Rows<'_>, key: Key) -> Result<(Ladder, Mixture), Error> {
+        self.choose_unless(training, validation, key, &|| false)
+    }
+
+    /// Chooses like [`choose`](Self::choose), but ends with [`Error::Interrupted`] once it is stopped.
+    pub(crate) fn choose_unless(
+        &self,
+        training: Rows<'_>,
+        validation: Rows<'_>,
+        key: Key,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<(Ladder, Mixture), Error> {
         if training.dimension() != validation.dimension() {
             return Err(Error::Input(format!(
                 "training rows of {} columns and validation rows of {}",
@@ -131,7 +143,7 @@ impl MixtureChoice {
         let Some(&least) = self.candidates.first() else {
             return Err(ConfigError::Inconsistent("a choice among no numbers of components".into()).into());
         };
-        let mut work = self.work;
+        let mut allowance = Allowance::new(self.work, is_stopped);
         let start = Instant::now();
         // a rung takes about half as long as all before it
         let late = || self.time.is_some_and(|time| start.elapsed().mul_f64(1.5) > time);
@@ -151,11 +163,11 @@ impl MixtureChoice {
                 let size = MixtureConfig { components, covariance: branch.covariance };
                 let pass = rows * components as u64 * size.factor_numbers(training.dimension()) as u64;
                 let first = found.is_empty();
-                if branch.worse >= PATIENCE || !first && (pass.saturating_mul(3) > work || late()) {
+                if branch.worse >= PATIENCE || !first && (pass.saturating_mul(3) > allowance.work() || late()) {
                     continue;
                 }
                 let key = key.named(branch.covariance.name()).split(components as u64);
-                let fitted = fit.fit_within(training, key, &mut work)?;
+                let fitted = fit.fit_within(training, key, &mut allowance)?;
                 let (log_prob, standard_error) = score(&fitted.mixture, &validation);
                 branch.worse += 1;
                 if log_prob > branch.best {

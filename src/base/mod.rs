@@ -14,6 +14,7 @@
 //! on the host by expectation and maximisation ([`MixtureFit`]), its number of components chosen on rows that were held
 //! out ([`MixtureChoice`]).
 
+mod allowance;
 mod components;
 mod em;
 mod kmeans;

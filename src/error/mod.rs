@@ -97,6 +97,9 @@ pub enum Error {
         /// The first tensor whose gradient is not finite.
         layer: Option<String>,
     },
+    /// Somebody who waited for the result wanted it no more ([`Fit::abandon`](crate::Fit::abandon)).
+    #[error("stopped before the end, as was asked for")]
+    Interrupted,
     /// A transform gave something else than it was asked for, or of a wrong shape.
     #[error("transform {number} {problem}")]
     Transform {

@@ -49,6 +49,8 @@ pub struct Progress<'a> {
     pub fraction: f64,
 }
 
+type IsAbandoned<'a> = Box<dyn Fn() -> bool + 'a>;
+
 type OnProgress<'a> = Box<dyn FnMut(&Progress<'_>) -> ControlFlow<()> + 'a>;
 
 /// The settings of a fit; what is not set is as [`fit`] has it. A model is a function of the data, the settings and the
@@ -89,6 +91,7 @@ pub struct Fit<'a> {
     validation: Option<Dataset>,
     validation_fraction: Option<f64>,
     on_progress: Option<OnProgress<'a>>,
+    is_abandoned: Option<IsAbandoned<'a>>,
 }
 
 impl fmt::Debug for Fit<'_> {
@@ -225,6 +228,23 @@ impl<'a> Fit<'a> {
         Self { on_progress: Some(Box::new(observe)), ..self }
     }
 
+    /// Sets a question that is asked again and again, of the search for a mixture before the first step too: once the answer is
+    /// `true`, the fit ends with [`Error::Interrupted`] and there is no model. [`on_progress`](Self::on_progress) ends a fit with one.
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    ///
+    /// let spread = |i: usize, by: f64| (i as f64 * by).fract();
+    /// let rows: Vec<[f64; 2]> = (0..500).map(|i| [spread(i, 0.754_877), spread(i, 0.569_840)]).collect();
+    /// let asked = Cell::new(0);
+    /// let fit = resflow::Fit::new().abandon(|| asked.replace(asked.get() + 1) == 3);
+    /// assert!(matches!(fit.run(&rows), Err(resflow::Error::Interrupted)));
+    /// ```
+    #[must_use]
+    pub fn abandon(self, is_abandoned: impl Fn() -> bool + 'a) -> Self {
+        Self { is_abandoned: Some(Box::new(is_abandoned)), ..self }
+    }
+
     /// Fits a model to samples.
     ///
     /// # Errors
@@ -232,7 +252,7 @@ impl<'a> Fit<'a> {
     /// ([`DataError::NoDensity`](crate::data::DataError::NoDensity), with all that was found) that is not to be fitted
     /// [regardless](Self::regardless), [`Error::Config`] for settings out of range or that do not go together,
     /// [`Error::Input`] for settings that do not fit the data, [`Error::Diverged`] if training became non-finite,
-    /// [`Error::Backend`] if the device failed.
+    /// [`Error::Interrupted`] if it was [abandoned](Self::abandon), [`Error::Backend`] if the device failed.
     pub fn run(mut self, x: impl IntoDataset) -> Result<Model, Error> {
         let mut data = x.into_dataset()?;
         if let Some(contexts) = self.given.take() {
@@ -263,17 +283,25 @@ impl<'a> Fit<'a> {
         };
         let budget = self.budget.unwrap_or_else(|| train.budget());
         let flow = Flow::new(backend, config, key.named("weights"))?;
-        let mut trainer = Trainer::new(flow, source, &train, budget, key)?;
+        let is_abandoned = self.is_abandoned.take();
+        let is_abandoned = || is_abandoned.as_ref().is_some_and(|is_abandoned| is_abandoned());
+        let mut trainer = Trainer::new_unless(flow, source, &train, budget, key, &is_abandoned)?;
         let mut stopped = false;
         if trainer.validation_due() {
             trainer.validate()?;
         }
         while !(trainer.finished() || stopped) {
+            if is_abandoned() {
+                return Err(Error::Interrupted);
+            }
             let step = trainer.step()?;
             let due = trainer.validation_due();
             let validation = if due { Some(trainer.validate()?) } else { None };
             let progress = Progress { step: &step, validation: validation.as_ref(), fraction: trainer.progress() };
             stopped = self.on_progress.as_mut().is_some_and(|observe| observe(&progress).is_break());
+        }
+        if is_abandoned() {
+            return Err(Error::Interrupted);
         }
         // the latest weights of a run that was stopped may be its best
         if trainer.last_validation().is_none_or(|validation| validation.step != trainer.steps_done()) {

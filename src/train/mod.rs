@@ -24,6 +24,7 @@
 mod config;
 mod defaults;
 mod done;
+mod limits;
 mod measured;
 mod optimiser;
 mod source;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 pub use config::TrainConfig;
 pub(crate) use done::Done;
+use limits::Limits;
 pub use measured::RouletteLaw;
 pub(crate) use optimiser::{Optimiser, find_infinite};
 use serde::{Deserialize, Serialize};

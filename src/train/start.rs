@@ -7,7 +7,7 @@ use std::time::Duration;
 use resflow_backend::{Backend, Key};
 
 use super::source::{Batches, Columns, Contexts, Source};
-use super::{Budget, TrainConfig, Trainer};
+use super::{Budget, Limits, TrainConfig, Trainer};
 use crate::base::{GaussianMixture, LEAST_SCALE, Ladder, Mixture, MixtureChoice, MixtureFit, Rows, Rung};
 use crate::classifier::Classifier;
 use crate::config::Start;
@@ -95,9 +95,10 @@ pub(super) fn fit_base<B: Backend>(
     flow: &mut Flow<B>,
     batches: &mut Batches,
     validation: Samples<'_>,
-    budget: (Budget, Option<Duration>),
+    Limits { budget, time, is_stopped }: Limits<'_>,
     key: Key,
 ) -> Result<(Ladder, Mixture), Error> {
+    let budget = (budget, time);
     check(flow, flow.columns().width())?;
     let drawn = batches.draws();
     let full = within(budget, drawn, full_choice());
@@ -119,7 +120,7 @@ pub(super) fn fit_base<B: Backend>(
             let rows = Rows::of_table(mapped.as_ref().unwrap_or(&training), weights.as_deref())?;
             let standard = maps.forward_computed(table, key, 0);
             let validated = Rows::of_table(&standard.table, validation.weights())?;
-            let (ladder, mixture) = choice.choose(rows, validated, key)?;
+            let (ladder, mixture) = choice.choose_unless(rows, validated, key, is_stopped)?;
             let total = validation.weights().map_or(standard.log_det.len() as f64, |weights| weights.iter().sum());
             let weight = |i: usize| validation.weights().map_or(1.0, |weights| weights[i]) / total;
             let log_det: f64 =
@@ -131,13 +132,14 @@ pub(super) fn fit_base<B: Backend>(
         let simpler = own.simpler();
         if !simpler.is_empty() {
             let quick = within(budget, drawn, quick_choice());
-            let score = |maps: &ColumnMaps| {
-                let found = attempt(maps, &quick).ok();
-                found.and_then(|(ladder, _)| ladder.chosen().map(|rung| rung.log_prob)).unwrap_or(f64::NEG_INFINITY)
+            let score = |maps: &ColumnMaps| match attempt(maps, &quick) {
+                Ok((ladder, _)) => Ok(ladder.chosen().map_or(f64::NEG_INFINITY, |rung| rung.log_prob)),
+                Err(Error::Interrupted) => Err(Error::Interrupted),
+                Err(_) => Ok(f64::NEG_INFINITY),
             };
-            let mut best = score(own);
+            let mut best = score(own)?;
             for candidate in simpler {
-                let own = score(&candidate);
+                let own = score(&candidate)?;
                 if own > best {
                     (maps, best) = (candidate, own);
                 }
@@ -175,14 +177,14 @@ impl<B: Backend> Trainer<B> {
         let same = fits(config) == fits(&other.config) && source.fingerprint(classes) == other.fingerprint;
         let alike = same && flow.dimension() == other.flow.dimension();
         if !alike || config.fit_base && (other.fitted.is_none() || flow.config().start() != Start::Identity) {
-            return Self::start(flow, source, config, (budget, None), key, Columns::Fit(&columns), Contexts::Fit);
+            return Self::start(flow, source, config, Limits::of(budget), key, Columns::Fit(&columns), Contexts::Fit);
         }
         if let Some(mixture) = &other.fitted {
             flow.set_base(GaussianMixture::new(flow.backend(), mixture)?)?;
         }
         flow.set_categories(other.flow.categories().cloned())?;
         let mut trainer =
-            Self::start(flow, source, config, (budget, None), key, Columns::Given(maps), Contexts::Beside)?;
+            Self::start(flow, source, config, Limits::of(budget), key, Columns::Given(maps), Contexts::Beside)?;
         let ladder = other.flow.provenance().ladder.clone();
         trainer.flow.set_provenance(Provenance { ladder, ..trainer.flow.provenance().clone() });
         trainer.fitted.clone_from(&other.fitted);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use super::measured::Powers;
 use super::source::{Columns, Contexts};
 use super::validation::Best;
-use super::{Budget, Done, Source, TrainConfig, Trainer, Validation};
+use super::{Budget, Done, Limits, Source, TrainConfig, Trainer, Validation};
 use crate::checkpoint::{Archive, ModelDocument, document_value, section};
 use crate::classifier::ClassificationScore;
 use crate::error::Excerpt;
@@ -152,7 +152,8 @@ impl<B: Backend> Trainer<B> {
             return Err(format("the best model is of another configuration than the run"));
         }
         let columns = Columns::Given(flow.columns().clone());
-        let mut trainer = Self::start(flow, source, &run.config, (run.budget, None), key, columns, Contexts::Given)?;
+        let mut trainer =
+            Self::start(flow, source, &run.config, Limits::of(run.budget), key, columns, Contexts::Given)?;
         trainer.flow.set_provenance(provenance);
         trainer.optimiser.restore(&backend, archive)?;
         if let Some(powers) = run.powers {

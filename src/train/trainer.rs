@@ -13,7 +13,7 @@ use super::optimiser::{Optimiser, find_infinite};
 use super::source::{Batches, Columns, Contexts, Drawing, Drawn, Source, ValidationSet, missing_context};
 use super::start::fit_base;
 use super::validation::Best;
-use super::{Budget, TrainConfig, Validation, Verdict};
+use super::{Budget, Limits, TrainConfig, Validation, Verdict};
 use crate::base::Mixture;
 use crate::batch::SampleWeights;
 use crate::categorical::CategoricalDensity;
@@ -96,11 +96,28 @@ impl<B: Backend> Trainer<B> {
             flow,
             source.into(),
             config,
-            (budget, None),
+            Limits::of(budget),
             key,
             Columns::Fit(&config.column_settings()),
             Contexts::Fit,
         )
+    }
+
+    /// Starts a run like [`Self::new`], unless it is stopped before: the search for the mixture that it begins with asks again
+    /// and again.
+    ///
+    /// # Errors
+    /// Returns [`Error::Interrupted`] if it is stopped, and the errors of [`Self::new`].
+    pub fn new_unless(
+        flow: Flow<B>,
+        source: impl Into<Source>,
+        config: &TrainConfig,
+        budget: Budget,
+        key: Key,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<Self, Error> {
+        let (columns, limits) = (config.column_settings(), Limits { is_stopped, ..Limits::of(budget) });
+        Self::start(flow, source.into(), config, limits, key, Columns::Fit(&columns), Contexts::Fit)
     }
 
     /// Starts a run like [`Self::new`] that will be ended after a time, whatever its budget: the mixture that it begins with is
@@ -115,19 +132,20 @@ impl<B: Backend> Trainer<B> {
         (budget, limit): (Budget, Duration),
         key: Key,
     ) -> Result<Self, Error> {
-        let columns = config.column_settings();
-        Self::start(flow, source.into(), config, (budget, Some(limit)), key, Columns::Fit(&columns), Contexts::Fit)
+        let (columns, limits) = (config.column_settings(), Limits { time: Some(limit), ..Limits::of(budget) });
+        Self::start(flow, source.into(), config, limits, key, Columns::Fit(&columns), Contexts::Fit)
     }
 
     pub(super) fn start(
         mut flow: Flow<B>,
         source: Source,
         config: &TrainConfig,
-        (budget, limit): (Budget, Option<Duration>),
+        limits: Limits<'_>,
         key: Key,
         columns: Columns<'_>,
         contexts: Contexts,
     ) -> Result<Self, Error> {
+        let budget = limits.budget;
         config.check()?;
         budget.check()?;
         if source.sample_shape() != flow.config().sample_shape() {
@@ -192,7 +210,7 @@ impl<B: Backend> Trainer<B> {
         let mut fitted = None;
         if begins && config.fit_base {
             let (ladder, mixture) =
-                fit_base(&mut flow, &mut batches, validation.samples(), (budget, limit), key.named("mixture"))?;
+                fit_base(&mut flow, &mut batches, validation.samples(), limits, key.named("mixture"))?;
             flow.set_provenance(Provenance { ladder: Some(ladder), ..flow.provenance().clone() });
             fitted = Some(mixture);
         }
