@@ -54,7 +54,8 @@ impl Watch {
     /// Whether nobody wants the model any more. Before the first step Ctrl-C waits for that, if it is to end with a model.
     fn is_abandoned(&mut self) -> bool {
         if !self.keep && self.raised.is_none() && self.looked.elapsed() >= LOOK_EVERY {
-            self.raised = Python::attach(Python::check_signals).err();
+            let looked = Python::attach(|py| -> PyResult<()> { py.check_signals() });
+            self.raised = looked.err();
             self.looked = Instant::now();
         }
         self.to_raise().is_some()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -229,9 +230,20 @@ def test_images_come_and_go_as_images() -> None:
         flow.log_prob(np.zeros((2, 5, 4, 1)))
 
 
-def test_devices_are_listed() -> None:
-    assert isinstance(resflow.devices(), list)
-    assert "ndarray" in repr(Flow.fit(np.random.default_rng(0).normal(size=(50, 1)), steps=1, device="cpu"))
+def test_devices(flow: Flow, rows: np.ndarray) -> None:
+    assert "ndarray" in repr(flow)
+    found = resflow.devices()
+    assert found or not os.environ.get("RESFLOW_REQUIRE_GPU"), "no adapter is there"
+    if not found:
+        with pytest.raises((RuntimeError, ValueError), match="GPU|adapter|device"):
+            Flow.from_bytes(flow.to_bytes(), device="gpu")
+        return
+    assert {"index", "name", "kind", "api", "driver", "best"} == set(found[0])
+    moved = Flow.from_bytes(flow.to_bytes(), device=f"gpu:{os.environ.get('RESFLOW_ADAPTER', found[0]['index'])}")
+    assert np.allclose(moved.log_prob(rows), flow.log_prob(rows), atol=1e-3)
+    assert np.allclose(moved.sample(5), flow.sample(5), atol=1e-2)
+    # onto the processor, which every machine has
+    assert "ndarray" in repr(pickle.loads(pickle.dumps(moved)))
 
 
 def test_help_reads_well() -> None:

@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
+torch = pytest.importorskip("torch", reason="PyTorch is optional")
 pytest.importorskip("sbi", reason="sbi is optional")
 
 from sbi.inference import NPE  # noqa: E402
