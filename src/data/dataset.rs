@@ -60,6 +60,12 @@ impl Dataset {
         Self { values, categories: None, context: None, context_categories: None, labels: None, weights: None }
     }
 
+    /// The rows of a file: as many of numbers as of categories.
+    #[cfg(feature = "images")]
+    pub(super) fn of_read(table: Table, categories: Option<Categories>) -> Self {
+        Self { categories, ..table.into() }
+    }
+
     /// Builds a table of samples, one slice of numbers each.
     ///
     /// # Errors

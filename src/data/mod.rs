@@ -58,7 +58,7 @@ pub use look::{Concern, Finding, Look, Severity, look};
 pub use open::{Opened, open, open_from, open_with};
 pub use permutation::permutation;
 #[cfg(feature = "formats")]
-pub use reading::{Decimal, Missing, ModelColumns, Note, ReadOptions, Reading, Separator, read_from};
+pub use reading::{Decimal, Missing, ModelColumns, Note, ReadOptions, Reading, Separator, TextColumns, read_from};
 pub use standardise::Standardiser;
 #[cfg(feature = "formats")]
 pub use structured::{ColumnValues, NamedColumn, chosen_columns, read_columns};

@@ -88,9 +88,10 @@ fn plain(array: Array, options: &ReadOptions) -> Result<Reading, DataError> {
 
 /// Makes a table of an array's values, in which NaN is a missing one.
 pub(super) fn finish_array(layout: Layout, values: Vec<f64>, options: &ReadOptions) -> Result<Reading, DataError> {
-    let mut faults = Cells::new(layout.len());
+    let mut faults = Cells::watching(&layout, options);
     for (row, cells) in values.chunks_exact(layout.len()).enumerate() {
         for (slot, &value) in cells.iter().enumerate() {
+            faults.watch_value(slot, value);
             if !value.is_finite() {
                 let place = Place::Index { row, column: layout.columns()[slot], name: layout.name(slot) };
                 faults.add_value(slot, value, place);

@@ -37,8 +37,8 @@ pub struct Opened {
 }
 
 impl From<Reading> for Opened {
-    fn from(Reading { table, notes, dropped }: Reading) -> Self {
-        Self { data: table.into(), test: None, image_size: None, notes, dropped }
+    fn from(Reading { table, categories, notes, dropped }: Reading) -> Self {
+        Self { data: Dataset::of_read(table, categories), test: None, image_size: None, notes, dropped }
     }
 }
 

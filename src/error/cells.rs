@@ -29,6 +29,13 @@ pub enum Fault {
         /// The type's name.
         name: String,
     },
+    /// Words of too many levels for a column of categories.
+    Levels {
+        /// The levels, as far as they were counted.
+        levels: usize,
+        /// Whether these are more than any column has.
+        beyond: bool,
+    },
     /// Values are infinite.
     Infinite {
         /// The first of them.
@@ -79,10 +86,14 @@ impl fmt::Display for CellFaults {
         let texts = of(|fault| matches!(fault, Fault::TextColumn { .. }));
         let types = of(|fault| matches!(fault, Fault::Type { .. }));
         let constants = of(|fault| matches!(fault, Fault::Constant { .. }));
-        let cells =
-            of(|fault| !matches!(fault, Fault::TextColumn { .. } | Fault::Type { .. } | Fault::Constant { .. }));
+        let levels = of(|fault| matches!(fault, Fault::Levels { .. }));
+        let cells = of(|fault| {
+            let whole = matches!(fault, Fault::TextColumn { .. } | Fault::Type { .. } | Fault::Levels { .. });
+            !whole && !matches!(fault, Fault::Constant { .. })
+        });
         describe_texts(&texts, &mut said)?;
         describe_types(&types, &mut said)?;
+        describe_levels(&levels, self.rows, &mut said)?;
         let mut rest = 0;
         for column in &cells {
             if said.len() > LONG {
@@ -146,6 +157,28 @@ fn describe_types(columns: &[&ColumnFault], said: &mut String) -> fmt::Result {
     many(columns, said, |column| format!(" ({})", name(column)))
 }
 
+fn describe_levels(columns: &[&ColumnFault], rows: usize, said: &mut String) -> fmt::Result {
+    let count = |column: &ColumnFault| match column.fault {
+        Fault::Levels { levels, beyond: true } => format!("more than {}", levels - 1),
+        Fault::Levels { levels, .. } => levels.to_string(),
+        _ => String::new(),
+    };
+    match columns {
+        [] => return Ok(()),
+        [only] => {
+            separate(said);
+            write!(said, "{} holds {} different words in {}", only.label, count(only), Count(rows, "row"))?;
+        }
+        _ => {
+            separate(said);
+            write!(said, "{} columns hold many different words in {}: ", columns.len(), Count(rows, "row"))?;
+            many(columns, said, |column| format!(" ({})", count(column)))?;
+        }
+    }
+    said.push_str(", too many for categories");
+    Ok(())
+}
+
 fn describe_constants(columns: &[&ColumnFault], said: &mut String) -> fmt::Result {
     match columns {
         [] => return Ok(()),
@@ -187,6 +220,7 @@ fn describe(column: &ColumnFault, said: &mut String) -> fmt::Result {
         Fault::Text { text } | Fault::TextColumn { text } | Fault::Type { name: text } => {
             write!(said, "`{}` is not a number", Excerpt(text))?;
         }
+        Fault::Levels { levels, .. } => write!(said, "one of {levels} different words")?,
         Fault::Infinite { value } | Fault::Constant { value } => write!(said, "the value is {value}")?,
     }
     if column.count > 1 {
@@ -218,6 +252,9 @@ impl CellFaults {
         if any(|fault| matches!(fault, Fault::Missing { .. })) {
             let rows = Count(self.incomplete, "row");
             remedies.push(format!("fill the missing values in, or leave the {rows} out with --missing drop-rows"));
+        }
+        if any(|fault| matches!(fault, Fault::Levels { beyond: false, .. })) {
+            remedies.push("--category COLUMN takes one as categories all the same".to_owned());
         }
         let mut handles: Vec<&str> = Vec::new();
         for column in self.columns.iter().filter(|c| !matches!(c.fault, Fault::Infinite { .. } | Fault::Text { .. })) {

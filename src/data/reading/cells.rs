@@ -5,7 +5,9 @@ use super::Reading;
 use super::columns::{Layout, ROW_NAMES};
 use super::note::Note;
 use super::number::Cell;
-use super::options::{Missing, ReadOptions};
+use super::options::{Missing, ReadOptions, TextColumns};
+use super::words::{self, Words};
+use crate::data::category::MOST_LEVELS;
 use crate::data::table::Table;
 use crate::error::{CellFaults, ColumnFault, DataError, Fault, Place};
 
@@ -44,12 +46,62 @@ pub(in crate::data) struct Cells {
     missing: Vec<Tally>,
     text: Vec<Tally>,
     infinite: Vec<Tally>,
+    /// The words of columns that may hold categories.
+    words: Vec<Option<Words>>,
+    /// Whether columns of text may.
+    watches: bool,
 }
 
 impl Cells {
     pub(in crate::data) fn new(width: usize) -> Self {
         let none = || vec![Tally::default(); width];
-        Self { rows: 0, missing: none(), text: none(), infinite: none() }
+        Self { rows: 0, missing: none(), text: none(), infinite: none(), words: vec![None; width], watches: false }
+    }
+
+    /// The same of columns some of which hold categories, or may.
+    pub(in crate::data) fn watching(layout: &Layout, options: &ReadOptions) -> Self {
+        let words = (0..layout.len()).map(|slot| layout.is_declared(slot).then(Words::declared)).collect();
+        // a model says which of its columns hold categories
+        let watches = options.text == TextColumns::Categories && options.model.is_none();
+        Self { words, watches, ..Self::new(layout.len()) }
+    }
+
+    /// A cell of a column that may hold categories; `before` are the values above it.
+    pub(super) fn watch<V: Iterator<Item = f64>>(
+        &mut self,
+        slot: usize,
+        cell: Cell,
+        text: &[u8],
+        before: impl FnOnce() -> V,
+    ) {
+        if let Some(words) = &mut self.words[slot] {
+            words.add(cell, text);
+        } else if self.watches && cell == Cell::Text {
+            let mut words = Words::behind(before());
+            words.add(cell, text);
+            self.words[slot] = Some(words);
+        }
+    }
+
+    /// A number of an array, NaN where it is missing.
+    pub(in crate::data) fn watch_value(&mut self, slot: usize, value: f64) {
+        if let Some(words) = &mut self.words[slot] {
+            words.add_number(value);
+        }
+    }
+
+    /// The words of a column, where some may be missing.
+    pub(in crate::data) fn watch_words<'a>(&mut self, slot: usize, all: impl Iterator<Item = Option<&'a str>>) {
+        let declared = self.words[slot].as_ref().is_some_and(|words| words.declared);
+        let mut words = if declared { Words::declared() } else { Words::default() };
+        all.for_each(|word| words.add_word(word));
+        self.words[slot] = Some(words);
+    }
+
+    /// Whether a column turned out to hold categories.
+    fn is_category(&self, slot: usize) -> bool {
+        let words = self.words[slot].as_ref();
+        words.is_some_and(|w| (w.declared || self.is_text(slot)) && w.are_categories(self.rows))
     }
 
     pub(in crate::data) fn next_row(&mut self) {
@@ -132,13 +184,21 @@ pub(in crate::data) fn finish(
         keep(&mut values, width, |place| kept.contains(&place));
     }
     let width = kept.len();
+    let mut faults = faults;
+    let words: Vec<Option<Words>> =
+        kept.iter().map(|&slot| if faults.is_category(slot) { faults.words[slot].take() } else { None }).collect();
+    for (place, words) in words.iter().enumerate().filter_map(|(place, words)| Some((place, words.as_ref()?))) {
+        (0..rows).for_each(|row| values[row * width + place] = words.code(row));
+    }
     let lacking: Vec<usize> = (0..width).filter(|&place| faults.missing[kept[place]].count > 0).collect();
     let lacks = |row: usize| lacking.iter().any(|place| values[row * width + place].is_nan());
     let incomplete: Vec<usize> =
         if lacking.is_empty() { Vec::new() } else { (0..rows).filter(|&r| lacks(r)).collect() };
-    let constants = if options.refuse_constants { constants(&values, width) } else { Vec::new() };
+    let mut constants = if options.refuse_constants { constants(&values, width) } else { Vec::new() };
+    constants.retain(|(place, _)| words[*place].is_none());
     let drop_rows = options.missing == Missing::DropRows && incomplete.len() < rows;
-    if let Some(found) = report(&layout, &kept, &faults, incomplete.len(), drop_rows, &constants) {
+    let categories: Vec<bool> = words.iter().map(Option::is_some).collect();
+    if let Some(found) = report(&layout, (&kept, &categories), &faults, incomplete.len(), drop_rows, &constants) {
         return Err(DataError::Cells(Box::new(found)));
     }
     if !incomplete.is_empty() {
@@ -157,8 +217,32 @@ pub(in crate::data) fn finish(
         values.truncate(written * width);
         notes.push(Note::Dropped { rows: incomplete.len(), of: rows });
     }
-    let names = kept.iter().map(|&slot| layout.name(slot)).collect::<Option<Vec<_>>>();
-    Ok(Reading { table: Table::of_read(names, width, values), notes, dropped: incomplete })
+    let mut names = kept.iter().map(|&slot| layout.name(slot)).collect::<Option<Vec<_>>>();
+    let any = categories.contains(&true);
+    if any && names.is_none() && options.model.is_none() {
+        names = Some(kept.iter().map(|&slot| words::numbered(&layout, slot)).collect());
+    }
+    let model = options.model.as_ref().and_then(|model| model.names.as_deref());
+    // behind index columns that were left out a model's come in their order
+    let name = |place: usize| match &names {
+        Some(names) if layout.wanted.is_none() => names[place].clone(),
+        _ => words::name(&layout, kept[place], model.and_then(|names| names.get(place)).map(String::as_str)),
+    };
+    let said: Vec<(String, usize)> = if options.model.is_none() {
+        let of = |(place, words): (usize, &Option<Words>)| Some((name(place), words.as_ref()?.levels()));
+        words.iter().enumerate().filter_map(of).collect()
+    } else {
+        Vec::new()
+    };
+    let rows = values.len() / width;
+    let (numbers, values, found) = words::part(values, words, name)?;
+    notes.extend((!said.is_empty()).then_some(Note::Categories(said)));
+    let names = names.map(|names| {
+        let numbers = names.into_iter().zip(&categories).filter(|(_, is_category)| !**is_category);
+        numbers.map(|(name, _)| name).collect()
+    });
+    let table = if numbers == 0 { Table::of_no_columns(rows) } else { Table::of_read(names, numbers, values) };
+    Ok(Reading { table, categories: found, notes, dropped: incomplete })
 }
 
 /// What a column holds that pandas wrote.
@@ -223,7 +307,7 @@ fn constants(values: &[f64], width: usize) -> Vec<(usize, f64)> {
 /// All faults, if there are any that matter.
 fn report(
     layout: &Layout,
-    kept: &[usize],
+    (kept, categories): (&[usize], &[bool]),
     faults: &Cells,
     incomplete: usize,
     drop_rows: bool,
@@ -239,9 +323,15 @@ fn report(
             places: tally.places.clone(),
         });
     };
-    for &slot in kept {
+    for (&slot, &is_category) in kept.iter().zip(categories) {
         let text = &faults.text[slot];
-        if text.is_type {
+        let many = faults.words[slot].as_ref().filter(|words| words.declared || faults.is_text(slot));
+        if is_category {
+            // words are what it is made of
+        } else if let Some(words) = many {
+            let all = Tally { count: faults.rows, ..Tally::default() };
+            add(slot, Fault::Levels { levels: words.levels(), beyond: words.levels() > MOST_LEVELS }, &all);
+        } else if text.is_type {
             add(slot, Fault::Type { name: text.text.clone() }, text);
         } else if faults.is_text(slot) {
             add(slot, Fault::TextColumn { text: text.text.clone() }, text);
@@ -253,7 +343,7 @@ fn report(
             add(slot, Fault::Missing { text: missing.text.clone() }, missing);
         }
         let infinite = &faults.infinite[slot];
-        if infinite.count > 0 {
+        if infinite.count > 0 && !is_category {
             add(slot, Fault::Infinite { value: infinite.value }, infinite);
         }
     }

@@ -20,6 +20,8 @@ pub(in crate::data) struct Layout {
     pub(super) wanted: Option<usize>,
     /// The columns that are kept beside those.
     pub(super) beside: usize,
+    /// Whether somebody said of a column that it holds categories.
+    declared: Vec<bool>,
     pub(super) notes: Vec<Note>,
 }
 
@@ -37,6 +39,11 @@ impl Layout {
         self.suspect[slot]
     }
 
+    /// Whether somebody said of a column that it holds categories.
+    pub(in crate::data) fn is_declared(&self, slot: usize) -> bool {
+        self.declared[slot]
+    }
+
     pub(super) fn is_unnamed(&self, slot: usize) -> bool {
         self.names.as_ref().is_some_and(|names| names[self.columns[slot]].is_empty())
     }
@@ -52,6 +59,7 @@ impl Layout {
                 self.notes.push(Note::Index { column: self.label(slot), what: ROW_NAMES });
                 self.columns.remove(slot);
                 self.suspect.remove(slot);
+                self.declared.remove(slot);
             }
         }
     }
@@ -153,9 +161,25 @@ pub(in crate::data) fn choose(
     }
     // what the model has by name is no index
     let by_name = options.model.is_some() && wanted.is_none();
-    let suspect = columns.iter().map(|&column| !by_name && suspicious(column)).collect();
+    let suspect: Vec<bool> = columns.iter().map(|&column| !by_name && suspicious(column)).collect();
     let beside = options.model.as_ref().map_or(0, |model| usize::from(model.beside.is_some()));
-    Ok(Layout { columns, suspect, names: names.map(<[String]>::to_vec), wanted, beside, notes })
+    let declared = match &options.model {
+        // what turns out to be an index is none of the model's columns
+        Some(model) => {
+            let own = suspect.iter().scan(0, |next, suspect| {
+                let place = *next;
+                *next += usize::from(!suspect);
+                Some(!suspect && model.categories.contains(&place))
+            });
+            own.collect()
+        }
+        None => {
+            let asked = options.categories.iter().map(|name| find(names, width, name));
+            let asked = asked.collect::<Result<Vec<_>, _>>()?;
+            columns.iter().map(|column| asked.contains(column)).collect()
+        }
+    };
+    Ok(Layout { columns, suspect, names: names.map(<[String]>::to_vec), wanted, beside, declared, notes })
 }
 
 /// The columns of a model among those that were chosen, and the width that they must have where they are taken by position.

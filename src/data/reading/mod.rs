@@ -21,13 +21,15 @@ mod record;
 mod signature;
 mod source;
 mod text;
+mod words;
 mod zipped;
 
 use std::io::{self, Read};
 
 pub use note::Note;
-pub use options::{Decimal, Missing, ModelColumns, ReadOptions, Separator};
+pub use options::{Decimal, Missing, ModelColumns, ReadOptions, Separator, TextColumns};
 
+use super::category::Categories;
 use super::npy;
 use super::table::Table;
 use crate::error::DataError;
@@ -40,8 +42,10 @@ const NESTED: u8 = 2;
 /// A table with what was decided to read it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
-    /// The table.
+    /// The table of the columns of numbers, of which there may be none where there are categories.
     pub table: Table,
+    /// The columns of categories, where the options allow some.
+    pub categories: Option<Categories>,
     /// What was decided, in the order of the file.
     pub notes: Vec<Note>,
     /// The rows of the file that the table lacks, counted from 0 without the header, in increasing order.

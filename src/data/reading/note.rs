@@ -63,6 +63,8 @@ pub enum Note {
         /// The number of such cells.
         cells: usize,
     },
+    /// Columns hold categories: their names, and the number of their levels.
+    Categories(Vec<(String, usize)>),
     /// Rows with missing cells are left out.
     Dropped {
         /// Their number.
@@ -120,6 +122,14 @@ impl fmt::Display for Note {
             Self::Images(sentence) => f.write_str(sentence),
             Self::Rounded { column, cells } => {
                 write!(f, "{column}: {} beyond 2^53 rounded to double precision", Count(*cells, "whole number"))
+            }
+            Self::Categories(columns) => {
+                f.write_str("categories: ")?;
+                for (i, (name, levels)) in columns.iter().take(8).enumerate() {
+                    let comma = if i > 0 { ", " } else { "" };
+                    write!(f, "{comma}`{}` ({})", Excerpt(name), Count(*levels, "level"))?;
+                }
+                if columns.len() > 8 { write!(f, " and {} more", columns.len() - 8) } else { Ok(()) }
             }
             Self::Dropped { rows, of } => write!(f, "{rows} of {} with missing values left out", Count(*of, "row")),
         }

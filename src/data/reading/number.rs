@@ -56,6 +56,18 @@ fn is_missing(cell: &[u8]) -> bool {
     cell.len() <= 7 && MISSING.iter().any(|spelling| cell.eq_ignore_ascii_case(spelling))
 }
 
+/// The level of a number in a column of categories: its shortest text, of a whole number without a point.
+pub(super) fn level_of(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{}", value + 0.0) } else { format!("{value:?}") }
+}
+
+/// Whether a number is written with zeros in front, as codes are that only look like numbers.
+pub(super) fn is_padded(cell: &[u8]) -> bool {
+    let cell = bare(cell);
+    let digits = cell.strip_prefix(b"-").or(cell.strip_prefix(b"+")).unwrap_or(cell);
+    matches!(digits, [b'0', next, ..] if next.is_ascii_digit())
+}
+
 /// A cell without the white space around it.
 pub(super) fn bare(cell: &[u8]) -> &[u8] {
     let cell = cell.trim_ascii();
@@ -113,6 +125,10 @@ mod tests {
             assert_eq!(parse(text.as_bytes(), Decimal::Point), Cell::Missing, "{text}");
             assert_eq!(parse(text.as_bytes(), Decimal::Comma), Cell::Missing, "{text}");
         }
+        for (text, level) in [(1.0, "1"), (-0.0, "0"), (2.5, "2.5"), (1e300, "1e300"), (f64::INFINITY, "inf")] {
+            assert_eq!(level_of(text), level);
+        }
+        assert!(is_padded(b" 007") && is_padded(b"-01") && !is_padded(b"0.5") && !is_padded(b"0"));
         assert_eq!(parse(b"-1,5e3", Decimal::Comma), Cell::Number(-1500.0));
         assert_eq!(parse(b"7", Decimal::Comma), Cell::Number(7.0));
         for text in ["1.5", "1.234,5", "1,2,3"] {

@@ -110,6 +110,16 @@ pub enum Missing {
     DropRows,
 }
 
+/// What becomes of columns of text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TextColumns {
+    /// They are an error.
+    #[default]
+    Refuse,
+    /// Those of few levels, 256 at most and three rows each in the mean, are categories; others are an error.
+    Categories,
+}
+
 /// The columns of a model, to which those of a table are matched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelColumns {
@@ -121,6 +131,8 @@ pub struct ModelColumns {
     pub by_position: bool,
     /// A column that is kept behind those of the model, by name, such as the rows' weights.
     pub beside: Option<String>,
+    /// The places of those that hold categories.
+    pub categories: Vec<usize>,
     /// Whether their order in the file is no news, as where some of them are contexts of the others.
     pub in_any_order: bool,
 }
@@ -145,6 +157,11 @@ pub struct ReadOptions {
     pub index: Option<String>,
     /// What becomes of rows with missing cells.
     pub missing: Missing,
+    /// What becomes of columns of text.
+    pub text: TextColumns,
+    /// Columns that hold categories, of text or of numbers that are labels, however many levels they have (up to
+    /// [`MOST_LEVELS`](crate::data::MOST_LEVELS)).
+    pub categories: Vec<String>,
     /// Whether a column that is the same in every row is an error, as it is for learning.
     pub refuse_constants: bool,
     /// The array of an NPZ file.

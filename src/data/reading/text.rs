@@ -52,7 +52,7 @@ fn rows(
     let mut rows = RowReader {
         // the column of the file that each cell goes to
         places: layout.places(dialect.width),
-        faults: Cells::new(layout.len()),
+        faults: Cells::watching(&layout, options),
         values: Vec::new(),
         row: vec![0.0; layout.len()],
         spare: Vec::new(),
@@ -134,12 +134,16 @@ impl RowReader {
         for (column, (span, place)) in cells.iter().zip(&self.places).enumerate() {
             let Some(slot) = *place else { continue };
             let cell = span.of(text, &mut self.spare);
-            self.row[slot] = match number::parse(cell, dialect.decimal) {
+            let parsed = number::parse(cell, dialect.decimal);
+            let width = self.row.len();
+            self.faults.watch(slot, parsed, cell, || self.values.iter().skip(slot).step_by(width).copied());
+            self.row[slot] = match parsed {
                 Cell::Number(value) => value,
                 other => {
                     let place = Place::Line { line, column: column + 1, name: layout.name(slot) };
                     self.faults.add(slot, other, number::bare(cell), place);
-                    f64::NAN
+                    // an infinite one may turn out to be a word
+                    if let Cell::Infinite(value) = other { value } else { f64::NAN }
                 }
             };
         }
