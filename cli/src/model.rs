@@ -7,7 +7,7 @@ use resflow::Flow;
 use resflow::backend::Backend;
 use resflow::checkpoint::{Archive, model_precision};
 use resflow::config::ModelConfig;
-use resflow::data::ModelColumns;
+use resflow::data::{Category, ModelColumns};
 use resflow::device::Precision;
 use resflow::error::CheckpointError;
 use serde::de::DeserializeOwned;
@@ -52,30 +52,61 @@ impl Stored {
         let width = self.rows()?.dimension();
         let given = self.given().unwrap_or_default();
         let names: Option<Vec<String>> = self.provenance("columns").filter(|names: &Vec<String>| names.len() == width);
+        let (modelled, own) = (self.is_modelled(), self.categories());
+        let (names, mut categories) = match names {
+            Some(names) if modelled => in_their_places(&names, &own),
+            Some(names) => (Some(names), Vec::new()),
+            None => (None, Vec::new()),
+        };
+        let width = width + if modelled { own.len() } else { 0 };
+        if !modelled {
+            categories.extend((0..own.len()).map(|j| width + given.len() - own.len() + j));
+        }
         Some(ModelColumns {
             names: names.map(|names| [names, given.clone()].concat()),
             width: width + given.len(),
             by_position: matching.by_position,
             beside: beside.map(str::to_owned),
+            categories,
             // contexts may stand anywhere among the others
             in_any_order: !given.is_empty(),
         })
     }
 
-    /// The columns of the contexts that it is given, by name, or by number where it was fitted to a table without names; none of a
-    /// model that is not conditional.
+    /// The columns of categories, those of the samples or of the context.
+    pub(crate) fn categories(&self) -> Vec<Category> {
+        serde_json::from_value(self.archive.document["model"]["categories"]["columns"].clone()).unwrap_or_default()
+    }
+
+    /// Whether the categories are a part of the samples.
+    pub(crate) fn is_modelled(&self) -> bool {
+        self.archive.document["model"]["categories"].get("nets").is_some()
+    }
+
+    /// The columns of the contexts that it is given, by name, or by number where it was fitted to a table without names, those of
+    /// categories last; none of a model that is not conditional.
     pub(crate) fn given(&self) -> Option<Vec<String>> {
         let width = self.rows()?.context()?.columns;
+        if self.is_modelled() {
+            return None;
+        }
+        let categories = self.categories();
+        let levels: usize = categories.iter().map(|column| column.levels().len()).sum();
+        let width = width.saturating_sub(levels);
         let names = self.provenance("given").filter(|names: &Vec<String>| names.len() == width);
-        Some(names.unwrap_or_else(|| (1..=width).map(|i| format!("c{i}")).collect()))
+        let mut names = names.unwrap_or_else(|| (1..=width).map(|i| format!("c{i}")).collect());
+        names.extend(categories.iter().map(|column| column.name().to_owned()));
+        Some(names)
     }
 
     /// The same as columns of a table of contexts alone, among others if it has names.
     pub(crate) fn context_columns(&self, matching: Matching) -> Option<ModelColumns> {
         let given = self.given()?;
         let named = self.provenance::<Vec<String>>("columns").is_some();
+        let numbers = given.len() - self.categories().len();
         Some(ModelColumns {
             width: given.len(),
+            categories: (numbers..given.len()).collect(),
             names: named.then_some(given),
             by_position: matching.by_position,
             beside: None,
@@ -87,6 +118,11 @@ impl Stored {
     pub(crate) fn split(&self, data: Data, name: &str) -> Result<Data> {
         let (Some(given), Some(table)) = (self.given(), data.table()) else { return Ok(data) };
         let own = table.columns();
+        let of_categories = given[given.len() - self.categories().len()..].to_vec();
+        let given = given[..given.len() - of_categories.len()].to_vec();
+        if given.is_empty() {
+            return data.given(&of_categories, name);
+        }
         let first = table.width().saturating_sub(given.len());
         let names: Vec<String> =
             (0..table.width()).map(|j| own.map_or_else(|| (j + 1).to_string(), |names| names[j].clone())).collect();
@@ -102,7 +138,7 @@ impl Stored {
             _ if own.is_some_and(|own| given.iter().all(|name| own.contains(name))) => given,
             _ => names[first..].to_vec(),
         };
-        data.given(&columns, name)
+        data.given(&[columns, of_categories].concat(), name)
     }
 
     /// Its configuration, if it is for rows. A damaged file is told when the flow is made of it.
@@ -120,6 +156,19 @@ impl Stored {
     pub(crate) fn path(&self) -> &std::path::Path {
         &self.path
     }
+}
+
+/// The names of columns of numbers with those of categories in their places, and where these are.
+pub(crate) fn in_their_places(numbers: &[String], categories: &[Category]) -> (Option<Vec<String>>, Vec<usize>) {
+    let (mut names, mut places) = (Vec::new(), Vec::new());
+    for before in 0..=numbers.len() {
+        for column in categories.iter().filter(|column| column.place().min(numbers.len()) == before) {
+            places.push(names.len());
+            names.push(column.name().to_owned());
+        }
+        names.extend(numbers.get(before).cloned());
+    }
+    (Some(names), places)
 }
 
 /// Reads a file of ours; every error names it.

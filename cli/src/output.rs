@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use resflow::checkpoint::write_atomically;
-use resflow::data::csv;
 
 use crate::columnar::{self, Column, Kind};
 use crate::failure::{say, usage};
@@ -52,14 +51,12 @@ impl Format {
         }
     }
 
-    /// The bytes of rows under names, as columns or else as CSV.
-    pub(crate) fn named_rows(self, names: &[String], values: &[f64]) -> Result<Vec<u8>> {
-        if let Some(kind) = self.columnar() {
-            return columnar::write(kind, &Column::of_rows(names, values));
+    /// The bytes of columns, as columns or else as CSV.
+    pub(crate) fn columns(self, columns: &[Column]) -> Result<Vec<u8>> {
+        match self.columnar() {
+            Some(kind) => columnar::write(kind, columns),
+            None => Ok(columnar::csv(columns).into_bytes()),
         }
-        let mut bytes = Vec::new();
-        csv::write_values(Some(names), names.len(), values, &mut bytes)?;
-        Ok(bytes)
     }
 
     /// Refuses what the program was built without.

@@ -114,6 +114,24 @@ impl Dataset {
         Ok(Self { context, context_categories: categories, ..self })
     }
 
+    /// The contexts of the samples as rows of their own, numbers and categories, where there are any.
+    pub fn context_rows(&self) -> Option<Self> {
+        match (&self.context, &self.context_categories) {
+            (None, None) => None,
+            (Some(numbers), categories) => Some(Self { categories: categories.clone(), ..Self::from(numbers.clone()) }),
+            (None, Some(categories)) => Some(categories.clone().into()),
+        }
+    }
+
+    /// Replaces the numbers of the samples by those of a table, and keeps what belongs to each.
+    ///
+    /// # Errors
+    /// Returns [`DataError::Belongings`] if the table has another number of rows.
+    pub fn with_numbers(self, table: Table) -> Result<Self, DataError> {
+        self.check("rows of numbers", table.rows())?;
+        Ok(Self { values: Values::Tabular(table), ..self })
+    }
+
     /// Takes columns of the table as the context of each row, which they then are no longer part of: p(other columns | these).
     /// Columns without names go by their numbers, from 1.
     ///
@@ -161,6 +179,9 @@ impl Dataset {
             sorted.iter().rev().for_each(|&place| categories.without_number(place));
         }
         let rest: Vec<_> = (0..table.width()).filter(|j| !context.contains(j)).collect();
+        if rest.is_empty() {
+            return Err(DataError::Options("no column of numbers is left besides what is given"));
+        }
         let part = |which: &[usize], names: Option<Vec<String>>| {
             let values = (0..table.rows()).flat_map(|i| which.iter().map(move |&j| table.row(i)[j])).collect();
             Table::new(names, which.len(), values)
@@ -209,6 +230,12 @@ impl Dataset {
             return Err(DataError::NoWeight);
         }
         Ok(Self { weights: Some(weights), ..self })
+    }
+
+    /// The same samples, all of which count alike.
+    #[must_use]
+    pub fn without_weights(self) -> Self {
+        Self { weights: None, ..self }
     }
 
     /// Takes a column of the table as weights, which it then is no longer part of.

@@ -53,7 +53,7 @@ pub use dataset::{Dataset, Samples, Values, number_of};
 pub use excerpt::{excerpt, excerpt_rows};
 #[cfg(feature = "formats")]
 pub use file::{read, read_with, write};
-pub use look::{Concern, Finding, Look, Severity, look};
+pub use look::{CategorySummary, Concern, Finding, Look, Severity, look, look_at};
 #[cfg(feature = "images")]
 pub use open::{Opened, open, open_from, open_with};
 pub use permutation::permutation;

@@ -3,8 +3,8 @@
 use npyz::{DType, Field};
 
 use super::npy::{Scalar, finish_array};
-use super::reading::{Cells, Layout, ReadOptions, Reading, choose, finish};
-use crate::error::DataError;
+use super::reading::{Cells, Layout, ReadOptions, Reading, TextColumns, choose, finish};
+use crate::error::{DataError, Place};
 
 /// A column that a reader of another format brings.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +20,15 @@ pub struct NamedColumn {
 pub enum ColumnValues {
     /// Numbers, NaN where one is missing.
     Numbers(Vec<f64>),
+    /// Words, which may be categories.
+    Words {
+        /// The name of their type.
+        type_name: String,
+        /// Those that there are.
+        words: Vec<String>,
+        /// The place of each row's among them, `None` where it is missing.
+        codes: Vec<Option<u32>>,
+    },
     /// Something else, of a type with this name.
     Other(String),
 }
@@ -68,28 +77,56 @@ pub fn chosen_columns(columns: &[NamedColumn], options: &ReadOptions) -> Result<
 /// ```
 pub fn read_columns(columns: Vec<NamedColumn>, options: &ReadOptions) -> Result<Reading, DataError> {
     let layout = layout(&columns, options)?;
-    let mut kept: Vec<&[f64]> = Vec::with_capacity(layout.len());
-    for &place in layout.columns() {
-        let ColumnValues::Numbers(values) = &columns[place].values else { continue };
-        let samples = kept.first().map_or(values.len(), |first| first.len());
-        if samples != values.len() {
-            return Err(DataError::Belongings { what: "values of a column", found: values.len(), samples });
-        }
-        kept.push(values);
+    let len = |place: usize| match &columns[place].values {
+        ColumnValues::Numbers(values) => values.len(),
+        ColumnValues::Words { codes, .. } => codes.len(),
+        ColumnValues::Other(_) => 0,
+    };
+    let rows = layout.columns().first().map_or(0, |&place| len(place));
+    if let Some(&other) = layout.columns().iter().find(|&&place| len(place) != rows) {
+        return Err(DataError::Belongings { what: "values of a column", found: len(other), samples: rows });
     }
-    let rows = kept.first().map_or(0, |first| first.len());
     if rows == 0 {
         return Err(DataError::Empty);
     }
-    let values: Vec<f64> = (0..rows).flat_map(|row| kept.iter().map(move |values| values[row])).collect();
-    finish_array(layout, values, options)
+    let width = layout.len();
+    let mut faults = Cells::watching(&layout, options);
+    let mut table = vec![f64::NAN; rows * width];
+    for (slot, &place) in layout.columns().iter().enumerate() {
+        let at = |row: usize| Place::Index { row, column: place, name: layout.name(slot) };
+        match &columns[place].values {
+            ColumnValues::Numbers(values) => {
+                for (row, &value) in values.iter().enumerate() {
+                    table[row * width + slot] = value;
+                    faults.watch_value(slot, value);
+                    if !value.is_finite() {
+                        faults.add_value(slot, value, at(row));
+                    }
+                }
+            }
+            ColumnValues::Words { words, codes, .. } => {
+                let word = |code: &Option<u32>| words.get(code.as_ref().copied()? as usize).map(String::as_str);
+                let there = |word: &&str| !word.trim().is_empty();
+                faults.watch_words(slot, codes.iter().map(word));
+                let mut lacking = 0;
+                for row in (0..rows).filter(|&row| word(&codes[row]).filter(there).is_none()) {
+                    faults.add_value(slot, f64::NAN, at(row));
+                    lacking += 1;
+                }
+                faults.add_text_column(slot, words.first().map_or("", String::as_str), rows - lacking);
+            }
+            ColumnValues::Other(_) => {}
+        }
+    }
+    faults.set_rows(rows);
+    finish(layout, table, faults, options, Vec::new())
 }
 
-/// The columns that are taken, all of them numbers.
+/// The columns that are taken, all of them numbers, or words where these may be categories.
 fn layout(columns: &[NamedColumn], options: &ReadOptions) -> Result<Layout, DataError> {
     let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
     let mut layout = choose(Some(&names), columns.len(), options)?;
-    layout.leave_row_names_out(|place| matches!(columns[place].values, ColumnValues::Other(_)));
+    layout.leave_row_names_out(|place| !matches!(columns[place].values, ColumnValues::Numbers(_)));
     if layout.len() == 0 {
         return Err(DataError::TableShape { values: 0, width: 0 });
     }
@@ -98,9 +135,14 @@ fn layout(columns: &[NamedColumn], options: &ReadOptions) -> Result<Layout, Data
     faults.set_rows(1);
     let mut all_numbers = true;
     for (slot, &place) in layout.columns().iter().enumerate() {
-        if let ColumnValues::Other(name) = &columns[place].values {
-            faults.add_type(slot, name, 1);
-            all_numbers = false;
+        let categories = options.text == TextColumns::Categories && options.model.is_none();
+        match &columns[place].values {
+            ColumnValues::Words { .. } if categories || layout.is_declared(slot) => {}
+            ColumnValues::Other(name) | ColumnValues::Words { type_name: name, .. } => {
+                faults.add_type(slot, name, 1);
+                all_numbers = false;
+            }
+            ColumnValues::Numbers(_) => {}
         }
     }
     if all_numbers {

@@ -11,7 +11,6 @@ pub use data::{DataError, OutsideSupport, Place, UnseenLevel};
 pub use image::{ImageError, ImageSize};
 pub use import::ImportError;
 use resflow_backend::BackendError;
-#[cfg(feature = "formats")]
 pub(crate) use text::Count;
 pub(crate) use text::{Excerpt, Message};
 

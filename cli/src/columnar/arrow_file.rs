@@ -3,8 +3,8 @@
 //!
 //! A file is a stream between two marks, with a directory before the second. Both are read as streams: messages go by one after
 //! the other, and no more is in memory than a message and the numbers. Memory is taken for what is there and not for what
-//! is announced, but for compressed buffers, whose announced sizes are checked first. Dictionaries belong to columns that
-//! are no numbers, and pass unread.
+//! is announced, but for compressed buffers, whose announced sizes are checked first. Dictionaries belong to columns of
+//! categories; those of columns that are not chosen pass unread.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -13,9 +13,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow, bail};
 use arrow_buffer::Buffer;
 use arrow_ipc::convert::try_fb_to_schema;
-use arrow_ipc::reader::read_record_batch;
+use arrow_ipc::reader::{read_dictionary, read_record_batch};
 use arrow_ipc::{MessageHeader, RecordBatch, root_as_message};
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use resflow::data::{ReadOptions, Reading};
 
 use super::table::{Table, expands, most};
@@ -33,6 +33,7 @@ pub(super) fn read(stream: impl Read, is_file: bool, options: &ReadOptions) -> R
         source.bytes(8)?;
     }
     let mut table: Option<(SchemaRef, Table)> = None;
+    let mut dictionaries = HashMap::new();
     while let Some(metadata) = source.metadata(is_file && table.is_none())? {
         let message = root_as_message(&metadata).map_err(|problem| anyhow!("a message is none: {problem}"))?;
         let length = u64::try_from(message.bodyLength()).context("a message has less than no bytes")?;
@@ -55,10 +56,20 @@ pub(super) fn read(stream: impl Read, is_file: bool, options: &ReadOptions) -> R
                 check_buffers(&batch, &body, source.taken)?;
                 let (body, version) = (Buffer::from_vec(body), message.version());
                 let (schema, places) = (Arc::clone(schema), Some(table.places()));
-                let batch = read_record_batch(&body, batch, schema, &HashMap::new(), places, &version)?;
+                let batch = read_record_batch(&body, batch, schema, &dictionaries, places, &version)?;
                 table.add(&batch, source.taken)?;
             }
-            MessageHeader::DictionaryBatch => {}
+            MessageHeader::DictionaryBatch => {
+                let (schema, table) = table.as_ref().context("there is a dictionary before the schema")?;
+                let chosen = table.places().iter().any(|&place| is_dictionary(schema.field(place).data_type()));
+                let batch = message.header_as_dictionary_batch().context("a dictionary is none")?;
+                if let Some(data) = batch.data().filter(|_| chosen) {
+                    check_buffers(&data, &body, source.taken)?;
+                    let (body, version) = (Buffer::from_vec(body), message.version());
+                    // that of a column that is not chosen may be of any type
+                    let _ = read_dictionary(&body, batch, schema, &mut dictionaries, &version);
+                }
+            }
             other => bail!("it holds a message that does not belong there ({other:?})"),
         }
     }
@@ -66,6 +77,10 @@ pub(super) fn read(stream: impl Read, is_file: bool, options: &ReadOptions) -> R
         source.end()?;
     }
     table.context("there is no schema")?.1.finish()
+}
+
+fn is_dictionary(kind: &DataType) -> bool {
+    matches!(kind, DataType::Dictionary(..))
 }
 
 /// Refuses buffers outside of a batch's body, and those that would become too large.

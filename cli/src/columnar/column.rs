@@ -1,5 +1,7 @@
 //! A table that is written, column by column, and as CSV.
 
+use resflow::data::{Categories, Category};
+
 /// A column under its name.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Column {
@@ -25,6 +27,22 @@ impl Column {
         let numbers = |place: usize| values.iter().skip(place).step_by(names.len()).copied().collect();
         names.iter().enumerate().map(|(place, name)| Self::new(name, Cells::Numbers(numbers(place)))).collect()
     }
+}
+
+/// The columns of numbers that stand row by row, and of categories in their places among them.
+pub(crate) fn columns_with(names: &[String], values: &[f64], categories: Option<&Categories>) -> Vec<Column> {
+    let mut numbers = Column::of_rows(names, values).into_iter();
+    let Some(categories) = categories else { return numbers.collect() };
+    let mut columns = Vec::new();
+    for before in 0..=names.len() {
+        let here = |column: &Category| column.place().min(names.len()) == before;
+        for (j, column) in categories.columns().iter().enumerate().filter(|(_, column)| here(column)) {
+            let words = (0..categories.rows()).map(|i| Some(categories.level(i, j).to_owned())).collect();
+            columns.push(Column::new(column.name(), Cells::Words(words)));
+        }
+        columns.extend(numbers.next());
+    }
+    columns
 }
 
 impl Cells {
@@ -78,7 +96,10 @@ fn spread<T>(cells: Vec<T>, dropped: &[usize], nothing: impl Fn() -> T) -> Vec<T
 pub(crate) fn csv(columns: &[Column]) -> String {
     let line = |cells: Vec<String>| cells.join(",") + "\n";
     let rows = columns.first().map_or(0, |column| column.cells.len());
-    let mut text = line(columns.iter().map(|column| column.name.clone()).collect());
+    // names that could be numbers are told from a row of them by their quotes
+    let always = columns.iter().any(|column| column.name.parse::<f64>().is_ok());
+    let name = |name: &str| if always { format!("\"{}\"", name.replace('"', "\"\"")) } else { quoted(name) };
+    let mut text = line(columns.iter().map(|column| name(&column.name)).collect());
     for row in 0..rows {
         text += &line(columns.iter().map(|column| column.cells.text(row)).collect());
     }

@@ -21,12 +21,14 @@ mod table;
 #[cfg(all(test, feature = "parquet"))]
 mod tests;
 #[cfg(feature = "parquet")]
+mod word;
+#[cfg(feature = "parquet")]
 mod writing;
 
 use std::fs::File;
 use std::io::Read;
 
-pub(crate) use column::{Cells, Column, csv};
+pub(crate) use column::{Cells, Column, columns_with, csv};
 #[cfg(feature = "parquet")]
 pub(crate) use reading::read;
 #[cfg(not(feature = "parquet"))]

@@ -3,6 +3,7 @@
 //! What is not chosen is never decoded. A few bytes can announce any number of rows, all alike: what the numbers take is
 //! bounded by the length of the file before they are decoded.
 
+use std::collections::HashMap;
 use std::io;
 
 use anyhow::{Result, bail};
@@ -11,7 +12,7 @@ use arrow_schema::Schema;
 use resflow::data::{ColumnValues, DataError, NamedColumn, Note, ReadOptions, Reading, chosen_columns, read_columns};
 use serde_json::Value;
 
-use super::number;
+use super::{number, word};
 
 /// What the numbers of a file may take in bytes: so many in any case, and so many for each of its own.
 const ALWAYS: u64 = 256 << 20;
@@ -48,6 +49,8 @@ pub(super) struct Table {
     places: Vec<usize>,
     /// The whole numbers of each that were rounded.
     rounded: Vec<usize>,
+    /// The codes of the words of each.
+    levels: Vec<HashMap<String, u32>>,
     rows: usize,
     options: ReadOptions,
     notes: Vec<Note>,
@@ -61,6 +64,9 @@ impl Table {
             .map(|field| {
                 let values = match number::other(field.data_type()) {
                     None => ColumnValues::Numbers(Vec::new()),
+                    Some(name) if word::are_words(field.data_type()) => {
+                        ColumnValues::Words { type_name: name.to_owned(), words: Vec::new(), codes: Vec::new() }
+                    }
                     Some(name) => ColumnValues::Other(name.to_owned()),
                 };
                 NamedColumn { name: field.name().clone(), values }
@@ -72,7 +78,8 @@ impl Table {
         let mut places = chosen_columns(&columns, &options)?;
         places.sort_unstable();
         places.dedup();
-        Ok(Self { rounded: vec![0; places.len()], columns, places, rows: 0, options, notes })
+        let levels = vec![HashMap::new(); places.len()];
+        Ok(Self { rounded: vec![0; places.len()], levels, columns, places, rows: 0, options, notes })
     }
 
     /// The places of the columns that are read, in the order of the file.
@@ -98,8 +105,10 @@ impl Table {
             bail!("it has {} columns where {} were announced", batch.num_columns(), self.places.len());
         }
         for (slot, array) in batch.columns().iter().enumerate() {
-            if let ColumnValues::Numbers(values) = &mut self.columns[self.places[slot]].values {
-                self.rounded[slot] += number::extend(values, array)?;
+            match &mut self.columns[self.places[slot]].values {
+                ColumnValues::Numbers(values) => self.rounded[slot] += number::extend(values, array)?,
+                ColumnValues::Words { words, codes, .. } => word::extend(&mut self.levels[slot], words, codes, array)?,
+                ColumnValues::Other(_) => {}
             }
         }
         self.rows += batch.num_rows();

@@ -50,7 +50,7 @@ fn calibrate<B: Backend>(arguments: &Calibrate, stored: &Stored, data: &Dataset,
     let flow = stored.flow(backend)?;
     let (prepared, name) = (flow.prepare(), arguments.data.display().to_string());
     let samples = data.samples();
-    let (Some(table), Some(contexts)) = (samples.table(), samples.context()) else {
+    let (Some(table), Some(contexts)) = (samples.table(), data.context_rows()) else {
         return Err(usage(format_args!("{name}: a table is needed")));
     };
     if table.rows() == 0 {
@@ -64,7 +64,7 @@ fn calibrate<B: Backend>(arguments: &Calibrate, stored: &Stored, data: &Dataset,
     let at_once = (PIECE / draws).max(1);
     for from in (0..table.rows()).step_by(at_once) {
         let rows: Vec<usize> = (from..table.rows().min(from + at_once)).collect();
-        let at = prepared.condition(&contexts.select(&rows))?;
+        let at = prepared.condition(&contexts.select(&rows)?)?;
         let piece = key.named("draws").split(from as u64);
         let (drawn, log_prob) = at.sample_and_log_prob(draws, piece)?;
         for (k, &row) in rows.iter().enumerate() {

@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, bail};
 use resflow::config::ModelConfig;
-use resflow::data::csv;
+use resflow::data::{Categories, csv};
 
 use crate::arguments::Coordinates;
+use crate::columnar::{Cells, Column, columns_with};
 use crate::command::decoded::npy_bytes;
 use crate::failure::usage;
 use crate::output::{Format, extension, is_stream, report, write_file};
@@ -64,16 +65,24 @@ pub(crate) fn check_output(output: &Coordinates) -> Result<()> {
     }
 }
 
+/// Coordinates that are written: their names, row by row, and the categories of the rows that were not left out.
+pub(crate) struct Rows<'a> {
+    pub(crate) names: Vec<String>,
+    pub(crate) values: Vec<f64>,
+    pub(crate) categories: Option<&'a Categories>,
+    pub(crate) dropped: &'a [usize],
+}
+
 /// Writes coordinates, log dets and errors; `model` is that of data, or `None` for latent coordinates.
 pub(crate) fn write(
     output: &Coordinates,
     model: Option<&ModelConfig>,
-    mut columns: Vec<String>,
-    values: Vec<f64>,
+    rows: Rows<'_>,
     log_det: &[f64],
     error: &[f64],
 ) -> Result<()> {
-    let d = columns.len();
+    let Rows { names: coordinates, values, categories, dropped } = rows;
+    let d = coordinates.len();
     let names = [LOG_DET.to_owned(), ERROR.to_owned()];
     let beside = || log_det.iter().zip(error).map(|(&l, &e)| [l, e]);
     if let Some(path) = &output.log_det {
@@ -88,10 +97,12 @@ pub(crate) fn write(
         }
         npy_bytes(model, d, values).with_context(|| out.display().to_string())?
     } else {
-        columns.extend(names);
-        let all: Vec<f64> =
-            values.chunks_exact(d).zip(beside()).flat_map(|(row, more)| row.iter().copied().chain(more)).collect();
-        Format::of(out, output.format).unwrap_or(Format::Csv).named_rows(&columns, &all)?
+        let mut columns = columns_with(&coordinates, &values, categories);
+        for column in columns.iter_mut().filter(|column| matches!(column.cells, Cells::Words(_))) {
+            column.cells = column.cells.clone().with_rows(dropped);
+        }
+        columns.extend(Column::of_rows(&names, &beside().flatten().collect::<Vec<_>>()));
+        Format::of(out, output.format).unwrap_or(Format::Csv).columns(&columns)?
     };
     write_file(out, &bytes)?;
     report(Some(out), &format!("{}: {} rows\n", out.display(), log_det.len()))

@@ -1,13 +1,15 @@
 //! `resflow decode`: latent points back to rows or images, with log dets.
 
-use anyhow::{Context as _, Result};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
 use resflow::backend::Backend;
-use resflow::data::{Dataset, Table};
+use resflow::data::{Categories, Category, Dataset, ModelColumns, ReadOptions, Table, Values};
 use resflow::invert::Inversion;
 use resflow::with_device;
 
 use crate::arguments::Decode;
-use crate::command::coordinates::{ERROR, LOG_DET, check_output, finite, latent_names, wants_log_dets, write};
+use crate::command::coordinates::{ERROR, LOG_DET, Rows, check_output, finite, latent_names, wants_log_dets, write};
 use crate::command::decoded::report_inversion;
 use crate::data::given::contexts_of;
 use crate::data::reading::{Matching, TableOptions};
@@ -24,23 +26,43 @@ pub(crate) fn run(arguments: &Decode) -> Result<()> {
     let outputs = [("--out", Some(&*output.out)), ("--log-det", output.log_det.as_deref())];
     spare_inputs(&outputs, &[&arguments.z, stored.path()])?;
     check_there(&arguments.z)?;
-    let table = reading::table(&arguments.z, &arguments.reading.options())?.table;
-    let contexts = contexts_of(arguments.given.as_deref(), &TableOptions::default(), Matching::default(), &stored)?;
+    let mut options = arguments.reading.options();
+    let (modelled, own) = (stored.is_modelled(), stored.categories());
+    if modelled && arguments.given.is_none() {
+        options.categories.extend(own.iter().map(|column| column.name().to_owned()));
+    }
+    let rows = reading::rows(&arguments.z, &options)?;
+    let contexts = match &arguments.given {
+        Some(path) if modelled => Some(categories(path, own)?),
+        None if modelled => Some(rows.categories().cloned().map(Dataset::from).unwrap_or_else(|| rows.clone())),
+        path => contexts_of(path.as_deref(), &TableOptions::default(), Matching::default(), &stored)?,
+    };
+    let Values::Tabular(table) = rows.into_values() else { bail!("{}: no table", arguments.z.display()) };
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         decode(arguments, &stored, table, contexts, backend)
     })
+}
+
+/// The categories of a table, whatever else is in it.
+fn categories(path: &Path, own: Vec<Category>) -> Result<Dataset> {
+    check_there(path)?;
+    let names: Vec<String> = own.iter().map(|column| column.name().to_owned()).collect();
+    let categories = (0..names.len()).collect();
+    let width = names.len();
+    let model = ModelColumns { names: Some(names), width, categories, ..ModelColumns::default() };
+    reading::rows(path, &ReadOptions { model: Some(model), ..ReadOptions::default() })
 }
 
 fn decode<B: Backend>(
     arguments: &Decode,
     stored: &Stored,
     table: Table,
-    contexts: Option<Table>,
+    contexts: Option<Dataset>,
     backend: B,
 ) -> Result<()> {
     let flow = stored.flow(backend)?;
     let prepared = flow.prepare();
-    let d = flow.dimension();
+    let (d, modelled) = (flow.dimension(), stored.is_modelled());
     let z = latent(table, d).with_context(|| arguments.z.display().to_string())?;
     let how = Inversion::for_backend::<B>();
     let z = prepared.invert_normal_scores(&z).with_context(|| arguments.z.display().to_string())?;
@@ -58,8 +80,17 @@ fn decode<B: Backend>(
         let x = Table::new(None, d, good.iter().flat_map(|&i| found[i].iter().copied()).collect())?;
         let key = evaluate::key(arguments.output.seed);
         let x = match &contexts {
-            Some(one) if one.rows() == 1 => Dataset::from(x).with_context(one.select(&vec![0; good.len()]))?,
-            Some(each) => Dataset::from(x).with_context(each.select(&good))?,
+            Some(contexts) => {
+                let of_each = if contexts.len() == 1 {
+                    contexts.select(&vec![0; good.len()])?
+                } else {
+                    contexts.select(&good)?
+                };
+                match of_each.categories().filter(|_| modelled) {
+                    Some(own) => Dataset::from(x).with_categories(own.clone())?,
+                    None => Dataset::from(x).given_rows(of_each)?,
+                }
+            }
             None => x.into(),
         };
         let again = evaluate::encode(&prepared, flow.config(), x.samples(), key)?;
@@ -68,8 +99,20 @@ fn decode<B: Backend>(
             error[i] = again.standard_error[k];
         }
     }
-    let x = decoded.samples.values().to_vec();
-    write(&arguments.output, Some(flow.config()), column_names(&flow), x, &log_det, &error)?;
+    let values = decoded.samples.values().to_vec();
+    let of_each = contexts
+        .filter(|_| modelled)
+        .map(|contexts| if contexts.len() == 1 { contexts.select(&vec![0; found.len()]) } else { Ok(contexts) });
+    let of_each = of_each.transpose()?;
+    let categories = of_each.as_ref().and_then(Dataset::categories);
+    // in the places that they have among the model's columns
+    let categories = categories.zip(flow.categories()).map(|(found, own)| {
+        let codes = found.codes_in(own.columns())?;
+        Categories::new(own.columns().to_vec(), codes)
+    });
+    let categories = categories.transpose()?;
+    let rows = Rows { names: column_names(&flow), values, categories: categories.as_ref(), dropped: &[] };
+    write(&arguments.output, Some(flow.config()), rows, &log_det, &error)?;
     report_inversion(&decoded.reports, &how)?;
     Ok(())
 }

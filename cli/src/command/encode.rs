@@ -5,7 +5,7 @@ use resflow::backend::Backend;
 use resflow::with_device;
 
 use crate::arguments::Encode;
-use crate::command::coordinates::{check_output, finite, latent_names, with_rows, write};
+use crate::command::coordinates::{Rows, check_output, finite, latent_names, with_rows, write};
 use crate::data::Data;
 use crate::evaluate::{self, Latent};
 use crate::failure::{usage, warn};
@@ -50,5 +50,7 @@ fn encode<B: Backend>(arguments: &Encode, stored: &Stored, data: Data, backend: 
     with_rows(&mut z, d, &dropped);
     with_rows(&mut log_det, 1, &dropped);
     with_rows(&mut standard_error, 1, &dropped);
-    write(&arguments.output, None, latent_names(d), z, &log_det, &standard_error)
+    // decoding asks for the categories again
+    let rows = Rows { names: latent_names(d), values: z, categories: data.categories(), dropped: &dropped };
+    write(&arguments.output, None, rows, &log_det, &standard_error)
 }

@@ -8,7 +8,7 @@ use resflow::backend::Backend;
 use resflow::data::column::Spline;
 use resflow::data::{ColumnMap, ColumnMaps};
 use resflow::estimator::Phase;
-use resflow::flow::Provenance;
+use resflow::flow::{FlowCategories, Provenance};
 use resflow::lipschitz::{BiLipschitz, FlowBounds};
 use resflow::module::Module as _;
 use resflow::with_device;
@@ -21,6 +21,9 @@ use crate::output::print;
 
 /// The percentiles of scores that are shown.
 const PERCENTILES: [u8; 9] = [0, 1, 5, 25, 50, 75, 95, 99, 100];
+
+/// Levels of a category that are shown.
+const LEVELS: usize = 12;
 
 /// One link of the chain.
 #[derive(Debug, Serialize)]
@@ -145,6 +148,9 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
         "provenance": provenance_json(flow.provenance())?,
         "config": flow.config(),
     });
+    if let Some(categories) = flow.categories() {
+        object["categories"] = categories_json(categories);
+    }
     if let Some(images) = flow.config().images() {
         object["images"] = serde_json::json!({
             "height": images.height,
@@ -178,6 +184,37 @@ fn provenance_json(provenance: &Provenance) -> Result<serde_json::Value> {
         }
     }
     Ok(object)
+}
+
+/// The columns of categories: their levels, with the shares among the training rows where they are a part of the samples.
+fn categories_json(categories: &FlowCategories) -> serde_json::Value {
+    let columns = categories.columns().iter().enumerate().map(|(j, column)| {
+        let mut object = serde_json::json!({ "name": column.name(), "levels": column.levels() });
+        if let Some(density) = categories.density() {
+            object["shares"] = density.shares(j).into();
+            object["probability"] = if density.is_table(j) { "table" } else { "net" }.into();
+        }
+        object
+    });
+    columns.collect()
+}
+
+/// A column of categories in a line.
+fn category_line(categories: &FlowCategories, j: usize) -> String {
+    let column = &categories.columns()[j];
+    let shown = column.levels().iter().enumerate().take(LEVELS).map(|(l, level)| match categories.density() {
+        Some(density) => format!("{} {:.1} %", level.escape_debug(), 100.0 * density.shares(j)[l]),
+        None => level.escape_debug().to_string(),
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let more = column.levels().len().saturating_sub(LEVELS);
+    let more = if more > 0 { format!(", {more} more") } else { String::new() };
+    let how = match categories.density() {
+        None => "given",
+        Some(density) if density.is_table(j) => "a table",
+        Some(_) => "a net over the categories before",
+    };
+    format!("{}: {shown}{more}; {how}", column.name().escape_debug())
 }
 
 /// The map of a column.
@@ -243,6 +280,17 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
     line("fitted to", &provenance.data);
     if let Some(given) = &provenance.given {
         line("given", &given.join(", "));
+    }
+    if let Some(categories) = flow.categories() {
+        if categories.density().is_some() {
+            line(
+                "log p",
+                &"log p(categories) + log p(numbers | categories), nats: a probability (mass) times a density",
+            );
+        }
+        for j in 0..categories.columns().len() {
+            line("category", &category_line(categories, j));
+        }
     }
     line("training", &format_args!("{} steps, seed {}", provenance.steps, provenance.seed));
     line("validation nll", &validation);

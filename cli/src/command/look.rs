@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use resflow::data::column::ColumnKind;
-use resflow::data::{self, Look, Severity};
+use resflow::data::{self, CategorySummary, Look, Severity};
 
 use crate::arguments;
 use crate::data::{check_there, reading};
@@ -12,9 +12,20 @@ use crate::output::print;
 
 pub(crate) fn run(arguments: &arguments::Look) -> Result<()> {
     check_there(&arguments.data)?;
-    let table = reading::table(&arguments.data, &arguments.reading.options())?.table;
-    let look = data::look(&table, None).with_context(|| arguments.data.display().to_string())?;
+    let rows = reading::rows(&arguments.data, &arguments.reading.options())?;
+    let look = data::look_at(&rows).with_context(|| arguments.data.display().to_string())?;
     print(&if arguments.json { serde_json::to_string_pretty(&look)? + "\n" } else { text(&look) })
+}
+
+/// Levels that are shown.
+const LEVELS: usize = 12;
+/// What log p of rows with categories is.
+const SUM: &str = "log p of a row is log p(categories) + log p(numbers | categories), nats: a probability (mass) of its categories \
+                   times a density of its numbers";
+
+/// A text from a file as one short line, whatever is in it.
+fn line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).take(30).collect()
 }
 
 /// A number in few characters.
@@ -40,12 +51,23 @@ fn kind(kind: &ColumnKind) -> String {
 
 fn text(look: &Look) -> String {
     let name = |j: usize| look.names.as_ref().map_or_else(|| (j + 1).to_string(), |names| names[j].clone());
-    // a name from a file is one line here, whatever is in it
-    let name = |j: usize| name(j).chars().map(|c| if c.is_control() { '?' } else { c }).take(30).collect::<String>();
+    let name = |j: usize| line(&name(j));
     let head = ["column", "kind", "least", "median", "largest", "distinct", "most frequent", "tails"];
     let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(look.columns.iter().enumerate().map(|(j, c)| {
-        [
+    let mut of_categories = look.categories.iter().peekable();
+    let category = |c: &CategorySummary| {
+        let [none, least, median] = [String::new(), String::new(), String::new()];
+        let most = c
+            .levels
+            .first()
+            .map_or(String::new(), |(level, share)| format!("{} ({:.1} %)", line(level), 100.0 * share));
+        [line(&c.name), "category".to_owned(), least, median, none.clone(), c.levels.len().to_string(), most, none]
+    };
+    for (j, c) in look.columns.iter().enumerate() {
+        while let Some(own) = of_categories.next_if(|own| own.place <= j) {
+            rows.push(category(own));
+        }
+        rows.push([
             name(j),
             kind(&c.kind),
             short(c.minimum),
@@ -54,16 +76,27 @@ fn text(look: &Look) -> String {
             c.distinct.to_string(),
             format!("{} ({:.1} %)", short(c.most_frequent), 100.0 * c.share),
             format!("{:.1} {:.1}", c.tails[0].ratio, c.tails[1].ratio),
-        ]
-    }));
+        ]);
+    }
+    rows.extend(of_categories.map(category));
     let width = |k: usize| rows.iter().map(|row| row[k].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut out = format!("{} rows, {} columns\n\n", look.rows, look.columns.len());
+    let mut out = format!("{} rows, {} columns\n\n", look.rows, look.columns.len() + look.categories.len());
     for row in &rows {
         let cells = row.iter().zip(&widths).enumerate();
         let cells = cells.map(|(k, (cell, &w))| if k < 2 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
         // writing to a String cannot fail
         let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    for c in &look.categories {
+        let shown =
+            c.levels.iter().take(LEVELS).map(|(level, share)| format!("{} {:.1} %", line(level), 100.0 * share));
+        let more = c.levels.len().saturating_sub(LEVELS);
+        let more = if more > 0 { format!(", {more} more") } else { String::new() };
+        let _ = writeln!(out, "\n{}: {}{more}", line(&c.name), shown.collect::<Vec<_>>().join(", "));
+    }
+    if !look.categories.is_empty() {
+        let _ = writeln!(out, "\n{SUM}");
     }
     out.push_str(if look.findings.is_empty() { "\nnothing that stands in the way of a density\n" } else { "\n" });
     for finding in &look.findings {

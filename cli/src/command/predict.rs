@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Error, Result};
 use resflow::backend::Backend;
-use resflow::data::{DataError, Table};
+use resflow::data::{DataError, Dataset, Table};
 use resflow::flow::Prediction;
 use resflow::invert::Inversion;
 use resflow::with_device;
@@ -20,7 +20,7 @@ use crate::output::{Format, is_stream, report as report_out, spare_inputs, write
 
 /// What is predicted from, and what came true where the table has it.
 struct Rows {
-    contexts: Table,
+    contexts: Dataset,
     truth: Option<Table>,
     dropped: Vec<usize>,
 }
@@ -65,10 +65,10 @@ fn rows(arguments: &Predict, stored: &Stored) -> Result<Rows> {
             let dropped = data.dropped().to_vec();
             let Data::Stored(opened) = data else { return Err(usage(format_args!("{name}: a table is needed"))) };
             let samples = opened.data.samples();
-            let (Some(truth), Some(contexts)) = (samples.table(), samples.context()) else {
+            let (Some(truth), Some(contexts)) = (samples.table(), opened.data.context_rows()) else {
                 return Err(usage(format_args!("{name}: a table is needed")));
             };
-            Ok(Rows { contexts: contexts.clone(), truth: Some(truth.clone()), dropped })
+            Ok(Rows { contexts, truth: Some(truth.clone()), dropped })
         }
         Err(error) if lacks_truth(&error, stored) && !is_stream(&arguments.data) => {
             let contexts = contexts(&arguments.data, &arguments.reading, arguments.matching, stored)?;

@@ -88,7 +88,7 @@ fn tell<B: Backend>(arguments: &Report, stored: &Stored, data: Data, mut excerpt
         }
         HeldOut::Other | HeldOut::Unknown => {
             excerpt.mark_all();
-            (RowScores::of(&prepared, &excerpt, excerpt.data()?.samples(), [None; 2]), None)
+            (RowScores::of(&prepared, &excerpt, excerpt.data().samples(), [None; 2]), None)
         }
     };
     let directory = RunDirectory::new(&arguments.model.path);

@@ -2,12 +2,13 @@
 
 use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Key};
-use resflow::data::Table;
 use resflow::data::image::{ImageSet, npy as image_npy};
+use resflow::data::{Dataset, Table};
 use resflow::invert::Inversion;
 use resflow::with_device;
 
 use crate::arguments::Sample;
+use crate::columnar::columns_with;
 use crate::command::decoded::{npy_bytes, report_inversion};
 use crate::data::given::contexts_of;
 use crate::data::model_size;
@@ -41,13 +42,13 @@ fn draw<B: Backend>(
     arguments: &Sample,
     format: Format,
     stored: &Stored,
-    contexts: Option<Table>,
+    contexts: Option<Dataset>,
     backend: B,
 ) -> Result<()> {
     let flow = stored.flow(backend)?;
     let (d, model, out) = (flow.dimension(), flow.config(), &arguments.out);
     let each = arguments.n as usize;
-    let n = each.saturating_mul(contexts.as_ref().map_or(1, Table::rows));
+    let n = each.saturating_mul(contexts.as_ref().map_or(1, Dataset::len));
     match (format, model.images()) {
         (Format::Png, Some(images)) => {
             image_grid::extent(model_size(images), n, image_grid::columns(n))?;
@@ -59,6 +60,13 @@ fn draw<B: Backend>(
     }
     if arguments.bytes && (model.images().is_none() || !matches!(format, Format::Npy)) {
         return Err(usage("--bytes is for images in a .npy file"));
+    }
+    let modelled = flow.categories().is_some_and(|categories| categories.density().is_some());
+    if modelled && format == Format::Npy {
+        let out = out.display();
+        return Err(usage(format_args!(
+            "--out {out}: an array has no place for categories; .csv, .parquet or .arrow has"
+        )));
     }
     if (n as u64).saturating_mul(d as u64) > MOST {
         return Err(usage(format_args!("-n {}: more than 2^32 values at once; use several seeds", arguments.n)));
@@ -73,16 +81,16 @@ fn draw<B: Backend>(
     let report = || report_inversion(&drawn.reports, &how);
     let residual = match (format, model.images()) {
         (Format::Csv | Format::Parquet | Format::Arrow, _) => {
-            let (names, rows) = match (&contexts, stored.given()) {
+            let mut columns = columns_with(&column_names(&flow), &values, drawn.categories.as_ref());
+            if let (Some(contexts), Some(given)) = (&contexts, stored.given()) {
                 // each row says what it was given
-                (Some(contexts), Some(given)) => {
-                    let whole = values.chunks_exact(d).enumerate();
-                    let whole = whole.flat_map(|(i, row)| row.iter().chain(contexts.row(i / each)).copied());
-                    ([column_names(&flow), given].concat(), whole.collect())
-                }
-                _ => (column_names(&flow), values),
-            };
-            write_file(out, &format.named_rows(&names, &rows)?)?;
+                let whole = contexts.select(&(0..n).map(|i| i / each.max(1)).collect::<Vec<_>>())?;
+                let numbers = whole.table().filter(|table| table.width() > 0);
+                let names = &given[..numbers.map_or(0, Table::width)];
+                let of_numbers = numbers.map_or(&[][..], Table::values);
+                columns.extend(columns_with(names, of_numbers, whole.categories()));
+            }
+            write_file(out, &format.columns(&columns)?)?;
             report()?
         }
         (Format::Npy, images) => {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use resflow::data::{DataError, Opened, Table};
+use resflow::data::{Category, DataError, Dataset, Opened};
 
 use super::reading::{self, Matching, TableOptions};
 use super::{Data, check_there};
@@ -26,11 +26,22 @@ impl Data {
         let Some(table) = opened.data.table().filter(|_| opened.image_size.is_none()) else {
             return Err(usage(format_args!("{context} holds images, contexts are columns of a table")));
         };
-        if table.width() <= columns.len() {
+        let of_categories = opened.data.categories().map_or(0, |categories| categories.columns().len());
+        if table.width() + of_categories <= columns.len() {
             return Err(usage(format_args!("{context} has no other column")));
         }
         match opened.data.given(columns) {
-            Ok(data) => Ok(Self::Stored(Opened { data, ..opened })),
+            Ok(data) => {
+                if let Some(rest) = data.categories() {
+                    let names: Vec<&str> = rest.columns().iter().map(Category::name).collect();
+                    return Err(usage(format_args!(
+                        "{context} has categories besides ({}), whose probability given others is not there: give them too, or leave \
+                         them out (--drop)",
+                        names.join(", ").escape_debug()
+                    )));
+                }
+                Ok(Self::Stored(Opened { data, ..opened }))
+            }
             Err(e @ (DataError::NoColumn { .. } | DataError::Options(_))) => Err(usage(format_args!("{context}: {e}"))),
             Err(e) => Err(e).context(context),
         }
@@ -38,11 +49,11 @@ impl Data {
 }
 
 /// Reads the contexts of a conditional model from a table, others of whose columns are ignored.
-pub(crate) fn contexts(path: &Path, reading: &TableOptions, matching: Matching, stored: &Stored) -> Result<Table> {
+pub(crate) fn contexts(path: &Path, reading: &TableOptions, matching: Matching, stored: &Stored) -> Result<Dataset> {
     check_there(path)?;
     let mut options = reading.options();
     options.model = stored.context_columns(matching);
-    Ok(reading::table(path, &options)?.table)
+    reading::rows(path, &options)
 }
 
 /// The contexts that a command was given for a model, of which it must be conditional, or not.
@@ -51,7 +62,7 @@ pub(crate) fn contexts_of(
     reading: &TableOptions,
     matching: Matching,
     stored: &Stored,
-) -> Result<Option<Table>> {
+) -> Result<Option<Dataset>> {
     match (path, stored.given()) {
         (Some(path), Some(_)) => contexts(path, reading, matching, stored).map(Some),
         (None, Some(given)) => {

@@ -120,8 +120,10 @@ pub(crate) fn first(data: Dataset, most: Option<usize>) -> Result<Dataset> {
 
 /// Refuses to choose columns of what has none.
 fn check_plain(name: &str, options: &ReadOptions) -> Result<()> {
-    if options.columns.is_some() || !options.drop.is_empty() || options.index.is_some() {
-        return Err(usage(format_args!("--columns, --drop and --index are for tables, {name} is none")));
+    let chosen = options.columns.is_some() || !options.drop.is_empty() || options.index.is_some();
+    if chosen || !options.categories.is_empty() {
+        let flags = "--columns, --drop, --index and --category";
+        return Err(usage(format_args!("{flags} are for tables, {name} is none")));
     }
     Ok(())
 }

@@ -7,7 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Error, Result};
 use clap::{Args, ValueEnum};
-use resflow::data::{self, DataError, Decimal, ModelColumns, Note, Opened, ReadOptions, Reading, Separator};
+use resflow::data::{
+    self, DataError, Dataset, Decimal, ModelColumns, Note, Opened, ReadOptions, Reading, Separator, TextColumns,
+};
 
 use super::source::Source;
 use crate::columnar;
@@ -49,6 +51,10 @@ pub(crate) struct TableOptions {
     /// What becomes of rows with missing values (empty, NA, NaN, ?, null, -, …) [default: refuse]
     #[arg(long, value_enum, value_name = "WHAT", help_heading = HEADING)]
     pub(crate) missing: Option<Missing>,
+    /// Take these columns as categories, such as codes that are no quantities; columns of text with few different words are found
+    /// without
+    #[arg(long, value_name = "A,B", value_delimiter = ',', help_heading = HEADING)]
+    pub(crate) category: Vec<String>,
     /// What separates cells of text: , ; | tab or blanks
     #[arg(long, value_name = "MARK", help_heading = HEADING)]
     pub(crate) separator: Option<Separator>,
@@ -79,6 +85,8 @@ impl TableOptions {
                 Missing::Refuse => data::Missing::Refuse,
                 Missing::DropRows => data::Missing::DropRows,
             },
+            text: TextColumns::Categories,
+            categories: self.category.clone(),
             array: self.array.clone(),
             ..ReadOptions::default()
         }
@@ -101,6 +109,9 @@ impl TableOptions {
         }
         if !self.drop.is_empty() {
             add("drop", &self.drop.join(","));
+        }
+        if !self.category.is_empty() {
+            add("category", &self.category.join(","));
         }
         let missing = self.missing.filter(|m| *m == Missing::DropRows).map(|_| "drop-rows".to_owned());
         let header = self.header.map(|said| if said == YesNo::Yes { "yes" } else { "no" }.to_owned());
@@ -166,6 +177,16 @@ pub(crate) fn table(path: &Path, options: &ReadOptions) -> Result<Reading> {
     let reading = reading.map_err(|e| refused(e, options.model.as_ref()))?;
     tell(&name, &reading.notes);
     Ok(reading)
+}
+
+/// Reads the rows of a table, numbers and categories; says what was decided.
+pub(crate) fn rows(path: &Path, options: &ReadOptions) -> Result<Dataset> {
+    let Reading { table, categories, .. } = table(path, options)?;
+    let rows = Dataset::from(table);
+    Ok(match categories {
+        Some(categories) => rows.with_categories(categories)?,
+        None => rows,
+    })
 }
 
 /// What was found at a path, which an error names.

@@ -20,7 +20,7 @@ impl Data {
         let Some(table) = opened.data.table().filter(|_| opened.image_size.is_none()) else {
             return Err(usage(format_args!("{context} holds images, weights are a column of a table")));
         };
-        if table.columns().is_some_and(|names| *names == [column]) {
+        if table.columns().is_some_and(|names| *names == [column]) && opened.data.categories().is_none() {
             return Err(usage(format_args!("{context} has no other column")));
         }
         match opened.data.with_weight_column(column) {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use resflow::backend::{Backend, Key};
-use resflow::data::{Dataset, Samples, Table};
-use resflow::flow::{PreparedFlow, ReferenceScores};
+use resflow::data::{Categories, Dataset, Samples, Table};
+use resflow::flow::{Decoded, PreparedFlow, ReferenceScores};
 use resflow::invert::Inversion;
 
 use super::excerpt::{Excerpt, some_rows};
@@ -50,7 +50,7 @@ impl RowScores {
             Some(_) => log_prob(flow, some_rows(held_out, HELD_OUT)?.samples(), key.split(1), until[0])?,
             None => Vec::new(),
         };
-        Ok(Self { excerpt: log_prob(flow, excerpt.data()?.samples(), key.split(0), until[1])?, held_out })
+        Ok(Self { excerpt: log_prob(flow, excerpt.data().samples(), key.split(0), until[1])?, held_out })
     }
 
     /// What later scores are held against; none if no row was trained on.
@@ -71,6 +71,8 @@ pub(crate) struct Evidence {
     pub(crate) data: Vec<Vec<f64>>,
     /// The samples' columns.
     pub(crate) samples: Vec<Vec<f64>>,
+    /// The samples' categories, of a model that has some.
+    pub(crate) sample_categories: Option<Categories>,
     /// log p of the samples.
     pub(crate) sample_scores: Vec<f64>,
     /// Samples that came out infinite or NaN.
@@ -92,28 +94,35 @@ impl Evidence {
         let until = |share: f64| Some(start + allowance.mul_f64(share));
         let key = Key::new(flow.dimension() as u64).named("report");
         let d = flow.dimension();
-        let (mut values, mut drawn, mut at) = (Vec::new(), 0, Vec::new());
+        let contexts = excerpt.data().context_rows();
+        let (mut values, mut drawn, mut at, mut codes) = (Vec::new(), 0, Vec::new(), Vec::new());
         in_pieces(SAMPLES, until(0.5), |range| {
             let (first, count) = (range.start, range.len());
-            let piece = draw(flow, excerpt.contexts.as_ref(), range, key.split(first as u64))?;
+            let piece = draw(flow, contexts.as_ref(), range, key.split(first as u64))?;
             drawn += count;
-            let rows = piece.values().chunks_exact(d).zip(first..);
-            for (row, number) in rows.filter(|(row, _)| row.iter().all(|v| v.is_finite())) {
+            let rows = piece.samples.values().chunks_exact(d).enumerate();
+            for (i, row) in rows.filter(|(_, row)| row.iter().all(|v| v.is_finite())) {
                 values.extend_from_slice(row);
-                at.push(number);
+                at.push(first + i);
+                codes.extend(piece.categories.iter().flat_map(|own| own.row(i)));
             }
             Ok(())
         })?;
         let samples = Table::new(None, d, values)?;
-        let scored = match &excerpt.contexts {
-            Some(contexts) => Dataset::from(samples.clone()).with_context(of_samples(contexts, at))?,
-            None => samples.clone().into(),
+        let own = flow.categories().filter(|own| own.density().is_some());
+        let sample_categories = own.map(|own| Categories::new(own.columns().to_vec(), codes)).transpose()?;
+        let rows = Dataset::from(samples.clone());
+        let scored = match (&contexts, &sample_categories) {
+            (Some(contexts), _) => rows.given_rows(of_samples(contexts, at)?)?,
+            (None, Some(categories)) => rows.with_categories(categories.clone())?,
+            (None, None) => rows,
         };
         let sample_scores = log_prob(flow, scored.samples(), key.named("samples"), until(0.7))?;
         let data = columns(&excerpt.table);
         let lost_samples = drawn - samples.rows();
         let strange = strange::find(flow, &excerpt, &scores, &data, until(1.0))?;
-        Ok(Self { names, excerpt, scores, data, samples: columns(&samples), sample_scores, lost_samples, strange })
+        let samples = columns(&samples);
+        Ok(Self { names, excerpt, scores, data, samples, sample_categories, sample_scores, lost_samples, strange })
     }
 
     /// The number of columns.
@@ -134,12 +143,12 @@ pub(crate) fn allowance(limit: Option<Duration>) -> Duration {
 
 /// The time that scores and report of an excerpt will take, from a small part of it; at most what is allowed.
 pub(crate) fn estimate<B: Backend>(flow: &PreparedFlow<B>, excerpt: &Excerpt, limit: Duration) -> Result<Duration> {
-    let some = excerpt.data()?.select(&(0..excerpt.rows().min(PROBE)).collect::<Vec<_>>())?;
+    let some = excerpt.data().select(&(0..excerpt.rows().min(PROBE)).collect::<Vec<_>>())?;
     let start = Instant::now();
     flow.log_prob(&some, Key::new(0))?;
     let row = start.elapsed().div_f64(some.len().max(1) as f64);
     let start = Instant::now();
-    draw(flow, excerpt.contexts.as_ref(), 0..PROBE, Key::new(0))?;
+    draw(flow, excerpt.data().context_rows().as_ref(), 0..PROBE, Key::new(0))?;
     let sample = start.elapsed().div_f64(PROBE as f64);
     let rows = excerpt.rows() + SAMPLES + strange::ROWS * strange::evaluations(flow.dimension());
     let drawing = Duration::from_millis(200);
@@ -149,20 +158,20 @@ pub(crate) fn estimate<B: Backend>(flow: &PreparedFlow<B>, excerpt: &Excerpt, li
 /// Draws samples of some numbers: of a conditional model, at the rows' contexts in turn.
 fn draw<B: Backend>(
     flow: &PreparedFlow<B>,
-    contexts: Option<&Table>,
+    contexts: Option<&Dataset>,
     numbers: Range<usize>,
     key: Key,
-) -> Result<Table> {
+) -> Result<Decoded> {
     let how = Inversion::for_backend::<B>();
     Ok(match contexts {
-        Some(contexts) => flow.condition(&of_samples(contexts, numbers))?.sample_by(1, key, &how)?.samples,
-        None => flow.sample(numbers.len(), key, &how)?.samples,
+        Some(contexts) => flow.condition(&of_samples(contexts, numbers)?)?.sample_by(1, key, &how)?,
+        None => flow.sample(numbers.len(), key, &how)?,
     })
 }
 
 /// The contexts of samples of some numbers.
-fn of_samples(contexts: &Table, numbers: impl IntoIterator<Item = usize>) -> Table {
-    contexts.select(&numbers.into_iter().map(|i| i % contexts.rows().max(1)).collect::<Vec<_>>())
+fn of_samples(contexts: &Dataset, numbers: impl IntoIterator<Item = usize>) -> Result<Dataset> {
+    Ok(contexts.select(&numbers.into_iter().map(|i| i % contexts.len().max(1)).collect::<Vec<_>>())?)
 }
 
 /// log p of the first samples, all of them if there is time.

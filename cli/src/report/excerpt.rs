@@ -11,8 +11,8 @@ use crate::data::Data;
 #[derive(Debug, Clone)]
 pub(crate) struct Excerpt {
     pub(crate) table: Table,
-    /// Their contexts, which a conditional model is given.
-    pub(crate) contexts: Option<Table>,
+    /// The same with their categories and contexts.
+    data: Dataset,
     /// The number of each row in the data, from 0.
     rows: Vec<usize>,
     /// Where each row stands in the file, from 0, rows counted that were left out for missing values.
@@ -29,22 +29,25 @@ impl Excerpt {
     /// The excerpt of some data; none of images.
     pub(crate) fn of(data: &Data) -> Option<Self> {
         let key = Key::new(0).named("excerpt");
-        let (table, contexts, rows, all, weighted) = match data {
+        let dropped = data.dropped();
+        let (data, rows, all, weighted) = match data {
             Data::Density(density) => {
                 let table = density.sample(key, excerpt_rows(2));
                 let rows = (0..table.rows()).collect();
-                (table, None, rows, None, false)
+                (Dataset::from(table), rows, None, false)
             }
             Data::Stored(opened) => {
                 let table = data.table()?;
                 let weights = opened.data.weights();
                 let rows = excerpt(table.rows(), weights, excerpt_rows(table.width()), key);
-                let contexts = opened.data.samples().context().map(|contexts| contexts.select(&rows));
-                (table.select(&rows), contexts, rows, Some(table.rows()), weights.is_some())
+                // they are drawn by their weights, and have none then
+                let (chosen, all) = (opened.data.select(&rows).ok()?, table.rows());
+                (chosen.without_weights(), rows, Some(all), weights.is_some())
             }
         };
-        let numbers = in_file(&rows, data.dropped());
-        Some(Self { held_out: vec![false; rows.len()], table, contexts, rows, numbers, all, weighted })
+        let numbers = in_file(&rows, dropped);
+        let table = data.table()?.clone();
+        Some(Self { held_out: vec![false; rows.len()], table, data, rows, numbers, all, weighted })
     }
 
     /// Marks the rows whose numbers in the data are among those held out of training.
@@ -61,15 +64,8 @@ impl Excerpt {
     }
 
     /// The rows with what belongs to them.
-    ///
-    /// # Errors
-    /// None: there are as many contexts as rows.
-    pub(crate) fn data(&self) -> Result<Dataset, DataError> {
-        let data = Dataset::from(self.table.clone());
-        match &self.contexts {
-            Some(contexts) => data.with_context(contexts.clone()),
-            None => Ok(data),
-        }
+    pub(crate) fn data(&self) -> &Dataset {
+        &self.data
     }
 
     /// The number of rows.

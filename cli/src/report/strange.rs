@@ -90,30 +90,27 @@ pub(super) fn find<B: Backend>(
     for at in order {
         let log_p = scores.excerpt[at];
         let time = log_p.is_finite() && until.is_none_or(|until| Instant::now() < until);
-        let row = Row { values: excerpt.table.row(at), context: excerpt.contexts.as_ref().map(|c| c.row(at)) };
+        let whole = excerpt.data().select(&[at])?;
+        let row = Row { values: excerpt.table.row(at), whole: &whole };
         let cells = if time { Some(explain(flow, row, log_p, &columns)?) } else { None };
         rows.push(Strange { at, log_p, cells });
     }
     Ok(rows)
 }
 
-/// A row, and the context that a conditional model is given with it.
+/// A row, alone with its categories and its context.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     values: &'a [f64],
-    context: Option<&'a [f64]>,
+    whole: &'a Dataset,
 }
 
 impl Row<'_> {
-    /// Rows, one after the other, at the context of this one.
+    /// Rows, one after the other, with the categories and at the context of this one.
     fn others(&self, values: Vec<f64>) -> Result<Dataset> {
         let d = self.values.len();
         let rows = values.len() / d;
-        let data = Dataset::from(Table::new(None, d, values)?);
-        Ok(match self.context {
-            Some(context) => data.with_context(Table::new(None, context.len(), context.repeat(rows))?)?,
-            None => data,
-        })
+        Ok(self.whole.select(&vec![0; rows])?.with_numbers(Table::new(None, d, values)?)?)
     }
 }
 

@@ -44,7 +44,7 @@ impl Illustration {
         match data {
             Data::Density(density) => plane(&density.sample(Key::new(0).named("picture"), plane::POINTS)),
             // a density for every context is no picture
-            Data::Stored(opened) if opened.data.samples().context().is_some() => Self::Nothing,
+            Data::Stored(opened) if opened.data.samples().context_width().is_some() => Self::Nothing,
             Data::Stored(_) => data.table().map_or(Self::Images, plane),
         }
     }

@@ -7,7 +7,7 @@ use resflow::backend::Key;
 use resflow::checkpoint::Archive;
 use resflow::config::{ContextConfig, Family, ModelConfig};
 use resflow::data::image::{ImageSet, ImageSize};
-use resflow::data::{self, Dataset, Severity, Table};
+use resflow::data::{self, Dataset, Severity};
 use resflow::device::Precision;
 use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow, with_device};
@@ -91,7 +91,7 @@ fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<S
             Some(data) => Settings::for_table(family, data.len(), columns),
             None => Settings::for_density(family),
         };
-        let contexts = source.data().and_then(|data| data.samples().context()).map(Table::width);
+        let contexts = source.data().and_then(|data| data.samples().context_width());
         settings.model = settings.model.with_context(contexts.map(ContextConfig::new));
         let settings = match &arguments.config {
             Some(path) => settings.overlay(path, &row)?.with_fitting_base(),
@@ -101,7 +101,8 @@ fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<S
         return match settings.model.context().map(|context| context.columns) {
             Some(columns) if contexts != Some(columns) => {
                 let found = contexts.unwrap_or(0);
-                Err(usage(format_args!("the configuration is given {columns} columns, --given names {found}")))
+                let levels = if arguments.given.is_empty() { "the levels of categories are" } else { "--given names" };
+                Err(usage(format_args!("the configuration is given {columns} columns, {levels} {found}")))
             }
             _ => Ok(settings),
         };
@@ -123,8 +124,10 @@ fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<S
 
 /// Says what there is to say of a table; refuses one whose density has no meaning.
 fn findings(data: &Dataset, arguments: &Fit) -> Result<()> {
-    let Some(table) = data.table() else { return Ok(()) };
-    let look = data::look(table, data.weights()).with_context(|| arguments.data.clone())?;
+    if data.table().is_none() {
+        return Ok(());
+    }
+    let look = data::look_at(data).with_context(|| arguments.data.clone())?;
     for finding in &look.findings {
         match finding.severity {
             Severity::Grave if arguments.regardless => warn(finding),
@@ -288,7 +291,7 @@ fn hint(arguments: &Fit, archive: &Archive) -> &'static str {
     let has = |what: &str| archive.document["run"]["data"].as_str().is_some_and(|data| data.contains(what));
     if has(", weights ") && arguments.weight.is_none() {
         "; its rows have weights: --weight names their column"
-    } else if has(", contexts ") && arguments.given.is_empty() {
+    } else if (has(", contexts ") || has(", categories of contexts ")) && arguments.given.is_empty() {
         "; its rows have contexts: --given names their columns"
     } else {
         ""

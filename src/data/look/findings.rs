@@ -88,8 +88,8 @@ pub(super) fn of_columns(table: &Table, columns: &[ColumnSummary]) -> Vec<Findin
         let values = if fewest == most { format!("{most}") } else { format!("{fewest} to {most}") };
         let be = if discrete.len() == 1 { "holds" } else { "hold" };
         let sentence = format!("{} {be} {values} distinct values, on a grid", named(table, &discrete));
-        let remedy = "they are dequantised, log p is that of whole cells of the grid; leave out codes of categories, which no \
-                      order tells apart (--drop)";
+        let remedy = "they are dequantised, log p is that of whole cells of the grid; codes of categories, which no order tells \
+                      apart, are taken as such by --category";
         found.push(finding(Severity::Warning, Concern::Discrete, discrete, sentence, remedy));
     }
     for j in those(columns, |c| continuous(c) && c.share > SPIKE && c.count > 50) {

@@ -13,6 +13,7 @@
 //! # Ok::<(), resflow::data::DataError>(())
 //! ```
 
+mod categories;
 mod dependence;
 mod findings;
 
@@ -21,8 +22,9 @@ use std::fmt;
 use serde::Serialize;
 
 use super::copies;
-use super::{ColumnSummary, Table};
+use super::{ColumnSummary, Dataset, Table};
 use crate::error::DataError;
+pub use categories::CategorySummary;
 
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -49,6 +51,8 @@ pub enum Concern {
     Copies,
     /// Few rows for so many columns.
     FewRows,
+    /// Levels of a column of categories that few rows have.
+    RareLevel,
 }
 
 /// How bad a finding is.
@@ -96,6 +100,9 @@ pub struct Look {
     pub names: Option<Vec<String>>,
     /// The statistics of each column.
     pub columns: Vec<ColumnSummary>,
+    /// The statistics of each column of categories.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub categories: Vec<CategorySummary>,
     /// Rows that equal an earlier one.
     pub copies: usize,
     /// What was found.
@@ -118,6 +125,19 @@ impl Look {
     }
 }
 
+/// Looks at samples of a table, with their weights and categories.
+///
+/// # Errors
+/// Returns the errors of [`look`], and [`DataError::TableShape`] for images.
+pub fn look_at(data: &Dataset) -> Result<Look, DataError> {
+    let table = data.table().ok_or(DataError::TableShape { values: 0, width: 0 })?;
+    let (categories, findings) = categories::summarise(data.samples());
+    let mut look = look(table, data.weights())?;
+    look.findings.extend(findings);
+    look.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(Look { categories, ..look })
+}
+
 /// Looks at a table, whose rows may have weights.
 ///
 /// # Errors
@@ -131,10 +151,14 @@ pub fn look(table: &Table, weights: Option<&[f64]>) -> Result<Look, DataError> {
         return look(&table.select(&there), Some(&weights));
     }
     let columns = ColumnSummary::of_table(table, weights)?;
-    let copies = copies::count(table);
+    // rows of no numbers have nothing that could be a copy
+    let copies = if table.width() == 0 { 0 } else { copies::count(table) };
     let mut findings = findings::of_columns(table, &columns);
-    findings.extend(findings::of_rows(table, &columns, copies));
+    if table.width() > 0 {
+        findings.extend(findings::of_rows(table, &columns, copies));
+    }
     findings.extend(findings::of_dependence(table, &columns, &dependence::find(table, findings::NEARLY)));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    Ok(Look { rows: table.rows(), names: table.columns().map(<[String]>::to_vec), columns, copies, findings })
+    let names = table.columns().map(<[String]>::to_vec);
+    Ok(Look { rows: table.rows(), names, columns, categories: Vec::new(), copies, findings })
 }

@@ -93,6 +93,9 @@ impl Cells {
     /// The words of a column, where some may be missing.
     pub(in crate::data) fn watch_words<'a>(&mut self, slot: usize, all: impl Iterator<Item = Option<&'a str>>) {
         let declared = self.words[slot].as_ref().is_some_and(|words| words.declared);
+        if !declared && !self.watches {
+            return;
+        }
         let mut words = if declared { Words::declared() } else { Words::default() };
         all.for_each(|word| words.add_word(word));
         self.words[slot] = Some(words);
