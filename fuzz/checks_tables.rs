@@ -1,7 +1,9 @@
 //! What holds of every table that is read by its content, for the target here and for the mutation loop in
 //! tests/files/fuzz_data.rs.
 
-use resflow::data::{DataError, Decimal, Missing, ModelColumns, ReadOptions, Separator, csv, open_from, read_from};
+use resflow::data::{
+    DataError, Decimal, Missing, ModelColumns, ReadOptions, Separator, TextColumns, csv, open_from, read_from,
+};
 
 /// Any file: the reader never panics, whatever the options; it makes no more numbers than a compressed file may hold; it
 /// explains itself in a few lines; and what it read it reads again from what the writer makes of it. The first byte
@@ -37,7 +39,14 @@ fn read(bytes: &[u8], options: &ReadOptions) -> bool {
                 assert!(text.chars().count() < 1000 * 4 && !text.contains(char::is_control), "{text:?}");
             }
             let indexed = table.columns().is_some_and(|names| names.iter().any(|name| name.starts_with("Unnamed: ")));
-            if table.values().len() < 4096 && !indexed {
+            if let Some(categories) = &reading.categories {
+                assert!(categories.rows() == table.rows());
+                let levels = categories.columns().iter().flat_map(|column| column.levels());
+                assert!(levels.clone().all(|level| !level.is_empty()) && levels.count() <= 2 * bytes.len().max(1 << 20));
+            } else {
+                assert!(table.width() > 0);
+            }
+            if table.width() > 0 && table.values().len() < 4096 && !indexed {
                 let mut text = Vec::new();
                 csv::write(&table, &mut text).expect("memory takes every table");
                 assert_eq!(csv::read(&text).expect("the writer's text reads back"), table);
@@ -71,8 +80,11 @@ fn options(choice: u8) -> ReadOptions {
             names: names(),
             width: 2,
             by_position: bit(7),
+            categories: if bit(5) { vec![1] } else { Vec::new() },
             ..ModelColumns::default()
         }),
+        text: if bit(1) { TextColumns::Categories } else { TextColumns::Refuse },
+        categories: if bit(4) && bit(1) { vec!["b".to_owned()] } else { Vec::new() },
         columns: (bit(7) && !bit(6)).then(names).flatten(),
         ..ReadOptions::default()
     }

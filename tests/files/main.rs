@@ -5,6 +5,7 @@
 mod bases;
 mod by_columns;
 mod by_the_document;
+mod categories;
 #[path = "../../fuzz/checks.rs"]
 #[expect(dead_code, reason = "one that only the fuzz target needs")]
 mod checks;

@@ -5,6 +5,7 @@ mod bad_input;
 mod binary;
 #[cfg(feature = "parquet")]
 mod by_columns;
+mod categories;
 mod columns;
 mod conditional;
 mod end_to_end;

@@ -6,6 +6,7 @@
 use super::columns::Layout;
 use super::number::{self, Cell};
 use crate::data::category::{Categories, Category, Levels, MOST_LEVELS};
+use crate::data::table::trim;
 use crate::error::DataError;
 
 /// The code of a missing cell.
@@ -54,7 +55,7 @@ impl Words {
 
     /// A word, or none.
     pub(super) fn add_word(&mut self, word: Option<&str>) {
-        match word.map(str::trim) {
+        match word.map(trim) {
             Some(word) if !word.is_empty() => self.add_level(word),
             _ => self.codes.push(NONE),
         }
