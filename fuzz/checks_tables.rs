@@ -42,7 +42,9 @@ fn read(bytes: &[u8], options: &ReadOptions) -> bool {
             if let Some(categories) = &reading.categories {
                 assert!(categories.rows() == table.rows());
                 let levels = categories.columns().iter().flat_map(|column| column.levels());
-                assert!(levels.clone().all(|level| !level.is_empty()) && levels.count() <= 2 * bytes.len().max(1 << 20));
+                assert!(
+                    levels.clone().all(|level| !level.is_empty()) && levels.count() <= 2 * bytes.len().max(1 << 20)
+                );
             } else {
                 assert!(table.width() > 0);
             }

@@ -368,7 +368,7 @@ impl Dataset {
         }
         let count = ((n as f64 * fraction).round() as usize).clamp(1, n - 1);
         let mut order = permutation(n, key);
-        let copies = self.table().and_then(copies::first_of_each);
+        let copies = self.table().and_then(|table| copies::first_of_each(table, self.categories.as_ref()));
         let divided = copies.map(|first| copies::divide(&order, count, &first));
         // unless nothing but one row's copies is there
         let (training, validation) =

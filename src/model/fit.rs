@@ -262,8 +262,8 @@ impl<'a> Fit<'a> {
             let problem = "the rows have categories and no numbers: `CategoricalDensity::fit` is their probability";
             return Err(Error::Input(problem.into()));
         }
-        if let Some(table) = data.table().filter(|_| !self.regardless) {
-            data::look(table, data.weights())?.check()?;
+        if data.table().is_some() && !self.regardless {
+            data::look_at(&data)?.check()?;
         }
         let device = Device::open(&self.device)?;
         crate::with_device!(device, |backend| self.run_on(backend, data))

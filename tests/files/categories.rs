@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 use resflow::data::{
-    Categories, Category, ColumnValues, DataError, Fault, Missing, ModelColumns, NamedColumn, Note, ReadOptions, Reading,
-    Table, TextColumns, npy, read_columns, read_from,
+    Categories, Category, ColumnValues, DataError, Fault, Missing, ModelColumns, NamedColumn, Note, ReadOptions,
+    Reading, Table, TextColumns, npy, read_columns, read_from,
 };
 
 fn options() -> ReadOptions {
@@ -105,7 +105,10 @@ fn too_many_levels_are_refused() {
     });
     for options in [options(), ReadOptions { categories: strings(&["k"]), ..options() }] {
         let error = refused(&text, &options);
-        assert!(error.contains("more than 4096 different words in 10000 rows") && error.contains("--drop k"), "{error}");
+        assert!(
+            error.contains("more than 4096 different words in 10000 rows") && error.contains("--drop k"),
+            "{error}"
+        );
         assert!(!error.contains("--category"), "{error}");
     }
 }

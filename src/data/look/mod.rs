@@ -22,7 +22,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::copies;
-use super::{ColumnSummary, Dataset, Table};
+use super::{Categories, ColumnSummary, Dataset, Table};
 use crate::error::DataError;
 pub use categories::CategorySummary;
 
@@ -132,7 +132,7 @@ impl Look {
 pub fn look_at(data: &Dataset) -> Result<Look, DataError> {
     let table = data.table().ok_or(DataError::TableShape { values: 0, width: 0 })?;
     let (categories, findings) = categories::summarise(data.samples());
-    let mut look = look(table, data.weights())?;
+    let mut look = look_with(table, data.categories(), data.weights())?;
     look.findings.extend(findings);
     look.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(Look { categories, ..look })
@@ -144,15 +144,20 @@ pub fn look_at(data: &Dataset) -> Result<Look, DataError> {
 /// Returns [`DataError::TooFewRows`] for a table without rows, [`DataError::Belongings`] for weights in another number
 /// than the rows.
 pub fn look(table: &Table, weights: Option<&[f64]>) -> Result<Look, DataError> {
+    look_with(table, None, weights)
+}
+
+/// Looks at the numbers of rows that have categories beside them.
+fn look_with(table: &Table, kinds: Option<&Categories>, weights: Option<&[f64]>) -> Result<Look, DataError> {
     // a row of weight 0 is not there
     if let Some(all) = weights.filter(|all| all.len() == table.rows() && all.contains(&0.0)) {
         let there: Vec<usize> = (0..table.rows()).filter(|&i| all[i] > 0.0).collect();
         let weights: Vec<f64> = there.iter().map(|&i| all[i]).collect();
-        return look(&table.select(&there), Some(&weights));
+        return look_with(&table.select(&there), kinds.map(|kinds| kinds.select(&there)).as_ref(), Some(&weights));
     }
     let columns = ColumnSummary::of_table(table, weights)?;
     // rows of no numbers have nothing that could be a copy
-    let copies = if table.width() == 0 { 0 } else { copies::count(table) };
+    let copies = if table.width() == 0 { 0 } else { copies::count(table, kinds) };
     let mut findings = findings::of_columns(table, &columns);
     if table.width() > 0 {
         findings.extend(findings::of_rows(table, &columns, copies));
