@@ -50,6 +50,9 @@ pub(crate) const VARIATIONAL: &str = "variational";
 /// The section of the metadata that describes a variational run, beside that of its flow.
 pub(crate) const VARIATIONAL_RUN: &str = "variational-run";
 
+/// The section of the metadata that describes a probability of categories alone.
+pub(crate) const CATEGORICAL_DENSITY: &str = "categorical";
+
 /// The names of the centres and scales of a context's columns.
 const CONTEXT: [&str; 2] = ["context.mean", "context.deviation"];
 
@@ -451,6 +454,8 @@ pub(crate) fn section<T: serde::de::DeserializeOwned>(archive: &Archive, key: &s
             "it is the state of a variational run: go on with it by `VariationalTrainer::resume`".into()
         } else if key != VARIATIONAL_RUN && archive.document.get(VARIATIONAL).is_some() {
             "it is a variational flow, from latents to samples: load it with `VariationalFlow::load`".into()
+        } else if key == "model" && archive.document.get(CATEGORICAL_DENSITY).is_some() {
+            "it is a probability of categories alone, without numbers: load it with `CategoricalDensity::load`".into()
         } else {
             format!("the metadata has no section `{key}`: another kind of resflow file?")
         })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use resflow::Flow;
 use resflow::backend::Backend;
+use resflow::categorical::CategoricalDensity;
 use resflow::checkpoint::{Archive, model_precision};
 use resflow::config::ModelConfig;
 use resflow::data::{Category, ModelColumns};
@@ -31,10 +32,7 @@ pub(crate) struct Stored {
 impl Stored {
     /// Reads a model, the best model of a checkpoint, or that of a run's directory.
     pub(crate) fn open(model: &Model) -> Result<Self> {
-        let path = if model.path.is_dir() { model.path.join("model.safetensors") } else { model.path.clone() };
-        if matches!(path.try_exists(), Ok(false)) {
-            return Err(usage(format_args!("{}: file not found", path.display())));
-        }
+        let path = model_path(model)?;
         let archive = read_archive(&path)?.into_model();
         let native = precision_of(&archive).with_context(|| path.display().to_string())?;
         let precision = model.arithmetic.precision_of(native);
@@ -169,6 +167,28 @@ pub(crate) fn in_their_places(numbers: &[String], categories: &[Category]) -> (O
         names.extend(numbers.get(before).cloned());
     }
     (Some(names), places)
+}
+
+/// The file of a model, or that in a run's directory.
+pub(crate) fn model_path(model: &Model) -> Result<PathBuf> {
+    let path = if model.path.is_dir() { model.path.join("model.safetensors") } else { model.path.clone() };
+    if matches!(path.try_exists(), Ok(false)) {
+        return Err(usage(format_args!("{}: file not found", path.display())));
+    }
+    Ok(path)
+}
+
+/// The columns of a probability of categories alone.
+pub(crate) fn model_columns(density: &CategoricalDensity, matching: Matching, beside: Option<&str>) -> ModelColumns {
+    let names: Vec<String> = density.columns().iter().map(|column| column.name().to_owned()).collect();
+    ModelColumns {
+        width: names.len(),
+        categories: (0..names.len()).collect(),
+        names: Some(names),
+        by_position: matching.by_position,
+        beside: beside.map(str::to_owned),
+        in_any_order: false,
+    }
 }
 
 /// Reads a file of ours; every error names it.

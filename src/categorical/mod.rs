@@ -15,6 +15,7 @@
 //! error of the paired difference: where a table is enough, it stays one. Everything is on the host in double precision, so that log p(k)
 //! is exact, the same on every device, and finite for every row of known levels.
 
+mod file;
 mod fit;
 mod net;
 mod stored;

@@ -37,16 +37,26 @@ fn shapes(inputs: usize, levels: usize) -> [Vec<usize>; 4] {
 impl StoredCategories {
     pub(crate) fn of(categories: &FlowCategories) -> Self {
         match categories {
-            FlowCategories::Modelled(density) => {
-                let nets = density.factors.iter().map(|factor| factor.net.is_some()).collect();
-                Self { columns: density.columns.clone(), nets: Some(nets) }
-            }
+            FlowCategories::Modelled(density) => Self::of_density(density),
             FlowCategories::Given(columns) => Self { columns: columns.clone(), nets: None },
         }
     }
 
+    pub(super) fn of_density(density: &CategoricalDensity) -> Self {
+        let nets = density.factors.iter().map(|factor| factor.net.is_some()).collect();
+        Self { columns: density.columns.clone(), nets: Some(nets) }
+    }
+
+    /// All levels together.
+    pub(super) fn width(&self) -> usize {
+        self.columns.iter().map(|column| column.levels().len()).sum()
+    }
+
     pub(crate) fn tensors(categories: &FlowCategories) -> Vec<Tensor> {
-        let FlowCategories::Modelled(density) = categories else { return Vec::new() };
+        categories.density().map(Self::tensors_of).unwrap_or_default()
+    }
+
+    pub(super) fn tensors_of(density: &CategoricalDensity) -> Vec<Tensor> {
         let mut tensors = Vec::new();
         for (j, Factor { table, net }) in density.factors.iter().enumerate() {
             tensors.push((format!("categories.{j}.table"), vec![table.len()], table.clone()));
@@ -89,7 +99,7 @@ impl StoredCategories {
         if let Some(i) = (1..columns.len()).find(same) {
             return format(format!("two columns `{}`", columns[i].name()));
         }
-        let width: usize = columns.iter().map(|column| column.levels().len()).sum();
+        let width = self.width();
         let fits = if self.nets.is_some() { width == context } else { width <= context };
         if !fits {
             return format(format!("{width} levels for a context of {context} columns"));

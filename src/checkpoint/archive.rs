@@ -39,7 +39,7 @@ impl Values {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::F32(x) => x.len(),
             Self::F64(x) => x.len(),

@@ -421,3 +421,31 @@ fn backends_agree_on_rows_with_categories() {
     let found = flow.to_backend(backend.clone()).expect("a model").log_prob(&data, Key::new(60)).expect("rows").values;
     assert!(exact.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-3), "{}", backend.name());
 }
+
+#[test]
+fn a_probability_alone_has_a_file() {
+    let density = fit(&draw(400, Key::new(70)), None, &draw(200, Key::new(71)));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.safetensors");
+    density.save(&path, resflow::flow::Provenance::default()).expect("written");
+    assert_eq!(CategoricalDensity::load(&path).expect("a density"), density);
+    let error = Flow::load(NdArray::<f64>::new(), &path).expect_err("no flow");
+    assert!(error.to_string().contains("categories alone"), "{error}");
+    let (flow, other) = (trained(1).0.model().to_archive().expect("stored"), resflow::checkpoint::Archive::read(&path));
+    assert!(CategoricalDensity::from_archive(&flow).is_err());
+    // what does not belong together
+    let good = other.expect("a file");
+    let spoiled = |change: &dyn Fn(&mut resflow::checkpoint::Archive)| {
+        let mut archive = good.clone();
+        change(&mut archive);
+        CategoricalDensity::from_archive(&archive).expect_err("a spoiled file");
+    };
+    spoiled(&|a| a.document["categorical"]["format"] = 2.into());
+    spoiled(&|a| drop(a.tensors.remove("categories.0.table")));
+    spoiled(&|a| a.document["categorical"]["categories"]["columns"][1]["levels"] = serde_json::json!(["b0", "b1"]));
+    spoiled(&|a| drop(a.document["categorical"]["categories"].as_object_mut().expect("an object").remove("nets")));
+    spoiled(&|a| {
+        let extra = a.tensors["categories.0.table"].clone();
+        a.tensors.insert("categories.9.table".into(), extra);
+    });
+}

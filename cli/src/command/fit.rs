@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::arguments::Fit;
+use crate::command::categorical;
 use crate::data::{Data, file_of};
 use crate::output::print;
 use crate::run::directory::RunDirectory;
@@ -31,6 +32,9 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
         .weighted_by(arguments.weight.as_deref(), &arguments.data)?
         .given(&arguments.given, &arguments.data)?;
     drop(directory);
+    if categorical::is_all(&data) {
+        return categorical::fit(arguments, data);
+    }
     let (illustration, epilogue) = (Illustration::of(&data), Epilogue::of(&data));
     print(&learn(arguments, data, illustration, epilogue)?)
 }

@@ -5,16 +5,18 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use resflow::Flow;
 use resflow::backend::Backend;
+use resflow::categorical::CategoricalDensity;
 use resflow::data::column::Spline;
-use resflow::data::{ColumnMap, ColumnMaps};
+use resflow::data::{Category, ColumnMap, ColumnMaps};
 use resflow::estimator::Phase;
-use resflow::flow::{FlowCategories, Provenance};
+use resflow::flow::Provenance;
 use resflow::lipschitz::{BiLipschitz, FlowBounds};
 use resflow::module::Module as _;
 use resflow::with_device;
 use serde::Serialize;
 
 use crate::arguments::Inspect;
+use crate::command::categorical;
 use crate::data::model_size;
 use crate::model::{Stored, column_names};
 use crate::output::print;
@@ -67,6 +69,9 @@ struct Choice {
 }
 
 pub(crate) fn run(arguments: &Inspect) -> Result<()> {
+    if let Some(archive) = categorical::open(&arguments.model)? {
+        return categorical::inspect(&arguments.model, arguments.json, &archive);
+    }
     let stored = Stored::open(&arguments.model)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         let flow = stored.flow(backend)?;
@@ -149,7 +154,7 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
         "config": flow.config(),
     });
     if let Some(categories) = flow.categories() {
-        object["categories"] = categories_json(categories);
+        object["categories"] = categories_json(categories.columns(), categories.density());
     }
     if let Some(images) = flow.config().images() {
         object["images"] = serde_json::json!({
@@ -171,7 +176,7 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
 }
 
 /// The provenance, with a few percentiles of the rows' scores in the place of the many that are stored.
-fn provenance_json(provenance: &Provenance) -> Result<serde_json::Value> {
+pub(super) fn provenance_json(provenance: &Provenance) -> Result<serde_json::Value> {
     let mut object = serde_json::to_value(provenance)?;
     let Some(scores) = &provenance.scores else { return Ok(object) };
     for (rows, scores) in [("training", Some(&scores.training)), ("validation", scores.validation.as_ref())] {
@@ -187,10 +192,10 @@ fn provenance_json(provenance: &Provenance) -> Result<serde_json::Value> {
 }
 
 /// The columns of categories: their levels, with the shares among the training rows where they are a part of the samples.
-fn categories_json(categories: &FlowCategories) -> serde_json::Value {
-    let columns = categories.columns().iter().enumerate().map(|(j, column)| {
+pub(super) fn categories_json(columns: &[Category], density: Option<&CategoricalDensity>) -> serde_json::Value {
+    let columns = columns.iter().enumerate().map(|(j, column)| {
         let mut object = serde_json::json!({ "name": column.name(), "levels": column.levels() });
-        if let Some(density) = categories.density() {
+        if let Some(density) = density {
             object["shares"] = density.shares(j).into();
             object["probability"] = if density.is_table(j) { "table" } else { "net" }.into();
         }
@@ -200,16 +205,16 @@ fn categories_json(categories: &FlowCategories) -> serde_json::Value {
 }
 
 /// A column of categories in a line.
-fn category_line(categories: &FlowCategories, j: usize) -> String {
-    let column = &categories.columns()[j];
-    let shown = column.levels().iter().enumerate().take(LEVELS).map(|(l, level)| match categories.density() {
+pub(super) fn category_line(columns: &[Category], density: Option<&CategoricalDensity>, j: usize) -> String {
+    let column = &columns[j];
+    let shown = column.levels().iter().enumerate().take(LEVELS).map(|(l, level)| match density {
         Some(density) => format!("{} {:.1} %", level.escape_debug(), 100.0 * density.shares(j)[l]),
         None => level.escape_debug().to_string(),
     });
     let shown = shown.collect::<Vec<_>>().join(", ");
     let more = column.levels().len().saturating_sub(LEVELS);
     let more = if more > 0 { format!(", {more} more") } else { String::new() };
-    let how = match categories.density() {
+    let how = match density {
         None => "given",
         Some(density) if density.is_table(j) => "a table",
         Some(_) => "a net over the categories before",
@@ -289,7 +294,7 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
             );
         }
         for j in 0..categories.columns().len() {
-            line("category", &category_line(categories, j));
+            line("category", &category_line(categories.columns(), categories.density(), j));
         }
     }
     line("training", &format_args!("{} steps, seed {}", provenance.steps, provenance.seed));

@@ -1,6 +1,7 @@
 //! A file for each subcommand; `coordinates` and `decoded` are what some of them share.
 
 pub(crate) mod calibrate;
+pub(crate) mod categorical;
 pub(crate) mod coordinates;
 pub(crate) mod decode;
 pub(crate) mod decoded;

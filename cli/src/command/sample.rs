@@ -9,6 +9,7 @@ use resflow::with_device;
 
 use crate::arguments::Sample;
 use crate::columnar::columns_with;
+use crate::command::categorical;
 use crate::command::decoded::{npy_bytes, report_inversion};
 use crate::data::given::contexts_of;
 use crate::data::model_size;
@@ -24,6 +25,9 @@ use crate::picture::png::write_png;
 const MOST: u64 = 1 << 32;
 
 pub(crate) fn run(arguments: &Sample) -> Result<()> {
+    if let Some(archive) = categorical::open(&arguments.model)? {
+        return categorical::sample(arguments, &archive);
+    }
     let Some(format) = Format::of(&arguments.out, arguments.format) else {
         let out = arguments.out.display();
         let endings = ".csv, .npy, .parquet, .arrow or .png";

@@ -16,6 +16,7 @@ use resflow::with_device;
 
 use crate::arguments::Score;
 use crate::columnar::{self, Cells, Column};
+use crate::command::categorical;
 use crate::data::labels;
 use crate::data::weight::effective_count;
 use crate::data::{Data, file_of};
@@ -42,6 +43,9 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
                 return Err(usage(format_args!("--out {out}: the file's name must end in .csv, .parquet or .arrow")));
             }
         }
+    }
+    if let Some(archive) = categorical::open(&arguments.model)? {
+        return categorical::score(arguments, &archive);
     }
     let stored = Stored::open(&arguments.model)?;
     let others = arguments.outliers.as_deref().map_or(Path::new(""), file_of);

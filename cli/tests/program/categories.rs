@@ -216,3 +216,40 @@ fn categories_have_weights() {
     folder.succeed("sample run -n 5 --out samples.csv");
     assert_eq!(cells(&folder, "samples.csv").0, "x,k");
 }
+
+/// A table of categories alone is p(k) alone: H = ln 2 + 0.325 nats a row where the second follows the first nine times of ten.
+#[test]
+fn categories_alone_are_a_model() {
+    let folder = Folder::new();
+    let words = |seed: u64| {
+        let mut uniform = vec![0.0_f64; 1600];
+        Noise::Uniform.fill(Key::new(seed), 0, &mut uniform);
+        uniform.chunks_exact(2).fold("k,l\n".to_owned(), |mut text, u| {
+            let k = usize::from(u[0] < 0.5);
+            let l = if u[1] < 0.9 { k } else { 1 - k };
+            let _ = writeln!(text, "{},{}", ["a", "b"][k], ["x", "y"][l]);
+            text
+        })
+    };
+    folder.write("rows.csv", words(1));
+    folder.write("new.csv", words(2));
+    assert!(folder.succeed("look rows.csv").contains("800 rows, 2 columns"));
+    assert!(folder.fail("fit rows.csv --out run --steps 5", 2).contains("no numbers"));
+    let said = folder.succeed("fit rows.csv --out run");
+    assert!(said.contains("validation nll 1.0") && said.contains("p(k) of 2 columns"), "{said}");
+    let scored = folder.succeed("score run new.csv --json --out scores.csv");
+    assert!((-1.15..-0.9).contains(&mean(&scored)), "{scored}");
+    let (header, scores) = folder.table("scores.csv");
+    assert!(header == "log_prob,se,percentile" && scores.len() == 800 && scores.iter().all(|row| row[1] == 0.0));
+    folder.succeed("sample run -n 2000 --out samples.csv");
+    let (header, drawn) = cells(&folder, "samples.csv");
+    let alike = drawn.iter().filter(|row| (row[0] == "a") == (row[1] == "x")).count();
+    // five standard errors and what the fit is off
+    assert!(header == "k,l" && (alike as f64 / 2000.0 - 0.9).abs() < 0.06, "{alike}");
+    assert!(folder.succeed("inspect run").contains("a net over the categories before"));
+    assert_eq!(json(&folder.succeed("inspect run --json"))["categories"][0]["probability"], "table");
+    folder.write("odd.csv", "k,l\na,z\n");
+    assert!(folder.fail("score run odd.csv", 1).contains("`z` in column `l`"));
+    assert!(folder.fail("encode run rows.csv --out z.csv", 1).contains("categories alone"));
+    assert!(folder.fail("fit rows.csv --out run", 2).contains("run"));
+}
