@@ -1,4 +1,4 @@
-//! Arrow's arrays of text and dictionaries of text as words and their codes.
+//! Arrow's arrays of text, dictionaries of text, and yes and no, as words and their codes.
 //!
 //! A word is kept once, however many rows have it, and no more than a column of categories may have levels: a few bytes can announce any
 //! number of long words.
@@ -17,7 +17,7 @@ use resflow::data::MOST_LEVELS;
 /// Whether a type holds words.
 pub(super) fn are_words(kind: &DataType) -> bool {
     match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => true,
         DataType::Dictionary(_, values) => !matches!(**values, DataType::Dictionary(..)) && are_words(values),
         _ => false,
     }
@@ -78,6 +78,9 @@ fn each(array: &ArrayRef, show: &mut impl FnMut(Option<&str>)) -> Result<()> {
         DataType::Utf8 => array.as_string::<i32>().iter().for_each(show),
         DataType::LargeUtf8 => array.as_string::<i64>().iter().for_each(show),
         DataType::Utf8View => array.as_string_view().iter().for_each(show),
+        DataType::Boolean => {
+            array.as_boolean().iter().for_each(|cell| show(cell.map(|yes| if yes { "true" } else { "false" })));
+        }
         _ => bail!("a column is of another type than its schema says"),
     }
     Ok(())

@@ -1,13 +1,14 @@
 //! Files that are cut short, changed, empty, or announce what they do not hold: always an error or a table, never a panic, and
 //! no memory for what is not there.
 
-use arrow_array::{Float64Array, Int32Array, NullArray, RecordBatch, StringArray};
+use arrow_array::types::Int32Type;
+use arrow_array::{DictionaryArray, Float64Array, Int32Array, NullArray, RecordBatch, StringArray};
 use arrow_ipc::CompressionType;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, GzipLevel, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterVersion};
-use resflow::data::{DataError, ReadOptions};
+use resflow::data::{DataError, ReadOptions, TextColumns};
 
 use super::super::page::Announced;
 use super::{array, arrow, batch, files, message, parquet, parquet_file, read, stream};
@@ -25,6 +26,40 @@ fn small() -> RecordBatch {
 fn options() -> ReadOptions {
     let missing = resflow::data::Missing::DropRows;
     ReadOptions { drop: vec!["word".to_owned()], missing, ..ReadOptions::default() }
+}
+
+/// The same with words and a dictionary as categories.
+fn with_words() -> (RecordBatch, ReadOptions) {
+    let words: Vec<&str> = (0..40).map(|i| ["x", "yy", "zzz"][i % 3]).collect();
+    let dictionary = words.iter().copied().collect::<DictionaryArray<Int32Type>>();
+    let table = batch(vec![
+        ("a", array(Float64Array::from((0..40).map(f64::from).collect::<Vec<_>>()))),
+        ("word", array(StringArray::from(words))),
+        ("kind", array(dictionary)),
+    ]);
+    (table, ReadOptions { text: TextColumns::Categories, ..ReadOptions::default() })
+}
+
+#[test]
+fn damaged_words_are_errors() {
+    let (table, options) = with_words();
+    for (what, bytes) in files(&table) {
+        for part in 1..20 {
+            match read(&bytes[..bytes.len() * part / 20], &options) {
+                Ok(_) | Err(DataError::Empty) => assert_eq!(what, "a stream", "{part}/20"),
+                Err(error) => assert!(error.to_string().contains("damaged or cut short"), "{what}, {part}/20: {error}"),
+            }
+        }
+        for place in (6..bytes.len()).step_by(3) {
+            let mut changed = bytes.clone();
+            changed[place] ^= [0x01, 0x80, 0xff, 0x10][place % 4];
+            // either is right, and neither is a panic
+            if let Err(error) = read(&changed, &options) {
+                let error = error.to_string();
+                assert!(!error.is_empty() && error.len() < 1500, "{what}, byte {place}: {error}");
+            }
+        }
+    }
 }
 
 #[test]

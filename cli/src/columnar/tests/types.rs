@@ -6,12 +6,12 @@ use arrow_array::types::{ArrowPrimitiveType, Float16Type, Int32Type};
 use arrow_array::{
     ArrayRef, BooleanArray, Date32Array, Decimal32Array, Decimal64Array, Decimal128Array, Decimal256Array,
     DictionaryArray, DurationSecondArray, Float16Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array,
-    Int64Array, ListArray, NullArray, RecordBatch, StringArray, TimestampNanosecondArray, UInt8Array, UInt16Array,
-    UInt32Array, UInt64Array,
+    Int64Array, LargeStringArray, ListArray, NullArray, RecordBatch, StringArray, StringViewArray,
+    TimestampNanosecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow_buffer::i256;
 use parquet::basic::Compression;
-use resflow::data::{Missing, ModelColumns, Note, ReadOptions};
+use resflow::data::{Missing, ModelColumns, Note, ReadOptions, TextColumns};
 
 use super::{array, batch, files, message, names, parquet, parquet_file, read};
 
@@ -66,6 +66,50 @@ fn every_type_of_numbers_is_read() {
         assert_eq!(reading.table.columns(), Some(&names(&found)[..]), "{what}");
         let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(reading.table.values()), bits(&expected), "{what}");
+    }
+}
+
+/// Strings of every kind and dictionaries of them, in two groups of rows whose dictionaries differ.
+#[test]
+fn words_are_categories() {
+    let words = ["red", "blue", "red", "red", "blue", "green", "green", "red", "blue"];
+    let dictionary = |words: [&str; 9]| array(words.into_iter().collect::<DictionaryArray<Int32Type>>());
+    let table = batch(vec![
+        ("text", array(StringArray::from(words.to_vec()))),
+        ("x", array(Float64Array::from((0..9).map(f64::from).collect::<Vec<_>>()))),
+        ("large", array(LargeStringArray::from(words.to_vec()))),
+        ("view", array(StringViewArray::from(words.to_vec()))),
+        ("kind", dictionary(words)),
+    ]);
+    let options = ReadOptions { text: TextColumns::Categories, ..ReadOptions::default() };
+    for (what, bytes) in files(&table) {
+        let reading = read(&bytes, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(reading.table.columns(), Some(&names(&["x"])[..]), "{what}");
+        let found = reading.categories.expect("categories");
+        let columns: Vec<(&str, usize)> = found.columns().iter().map(|c| (c.name(), c.place())).collect();
+        assert_eq!(columns, [("text", 0), ("large", 1), ("view", 1), ("kind", 1)], "{what}");
+        for j in 0..4 {
+            assert!((0..9).all(|i| found.level(i, j) == words[i]), "{what}, {j}");
+        }
+    }
+    // a missing one lacks a value; many are too many; a model says what it wants
+    let holes = batch(vec![
+        ("x", array(Float64Array::from(vec![1.0, 2.0, 3.0]))),
+        ("text", array(StringArray::from(vec![Some("a"), None, Some("a")]))),
+    ]);
+    let many: Vec<String> = (0..6000).map(|i| format!("word {i}")).collect();
+    let many = batch(vec![
+        ("x", array(Float64Array::from((0..6000).map(f64::from).collect::<Vec<_>>()))),
+        ("text", array(StringArray::from(many))),
+    ]);
+    for ((what, holes), (_, many)) in files(&holes).into_iter().zip(files(&many)) {
+        assert!(message(&holes, &options).contains("row 2, column 2"), "{what}");
+        let declared = ReadOptions { categories: names(&["text"]), ..options.clone() };
+        let error = message(&many, &declared);
+        assert!(error.contains("more than 4096 different words in 6000 rows"), "{what}: {error}");
+        let model = ModelColumns { names: Some(names(&["x"])), width: 1, ..ModelColumns::default() };
+        let reading = read(&many, &ReadOptions { model: Some(model), ..options.clone() }).expect("numbers alone");
+        assert!(reading.categories.is_none() && reading.table.rows() == 6000, "{what}");
     }
 }
 
