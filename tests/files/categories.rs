@@ -147,7 +147,7 @@ fn a_model_finds_its_columns() {
     assert_eq!((reading.table.values(), words(&reading, 0)), (&[2.0, 1.0, 4.0, 3.0][..], vec!["a", "a"]));
     assert_eq!(categories(&reading).columns()[0].place(), 1);
     // without names, or with others
-    for text in ["1,a,2\n3,b,4.5\n", "p,q,r\n1,a,2\n3,b,4.5\n"] {
+    for text in ["1.5,a,2\n3,b,4.5\n", "p,q,r\n1.5,a,2\n3,b,4.5\n"] {
         let reading = read_with(text, &of(text.starts_with('p')));
         assert_eq!((categories(&reading).columns()[0].name(), words(&reading, 0)), ("k", vec!["a", "b"]), "{text}");
     }
