@@ -20,7 +20,7 @@ import numpy as np
 
 from resflow import Flow, ResidualFlow
 
-REPEATS = 5
+REPEATS = 3
 
 
 def least(call: object, repeats: int = REPEATS) -> float:

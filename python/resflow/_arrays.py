@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from ._core import Frame, Samples
 
 Doubles = NDArray[np.float64]
 Reals = NDArray[np.float64] | NDArray[np.float32]
+# the columns of a model: their names, how many there are, and the places of those that hold categories
+Columns = tuple[list[str] | None, int, list[int]]
 
 
 def column_names(x: Any) -> list[str] | None:
@@ -23,18 +26,20 @@ def column_names(x: Any) -> list[str] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def as_frame(x: Any, model: tuple[list[str] | None, int] | None) -> Frame | None:
-    """A table of a frame whose columns have names, by the library's rules; ``None`` of anything else.
+def as_frame(x: Any, model: Columns | None, categories: Sequence[str] = ()) -> Frame | None:
+    """The rows of a frame whose columns have names, by the library's rules; ``None`` of anything else.
 
-    Of a model's columns, where there is one, those of its names are taken, in its order.
+    Of a model's columns, where there is one, those of its names are taken, in its order. Else columns of few words are categories,
+    and those that are declared to be.
     """
     if type(x).__module__.partition(".")[0] == "pandas":
         if getattr(x, "ndim", 0) != 2 or column_names(x) is None:
             return None
         # without what numbers or names the rows, which is no column
-        found = Frame.of_columns([(name, _pandas_column(x.iloc[:, i])) for i, name in enumerate(x.columns)], model)
+        columns = [(name, _pandas_column(x.iloc[:, i])) for i, name in enumerate(x.columns)]
+        found = Frame.of_columns(columns, model, list(categories))
     elif hasattr(x, "__arrow_c_stream__") and getattr(x, "ndim", 2) == 2 and not hasattr(x, "dtype"):
-        found = Frame.of_arrow(x, model)
+        found = Frame.of_arrow(x, model, list(categories))
     else:
         return None
     for note in found.notes:
@@ -42,12 +47,15 @@ def as_frame(x: Any, model: tuple[list[str] | None, int] | None) -> Frame | None
     return found
 
 
-def _pandas_column(column: Any) -> Doubles | str:
-    """The numbers of a column of pandas, NaN where one is missing, or the name of its type."""
+def _pandas_column(column: Any) -> Doubles | tuple[str, list[str | None]] | str:
+    """The numbers of a column of pandas, NaN where one is missing; the name of its type with its words, or alone."""
     kind = column.dtype
     numeric = getattr(kind, "kind", "O") in "iuf" or getattr(kind, "_is_numeric", False)
     if not numeric or getattr(kind, "_is_boolean", False):
-        return str(kind)
+        missing = column.isna()
+        cells = [None if gone else cell for cell, gone in zip(column.tolist(), missing.tolist(), strict=True)]
+        words = [cell for cell in cells if isinstance(cell, str) or cell is None]
+        return (str(kind), words) if len(words) == len(cells) and not all(missing) else str(kind)
     numbers: Doubles = column.to_numpy(dtype=np.float64, na_value=np.nan)
     return numbers
 
@@ -76,9 +84,9 @@ def as_rows(x: ArrayLike, what: str) -> Reals:
     return array
 
 
-def as_table(x: Any, what: str, model: tuple[list[str] | None, int] | None) -> Reals | Frame:
+def as_table(x: Any, what: str, model: Columns | None, categories: Sequence[str] = ()) -> Reals | Frame:
     """A table ``[n, d]`` of an array or a frame."""
-    frame = as_frame(x, model)
+    frame = as_frame(x, model, categories)
     return as_rows(x, what) if frame is None else frame
 
 
@@ -111,15 +119,16 @@ def samples_of(
     *,
     given: Any = None,
     weights: ArrayLike | None = None,
+    categories: Sequence[str] = (),
     shape: list[int] | None = None,
-    names: list[str] | None = None,
+    columns: Columns | None = None,
     what: str = "x",
 ) -> Samples:
     """Samples of rows, frames or images.
 
-    ``shape`` is that of a model's samples and ``names`` are those of its columns, where there is a model already.
+    ``shape`` is that of a model's samples and ``columns`` are those of its tables, where there is a model already.
     """
-    context = None if given is None else as_table(given, "given", None)
+    context = None if given is None else as_table(given, "given", None, categories)
     context_names = column_names(given)
     weight = None if weights is None else as_vector(weights, "sample_weight")
     if is_images(x):
@@ -128,7 +137,7 @@ def samples_of(
             images = images[..., None]
         return Samples.images(images, context, context_names, weight)
     if shape is None or len(shape) == 1:
-        frame = as_frame(x, None if shape is None else (names, shape[0]))
+        frame = as_frame(x, columns, categories)
         if frame is not None:
             return Samples.rows(frame, None, context, context_names, weight)
     array = as_numbers(x, what)

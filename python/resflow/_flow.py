@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, overload
@@ -144,6 +144,7 @@ class Flow:
         *,
         given: Any = None,
         sample_weight: ArrayLike | None = None,
+        categories: Sequence[str] = (),
         validation: Any = None,
         validation_given: Any = None,
         validation_fraction: float | None = None,
@@ -171,10 +172,13 @@ class Flow:
         ----------
         x : array or frame ``[n, d]``, or images of ``uint8`` ``[n, h, w]`` or ``[n, h, w, c]``
             The samples, finite numbers; ``float64`` and ``float32`` are read where they are, anything else is converted first.
+            Columns of a frame that hold few words are categories: log p of a row is log p(categories) + log p(numbers | categories).
         given : array or frame ``[n, k]``, optional
             What each sample is given: the flow is p(x | given) then, and :meth:`condition` asks for it.
         sample_weight : array ``[n]``, optional
             Weights, 0 or more: 2 is the sample twice.
+        categories : sequence of str, optional
+            The names of columns that are categories, however many words they hold, or though they hold numbers.
         validation, validation_given : optional
             Samples to validate on, and what they are given, instead of some that are set aside.
         validation_fraction : float, optional
@@ -224,10 +228,10 @@ class Flow:
         """
         if on_interrupt not in ("raise", "return"):
             raise ValueError(f"on_interrupt is {on_interrupt!r}, expected 'raise' or 'return'")
-        samples = samples_of(x, given=given, weights=sample_weight)
+        samples = samples_of(x, given=given, weights=sample_weight, categories=categories)
         held_out = None
         if validation is not None:
-            held_out = samples_of(validation, given=validation_given, what="validation")
+            held_out = samples_of(validation, given=validation_given, categories=categories, what="validation")
         elif validation_given is not None:
             raise ValueError("validation_given is for validation samples, and there are none")
         bar = _Bar() if progress else None
@@ -337,7 +341,7 @@ class Flow:
     def __repr__(self) -> str:
         shape = self._model.sample_shape()
         over = f"{shape[0]} columns" if len(shape) == 1 else "images of " + " x ".join(map(str, shape))
-        given = self._model.context_columns()
+        given = self.context_columns
         return f"<resflow.Flow over {over}{'' if given is None else f' given {given}'}, on {self._model.device()}>"
 
     @property
@@ -352,18 +356,27 @@ class Flow:
 
     @property
     def context_columns(self) -> int | None:
-        """k, the numbers that a conditional flow is given; ``None`` of one that is given nothing."""
-        return self._model.context_columns()
+        """k, the columns that a conditional flow is given; ``None`` of one that is given nothing."""
+        columns = self._model.context_columns()
+        return None if columns is None else columns[1]
 
     @property
     def column_names(self) -> list[str] | None:
-        """The names of the columns, if the samples of the fit had names."""
-        return self._model.names()[0]
+        """The names of the columns, those of categories in their places, if the samples of the fit had names."""
+        columns = self._model.sample_columns()
+        return None if columns is None else columns[0]
 
     @property
     def context_names(self) -> list[str] | None:
         """The names of the columns that a conditional flow is given, if they had names in the fit."""
-        return self._model.names()[1]
+        columns = self._model.context_columns()
+        return None if columns is None else columns[0]
+
+    @property
+    def categories(self) -> dict[str, list[str]]:
+        """The levels of each column of categories, of the samples or of what the flow is given."""
+        found = self._model.categories()
+        return {} if found is None else dict(found[0])
 
     @property
     def device(self) -> str:
@@ -384,8 +397,8 @@ class Flow:
         return described
 
     def _samples(self, x: Any, weights: ArrayLike | None = None) -> _core.Samples:
-        names = self._model.names()[0]
-        return samples_of(x, weights=weights, shape=self._model.sample_shape(), names=names)
+        model = self._model
+        return samples_of(x, weights=weights, shape=model.sample_shape(), columns=model.sample_columns())
 
     @overload
     def log_prob(
@@ -520,7 +533,7 @@ class Flow:
     @overload
     def sample(self, n: int = ..., *, seed: int | None = ..., with_reports: Literal[True]) -> Decoded: ...
     def sample(self, n: int = 1, *, seed: int | None = None, with_reports: bool = False) -> Doubles | Decoded:
-        """Draws samples of the model.
+        """Draws samples of the model; of one with categories their numbers, :meth:`sample_table` has both.
 
         Parameters
         ----------
@@ -538,6 +551,21 @@ class Flow:
         """
         decoded = self._decoded(self._model.sample(n, seed))
         return decoded if with_reports else decoded.samples
+
+    def sample_table(self, n: int = 1, *, seed: int | None = None) -> dict[str, Doubles | list[str]]:
+        """Draws rows as a table: the columns of the fit under their names, of which ``pandas.DataFrame`` makes a frame.
+
+        Columns of categories are lists of words, all others arrays ``[n]`` in the units of the data. The numbers are those of
+        :meth:`sample` for the same ``n`` and ``seed``.
+
+        Raises
+        ------
+        ValueError
+            If the flow is over images.
+        """
+        if len(self.sample_shape) != 1:
+            raise ValueError("the flow is over images, which make no table")
+        return dict(self._model.sample_table(n, seed))
 
     def sample_and_log_prob(self, n: int = 1, *, seed: int | None = None) -> tuple[Doubles, Doubles]:
         """Draws samples, ``[n, d]`` or ``[n, h, w, c]``, and computes log p of each, ``[n]``, nats."""
@@ -558,8 +586,7 @@ class Flow:
             If the flow is not conditional, and for contexts of another width.
         """
         columns = self._model.context_columns()
-        model = None if columns is None else (self._model.names()[1], columns)
-        return ConditionedFlow(self, self._model.condition(as_table(given, "given", model)))
+        return ConditionedFlow(self, self._model.condition(as_table(given, "given", columns)))
 
 
 def _unpickle(data: bytes) -> Flow:

@@ -15,35 +15,53 @@ use numpy::PyReadonlyArray1;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
-use resflow::data::{ColumnValues, ModelColumns, NamedColumn, ReadOptions, Table, read_columns};
+use resflow::data::{ColumnValues, Dataset, ModelColumns, NamedColumn, ReadOptions, TextColumns, read_columns};
 
 use crate::error::of_data;
+use crate::words::{Words, are_words};
+
+/// The columns of a model: their names, how many there are, and the places of those that hold categories.
+pub(crate) type Columns = (Option<Vec<String>>, usize, Vec<usize>);
 
 /// A table that was read from a frame. Whatever is done with it takes it, so that there is one copy.
 #[pyclass(frozen, module = "resflow._core")]
 #[derive(Debug)]
 pub(crate) struct Frame {
-    table: Mutex<Option<Table>>,
+    rows: Mutex<Option<Dataset>>,
     notes: Vec<String>,
 }
 
 impl Frame {
-    /// Takes the table.
-    pub(crate) fn take(&self) -> PyResult<Table> {
-        let mut held = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes the rows.
+    pub(crate) fn take(&self) -> PyResult<Dataset> {
+        let mut held = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         held.take().ok_or_else(|| PyRuntimeError::new_err("this table was taken already"))
     }
 
-    /// Makes a table of columns; of a model's, where there is one, whatever their order.
+    /// Makes rows of columns; of a model's, where there is one, whatever their order. Else columns of few words are categories, and
+    /// those that are declared to be.
     fn of(
         columns: Vec<NamedColumn>,
         mut notes: Vec<String>,
-        model: Option<(Option<Vec<String>>, usize)>,
+        model: Option<Columns>,
+        categories: Vec<String>,
     ) -> PyResult<Self> {
-        let model = model.map(|(names, width)| ModelColumns { names, width, ..ModelColumns::default() });
-        let reading = read_columns(columns, &ReadOptions { model, ..ReadOptions::default() }).map_err(of_data)?;
+        let model = model.map(|(names, width, categories)| ModelColumns {
+            names,
+            width,
+            // where categories are kept apart, the order is no news
+            in_any_order: !categories.is_empty(),
+            categories,
+            ..ModelColumns::default()
+        });
+        let options = ReadOptions { model, categories, text: TextColumns::Categories, ..ReadOptions::default() };
+        let reading = read_columns(columns, &options).map_err(of_data)?;
         notes.extend(reading.notes.iter().filter(|note| note.is_warning()).map(ToString::to_string));
-        Ok(Self { table: Mutex::new(Some(reading.table)), notes })
+        let mut rows = Dataset::from(reading.table);
+        if let Some(categories) = reading.categories {
+            rows = rows.with_categories(categories).map_err(of_data)?;
+        }
+        Ok(Self { rows: Mutex::new(Some(rows)), notes })
     }
 }
 
@@ -51,26 +69,37 @@ impl Frame {
 impl Frame {
     /// Reads an object that has Arrow's C interface for streams of tables.
     #[staticmethod]
-    fn of_arrow(frame: &Bound<'_, PyAny>, model: Option<(Option<Vec<String>>, usize)>) -> PyResult<Self> {
+    fn of_arrow(frame: &Bound<'_, PyAny>, model: Option<Columns>, categories: Vec<String>) -> PyResult<Self> {
         let capsule = frame.call_method0("__arrow_c_stream__")?;
         let (columns, notes) = columns_of(stream_of(&capsule)?)?;
-        Self::of(columns, notes, model)
+        Self::of(columns, notes, model, categories)
     }
 
-    /// Takes columns: a name with numbers, NaN where one is missing, or with the name of another type.
+    /// Takes columns: a name with numbers, NaN where one is missing; with the name of a type and words, `None` where one is
+    /// missing; or with the name of another type.
     #[staticmethod]
     fn of_columns(
         columns: Vec<(String, Bound<'_, PyAny>)>,
-        model: Option<(Option<Vec<String>>, usize)>,
+        model: Option<Columns>,
+        categories: Vec<String>,
     ) -> PyResult<Self> {
         let column = |(name, values): (String, Bound<'_, PyAny>)| {
             let values = match values.extract::<PyReadonlyArray1<'_, f64>>() {
                 Ok(numbers) => ColumnValues::Numbers(numbers.as_array().iter().copied().collect()),
-                Err(_) => ColumnValues::Other(values.extract()?),
+                Err(_) => match values.extract::<(String, Vec<Option<String>>)>() {
+                    Ok((type_name, rows)) => {
+                        let mut words = Words::new(type_name);
+                        for word in &rows {
+                            words.push(word.as_deref());
+                        }
+                        words.into_values()
+                    }
+                    Err(_) => ColumnValues::Other(values.extract()?),
+                },
             };
             Ok(NamedColumn { name, values })
         };
-        Self::of(columns.into_iter().map(column).collect::<PyResult<_>>()?, Vec::new(), model)
+        Self::of(columns.into_iter().map(column).collect::<PyResult<_>>()?, Vec::new(), model, categories)
     }
 
     /// What was decided to read it and changes which numbers are taken, a sentence each.
@@ -82,7 +111,7 @@ impl Frame {
     /// The number of rows.
     #[getter]
     fn rows(&self) -> usize {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Table::rows)
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Dataset::len)
     }
 }
 
@@ -104,33 +133,52 @@ fn broken(error: &ArrowError) -> PyErr {
 
 /// The columns of a stream, and what was lost of them.
 fn columns_of(stream: RecordBatchStreamReader) -> PyResult<(Vec<NamedColumn>, Vec<String>)> {
-    let mut columns: Vec<NamedColumn> = stream
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| {
-            let kind = field.data_type();
-            let numbers = number_of(kind) || *kind == DataType::Null;
-            let values =
-                if numbers { ColumnValues::Numbers(Vec::new()) } else { ColumnValues::Other(kind.to_string()) };
-            NamedColumn { name: field.name().clone(), values }
-        })
-        .collect();
+    let schema = stream.schema();
+    let mut columns: Vec<Growing> = schema.fields().iter().map(|field| Growing::of(field.data_type())).collect();
     let mut rounded = vec![0_usize; columns.len()];
     for batch in stream {
         let batch = batch.map_err(|e| broken(&e))?;
         for (place, array) in batch.columns().iter().enumerate() {
-            if let ColumnValues::Numbers(values) = &mut columns[place].values {
-                rounded[place] += extend(values, array);
+            match &mut columns[place] {
+                Growing::Numbers(values) => rounded[place] += extend(values, array),
+                Growing::Words(words) => words.extend(array),
+                Growing::Other(_) => {}
             }
         }
     }
-    let lost = columns.iter().zip(rounded).filter(|(_, cells)| *cells > 0);
-    let notes = lost.map(|(column, cells)| {
-        format!("`{}`: {cells} whole numbers beyond 2^53 rounded to double precision", column.name)
+    let lost = schema.fields().iter().zip(rounded).filter(|(_, cells)| *cells > 0);
+    let notes = lost.map(|(field, cells)| {
+        format!("`{}`: {cells} whole numbers beyond 2^53 rounded to double precision", field.name())
     });
     let notes = notes.collect();
-    Ok((columns, notes))
+    let named = schema.fields().iter().zip(columns);
+    let named = named.map(|(field, values)| NamedColumn { name: field.name().clone(), values: values.into_values() });
+    Ok((named.collect(), notes))
+}
+
+/// A column while it is read.
+enum Growing {
+    Numbers(Vec<f64>),
+    Words(Words),
+    Other(String),
+}
+
+impl Growing {
+    fn of(kind: &DataType) -> Self {
+        match kind {
+            kind if number_of(kind) || *kind == DataType::Null => Self::Numbers(Vec::new()),
+            kind if are_words(kind) => Self::Words(Words::new(kind.to_string())),
+            kind => Self::Other(kind.to_string()),
+        }
+    }
+
+    fn into_values(self) -> ColumnValues {
+        match self {
+            Self::Numbers(values) => ColumnValues::Numbers(values),
+            Self::Words(words) => words.into_values(),
+            Self::Other(name) => ColumnValues::Other(name),
+        }
+    }
 }
 
 /// Whether values of a type are read as numbers.

@@ -13,6 +13,7 @@ mod frame;
 mod model;
 mod samples;
 mod trainable;
+mod words;
 
 use pyo3::prelude::*;
 

@@ -8,14 +8,15 @@ use pyo3::types::{PyBytes, PyDict};
 use resflow::Error;
 use resflow::backend::Key;
 use resflow::checkpoint::{Archive, model_precision};
-use resflow::data::Dataset;
+use resflow::data::{Category, Dataset};
 use resflow::device::{DeviceOptions, Precision};
-use resflow::flow::{Decoded, LogProb};
+use resflow::flow::{Decoded, FlowCategories, LogProb};
 use resflow::invert::SampleReport;
 
 use crate::device;
 use crate::error::raised;
-use crate::samples::{Samples, table};
+use crate::frame::Columns;
+use crate::samples::{self, Samples, table};
 
 /// A trained model.
 #[pyclass(frozen, module = "resflow._core")]
@@ -169,15 +170,64 @@ impl Model {
         self.model.config().sample_shape()
     }
 
-    /// The number of columns of a context, if the model is conditional.
-    fn context_columns(&self) -> Option<usize> {
-        self.model.config().context().map(|context| context.columns)
+    /// The columns of a table of samples; none of images.
+    fn sample_columns(&self) -> Option<Columns> {
+        let shape = self.model.config().sample_shape();
+        let [d] = shape[..] else { return None };
+        let names = self.model.provenance().columns.clone().filter(|names| names.len() == d);
+        let own = self.modelled();
+        Some((names.map(|names| in_their_places(&names, own)), d + own.len(), places(d, own)))
     }
 
-    /// The names of the columns, and of those of the contexts.
-    fn names(&self) -> (Option<Vec<String>>, Option<Vec<String>>) {
-        let provenance = self.model.provenance();
-        (provenance.columns.clone(), provenance.given.clone())
+    /// The columns of a table of contexts, those of categories last; none of a model that is given nothing.
+    fn context_columns(&self) -> Option<Columns> {
+        let width = self.model.config().context()?.columns;
+        let given = match self.model.categories() {
+            Some(FlowCategories::Modelled(_)) => return None,
+            Some(FlowCategories::Given(given)) => given.as_slice(),
+            None => &[],
+        };
+        let numbers = width - given.iter().map(|column| column.levels().len()).sum::<usize>();
+        let names = self.model.provenance().given.clone().unwrap_or_default();
+        let names = [names, given.iter().map(|column| column.name().to_owned()).collect()].concat();
+        let count = numbers + given.len();
+        Some(((names.len() == count).then_some(names), count, (numbers..count).collect()))
+    }
+
+    /// The categories of the model, or that it is given: names and levels, and whether they are a part of the samples.
+    fn categories(&self) -> Option<(Vec<(String, Vec<String>)>, bool)> {
+        let categories = self.model.categories()?;
+        let columns = categories.columns().iter().map(|column| (column.name().to_owned(), column.levels().to_vec()));
+        Some((columns.collect(), categories.density().is_some()))
+    }
+
+    /// Draws rows of the model, column by column, in the order of the fit's table: numbers, or words of categories.
+    fn sample_table<'py>(
+        &self,
+        py: Python<'py>,
+        count: usize,
+        seed: Option<u64>,
+    ) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
+        let model = self.seeded(seed);
+        let rows = py.detach(|| model.sample_rows(count)).map_err(raised)?;
+        let Some(table) = rows.table() else { return Ok(Vec::new()) };
+        let d = table.width();
+        let (names, width, words) = self.sample_columns().unwrap_or((None, d, Vec::new()));
+        let names = names.unwrap_or_else(|| (1..=width).map(|i| format!("column {i}")).collect());
+        let (mut number, mut word) = (0, 0);
+        let column = |(place, name): (usize, String)| {
+            let values = if words.contains(&place) {
+                let categories = rows.categories();
+                let levels = categories.map_or_else(Vec::new, |all| (0..count).map(|i| all.level(i, word)).collect());
+                word += 1;
+                levels.into_pyobject(py)?.into_any()
+            } else {
+                number += 1;
+                table.column(number - 1).into_pyarray(py).into_any()
+            };
+            Ok((name, values))
+        };
+        names.into_iter().enumerate().map(column).collect()
     }
 
     /// The device in words.
@@ -263,10 +313,34 @@ impl Model {
 
     /// The model at some contexts, `[m, k]`.
     fn condition(&self, py: Python<'_>, contexts: &Bound<'_, PyAny>) -> PyResult<Conditioned> {
-        let contexts = Dataset::from(table(contexts, None)?);
+        let contexts = samples::rows(contexts, None)?;
         py.detach(|| self.model.condition(&contexts)).map_err(raised)?;
         Ok(Conditioned { model: self.model.clone(), contexts })
     }
+}
+
+impl Model {
+    /// The categories that are a part of the samples.
+    fn modelled(&self) -> &[Category] {
+        match self.model.categories() {
+            Some(FlowCategories::Modelled(density)) => density.columns(),
+            _ => &[],
+        }
+    }
+}
+
+/// The places of categories among all columns, of which so many are numbers: each behind as many numbers as it says.
+fn places(numbers: usize, categories: &[Category]) -> Vec<usize> {
+    categories.iter().enumerate().map(|(before, column)| column.place().min(numbers) + before).collect()
+}
+
+/// The names of all columns, those of categories in their places.
+fn in_their_places(numbers: &[String], categories: &[Category]) -> Vec<String> {
+    let mut names = numbers.to_vec();
+    for (place, column) in places(numbers.len(), categories).into_iter().zip(categories) {
+        names.insert(place, column.name().to_owned());
+    }
+    names
 }
 
 impl Conditioned {

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use resflow::data::image::ImageSet;
 use resflow::data::{Dataset, Table};
 
-use crate::error::of_data;
+use crate::error::{of_data, raised};
 use crate::frame::Frame;
 
 /// Samples with what belongs to them. Whatever is done with them takes them, so that there is one copy.
@@ -16,21 +16,26 @@ use crate::frame::Frame;
 #[derive(Debug)]
 pub(crate) struct Samples(Mutex<Option<Dataset>>);
 
-/// A table of an array, `[n, d]`, of doubles or of single precision; or of a frame, which has its own names.
+/// The rows of a frame, or of an array.
+pub(crate) fn rows(rows: &Bound<'_, PyAny>, names: Option<Vec<String>>) -> PyResult<Dataset> {
+    match rows.cast::<Frame>() {
+        Ok(frame) => frame.get().take(),
+        Err(_) => Ok(table(rows, names)?.into()),
+    }
+}
+
+/// A table of an array, `[n, d]`, of doubles or of single precision.
 pub(crate) fn table(array: &Bound<'_, PyAny>, names: Option<Vec<String>>) -> PyResult<Table> {
     fn of<T: Copy + Into<f64>>(x: ndarray::ArrayView2<'_, T>, names: Option<Vec<String>>) -> PyResult<Table> {
         // row by row, whatever the order in memory
         Table::new(names, x.ncols(), x.iter().map(|&v| v.into()).collect()).map_err(of_data)
-    }
-    if let Ok(frame) = array.cast::<Frame>() {
-        return frame.get().take();
     }
     if let Ok(x) = array.extract::<PyReadonlyArray2<'_, f64>>() {
         return of(x.as_array(), names);
     }
     match array.extract::<PyReadonlyArray2<'_, f32>>() {
         Ok(x) => of(x.as_array(), names),
-        Err(_) => Err(PyTypeError::new_err("expected a two-dimensional array of float64 or float32, or a frame")),
+        Err(_) => Err(PyTypeError::new_err("expected a two-dimensional array of float64 or float32")),
     }
 }
 
@@ -58,7 +63,7 @@ impl Samples {
         context_names: Option<Vec<String>>,
         weights: Option<PyReadonlyArray1<'_, f64>>,
     ) -> PyResult<Self> {
-        Self::with(table(values, names)?.into(), context, context_names, weights)
+        Self::with(self::rows(values, names)?, context, context_names, weights)
     }
 
     /// Images as bytes, `[n, h, w, c]`, with contexts and weights.
@@ -85,7 +90,7 @@ impl Samples {
         weights: Option<PyReadonlyArray1<'_, f64>>,
     ) -> PyResult<Self> {
         if let Some(context) = context {
-            data = data.with_context(table(context, context_names)?).map_err(of_data)?;
+            data = data.given_rows(rows(context, context_names)?).map_err(raised)?;
         }
         if let Some(weights) = weights {
             data = data.with_weights(weights.as_array().iter().copied().collect()).map_err(of_data)?;

@@ -96,6 +96,17 @@ def test_whatever_is_handed_over_is_the_same_rows(flow: Flow, rows: np.ndarray) 
     assert flow.log_prob(np.empty((0, 3))).shape == (0,)
 
 
+def test_noise_is_a_function_of_the_seed() -> None:
+    # a column on a grid is spread by noise
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.poisson(4, size=300), rng.normal(size=300)]).astype(float)
+    flow = Flow.fit(x, steps=5)
+    log_prob, error = flow.log_prob(x, return_standard_error=True, seed=1)
+    assert error.any() and np.array_equal(flow.log_prob(x, seed=1), log_prob)
+    assert not np.array_equal(flow.log_prob(x, seed=2), log_prob)
+    assert np.array_equal(flow.log_prob(x), flow.log_prob(x))
+
+
 def test_a_fit_is_a_function_of_its_seed(flow: Flow, rows: np.ndarray) -> None:
     assert Flow.fit(rows, steps=60, seed=5).to_bytes() == flow.to_bytes()
     assert Flow.fit(rows, steps=60, seed=5, threads=1).to_bytes() == flow.to_bytes()
@@ -228,6 +239,11 @@ def test_images_come_and_go_as_images() -> None:
     assert z.shape == (5, 16) and np.allclose(flow.decode(z), drawn, atol=1e-2)
     with pytest.raises(ValueError, match="shape"):
         flow.log_prob(np.zeros((2, 5, 4, 1)))
+    # channels are last here and first in the library
+    colours = Flow.fit(rng.integers(0, 256, size=(60, 4, 6, 3), dtype=np.uint8), steps=3, model={"filters": 4})
+    drawn, log_prob = colours.sample_and_log_prob(4)
+    assert drawn.shape == (4, 4, 6, 3) and np.allclose(colours.log_prob(drawn), log_prob, rtol=1e-6)
+    assert not np.allclose(colours.log_prob(drawn[..., ::-1]), log_prob, rtol=1e-6)
 
 
 def test_devices(flow: Flow, rows: np.ndarray) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -58,12 +60,11 @@ def test_columns_are_found_by_their_names(rows: np.ndarray) -> None:
 
 
 def test_kinds_that_are_no_numbers_are_refused_by_name(rows: np.ndarray) -> None:
-    words = ["a", "b", "c"] * 100
+    many = [f"word {i}" for i in range(300)]
     for frame in (
-        pd.DataFrame({"height": rows[:, 0], "species": words}),
-        pd.DataFrame({"height": rows[:, 0], "species": pd.Categorical(words)}),
-        pl.DataFrame({"height": rows[:, 0], "species": words}),
-        pa.table({"height": rows[:, 0], "species": pa.array(words).dictionary_encode()}),
+        pd.DataFrame({"height": rows[:, 0], "species": many}),
+        pl.DataFrame({"height": rows[:, 0], "species": many}),
+        pd.DataFrame({"height": rows[:, 0], "species": [1, "b", None] * 100}),
         pl.DataFrame({"height": rows[:, 0], "species": [True, False, True] * 100}),
         pd.DataFrame({"height": rows[:, 0], "species": pd.date_range("2020-01-01", periods=300)}),
     ):
@@ -115,3 +116,58 @@ def test_the_estimator_takes_frames(rows: np.ndarray) -> None:
         estimator = ResidualFlow(steps=5).fit(frame)
         assert estimator.feature_names_in_.tolist() == NAMES == estimator.flow_.column_names
         assert np.array_equal(estimator.score_samples(frame), estimator.flow_.log_prob(rows))
+
+
+def test_words_are_categories() -> None:
+    rng = np.random.default_rng(0)
+    species = rng.choice(["ada", "bee", "cod"], p=[0.5, 0.3, 0.2], size=400)
+    height = rng.normal(size=400) + np.array([0.0, 4.0, 8.0])[np.unique(species, return_inverse=True)[1]]
+    columns = {"height": height, "species": species, "weight": rng.normal(size=400)}
+    dictionary = pa.array(list(species)).dictionary_encode()
+    flows = []
+    for frame in (
+        pd.DataFrame(columns),
+        pd.DataFrame(columns).astype({"species": "category"}),
+        pl.DataFrame(columns),
+        pl.DataFrame(columns, schema_overrides={"species": pl.Categorical}),
+        pa.table({**columns, "species": dictionary}),
+    ):
+        flow = Flow.fit(frame, steps=150, train={"learning_rate": 1e-2})
+        assert flow.column_names == ["height", "species", "weight"] and flow.context_columns is None
+        assert flow.categories == {"species": ["ada", "bee", "cod"]} or set(flow.categories["species"]) == set(species)
+        flows.append(flow)
+        assert np.allclose(flow.log_prob(frame), flows[0].log_prob(pd.DataFrame(columns)), atol=1e-9)
+    assert len({flow.to_bytes() for flow in flows}) == 1
+    flow = flows[0]
+    # log p of a row is that of its categories and of its numbers given these: of all words together the mass is 1
+    at = {name: values[:1] for name, values in columns.items()}
+    both = sum(np.exp(flow.log_prob(pd.DataFrame({**at, "species": [word]})))[0] for word in ("ada", "bee", "cod"))
+    assert np.isfinite(both) and both > 0
+    table = flow.sample_table(600, seed=1)
+    assert list(table) == ["height", "species", "weight"]
+    assert np.array_equal(np.column_stack([table["height"], table["weight"]]), flow.sample(600, seed=1))
+    drawn = pd.DataFrame(table)
+    # shares of 600 draws err by 0.02
+    assert abs((drawn["species"] == "ada").mean() - (species == "ada").mean()) < 0.1
+    assert drawn.groupby("species")["height"].mean()["cod"] - drawn.groupby("species")["height"].mean()["ada"] > 2
+    assert np.isfinite(flow.log_prob(drawn)).all()
+    with pytest.raises(ValueError, match="dog"):
+        flow.log_prob(pd.DataFrame({**at, "species": ["dog"]}))
+    with pytest.raises(ValueError):
+        flow.log_prob(np.zeros((1, 2)))
+    assert pickle.loads(pickle.dumps(flow)).categories == flow.categories
+
+
+def test_categories_may_be_given_or_declared() -> None:
+    rng = np.random.default_rng(1)
+    kind = rng.integers(0, 3, size=300)
+    frame = pd.DataFrame({"x": rng.normal(size=300) + 3 * kind, "y": rng.normal(size=300), "kind": kind})
+    flow = Flow.fit(frame, steps=20, categories=["kind"])
+    assert set(flow.categories) == {"kind"} and len(flow.categories["kind"]) == 3
+    assert np.isfinite(flow.log_prob(frame)).all()
+    words = pd.DataFrame({"kind": np.array(["a", "b", "c"])[kind], "y": frame["y"]})
+    conditional = Flow.fit(frame[["x"]], given=words, steps=150, train={"learning_rate": 1e-2})
+    assert conditional.context_columns == 2 and set(conditional.categories) == {"kind"}
+    at = conditional.condition(pd.DataFrame({"kind": ["a", "c"], "y": [0.0, 0.0]}))
+    drawn = at.sample(200).reshape(2, 200)
+    assert drawn[1].mean() - drawn[0].mean() > 2

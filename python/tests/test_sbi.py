@@ -68,6 +68,7 @@ def test_sbi_trains_it(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(drawn.mean(0), at[:2], atol=0.12), drawn.mean(0)
     assert torch.allclose(drawn.std(0), torch.tensor([0.3, 0.3]), atol=0.1), drawn.std(0)
     assert posterior.log_prob(drawn[:5], x=at).shape == (5,)
+    assert torch.equal(estimator.loss(theta[:4], x[:4]), -estimator.log_prob(theta[None, :4], x[:4])[0])
     # what was trained is a flow of the library
     flow = estimator.flow
     given = np.array([[0.5, -0.7, 0.0]])
