@@ -73,13 +73,11 @@ pub(super) fn settings(
         (None, Some(table)) => TrainConfig::for_table(model.family(), table.rows()).with_fitting_base(model),
         (None, None) => TrainConfig::for_model(model),
     };
-    match named {
-        Some(named) => named.over(model, train),
-        None => {
-            let train = train(&model);
-            Ok((model, train))
-        }
+    if let Some(named) = named {
+        return named.over(model, train);
     }
+    let train = train(&model);
+    Ok((model, train))
 }
 
 /// The default architecture of a family for some data.

@@ -148,17 +148,7 @@ impl<B: Backend> Trainer<B> {
         let budget = limits.budget;
         config.check()?;
         budget.check()?;
-        if source.sample_shape() != flow.config().sample_shape() {
-            let words = |shape: &[usize]| match shape {
-                [h, w, c] => format!("images of {h} × {w} pixels, {c} channels"),
-                shape => format!("rows of {} columns", shape.iter().product::<usize>()),
-            };
-            return Err(Error::Input(format!(
-                "the data has {}, the flow is for {}",
-                words(&source.sample_shape()),
-                words(&flow.config().sample_shape())
-            )));
-        }
+        check_shape(&source.sample_shape(), &flow.config().sample_shape())?;
         if let (None, Some(width)) = (flow.context(), source.data().and_then(category_width)) {
             return Err(Error::Input(format!(
                 "the data have categories, of which a flow over the numbers is given one-hot codes: set context = {{ columns = {width} }}"
@@ -580,6 +570,19 @@ fn categories_of(batches: &Batches, validation: &ValidationSet, key: Key) -> Res
         return Ok(Some(FlowCategories::Modelled(density)));
     }
     Ok(training.context_categories().map(|categories| FlowCategories::Given(categories.columns().to_vec())))
+}
+
+/// Checks that the samples are those that a flow is for.
+fn check_shape(found: &[usize], expected: &[usize]) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    let words = |shape: &[usize]| match shape {
+        [h, w, c] => format!("images of {h} × {w} pixels, {c} channels"),
+        shape => format!("rows of {} columns", shape.iter().product::<usize>()),
+    };
+    let (found, expected) = (words(found), words(expected));
+    Err(Error::Input(format!("the data has {found}, the flow is for {expected}")))
 }
 
 /// The numbers of a step's report that come from the device.
