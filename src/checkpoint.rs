@@ -27,6 +27,7 @@ use crate::estimator::Phase;
 pub use crate::flow::Provenance;
 use crate::flow::{Flow, FlowContext};
 use crate::lipschitz::UNIT;
+use crate::missing::Imputer;
 use crate::module::Module as _;
 use crate::registry::Registry;
 use crate::stage::{Repeated, Size, Stage};
@@ -52,6 +53,9 @@ pub(crate) const VARIATIONAL_RUN: &str = "variational-run";
 
 /// The section of the metadata that describes a probability of categories alone.
 pub(crate) const CATEGORICAL_DENSITY: &str = "categorical";
+
+/// What the names of an imputer's tensors begin with.
+const IMPUTER: &str = "imputer.";
 
 /// The names of the centres and scales of a context's columns.
 const CONTEXT: [&str; 2] = ["context.mean", "context.deviation"];
@@ -90,6 +94,9 @@ pub(crate) struct ModelDocument {
     /// The categories that are a part of the samples or of the context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     categories: Option<StoredCategories>,
+    /// The flow that fills in missing cells, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    imputer: Option<Box<ModelDocument>>,
 }
 
 impl ModelDocument {
@@ -106,6 +113,7 @@ impl ModelDocument {
             chain: None,
             columns: None,
             categories: None,
+            imputer: None,
         }
     }
 
@@ -137,6 +145,7 @@ impl ModelDocument {
             chain,
             columns,
             categories,
+            imputer: flow.imputer().map(|imputer| Self::of(imputer.flow()).map(Box::new)).transpose()?,
         })
     }
 
@@ -244,6 +253,9 @@ impl<B: Backend> Flow<B> {
         for (name, shape, values) in StoredColumns::tensors(self.columns()).into_iter().chain(of_categories) {
             archive.tensors.insert(format!("{prefix}{name}"), (shape, Values::F64(values)));
         }
+        if let Some(imputer) = self.imputer() {
+            imputer.flow().store(&format!("{prefix}{IMPUTER}"), archive)?;
+        }
         failed.map_or(Ok(()), |e| Err(e.into()))
     }
 
@@ -255,7 +267,11 @@ impl<B: Backend> Flow<B> {
         archive: &Archive,
         registry: &Registry<B>,
     ) -> Result<Self, Error> {
-        let own = archive.tensors.iter().filter(|(name, _)| name.starts_with(prefix));
+        let of_imputer = document.imputer.as_ref().map(|_| format!("{prefix}{IMPUTER}"));
+        let is_own = |name: &str| {
+            name.starts_with(prefix) && of_imputer.as_ref().is_none_or(|others| !name.starts_with(others.as_str()))
+        };
+        let own = archive.tensors.iter().filter(|(name, _)| is_own(name));
         let stored = own.clone().map(|(_, (_, values))| values.len() as u64).sum();
         document.check(own.clone().count() as u64, stored)?;
         let mut flow = document.zeros(backend.clone(), registry)?;
@@ -332,6 +348,13 @@ impl<B: Backend> Flow<B> {
             return Err(CheckpointError::Tensor { name, problem }.into());
         }
         flow.set_provenance(document.provenance.clone());
+        if let (Some(of_imputer), Some(prefix)) = (&document.imputer, &of_imputer) {
+            if of_imputer.imputer.is_some() {
+                return Err(CheckpointError::Format("an imputer with an imputer of its own".into()).into());
+            }
+            let own = Self::restore(backend, of_imputer, prefix, archive, &Registry::new())?;
+            flow.set_imputer(Imputer::new(own)?)?;
+        }
         Ok(flow)
     }
 

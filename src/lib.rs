@@ -73,6 +73,7 @@
 //! | [`module`], [`batch`] | what parts and samples are made of |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
 //! | [`invert`], [`reference`](mod@reference) | fixed points, plain and accelerated; the measure of their errors in double precision |
+//! | [`missing`] | rows with missing cells: learned from, scored and filled in |
 //! | [`import`] | files of the reference implementation |
 //! | [`variational`] | flows fitted to a density that can be evaluated: reverse KL, importance weights, ln Z |
 //! | [`data`] | samples with weights and labels, tables, images, built-in densities, standardisation |
@@ -110,6 +111,7 @@ pub mod import;
 pub mod invert;
 pub mod layer;
 pub mod lipschitz;
+pub mod missing;
 #[cfg(feature = "ndarray")]
 pub mod model;
 pub mod module;

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Experiment(arguments) => command::experiment::run(&arguments),
         Command::Devices(arguments) => command::devices::run(&arguments),
         Command::Look(arguments) => command::look::run(&arguments),
+        Command::Impute(arguments) => command::impute::run(&arguments),
         Command::Predict(arguments) => command::predict::run(&arguments),
         Command::Calibrate(arguments) => command::calibrate::run(&arguments),
     };

@@ -139,6 +139,11 @@ impl Stored {
         data.given(&[columns, of_categories].concat(), name)
     }
 
+    /// Whether it knows missing values: it has an imputer.
+    pub(crate) fn imputes(&self) -> bool {
+        self.archive.document["model"]["imputer"].is_object()
+    }
+
     /// Its configuration, if it is for rows. A damaged file is told when the flow is made of it.
     fn rows(&self) -> Option<ModelConfig> {
         let config: ModelConfig = serde_json::from_value(self.archive.document["model"]["config"].clone()).ok()?;

@@ -30,6 +30,7 @@ mod excerpt;
 #[cfg(feature = "formats")]
 mod file;
 pub mod image;
+mod incomplete;
 mod look;
 pub(crate) mod looks_like;
 #[cfg(feature = "formats")]
@@ -53,7 +54,8 @@ pub use dataset::{Dataset, Samples, Values, number_of};
 pub use excerpt::{excerpt, excerpt_rows};
 #[cfg(feature = "formats")]
 pub use file::{read, read_with, write};
-pub use look::{CategorySummary, Concern, Finding, Look, Severity, look, look_at};
+pub use incomplete::Incomplete;
+pub use look::{CategorySummary, Concern, Finding, Look, Severity, look, look_at, look_incomplete};
 #[cfg(feature = "images")]
 pub use open::{Opened, open, open_from, open_with};
 pub use permutation::permutation;

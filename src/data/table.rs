@@ -1,6 +1,7 @@
 //! Tables of numbers: what every reader makes and every writer takes.
 //!
-//! A table has at least one column; its values are finite and stored row by row; its columns are all named or none
+//! A table has at least one column; its values are finite (but for the missing ones of a table that was read with them, which are
+//! NaN until [`Incomplete`](super::Incomplete) takes it) and stored row by row; its columns are all named or none
 //! is. A name is not empty and does not read as a number, so that a file's header is never taken for a row; but for names
 //! that a file itself has so.
 
@@ -119,10 +120,10 @@ impl Table {
         Ok(Self { columns: Some(names.to_vec()), width, rows: self.rows, values })
     }
 
-    /// A table of finite values that were read, whose names may be numbers where a file says that they are names.
+    /// A table of values that were read, finite but for NaN where cells may be missing, whose names may be numbers where a file says that they are names.
     #[cfg(feature = "formats")]
     pub(super) fn of_read(columns: Option<Vec<String>>, width: usize, values: Vec<f64>) -> Self {
-        debug_assert!(width > 0 && values.len().is_multiple_of(width) && values.iter().all(|v| v.is_finite()));
+        debug_assert!(width > 0 && values.len().is_multiple_of(width) && !values.iter().any(|v| v.is_infinite()));
         Self { columns, width, rows: values.len() / width, values }
     }
 
@@ -141,6 +142,18 @@ impl Table {
     pub(crate) fn of_computed(width: usize, values: Vec<f64>) -> Self {
         debug_assert!(width > 0 && values.len().is_multiple_of(width));
         Self { width, columns: None, rows: values.len() / width, values }
+    }
+
+    /// The table with each value replaced by a function of it, which is called row by row.
+    pub(super) fn with_values(&self, each: impl FnMut(f64) -> f64) -> Self {
+        let values = self.values.iter().copied().map(each).collect();
+        Self { columns: self.columns.clone(), width: self.width, rows: self.rows, values }
+    }
+
+    /// Computed rows under the names of another table's columns.
+    pub(crate) fn of_rows_like(other: &Self, values: Vec<f64>) -> Self {
+        debug_assert!(other.width > 0 && values.len().is_multiple_of(other.width));
+        Self { columns: other.columns.clone(), width: other.width, rows: values.len() / other.width, values }
     }
 
     /// The number of rows.

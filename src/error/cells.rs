@@ -251,7 +251,9 @@ impl CellFaults {
         }
         if any(|fault| matches!(fault, Fault::Missing { .. })) {
             let rows = Count(self.incomplete, "row");
-            remedies.push(format!("fill the missing values in, or leave the {rows} out with --missing drop-rows"));
+            remedies.push(format!(
+                "fill the missing values in, or leave the {rows} out with --missing drop-rows; a fit with --impute learns to fill them in"
+            ));
         }
         if any(|fault| matches!(fault, Fault::Levels { beyond: false, .. })) {
             remedies.push("--category COLUMN takes one as categories all the same".to_owned());

@@ -215,6 +215,44 @@ pub enum DataError {
     /// Cells that are missing, text or infinite, or columns that are constant: all of them.
     #[error("{0}")]
     Cells(Box<CellFaults>),
+    /// Cells are missing where none may be.
+    #[error(
+        "{} of {} {} missing, in {rows} of {of} rows: every value must be finite, so fill them in or leave these rows out, or learn a \
+         second flow that fills them in and scores such rows (`Fit::missing`)",
+        Count(*cells, "cell"),
+        columns.iter().take(8).cloned().collect::<Vec<_>>().join(", ") + if columns.len() > 8 { " and more" } else { "" },
+        if *cells == 1 { "is" } else { "are" }
+    )]
+    Missing {
+        /// The missing cells.
+        cells: usize,
+        /// The rows with a missing cell,
+        rows: usize,
+        /// of so many.
+        of: usize,
+        /// The numbers and names of the columns with missing cells.
+        columns: Vec<String>,
+    },
+    /// Rows or columns of which no cell was seen, which say nothing.
+    #[error(
+        "{}no cell was seen{}",
+        columns.iter().take(8).map(|label| format!("{label}: ")).collect::<String>(),
+        match (rows.first(), columns.is_empty()) {
+            (Some(first), true) => format!(" of {}, the first row {}: leave them out", Count(rows.len(), "row"), first + 1),
+            (Some(first), false) => format!(
+                " in any row; nor any of {}, the first row {}: leave these columns and rows out (--drop, and without them)",
+                Count(rows.len(), "row"),
+                first + 1
+            ),
+            (None, _) => " in any row: leave the column out (--drop)".to_owned(),
+        }
+    )]
+    NothingSeen {
+        /// The numbers and names of such columns.
+        columns: Vec<String>,
+        /// The numbers of such rows, counted from 0.
+        rows: Vec<usize>,
+    },
     /// A value is NaN or infinite.
     #[error("{place}: the value is {value}: every value must be finite, so replace it or leave the row out")]
     NotFinite {

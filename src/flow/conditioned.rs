@@ -80,7 +80,7 @@ impl<B: Backend> Conditioned<'_, B> {
         self.flow
     }
 
-    fn shared(&self, each: usize) -> Given<'_, B> {
+    pub(super) fn shared(&self, each: usize) -> Given<'_, B> {
         Given::Shared { contexts: &self.contexts, embedding: &self.embedding, each }
     }
 

@@ -203,7 +203,7 @@ pub(crate) fn evaluate<B: Backend>(
 
 /// ln of the mean of e^v over independent draws v, each with a standard error of its own, and its standard error: the delta
 /// method, Var(ln m) ≈ Var(m)/m² with m the mean of w = e^v, and the errors of the draws by their parts of m.
-fn log_mean_exp(draws: &[(f64, f64)]) -> (f64, f64) {
+pub(crate) fn log_mean_exp(draws: &[(f64, f64)]) -> (f64, f64) {
     let count = draws.len() as f64;
     let most = draws.iter().map(|(v, _)| *v).fold(f64::NEG_INFINITY, f64::max);
     if most == f64::NEG_INFINITY {

@@ -11,6 +11,7 @@ mod decode_gradient;
 mod evaluate;
 mod footprint;
 mod gradient;
+mod imputing;
 mod inverse;
 mod log_prob;
 mod prediction;
@@ -27,7 +28,7 @@ pub use evaluate::Encoded;
 pub use gradient::{Gradient, Objective, Solves, Supervision};
 pub use inverse::Decoded;
 pub use log_prob::LogProb;
-pub(crate) use log_prob::sum_estimates;
+pub(crate) use log_prob::{log_mean_exp, sum_estimates};
 pub use prediction::Prediction;
 pub use prepared::PreparedFlow;
 pub use provenance::Provenance;
@@ -47,6 +48,7 @@ use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimator, Exact, Phase, Sharing, VarianceWarning};
 use crate::invert::Inversion;
 use crate::lipschitz::{FlowBounds, PowerIteration};
+use crate::missing::Imputer;
 use crate::module::{Module as _, Role, Spectrum, trained_shapes};
 use crate::stage::Stage;
 
@@ -61,6 +63,8 @@ pub struct Flow<B: Backend> {
     classifier: Option<Classifier<B>>,
     context: Option<FlowContext<B>>,
     categories: Option<Arc<FlowCategories>>,
+    /// What fills in missing cells, of a flow that knows them.
+    imputer: Option<Arc<Imputer<B>>>,
     provenance: Provenance,
     /// Whether nothing was changed since all weights were sealed.
     sealed: bool,
@@ -141,6 +145,7 @@ impl<B: Backend> Flow<B> {
             chain,
             classifier: None,
             categories: None,
+            imputer: None,
             provenance: Provenance::default(),
             sealed: false,
         })

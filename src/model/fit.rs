@@ -11,10 +11,11 @@ use super::own_rows::OwnRows;
 use super::settings::{Named, settings};
 use super::{IntoDataset, Model};
 use crate::config::{Family, ModelConfig};
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, Incomplete};
 use crate::device::{Device, DeviceOptions};
 use crate::error::Error;
 use crate::flow::{Flow, Provenance};
+use crate::missing::{self, MissingFit};
 use crate::train::{Budget, Source, StepReport, TrainConfig, Trainer, Validation};
 
 /// Fits a residual flow to samples with all defaults, on all cores.
@@ -45,8 +46,10 @@ pub struct Progress<'a> {
     pub step: &'a StepReport,
     /// The validation that followed it, if one did.
     pub validation: Option<&'a Validation>,
-    /// The fraction of the budget that is spent, from 0 to 1.
+    /// The fraction of the budget that is spent, from 0 to 1; of rows with missing cells that of the stage.
     pub fraction: f64,
+    /// Whether the step is one of the imputer's, the first stage of a fit of rows with missing cells ([`Fit::missing`]).
+    pub imputing: bool,
 }
 
 type IsAbandoned<'a> = Box<dyn Fn() -> bool + 'a>;
@@ -87,8 +90,9 @@ pub struct Fit<'a> {
     train: Option<TrainConfig>,
     named: Option<Named>,
     regardless: bool,
+    missing: bool,
     given: Option<Dataset>,
-    validation: Option<Dataset>,
+    validation: Option<Incomplete>,
     validation_fraction: Option<f64>,
     on_progress: Option<OnProgress<'a>>,
     is_abandoned: Option<IsAbandoned<'a>>,
@@ -105,6 +109,7 @@ impl fmt::Debug for Fit<'_> {
             .field("train", &self.train)
             .field("named", &self.named)
             .field("regardless", &self.regardless)
+            .field("missing", &self.missing)
             .finish_non_exhaustive()
     }
 }
@@ -205,7 +210,7 @@ impl<'a> Fit<'a> {
     /// # Errors
     /// Returns [`Error::Data`] for data that are none.
     pub fn validation(self, x: impl IntoDataset) -> Result<Self, Error> {
-        Ok(Self { validation: Some(x.into_dataset()?), ..self })
+        Ok(Self { validation: Some(x.into_incomplete()?), ..self })
     }
 
     /// Sets the fraction of the samples that is set aside for validation.
@@ -219,6 +224,15 @@ impl<'a> Fit<'a> {
     #[must_use]
     pub fn regardless(self, regardless: bool) -> Self {
         Self { regardless, ..self }
+    }
+
+    /// Sets whether rows may have missing cells, which are NaN. A second flow, the imputer, then learns first to fill them in, from what
+    /// was seen; the density is learned from rows that it has filled in, which presumes that cells are missing at random. Each of the
+    /// two gets the number of steps that is asked for; a time limit is divided. The model scores rows with missing cells
+    /// ([`Model::score_seen`]) and fills them in ([`Model::impute`]); see [`missing`](crate::missing).
+    #[must_use]
+    pub fn missing(self, missing: bool) -> Self {
+        Self { missing, ..self }
     }
 
     /// Sets an observer, which is told of every step and may stop the run with [`ControlFlow::Break`]; the weights are
@@ -254,7 +268,11 @@ impl<'a> Fit<'a> {
     /// [`Error::Input`] for settings that do not fit the data, [`Error::Diverged`] if training became non-finite,
     /// [`Error::Interrupted`] if it was [abandoned](Self::abandon), [`Error::Backend`] if the device failed.
     pub fn run(mut self, x: impl IntoDataset) -> Result<Model, Error> {
-        let mut data = x.into_dataset()?;
+        let rows = x.into_incomplete()?;
+        if self.missing {
+            return self.run_incomplete(&rows);
+        }
+        let mut data = rows.complete()?;
         if let Some(contexts) = self.given.take() {
             data = data.given_rows(contexts)?;
         }
@@ -278,7 +296,7 @@ impl<'a> Fit<'a> {
             train.validation_fraction = fraction;
         }
         let source = match self.validation.take() {
-            Some(validation) => Source::Split { training: data, validation },
+            Some(validation) => Source::Split { training: data, validation: validation.complete()? },
             None => data.into(),
         };
         let budget = self.budget.unwrap_or_else(|| train.budget());
@@ -286,7 +304,62 @@ impl<'a> Fit<'a> {
         let is_abandoned = self.is_abandoned.take();
         let is_abandoned = || is_abandoned.as_ref().is_some_and(|is_abandoned| is_abandoned());
         let mut trainer = Trainer::new_unless(flow, source, &train, budget, key, &is_abandoned)?;
-        let mut stopped = false;
+        self.drive(&mut trainer, false, false, &is_abandoned)?;
+        self.finish(&trainer, own)
+    }
+
+    fn run_incomplete(self, rows: &Incomplete) -> Result<Model, Error> {
+        if self.given.is_some() {
+            let problem = "rows with missing cells cannot be fitted given others: leave out `given` or `missing`";
+            return Err(Error::Input(problem.into()));
+        }
+        if rows.data().table().is_some() && !self.regardless {
+            data::look_incomplete(rows)?.check()?;
+        }
+        let device = Device::open(&self.device)?;
+        crate::with_device!(device, |backend| self.run_stages(backend, rows))
+    }
+
+    /// Trains an imputer, fills the rows in, and trains on these.
+    fn run_stages<B: Backend>(mut self, backend: B, rows: &Incomplete) -> Result<Model, Error> {
+        let key = Key::new(self.seed);
+        let (config, mut train) =
+            settings(self.family, self.model.take(), self.train.take(), self.named.take(), rows.data())?;
+        if let Some(fraction) = self.validation_fraction {
+            train.validation_fraction = fraction;
+        }
+        let fit = match self.validation.take() {
+            Some(validation) => MissingFit::with_validation(rows, &validation, &train)?,
+            None => MissingFit::new(rows, &train, key)?,
+        };
+        let (first, second) = match self.budget.unwrap_or_else(|| train.budget()) {
+            Budget::Steps(steps) => (Budget::Steps(steps), Budget::Steps(steps)),
+            Budget::Time(limit) => {
+                let first = limit.mul_f64(missing::TIME_SHARE);
+                (Budget::Time(first), Budget::Time(limit.saturating_sub(first)))
+            }
+        };
+        let is_abandoned = self.is_abandoned.take();
+        let is_abandoned = || is_abandoned.as_ref().is_some_and(|is_abandoned| is_abandoned());
+        let mut trainer = fit.imputer_trainer(backend.clone(), first, key)?;
+        let stopped = self.drive(&mut trainer, true, false, &is_abandoned)?;
+        let imputer = fit.imputer(trainer.model())?;
+        let filled = fit.fill(&imputer, key)?;
+        let own = filled.data().and_then(|data| OwnRows::of(data, key.named("own rows")));
+        let flow = Flow::new(backend, config, key.named("weights"))?;
+        let mut trainer = fit.trainer_unless(filled, flow, imputer, &train, (second, &is_abandoned), key)?;
+        self.drive(&mut trainer, false, stopped, &is_abandoned)?;
+        self.finish(&trainer, own)
+    }
+
+    /// Trains to the end, or until the observer stops it, which is returned.
+    fn drive<B: Backend>(
+        &mut self,
+        trainer: &mut Trainer<B>,
+        imputing: bool,
+        mut stopped: bool,
+        is_abandoned: &dyn Fn() -> bool,
+    ) -> Result<bool, Error> {
         if trainer.validation_due() {
             trainer.validate()?;
         }
@@ -297,7 +370,8 @@ impl<'a> Fit<'a> {
             let step = trainer.step()?;
             let due = trainer.validation_due();
             let validation = if due { Some(trainer.validate()?) } else { None };
-            let progress = Progress { step: &step, validation: validation.as_ref(), fraction: trainer.progress() };
+            let (validation, fraction) = (validation.as_ref(), trainer.progress());
+            let progress = Progress { step: &step, validation, fraction, imputing };
             stopped = self.on_progress.as_mut().is_some_and(|observe| observe(&progress).is_break());
         }
         if is_abandoned() {
@@ -307,11 +381,15 @@ impl<'a> Fit<'a> {
         if trainer.last_validation().is_none_or(|validation| validation.step != trainer.steps_done()) {
             trainer.validate()?;
         }
+        Ok(stopped)
+    }
+
+    fn finish<B: Backend>(&self, trainer: &Trainer<B>, own: Option<OwnRows>) -> Result<Model, Error> {
         let mut flow = trainer.model();
         let prepared = flow.prepare();
         // the noise of the model's own scores
         let noise = Model::score_key(Model::key_of(self.seed));
-        let scores = own.map(|own| own.score(&trainer, &prepared, noise)).transpose()?.flatten();
+        let scores = own.map(|own| own.score(trainer, &prepared, noise)).transpose()?.flatten();
         flow.set_provenance(Provenance { seed: self.seed, scores, ..flow.provenance().clone() });
         Ok(Model::of_prepared(flow, prepared))
     }

@@ -39,12 +39,13 @@ use resflow_backend::{Backend, Key};
 use self::array::{array, latents};
 use crate::checkpoint::{Archive, model_precision};
 use crate::config::ModelConfig;
-use crate::data::{Dataset, Samples, Table};
+use crate::data::{Dataset, Incomplete, Samples, Table};
 use crate::device::{Device, DeviceOptions, Precision};
 use crate::error::Error;
 use crate::flow::{Decoded, Encoded, Flow, FlowCategories, LogProb, PreparedFlow, Provenance};
 use crate::invert::Inversion;
 use crate::lipschitz::FlowBounds;
+use crate::missing::{Completed, SeenLogProb};
 
 /// A flow on one of the devices.
 #[derive(Debug)]
@@ -69,6 +70,9 @@ trait Operations: Debug + Send + Sync {
     fn at(&self, contexts: Samples<'_>, asked: Asked<'_>, key: Key) -> Result<Answer, Error>;
     fn check_contexts(&self, contexts: Samples<'_>) -> Result<(), Error>;
     fn categories(&self) -> Option<&FlowCategories>;
+    fn imputes(&self) -> bool;
+    fn seen_log_prob(&self, rows: &Incomplete, key: Key) -> Result<SeenLogProb, Error>;
+    fn impute(&self, rows: &Incomplete, draws: usize, key: Key) -> Result<Completed, Error>;
 }
 
 /// What is asked for at some contexts.
@@ -141,6 +145,18 @@ impl<B: Backend> Operations for Held<B> {
 
     fn check_contexts(&self, contexts: Samples<'_>) -> Result<(), Error> {
         self.prepared.condition(contexts).map(drop)
+    }
+
+    fn imputes(&self) -> bool {
+        self.flow.imputer().is_some()
+    }
+
+    fn seen_log_prob(&self, rows: &Incomplete, key: Key) -> Result<SeenLogProb, Error> {
+        self.flow.prepare_marginal()?.log_prob(rows, key)
+    }
+
+    fn impute(&self, rows: &Incomplete, draws: usize, key: Key) -> Result<Completed, Error> {
+        self.flow.prepare_imputer()?.impute(rows, draws, key)
     }
 
     fn at(&self, contexts: Samples<'_>, asked: Asked<'_>, key: Key) -> Result<Answer, Error> {
@@ -298,27 +314,80 @@ impl Model {
 
     /// Computes log p of each sample with its standard error, their mean and its standard error, nats.
     ///
+    /// Of a model that knows missing cells ([`Fit::missing`]) samples may have NaN: log p is that of what was seen then, in the units of
+    /// these cells, with the standard error of its importance weights ([`score_seen`](Self::score_seen)).
+    ///
     /// # Errors
     /// Returns [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
     pub fn score(&self, x: impl IntoDataset) -> Result<LogProb, Error> {
-        self.held.log_prob(x.into_dataset()?.samples(), Self::score_key(self.key))
+        let rows = x.into_incomplete()?;
+        if !rows.is_complete() && self.held.imputes() {
+            return Ok(self.held.seen_log_prob(&rows, Self::score_key(self.key))?.scores);
+        }
+        self.held.log_prob(rows.complete()?.samples(), Self::score_key(self.key))
+    }
+
+    /// Computes log p of what was seen of each row, of whose cells some may be missing (NaN), with the effective number of draws
+    /// behind each; see [`missing`](crate::missing).
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] for a model that knows no missing cells or whose log dets are estimated, and the errors of
+    /// [`log_prob`](Self::log_prob).
+    pub fn score_seen(&self, x: impl IntoDataset) -> Result<SeenLogProb, Error> {
+        self.held.seen_log_prob(&x.into_incomplete()?, Self::score_key(self.key))
+    }
+
+    /// Fills missing cells (NaN) in, `draws` times each, `[n·draws, d]`: draw j of row i is row i·draws + j. What was seen stays as it is.
+    /// The same rows are filled in alike at every call of a model with the same key.
+    ///
+    /// ```
+    /// use ndarray::Array2;
+    ///
+    /// let spread = |i: usize, by: f64| (i as f64 * by).fract();
+    /// let cell = |i: usize, j: usize| if (i + j) % 4 == 0 { f64::NAN } else { spread(i + 30 * j, 0.754_877) };
+    /// let x = Array2::from_shape_fn((100, 2), |(i, j)| cell(i, j));
+    /// let model = resflow::Fit::new().missing(true).steps(5).run(&x)?;
+    /// let filled = model.impute(&x, 10)?;
+    /// let means = model.impute_with_reports(&x, 10)?.means();
+    /// assert_eq!((filled.dim(), means.rows()), ((1000, 2), 100));
+    /// assert_eq!(model.log_prob(&x)?.len(), 100);
+    /// # Ok::<(), resflow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] for a model that knows no missing cells, and for rows that have a value outside of its column's
+    /// support; else the errors of [`log_prob`](Self::log_prob).
+    pub fn impute(&self, x: impl IntoDataset, draws: usize) -> Result<Array2<f64>, Error> {
+        Ok(array(self.impute_with_reports(x, draws)?.into_table()))
+    }
+
+    /// Fills missing cells in as [`impute`](Self::impute) does, with the means and medians of each row's draws and the status of each.
+    ///
+    /// # Errors
+    /// Returns the errors of [`impute`](Self::impute).
+    pub fn impute_with_reports(&self, x: impl IntoDataset, draws: usize) -> Result<Completed, Error> {
+        self.held.impute(&x.into_incomplete()?, draws, self.key.named("impute"))
     }
 
     /// Computes the percentile of each sample among the rows of the training, `[n]`: the share of these that are less
     /// likely, in percent from 0 to 100, to within 0.1 ([`ScoreQuantiles`](crate::flow::ScoreQuantiles)). What is at 1 is
     /// less likely than all but a hundredth of them. A model knows its training rows, so that fresh rows of the same kind
-    /// stand somewhat lower: the scores of the validation rows in [`Provenance::scores`] say by how much.
+    /// stand somewhat lower: the scores of the validation rows in [`Provenance::scores`] say by how much. Of a fit of rows with
+    /// missing cells these are the scores of rows that were filled in.
     ///
     /// # Errors
     /// Returns [`Error::Input`] for a model that does not know the scores of its training rows: one over images, or whose
-    /// file is a run's state or of an earlier version. Else [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as
+    /// file is a run's state or of an earlier version, and [`Error::Data`] for rows with missing cells, since log p of some columns is not to
+    /// be held against that of all. Else [`Error::Input`], [`Error::Data`] or [`Error::Backend`] as
     /// [`log_prob`](Self::log_prob) does.
     pub fn percentile(&self, x: impl IntoDataset) -> Result<Array1<f64>, Error> {
         let Some(scores) = &self.provenance().scores else {
             let problem = "the model does not know the scores of its training rows: a fit of a table stores them";
             return Err(Error::Input(problem.into()));
         };
-        Ok(self.score(x)?.values.iter().map(|score| scores.training.percentile(*score)).collect())
+        // log p of some of the columns is none of all
+        let data = x.into_incomplete()?.complete()?;
+        Ok(self.score(data)?.values.iter().map(|score| scores.training.percentile(*score)).collect())
     }
 
     /// Computes log p of each sample, `[n]`, nats, and its gradient in the samples, `[n, d]`, nats per unit of the

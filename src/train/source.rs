@@ -10,8 +10,8 @@ use crate::batch::Batch;
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
 use crate::data::{
-    Category, ColumnFit, ColumnMaps, ColumnSettings, ColumnSummary, Dataset, Samples, Standardiser, Table, ToyDensity,
-    Values, permutation,
+    Category, ColumnFit, ColumnMaps, ColumnSettings, ColumnSummary, Dataset, Incomplete, Samples, Standardiser, Table,
+    ToyDensity, Values, permutation,
 };
 use crate::error::{DataError, Error};
 use crate::flow::FlowCategories;
@@ -95,6 +95,10 @@ impl Source {
                 return Err(Error::Input("there are no samples to learn from".into()));
             }
             check_categories(part)?;
+            // missing cells are for `MissingFit`
+            if part.table().is_some_and(|table| table.values().iter().any(|x| x.is_nan())) {
+                Incomplete::from(part.clone()).complete()?;
+            }
             if let Some(wanted) = context {
                 let found = part.samples().context_width().ok_or_else(missing_context)?;
                 // levels of rows to validate on are found by their texts
@@ -208,6 +212,8 @@ pub(crate) enum Contexts {
 #[derive(Debug)]
 pub(crate) enum Columns<'a> {
     Fit(&'a ColumnSettings),
+    /// Fitted elsewhere, for a run that begins.
+    Fitted(ColumnMaps),
     Given(ColumnMaps),
 }
 
@@ -231,7 +237,7 @@ impl Columns<'_> {
     /// The maps for training samples.
     fn maps(self, training: &Dataset) -> Result<ColumnMaps, DataError> {
         match (self, training.table()) {
-            (Columns::Given(maps), _) => Ok(maps),
+            (Columns::Given(maps) | Columns::Fitted(maps), _) => Ok(maps),
             (Columns::Fit(settings), Some(table)) => ColumnMaps::fit(table, training.weights(), settings),
             (Columns::Fit(_), None) => Ok(ColumnMaps::identity(training.sample_shape().iter().product())),
         }
@@ -294,7 +300,10 @@ impl Batches {
                 let training = Training::Density(density);
                 let batches =
                     Self { training, drawing, columns: None, log_det: 0.0, categories: None, unit: 1.0, epoch: None };
-                let maps = if let Columns::Given(maps) = columns { maps } else { ColumnMaps::identity(2) };
+                let maps = match columns {
+                    Columns::Given(maps) | Columns::Fitted(maps) => maps,
+                    Columns::Fit(_) => ColumnMaps::identity(2),
+                };
                 return Ok((batches, validation, maps));
             }
             Source::Data(data) => {

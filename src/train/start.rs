@@ -191,6 +191,24 @@ impl<B: Backend> Trainer<B> {
         Ok(trainer)
     }
 
+    /// Starts a run like a [`new`](Self::new) one by maps of columns that were fitted elsewhere.
+    pub(crate) fn new_mapped(
+        flow: Flow<B>,
+        source: impl Into<Source>,
+        config: &TrainConfig,
+        (budget, time, is_stopped): (Budget, Option<Duration>, &dyn Fn() -> bool),
+        key: Key,
+        maps: ColumnMaps,
+    ) -> Result<Self, Error> {
+        let limits = Limits { budget, time, is_stopped };
+        Self::start(flow, source.into(), config, limits, key, Columns::Fitted(maps), Contexts::Fit)
+    }
+
+    /// Says in other words what the data are, in the model's provenance.
+    pub(crate) fn set_data(&mut self, data: String) {
+        self.flow.set_provenance(Provenance { data, ..self.flow.provenance().clone() });
+    }
+
     /// Goes on with another budget, over which the learning rate has its course, whatever patience had to say of the one
     /// before. The best weights so far stay the ones to beat.
     ///

@@ -179,7 +179,7 @@ impl<B: Backend> Trainer<B> {
             classes,
             key,
         };
-        let begins = matches!(columns, Columns::Fit(_));
+        let begins = !matches!(columns, Columns::Given(_));
         let (mut batches, validation, columns) = Batches::new(source, drawing, columns)?;
         flow.set_columns(columns)?;
         if flow.context().is_some() {

@@ -17,6 +17,7 @@ mod gradients;
 mod inverses;
 #[cfg(feature = "gpu")]
 mod launches;
+mod missing;
 mod model;
 mod nets;
 mod norms;
@@ -35,6 +36,7 @@ macro_rules! agreement_tests {
                 gradients: dense_gradients image_gradients dense_surrogates image_surrogates hybrid_gradients;
                 densities: dense_densities image_densities;
                 conditional: conditional_rows conditional_images;
+                missing: rows_with_holes;
                 inverses: dense_inverses image_inverses dense_samples image_samples;
                 norms: dense_norms image_norms;
                 training: dense_descent image_descent dense_adam image_adam dense_adam_steps image_adam_steps;

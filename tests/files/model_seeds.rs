@@ -9,6 +9,7 @@ use resflow::checkpoint::{Archive, Values};
 use resflow::config::{BaseConfig, ContextConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
 use resflow::data::{Categories, Dataset, Standardiser, ToyDensity};
 use resflow::flow::{Flow, FlowCategories};
+use resflow::missing::Imputer;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
@@ -215,6 +216,13 @@ fn write_checkpoint_seeds() {
     store("categories.safetensors", &categorical);
     let one_scale = ImageConfig { blocks: vec![1], fully_connected: 0, context: told(), ..tiny_images() };
     store("image_conditional.safetensors", &single(one_scale));
+    let fills = Some(ContextConfig { embedding: vec![2], ..ContextConfig::new(6) });
+    let fills = FlowConfig { blocks: 1, hidden: vec![2], bins: 2, context: fills, ..FlowConfig::of(Family::Nsf, 2) };
+    let fills = Flow::new(NdArray::<f64>::new(), fills, Key::new(0)).expect("valid");
+    let mut joint = Flow::new(NdArray::<f64>::new(), tiny(), Key::new(0)).expect("valid");
+    joint.set_imputer(Imputer::new(fills).expect("an imputer")).expect("two columns");
+    let imputing = joint.to_archive().expect("stored");
+    store("imputer.safetensors", &imputing);
     store("dense_run.safetensors", &run_of(tiny_dense().into(), 2));
     store("dense_image.safetensors", &single(tiny_dense_images()));
     for family in [Family::Implicit, Family::Monotone] {
@@ -276,6 +284,15 @@ fn write_checkpoint_seeds() {
     });
     spoil("categories_unlikely.safetensors", &categorical, &|a| {
         a.tensors.insert("categories.0.table".into(), (vec![2], Values::F64(vec![0.0, 0.0])));
+    });
+    spoil("imputer_missing.safetensors", &imputing, &|a| a.tensors.retain(|name, _| !name.starts_with("imputer.")));
+    spoil("imputer_unknown.safetensors", &imputing, &|a| a.document["model"]["imputer"] = Value::Null);
+    spoil("imputer_nested.safetensors", &imputing, &|a| {
+        a.document["model"]["imputer"]["imputer"] = a.document["model"]["imputer"].clone();
+    });
+    spoil("imputer_other.safetensors", &imputing, &|a| {
+        a.document["model"]["imputer"] = a.document["model"].clone();
+        a.document["model"]["imputer"].as_object_mut().expect("a model").remove("imputer");
     });
     spoil("huge.safetensors", &model, &|a| a.document["model"]["config"]["rows"]["blocks"] = json!(10_000));
     let images = images.to_archive().expect("stored");

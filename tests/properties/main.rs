@@ -28,6 +28,7 @@ mod implicit;
 mod layers;
 mod lipschitz;
 mod measured_law;
+mod missing;
 mod mixed_norms;
 mod mixtures;
 mod norms;

@@ -20,6 +20,7 @@ Examples:
   resflow fit measurements.csv --out run --config run.toml --steps 20000 --seed 3
   resflow fit measurements.csv --out run --weight events           weigh the rows by a column
   resflow fit houses.csv --out run --given rooms,age               p(other columns | rooms, age)
+  resflow fit survey.csv --out run --impute                        learn from rows that lack values too
   resflow fit measurements.csv --out run --resume                  go on after Ctrl-C or a crash
   resflow fit measurements.csv --out run --resume --steps 40000    train longer
   resflow fit mnist/ --preset mnist-small --out digits             images: a folder with MNIST's files
@@ -89,6 +90,11 @@ pub(crate) struct Fit {
     /// none. `score`, `encode` and `predict` take them from their tables, `sample` and `decode` are given them
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) given: Vec<String>,
+    /// Learn from rows that lack values too: a second flow, the imputer, first learns from what is there to fill in what is missing,
+    /// then the density learns from rows that it has filled in, which presumes that values are missing at random. It takes 40 %
+    /// of a time limit, or as many steps. `score` and `impute` take rows that lack values then
+    #[arg(long, conflicts_with_all = ["missing", "given", "classify", "preset"])]
+    pub(crate) impute: bool,
     #[command(flatten)]
     pub(crate) size: Size,
     /// The directory of the run
@@ -127,9 +133,10 @@ impl Fit {
         weight + &self.reading.flags()
     }
 
-    /// The option that names what is given, as it is typed, with a space before; a model knows it later.
+    /// The options that say what is learned of DATA, as they are typed, with a space before; a model knows them later.
     pub(crate) fn given_flag(&self) -> String {
         match &self.given[..] {
+            [] if self.impute => " --impute".to_owned(),
             [] => String::new(),
             columns => format!(" --given {}", quoted(&columns.join(","))),
         }

@@ -2,6 +2,7 @@
 
 mod conditional;
 mod fit;
+mod impute;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::output::Format;
 
 pub(crate) use self::conditional::{Calibrate, Predict};
 pub(crate) use self::fit::Fit;
+pub(crate) use self::impute::Impute;
 
 /// Fit, score and sample residual flows: invertible networks with exact likelihoods.
 #[derive(Debug, Parser)]
@@ -57,6 +59,7 @@ pub(crate) enum Command {
     Experiment(Experiment),
     Devices(Devices),
     Look(Look),
+    Impute(Impute),
     Predict(Predict),
     Calibrate(Calibrate),
 }
@@ -103,6 +106,11 @@ pub(crate) struct Look {
 /// The columns of a table are those of the model by name, in any order, and others are ignored; without names they are taken
 /// in their order. With --missing drop-rows the rows with missing values are not scored: in --out they have NaN, so that
 /// its rows are those of DATA.
+///
+/// A model of `resflow fit --impute` scores rows that lack values by what they have: log p of these columns, by importance weights of
+/// --draws draws of what is missing, with their standard error. --out then has columns for the number of missing values and for
+/// the effective number of draws, and no percentile of such rows: log p of some columns is not to be held against that of all.
+/// A row that has nothing has log p = 0.
 ///
 /// With --weight the mean is that of the weighted rows, and n in its error is the effective number of rows,
 /// (Σ w)² / Σ w². Rows so far out that the arithmetic overflows have log p = −∞; they are counted, and the mean is −∞ then.
@@ -186,6 +194,15 @@ pub(crate) struct Score {
         allow_negative_numbers = true,
     )]
     pub(crate) most_replicates: u32,
+    /// Draws of what a row lacks, behind its log p by a model of `resflow fit --impute`
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(2..=1_000_000),
+        default_value_t = 64,
+        allow_negative_numbers = true,
+    )]
+    pub(crate) draws: u32,
     /// Fresh points to draw where DATA is a density [default: 10000]; the first images to take where it is images
     /// [default: all]
     #[arg(

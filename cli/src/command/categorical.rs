@@ -104,7 +104,7 @@ pub(crate) fn score(arguments: &Score, archive: &Archive) -> Result<()> {
     let dropped = opened.dropped().to_vec();
     let Data::Stored(opened) = opened else { return Err(usage(format_args!("{}: a table is needed", arguments.data))) };
     let found = scores(&density, &opened.data).with_context(|| arguments.data.clone())?;
-    let percentiles = Percentiles::of(&found, provenance.scores.as_ref(), arguments.contamination)?;
+    let percentiles = Percentiles::of(&found, |_| true, provenance.scores.as_ref(), arguments.contamination)?;
     if let Some(out) = &arguments.out {
         let mut columns = Vec::new();
         let mut add = |name: &str, cells: Cells| columns.push(Column::new(name, cells.with_rows(&dropped)));

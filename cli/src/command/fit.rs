@@ -1,6 +1,7 @@
 //! `resflow fit`: learns a density, with everything around it.
 
 use anyhow::Result;
+use resflow::data::Missing;
 
 use crate::arguments::Fit;
 use crate::command::categorical;
@@ -9,6 +10,7 @@ use crate::output::print;
 use crate::run::directory::RunDirectory;
 use crate::run::epilogue::Epilogue;
 use crate::run::illustration::Illustration;
+use crate::run::imputation::learn_incomplete;
 use crate::run::interruption::listen_for_interruption;
 use crate::run::learn::learn;
 
@@ -28,10 +30,16 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
             }
         }
     }
+    if arguments.impute {
+        options.missing = Missing::Keep;
+    }
     let data = Data::open_with(&arguments.data, &options)?
         .weighted_by(arguments.weight.as_deref(), &arguments.data)?
         .given(&arguments.given, &arguments.data)?;
     drop(directory);
+    if arguments.impute {
+        return print(&learn_incomplete(arguments, data)?);
+    }
     if categorical::is_all(&data) {
         return categorical::fit(arguments, data);
     }

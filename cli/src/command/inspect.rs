@@ -11,6 +11,7 @@ use resflow::data::{Category, ColumnMap, ColumnMaps};
 use resflow::estimator::Phase;
 use resflow::flow::Provenance;
 use resflow::lipschitz::{BiLipschitz, FlowBounds};
+use resflow::missing::Imputer;
 use resflow::module::Module as _;
 use resflow::with_device;
 use serde::Serialize;
@@ -155,6 +156,14 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
     });
     if let Some(categories) = flow.categories() {
         object["categories"] = categories_json(categories.columns(), categories.density());
+    }
+    if let Some(imputer) = flow.imputer() {
+        object["imputer"] = serde_json::json!({
+            "family": imputer.flow().config().family(),
+            "parameters": imputer.flow().parameters(),
+            "steps": imputer.flow().provenance().steps,
+            "validation_nll": imputer.flow().provenance().validation_nll,
+        });
     }
     if let Some(images) = flow.config().images() {
         object["images"] = serde_json::json!({
@@ -311,6 +320,10 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
         let width =
             if c.model.has_dense_nets() { format!("growth {}", c.filters) } else { format!("{} filters", c.filters) };
         line("blocks", &format_args!("{blocks} of {width}, kernels {kernels}{connected}"));
+    }
+    if let Some(imputer) = flow.imputer().map(Imputer::flow) {
+        let (family, parameters, steps) = (imputer.config().family(), imputer.parameters(), imputer.provenance().steps);
+        line("missing values", &format_args!("known: an imputer ({family}), {parameters} parameters, {steps} steps"));
     }
     if let Some(classifier) = flow.classifier() {
         let parameters = classifier.parameters(flow.backend());

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use resflow::data::column::ColumnKind;
-use resflow::data::{self, CategorySummary, Look, Severity};
+use resflow::data::{self, CategorySummary, Incomplete, Look, Missing, Severity};
 
 use crate::arguments;
 use crate::data::{check_there, reading};
@@ -12,8 +12,12 @@ use crate::output::print;
 
 pub(crate) fn run(arguments: &arguments::Look) -> Result<()> {
     check_there(&arguments.data)?;
-    let rows = reading::rows(&arguments.data, &arguments.reading.options())?;
-    let look = data::look_at(&rows).with_context(|| arguments.data.display().to_string())?;
+    let mut options = arguments.reading.options();
+    if arguments.reading.missing.is_none() {
+        options.missing = Missing::Keep;
+    }
+    let rows = Incomplete::from(reading::rows(&arguments.data, &options)?);
+    let look = data::look_incomplete(&rows).with_context(|| arguments.data.display().to_string())?;
     print(&if arguments.json { serde_json::to_string_pretty(&look)? + "\n" } else { text(&look) })
 }
 
@@ -52,8 +56,12 @@ fn kind(kind: &ColumnKind) -> String {
 fn text(look: &Look) -> String {
     let name = |j: usize| look.names.as_ref().map_or_else(|| (j + 1).to_string(), |names| names[j].clone());
     let name = |j: usize| line(&name(j));
-    let head = ["column", "kind", "least", "median", "largest", "distinct", "most frequent", "tails"];
-    let mut rows = vec![head.map(str::to_owned)];
+    let mut head = vec!["column", "kind", "least", "median", "largest", "distinct", "most frequent", "tails"];
+    let lacking = look.missing.iter().any(|count| *count > 0);
+    if lacking {
+        head.push("missing");
+    }
+    let mut rows = vec![head.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()];
     let mut of_categories = look.categories.iter().peekable();
     let category = |c: &CategorySummary| {
         let [none, least, median] = [String::new(), String::new(), String::new()];
@@ -61,13 +69,17 @@ fn text(look: &Look) -> String {
             .levels
             .first()
             .map_or(String::new(), |(level, share)| format!("{} ({:.1} %)", line(level), 100.0 * share));
-        [line(&c.name), "category".to_owned(), least, median, none.clone(), c.levels.len().to_string(), most, none]
+        let levels = c.levels.len().to_string();
+        let mut row =
+            vec![line(&c.name), "category".to_owned(), least, median, none.clone(), levels, most, none.clone()];
+        row.extend(lacking.then_some(none));
+        row
     };
     for (j, c) in look.columns.iter().enumerate() {
         while let Some(own) = of_categories.next_if(|own| own.place <= j) {
             rows.push(category(own));
         }
-        rows.push([
+        let mut row = vec![
             name(j),
             kind(&c.kind),
             short(c.minimum),
@@ -76,7 +88,12 @@ fn text(look: &Look) -> String {
             c.distinct.to_string(),
             format!("{} ({:.1} %)", short(c.most_frequent), 100.0 * c.share),
             format!("{:.1} {:.1}", c.tails[0].ratio, c.tails[1].ratio),
-        ]);
+        ];
+        if lacking {
+            let share = 100.0 * look.missing[j] as f64 / look.rows as f64;
+            row.push(format!("{} ({share:.1} %)", look.missing[j]));
+        }
+        rows.push(row);
     }
     rows.extend(of_categories.map(category));
     let width = |k: usize| rows.iter().map(|row| row[k].chars().count()).max().unwrap_or(0);

@@ -10,6 +10,7 @@ pub(crate) mod encode;
 pub(crate) mod experiment;
 pub(crate) mod fit;
 pub(crate) mod import;
+pub(crate) mod impute;
 pub(crate) mod inspect;
 pub(crate) mod look;
 pub(crate) mod predict;

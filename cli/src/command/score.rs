@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use resflow::backend::{Backend, Key};
 use resflow::config::{FlowConfig, ModelConfig};
-use resflow::data::{Dataset, ToyDensity};
+use resflow::data::{Dataset, Incomplete, Missing, ToyDensity};
 use resflow::device::Precision;
 use resflow::estimator::{Auto, Estimator, Phase, Sharing};
 use resflow::flow::LogProb;
@@ -22,6 +22,7 @@ use crate::data::weight::effective_count;
 use crate::data::{Data, file_of};
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};
+use crate::evaluate::lacking::Lacking;
 use crate::evaluate::outliers::{self, Outliers};
 use crate::evaluate::percentile::Percentiles;
 use crate::failure::{usage, warn};
@@ -56,6 +57,9 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
     options.image_size = arguments.size.image_size;
     if options.model.is_some() && arguments.rows.is_some() && arguments.data.parse::<ToyDensity>().is_err() {
         return Err(usage(WHOLE));
+    }
+    if stored.imputes() && arguments.reading.missing.is_none() {
+        options.missing = Missing::Keep;
     }
     let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     let data = stored.split(data, &arguments.data)?;
@@ -112,12 +116,22 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     }
     let start = Instant::now();
     let key = evaluate::key(arguments.seed);
-    let scores = evaluate::log_prob(&prepared, model, data.samples(), key).context(arguments.data.clone())?;
+    let rows = Incomplete::from(data.clone());
+    let (scores, lacking) = if rows.is_complete() {
+        (evaluate::log_prob(&prepared, model, data.samples(), key).context(arguments.data.clone())?, None)
+    } else {
+        let (scores, lacking) = Lacking::score(&flow, &rows, arguments.draws, key).context(arguments.data.clone())?;
+        (scores, Some(lacking))
+    };
     let classified = Classified::of(&prepared, model, &data, key).context(arguments.data.clone())?;
     let seconds = start.elapsed().as_secs_f64();
-    let percentiles = Percentiles::of(&scores, flow.provenance().scores.as_ref(), arguments.contamination)?;
+    let whole = |row: usize| lacking.as_ref().is_none_or(|lacking| lacking.missing[row] == 0);
+    let percentiles = Percentiles::of(&scores, whole, flow.provenance().scores.as_ref(), arguments.contamination)?;
     if let Some(path) = &arguments.out {
-        let columns = scored(model, &scores, percentiles.as_ref(), classified.as_ref(), names.as_deref(), &dropped);
+        let mut columns = scored(model, &scores, percentiles.as_ref(), classified.as_ref(), names.as_deref(), &dropped);
+        if let Some(lacking) = &lacking {
+            columns.extend(lacking.columns());
+        }
         let bytes = match Format::of(path, None).and_then(Format::columnar) {
             Some(kind) => columnar::write(kind, &columns)?,
             None => columnar::csv(&columns).into_bytes(),
@@ -130,12 +144,18 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     };
     let quality = classified.and_then(|c| c.quality);
     let dropped = dropped.len();
-    report(arguments, stored.precision, model, &Found { scores, percentiles, quality, outliers, seconds, dropped })
+    report(
+        arguments,
+        stored.precision,
+        model,
+        &Found { scores, lacking, percentiles, quality, outliers, seconds, dropped },
+    )
 }
 
 /// What a report is of.
 struct Found {
     scores: LogProb,
+    lacking: Option<Lacking>,
     percentiles: Option<Percentiles>,
     quality: Option<Quality>,
     outliers: Option<Outliers>,
@@ -314,6 +334,9 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
 
 /// Adds what is known of percentiles, classes and outliers.
 fn add(object: &mut serde_json::Value, model: &ModelConfig, found: &Found) {
+    if let Some(lacking) = &found.lacking {
+        lacking.add(object);
+    }
     if let Some(percentiles) = &found.percentiles {
         percentiles.add(object);
     }
@@ -336,7 +359,8 @@ fn add(object: &mut serde_json::Value, model: &ModelConfig, found: &Found) {
 
 /// The same in words, a line each.
 fn beside(arguments: &Score, model: &ModelConfig, found: &Found) -> String {
-    let mut out = found.percentiles.as_ref().map_or(String::new(), Percentiles::lines);
+    let mut out = found.lacking.as_ref().map_or(String::new(), Lacking::lines);
+    out += &found.percentiles.as_ref().map_or(String::new(), Percentiles::lines);
     // writing to a String cannot fail
     if let Some(quality) = &found.quality {
         let _ = writeln!(

@@ -5,6 +5,7 @@
 //! of numbers are one call.
 
 pub(crate) mod classification;
+pub(crate) mod lacking;
 pub(crate) mod outliers;
 pub(crate) mod percentile;
 

@@ -10,7 +10,8 @@ use crate::failure::usage;
 /// Percentiles of scored rows, and which of them are outliers.
 #[derive(Debug)]
 pub(crate) struct Percentiles {
-    /// The share of training rows less likely than each row, in percent.
+    /// The share of training rows less likely than each row, in percent; NaN of rows that lack values, since log p of some columns is not to
+    /// be held against that of all.
     pub(crate) values: Vec<f64>,
     training_rows: usize,
     flagged: Option<Flagged>,
@@ -29,9 +30,10 @@ struct Flagged {
 
 impl Percentiles {
     /// Those of some scores; none of a model that does not know how likely its training rows were, which is an error if
-    /// rows are to be flagged.
+    /// rows are to be flagged. `whole` says which rows lack nothing.
     pub(crate) fn of(
         scores: &LogProb,
+        whole: impl Fn(usize) -> bool,
         reference: Option<&ReferenceScores>,
         contamination: Option<f64>,
     ) -> Result<Option<Self>> {
@@ -44,7 +46,8 @@ impl Percentiles {
                 ))),
             };
         };
-        let values: Vec<f64> = scores.values.iter().map(|s| training.percentile(*s)).collect();
+        let percentile = |(i, s): (usize, &f64)| if whole(i) { training.percentile(*s) } else { f64::NAN };
+        let values: Vec<f64> = scores.values.iter().enumerate().map(percentile).collect();
         let flagged = contamination.map(|contamination| {
             let threshold = training.quantile(contamination);
             Flagged {
@@ -63,8 +66,13 @@ impl Percentiles {
         Some(self.values.iter().map(move |p| below(*p, contamination)))
     }
 
+    /// The rows that have a percentile.
+    fn rows(&self) -> usize {
+        self.values.iter().filter(|p| !p.is_nan()).count()
+    }
+
     fn median(&self) -> Option<f64> {
-        let mut sorted = self.values.clone();
+        let mut sorted: Vec<f64> = self.values.iter().copied().filter(|p| !p.is_nan()).collect();
         sorted.sort_unstable_by(f64::total_cmp);
         let last = sorted.len().checked_sub(1)?;
         Some(f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]))
@@ -78,7 +86,7 @@ impl Percentiles {
             object["contamination"] = contamination.into();
             object["threshold"] = threshold.into();
             object["outlier_count"] = count.into();
-            object["outlier_fraction"] = (count as f64 / self.values.len() as f64).into();
+            object["outlier_fraction"] = (count as f64 / self.rows() as f64).into();
             object["outlier_fraction_held_out"] = held_out.map(|h| h / 100.0).into();
         }
     }
@@ -88,7 +96,7 @@ impl Percentiles {
         let Some(median) = self.median() else { return String::new() };
         let mut out = format!("percentile  median {median:.1} among {} training rows\n", self.training_rows);
         if let Some(Flagged { contamination, threshold, count, held_out }) = self.flagged {
-            let rows = self.values.len();
+            let rows = self.rows();
             // writing to a String cannot fail
             let _ = write!(
                 out,

@@ -88,6 +88,7 @@ impl Training<'_> {
             classify: false,
             weight: None,
             given: Vec::new(),
+            impute: false,
             reading: TableOptions::default(),
             regardless: true,
             size: Size::default(),

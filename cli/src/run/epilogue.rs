@@ -25,12 +25,19 @@ use crate::run::pace::Pace;
 #[derive(Debug)]
 pub(crate) struct Epilogue {
     excerpt: Excerpt,
+    /// The numbers of the rows that were held out, where the trainer does not know them.
+    held_out: Option<Vec<usize>>,
 }
 
 impl Epilogue {
     /// That of a run on some data; none on images.
     pub(crate) fn of(data: &Data) -> Option<Self> {
-        Some(Self { excerpt: Excerpt::of(data)? })
+        Some(Self { excerpt: Excerpt::of(data)?, held_out: None })
+    }
+
+    /// Says which rows of the data were held out.
+    pub(crate) fn with_held_out(self, numbers: &[usize]) -> Self {
+        Self { held_out: Some(numbers.to_vec()), ..self }
     }
 
     /// The time that it takes, from a small part of it; at most its share of a limited time.
@@ -51,7 +58,7 @@ impl Epilogue {
         let allowance = report::allowance(pace.limit());
         let until = |share: f64| pace.limit().map(|_| start + allowance.mul_f64(share));
         let held_out = trainer.validation_samples();
-        self.excerpt.mark(trainer.validation_numbers());
+        self.excerpt.mark(self.held_out.as_deref().unwrap_or(trainer.validation_numbers()));
         let mut model = trainer.model();
         let prepared = model.prepare();
         let scores = RowScores::of(&prepared, &self.excerpt, held_out, [until(0.15), until(0.5)])?;

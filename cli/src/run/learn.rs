@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use resflow::backend::Key;
+use resflow::backend::{Backend, Key};
 use resflow::checkpoint::Archive;
 use resflow::config::{ContextConfig, Family, ModelConfig};
 use resflow::data::image::{ImageSet, ImageSize};
-use resflow::data::{self, Dataset, Severity};
+use resflow::data::{self, Concern, Dataset, Look, Severity};
 use resflow::device::Precision;
 use resflow::train::{Budget, Source, Trainer};
 use resflow::{Error, Flow, with_device};
@@ -60,7 +60,7 @@ fn images(source: &Source) -> Option<&ImageSet> {
 }
 
 /// The family that is asked for, on the command line or in the file; both must not differ.
-fn asked_family(arguments: &Fit) -> Result<Option<Family>> {
+pub(super) fn asked_family(arguments: &Fit) -> Result<Option<Family>> {
     let file = arguments.config.as_deref();
     let filed = file.map_or(Ok(None), Settings::family)?;
     match (arguments.model, filed, file) {
@@ -76,7 +76,7 @@ fn asked_family(arguments: &Fit) -> Result<Option<Family>> {
 }
 
 /// The settings of a new run of a family: defaults or preset, with those of the file in their place.
-fn settings_of(arguments: &Fit, source: &Source, family: Family) -> Result<Settings> {
+pub(super) fn settings_of(arguments: &Fit, source: &Source, family: Family) -> Result<Settings> {
     let mut settings = settings_before(arguments, source, family)?;
     settings.train.products = arguments.arithmetic.asked_products().unwrap_or(settings.train.products);
     Ok(settings)
@@ -127,8 +127,12 @@ fn findings(data: &Dataset, arguments: &Fit) -> Result<()> {
     if data.table().is_none() {
         return Ok(());
     }
-    let look = data::look_at(data).with_context(|| arguments.data.clone())?;
-    for finding in &look.findings {
+    tell(&data::look_at(data).with_context(|| arguments.data.clone())?, arguments)
+}
+
+/// Says what was found in a table, but for what its reading has told already; refuses one whose density has no meaning.
+pub(super) fn tell(look: &Look, arguments: &Fit) -> Result<()> {
+    for finding in look.findings.iter().filter(|finding| finding.concern != Concern::Missing) {
         match finding.severity {
             Severity::Grave if arguments.regardless => warn(finding),
             Severity::Warning => warn(finding),
@@ -240,50 +244,69 @@ fn resume(
     directory.claim()?;
     let archive = read_archive(&path)?;
     let precision = precision_of(&archive).with_context(|| path.display().to_string())?;
-    if let Some(other) = arguments.arithmetic.asked_precision().filter(|p| *p != precision) {
-        let (has, wants) = (precision.name(), other.name());
-        return Err(usage(format_args!("--precision {wants}: the run in {} is in {has}", directory.root().display())));
-    }
+    check_precision(arguments, precision, directory)?;
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, &source)?);
     with_device!(arguments.arithmetic.open_for_fit(precision)?, |backend| {
-        let mut trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
+        let trainer = Trainer::resume(backend, &archive, source).map_err(|e| match e {
             Error::Input(problem) => usage(format_args!("{}: {problem}{}", path.display(), hint(arguments, &archive))),
             other => anyhow::Error::from(other).context(path.display().to_string()),
         })?;
         drop(archive);
-        let seed = trainer.flow().provenance().seed;
-        if let Some(other) = arguments.seed.filter(|s| *s != seed) {
-            return Err(usage(format_args!(
-                "--seed {other}: the run in {} has seed {seed}",
-                directory.root().display()
-            )));
-        }
-        let mut settings = Settings { model: trainer.flow().config().clone(), train: trainer.config().clone() };
-        let products = settings.train.products;
-        if let Some(other) = arguments.arithmetic.asked_products().filter(|p| *p != products) {
-            let root = directory.root().display();
-            return Err(usage(format_args!("--products {other}: the run in {root} is in {products}")));
-        }
-        check_classes(arguments, &settings, classes, directory)?;
-        check_asked(arguments, &settings, &row, directory)?;
-        match (arguments.steps, arguments.time_limit, trainer.budget()) {
-            (Some(steps), ..) => trainer.set_budget(Budget::Steps(steps))?,
-            (None, Some(limit), Budget::Time(_)) => trainer.set_budget(Budget::Time(limit))?,
-            _ => {}
-        }
-        if let Budget::Steps(steps) = trainer.budget() {
-            settings.train.steps = steps;
-            write_settings(&settings, arguments, seed, precision, directory)?;
-        }
-        let (metrics, entries) = Metrics::resume(&directory.metrics(), trainer.steps_done())?;
-        // of the lines, since a race takes time that is not the trainer's
-        let logged = entries.last().and_then(|entry| Duration::try_from_secs_f64(entry.seconds).ok());
-        let before = logged.unwrap_or_default().max(trainer.elapsed());
-        let pace = Pace::new(start, before, arguments.time_limit);
-        let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue);
-        run.remember(&entries);
-        run.finish()
+        let run = Settings { model: trainer.flow().config().clone(), train: trainer.config().clone() };
+        check_classes(arguments, &run, classes, directory)?;
+        go_on(trainer, arguments, &row, precision, (illustration, epilogue), directory, start)
     })
+}
+
+/// Checks the seed that is asked for against that of a run.
+pub(super) fn check_seed(arguments: &Fit, seed: u64, directory: &RunDirectory) -> Result<()> {
+    let Some(other) = arguments.seed.filter(|s| *s != seed) else { return Ok(()) };
+    Err(usage(format_args!("--seed {other}: the run in {} has seed {seed}", directory.root().display())))
+}
+
+/// Checks the precision that is asked for against that of a run.
+pub(super) fn check_precision(arguments: &Fit, precision: Precision, directory: &RunDirectory) -> Result<()> {
+    let Some(other) = arguments.arithmetic.asked_precision().filter(|p| *p != precision) else { return Ok(()) };
+    let (has, wants) = (precision.name(), other.name());
+    Err(usage(format_args!("--precision {wants}: the run in {} is in {has}", directory.root().display())))
+}
+
+/// Checks what is asked for against a run that was resumed, and goes on with it.
+pub(super) fn go_on<B: Backend>(
+    mut trainer: Trainer<B>,
+    arguments: &Fit,
+    row: &[usize],
+    precision: Precision,
+    (illustration, epilogue): (Illustration, Option<Epilogue>),
+    directory: &RunDirectory,
+    start: Instant,
+) -> Result<String> {
+    let seed = trainer.flow().provenance().seed;
+    check_seed(arguments, seed, directory)?;
+    let mut settings = Settings { model: trainer.flow().config().clone(), train: trainer.config().clone() };
+    let products = settings.train.products;
+    if let Some(other) = arguments.arithmetic.asked_products().filter(|p| *p != products) {
+        let root = directory.root().display();
+        return Err(usage(format_args!("--products {other}: the run in {root} is in {products}")));
+    }
+    check_asked(arguments, &settings, row, directory)?;
+    match (arguments.steps, arguments.time_limit, trainer.budget()) {
+        (Some(steps), ..) => trainer.set_budget(Budget::Steps(steps))?,
+        (None, Some(limit), Budget::Time(_)) => trainer.set_budget(Budget::Time(limit))?,
+        _ => {}
+    }
+    if let Budget::Steps(steps) = trainer.budget() {
+        settings.train.steps = steps;
+        write_settings(&settings, arguments, seed, precision, directory)?;
+    }
+    let (metrics, entries) = Metrics::resume(&directory.metrics(), trainer.steps_done())?;
+    // of the lines, since a race takes time that is not the trainer's
+    let logged = entries.last().and_then(|entry| Duration::try_from_secs_f64(entry.seconds).ok());
+    let before = logged.unwrap_or_default().max(trainer.elapsed());
+    let pace = Pace::new(start, before, arguments.time_limit);
+    let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue);
+    run.remember(&entries);
+    run.finish()
 }
 
 /// What may be missing where the data are not those of the run.
@@ -293,6 +316,8 @@ fn hint(arguments: &Fit, archive: &Archive) -> &'static str {
         "; its rows have weights: --weight names their column"
     } else if (has(", contexts ") || has(", categories of contexts ")) && arguments.given.is_empty() {
         "; its rows have contexts: --given names their columns"
+    } else if archive.document["model"]["imputer"].is_object() || archive.document["joint"].is_object() {
+        "; it is a run of --impute"
     } else {
         ""
     }
@@ -310,7 +335,7 @@ fn check_classes(arguments: &Fit, run: &Settings, asked: Option<usize>, director
 }
 
 /// Whether model, preset and file of a resumed run say what the run does.
-fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], directory: &RunDirectory) -> Result<()> {
+pub(super) fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], directory: &RunDirectory) -> Result<()> {
     let family = run.model.family();
     if let Some(other) = asked_family(arguments)?.filter(|f| *f != family) {
         return Err(usage(format_args!("--model {other}: the run in {} is of {family}", directory.root().display())));
@@ -339,7 +364,7 @@ fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], directory: &RunDi
     }
 }
 
-fn write_settings(
+pub(super) fn write_settings(
     settings: &Settings,
     arguments: &Fit,
     seed: u64,

@@ -3,6 +3,7 @@
 pub(crate) mod directory;
 pub(crate) mod epilogue;
 pub(crate) mod illustration;
+pub(crate) mod imputation;
 pub(crate) mod interruption;
 pub(crate) mod keeper;
 pub(crate) mod learn;

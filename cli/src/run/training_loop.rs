@@ -408,12 +408,17 @@ impl<'a, B: Backend> Run<'a, B> {
         } else {
             format!("resflow sample {root} --given contexts.csv -n 100 --out samples.csv")
         };
+        let impute = if self.trainer.flow().imputer().is_some() {
+            format!("resflow impute {root} {data} --out filled.csv\n  ")
+        } else {
+            String::new()
+        };
         format!(
             "validation {validation}, {} steps, {time}\n{classes}\
              wrote {root}: model.safetensors, checkpoint.safetensors, metrics.jsonl, config.toml{comma}{pictures}\n\
              next:\n  \
              resflow score {root} {data}{weight}\n  \
-             {sample}\n  \
+             {sample}\n  {impute}\
              resflow inspect {root}\n",
             self.trainer.steps_done()
         )

@@ -18,6 +18,7 @@ mod import;
 mod interruption;
 mod keys;
 mod looking;
+mod missing;
 mod percentiles;
 mod pictures;
 mod report;

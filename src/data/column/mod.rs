@@ -15,6 +15,7 @@ mod map;
 mod maps;
 mod marginal;
 mod point;
+mod seen;
 mod sorted;
 mod spline;
 mod stored;

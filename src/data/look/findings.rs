@@ -133,6 +133,17 @@ pub(super) fn of_rows(table: &Table, columns: &[ColumnSummary], copies: usize) -
     found
 }
 
+pub(super) fn of_missing(table: &Table, missing: &[usize], incomplete: usize) -> Finding {
+    let cells: usize = missing.iter().sum();
+    let lacking: Vec<usize> = (0..missing.len()).filter(|&j| missing[j] > 0).collect();
+    let (word, be) = if cells == 1 { ("cell", "is") } else { ("cells", "are") };
+    let of = named(table, &lacking);
+    let sentence = format!("{cells} {word} of {of} {be} missing, in {incomplete} of {} rows", table.rows());
+    let remedy = "a fit refuses them unless --impute learns to fill them in (`Fit::missing` in the library), or --missing drop-rows \
+                  leaves such rows out";
+    finding(Severity::Warning, Concern::Missing, lacking, sentence, remedy)
+}
+
 pub(super) fn of_dependence(table: &Table, columns: &[ColumnSummary], dependent: &[Dependent]) -> Vec<Finding> {
     let discrete = |j: usize| columns[j].kind.grid().is_some();
     dependent

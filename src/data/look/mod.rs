@@ -22,7 +22,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::copies;
-use super::{Categories, ColumnSummary, Dataset, Table};
+use super::{Categories, ColumnSummary, Dataset, Incomplete, Table};
 use crate::error::DataError;
 pub use categories::CategorySummary;
 
@@ -53,6 +53,8 @@ pub enum Concern {
     FewRows,
     /// Levels of a column of categories that few rows have.
     RareLevel,
+    /// Cells that are missing.
+    Missing,
 }
 
 /// How bad a finding is.
@@ -103,6 +105,8 @@ pub struct Look {
     /// The statistics of each column of categories.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub categories: Vec<CategorySummary>,
+    /// The missing cells of each column.
+    pub missing: Vec<usize>,
     /// Rows that equal an earlier one.
     pub copies: usize,
     /// What was found.
@@ -165,5 +169,39 @@ fn look_with(table: &Table, kinds: Option<&Categories>, weights: Option<&[f64]>)
     findings.extend(findings::of_dependence(table, &columns, &dependence::find(table, findings::NEARLY)));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let names = table.columns().map(<[String]>::to_vec);
-    Ok(Look { rows: table.rows(), names, columns, categories: Vec::new(), copies, findings })
+    let missing = vec![0; table.width()];
+    Ok(Look { rows: table.rows(), names, columns, categories: Vec::new(), missing, copies, findings })
+}
+
+/// Looks at a table of whose cells some are missing: at each column by the cells that were seen, and for columns that others
+/// determine at the rows that lack nothing.
+///
+/// # Errors
+/// Returns the errors of [`look_at`], and [`DataError::NothingSeen`] with the columns of which no cell was seen, if there are any, and such
+/// rows.
+pub fn look_incomplete(rows: &Incomplete) -> Result<Look, DataError> {
+    let Some(table) = rows.data().table().filter(|_| !rows.is_complete()) else { return look_at(rows.data()) };
+    let (columns, hollow) = rows.hollow();
+    if !columns.is_empty() {
+        return Err(DataError::NothingSeen { columns, rows: hollow });
+    }
+    let missing = rows.missing_by_column();
+    let summary = |j: usize| {
+        let (values, weights) = rows.seen_of(j);
+        ColumnSummary::of(&values, weights.as_deref())
+    };
+    let columns = (0..rows.width()).map(summary).collect::<Result<Vec<_>, _>>()?;
+    let whole: Vec<usize> = (0..rows.len()).filter(|&i| rows.is_seen(i)).collect();
+    let complete = table.select(&whole);
+    let kinds = rows.data().categories().map(|kinds| kinds.select(&whole));
+    let copies = copies::count(&complete, kinds.as_ref());
+    let mut findings = findings::of_columns(table, &columns);
+    findings.extend(findings::of_rows(table, &columns, copies));
+    findings.extend(findings::of_dependence(table, &columns, &dependence::find(&complete, findings::NEARLY)));
+    let (categories, of_categories) = categories::summarise(rows.data().samples());
+    findings.extend(of_categories);
+    findings.push(findings::of_missing(table, &missing, rows.len() - whole.len()));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let names = table.columns().map(<[String]>::to_vec);
+    Ok(Look { rows: rows.len(), names, columns, categories, missing, copies, findings })
 }

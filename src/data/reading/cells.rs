@@ -200,11 +200,19 @@ pub(in crate::data) fn finish(
     let mut constants = if options.refuse_constants { constants(&values, width) } else { Vec::new() };
     constants.retain(|(place, _)| words[*place].is_none());
     let drop_rows = options.missing == Missing::DropRows && incomplete.len() < rows;
+    let keep_rows = options.missing == Missing::Keep;
     let categories: Vec<bool> = words.iter().map(Option::is_some).collect();
-    if let Some(found) = report(&layout, (&kept, &categories), &faults, incomplete.len(), drop_rows, &constants) {
+    // a category that is missing is none
+    let lets_pass = |is_category: bool| drop_rows || (keep_rows && !is_category);
+    if let Some(found) = report(&layout, (&kept, &categories), &faults, incomplete.len(), lets_pass, &constants) {
         return Err(DataError::Cells(Box::new(found)));
     }
-    if !incomplete.is_empty() {
+    let mut dropped = Vec::new();
+    if keep_rows && !incomplete.is_empty() {
+        let columns = lacking.iter().map(|&place| layout.handle(kept[place])).collect();
+        let cells = lacking.iter().map(|&place| faults.missing[kept[place]].count).sum();
+        notes.push(Note::Missing { cells, columns, rows: incomplete.len(), of: rows });
+    } else if !incomplete.is_empty() {
         let mut next = incomplete.iter().copied().peekable();
         let mut row = 0;
         let mut written = 0;
@@ -219,6 +227,7 @@ pub(in crate::data) fn finish(
         }
         values.truncate(written * width);
         notes.push(Note::Dropped { rows: incomplete.len(), of: rows });
+        dropped = incomplete;
     }
     let mut names = kept.iter().map(|&slot| layout.name(slot)).collect::<Option<Vec<_>>>();
     let any = categories.contains(&true);
@@ -245,7 +254,7 @@ pub(in crate::data) fn finish(
         numbers.map(|(name, _)| name).collect()
     });
     let table = if numbers == 0 { Table::of_no_columns(rows) } else { Table::of_read(names, numbers, values) };
-    Ok(Reading { table, categories: found, notes, dropped: incomplete })
+    Ok(Reading { table, categories: found, notes, dropped })
 }
 
 /// What a column holds that pandas wrote.
@@ -313,7 +322,7 @@ fn report(
     (kept, categories): (&[usize], &[bool]),
     faults: &Cells,
     incomplete: usize,
-    drop_rows: bool,
+    lets_pass: impl Fn(bool) -> bool,
     constants: &[(usize, f64)],
 ) -> Option<CellFaults> {
     let mut columns = Vec::new();
@@ -342,7 +351,7 @@ fn report(
             add(slot, Fault::Text { text: text.text.clone() }, text);
         }
         let missing = &faults.missing[slot];
-        if missing.count > 0 && !drop_rows {
+        if missing.count > 0 && !lets_pass(is_category) {
             add(slot, Fault::Missing { text: missing.text.clone() }, missing);
         }
         let infinite = &faults.infinite[slot];

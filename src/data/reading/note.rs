@@ -65,6 +65,17 @@ pub enum Note {
     },
     /// Columns hold categories: their names, and the number of their levels.
     Categories(Vec<(String, usize)>),
+    /// Cells are missing in rows that stay.
+    Missing {
+        /// Their number.
+        cells: usize,
+        /// The columns that they are in.
+        columns: Vec<String>,
+        /// The number of rows that lack some,
+        rows: usize,
+        /// of all.
+        of: usize,
+    },
     /// Rows with missing cells are left out.
     Dropped {
         /// Their number.
@@ -130,6 +141,10 @@ impl fmt::Display for Note {
                     write!(f, "{comma}`{}` ({})", Excerpt(name), Count(*levels, "level"))?;
                 }
                 if columns.len() > 8 { write!(f, " and {} more", columns.len() - 8) } else { Ok(()) }
+            }
+            Self::Missing { cells, columns, rows, of } => {
+                write!(f, "{} missing, in {rows} of {}, of ", Count(*cells, "cell"), Count(*of, "row"))?;
+                list(columns, f)
             }
             Self::Dropped { rows, of } => write!(f, "{rows} of {} with missing values left out", Count(*of, "row")),
         }

@@ -108,6 +108,8 @@ pub enum Missing {
     Refuse,
     /// They are left out; [`Reading::dropped`](super::Reading::dropped) says which they were.
     DropRows,
+    /// They stay, and the table has NaN in their missing cells: [`Incomplete`](crate::data::Incomplete) takes it.
+    Keep,
 }
 
 /// What becomes of columns of text.
