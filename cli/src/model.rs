@@ -144,10 +144,28 @@ impl Stored {
         self.archive.document["model"]["imputer"].is_object()
     }
 
-    /// Its configuration, if it is for rows. A damaged file is told when the flow is made of it.
+    /// The names of the classes that a model of images is given, or their numbers; none if it is given nothing, or is for rows.
+    pub(crate) fn classes(&self) -> Option<Vec<String>> {
+        let width = self.config().filter(|config| config.images().is_some())?.context()?.columns;
+        let names = self.provenance("given").filter(|names: &Vec<String>| names.len() == width);
+        let number = |name: String| match name.strip_prefix("class ") {
+            Some(number) if number.parse::<f64>().is_ok() => number.to_owned(),
+            _ => name,
+        };
+        Some(match names {
+            Some(names) => names.into_iter().map(number).collect(),
+            None => (0..width).map(|k| k.to_string()).collect(),
+        })
+    }
+
+    /// Its configuration, if it is for rows.
     fn rows(&self) -> Option<ModelConfig> {
-        let config: ModelConfig = serde_json::from_value(self.archive.document["model"]["config"].clone()).ok()?;
-        config.rows().is_some().then_some(config)
+        self.config().filter(|config| config.rows().is_some())
+    }
+
+    /// Its configuration. A damaged file is told when the flow is made of it.
+    fn config(&self) -> Option<ModelConfig> {
+        serde_json::from_value(self.archive.document["model"]["config"].clone()).ok()
     }
 
     /// What is known of where it comes from.

@@ -194,7 +194,8 @@ impl Dataset {
         Self { values: Values::Tabular(rest), categories, context_categories, ..self }.with_context(context)
     }
 
-    /// Makes the class of each sample its context, one-hot: 1 in the column of its class, else 0, `[n, classes]`.
+    /// Makes the class of each sample its context, one-hot: 1 in the column of its class, else 0, `[n, classes]`. The columns
+    /// have the names of the classes, or are `class 0`, `class 1`, … where these are numbers.
     ///
     /// # Errors
     /// Returns [`Error::Data`] if the samples have no labels, [`Error::Input`] for a label that is none of so many classes.
@@ -204,7 +205,14 @@ impl Dataset {
         check_labels(labels, classes)?;
         let mut values = vec![0.0; samples * classes];
         labels.iter().enumerate().for_each(|(i, &label)| values[i * classes + usize::from(label)] = 1.0);
-        Ok(self.with_context(Table::new(None, classes, values)?)?)
+        let named = self.images().and_then(ImageSet::class_names).filter(|names| names.len() == classes);
+        let name = |k: usize| match named.map(|names| &names[k]) {
+            Some(name) if name.parse::<f64>().is_err() => name.clone(),
+            Some(number) => format!("class {number}"),
+            None => format!("class {k}"),
+        };
+        let names = (0..classes).map(name).collect();
+        Ok(self.with_context(Table::new(Some(names), classes, values)?)?)
     }
 
     /// Adds the class of each sample, from 0.

@@ -26,6 +26,7 @@ Examples:
   resflow fit mnist/ --preset mnist-small --out digits             images: a folder with MNIST's files
   resflow fit mnist/ --preset mnist-small --model glow --out glow  the same size as a Glow
   resflow fit mnist/ --preset mnist-small --classify --out hybrid  p(x, y) = p(x) p(y | x), by its labels
+  resflow fit mnist/ --preset mnist-small --given class --out each p(x | y): digits of a class to order
 
 A configuration has the sections [flow] (rows) or [images], and [train]; `config.toml` of any run
 shows all settings:
@@ -87,7 +88,8 @@ pub(crate) struct Fit {
     #[arg(long, value_name = "COLUMN")]
     pub(crate) weight: Option<String>,
     /// Learn the density of the other columns given these, p(x | c): by their names, or by their numbers from 1 if they have
-    /// none. `score`, `encode` and `predict` take them from their tables, `sample` and `decode` are given them
+    /// none. `score`, `encode` and `predict` take them from their tables, `sample` and `decode` are given them. Of images
+    /// with labels: class, p(x | class), whose classes `sample` and `decode` are given by --class
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) given: Vec<String>,
     /// Learn from rows that lack values too: a second flow, the imputer, first learns from what is there to fill in what is missing,

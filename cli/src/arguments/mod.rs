@@ -239,6 +239,7 @@ Examples:
   resflow sample run --given contexts.csv -n 100 --out new.csv   100 rows for each row of contexts, in their order
   resflow sample board -n 20000 --out board.png           a picture, for two columns
   resflow sample digits -n 100 --out digits.png           a grid of images
+  resflow sample classes --class 3,8 -n 10 --out some.png ten of each class, of a model given the class
   resflow sample digits -n 1000 --out digits.npy --bytes  [n, h, w, c]")]
 pub(crate) struct Sample {
     #[command(flatten)]
@@ -247,6 +248,9 @@ pub(crate) struct Sample {
     /// given; sample j of context i is row i·n + j
     #[arg(long, value_name = "FILE")]
     pub(crate) given: Option<PathBuf>,
+    /// Of a model of images given their class: the classes to draw, by name, or by number from 0 [default: all]
+    #[arg(long, value_name = "CLASS,CLASS")]
+    pub(crate) class: Option<String>,
     #[command(flatten)]
     pub(crate) reading: TableOptions,
     #[command(flatten)]
@@ -329,6 +333,9 @@ pub(crate) struct Decode {
     /// Of a conditional model: a table of contexts, one for all rows of Z or one for each
     #[arg(long, value_name = "FILE")]
     pub(crate) given: Option<PathBuf>,
+    /// Of a model of images given their class: the class, by name or number, one for all rows of Z or one for each
+    #[arg(long, value_name = "CLASS,CLASS")]
+    pub(crate) class: Option<String>,
     #[command(flatten)]
     pub(crate) output: Coordinates,
 }

@@ -26,6 +26,10 @@ pub(crate) fn run(arguments: &Decode) -> Result<()> {
     let outputs = [("--out", Some(&*output.out)), ("--log-det", output.log_det.as_deref())];
     spare_inputs(&outputs, &[&arguments.z, stored.path()])?;
     check_there(&arguments.z)?;
+    if let (Some(classes), None) = (stored.classes(), &arguments.class) {
+        let classes = classes.join(", ");
+        return Err(usage(format_args!("the model is a density given the class: --class names it, one of {classes}")));
+    }
     let mut options = arguments.reading.options();
     let (modelled, own) = (stored.is_modelled(), stored.categories());
     if modelled && arguments.given.is_none() {
@@ -35,7 +39,10 @@ pub(crate) fn run(arguments: &Decode) -> Result<()> {
     let contexts = match &arguments.given {
         Some(path) if modelled => Some(categories(path, own)?),
         None if modelled => Some(rows.categories().cloned().map(Dataset::from).unwrap_or_else(|| rows.clone())),
-        path => contexts_of(path.as_deref(), &TableOptions::default(), Matching::default(), &stored)?,
+        path => {
+            let asked = (path.as_deref(), arguments.class.as_deref());
+            contexts_of(asked, &TableOptions::default(), Matching::default(), &stored)?
+        }
     };
     let Values::Tabular(table) = rows.into_values() else { bail!("{}: no table", arguments.z.display()) };
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {

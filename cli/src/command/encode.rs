@@ -7,6 +7,7 @@ use resflow::with_device;
 use crate::arguments::Encode;
 use crate::command::coordinates::{Rows, check_output, finite, latent_names, with_rows, write};
 use crate::data::Data;
+use crate::data::given::classes_given;
 use crate::evaluate::{self, Latent};
 use crate::failure::{usage, warn};
 use crate::model::Stored;
@@ -36,6 +37,7 @@ fn encode<B: Backend>(arguments: &Encode, stored: &Stored, data: Data, backend: 
     }
     let dropped = data.dropped().to_vec();
     let data = arguments.part.of(data, &name, model, arguments.rows.map(|n| n as usize))?;
+    let data = classes_given(data, stored, &name)?;
     let key = evaluate::key(arguments.output.seed);
     let latent = evaluate::encode(&flow.prepare(), model, data.samples(), key).context(name)?;
     let lost = latent.z.chunks_exact(d).filter(|r| !finite(r)).count();

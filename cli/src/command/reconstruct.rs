@@ -11,6 +11,7 @@ use resflow::with_device;
 
 use crate::arguments::Reconstruct;
 use crate::command::decoded::report_inversion;
+use crate::data::given::classes_given;
 use crate::data::{Data, model_size};
 use crate::evaluate;
 use crate::failure::usage;
@@ -41,16 +42,27 @@ fn reconstruct<B: Backend>(arguments: &Reconstruct, stored: &Stored, data: Data,
     };
     let (size, d) = (model_size(config), flow.dimension());
     let n = usize::from(arguments.n);
-    let x = match arguments.part.of(data, &name, flow.config(), Some(n))?.into_values() {
+    let data = classes_given(arguments.part.of(data, &name, flow.config(), Some(n))?, stored, &name)?;
+    let contexts = data.samples().context().cloned();
+    let x = match data.into_values() {
         Values::Tabular(table) => table,
         Values::Images(set) => dequantised(flow.backend(), &set, config, arguments.seed)?,
     };
     let prepared = flow.prepare();
-    let encoded = prepared.encode(&x, evaluate::key(arguments.seed).split(0)).context(name)?;
+    let key = evaluate::key(arguments.seed).split(0);
+    let at = contexts.as_ref().map(|contexts| prepared.condition(contexts)).transpose()?;
+    let encoded = match &at {
+        Some(at) => at.encode(&x, key),
+        None => prepared.encode(&x, key),
+    };
+    let encoded = encoded.context(name)?;
     // a round trip is to show how far the inverse comes: to the floor of the arithmetic
     let usual = Inversion::for_backend::<B>();
     let how = usual.with_accuracy(usual.accuracy() / 10.0)?;
-    let mut back = prepared.decode(&encoded.latents, &how)?;
+    let mut back = match &at {
+        Some(at) => at.decode(&encoded.latents, &how)?,
+        None => prepared.decode(&encoded.latents, &how)?,
+    };
     for report in &mut back.reports {
         if report.status == Status::FloatFloor {
             report.status = Status::Converged;

@@ -36,7 +36,8 @@ pub(crate) fn run(arguments: &Sample) -> Result<()> {
     format.check(&arguments.out)?;
     let stored = Stored::open(&arguments.model)?;
     spare_inputs(&[("--out", Some(&arguments.out))], &[stored.path()])?;
-    let contexts = contexts_of(arguments.given.as_deref(), &arguments.reading, arguments.matching, &stored)?;
+    let asked = (arguments.given.as_deref(), arguments.class.as_deref());
+    let contexts = contexts_of(asked, &arguments.reading, arguments.matching, &stored)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         draw(arguments, format, &stored, contexts, backend)
     })

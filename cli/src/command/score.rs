@@ -17,6 +17,7 @@ use resflow::with_device;
 use crate::arguments::Score;
 use crate::columnar::{self, Cells, Column};
 use crate::command::categorical;
+use crate::data::given::classes_given;
 use crate::data::labels;
 use crate::data::weight::effective_count;
 use crate::data::{Data, file_of};
@@ -83,6 +84,9 @@ fn chosen_data(arguments: &Score, data: Data, model: &ModelConfig) -> Result<Dat
 fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B) -> Result<()> {
     let mut flow = stored.flow(backend)?;
     let other = match &arguments.outliers {
+        Some(name) if stored.classes().is_some() => {
+            return Err(usage(format_args!("--outliers {name}: they have no class that the model could be given")));
+        }
         Some(name) => {
             let mut options = arguments.reading.of_others().options();
             options.model = stored.columns(arguments.matching, None);
@@ -97,6 +101,7 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     let names = flow.provenance().classes.clone().filter(|_| flow.config().classes() > 0);
     let data = chosen_data(arguments, data, flow.config())?;
     let data = labels::by_name(data, names.as_deref(), &arguments.data)?;
+    let data = classes_given(data, stored, &arguments.data)?;
     let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
     let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
     flow.set_log_prob_estimator(estimator, replicates).map_err(usage)?;

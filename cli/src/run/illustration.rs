@@ -1,5 +1,6 @@
 //! The pictures of a run: three panels for two columns, a grid of samples for images.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -31,7 +32,10 @@ pub(crate) enum Illustration {
     Nothing,
     /// The points of the data's picture.
     Plane(Vec<[f64; 2]>),
-    Images,
+    /// Samples in a grid; of a density given the class with so many columns of contexts, a row of each class in turn.
+    Images {
+        classes: Option<usize>,
+    },
 }
 
 impl Illustration {
@@ -43,9 +47,12 @@ impl Illustration {
         };
         match data {
             Data::Density(density) => plane(&density.sample(Key::new(0).named("picture"), plane::POINTS)),
-            // a density for every context is no picture
-            Data::Stored(opened) if opened.data.samples().context_width().is_some() => Self::Nothing,
-            Data::Stored(_) => data.table().map_or(Self::Images, plane),
+            Data::Stored(opened) => match (data.table(), opened.data.samples().context_width()) {
+                (None, context) => Self::Images { classes: context },
+                // a density for every context is no picture
+                (Some(_), Some(_)) => Self::Nothing,
+                (Some(table), None) => plane(table),
+            },
         }
     }
 
@@ -54,7 +61,7 @@ impl Illustration {
         match self {
             Self::Nothing => &[],
             Self::Plane(_) => &PICTURES,
-            Self::Images => &IMAGE_PICTURES,
+            Self::Images { .. } => &IMAGE_PICTURES,
         }
     }
 
@@ -63,9 +70,9 @@ impl Illustration {
         match self {
             Self::Nothing => Ok(Duration::ZERO),
             Self::Plane(data) => plane::estimate(flow, &Axes::around(data)),
-            Self::Images => {
+            Self::Images { classes } => {
                 let start = Instant::now();
-                flow.sample(PROBE, Key::new(0), &Inversion::for_backend::<B>())?;
+                draw_images(flow, *classes, 0..PROBE, Key::new(0))?;
                 Ok(start.elapsed().mul_f64((SIDE * SIDE) as f64 / PROBE as f64) + Duration::from_millis(100))
             }
         }
@@ -84,7 +91,7 @@ impl Illustration {
         match self {
             Self::Nothing => Ok(()),
             Self::Plane(data) => plane::draw(flow, data, key, deadline, directory.root()),
-            Self::Images => {
+            Self::Images { classes } => {
                 let [samples, curve] = IMAGE_PICTURES.map(|name| directory.picture(name));
                 let training = line(entries, |b| Some(b.train_bits_per_dim));
                 if let Some(picture) = curve::draw(&training, &line(entries, |b| b.val_bits_per_dim)) {
@@ -96,14 +103,32 @@ impl Illustration {
                     if piece > 0 && deadline.is_some_and(|d| Instant::now() >= d) {
                         break;
                     }
-                    let how = Inversion::for_backend::<B>();
-                    let drawn = flow.sample(PIECE, key.named("picture").split(piece as u64), &how)?;
-                    values.extend(drawn.samples.values());
+                    let (images, key) = (piece * PIECE..(piece + 1) * PIECE, key.named("picture").split(piece as u64));
+                    values.extend(draw_images(flow, *classes, images, key)?);
                 }
                 write_png(&image_grid::draw(&values, model_size(config), config.bits, SIDE)?, &samples)
             }
         }
     }
+}
+
+/// Draws the images of these numbers in the grid; of so many classes those of a row have one.
+fn draw_images<B: Backend>(
+    flow: &PreparedFlow<B>,
+    classes: Option<usize>,
+    images: Range<usize>,
+    key: Key,
+) -> Result<Vec<f64>> {
+    let how = Inversion::for_backend::<B>();
+    let drawn = match classes {
+        None => flow.sample(images.len(), key, &how)?,
+        Some(classes) => {
+            let mut contexts = vec![0.0; images.len() * classes];
+            images.enumerate().for_each(|(i, image)| contexts[i * classes + image / SIDE % classes] = 1.0);
+            flow.condition(&Table::new(None, classes, contexts)?)?.sample_by(1, key, &how)?
+        }
+    };
+    Ok(drawn.samples.into_values())
 }
 
 /// The finite values of logged steps, over the steps.

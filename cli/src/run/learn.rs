@@ -115,6 +115,17 @@ fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<S
         settings = settings.overlay(path, &row)?;
     }
     start.check(&settings, size)?;
+    let contexts = source.data().and_then(|data| data.samples().context_width());
+    match (settings.model.context().map(|context| context.columns), contexts) {
+        (None, Some(found)) => settings.model = settings.model.with_context(Some(ContextConfig::new(found))),
+        (Some(columns), found) if found != Some(columns) => {
+            let found = found.unwrap_or(0);
+            return Err(usage(format_args!(
+                "the configuration is given {columns} classes, --given class finds {found}"
+            )));
+        }
+        _ => {}
+    }
     if let Some(words) = start.describe(&settings.model) {
         say(format_args!("note: {words}"));
     }

@@ -153,7 +153,7 @@ impl<'a, B: Backend> Run<'a, B> {
 
     /// Draws the pictures of images between steps, if that costs next to nothing.
     fn draw_on_the_way(&mut self) -> Result<()> {
-        if !matches!(self.illustration, Illustration::Images) {
+        if !matches!(self.illustration, Illustration::Images { .. }) {
             return Ok(());
         }
         let cost = match self.picture_cost {
@@ -257,7 +257,7 @@ impl<'a, B: Backend> Run<'a, B> {
             self.best_error = Some(validation.standard_error);
         }
         // images take long to validate and little to measure with
-        if self.validations.is_multiple_of(MEASURE_EVERY) || matches!(self.illustration, Illustration::Images) {
+        if self.validations.is_multiple_of(MEASURE_EVERY) || matches!(self.illustration, Illustration::Images { .. }) {
             self.measure()?;
         }
         Ok(validation)
@@ -396,7 +396,9 @@ impl<'a, B: Backend> Run<'a, B> {
                 best.cross_entropy
             )
         });
-        let sample = if bits.is_some() {
+        let sample = if bits.is_some() && !self.arguments.given.is_empty() {
+            format!("resflow sample {root} -n 10 --out grid.png")
+        } else if bits.is_some() {
             format!(
                 "resflow sample {root} -n 100 --out grid.png\n  \
                  resflow reconstruct {root} {data} --out round_trip.png"

@@ -6,6 +6,7 @@ use resflow::backend::{Key, Noise};
 use serde_json::Value;
 
 use crate::binary::{Folder, text};
+use crate::hybrid;
 use crate::tables::mean;
 
 const ROWS: usize = 1200;
@@ -171,4 +172,61 @@ fn what_does_not_fit_is_told() {
     folder.succeed("sample pair -n 3 --given rows.csv --out s.csv");
     assert_eq!(folder.table("s.csv").1.len(), 300);
     folder.succeed("calibrate pair rows.csv --draws 20");
+}
+
+/// Images given their class: bands at the top, in the middle or at the bottom, drawn to order.
+#[test]
+fn images_given_their_class() {
+    let folder = hybrid::folder();
+    folder.write("long.toml", hybrid::config().replace("steps = 60", "steps = 300"));
+    let said = folder.succeed("fit set --given class --config long.toml --out run --seed 3");
+    assert!(said.contains("resflow sample run -n 10"), "{said}");
+    assert!(folder.path("run/samples.png").is_file(), "a grid, a row of each class");
+    assert!(folder.succeed("inspect run").contains("class 0, class 1, class 2"));
+    // the band of an image is where its class has it
+    let bands = |images: &[Vec<f64>]| -> Vec<usize> {
+        let mean = |image: &[f64], band: usize| {
+            let pixels = &image[24 * band..(24 * band + 24).min(64)];
+            pixels.iter().sum::<f64>() / pixels.len() as f64
+        };
+        let brightest = |image: &Vec<f64>| (0..3).max_by(|&a, &b| mean(image, a).total_cmp(&mean(image, b)));
+        images.iter().map(|image| brightest(image).expect("three bands")).collect()
+    };
+    folder.succeed("sample run --class 2,0 -n 20 --out drawn.csv");
+    let bands = bands(&folder.table("drawn.csv").1);
+    assert_eq!(bands.len(), 40, "twenty of each");
+    let right = |range: &[usize], class: usize| range.iter().filter(|&&band| band == class).count();
+    assert!(right(&bands[..20], 2) >= 18 && right(&bands[20..], 0) >= 18, "{bands:?}");
+    folder.succeed("sample run -n 2 --out all.png");
+
+    // log p of an image given its own class, and given another one
+    let own = folder.succeed("score run set --json");
+    let (bytes, labels) = hybrid::bands(40);
+    let wrong: Vec<u8> = labels.iter().map(|label| (label + 1) % 3).collect();
+    for part in ["train", "t10k"] {
+        hybrid::write_set(&folder, "wrong", part, &bytes, Some(&wrong));
+    }
+    let wrong = folder.succeed("score run wrong --json");
+    let gain = mean(&own) - mean(&wrong);
+    assert!(gain > 10.0, "{gain} nats: {own} {wrong}");
+
+    // there and back
+    folder.succeed("reconstruct run set -n 4 --out trip.png");
+    folder.succeed("encode run set --rows 3 --out z.npy");
+    folder.succeed("decode run z.npy --class 1 --out x.npy");
+    folder.succeed("fit set --given class --out run --resume --steps 310");
+    for (line, word) in [
+        ("sample run --class 3 -n 1 --out s.png", "the model knows 0, 1, 2"),
+        ("sample run --given z.npy -n 1 --out s.png", "--class"),
+        ("decode run z.npy --out x.npy", "--class"),
+        ("score run bare", "given their class"),
+        ("score run set --outliers noise.npy", "no class"),
+        ("fit bare --given class --config tiny.toml --out no", "has no labels"),
+        ("fit set --given width --config tiny.toml --out no", "--given class"),
+        ("fit set --given class --classify --config tiny.toml --out no", "context"),
+        ("fit set --out run --resume --steps 320", "--given"),
+    ] {
+        let error = folder.fail(line, 2);
+        assert!(error.contains(word), "{line}: {error}");
+    }
 }

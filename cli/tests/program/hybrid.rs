@@ -28,12 +28,12 @@ validation_fraction = 0.2
 ";
 
 /// A small flow over such images, and its training.
-fn config() -> String {
+pub(crate) fn config() -> String {
     IMAGES.to_owned() + TRAIN
 }
 
 /// Images of three classes: a bright band at the top, in the middle or at the bottom, each image a little different.
-fn bands(count: usize) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn bands(count: usize) -> (Vec<u8>, Vec<u8>) {
     let labels: Vec<u8> = (0..count).map(|i| (i * 7 % 3) as u8).collect();
     let pixel = |i: usize, p: usize| {
         let inside = p / 8 / 3 == usize::from(labels[i]);
@@ -49,22 +49,26 @@ fn write_images(folder: &Folder, path: &str, set: &ImageSet) {
     folder.write(path, bytes);
 }
 
+/// Writes a part of a set like MNIST's, with labels or without.
+pub(crate) fn write_set(folder: &Folder, set: &str, part: &str, bytes: &[u8], labels: Option<&[u8]>) {
+    std::fs::create_dir_all(folder.path(set)).expect("a folder");
+    let images = ImageSet::new(8, 8, 1, bytes.to_vec(), None).expect("images");
+    write_images(folder, &format!("{set}/{part}-images-idx3-ubyte"), &images);
+    if let Some(labels) = labels {
+        let mut file = Vec::new();
+        idx::write_labels(labels, &mut file).expect("a file in memory");
+        folder.write(&format!("{set}/{part}-labels-idx1-ubyte"), file);
+    }
+}
+
 /// A folder with `set/`, 120 training and 40 test images with labels, the same without in `bare/`, and `tiny.toml`.
-fn folder() -> Folder {
+pub(crate) fn folder() -> Folder {
     let folder = Folder::new();
     folder.write("tiny.toml", config());
-    for set in ["set", "bare"] {
-        std::fs::create_dir(folder.path(set)).expect("a folder");
-        for (name, count) in [("train", 120), ("t10k", 40)] {
-            let (bytes, labels) = bands(count);
-            let images = ImageSet::new(8, 8, 1, bytes, None).expect("images");
-            write_images(&folder, &format!("{set}/{name}-images-idx3-ubyte"), &images);
-            if set == "set" {
-                let mut file = Vec::new();
-                idx::write_labels(&labels, &mut file).expect("a file in memory");
-                folder.write(&format!("set/{name}-labels-idx1-ubyte"), file);
-            }
-        }
+    for (name, count) in [("train", 120), ("t10k", 40)] {
+        let (bytes, labels) = bands(count);
+        write_set(&folder, "set", name, &bytes, Some(&labels));
+        write_set(&folder, "bare", name, &bytes, None);
     }
     // colours of another size, as the outliers
     let bytes = (0..30 * 10 * 6 * 3).map(|e| (e * 97 % 251) as u8).collect();
