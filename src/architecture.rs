@@ -152,6 +152,11 @@ impl<B: Backend> Maker<'_, B> {
                 let coupling = Coupling::new(Box::new(self.net(net, shape, number)?), *mask, shape)?;
                 Box::new(coupling.with_centre(*centred))
             }
+            // zeros at first, whatever the others begin with
+            Stage::ConditionalPrior { shape, net } => {
+                let maker = Maker { identity: true, ..*self };
+                Box::new(Coupling::prior(Box::new(maker.net(net, shape, number)?), shape)?)
+            }
             Stage::SplineCoupling { features, swapped, splines, net } => {
                 let [(_, stays), _] = Splines::sides(*features, *swapped);
                 let net = Box::new(self.net(net, &[stays], number)?);

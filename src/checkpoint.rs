@@ -36,7 +36,7 @@ use crate::stage::{Repeated, Size, Stage};
 const FORMAT: u32 = 2;
 /// The format of one whose document lists its transforms.
 const LISTED: u32 = 3;
-/// The format of one with a base density, a start or maps of columns that readers of the others do not know, listed or not.
+/// The format of one with a base density, a start, conditional priors or maps of columns that readers of the others do not know, listed or not.
 const EXTENDED: u32 = 4;
 
 /// The format of a conditional one, whatever else it has.
@@ -66,7 +66,11 @@ fn format_of(config: &ModelConfig, listed: bool, mapped: bool, categorical: bool
         CATEGORICAL
     } else if config.context().is_some() {
         CONDITIONAL
-    } else if mapped || !config.base().is_normal() || config.start() != Start::Random {
+    } else if mapped
+        || !config.base().is_normal()
+        || config.start() != Start::Random
+        || config.images().is_some_and(|images| images.conditional_prior)
+    {
         EXTENDED
     } else if listed {
         LISTED

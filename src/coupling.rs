@@ -3,7 +3,12 @@
 //!
 //! y_a = x_a,  y_b = x_b ∘ σ(s + 2)/c + t  with [s | t] = net(x_a),  log|det ∂y/∂x| = Σ ln σ(s + 2) − ln c
 //!
-//! with c = 1, or σ(2) of a centred coupling, which a net of zeros makes the identity.
+//! with c = 1, or σ(2) of a centred coupling, which a net of zeros makes the identity. As a conditional prior it moves what
+//! is factored out behind it, the last half of the channels,
+//!
+//! y_b = x_b ∘ e^a + t  with a = 3·tanh(s/3),  log|det ∂y/∂x| = Σ a
+//!
+//! so that x_b, whose y_b is N(0, I), is N(−t e^{−a}, e^{−2a}) given what goes on (Kingma & Dhariwal 2018, arXiv 1807.03039).
 //!
 //! Invariant: the net never sees what it moves, so the Jacobian is triangular, the log det exact and the inverse a
 //! formula, whatever the net. With v = −(s + 2): ln σ = −softplus(v) and 1/σ = e^{softplus(v)}, so neither loses
@@ -23,6 +28,19 @@ use crate::tiled::{tile_samples, tiled};
 
 /// The shift of s, by which a fresh coupling is close to the identity.
 const SHIFT: f64 = 2.0;
+/// The most that |a| of a prior tends to.
+const MOST: f64 = 3.0;
+
+/// How s scales.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scaling {
+    /// σ(s + 2).
+    Sigmoid,
+    /// σ(s + 2)/σ(2).
+    Centred,
+    /// e^{3·tanh(s/3)}.
+    Prior,
+}
 
 /// An affine coupling.
 #[derive(Debug, Clone)]
@@ -30,7 +48,7 @@ pub struct Coupling<B: Backend> {
     net: Box<dyn Layer<B>>,
     mask: Mask,
     shape: Vec<usize>,
-    centred: bool,
+    scaling: Scaling,
 }
 
 impl<B: Backend> Coupling<B> {
@@ -47,12 +65,27 @@ impl<B: Backend> Coupling<B> {
                 "the net of a coupling of samples {shape:?} maps {input:?} to {found:?}; it needs {output:?}, s and t"
             )));
         }
-        Ok(Self { net, mask, shape: shape.to_vec(), centred: false })
+        Ok(Self { net, mask, shape: shape.to_vec(), scaling: Scaling::Sigmoid })
+    }
+
+    /// Builds a conditional prior of images `[h, w, c]`: the last c/2 channels leave the chain behind it, moved and scaled by
+    /// what the net, c/2 → c channels, says of the others. A net of zeros makes it the identity.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] for samples that are no images or have an odd number of channels, and the errors of
+    /// [`new`](Self::new).
+    pub fn prior(net: Box<dyn Layer<B>>, shape: &[usize]) -> Result<Self, ConfigError> {
+        if shape.len() != 3 || shape[2] % 2 != 0 {
+            let problem = format!("a conditional prior halves the channels of images, not samples {shape:?}");
+            return Err(ConfigError::Inconsistent(problem));
+        }
+        let coupling = Self::new(net, Mask::Channels { swapped: false }, shape)?;
+        Ok(Self { scaling: Scaling::Prior, ..coupling })
     }
 
     /// Divides the scale by its value at s = 0 or does not.
     pub fn with_centre(self, centred: bool) -> Self {
-        Self { centred, ..self }
+        Self { scaling: if centred { Scaling::Centred } else { Scaling::Sigmoid }, ..self }
     }
 }
 
@@ -60,15 +93,20 @@ impl<B: Backend> Module<B> for Coupling<B> {
     crate::parts!(B; net: Module);
 
     fn describe(&self) -> String {
-        let centred = if self.centred { "centred " } else { "" };
-        format!("{centred}affine coupling, {} [{}]", self.mask.describe(), self.net.describe())
+        let net = self.net.describe();
+        let centred = match self.scaling {
+            Scaling::Prior => return format!("conditional prior of the last {} channels [{net}]", self.factored_out()),
+            Scaling::Centred => "centred ",
+            Scaling::Sigmoid => "",
+        };
+        format!("{centred}affine coupling, {} [{net}]", self.mask.describe())
     }
 }
 
 impl<B: Backend> Bijection<B> for Coupling<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
         let split = Split::new(backend, self.mask, &self.shape);
-        let coupling = PreparedCoupling { net: self.net.prepare(backend), split, centred: self.centred };
+        let coupling = PreparedCoupling { net: self.net.prepare(backend), split, scaling: self.scaling };
         let [input, _] = self.mask.net_shapes(&self.shape).expect("checked when it was made");
         tiled(Box::new(coupling), tile_samples(backend, &*self.net, &input, &self.shape))
     }
@@ -85,8 +123,15 @@ impl<B: Backend> Bijection<B> for Coupling<B> {
     }
 
     fn stage(&self) -> Option<Stage> {
-        let (shape, mask, centred) = (self.shape.clone(), self.mask, self.centred);
-        Some(Stage::Coupling { shape, mask, net: self.net.net()?, centred })
+        let (shape, mask, net) = (self.shape.clone(), self.mask, self.net.net()?);
+        Some(match self.scaling {
+            Scaling::Prior => Stage::ConditionalPrior { shape, net },
+            scaling => Stage::Coupling { shape, mask, net, centred: scaling == Scaling::Centred },
+        })
+    }
+
+    fn factored_out(&self) -> usize {
+        if self.scaling == Scaling::Prior { self.shape[2] / 2 } else { 0 }
     }
 
     fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
@@ -171,33 +216,39 @@ impl<B: Backend> Split<B> {
 struct PreparedCoupling<B: Backend> {
     net: Box<dyn PreparedLayer<B>>,
     split: Split<B>,
-    centred: bool,
+    scaling: Scaling,
 }
 
 /// The affine map of x_b that the net gives.
 struct Affine<B: Backend> {
-    /// softplus(v) = −ln σ(s + 2), plus ln c.
+    /// softplus(v) = −ln σ(s + 2), plus ln c; of a prior −a.
     decay: B::Tensor,
-    /// σ(v) = 1 − σ(s + 2) = ∂ ln σ(s + 2)/∂s.
+    /// σ(v) = 1 − σ(s + 2) = ∂ ln σ(s + 2)/∂s; of a prior ∂a/∂s = 1 − tanh²(s/3).
     slope: B::Tensor,
     t: B::Tensor,
 }
 
 impl<B: Backend> Affine<B> {
-    fn of(backend: &B, st: &B::Tensor, centred: bool) -> Self {
+    fn of(backend: &B, st: &B::Tensor, scaling: Scaling) -> Self {
         let shape = backend.shape(st);
         let (axis, width) = (shape.rank() - 1, shape.channels() / 2);
-        let v = backend.affine(backend.narrow(st, axis, 0, width), -1.0, -SHIFT);
+        let (s, t) = (backend.narrow(st, axis, 0, width), backend.narrow(st, axis, width, width));
+        if scaling == Scaling::Prior {
+            let mut orders = backend.activation(Activation::Tanh, None, &backend.affine(s, 1.0 / MOST, 0.0), 1);
+            let slope = orders.swap_remove(1);
+            return Self { decay: backend.affine(orders.swap_remove(0), -MOST, 0.0), slope, t };
+        }
+        let v = backend.affine(s, -1.0, -SHIFT);
         let mut orders = backend.activation(Activation::Softplus, None, &v, 1);
         let slope = orders.swap_remove(1);
         let mut decay = orders.swap_remove(0);
-        if centred {
+        if scaling == Scaling::Centred {
             decay = backend.affine(decay, 1.0, -(-SHIFT).exp().ln_1p());
         }
-        Self { decay, slope, t: backend.narrow(st, axis, width, width) }
+        Self { decay, slope, t }
     }
 
-    /// σ(s + 2)/c.
+    /// σ(s + 2)/c, or e^a.
     fn scale(&self, backend: &B) -> B::Tensor {
         backend.unary(Unary::Exp, backend.affine(self.decay.clone(), -1.0, 0.0))
     }
@@ -206,7 +257,7 @@ impl<B: Backend> Affine<B> {
 impl<B: Backend> PreparedCoupling<B> {
     /// Computes y, `[n, …]`, and the log det of each sample, `[n, 1]`, from x and the net's output.
     fn map(&self, backend: &B, a: &B::Tensor, b: &B::Tensor, st: &B::Tensor) -> (B::Tensor, B::Tensor) {
-        let affine = Affine::of(backend, st, self.centred);
+        let affine = Affine::of(backend, st, self.scaling);
         let moved = backend.axpy(1.0, &affine.t, backend.binary(Binary::Mul, affine.scale(backend), b));
         let decay = backend.reduce(Reduce::Sum, Over::Row, &self.split.moving(backend, affine.decay));
         (self.split.together(backend, a, &moved), backend.affine(decay, -1.0, 0.0))
@@ -238,7 +289,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let (a, b) = self.split.apart(backend, &batch.x);
         let told = self.net.tell(backend, &batch.with_x(a.clone()));
         let (st, _) = self.net.forward(backend, &told, Derivatives::None);
-        let Affine { decay, t, .. } = Affine::of(backend, &st, self.centred);
+        let Affine { decay, t, .. } = Affine::of(backend, &st, self.scaling);
         let moved = backend.binary(Binary::Mul, backend.unary(Unary::Exp, decay), &backend.axpy(-1.0, &t, b));
         let x = self.split.together(backend, &a, &moved);
         // the net's slope is not known, so an error in y may grow into any
@@ -256,7 +307,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let (a, b) = self.split.apart(backend, &batch.x);
         let told = self.net.tell(backend, &batch.with_x(a));
         let (st, saved) = self.net.forward(backend, &told, Derivatives::First);
-        let affine = Affine::of(backend, &st, self.centred);
+        let affine = Affine::of(backend, &st, self.scaling);
         let (ga, gb) = self.split.apart(backend, gradient);
         let gb = self.split.moving(backend, gb);
         let solved = backend.binary(Binary::Mul, gb.clone(), &backend.unary(Unary::Exp, affine.decay.clone()));
@@ -279,7 +330,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let (a, b) = self.split.apart(backend, &batch.x);
         let again = || self.net.forward(backend, &self.net.tell(backend, &batch.with_x(a)), Derivatives::Second);
         let (st, saved) = said.unwrap_or_else(again);
-        let affine = Affine::of(backend, &st, self.centred);
+        let affine = Affine::of(backend, &st, self.scaling);
         let (ga, gb) = self.split.apart(backend, &cotangents.x);
         let gb = self.split.moving(backend, gb);
         let gx_b = backend.binary(Binary::Mul, gb.clone(), &affine.scale(backend));

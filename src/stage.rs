@@ -292,6 +292,13 @@ pub enum Stage {
         #[serde(default, skip_serializing_if = "is_false")]
         centred: bool,
     },
+    /// A conditional prior of the last half of the channels, which leave the chain behind it.
+    ConditionalPrior {
+        /// The shape of its samples, `[h, w, c]`.
+        shape: Vec<usize>,
+        /// Its net, c/2 → c channels, whose output is s and t side by side.
+        net: Net,
+    },
     /// A spline coupling of rows.
     SplineCoupling {
         /// The number of features.
@@ -503,7 +510,8 @@ impl Stage {
             Self::ResidualBlock { shape, net }
             | Self::InvertedBlock { shape, net }
             | Self::MonotoneBlock { shape, net }
-            | Self::Coupling { shape, net, .. } => net.size(shape),
+            | Self::Coupling { shape, net, .. }
+            | Self::ConditionalPrior { shape, net } => net.size(shape),
             Self::SplineCoupling { features, swapped, splines, net } => {
                 let [(_, stays), _] = Splines::sides(*features, *swapped);
                 let own = Size { parameters: product(&[stays, splines.parameters()]), tensors: 1, ..Size::default() };
@@ -523,13 +531,14 @@ impl Stage {
         }
     }
 
-    /// Returns the net of a block or a coupling.
+    /// Returns the net of a block, a coupling or a conditional prior.
     pub fn net(&self) -> Option<&Net> {
         match self {
             Self::ResidualBlock { net, .. }
             | Self::InvertedBlock { net, .. }
             | Self::MonotoneBlock { net, .. }
             | Self::Coupling { net, .. }
+            | Self::ConditionalPrior { net, .. }
             | Self::SplineCoupling { net, .. } => Some(net),
             _ => None,
         }
@@ -563,7 +572,7 @@ impl Stage {
 
     /// Returns `true` for a block or a coupling.
     pub(crate) fn is_block(&self) -> bool {
-        self.net().is_some()
+        self.net().is_some() && !matches!(self, Self::ConditionalPrior { .. })
     }
 }
 

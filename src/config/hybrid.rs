@@ -16,8 +16,12 @@ impl ImageConfig {
         }
         let stages = self.stages();
         let first = usize::from(self.squeeze_first);
-        let squeezes = (first..stages.len()).filter(|&i| matches!(stages[i], Stage::Squeeze { .. }));
-        let ends = squeezes.chain(stages.len().checked_sub(1));
+        let ends = (first..stages.len()).filter(|&i| match stages[i] {
+            Stage::Squeeze { .. } => !self.conditional_prior,
+            Stage::ConditionalPrior { .. } => true,
+            _ => false,
+        });
+        let ends = ends.chain(stages.len().checked_sub(1));
         // after its squeeze a scale's output has the shape of the next scale, with factor-out as what is
         // factored out has
         let scales = self.scales();

@@ -7,14 +7,14 @@
 //!
 //! In a block g = (activation, convolution) × kernels, c → w → … → w → c channels; the very first one begins with its
 //! convolution, since an activation of the data themselves would only lose some. With factor-out half of the channels
-//! are factored out after each squeeze between scales. Of families that couple, couplings are in the place of blocks; of dense
+//! are factored out after each squeeze between scales, with a conditional prior if that is asked for. Of families that couple, couplings are in the place of blocks; of dense
 //! flows (`dense`) g is made of dense layers.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     BaseConfig, ContextConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH,
-    Nonlinearity, Start, check_shared, count, flatten, is_default_dense_bound, is_true, net,
+    Nonlinearity, Start, check_shared, count, flatten, is_default_dense_bound, is_false, is_true, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Traces};
@@ -58,6 +58,10 @@ pub struct ImageConfig {
     pub first_activation: bool,
     /// Factors out half of the channels after each squeeze between scales.
     pub factor_out: bool,
+    /// Gives what is factored out a Gaussian whose mean and scale a convolution of the channels that go on gives, instead of
+    /// N(0, 1) (the prior of Kingma & Dhariwal 2018).
+    #[serde(skip_serializing_if = "is_false")]
+    pub conditional_prior: bool,
     /// The number of fully connected blocks at the end.
     pub fully_connected: usize,
     /// The hidden width of fully connected blocks; they have two hidden layers. Those of a dense flow begin with a linear
@@ -102,6 +106,9 @@ pub struct ImageConfig {
     pub context: Option<ContextConfig>,
 }
 
+/// The kernel of conditional priors.
+const PRIOR_KERNEL: usize = 3;
+
 /// The published growth of dense layers in fully connected blocks.
 const CONNECTED_GROWTH: usize = 32;
 
@@ -140,6 +147,7 @@ impl Default for ImageConfig {
             leading_activation: true,
             first_activation: false,
             factor_out: false,
+            conditional_prior: false,
             fully_connected: 4,
             fully_connected_width: 128,
             fully_connected_growth: CONNECTED_GROWTH,
@@ -228,6 +236,10 @@ impl ImageConfig {
                 return Err(ConfigError::Inconsistent(problem.into()));
             }
         }
+        if self.conditional_prior && !self.factor_out {
+            let problem = "conditional_prior = true is of what is factored out: it needs factor_out = true";
+            return Err(ConfigError::Inconsistent(problem.into()));
+        }
         if self.parameters() > MOST_PARAMETERS {
             return Err(ConfigError::Inconsistent(format!(
                 "{} parameters are more than this library handles",
@@ -296,9 +308,12 @@ impl ImageConfig {
         chain.push(Repeated::once(first));
         for (scale, &blocks) in self.blocks.iter().enumerate() {
             if scale > 0 {
-                let factored_out = if self.factor_out { 2 * c } else { 0 };
+                let factored_out = if self.factor_out && !self.conditional_prior { 2 * c } else { 0 };
                 chain.push(Repeated::once(vec![Stage::Squeeze { factored_out }]));
                 [h, w, c] = scales[scale];
+                if self.conditional_prior {
+                    chain.push(Repeated::once(vec![self.prior([h, w, c])]));
+                }
             }
             if self.model.couples() {
                 chain.extend(self.coupling_chain([h, w, c], blocks));
@@ -336,6 +351,13 @@ impl ImageConfig {
             chain.push(Repeated { stages, times: self.fully_connected });
         }
         chain
+    }
+
+    /// The prior of as many channels as go on, images of this shape, by one convolution.
+    fn prior(&self, [h, w, c]: [usize; 3]) -> Stage {
+        let layers = [(PRIOR_KERNEL, c, 2 * c)];
+        let net = net(&layers, self.activation, false, None, &NormChain::Two);
+        Stage::ConditionalPrior { shape: vec![h, w, 2 * c], net }
     }
 
     /// The chain, first applied first.

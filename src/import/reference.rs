@@ -141,6 +141,7 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
             | Stage::InvertibleLinear { .. }
             | Stage::LuLinear { .. }
             | Stage::Coupling { .. }
+            | Stage::ConditionalPrior { .. }
             | Stage::SplineCoupling { .. }
             | Stage::Custom(_) => {}
         }

@@ -5,7 +5,7 @@
 //! that the widths and places of densities which change by orders of magnitude with the context need it. Behind all else it makes
 //! the standard normal base one of N(μ(c), diag σ(c)²).
 
-use resflow_backend::{Backend, BackendError, Binary, Element as _, Over, Reduce, Shape, Unary};
+use resflow_backend::{Activation, Backend, BackendError, Binary, Element as _, Over, Reduce, Shape, Unary};
 
 use crate::batch::Batch;
 use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
@@ -101,8 +101,9 @@ struct PreparedActNorm<B: Backend> {
 
 /// The map of some samples, `[n, d]` each, or `[1, d]` if they share a context.
 struct Affine<B: Backend> {
-    /// tanh(â/3) = a/3.
+    /// tanh(â/3) = a/3, and its slope where that is asked for.
     share: B::Tensor,
+    slope: Option<B::Tensor>,
     m: B::Tensor,
 }
 
@@ -131,19 +132,22 @@ fn pixels(shape: Shape) -> f64 {
 
 impl<B: Backend> PreparedActNorm<B> {
     #[track_caller]
-    fn affine(&self, backend: &B, batch: &Batch<B>) -> Affine<B> {
+    fn affine(&self, backend: &B, batch: &Batch<B>, orders: usize) -> Affine<B> {
         let context = batch.context.as_ref().expect("a conditional ActNorm was given samples without a context");
         let both = backend.linear(context, &self.transposed, &self.bias);
         let d = self.features;
         let raw = backend.affine(backend.narrow(&both, 1, 0, d), 1.0 / MOST, 0.0);
-        Affine { share: backend.unary(Unary::Tanh, raw), m: backend.narrow(&both, 1, d, d) }
+        // an activation, which a backend computes sooner than a function of its own
+        let mut found = backend.activation(Activation::Tanh, None, &raw, orders).into_iter();
+        let share = found.next().expect("the value itself");
+        Affine { share, slope: found.next(), m: backend.narrow(&both, 1, d, d) }
     }
 }
 
 impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
     fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor) {
         let shape = batch.shape(backend);
-        let affine = self.affine(backend, batch);
+        let affine = self.affine(backend, batch, 0);
         let scaled = backend.binary(Binary::Mul, batch.x.clone(), &affine.scale(backend, 1.0, shape));
         let y = backend.binary(Binary::Add, scaled, &spread(backend, &affine.m, shape));
         let sums = backend.reduce(Reduce::Sum, Over::Row, &affine.share);
@@ -153,7 +157,7 @@ impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {
         let shape = batch.shape(backend);
-        let affine = self.affine(backend, batch);
+        let affine = self.affine(backend, batch, 0);
         let shifted = backend.binary(Binary::Sub, batch.x.clone(), &spread(backend, &affine.m, shape));
         let inverse = affine.scale(backend, -1.0, shape);
         let stretch = backend.download(&backend.reduce(Reduce::Max, Over::All, &inverse))?[0].to_f64();
@@ -166,7 +170,7 @@ impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
         batch: &Batch<B>,
         gradient: &B::Tensor,
     ) -> Result<Option<B::Tensor>, Error> {
-        let inverse = self.affine(backend, batch).scale(backend, -1.0, batch.shape(backend));
+        let inverse = self.affine(backend, batch, 0).scale(backend, -1.0, batch.shape(backend));
         Ok(Some(backend.binary(Binary::Mul, gradient.clone(), &inverse)))
     }
 
@@ -178,14 +182,13 @@ impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
         grads: &mut [Grad<B>],
     ) -> Cotangents<B> {
         let shape = kept.shape(backend);
-        let affine = self.affine(backend, &kept);
+        let affine = self.affine(backend, &kept, 1);
         let Cotangents { x: gy, log_det, mut context } = cotangents;
         let gx = backend.binary(Binary::Mul, gy.clone(), &affine.scale(backend, 1.0, shape));
         // ∂y/∂a = e^a x, and every pixel's log det grows by each entry of a; ∂a/∂â = 1 − tanh²
         let through = sum_pixels(backend, &backend.binary(Binary::Mul, gx.clone(), &kept.x));
         let of_a = backend.binary(Binary::Add, through, &backend.affine(log_det.clone(), pixels(shape), 0.0));
-        let slope = backend.affine(backend.unary(Unary::Square, affine.share), -1.0, 1.0);
-        let of_raw = backend.binary(Binary::Mul, of_a, &slope);
+        let of_raw = backend.binary(Binary::Mul, of_a, &affine.slope.expect("asked for"));
         let mut both = backend.concat(&[&of_raw, &sum_pixels(backend, &gy)], 1);
         accumulate(backend, &mut grads[1], &backend.reduce(Reduce::Sum, Over::Channel, &both));
         let embedding = kept.context.as_ref().expect("looked at before");

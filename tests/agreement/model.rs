@@ -239,6 +239,7 @@ fn pictures_within(blocks: usize, classes: usize) -> impl Strategy<Value = Model
                 bits,
                 squeeze_first,
                 factor_out,
+                conditional_prior: factor_out && seed % 3 == 0,
                 filters,
                 kernels,
                 activation,

@@ -231,6 +231,16 @@ pub(crate) fn coupling(
     which: Nonlinearity,
     key: Key,
 ) -> Coupling<Cpu> {
+    Coupling::new(Box::new(coupling_net(b, row, mask, width, which, key)), mask, row).expect("shapes that fit")
+}
+
+/// A conditional prior of images, whose net has random weights.
+pub(crate) fn prior(b: &Cpu, image: [usize; 3], which: Nonlinearity, key: Key) -> Coupling<Cpu> {
+    let net = coupling_net(b, &image, Mask::Channels { swapped: false }, 3, which, key);
+    Coupling::prior(Box::new(net), &image).expect("an even number of channels")
+}
+
+fn coupling_net(b: &Cpu, row: &[usize], mask: Mask, width: usize, which: Nonlinearity, key: Key) -> Sequence<Cpu> {
     let [input, output] = mask.net_shapes(row).expect("two sides");
     let (from, to) = (input[input.len() - 1], output[output.len() - 1]);
     let layer = |kernel: [usize; 2], inputs: usize, outputs: usize, key: Key| -> Box<dyn Layer<Cpu>> {
@@ -243,12 +253,11 @@ pub(crate) fn coupling(
         let weight = b.affine(normal(b, key.named("w"), [outputs, kernel[0], kernel[1], inputs]), spread, 0.0);
         Box::new(LipschitzConv::free(b, weight, bias).expect("shapes that fit"))
     };
-    let net = Sequence::new(vec![
+    Sequence::new(vec![
         layer([3, 3], from, width, key.named("first")),
         activation(b, which, key.named("beta")),
         layer([1, 3], width * which.widening(), to, key.named("last")),
-    ]);
-    Coupling::new(Box::new(net), mask, row).expect("shapes that fit")
+    ])
 }
 
 /// A random invertible linear map: a rotation with its factors moved.

@@ -324,7 +324,8 @@ fn residual_flows_over_images() {
     agrees("scales", &flow(images()));
     agrees("a fully connected end", &flow(ImageConfig { fully_connected: 2, fully_connected_width: 5, ..images() }));
     let factored = ImageConfig { factor_out: true, squeeze_first: true, logit: false, actnorm: false, ..images() };
-    agrees("factor-out", &flow(factored));
+    agrees("factor-out", &flow(factored.clone()));
+    agrees("conditional priors", &flow(ImageConfig { conditional_prior: true, ..factored }));
     let other = ImageConfig { norms: "2112".parse().expect("norms"), first_activation: true, ..images() };
     agrees("norms", &flow(ImageConfig { leading_activation: false, ..other }));
     let wide = ImageConfig { activation: Nonlinearity::ClipSwish, kernels: vec![3, 1], ..images() };
@@ -339,7 +340,9 @@ fn couplings_over_images() {
         for (channels, factor_out, squeeze_first) in [(1, false, false), (2, true, false), (3, true, true)] {
             let config = ImageConfig { channels, blocks: vec![3, 2], kernels: vec![3, 1, 3], ..images() }.of(family);
             let blocks = vec![3, 2];
-            let config = ImageConfig { blocks, factor_out, squeeze_first, initial_scale: 1.0, ..config };
+            let conditional_prior = squeeze_first;
+            let config =
+                ImageConfig { blocks, factor_out, conditional_prior, squeeze_first, initial_scale: 1.0, ..config };
             agrees(&format!("{family}, {channels} channels"), &flow(config));
         }
     }
@@ -373,8 +376,11 @@ fn listed_transforms() {
 
 #[test]
 fn hybrid_models() {
-    for (factor_out, fully_connected, squeeze_first) in [(false, 0, true), (true, 0, false), (false, 1, false)] {
+    for (factor_out, fully_connected, squeeze_first, conditional_prior) in
+        [(false, 0, true, false), (true, 0, false, false), (false, 1, false, false), (true, 0, true, true)]
+    {
         let config = ImageConfig { classes: 3, head_width: 4, factor_out, fully_connected, squeeze_first, ..images() };
+        let config = ImageConfig { conditional_prior, ..config };
         let flow = flow(ImageConfig { fully_connected_width: 4, ..config });
         agrees("hybrid", &flow);
         let document = Document::read(&flow.to_archive().expect("stored").to_bytes().expect("stored"));

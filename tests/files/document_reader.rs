@@ -55,7 +55,8 @@ impl Document {
         let images = model["config"].get("images").is_some();
         let config = model["config"][if images { "images" } else { "rows" }].clone();
         let columns = model.get("columns").map(|columns| columns["maps"].as_array().expect("a list").clone());
-        let extended = columns.is_some() || config.get("base").is_some() || config.get("start").is_some();
+        let extended =
+            columns.is_some() || ["base", "start", "conditional_prior"].iter().any(|&key| config.get(key).is_some());
         let format = model["format"].as_u64();
         let stages = match (format, model.get("chain"), extended) {
             (Some(3), Some(chain), false) | (Some(4), Some(chain), true) | (Some(5 | 6), Some(chain), _) => {
@@ -105,7 +106,11 @@ impl Document {
             let (name, settings) = stage.as_object().expect("a stage").iter().next().expect("a name");
             let (y, own) = self.transform(&format!("links.{l}"), name, settings, &at);
             log_det += own;
-            let out = if name == "squeeze" { number(&settings["factored_out"]) } else { 0 };
+            let out = match name.as_str() {
+                "squeeze" => number(&settings["factored_out"]),
+                "conditional-prior" => y.features() / 2,
+                _ => 0,
+            };
             let stay = y.features() - out;
             let left = (out > 0).then(|| y.part(stay, out));
             if let Some(s) = heads.iter().position(|head| head.0 == l) {
@@ -165,7 +170,9 @@ impl Document {
             return Vec::new();
         }
         let first = usize::from(truth(&self.config["squeeze_first"]));
-        let squeezes = (first..self.stages.len()).filter(|&l| self.stages[l].get("squeeze").is_some());
+        let ends =
+            if self.config.get("conditional_prior").is_some_and(truth) { "conditional-prior" } else { "squeeze" };
+        let squeezes = (first..self.stages.len()).filter(|&l| self.stages[l].get(ends).is_some());
         let scales = scales(&self.config);
         let shapes = scales.iter().skip(1).chain(scales.last());
         squeezes.chain([self.stages.len() - 1]).zip(shapes.cloned()).collect()

@@ -195,8 +195,15 @@ pub(crate) fn image_stages(config: &Value) -> Vec<Value> {
     stages.extend(norm(scales[0][2]));
     for (s, &n) in list(&config["blocks"]).iter().enumerate() {
         if s > 0 {
-            let factored_out = if truth(&config["factor_out"]) { 2 * scales[s - 1][2] } else { 0 };
+            let prior = config.get("conditional_prior").is_some_and(truth);
+            let factored_out = if truth(&config["factor_out"]) && !prior { 2 * scales[s - 1][2] } else { 0 };
             stages.push(json!({ "squeeze": { "factored_out": factored_out } }));
+            if prior {
+                let (shape, half) = (&scales[s], scales[s][2]);
+                let net = spelled(config, &[(3, half, 2 * half)], false, true, true);
+                let shape = [shape[0], shape[1], 2 * half];
+                stages.push(json!({ "conditional-prior": { "shape": shape, "net": net } }));
+            }
         }
         let (shape, c) = (&scales[s], scales[s][2]);
         let hidden = vec![filters; kernels.len() - 1];

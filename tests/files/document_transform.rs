@@ -124,6 +124,18 @@ impl Document {
                 (Sample { shape: x.shape.clone(), x: y }, minus - plus)
             }
             "coupling" => self.coupling(path, settings, x),
+            "conditional-prior" => {
+                let half = x.features() / 2;
+                let st = self.net(path, &settings["net"], &x.part(0, half), Vec::new()).0;
+                let (mut y, mut log_det) = (x.clone(), 0.0);
+                for (e, y) in y.x.iter_mut().enumerate().filter(|(e, _)| e % (2 * half) >= half) {
+                    let (pixel, k) = (e / (2 * half), e % (2 * half) - half);
+                    let a = 3.0 * (st.x[2 * half * pixel + k] / 3.0).tanh();
+                    *y = *y * a.exp() + st.x[2 * half * pixel + half + k];
+                    log_det += a;
+                }
+                (y, log_det)
+            }
             "lu-linear" => {
                 let (y, log_det) = lu_linear(get("lu"), get("bias"), get("permutation"), &x.x);
                 (Sample { shape: x.shape.clone(), x: y }, log_det)

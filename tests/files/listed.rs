@@ -286,6 +286,16 @@ fn hostile_norms_are_refused() {
 fn hostile_lists_of_images_are_refused() {
     let flow = mixed_images();
     assert!(read(&flow.to_archive().expect("stored")).is_ok());
+    let prior = |shape: [u64; 3], inputs: u64, outputs: u64| {
+        let layer =
+            json!({ "convolution": { "kernel": [3, 3], "inputs": inputs, "outputs": outputs, "coefficient": null } });
+        json!({ "conditional-prior": { "shape": shape, "net": { "layers": [layer] } } })
+    };
+    for (shape, inputs, outputs) in
+        [([4, 4, 3], 1, 2), ([4, 4, 4], 2, 3), ([4, 4, 4], 4, 4), ([1 << 40, 4, 4], 2, 4), ([4, 4, 0], 0, 0)]
+    {
+        refused(&flow, "7", prior(shape, inputs, outputs));
+    }
     for factored_out in [1_u64, 2, 3, 4, 6, 7, 9, 15, 16, 32, 1 << 40] {
         refused(&flow, "2/squeeze/factored_out", json!(factored_out));
     }

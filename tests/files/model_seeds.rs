@@ -111,6 +111,8 @@ fn write_config_seeds() {
     config("iresnet_exact.toml", "[flow]\nmodel = \"iresnet\"\ntraining = \"exact\"\n");
     config("glow_connected.toml", "model = \"glow\"\n");
     config("image_norms.toml", "kernels = [3, 1, 3]\nnorms = \"122f\"\n");
+    config("image_prior.toml", "blocks = [1, 1]\nfactor_out = true\nconditional_prior = true\n");
+    config("image_priorless.toml", "conditional_prior = true\n");
     config("image_huge.toml", "height = 16384\nwidth = 16384\nchannels = 1024\nblocks = [10000]\n");
     config("hybrid.toml", "classes = 10\nhead_width = 64\nlogit = false\nfactor_out = true\n");
     config(

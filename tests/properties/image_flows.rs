@@ -36,6 +36,7 @@ fn configs(activations: &'static [Nonlinearity], most: usize) -> impl Strategy<V
                 bits,
                 squeeze_first,
                 factor_out,
+                conditional_prior: factor_out && first,
                 filters,
                 kernels,
                 activation,
@@ -319,6 +320,7 @@ fn threads_do_not_change_a_bit() {
         let config = ImageConfig {
             fully_connected: 1,
             factor_out: true,
+            conditional_prior: true,
             filters: 9,
             bits: 5,
             training: "roulette:law=poisson,rate=2,exact=2,sharing=batch".parse().expect("a text"),
@@ -362,6 +364,7 @@ fn small(training: &str) -> Flow<Cpu> {
     let config = ImageConfig {
         fully_connected: 1,
         factor_out: true,
+        conditional_prior: true,
         training: training.parse().expect("a text"),
         ..exact_images([4, 2, 1], &[1, 1])
     };

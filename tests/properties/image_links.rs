@@ -48,6 +48,7 @@ proptest! {
         for mask in masks(&image) {
             check_bijection(&b, &coupling(&b, &image, mask, width, which, key), &x, key);
         }
+        check_bijection(&b, &prior(&b, [h, w, 2 * c], which, key), &normal(&b, key.named("prior"), [ROWS, h, w, 2 * c]), key);
         check_bijection(&b, &invertible(&b, c, key), &x, key);
         let even = normal(&b, key.named("even"), [ROWS, 2 * h.min(2), 2 * w.min(2), c.min(2)]);
         check_bijection(&b, &Squeeze::new(), &even, key);
