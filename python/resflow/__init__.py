@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._core import DivergedError, __version__, devices
-from ._flow import ConditionedFlow, Decoded, Flow, Progress, Score
+from ._flow import ConditionedFlow, Decoded, Finding, Flow, Progress, Score, look
 
 if TYPE_CHECKING:
     from ._estimator import ResidualFlow
@@ -21,12 +21,14 @@ __all__ = [
     "ConditionedFlow",
     "Decoded",
     "DivergedError",
+    "Finding",
     "Flow",
     "Progress",
     "ResidualFlow",
     "Score",
     "__version__",
     "devices",
+    "look",
 ]
 
 

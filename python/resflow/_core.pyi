@@ -5,7 +5,7 @@ from typing import Any, TypedDict, final, type_check_only
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Conditioned", "DivergedError", "Frame", "Model", "Samples", "Trainable", "__version__", "devices", "fit"]
+__all__ = ["Conditioned", "DivergedError", "Frame", "Model", "Samples", "Trainable", "__version__", "devices", "fit", "look"]
 
 __version__: str
 
@@ -42,6 +42,7 @@ class _ScoreEntry(TypedDict):
 def devices() -> list[_DeviceEntry]:
     """Lists the GPUs that are there, as dicts."""
 
+def look(samples: Samples) -> str: ...
 @final
 class Frame:
     @staticmethod

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from . import _core
 from ._arrays import Doubles, as_rows, as_table, samples_of, stacked_images
 
-__all__ = ["ConditionedFlow", "Decoded", "Flow", "Progress", "Score"]
+__all__ = ["ConditionedFlow", "Decoded", "Finding", "Flow", "Progress", "Score", "look"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,36 @@ class Decoded:
     """How each inversion ended: ``"converged"``, or what kept it from it."""
     round_trip: float
     """The largest relative error of F(F^-1(z)) over the samples."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a look at a table found."""
+
+    severity: str
+    """``"grave"`` if the density has no meaning, ``"warning"`` if the model will be worse for it, ``"note"``."""
+    concern: str
+    """What it is about, such as ``"constant"``, ``"dependent"``, ``"outliers"`` or ``"copies"``."""
+    columns: list[int]
+    """The columns, counted from 0; none of what is about rows."""
+    sentence: str
+    """What was found, with names and numbers."""
+    remedy: str
+    """What helps."""
+
+
+def look(x: Any, *, sample_weight: ArrayLike | None = None, categories: Sequence[str] = ()) -> list[Finding]:
+    """Looks at a table before a flow is fitted to it: what would make its density meaningless, and what would only hurt.
+
+    :meth:`Flow.fit` refuses a table with grave findings, all of them at once, and says nothing of the others.
+
+    Parameters
+    ----------
+    x, sample_weight, categories
+        As in :meth:`Flow.fit`.
+    """
+    samples = samples_of(x, weights=sample_weight, categories=categories)
+    return [Finding(**found) for found in json.loads(_core.look(samples))]
 
 
 class _Bar:

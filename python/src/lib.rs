@@ -10,6 +10,7 @@ mod device;
 mod error;
 mod fit;
 mod frame;
+mod look;
 mod model;
 mod samples;
 mod trainable;
@@ -26,6 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<model::Conditioned>()?;
     module.add_class::<trainable::Trainable>()?;
     module.add_function(wrap_pyfunction!(fit::fit, module)?)?;
+    module.add_function(wrap_pyfunction!(look::look, module)?)?;
     module.add_function(wrap_pyfunction!(device::devices, module)?)?;
     module.add("DivergedError", module.py().get_type::<error::DivergedError>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))

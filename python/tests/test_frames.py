@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+import resflow
 from resflow import Flow, ResidualFlow
 
 NAMES = ["height", "weight", "age"]
@@ -100,6 +101,21 @@ def test_whole_numbers_and_single_precision_are_numbers() -> None:
     large = pa.table({"n": np.array([2**53 + 1, 3] * 100), "x": single})
     with pytest.warns(UserWarning, match="beyond 2\\^53 rounded"):
         Flow.fit(large, steps=2)
+
+
+def test_a_look_finds_what_a_fit_refuses(rows: np.ndarray) -> None:
+    assert not [finding for finding in resflow.look(rows) if finding.severity == "grave"]
+    frame = pd.DataFrame({"metres": rows[:, 0], "inches": 39.37 * rows[:, 0], "age": rows[:, 1]})
+    grave = [finding for finding in resflow.look(frame) if finding.severity == "grave"]
+    assert [finding.concern for finding in grave] == ["dependent"] and "inches" in grave[0].sentence and grave[0].remedy
+    with pytest.raises(ValueError, match="inches"):
+        Flow.fit(frame, steps=2)
+    assert Flow.fit(frame, steps=2, regardless=True).column_names == ["metres", "inches", "age"]
+    far = rows.copy()
+    far[0, 0] = 1e9
+    assert any(finding.concern == "outliers" and finding.columns == [0] for finding in resflow.look(far))
+    with pytest.raises(ValueError, match="images"):
+        resflow.look(np.zeros((3, 4, 4), dtype=np.uint8))
 
 
 def test_contexts_may_be_frames(rows: np.ndarray) -> None:

@@ -71,7 +71,7 @@ def test_control_c_is_heard_before_the_first_step() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_t(4, size=(20_000, 12)) @ rng.normal(size=(12, 12))
     seen: list[Progress] = []
-    timer = interrupt_soon(1.0)
+    timer = interrupt_soon(0.4)
     with pytest.raises(KeyboardInterrupt):
         Flow.fit(x, steps=LONG, train=ENDLESS, callback=seen.append)
     timer.join()
