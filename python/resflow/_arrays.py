@@ -26,7 +26,7 @@ def column_names(x: Any) -> list[str] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def as_frame(x: Any, model: Columns | None, categories: Sequence[str] = ()) -> Frame | None:
+def as_frame(x: Any, model: Columns | None, categories: Sequence[str] = (), missing: bool = False) -> Frame | None:
     """The rows of a frame whose columns have names, by the library's rules; ``None`` of anything else.
 
     Of a model's columns, where there is one, those of its names are taken, in its order. Else columns of few words are categories,
@@ -37,9 +37,9 @@ def as_frame(x: Any, model: Columns | None, categories: Sequence[str] = ()) -> F
             return None
         # without what numbers or names the rows, which is no column
         columns = [(name, _pandas_column(x.iloc[:, i])) for i, name in enumerate(x.columns)]
-        found = Frame.of_columns(columns, model, list(categories))
+        found = Frame.of_columns(columns, model, list(categories), missing)
     elif hasattr(x, "__arrow_c_stream__") and getattr(x, "ndim", 2) == 2 and not hasattr(x, "dtype"):
-        found = Frame.of_arrow(x, model, list(categories))
+        found = Frame.of_arrow(x, model, list(categories), missing)
     else:
         return None
     for note in found.notes:
@@ -122,9 +122,10 @@ def samples_of(
     categories: Sequence[str] = (),
     shape: list[int] | None = None,
     columns: Columns | None = None,
+    missing: bool = False,
     what: str = "x",
 ) -> Samples:
-    """Samples of rows, frames or images.
+    """Samples of rows, of which cells that are missing are NaN, of frames, or of images.
 
     ``shape`` is that of a model's samples and ``columns`` are those of its tables, where there is a model already.
     """
@@ -137,9 +138,9 @@ def samples_of(
             images = images[..., None]
         return Samples.images(images, context, context_names, weight)
     if shape is None or len(shape) == 1:
-        frame = as_frame(x, columns, categories)
+        frame = as_frame(x, columns, categories, missing)
         if frame is not None:
-            return Samples.rows(frame, None, context, context_names, weight)
+            return Samples.rows(frame, None, context, context_names, weight, missing)
     array = as_numbers(x, what)
     if shape is not None and len(shape) == 3 and array.ndim in (3, 4):
         # images as numbers from 0 to 1, such as those that were drawn
@@ -147,4 +148,4 @@ def samples_of(
         if list(array.shape[1:]) != shape:
             raise ValueError(f"{what} has images of shape {list(array.shape[1:])}, the model is for {shape}")
         array = flat_images(array)
-    return Samples.rows(as_rows(array, what), column_names(x), context, context_names, weight)
+    return Samples.rows(as_rows(array, what), column_names(x), context, context_names, weight, missing)

@@ -25,7 +25,7 @@ class Progress:
     step: int
     """The number of the step, from 1."""
     fraction: float
-    """The part of the steps or the time that is spent, from 0 to 1."""
+    """The part of the steps or the time that is spent, from 0 to 1; with missing cells of each of the two flows."""
     train_nll: float
     """The mean of -log p over the step's batch, nats."""
     gradient_norm: float
@@ -38,6 +38,8 @@ class Progress:
     """The standard error of ``validation_nll``, nats."""
     improved: bool
     """Whether the validation made these weights the best ones so far."""
+    imputing: bool
+    """Whether the step is one of the flow that fills missing cells in, which is fitted first if there may be some."""
 
 
 @dataclass(frozen=True)
@@ -119,18 +121,22 @@ class _Bar:
 
     def __init__(self) -> None:
         self._shown = -1
+        self._imputing = False
         self._validation = ""
 
     def show(self, progress: Progress) -> None:
         if progress.validation_nll is not None:
             self._validation = f", validation {progress.validation_nll:.4f}"
         percent = int(100 * progress.fraction)
-        if percent == self._shown:
+        if progress.imputing != self._imputing:
+            self._imputing, self._validation = progress.imputing, ""
+        elif percent == self._shown:
             return
         self._shown = percent
         filled = self.WIDTH * percent // 100
         bar = "#" * filled + "." * (self.WIDTH - filled)
-        line = f"\r{bar} {percent:3d} %  step {progress.step}, nll {progress.train_nll:.4f}{self._validation}  "
+        what = "imputer, " if progress.imputing else ""
+        line = f"\r{bar} {percent:3d} %  {what}step {progress.step}, nll {progress.train_nll:.4f}{self._validation}  "
         sys.stderr.write(line)
         sys.stderr.flush()
 
@@ -188,6 +194,7 @@ class Flow:
         model: Mapping[str, Any] | None = None,
         train: Mapping[str, Any] | None = None,
         regardless: bool = False,
+        missing: bool = False,
         callback: Callable[[Progress], object] | None = None,
         progress: bool = False,
         on_interrupt: Literal["raise", "return"] = "raise",
@@ -233,6 +240,10 @@ class Flow:
             ``{"blocks": 8}`` and ``{"batch": 512}``, in the place of the defaults.
         regardless : bool
             Fits a table whose density has no meaning all the same, such as one with a column that is the sum of others.
+        missing : bool
+            Whether cells may be missing: NaN of arrays, whatever a frame has for it. A second flow learns to fill them in first, which
+            presumes that they are missing at random; :meth:`log_prob` and :meth:`score` take rows with missing cells then, and
+            :meth:`impute` fills them in.
         callback : callable, optional
             Called with a :class:`Progress` after each step. ``False`` ends the fit with the best model so far; an exception ends it
             and is raised.
@@ -258,10 +269,12 @@ class Flow:
         """
         if on_interrupt not in ("raise", "return"):
             raise ValueError(f"on_interrupt is {on_interrupt!r}, expected 'raise' or 'return'")
-        samples = samples_of(x, given=given, weights=sample_weight, categories=categories)
+        samples = samples_of(x, given=given, weights=sample_weight, categories=categories, missing=missing)
         held_out = None
         if validation is not None:
-            held_out = samples_of(validation, given=validation_given, categories=categories, what="validation")
+            held_out = samples_of(
+                validation, given=validation_given, categories=categories, missing=missing, what="validation"
+            )
         elif validation_given is not None:
             raise ValueError("validation_given is for validation samples, and there are none")
         bar = _Bar() if progress else None
@@ -273,9 +286,10 @@ class Flow:
             gradient_norm: float,
             learning_rate: float,
             validated: tuple[float, float, bool] | None,
+            imputing: bool,
         ) -> object:
             nll, error, improved = validated if validated is not None else (None, None, False)
-            state = Progress(step, fraction, train_nll, gradient_norm, learning_rate, nll, error, improved)
+            state = Progress(step, fraction, train_nll, gradient_norm, learning_rate, nll, error, improved, imputing)
             if bar is not None:
                 bar.show(state)
             return callback(state) if callback is not None else True
@@ -295,6 +309,7 @@ class Flow:
                 precision=precision,
                 threads=threads,
                 regardless=regardless,
+                missing=missing,
                 observer=observe if bar is not None or callback is not None else None,
                 keep=on_interrupt == "return",
             )
@@ -428,7 +443,9 @@ class Flow:
 
     def _samples(self, x: Any, weights: ArrayLike | None = None) -> _core.Samples:
         model = self._model
-        return samples_of(x, weights=weights, shape=model.sample_shape(), columns=model.sample_columns())
+        # whether a model knows missing cells it says itself
+        shape, columns = model.sample_shape(), model.sample_columns()
+        return samples_of(x, weights=weights, shape=shape, columns=columns, missing=True)
 
     @overload
     def log_prob(
@@ -505,6 +522,29 @@ class Flow:
             If the model does not know the scores of its rows: one over images, or of a run's state.
         """
         return self._model.percentile(self._samples(x), seed)
+
+    def impute(
+        self, x: Any, n: int = 1, *, statistic: Literal["mean", "median"] | None = None, seed: int | None = None
+    ) -> Doubles:
+        """Fills missing cells in, of a flow that was fitted with ``missing=True``. What was seen stays as it is.
+
+        Parameters
+        ----------
+        x : array or frame ``[m, d]``
+            The rows; missing cells of an array are NaN.
+        n : int
+            The draws of each row.
+        statistic : ``"mean"``, ``"median"`` or ``None``
+            What is returned of each row's draws, all of them unless it is given.
+        seed : int, optional
+            The seed of the draws, instead of that of the fit.
+
+        Returns
+        -------
+        array ``[m * n, d]``, or ``[m, d]`` with a statistic
+            Draw j of row i is row ``i * n + j``.
+        """
+        return self._model.impute(self._samples(x), n, statistic, seed)
 
     def log_prob_and_gradient(self, x: Any, *, seed: int | None = None) -> tuple[Doubles, Doubles]:
         """Computes log p of each sample and its gradient in the sample.

@@ -208,6 +208,7 @@ def density_estimator(
             precision=precision,
             threads=None,
             regardless=True,
+            missing=False,
             observer=None,
             keep=False,
         )

@@ -81,6 +81,7 @@ fn show(py: Python<'_>, observer: &Py<PyAny>, progress: &Progress<'_>) -> PyResu
             step.gradient_norm,
             step.learning_rate,
             validation.map(|v| (v.nll, v.standard_error, v.improved)),
+            progress.imputing,
         ),
     )?;
     Ok(answer.extract::<bool>(py).unwrap_or(true))
@@ -96,7 +97,7 @@ fn named(text: Option<&str>, what: &str) -> PyResult<Map<String, Value>> {
 /// model so far; else it is raised.
 #[pyfunction]
 #[pyo3(signature = (samples, *, validation, validation_fraction, family, model, train, steps, seconds, seed, device, precision,
-    threads, regardless, observer, keep))]
+    threads, regardless, missing, observer, keep))]
 pub(crate) fn fit(
     py: Python<'_>,
     samples: &Samples,
@@ -112,6 +113,7 @@ pub(crate) fn fit(
     precision: Option<&str>,
     threads: Option<usize>,
     regardless: bool,
+    missing: bool,
     observer: Option<Py<PyAny>>,
     keep: bool,
 ) -> PyResult<Model> {
@@ -125,7 +127,7 @@ pub(crate) fn fit(
     }
     let (samples, validation) = (samples.take()?, validation.map(Samples::take).transpose()?);
     let fit_watched = move |watch: &RefCell<Watch>| {
-        let mut fit = Fit::new().seed(seed).device(device).regardless(regardless);
+        let mut fit = Fit::new().seed(seed).device(device).regardless(regardless).missing(missing);
         if !(model.is_empty() && train.is_empty()) {
             fit = fit.settings(model, train);
         }

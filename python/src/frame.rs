@@ -15,7 +15,9 @@ use numpy::PyReadonlyArray1;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
-use resflow::data::{ColumnValues, Dataset, ModelColumns, NamedColumn, ReadOptions, TextColumns, read_columns};
+use resflow::data::{
+    ColumnValues, Dataset, Missing, ModelColumns, NamedColumn, ReadOptions, TextColumns, read_columns,
+};
 
 use crate::error::of_data;
 use crate::words::{Words, are_words};
@@ -45,7 +47,9 @@ impl Frame {
         mut notes: Vec<String>,
         model: Option<Columns>,
         categories: Vec<String>,
+        missing: bool,
     ) -> PyResult<Self> {
+        let missing = if missing { Missing::Keep } else { Missing::Refuse };
         let model = model.map(|(names, width, categories)| ModelColumns {
             names,
             width,
@@ -54,7 +58,8 @@ impl Frame {
             categories,
             ..ModelColumns::default()
         });
-        let options = ReadOptions { model, categories, text: TextColumns::Categories, ..ReadOptions::default() };
+        let options =
+            ReadOptions { model, categories, text: TextColumns::Categories, missing, ..ReadOptions::default() };
         let reading = read_columns(columns, &options).map_err(of_data)?;
         notes.extend(reading.notes.iter().filter(|note| note.is_warning()).map(ToString::to_string));
         let mut rows = Dataset::from(reading.table);
@@ -69,10 +74,15 @@ impl Frame {
 impl Frame {
     /// Reads an object that has Arrow's C interface for streams of tables.
     #[staticmethod]
-    fn of_arrow(frame: &Bound<'_, PyAny>, model: Option<Columns>, categories: Vec<String>) -> PyResult<Self> {
+    fn of_arrow(
+        frame: &Bound<'_, PyAny>,
+        model: Option<Columns>,
+        categories: Vec<String>,
+        missing: bool,
+    ) -> PyResult<Self> {
         let capsule = frame.call_method0("__arrow_c_stream__")?;
         let (columns, notes) = columns_of(stream_of(&capsule)?)?;
-        Self::of(columns, notes, model, categories)
+        Self::of(columns, notes, model, categories, missing)
     }
 
     /// Takes columns: a name with numbers, NaN where one is missing; with the name of a type and words, `None` where one is
@@ -82,6 +92,7 @@ impl Frame {
         columns: Vec<(String, Bound<'_, PyAny>)>,
         model: Option<Columns>,
         categories: Vec<String>,
+        missing: bool,
     ) -> PyResult<Self> {
         let column = |(name, values): (String, Bound<'_, PyAny>)| {
             let values = match values.extract::<PyReadonlyArray1<'_, f64>>() {
@@ -99,7 +110,7 @@ impl Frame {
             };
             Ok(NamedColumn { name, values })
         };
-        Self::of(columns.into_iter().map(column).collect::<PyResult<_>>()?, Vec::new(), model, categories)
+        Self::of(columns.into_iter().map(column).collect::<PyResult<_>>()?, Vec::new(), model, categories, missing)
     }
 
     /// What was decided to read it and changes which numbers are taken, a sentence each.

@@ -276,6 +276,29 @@ impl Model {
         Ok((log_prob.into_pyarray(py), gradient.into_pyarray(py)))
     }
 
+    /// Fills missing cells in, `draws` times each row: the draws, or their `"mean"` or `"median"` for each row.
+    fn impute<'py>(
+        &self,
+        py: Python<'py>,
+        samples: &Samples,
+        draws: usize,
+        statistic: Option<&str>,
+        seed: Option<u64>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let (data, model) = (samples.take()?, self.seeded(seed));
+        let completed = py.detach(|| model.impute_with_reports(data, draws)).map_err(raised)?;
+        let table = match statistic {
+            None => completed.into_table(),
+            Some("mean") => completed.means(),
+            Some("median") => completed.medians(),
+            Some(other) => {
+                let problem = format!("statistic is {other:?}, expected 'mean', 'median' or None");
+                return Err(pyo3::exceptions::PyValueError::new_err(problem));
+            }
+        };
+        rows(py, table)
+    }
+
     /// z of each sample.
     fn encode<'py>(
         &self,

@@ -23,9 +23,10 @@ use resflow::data::{Dataset, Table};
 use resflow::device::Device;
 use resflow::flow::{Objective, PreparedFlow};
 use resflow::lipschitz::PowerIteration;
+use resflow::model::IntoDataset as _;
 use resflow::{Error, Flow, with_device};
 
-use crate::error::raised;
+use crate::error::{of_data, raised};
 use crate::model::{self, Model};
 use crate::samples::Samples;
 
@@ -203,13 +204,13 @@ impl Trainable {
 
     /// log p of each sample.
     fn log_prob<'py>(&self, py: Python<'py>, samples: &Samples, seed: u64) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        let data = samples.take()?;
+        let data = samples.take()?.into_dataset().map_err(of_data)?;
         Ok(py.detach(|| self.held().log_prob(&data, Key::new(seed))).map_err(raised)?.into_pyarray(py))
     }
 
     /// log p of each sample, and its gradients in the sample and in its context.
     fn input_gradients<'py>(&self, py: Python<'py>, samples: &Samples, seed: u64) -> PyResult<Gradients<'py>> {
-        let data = samples.take()?;
+        let data = samples.take()?.into_dataset().map_err(of_data)?;
         let found = py.detach(|| self.held().input_gradients(&data, Key::new(seed))).map_err(raised)?;
         let of_contexts = found.2.map(|table| model::rows(py, table)).transpose()?;
         Ok((found.0.into_pyarray(py), model::rows(py, found.1)?, of_contexts))
@@ -223,7 +224,7 @@ impl Trainable {
         weights: PyReadonlyArray1<'_, f64>,
         seed: u64,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        let data = samples.take()?;
+        let data = samples.take()?.into_dataset().map_err(of_data)?;
         let weights: Vec<f64> = weights.as_array().iter().copied().collect();
         if weights.len() != data.len() {
             return Err(PyValueError::new_err(format!("{} weights of {} samples", weights.len(), data.len())));

@@ -149,7 +149,7 @@ def test_what_is_no_data_is_said_so(flow: Flow, rows: np.ndarray, tmp_path: Path
     hole = rows.copy()
     hole[4, 1] = np.nan
     for wrong, error, words in [
-        (hole, ValueError, "row 5, column 2"),
+        (hole, ValueError, "cell of column 2 is missing"),
         (np.full((2, 3), np.inf), ValueError, "inf"),
         (rows[:, :2], ValueError, "2 columns, the model is for 3|has 2 columns"),
         (rows[0], ValueError, r"x has shape \(3,\)"),
