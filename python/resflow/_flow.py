@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, overload
 
@@ -14,90 +12,11 @@ from numpy.typing import ArrayLike
 
 from . import _core
 from ._arrays import Doubles, as_rows, as_table, samples_of, stacked_images
+from ._bar import Bar
+from ._conditioned import ConditionedFlow
+from ._results import Decoded, Finding, Progress, Score
 
 __all__ = ["ConditionedFlow", "Decoded", "Finding", "Flow", "Progress", "Score", "look"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a fit is, after one of its steps."""
-
-    step: int
-    """The number of the step, from 1."""
-    fraction: float
-    """The part of the steps or the time that is spent, from 0 to 1; with missing cells of each of the two flows."""
-    train_nll: float
-    """The mean of -log p over the step's batch, nats."""
-    gradient_norm: float
-    """The 2-norm of the gradient before it is clipped."""
-    learning_rate: float
-    """The learning rate of the step."""
-    validation_nll: float | None
-    """The mean of -log p over the validation samples, nats, if they were looked at after this step."""
-    validation_standard_error: float | None
-    """The standard error of ``validation_nll``, nats."""
-    improved: bool
-    """Whether the validation made these weights the best ones so far."""
-    imputing: bool
-    """Whether the step is one of the flow that fills missing cells in, which is fitted first if there may be some."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """log p of some samples, in nats and in the units of the data, with what is known of its errors."""
-
-    log_prob: Doubles
-    """log p of each sample, ``[n]``, nats."""
-    standard_error: Doubles
-    """The standard error of each value, ``[n]``, nats; 0 where the log determinant is exact."""
-    log_det: Doubles
-    """log|det dz/dx| of each sample, ``[n]``, nats."""
-    solve_error: Doubles
-    """The error that inexact solves leave in each value, ``[n]``, nats; 0 where there are none."""
-    status: list[str]
-    """``"converged"``; ``"out of support"`` and ``"not finite"`` where log p is -inf."""
-    bias_bound: float
-    """A bound on the bias of each value, nats: 0 unless a series is truncated."""
-    mean: float
-    """The mean of log p, nats."""
-    mean_standard_error: float
-    """The standard error of the mean as an estimate of E[log p], nats."""
-    replicates: int
-    """The estimates behind each value; 1 where all is exact."""
-    estimator: str
-    """The estimator of the log determinant, in words."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Samples with the accuracy of each."""
-
-    samples: Doubles
-    """The samples, ``[n, d]`` or ``[n, h, w, c]``, in the units of the data; of images from 0 to 1."""
-    residual: Doubles
-    """How far each sample's latent is missed by a block, ``[n]``, relative."""
-    error_bound: Doubles
-    """A bound on the error of each sample, ``[n]``, in standardised units; ``inf`` behind couplings."""
-    status: list[str]
-    """How each inversion ended: ``"converged"``, or what kept it from it."""
-    round_trip: float
-    """The largest relative error of F(F^-1(z)) over the samples."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that a look at a table found."""
-
-    severity: str
-    """``"grave"`` if the density has no meaning, ``"warning"`` if the model will be worse for it, ``"note"``."""
-    concern: str
-    """What it is about, such as ``"constant"``, ``"dependent"``, ``"outliers"`` or ``"copies"``."""
-    columns: list[int]
-    """The columns, counted from 0; none of what is about rows."""
-    sentence: str
-    """What was found, with names and numbers."""
-    remedy: str
-    """What helps."""
 
 
 def look(x: Any, *, sample_weight: ArrayLike | None = None, categories: Sequence[str] = ()) -> list[Finding]:
@@ -112,41 +31,6 @@ def look(x: Any, *, sample_weight: ArrayLike | None = None, categories: Sequence
     """
     samples = samples_of(x, weights=sample_weight, categories=categories)
     return [Finding(**found) for found in json.loads(_core.look(samples))]
-
-
-class _Bar:
-    """A line that says how far a fit is."""
-
-    WIDTH = 30
-
-    def __init__(self) -> None:
-        self._shown = -1
-        self._imputing = False
-        self._validation = ""
-
-    def show(self, progress: Progress) -> None:
-        if progress.validation_nll is not None:
-            self._validation = f", validation {progress.validation_nll:.4f}"
-        percent = int(100 * progress.fraction)
-        if progress.imputing != self._imputing:
-            self._imputing, self._validation = progress.imputing, ""
-        elif percent == self._shown:
-            return
-        self._shown = percent
-        filled = self.WIDTH * percent // 100
-        bar = "#" * filled + "." * (self.WIDTH - filled)
-        what = "imputer, " if progress.imputing else ""
-        line = f"\r{bar} {percent:3d} %  {what}step {progress.step}, nll {progress.train_nll:.4f}{self._validation}  "
-        sys.stderr.write(line)
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        if self._shown >= 0:
-            sys.stderr.write("\n")
-
-
-def _score(found: _core._ScoreEntry) -> Score:
-    return Score(**found)
 
 
 class Flow:
@@ -277,7 +161,7 @@ class Flow:
             )
         elif validation_given is not None:
             raise ValueError("validation_given is for validation samples, and there are none")
-        bar = _Bar() if progress else None
+        bar = Bar() if progress else None
 
         def observe(
             step: int,
@@ -506,7 +390,7 @@ class Flow:
         sample_weight : array ``[n]``, optional
             The weights of the samples in the mean.
         """
-        return _score(self._model.score(self._samples(x, sample_weight), seed))
+        return Score(**self._model.score(self._samples(x, sample_weight), seed))
 
     def percentile(self, x: Any, *, seed: int | None = None) -> Doubles:
         """Computes the share of the rows of the fit that are less likely than each sample.
@@ -661,87 +545,3 @@ class Flow:
 
 def _unpickle(data: bytes) -> Flow:
     return Flow.from_bytes(data)
-
-
-class ConditionedFlow:
-    """A conditional flow p(x | c) at m contexts, made by :meth:`Flow.condition`.
-
-    Of one context all samples are samples; of several, sample i is one of context i, or they are drawn.
-    """
-
-    __slots__ = ("_at", "_flow")
-
-    def __init__(self, flow: Flow, at: _core.Conditioned) -> None:
-        self._flow = flow
-        self._at = at
-
-    def __repr__(self) -> str:
-        return f"<{self._flow!r} at {self._at.contexts()} contexts>"
-
-    @property
-    def contexts(self) -> int:
-        """m, the number of contexts."""
-        return self._at.contexts()
-
-    @overload
-    def log_prob(
-        self, x: Any, *, return_standard_error: Literal[False] = ..., seed: int | None = ...
-    ) -> Doubles: ...
-    @overload
-    def log_prob(
-        self, x: Any, *, return_standard_error: Literal[True], seed: int | None = ...
-    ) -> tuple[Doubles, Doubles]: ...
-    def log_prob(
-        self, x: Any, *, return_standard_error: bool = False, seed: int | None = None
-    ) -> Doubles | tuple[Doubles, Doubles]:
-        """Computes log p(x | c) of each sample, ``[n]``, nats, and with ``return_standard_error`` the standard error of each.
-
-        Parameters
-        ----------
-        x : array or frame ``[n, d]``, or images
-            The samples: any number at one context, else as many as there are contexts.
-        return_standard_error, seed
-            As in :meth:`Flow.log_prob`.
-        """
-        found = self.score(x, seed=seed)
-        return (found.log_prob, found.standard_error) if return_standard_error else found.log_prob
-
-    def score(self, x: Any, *, sample_weight: ArrayLike | None = None, seed: int | None = None) -> Score:
-        """Computes log p(x | c) of each sample with its errors, their mean and the mean's standard error."""
-        return _score(self._at.score(self._flow._samples(x, sample_weight), seed))
-
-    def log_prob_and_gradient(self, x: Any, *, seed: int | None = None) -> tuple[Doubles, Doubles, Doubles]:
-        """Computes log p(x | c) of each sample and its gradients.
-
-        Returns
-        -------
-        log_prob : array ``[n]``
-            log p(x | c), nats.
-        gradient : array ``[n, d]``
-            The gradient in the sample, nats per unit of the data.
-        gradient_given : array ``[m, k]``
-            The gradient of the sum of log p in the contexts, nats per unit of theirs.
-        """
-        return self._at.log_prob_and_gradient(self._flow._samples(x), seed)
-
-    @overload
-    def sample(self, n: int = ..., *, seed: int | None = ..., with_reports: Literal[False] = ...) -> Doubles: ...
-    @overload
-    def sample(self, n: int = ..., *, seed: int | None = ..., with_reports: Literal[True]) -> Decoded: ...
-    def sample(self, n: int = 1, *, seed: int | None = None, with_reports: bool = False) -> Doubles | Decoded:
-        """Draws ``n`` samples of every context, ``[m * n, d]``: sample j of context i is row ``i * n + j``.
-
-        Parameters
-        ----------
-        n : int
-            The samples of each context.
-        seed, with_reports
-            As in :meth:`Flow.sample`.
-        """
-        decoded = self._flow._decoded(self._at.sample(n, seed))
-        return decoded if with_reports else decoded.samples
-
-    def sample_and_log_prob(self, n: int = 1, *, seed: int | None = None) -> tuple[Doubles, Doubles]:
-        """Draws ``n`` samples of every context, ``[m * n, d]``, and computes log p(x | c) of each, ``[m * n]``, nats."""
-        samples, log_prob = self._at.sample_and_log_prob(n, seed)
-        return self._flow._shaped(samples), log_prob
