@@ -75,7 +75,7 @@ impl<B: Backend> Coupling<B> {
     /// Returns [`ConfigError::Inconsistent`] for samples that are no images or have an odd number of channels, and the errors of
     /// [`new`](Self::new).
     pub fn prior(net: Box<dyn Layer<B>>, shape: &[usize]) -> Result<Self, ConfigError> {
-        if shape.len() != 3 || shape[2] % 2 != 0 {
+        if shape.len() != 3 || !shape[2].is_multiple_of(2) {
             let problem = format!("a conditional prior halves the channels of images, not samples {shape:?}");
             return Err(ConfigError::Inconsistent(problem));
         }
