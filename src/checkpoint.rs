@@ -254,7 +254,7 @@ impl<B: Backend> Flow<B> {
             }
         }
         let of_categories = self.categories().map(StoredCategories::tensors).unwrap_or_default();
-        for (name, shape, values) in StoredColumns::tensors(self.columns()).into_iter().chain(of_categories) {
+        for (name, shape, values) in StoredColumns::tensors(self.columns()).chain(of_categories) {
             archive.tensors.insert(format!("{prefix}{name}"), (shape, Values::F64(values)));
         }
         if let Some(imputer) = self.imputer() {

@@ -92,7 +92,9 @@ impl CategoricalDensity {
                 net.pull_back(&row.active, &pass, row.level, weight, &mut gradient);
             };
             if training.len() <= BATCH {
-                training.iter().for_each(|row| add(row, row.weight / total));
+                for row in training {
+                    add(row, row.weight / total);
+                }
             } else {
                 for _ in 0..BATCH {
                     let place = (draws.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;

@@ -47,14 +47,18 @@ impl SoftmaxNet {
         for &place in active {
             hidden.iter_mut().zip(&w1[place * HIDDEN..]).for_each(|(h, w)| *h += w);
         }
-        hidden.iter_mut().for_each(|h| *h = h.tanh());
+        for h in &mut hidden {
+            *h = h.tanh();
+        }
         let mut log_p = b2.to_vec();
         for (h, row) in hidden.iter().zip(w2.chunks_exact(self.levels)) {
             log_p.iter_mut().zip(row).for_each(|(l, w)| *l += h * w);
         }
         let most = log_p.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let total = most + log_p.iter().map(|l| (l - most).exp()).sum::<f64>().ln();
-        log_p.iter_mut().for_each(|l| *l -= total);
+        for l in &mut log_p {
+            *l -= total;
+        }
         Pass { hidden, log_p }
     }
 
@@ -74,7 +78,9 @@ impl SoftmaxNet {
             }
             let inner = of_hidden * (1.0 - h * h);
             gradient[a + k] += inner;
-            active.iter().for_each(|&place| gradient[place * HIDDEN + k] += inner);
+            for &place in active {
+                gradient[place * HIDDEN + k] += inner;
+            }
         }
         gradient[a + b + c..].iter_mut().zip(&logits).for_each(|(sum, g)| *sum += g);
     }

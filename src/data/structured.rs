@@ -109,7 +109,7 @@ pub fn read_columns(columns: Vec<NamedColumn>, options: &ReadOptions) -> Result<
                 let there = |word: &&str| !word.trim().is_empty();
                 faults.watch_words(slot, codes.iter().map(word));
                 let mut lacking = 0;
-                for row in (0..rows).filter(|&row| word(&codes[row]).filter(there).is_none()) {
+                for row in (0..rows).filter(|&row| word(&codes[row]).is_none_or(|word| !there(&word))) {
                     faults.add_value(slot, f64::NAN, at(row));
                     lacking += 1;
                 }

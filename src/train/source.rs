@@ -19,6 +19,7 @@ use crate::transform::dequantise;
 
 /// Training and validation samples, which never overlap.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "a run has one of them")]
 pub enum Source {
     /// Fresh points of a built-in density at every step; validation points have a key of their own.
     Density(ToyDensity),
@@ -277,6 +278,7 @@ struct Coded {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a run has one of them")]
 enum Training {
     Density(ToyDensity),
     Data(Dataset),

@@ -182,21 +182,7 @@ impl<B: Backend> Trainer<B> {
         let begins = !matches!(columns, Columns::Given(_));
         let (mut batches, validation, columns) = Batches::new(source, drawing, columns)?;
         flow.set_columns(columns)?;
-        if flow.context().is_some() {
-            if contexts == Contexts::Fit {
-                flow.set_categories(categories_of(&batches, &validation, key.named("categories"))?)?;
-            }
-            if let Some(categories) = flow.categories() {
-                batches.set_categories(categories)?;
-            }
-        }
-        let levels = flow.categories().map_or(0, FlowCategories::width);
-        if let Some(context) = flow.context_mut() {
-            if contexts != Contexts::Given {
-                context.set_standardiser(batches.fit_contexts(levels)?.ok_or_else(missing_context)?)?;
-            }
-            batches.standardise_contexts(context.standardiser())?;
-        }
+        take_contexts(&mut flow, &mut batches, &validation, contexts, key)?;
         let mut fitted = None;
         if begins && config.fit_base {
             let (ladder, mixture) =
@@ -560,6 +546,33 @@ impl<B: Backend> Trainer<B> {
 /// The width of the context of data with categories.
 fn category_width(data: &Dataset) -> Option<usize> {
     data.categories().and_then(|_| data.samples().context_width())
+}
+
+/// Makes what samples are given a part of the flow: their categories, and the standardisation of their contexts' numbers.
+fn take_contexts<B: Backend>(
+    flow: &mut Flow<B>,
+    batches: &mut Batches,
+    validation: &ValidationSet,
+    contexts: Contexts,
+    key: Key,
+) -> Result<(), Error> {
+    if flow.context().is_none() {
+        return Ok(());
+    }
+    if contexts == Contexts::Fit {
+        flow.set_categories(categories_of(batches, validation, key.named("categories"))?)?;
+    }
+    if let Some(categories) = flow.categories() {
+        batches.set_categories(categories)?;
+    }
+    let levels = flow.categories().map_or(0, FlowCategories::width);
+    if let Some(context) = flow.context_mut() {
+        if contexts != Contexts::Given {
+            context.set_standardiser(batches.fit_contexts(levels)?.ok_or_else(missing_context)?)?;
+        }
+        batches.standardise_contexts(context.standardiser())?;
+    }
+    Ok(())
 }
 
 /// The categories of training samples, those that are a part of them with their probability.

@@ -163,21 +163,18 @@ pub(in crate::data) fn choose(
     let by_name = options.model.is_some() && wanted.is_none();
     let suspect: Vec<bool> = columns.iter().map(|&column| !by_name && suspicious(column)).collect();
     let beside = options.model.as_ref().map_or(0, |model| usize::from(model.beside.is_some()));
-    let declared = match &options.model {
+    let declared = if let Some(model) = &options.model {
         // what turns out to be an index is none of the model's columns
-        Some(model) => {
-            let own = suspect.iter().scan(0, |next, suspect| {
-                let place = *next;
-                *next += usize::from(!suspect);
-                Some(!suspect && model.categories.contains(&place))
-            });
-            own.collect()
-        }
-        None => {
-            let asked = options.categories.iter().map(|name| find(names, width, name));
-            let asked = asked.collect::<Result<Vec<_>, _>>()?;
-            columns.iter().map(|column| asked.contains(column)).collect()
-        }
+        let own = suspect.iter().scan(0, |next, suspect| {
+            let place = *next;
+            *next += usize::from(!suspect);
+            Some(!suspect && model.categories.contains(&place))
+        });
+        own.collect()
+    } else {
+        let asked = options.categories.iter().map(|name| find(names, width, name));
+        let asked = asked.collect::<Result<Vec<_>, _>>()?;
+        columns.iter().map(|column| asked.contains(column)).collect()
     };
     Ok(Layout { columns, suspect, names: names.map(<[String]>::to_vec), wanted, beside, declared, notes })
 }
