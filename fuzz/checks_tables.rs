@@ -41,7 +41,7 @@ fn read(bytes: &[u8], options: &ReadOptions) -> bool {
             let indexed = table.columns().is_some_and(|names| names.iter().any(|name| name.starts_with("Unnamed: ")));
             if let Some(categories) = &reading.categories {
                 assert!(categories.rows() == table.rows());
-                let levels = categories.columns().iter().flat_map(|column| column.levels());
+                let levels = categories.columns().iter().flat_map(resflow::data::Category::levels);
                 assert!(
                     levels.clone().all(|level| !level.is_empty()) && levels.count() <= 2 * bytes.len().max(1 << 20)
                 );

@@ -37,7 +37,9 @@ impl Document {
                     .collect()
             };
             let mut hidden = product(&self.one_hot(&codes[..j]), get("hidden.weight"), get("hidden.bias"));
-            hidden.iter_mut().for_each(|h| *h = h.tanh());
+            for h in &mut hidden {
+                *h = h.tanh();
+            }
             let output = product(&hidden, get("output.weight"), get("output.bias"));
             output[code] - output.iter().map(|o| o.exp()).sum::<f64>().ln()
         };
