@@ -13,6 +13,7 @@ use crate::layer::{
 };
 use crate::lipschitz::{Coefficient, PowerIteration};
 use crate::module::Module as _;
+use crate::ode::OdeFlow;
 use crate::registry::Registry;
 use crate::spline::SplineCoupling;
 use crate::stage::{LayerStage, Net, Splines, Stage};
@@ -161,6 +162,9 @@ impl<B: Backend> Maker<'_, B> {
                 let [(_, stays), _] = Splines::sides(*features, *swapped);
                 let net = Box::new(self.net(net, &[stays], number)?);
                 Box::new(SplineCoupling::new(backend, net, *features, *swapped, *splines)?)
+            }
+            Stage::OdeFlow { shape, net, training, evaluation } => {
+                Box::new(OdeFlow::new(Box::new(self.net(net, shape, number)?), shape, *training, *evaluation)?)
             }
             Stage::Custom(custom) => self.registry.transform(backend, custom)?,
         })

@@ -1,7 +1,7 @@
 //! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995;
 //! Chen, Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
 //!
-//! The flows that they are compared with, i-ResNets, Real NVP, Glow and neural spline flows, are configurations of the same transforms,
+//! The flows that they are compared with, i-ResNets, Real NVP, Glow, neural spline flows and continuous flows, are configurations of the same transforms,
 //! trainer and files: [`config::Family`].
 //!
 //! # The model
@@ -68,7 +68,7 @@
 //! | [`conditional`] | densities p(x \| c) of x given a context c |
 //! | [`categorical`] | probabilities p(k) of the categories in a table |
 //! | [`train`] | optimiser, schedules, averaging, validation, resumable runs |
-//! | [`bijection`], [`block`], [`coupling`], [`spline`], [`transform`] | transforms: the residual block, couplings, ActNorm |
+//! | [`bijection`], [`block`], [`coupling`], [`spline`], [`ode`], [`transform`] | transforms: the residual block, couplings, continuous flows, ActNorm |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`module`], [`batch`] | what parts and samples are made of |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
@@ -115,6 +115,7 @@ pub mod missing;
 #[cfg(feature = "ndarray")]
 pub mod model;
 pub mod module;
+pub mod ode;
 pub mod reference;
 pub mod registry;
 pub mod spline;

@@ -8,8 +8,10 @@
 //! stores as many numbers as its size says; of the user's own parts nothing is said.
 
 mod coupling;
+mod ode;
 
 pub use coupling::{Mask, Splines};
+pub use ode::OdeSolver;
 use resflow_backend::Activation;
 use serde::{Deserialize, Serialize};
 
@@ -310,6 +312,17 @@ pub enum Stage {
         /// Its net, whose output are the raw parameters of each number that moves, one number after the other.
         net: Net,
     },
+    /// A continuous flow.
+    OdeFlow {
+        /// The shape of its samples: `[d]`.
+        shape: Vec<usize>,
+        /// f, whose context begins with what it is told of the time.
+        net: Net,
+        /// The solver of training.
+        training: OdeSolver,
+        /// The solver of everything else.
+        evaluation: OdeSolver,
+    },
     /// One of the user's own.
     Custom(Custom),
 }
@@ -511,6 +524,7 @@ impl Stage {
             | Self::InvertedBlock { shape, net }
             | Self::MonotoneBlock { shape, net }
             | Self::Coupling { shape, net, .. }
+            | Self::OdeFlow { shape, net, .. }
             | Self::ConditionalPrior { shape, net } => net.size(shape),
             Self::SplineCoupling { features, swapped, splines, net } => {
                 let [(_, stays), _] = Splines::sides(*features, *swapped);
@@ -538,6 +552,7 @@ impl Stage {
             | Self::InvertedBlock { net, .. }
             | Self::MonotoneBlock { net, .. }
             | Self::Coupling { net, .. }
+            | Self::OdeFlow { net, .. }
             | Self::ConditionalPrior { net, .. }
             | Self::SplineCoupling { net, .. } => Some(net),
             _ => None,
@@ -550,7 +565,8 @@ impl Stage {
             Self::ResidualBlock { shape, .. }
             | Self::InvertedBlock { shape, .. }
             | Self::MonotoneBlock { shape, .. }
-            | Self::Coupling { shape, .. } => shape.last().copied(),
+            | Self::Coupling { shape, .. }
+            | Self::OdeFlow { shape, .. } => shape.last().copied(),
             Self::SplineCoupling { features, .. } => Some(*features),
             _ => None,
         }
@@ -559,6 +575,13 @@ impl Stage {
     /// Tells the hidden layers of its net, if it has one, of a context whose embedding has k numbers.
     #[must_use]
     pub(crate) fn conditional(mut self, context: usize, gates: bool) -> Self {
+        if let Self::OdeFlow { net, .. } = &mut self {
+            // its hidden layers are told the time already
+            let told = net.context.saturating_add(context);
+            let mut own = std::mem::take(net);
+            own.layers.retain(|layer| !matches!(layer, LayerStage::ContextBias { .. }));
+            *net = own.conditional(told, gates);
+        }
         if let Self::ResidualBlock { net, .. }
         | Self::InvertedBlock { net, .. }
         | Self::MonotoneBlock { net, .. }

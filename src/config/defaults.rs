@@ -69,6 +69,14 @@ impl FlowConfig {
                 blocks: residual.blocks.div_ceil(2),
                 ..residual
             },
+            // one ODE is as much as many blocks; its trace is exact where there are at most two hidden layers
+            Family::Ffjord => Self {
+                blocks: 1,
+                activation: Nonlinearity::Softplus,
+                leading_activation: false,
+                actnorm: false,
+                ..coupling()
+            },
             Family::RealNvp => coupling(),
             // as published, a start at the identity
             Family::Glow => Self { initial_scale: 0.0, ..coupling() },
@@ -146,7 +154,7 @@ impl ImageConfig {
             }
             Family::RealNvp => coupling(self),
             // for rows: [`ImageConfig::check`] says so
-            Family::Nsf => Self { model: family, ..self },
+            Family::Nsf | Family::Ffjord => Self { model: family, ..self },
             Family::Glow => {
                 let mut flow = Self { squeeze_first: true, initial_scale: 0.0, ..coupling(self) };
                 let halves = |flow: &Self| {

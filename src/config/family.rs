@@ -9,6 +9,7 @@
 //! | realnvp | affine couplings (Dinh et al. 2017) | exact |
 //! | glow | invertible linear maps and affine couplings (Kingma and Dhariwal 2018) | exact |
 //! | nsf | LU linear maps and spline couplings (Durkan et al. 2019), of rows only | exact |
+//! | ffjord | continuous flows dx/dt = f(t, x) (Grathwohl et al. 2019), of rows only | exact, to the solver's tolerance |
 //! | dense | residual blocks whose g is made of dense layers (Perugachi-Diaz, Tomczak, Bhulai 2021) | exact or unbiased |
 
 use std::fmt;
@@ -42,11 +43,13 @@ pub enum Family {
     Nsf,
     /// Dense flows (i-DenseNets): residual blocks whose layers keep what they get.
     Dense,
+    /// Continuous flows: ordinary differential equations, of rows.
+    Ffjord,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Residual,
         Self::IResNet,
         Self::RealNvp,
@@ -55,6 +58,7 @@ impl Family {
         Self::Dense,
         Self::Implicit,
         Self::Monotone,
+        Self::Ffjord,
     ];
 
     /// The name in configurations and on the command line.
@@ -68,6 +72,7 @@ impl Family {
             Self::Glow => "glow",
             Self::Nsf => "nsf",
             Self::Dense => "dense",
+            Self::Ffjord => "ffjord",
         }
     }
 
@@ -79,7 +84,12 @@ impl Family {
 
     /// Returns `true` if the forward pass of its blocks is a solve.
     pub fn solves(self) -> bool {
-        matches!(self, Self::Implicit | Self::Monotone)
+        matches!(self, Self::Implicit | Self::Monotone | Self::Ffjord)
+    }
+
+    /// Returns `true` if its nets are contractions, whose weights are constrained; else they are free.
+    pub fn contracts(self) -> bool {
+        !self.couples() && self != Self::Ffjord
     }
 
     /// Returns `true` if its nets are made of dense layers.
@@ -102,7 +112,7 @@ impl Family {
 
     /// Returns `true` if there are flows of it over images, not only over rows.
     pub fn takes_images(self) -> bool {
-        self != Self::Nsf
+        !matches!(self, Self::Nsf | Self::Ffjord)
     }
 
     /// Checks that there are flows of it over images.
@@ -111,9 +121,7 @@ impl Family {
             return Ok(());
         }
         let others = Self::ALL.into_iter().filter(|f| f.takes_images()).map(Self::name).collect::<Vec<_>>().join(", ");
-        Err(ConfigError::Inconsistent(format!(
-            "{self} is for rows of numbers, its maps mix whole columns: of images there are {others}"
-        )))
+        Err(ConfigError::Inconsistent(format!("{self} is for rows of numbers: of images there are {others}")))
     }
 
     /// Checks that the estimator of training is one that the family has.

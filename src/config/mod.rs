@@ -4,6 +4,7 @@
 
 mod base;
 mod context;
+mod continuous;
 mod coupling;
 mod defaults;
 mod dense;
@@ -27,8 +28,8 @@ pub use start::Start;
 use crate::error::ConfigError;
 use crate::estimator::Estimator;
 use crate::lipschitz::{Coefficient, NormChain};
-pub use crate::stage::Nonlinearity;
 use crate::stage::{LayerStage, Net, Repeated, Size, Stage};
+pub use crate::stage::{Nonlinearity, OdeSolver};
 
 /// The architecture of a flow and the estimators it is trained and evaluated with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,14 +9,15 @@ use super::{
 use crate::error::ConfigError;
 use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRoulette, Sharing, Traces};
 use crate::lipschitz::NormChain;
-use crate::stage::{Repeated, Size, Stage};
+use crate::stage::{OdeSolver, Repeated, Size, Stage};
 
 /// The architecture of a flow over vectors, and the estimators it is trained and evaluated with.
 ///
 /// The chain is `[ActNorm,] (block [, ActNorm]) × blocks`; in each block g = (activation, linear) × (hidden + 1),
 /// through the hidden widths and back to the dimension. Of families that couple, couplings are in the place of blocks;
 /// their nets begin with a linear layer. Of neural spline flows (`nsf`) an LU linear map stands before each coupling and
-/// at the end. Of dense flows (`dense`) g is a chain of dense layers, whose growths are `hidden`, and a linear layer.
+/// at the end. Of continuous flows (`ffjord`) a block is an ODE flow, f = (linear, activation) × hidden and a linear layer.
+/// Of dense flows (`dense`) g is a chain of dense layers, whose growths are `hidden`, and a linear layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowConfig {
@@ -50,6 +51,13 @@ pub struct FlowConfig {
     /// Learns how much of a dense layer's output is its input and how much is new; else both are alike.
     #[serde(skip_serializing_if = "is_true")]
     pub learned_concatenation: bool,
+    /// The solver of a continuous flow in training, such as `"rk4:steps=16"`; other families have none.
+    #[serde(skip_serializing_if = "is_default_solver")]
+    pub solver: OdeSolver,
+    /// Its solver in evaluation, decoding and sampling, `"dopri5"`, as accurate as it is asked to be, or such as
+    /// `"dopri5:rtol=1e-4"`.
+    #[serde(skip_serializing_if = "is_default_evaluation_solver")]
+    pub evaluation_solver: OdeSolver,
     /// Normalises activations between blocks (ActNorm).
     pub actnorm: bool,
     /// The factor on the initial weights of each block's last layer, and on the biases of a coupling's; small makes a
@@ -86,6 +94,14 @@ fn is_default_bound(bound: &f64) -> bool {
     *bound == BOUND
 }
 
+fn is_default_solver(solver: &OdeSolver) -> bool {
+    *solver == OdeSolver::for_training()
+}
+
+fn is_default_evaluation_solver(solver: &OdeSolver) -> bool {
+    *solver == OdeSolver::for_evaluation()
+}
+
 impl Default for FlowConfig {
     fn default() -> Self {
         Self {
@@ -101,6 +117,8 @@ impl Default for FlowConfig {
             bound: BOUND,
             dense_bound: DENSE_BOUND,
             learned_concatenation: true,
+            solver: OdeSolver::for_training(),
+            evaluation_solver: OdeSolver::for_evaluation(),
             actnorm: true,
             initial_scale: 1.0,
             base: BaseConfig::Normal,
@@ -172,6 +190,9 @@ impl FlowConfig {
         if self.model.has_dense_nets() {
             self.check_dense()?;
         }
+        if self.model == Family::Ffjord {
+            self.check_continuous()?;
+        }
         self.context.as_ref().map_or(Ok(()), ContextConfig::check)?;
         if self.parameters() > MOST_PARAMETERS {
             return Err(ConfigError::Inconsistent(format!(
@@ -196,6 +217,11 @@ impl FlowConfig {
         let mut chain: Vec<_> = norm().map(|norm| Repeated::once(vec![norm])).into_iter().collect();
         if self.model.couples() {
             chain.extend(self.coupling_chain());
+            return chain;
+        }
+        if self.model == Family::Ffjord {
+            let flow = self.continuous();
+            chain.push(Repeated { stages: std::iter::once(flow).chain(norm()).collect(), times: self.blocks });
             return chain;
         }
         let net = if self.model.has_dense_nets() {

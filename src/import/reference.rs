@@ -84,7 +84,7 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
         ModelConfig::Rows(c) => &c.norms,
         ModelConfig::Images(c) => &c.norms,
     };
-    if config.family().couples() {
+    if !config.family().contracts() {
         let problem =
             "state dicts are read for residual flows, i-ResNets, dense, implicit and monotone flows only".into();
         return Err(ConfigError::Inconsistent(problem).into());
@@ -143,6 +143,7 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
             | Stage::Coupling { .. }
             | Stage::ConditionalPrior { .. }
             | Stage::SplineCoupling { .. }
+            | Stage::OdeFlow { .. }
             | Stage::Custom(_) => {}
         }
     }

@@ -25,6 +25,7 @@ mod induced_norms;
 mod lipschitz_upper;
 mod mixture_base;
 mod monotone;
+mod ode;
 mod spline;
 mod survival;
 
@@ -64,6 +65,7 @@ macro_rules! golden_tests {
                 monotone_block_rows: monotone::compare, "monotone_block_rows";
                 monotone_block_images: monotone::compare, "monotone_block_images";
                 monotone_flow: monotone::flow;
+                continuous_flow: ode::rows;
                 spline_rows: spline::rows;
                 spline_flow: spline::flow;
             }

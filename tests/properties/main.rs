@@ -32,6 +32,7 @@ mod missing;
 mod mixed_norms;
 mod mixtures;
 mod norms;
+mod ode;
 mod predictions;
 mod products;
 mod scores;

@@ -138,7 +138,7 @@ fn settings(beneath: &Settings, bound: f64, width: Option<usize>, training: Esti
     let ModelConfig::Rows(flow) = &beneath.model else {
         return Err(usage("exact log dets of images are out of reach; take a density or a table"));
     };
-    if flow.model.couples() {
+    if !flow.model.contracts() {
         return Err(usage(format_args!("{} has no series to estimate; take residual", flow.model)));
     }
     if !(bound > 0.0 && bound < 1.0) {

@@ -103,6 +103,7 @@ pub(crate) fn facts<B: Backend>(flow: &Flow<B>, model: &Path, entries: &[Entry],
         Family::RealNvp => "Real NVP".to_owned(),
         Family::Glow => "Glow".to_owned(),
         Family::Nsf => "neural spline flow".to_owned(),
+        Family::Ffjord => "continuous flow (FFJORD)".to_owned(),
         other => format!("flow ({other})"),
     };
     let error = entries.iter().find(|e| e.val_nll.is_some() && e.val_nll == provenance.validation_nll);

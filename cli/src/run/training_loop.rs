@@ -315,7 +315,7 @@ impl<'a, B: Backend> Run<'a, B> {
             lr: report.learning_rate,
             grad_norm: report.gradient_norm,
             terms: report.terms,
-            lipschitz: if model.family().couples() { None } else { Some(self.trainer.flow().lipschitz_estimate()?) },
+            lipschitz: if model.family().contracts() { Some(self.trainer.flow().lipschitz_estimate()?) } else { None },
             bits: bits(report.train_nll).map(|train_bits_per_dim| Bits {
                 train_bits_per_dim,
                 val_bits_per_dim: nll.and_then(bits).and_then(finite),
