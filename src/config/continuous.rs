@@ -1,10 +1,13 @@
 //! What the configuration of a continuous flow spells out.
 
-use super::{FlowConfig, net};
+use super::{Family, FlowConfig, OdeSolver, net};
 use crate::error::ConfigError;
 use crate::lipschitz::NormChain;
 use crate::ode::TIME_FEATURES;
 use crate::stage::Stage;
+
+/// Steps that a solve with steps by an estimate is taken to have, where memory is counted.
+const SOME_STEPS: usize = 32;
 
 impl FlowConfig {
     /// Rejects settings that only constrained weights have, and solvers that there are not.
@@ -17,6 +20,15 @@ impl FlowConfig {
         }
         self.solver.check()?;
         self.evaluation_solver.check()
+    }
+
+    /// The stages of a step of a continuous flow's training, and its steps; (1, 0) of other families.
+    pub(crate) fn solver_footprint(&self) -> (usize, usize) {
+        match (self.model, self.solver) {
+            (Family::Ffjord, OdeSolver::Rk4 { steps }) => (4, steps),
+            (Family::Ffjord, OdeSolver::Dopri5 { .. }) => (6, SOME_STEPS),
+            _ => (1, 0),
+        }
     }
 
     /// The ODE flow of a block.

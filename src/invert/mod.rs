@@ -160,9 +160,9 @@ pub struct SampleReport {
     /// [`Decoded`](crate::flow::Decoded).
     pub residual: f64,
     /// A bound on ‖x − x*‖₂, in units of x, that holds if the Lipschitz bound does; with an allowance for the rounding of a
-    /// fixed point, and without the rounding of formulas.
+    /// fixed point, and without the rounding of formulas. Of a continuous flow an estimate, see [`ode`](crate::ode).
     pub error_bound: f64,
-    /// Evaluations of g.
+    /// Evaluations of g, or of a continuous flow's f.
     pub iterations: u32,
     /// The state that it ended in.
     pub status: Status,

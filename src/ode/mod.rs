@@ -10,6 +10,9 @@
 //! The gradient is that of the numbers that the solver computed: its steps are differentiated, the stages of each computed again
 //! from the one x that is kept of it; the lengths of steps that were taken are constants.
 //!
+//! What is reported of a sample's solve are its evaluations, and estimates of its error: the sums of its steps' errors, which f may
+//! make larger or smaller on their way. Equal steps estimate none.
+//!
 //! Training and evaluation have solvers of their own ([`OdeSolver`]); one that is given no tolerance is as accurate as it is asked to be. Invariant: both directions solve the same equation to their
 //! solver's tolerance; neither is the other's inverse to the last bit.
 
@@ -214,16 +217,23 @@ impl<B: Backend> PreparedBijection<B> for PreparedOdeFlow<B> {
         let field = self.field(backend, batch.context.clone(), divergence);
         let mut solved = solve(&field, solver, ask.solver.accuracy(), [DATA, NOISE], &batch.x, training)?;
         let log_dets = ask.replicates().map(|_| LogDet { value: solved.log_det.clone(), exact }).into_iter().collect();
-        // equal steps say nothing that would be worth waiting for in each step of a training
-        let reports = match (training, &solved.reports) {
-            (true, None) => None,
-            _ => Some(self.reports(backend, &solved)?),
+        let reports = if training && solved.reports.is_none() {
+            // equal steps say nothing that would be worth waiting for in each step of a training, which looks at its loss
+            let report = SampleReport {
+                residual: 0.0,
+                error_bound: f64::INFINITY,
+                iterations: solved.evaluations,
+                status: Status::Converged,
+            };
+            vec![report; batch.len(backend)]
+        } else {
+            self.reports(backend, &solved)?
         };
         let tape = training.then(|| {
             let kept = std::mem::take(&mut solved.kept);
             Tape::new(OdeTape { embedding: field.embedding, divergence: field.divergence, kept })
         });
-        Ok(Mapped { y: solved.x, log_dets, reports, tape, terms: 0 })
+        Ok(Mapped { y: solved.x, log_dets, reports: Some(reports), tape, terms: 0 })
     }
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {

@@ -127,8 +127,10 @@ struct Way {
     /// Whether the last step was not taken.
     rejected: bool,
     evaluations: u32,
-    /// The sum of its steps' estimated errors, relative.
+    /// The sum of its steps' estimated errors, as ratios,
     error: f64,
+    /// and in the 2-norm.
+    length: f64,
     status: Option<Status>,
 }
 
@@ -174,6 +176,7 @@ impl<'a, B: Backend> Adaptive<'a, B> {
             rejected: false,
             evaluations: 2,
             error: 0.0,
+            length: 0.0,
             status: None,
         };
         let ways = numbers.into_iter().map(way).collect();
@@ -269,8 +272,10 @@ impl<'a, B: Backend> Adaptive<'a, B> {
         let mut taken = Vec::with_capacity(self.ways.len());
         let evaluations = method.nodes.len() as u32 - 1;
         for (((way, ratio), is_last), size) in self.ways.iter_mut().zip(ratios).zip(last).zip(&steps.sizes) {
-            let accepted = way.judge(ratio, size.abs(), evaluations, self.rtol);
+            let [ratio, length] = ratio;
+            let accepted = way.judge(ratio, size.abs(), evaluations);
             if accepted {
+                way.length += length;
                 way.t = if is_last { self.to } else { way.t + size };
                 if is_last {
                     way.status = Some(Status::Converged);
@@ -305,14 +310,14 @@ impl<'a, B: Backend> Adaptive<'a, B> {
         Ok(kept)
     }
 
-    /// r of each sample.
+    /// r of each sample, and ‖e‖₂.
     fn ratios(
         &self,
         steps: &Steps,
         slopes: &[Slope<B>],
         x: &B::Tensor,
         log_det: &B::Tensor,
-    ) -> Result<Vec<f64>, BackendError> {
+    ) -> Result<Vec<[f64; 2]>, BackendError> {
         let backend = self.all.backend;
         let d = backend.shape(x).row_elements().max(1) as f64;
         let larger = |a: &B::Tensor, b: &B::Tensor| {
@@ -321,6 +326,8 @@ impl<'a, B: Backend> Adaptive<'a, B> {
         };
         let error = combine(backend, DORMAND_PRINCE.error.iter().zip(slopes.iter().map(|k| &k.f)));
         let error = steps.scale(backend, error.expect("a method with an estimate"));
+        let length = flat(backend, &error);
+        let length = backend.dot_rows(&length, &length);
         let of_x = self.measure(&error, larger(&self.x, x));
         let traces = slopes.iter().filter_map(|k| k.divergence.as_ref());
         let of_log_det = combine(backend, DORMAND_PRINCE.error.iter().zip(traces)).map(|error| {
@@ -330,13 +337,14 @@ impl<'a, B: Backend> Adaptive<'a, B> {
             let ratio = backend.binary(Binary::Div, error, &backend.affine(size, self.rtol, 0.0));
             backend.reduce(Reduce::Max, Over::Row, &ratio)
         });
-        let columns: Vec<_> = std::iter::once(&of_x).chain(&of_log_det).collect();
+        let columns: Vec<_> = [&of_x, &length].into_iter().chain(&of_log_det).collect();
         let found = backend.download(&backend.concat(&columns, 1))?;
         let ratio = |row: &[B::Elem]| {
             let of_x = (row[0].to_f64() / d).sqrt();
-            let of_log_det = row.get(1).map_or(0.0, |r| r.to_f64());
+            let of_log_det = row.get(2).map_or(0.0, |r| r.to_f64());
             // the larger, and NaN if either is
-            if of_x.is_nan() || of_log_det.is_nan() { f64::NAN } else { of_x.max(of_log_det) }
+            let ratio = if of_x.is_nan() || of_log_det.is_nan() { f64::NAN } else { of_x.max(of_log_det) };
+            [ratio, row[1].to_f64().sqrt()]
         };
         Ok(found.chunks_exact(columns.len()).map(ratio).collect())
     }
@@ -357,9 +365,8 @@ impl<'a, B: Backend> Adaptive<'a, B> {
         for way in &self.ways {
             let Some(status) = way.status else { continue };
             self.reports[way.number as usize] = Some(SampleReport {
-                residual: if status.is_solved() { way.error } else { f64::INFINITY },
-                // nothing bounds what f makes of an error
-                error_bound: f64::INFINITY,
+                residual: if status.is_solved() { way.error * self.rtol } else { f64::INFINITY },
+                error_bound: if status.is_solved() { way.length } else { f64::INFINITY },
                 iterations: way.evaluations,
                 status,
             });
@@ -373,7 +380,7 @@ impl<'a, B: Backend> Adaptive<'a, B> {
 
 impl Way {
     /// Takes a step of this length or does not, by its ratio, and chooses the next one.
-    fn judge(&mut self, ratio: f64, size: f64, evaluations: u32, rtol: f64) -> bool {
+    fn judge(&mut self, ratio: f64, size: f64, evaluations: u32) -> bool {
         self.evaluations += evaluations;
         if ratio <= 1.0 {
             let r = ratio.max(LEAST_RATIO);
@@ -381,7 +388,7 @@ impl Way {
             let most = if self.rejected { 1.0 } else { MOST_FACTOR };
             self.h = size * factor.clamp(LEAST_FACTOR, most);
             (self.before, self.rejected) = (r, false);
-            self.error += ratio * rtol;
+            self.error += ratio;
             return true;
         }
         let factor = if ratio.is_finite() { (SAFETY * ratio.powf(-0.2)).max(LEAST_FACTOR) } else { LEAST_FACTOR };

@@ -220,6 +220,27 @@ fn couplings_over_rows() {
     agrees("glow with a concatenated activation", &flow(config));
 }
 
+#[test]
+fn continuous_flows() {
+    for (dimension, hidden, activation) in
+        [(1, vec![4], Nonlinearity::Softplus), (3, vec![5, 4], Nonlinearity::ClipSwish)]
+    {
+        for (actnorm, solver) in [(false, "dopri5"), (true, "dopri5:rtol=1e-12,atol=1e-13")] {
+            let config = FlowConfig {
+                blocks: 2,
+                hidden: hidden.clone(),
+                activation,
+                ..FlowConfig::of(Family::Ffjord, dimension)
+            };
+            let evaluation_solver = solver.parse().expect("a solver");
+            agrees(
+                &format!("ffjord in {dimension} dimensions"),
+                &flow(FlowConfig { actnorm, evaluation_solver, ..config }),
+            );
+        }
+    }
+}
+
 fn affine(centre: f64, scale: f64) -> ColumnMap {
     ColumnMap::affine(centre, scale).expect("in range")
 }
@@ -358,8 +379,9 @@ fn listed_transforms() {
     let of = |config: FlowConfig| Flow::new(cpu(), config, Key::new(1)).expect("valid").transforms().to_vec();
     let (residual, glow) = (of(rows(Family::Residual)), of(rows(Family::Glow)));
     let nsf = of(rows(Family::Nsf));
+    let ode = of(rows(Family::Ffjord));
     let all: Vec<Box<dyn Bijection<Cpu>>> =
-        [&residual[1], &glow[2], &nsf[0], &glow[1], &residual[3], &nsf[3], &glow[5], &residual[0]]
+        [&residual[1], &ode[1], &glow[2], &nsf[0], &glow[1], &residual[3], &nsf[3], &glow[5], &residual[0]]
             .map(Clone::clone)
             .to_vec();
     let listed = Flow::from_transforms(cpu(), FlowConfig::new(3), all).expect("samples pass");

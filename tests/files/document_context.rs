@@ -16,12 +16,17 @@ pub(crate) fn conditional_stages(context: &Value, stages: Vec<Value>, rows: Opti
     };
     let mut out: Vec<Value> = rows.and_then(scale).into_iter().collect();
     for mut stage in stages {
+        let continuous = stage.get("ode-flow").is_some();
         let settings = stage.as_object_mut().expect("a stage").values_mut().next().expect("a name");
         let Some(net) = settings.get_mut("net") else {
             out.push(stage);
             continue;
         };
-        tell(net, k, is("gates"));
+        if continuous {
+            // it is told the time before
+            net["layers"].as_array_mut().expect("layers").retain(|layer| layer.get("context-bias").is_none());
+        }
+        tell(net, if continuous { 6 + k } else { k }, is("gates"));
         let features = settings.get("features").or_else(|| settings["shape"].as_array().and_then(|shape| shape.last()));
         let features = number(features.expect("features"));
         out.push(stage);
@@ -31,7 +36,7 @@ pub(crate) fn conditional_stages(context: &Value, stages: Vec<Value>, rows: Opti
 }
 
 /// Biases behind all weights but the last, gates behind their activations.
-fn tell(net: &mut Value, k: usize, gates: bool) {
+pub(crate) fn tell(net: &mut Value, k: usize, gates: bool) {
     let layers = net["layers"].as_array().expect("layers").clone();
     let weighted = |layer: &Value| ["linear", "convolution", "dense"].iter().any(|name| layer.get(*name).is_some());
     let last = layers.iter().rposition(weighted).expect("a weight");
@@ -65,6 +70,12 @@ fn tell(net: &mut Value, k: usize, gates: bool) {
     }
 }
 
+/// τ(t).
+fn time_features(t: f64) -> Vec<f64> {
+    let angles = [1.0, 2.0, 3.0].map(|k| k * std::f64::consts::PI * t);
+    angles.iter().map(|a| a.cos()).chain(angles.iter().map(|a| a.sin())).collect()
+}
+
 impl Document {
     /// e(c).
     pub(crate) fn embedding(&self, context: &[f64]) -> Vec<f64> {
@@ -84,9 +95,11 @@ impl Document {
             return Vec::new();
         }
         let k = number(&net["context"]);
-        assert_eq!(k, self.given.len(), "{path}");
+        let context: Vec<f64> =
+            self.time.get().map_or(Vec::new(), time_features).into_iter().chain(self.given.iter().copied()).collect();
+        assert_eq!(k, context.len(), "{path}");
         let rows = self.get(&format!("{path}.net.context.weight")).chunks(k);
-        rows.map(|row| row.iter().zip(&self.given).map(|(u, e)| u * e).sum()).collect()
+        rows.map(|row| row.iter().zip(&context).map(|(u, e)| u * e).sum()).collect()
     }
 
     /// e^a ∘ x + m, and its log det.

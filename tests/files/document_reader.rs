@@ -2,6 +2,7 @@
 //!
 //! A sample goes through the transforms with its Jacobian, column by column, where a transform wants one: slow and exact.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use safetensors::{Dtype, SafeTensors};
@@ -24,6 +25,8 @@ pub(crate) struct Document {
     pub(crate) categories: Option<Value>,
     /// e(c) of the context that samples are given.
     pub(crate) given: Vec<f64>,
+    /// t, inside of a continuous flow.
+    pub(crate) time: Cell<Option<f64>>,
 }
 
 /// What came of a sample.
@@ -76,7 +79,7 @@ impl Document {
             }
             _ => stages,
         };
-        Self { config, images, tensors, stages, columns, categories, given: Vec::new() }
+        Self { config, images, tensors, stages, columns, categories, given: Vec::new(), time: Cell::new(None) }
     }
 
     /// The same with a context that samples are given.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::document_context::tell;
 use crate::document_spline::spline_stages;
 
 pub(crate) fn number(value: &Value) -> usize {
@@ -148,6 +149,14 @@ pub(crate) fn row_stages(config: &Value) -> Vec<Value> {
             stages.extend(spline_stages(config, d, i, &kernels, &hidden));
         } else if couples(config) {
             stages.extend(coupling_stages(config, &[d], n, i, &kernels, &hidden));
+        } else if family(config) == "ffjord" {
+            let widths = [&[d], &hidden[..], &[d]].concat();
+            let mut net = spelled(config, &weights(&kernels, &widths), false, true, true);
+            tell(&mut net, 6, false);
+            let set = |key: &str, default: &str| config.get(key).cloned().unwrap_or(json!(default));
+            let (training, evaluation) = (set("solver", "rk4:steps=16"), set("evaluation_solver", "dopri5"));
+            let flow = json!({ "shape": [d], "net": net, "training": training, "evaluation": evaluation });
+            stages.push(json!({ "ode-flow": flow }));
         } else if has_dense_nets(config) {
             let layers: Vec<_> = hidden.iter().map(|&growth| (0, growth)).collect();
             let net = dense_net(config, d, None, &layers, 0);

@@ -140,9 +140,40 @@ impl Document {
                 let (y, log_det) = lu_linear(get("lu"), get("bias"), get("permutation"), &x.x);
                 (Sample { shape: x.shape.clone(), x: y }, log_det)
             }
+            "ode-flow" => self.ode_flow(path, &settings["net"], x),
             "spline-coupling" => self.spline_coupling(path, settings, x),
             other => panic!("the document knows no transform {other}"),
         }
+    }
+
+    /// x from t = 1 to 0 along f, and the integral of its trace, in many small steps.
+    fn ode_flow(&self, path: &str, net: &Value, x: &Sample) -> (Sample, f64) {
+        let (steps, d) = (800, x.x.len());
+        let unit =
+            |j: usize| Sample { shape: x.shape.clone(), x: (0..d).map(|i| f64::from(u8::from(i == j))).collect() };
+        let f = |t: f64, x: &[f64]| {
+            self.time.set(Some(t));
+            let at = Sample { shape: vec![d], x: x.to_vec() };
+            let (f, columns) = self.net(path, net, &at, (0..d).map(unit).collect());
+            let trace: f64 = columns.iter().enumerate().map(|(j, column)| column.x[j]).sum();
+            (f.x, trace)
+        };
+        let h = -1.0 / f64::from(steps);
+        let (mut at, mut log_det) = (x.x.clone(), 0.0);
+        for i in 0..steps {
+            let t = 1.0 + f64::from(i) * h;
+            let from = |at: &[f64], by: f64, k: &[f64]| at.iter().zip(k).map(|(x, k)| x + by * k).collect::<Vec<_>>();
+            let k1 = f(t, &at);
+            let k2 = f(t + 0.5 * h, &from(&at, 0.5 * h, &k1.0));
+            let k3 = f(t + 0.5 * h, &from(&at, 0.5 * h, &k2.0));
+            let k4 = f(t + h, &from(&at, h, &k3.0));
+            for (k, weight) in [(k1, 1.0), (k2, 2.0), (k3, 2.0), (k4, 1.0)] {
+                at = from(&at, h * weight / 6.0, &k.0);
+                log_det += h * weight / 6.0 * k.1;
+            }
+        }
+        self.time.set(None);
+        (Sample { shape: x.shape.clone(), x: at }, log_det)
     }
 
     fn block(&self, path: &str, net: &Value, x: &Sample) -> (Sample, f64) {

@@ -42,6 +42,7 @@ fn mixed_rows() -> Flow<Cpu> {
     let fixed = transforms(FlowConfig { norms: "2f2".parse().expect("norms"), ..rows(Family::Residual) }, 3);
     let nsf = transforms(rows(Family::Nsf), 4);
     let dense = transforms(rows(Family::Dense), 5);
+    let ode = transforms(rows(Family::Ffjord), 6);
     let all = [
         &residual[1],
         &glow[1],
@@ -55,6 +56,7 @@ fn mixed_rows() -> Flow<Cpu> {
         &nsf[0],
         &nsf[1],
         &dense[1],
+        &ode[0],
     ];
     let config = FlowConfig::new(3);
     Flow::from_transforms(cpu(), config, all.map(Clone::clone).to_vec()).expect("samples pass")

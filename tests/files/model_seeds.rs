@@ -101,6 +101,12 @@ fn write_config_seeds() {
         let images = toml::to_string(&tiny_images().of(family)).expect("serialises");
         config(&format!("image_{family}.toml"), &images);
     }
+    config(
+        "ffjord.toml",
+        "[flow]\nmodel = \"ffjord\"\nsolver = \"rk4:steps=8\"\nevaluation_solver = \"dopri5:rtol=1e-4\"\n",
+    );
+    config("ffjord_steps.toml", "[flow]\nmodel = \"ffjord\"\nsolver = \"rk4:steps=18446744073709551615\"\n");
+    config("ffjord_nan.toml", "[flow]\nmodel = \"ffjord\"\nevaluation_solver = \"dopri5:rtol=nan,limit=0\"\n");
     config("nsf_bins.toml", "[flow]\nmodel = \"nsf\"\nbins = 18446744073709551615\nbound = -0.0\n");
     let settings = checks::Settings { flow: FlowConfig::of(Family::Dense, 4), ..checks::Settings::default() };
     config("dense.toml", &toml::to_string(&settings).expect("serialises"));
@@ -199,6 +205,21 @@ fn write_checkpoint_seeds() {
     let nsf = FlowConfig { blocks: 1, hidden: vec![2], bins: 3, ..FlowConfig::of(Family::Nsf, 3) };
     let nsf = Flow::new(NdArray::<f64>::new(), &nsf, Key::new(0)).expect("valid").to_archive().expect("stored");
     store("nsf.safetensors", &nsf);
+    let ffjord = FlowConfig { hidden: vec![2], ..FlowConfig::of(Family::Ffjord, 3) };
+    let ffjord = Flow::new(NdArray::<f64>::new(), &ffjord, Key::new(0)).expect("valid").to_archive().expect("stored");
+    store("ffjord.safetensors", &ffjord);
+    let solver = "rk4:steps=2".parse().expect("a solver");
+    let config = FlowConfig {
+        hidden: vec![2],
+        solver,
+        context: Some(ContextConfig { embedding: vec![2], ..ContextConfig::new(1) }),
+        ..FlowConfig::of(Family::Ffjord, 2)
+    };
+    let conditional =
+        Flow::new(NdArray::<f32>::new(), config, Key::new(0)).expect("valid").to_archive().expect("stored");
+    store("ffjord_conditional.safetensors", &conditional);
+    let config = FlowConfig { hidden: vec![2], solver, ..FlowConfig::of(Family::Ffjord, 2) };
+    store("ffjord_run.safetensors", &run_of(config.into(), 2));
     let told = || Some(ContextConfig { embedding: vec![2], gates: true, ..ContextConfig::new(2) });
     let conditional = FlowConfig { context: told(), ..tiny() };
     let conditional = Flow::new(NdArray::<f64>::new(), conditional, Key::new(0)).expect("valid");

@@ -5,7 +5,7 @@ use crate::binary::{self, Folder, assert_same, metrics, start, text, wait_for};
 use resflow::data::image::{ImageSet, idx};
 use serde_json::Value;
 
-const MODELS: [&str; 8] = ["residual", "iresnet", "realnvp", "glow", "nsf", "dense", "implicit", "monotone"];
+const MODELS: [&str; 9] = ["residual", "iresnet", "realnvp", "glow", "nsf", "dense", "implicit", "monotone", "ffjord"];
 
 /// No setting that only some families have.
 const IMAGES: &str = "\
@@ -42,12 +42,13 @@ fn rows_and_images_of_every_family() {
     let folder = folder();
     for (data, config, kind) in [("moons", "tiny.toml", "rows"), ("set.idx", "images.toml", "images")] {
         for model in MODELS {
-            if (kind, model) == ("images", "nsf") {
-                let error = folder.fail(&format!("fit {data} --model nsf --config {config} --out refused"), 2);
-                assert!(error.contains("nsf is for rows"), "{error}");
+            if kind == "images" && matches!(model, "nsf" | "ffjord") {
+                let error = folder.fail(&format!("fit {data} --model {model} --config {config} --out refused"), 2);
+                assert!(error.contains(&format!("{model} is for rows")), "{error}");
                 continue;
             }
-            let (run, couples) = (format!("{kind}-{model}"), matches!(model, "realnvp" | "glow" | "nsf"));
+            // whose weights are free, and whose log dets are exact
+            let (run, couples) = (format!("{kind}-{model}"), matches!(model, "realnvp" | "glow" | "nsf" | "ffjord"));
             folder.succeed(&format!("fit {data} --model {model} --config {config} --out {run} --seed 3"));
             let settings = folder.read(&format!("{run}/config.toml"));
             assert!(settings.contains(&format!("model = \"{model}\"")), "{settings}");
@@ -55,14 +56,15 @@ fn rows_and_images_of_every_family() {
             assert_eq!((last["lipschitz"].is_f64(), last["lipschitz"].is_null()), (!couples, couples), "{last}");
             assert!(last["val_nll"].is_f64() && last["train_nll"].is_f64(), "{last}");
             // how many evaluations the solves took, and that none failed, of those that solve
-            let solves = matches!(model, "implicit" | "monotone");
+            let solves = matches!(model, "implicit" | "monotone" | "ffjord");
             assert_eq!(last["solve_evaluations"].as_u64().is_some_and(|count| count > 0), solves, "{last}");
             assert_eq!(last["unsolved"].as_u64(), solves.then_some(0), "{last}");
 
             let inspected = folder.succeed(&format!("inspect {run}"));
             assert!(inspected.contains(&format!("family          {model}\n")), "{inspected}");
             assert_eq!(inspected.contains("Lipschitz bound"), !couples, "{inspected}");
-            assert_eq!(inspected.contains("affine coupling"), couples && model != "nsf", "{inspected}");
+            assert_eq!(inspected.contains("affine coupling"), matches!(model, "realnvp" | "glow"), "{inspected}");
+            assert_eq!(inspected.contains("ODE flow, rk4:steps=16"), model == "ffjord", "{inspected}");
             assert_eq!(inspected.contains("spline coupling"), model == "nsf", "{inspected}");
             assert_eq!(inspected.contains("LU linear map"), model == "nsf", "{inspected}");
             assert_eq!(inspected.contains("invertible linear map"), model == "glow", "{inspected}");
