@@ -21,7 +21,7 @@ from ._arrays import Doubles
 from ._flow import Flow
 
 COUPLING = {"realnvp", "glow", "nsf"}
-FAMILIES = {"residual", "iresnet", "dense", "implicit", "monotone"} | COUPLING
+FAMILIES = {"residual", "iresnet", "dense", "implicit", "monotone", "ffjord"} | COUPLING
 
 
 def seed_of(random_state: Any) -> int:
@@ -43,7 +43,7 @@ class ResidualFlow(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     family : str, default="residual"
         The family of the flow: ``"residual"``, ``"iresnet"``, ``"dense"``, ``"implicit"``, ``"monotone"``, ``"realnvp"``,
-        ``"glow"`` or ``"nsf"``.
+        ``"glow"``, ``"nsf"`` or ``"ffjord"``.
     steps : int, default=None
         The most steps of training. The default follows from the rows, and training ends earlier when it has stopped to help.
     time_limit : float, default=None

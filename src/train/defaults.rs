@@ -5,7 +5,7 @@ use crate::bijection::Memory;
 use crate::config::{Family, ModelConfig, Preset, Start};
 use crate::data::ColumnFit;
 
-/// The highest learning rate of couplings, which have no Lipschitz bound to keep them tame.
+/// The highest learning rate of couplings and continuous flows, which have no Lipschitz bound to keep them tame.
 const COUPLING_RATE: f64 = 5e-3;
 
 /// The highest learning rate of spline couplings, and the largest norm of their gradients.
@@ -125,6 +125,6 @@ impl TrainConfig {
             let learning_rate = self.learning_rate.min(SPLINE_RATE);
             return Self { learning_rate, clip: SPLINE_CLIP, ..self };
         }
-        if family.couples() { Self { learning_rate: self.learning_rate.min(COUPLING_RATE), ..self } } else { self }
+        if family.contracts() { self } else { Self { learning_rate: self.learning_rate.min(COUPLING_RATE), ..self } }
     }
 }
