@@ -3,7 +3,7 @@
 //!
 //! dx/dt = f(t, x),  log|det ∂z/∂x| = ∫₁⁰ tr ∂f/∂x(t, x(t)) dt,
 //!
-//! f any net whose hidden layers are told the time ([`field`]). The trace is exact where f has one or two hidden layers, and
+//! f any net whose hidden layers are told the time. The trace is exact where f has one or two hidden layers, and
 //! wherever the estimator is exact; otherwise it is Hutchinson's, by probes that stay the same for the whole solve, so that what
 //! is solved stays smooth.
 //!
@@ -20,8 +20,6 @@ mod field;
 mod solve;
 mod step;
 mod tableau;
-
-use std::borrow::Borrow as _;
 
 pub use field::TIME_FEATURES;
 use field::{Divergence, Field};
@@ -154,16 +152,17 @@ struct OdeTape<B: Backend> {
 
 impl<B: Backend> PreparedOdeFlow<B> {
     fn field<'a>(&'a self, backend: &'a B, embedding: Option<B::Tensor>, divergence: Divergence<B>) -> Field<'a, B> {
-        Field { backend, net: self.net.borrow(), embedding, divergence }
+        Field { backend, net: &*self.net, embedding, divergence }
     }
 
     /// The way to the trace at these samples, and whether it has no error but the solver's.
     fn divergence(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> (Divergence<B>, bool) {
+        // a known trace is looked at by the control of steps whether it is wanted or not, so that they are the same
+        if self.knows_trace {
+            return (Divergence::Known, true);
+        }
         let (draw, replicates, phase) = match ask.wanted {
-            // a known trace is looked at by the control of steps whether it is wanted or not, so that they are the same
-            Wanted::Value if self.knows_trace => return (Divergence::Known, true),
             Wanted::Value => return (Divergence::None, true),
-            _ if self.knows_trace => return (Divergence::Known, true),
             Wanted::LogDet { draw, replicates } => (draw, Some(replicates), Phase::Evaluation),
             Wanted::Gradient { draw, .. } => (draw, None, Phase::Training),
         };
