@@ -113,6 +113,8 @@ fn flows() -> impl Iterator<Item = VariationalFlow<Cpu>> {
             hidden: vec![8, 8],
             training: Estimator::Exact(Exact),
             evaluation: Estimator::Exact(Exact),
+            // of a continuous flow: differences are of what the solver of evaluation gives
+            solver: "rk4:steps=64".parse().expect("a solver"),
             ..FlowConfig::of(family, 3)
         };
         let flow = VariationalFlow::from_flow(moved(&config.into(), 0.05)).expect("rows");
