@@ -113,7 +113,7 @@ impl<B: Backend> Slope<B> {
     }
 }
 
-impl<'a, B: Backend> Field<'a, B> {
+impl<B: Backend> Field<'_, B> {
     /// The same f at some of the samples, in this order.
     pub(super) fn take(&self, rows: &[u32]) -> Self {
         let own = |e: &B::Tensor| {

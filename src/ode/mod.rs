@@ -191,21 +191,21 @@ impl<B: Backend> PreparedOdeFlow<B> {
         let scale = 1.0 / probes as f64;
         (Divergence::Products { vectors: vectors.collect(), columns: keys.len(), scale }, false)
     }
+}
 
-    /// The reports of a solve; where the solver has none, what is finite has converged.
-    fn reports(&self, backend: &B, solved: &Solved<B>) -> Result<Vec<SampleReport>, Error> {
-        if let Some(reports) = &solved.reports {
-            return Ok(reports.clone());
-        }
-        let infinite = backend.affine(backend.unary(Unary::IsFinite, solved.x.clone()), -1.0, 1.0);
-        let infinite = backend.download(&backend.reduce(Reduce::Max, Over::Row, &infinite))?;
-        let report = |infinite: B::Elem| {
-            let (residual, status) =
-                if infinite == B::Elem::ZERO { (0.0, Status::Converged) } else { (f64::INFINITY, Status::NonFinite) };
-            SampleReport { residual, error_bound: f64::INFINITY, iterations: solved.evaluations, status }
-        };
-        Ok(infinite.into_iter().map(report).collect())
+/// The reports of a solve; where the solver has none, what is finite has converged.
+fn reports<B: Backend>(backend: &B, solved: &Solved<B>) -> Result<Vec<SampleReport>, Error> {
+    if let Some(reports) = &solved.reports {
+        return Ok(reports.clone());
     }
+    let infinite = backend.affine(backend.unary(Unary::IsFinite, solved.x.clone()), -1.0, 1.0);
+    let infinite = backend.download(&backend.reduce(Reduce::Max, Over::Row, &infinite))?;
+    let report = |infinite: B::Elem| {
+        let (residual, status) =
+            if infinite == B::Elem::ZERO { (0.0, Status::Converged) } else { (f64::INFINITY, Status::NonFinite) };
+        SampleReport { residual, error_bound: f64::INFINITY, iterations: solved.evaluations, status }
+    };
+    Ok(infinite.into_iter().map(report).collect())
 }
 
 impl<B: Backend> PreparedBijection<B> for PreparedOdeFlow<B> {
@@ -226,7 +226,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedOdeFlow<B> {
             };
             vec![report; batch.len(backend)]
         } else {
-            self.reports(backend, &solved)?
+            reports(backend, &solved)?
         };
         let tape = training.then(|| {
             let kept = std::mem::take(&mut solved.kept);
@@ -238,7 +238,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedOdeFlow<B> {
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
         let field = self.field(backend, batch.context.clone(), Divergence::None);
         let solved = solve(&field, &self.evaluation, how.accuracy(), [NOISE, DATA], &batch.x, false)?;
-        let reports = self.reports(backend, &solved)?;
+        let reports = reports(backend, &solved)?;
         // f's slope is not known, so an error in z may grow into any
         Ok(Solution { value: solved.x, reports, stretch: f64::INFINITY, certified: false })
     }
@@ -254,7 +254,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedOdeFlow<B> {
         let field = self.field(backend, batch.context.clone(), Divergence::None);
         let z = solve(&field, &self.evaluation, how.accuracy(), [DATA, NOISE], &batch.x, false)?.x;
         let solved = solve(&field, &self.evaluation, how.accuracy(), [NOISE, DATA], &z, true)?;
-        let reports = self.reports(backend, &solved)?;
+        let reports = reports(backend, &solved)?;
         let nothing = backend.full(0.0, [batch.len(backend), 1].into());
         let mut grads = vec![None; self.trained];
         let value =

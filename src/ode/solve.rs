@@ -219,7 +219,7 @@ impl<'a, B: Backend> Adaptive<'a, B> {
         for (((way, h), [_, slope]), bent) in self.ways.iter_mut().zip(tried).zip(lengths).zip(bent) {
             let steepest = slope.max(root(&bent) / h);
             let smooth = if steepest > 1e-15 { (0.01 / steepest).powf(0.2) } else { LONGEST_FIRST };
-            way.h = (100.0 * h).min(smooth).min(LONGEST_FIRST).max(10.0 * SHORTEST);
+            way.h = (100.0 * h).min(smooth).clamp(10.0 * SHORTEST, LONGEST_FIRST);
             if !way.h.is_finite() {
                 way.h = FIRST;
             }
