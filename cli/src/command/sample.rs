@@ -25,15 +25,15 @@ use crate::picture::png::write_png;
 const MOST: u64 = 1 << 32;
 
 pub(crate) fn run(arguments: &Sample) -> Result<()> {
-    if let Some(archive) = categorical::open(&arguments.model)? {
-        return categorical::sample(arguments, &archive);
-    }
     let Some(format) = Format::of(&arguments.out, arguments.format) else {
         let out = arguments.out.display();
         let endings = ".csv, .npy, .parquet, .arrow or .png";
         return Err(usage(format_args!("--out {out}: the file's name must end in {endings}")));
     };
     format.check(&arguments.out)?;
+    if let Some(archive) = categorical::open(&arguments.model)? {
+        return categorical::sample(arguments, &archive);
+    }
     let stored = Stored::open(&arguments.model)?;
     spare_inputs(&[("--out", Some(&arguments.out))], &[stored.path()])?;
     let asked = (arguments.given.as_deref(), arguments.class.as_deref());
