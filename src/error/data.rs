@@ -236,7 +236,7 @@ pub enum DataError {
     /// Rows or columns of which no cell was seen, which say nothing.
     #[error(
         "{}no cell was seen{}",
-        columns.iter().take(8).map(|label| format!("{label}: ")).collect::<String>(),
+        columns.iter().take(8).fold(String::new(), |all, label| all + label + ": "),
         match (rows.first(), columns.is_empty()) {
             (Some(first), true) => format!(" of {}, the first row {}: leave them out", Count(rows.len(), "row"), first + 1),
             (Some(first), false) => format!(

@@ -56,7 +56,7 @@ impl Completed {
     /// A number of each cell's draws; what was seen is the same in all, and stays what it is.
     fn of_each(&self, number: impl Fn(&mut [f64]) -> f64) -> Table {
         let d = self.table.width();
-        let rows = if self.draws == 0 { 0 } else { self.table.rows() / self.draws };
+        let rows = self.table.rows().checked_div(self.draws).unwrap_or(0);
         let mut draws = vec![0.0; self.draws];
         let mut values = Vec::with_capacity(rows * d);
         for i in 0..rows {

@@ -127,9 +127,10 @@ impl<B: Backend> PreparedMarginal<B> {
         let mut effective = vec![None; n];
         let mut wanted = Vec::new();
         for i in (0..n).filter(|&i| !rows.is_seen(i) && (0..rows.width()).any(|j| rows.sees(i, j))) {
-            match self.imputer.wanted(rows, i, key.named("missing").split(rows.number(i))) {
-                Some(own) => wanted.push(own),
-                None => (scores.values[i], scores.status[i]) = (f64::NEG_INFINITY, Status::OutOfSupport),
+            if let Some(own) = self.imputer.wanted(rows, i, key.named("missing").split(rows.number(i))) {
+                wanted.push(own);
+            } else {
+                (scores.values[i], scores.status[i]) = (f64::NEG_INFINITY, Status::OutOfSupport);
             }
         }
         for wanted in wanted.chunks((AT_ONCE / draws).max(1)) {
@@ -166,7 +167,9 @@ impl<B: Backend> PreparedMarginal<B> {
             if self.columns.has_grids() {
                 Noise::Uniform.fill(key.named("cell"), 0, &mut noise);
                 // multiples of 2⁻²⁴ from 0: in the middle between two
-                noise.iter_mut().for_each(|u| *u += 0.5 / 16_777_216.0);
+                for u in &mut noise {
+                    *u += 0.5 / 16_777_216.0;
+                }
             }
             for draw in 0..draws {
                 let at = k * draws + draw;

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Decode) -> Result<()> {
     let rows = reading::rows(&arguments.z, &options)?;
     let contexts = match &arguments.given {
         Some(path) if modelled => Some(categories(path, own)?),
-        None if modelled => Some(rows.categories().cloned().map(Dataset::from).unwrap_or_else(|| rows.clone())),
+        None if modelled => Some(rows.categories().cloned().map_or_else(|| rows.clone(), Dataset::from)),
         path => {
             let asked = (path.as_deref(), arguments.class.as_deref());
             contexts_of(asked, &TableOptions::default(), Matching::default(), &stored)?

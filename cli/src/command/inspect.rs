@@ -368,6 +368,12 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
         }
         out += &map_table(&names, flow.columns());
     }
+    out + &link_lines(links)
+}
+
+/// The transforms, each with its bounds and its weights.
+fn link_lines(links: &[Link]) -> String {
+    let mut out = String::new();
     for link in links {
         let bound = link.lipschitz.map_or(String::new(), |l| {
             let certified =

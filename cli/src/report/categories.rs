@@ -1,5 +1,7 @@
 //! Columns of categories: the shares of their levels in the data and among samples.
 
+use std::fmt::Write as _;
+
 use resflow::data::Categories;
 
 use super::Evidence;
@@ -24,7 +26,8 @@ pub(super) fn draw(evidence: &Evidence) -> String {
         count(samples.rows())
     );
     if columns > COLUMNS {
-        text += &format!(" These are {COLUMNS} of {columns} columns.");
+        // writing to a String cannot fail
+        let _ = write!(text, " These are {COLUMNS} of {columns} columns.");
     }
     let tables: Vec<String> = (0..columns.min(COLUMNS)).map(|j| column(data, samples, j)).collect();
     section("categories", "Categories", &(paragraph(&text) + &tables.concat()))

@@ -137,6 +137,11 @@ fn rows_that_lack_values() {
     folder.succeed("impute run new.csv --out again.csv");
     assert_eq!(folder.read("filled.csv"), folder.read("again.csv"));
 
+    refuses(&folder);
+}
+
+/// What is refused beside a run of rows that lack values, and what is not.
+fn refuses(folder: &Folder) {
     // rows without any value are possible and say nothing
     folder.write("empty.csv", "a,b,n\n,,\n0,,\n");
     let output = folder.run("impute run empty.csv --out out.csv");
