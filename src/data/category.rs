@@ -291,6 +291,7 @@ impl Levels {
         code
     }
 
+    #[cfg(feature = "formats")]
     pub(crate) fn len(&self) -> usize {
         self.levels.len()
     }

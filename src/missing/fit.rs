@@ -250,6 +250,7 @@ impl MissingFit {
     }
 
     /// Starts the second stage on filled rows unless it is stopped before.
+    #[cfg(feature = "ndarray")]
     pub(crate) fn trainer_unless<B: Backend>(
         &self,
         filled: Source,
