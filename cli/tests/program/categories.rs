@@ -36,7 +36,7 @@ fn json(output: &str) -> Value {
 
 /// The header and the cells of a file whose cells have no commas but inside of quotes.
 fn cells(folder: &Folder, name: &str) -> (String, Vec<Vec<String>>) {
-    let text = folder.read(name).replace("\"red, large\"", "red large");
+    let text = folder.read(name).replace("\"red, large\"", "red large").replace('"', "");
     let mut lines = text.lines().map(str::to_owned);
     let header = lines.next().expect("a header");
     (header, lines.map(|line| line.split(',').map(str::to_owned).collect()).collect())
