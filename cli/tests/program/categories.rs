@@ -103,7 +103,14 @@ fn a_table_with_categories_is_learned() {
     }
 
     let said = folder.succeed("inspect run");
-    let lines = ["log p(categories)", "kind: red, large ", "small one ", "sex: ", "a table", "a net over the categories before"];
+    let lines = [
+        "log p(categories)",
+        "kind: red, large ",
+        "small one ",
+        "sex: ",
+        "a table",
+        "a net over the categories before",
+    ];
     assert!(lines.iter().all(|line| said.contains(line)), "{said}");
     let inspected = json(&folder.succeed("inspect run --json"));
     assert_eq!(inspected["categories"][1]["probability"], "net");
