@@ -22,6 +22,7 @@ mod concatenated;
 mod context;
 mod conv;
 mod dense;
+mod known;
 mod leaky;
 mod linear;
 mod normalised;

@@ -15,6 +15,7 @@ use resflow_backend::{
 
 use super::activation::{kept, slope};
 use super::context::{Conditioner, PreparedConditioner, Told};
+use super::known::{each_its_own, slopes, whole};
 use super::linear::matrix;
 use super::traces::KnownTraces;
 use super::{Derivatives, Layer, LayerGrads, LayerNorms, OrderGradients, PreparedLayer, Saved, WeightedTraces};
@@ -256,25 +257,6 @@ impl<B: Backend> Layer<B> for Sequence<B> {
         let context = self.conditioner.as_ref().map_or(0, Conditioner::embedding);
         Some(Net { layers, norms: self.norms.clone(), context })
     }
-}
-
-/// All layers as one net, if a backend knows all, and each trains what a backend thinks.
-fn whole<T: Clone>(known: &[Option<NetLayer<T>>], counts: &[usize]) -> Option<BackendNet<T>> {
-    let layers: Vec<_> = known.iter().cloned().collect::<Option<_>>()?;
-    let alike = layers.iter().zip(counts).all(|(layer, count)| layer.trained() == *count);
-    (alike && !layers.is_empty()).then_some(BackendNet { layers })
-}
-
-/// φ′ of a net's activations, of what its layers kept.
-fn slopes<'a, B: Backend>(net: &BackendNet<B::Tensor>, saved: &'a [Saved<B>]) -> Vec<&'a B::Tensor> {
-    let activations = net.layers.iter().zip(saved).filter(|(layer, _)| layer.is_activation());
-    activations.map(|(_, saved)| slope(saved)).collect()
-}
-
-/// One tensor for each layer.
-fn each_its_own<B: Backend>(tensors: Vec<B::Tensor>) -> Saved<B> {
-    let parts = tensors.into_iter().map(|x| Saved::tensors(vec![x])).collect();
-    Saved { tensors: Vec::new(), parts }
 }
 
 #[derive(Debug)]

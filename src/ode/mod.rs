@@ -13,8 +13,8 @@
 //! What is reported of a sample's solve are its evaluations, and estimates of its error: the sums of its steps' errors, which f may
 //! make larger or smaller on their way. Equal steps estimate none.
 //!
-//! Training and evaluation have solvers of their own ([`OdeSolver`]); one that is given no tolerance is as accurate as it is asked to be. Invariant: both directions solve the same equation to their
-//! solver's tolerance; neither is the other's inverse to the last bit.
+//! Training and evaluation have solvers of their own ([`OdeSolver`]); one that is given no tolerance is as accurate as it is asked to
+//! be. Invariant: both directions solve the same equation to their solver's tolerance; neither is the other's inverse to the last bit.
 
 mod field;
 mod solve;

@@ -24,6 +24,7 @@
 mod config;
 mod defaults;
 mod done;
+mod given;
 mod limits;
 mod measured;
 mod optimiser;

@@ -8,22 +8,20 @@ use std::time::Duration;
 
 use resflow_backend::{Backend, Element as _, Key};
 
+use super::given::{category_width, check_shape, take_contexts};
 use super::measured::{MeasuredLaw, RouletteLaw};
 use super::optimiser::{Optimiser, find_infinite};
-use super::source::{Batches, Columns, Contexts, Drawing, Drawn, Source, ValidationSet, missing_context};
+use super::source::{Batches, Columns, Contexts, Drawing, Drawn, Source, ValidationSet};
 use super::start::fit_base;
 use super::validation::Best;
 use super::{Budget, Limits, TrainConfig, Validation, Verdict};
 use crate::base::Mixture;
 use crate::batch::SampleWeights;
-use crate::categorical::CategoricalDensity;
 use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
 use crate::error::Error;
 use crate::estimator::{Estimator, Expansion, Phase};
-use crate::flow::{
-    Flow, FlowCategories, FlowContext, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision,
-};
+use crate::flow::{Flow, FlowContext, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision};
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, assign};
 
@@ -541,61 +539,6 @@ impl<B: Backend> Trainer<B> {
         self.optimiser.follow(&self.flow);
         self.prepared = self.flow.prepare().with_steps_on(self.steps.clone());
     }
-}
-
-/// The width of the context of data with categories.
-fn category_width(data: &Dataset) -> Option<usize> {
-    data.categories().and_then(|_| data.samples().context_width())
-}
-
-/// Makes what samples are given a part of the flow: their categories, and the standardisation of their contexts' numbers.
-fn take_contexts<B: Backend>(
-    flow: &mut Flow<B>,
-    batches: &mut Batches,
-    validation: &ValidationSet,
-    contexts: Contexts,
-    key: Key,
-) -> Result<(), Error> {
-    if flow.context().is_none() {
-        return Ok(());
-    }
-    if contexts == Contexts::Fit {
-        flow.set_categories(categories_of(batches, validation, key.named("categories"))?)?;
-    }
-    if let Some(categories) = flow.categories() {
-        batches.set_categories(categories)?;
-    }
-    let levels = flow.categories().map_or(0, FlowCategories::width);
-    if let Some(context) = flow.context_mut() {
-        if contexts != Contexts::Given {
-            context.set_standardiser(batches.fit_contexts(levels)?.ok_or_else(missing_context)?)?;
-        }
-        batches.standardise_contexts(context.standardiser())?;
-    }
-    Ok(())
-}
-
-/// The categories of training samples, those that are a part of them with their probability.
-fn categories_of(batches: &Batches, validation: &ValidationSet, key: Key) -> Result<Option<FlowCategories>, Error> {
-    let Some(training) = batches.training() else { return Ok(None) };
-    if training.categories().is_some() {
-        let density = CategoricalDensity::fit(training, validation.samples(), key)?;
-        return Ok(Some(FlowCategories::Modelled(density)));
-    }
-    Ok(training.context_categories().map(|categories| FlowCategories::Given(categories.columns().to_vec())))
-}
-
-/// Checks that the samples are those that a flow is for.
-fn check_shape(found: &[usize], expected: &[usize]) -> Result<(), Error> {
-    if found == expected {
-        return Ok(());
-    }
-    let words = |shape: &[usize]| match shape {
-        [h, w, c] => format!("images of {h} × {w} pixels, {c} channels"),
-        shape => format!("rows of {} columns", shape.iter().product::<usize>()),
-    };
-    let (found, expected) = (words(found), words(expected));
-    Err(Error::Input(format!("the data has {found}, the flow is for {expected}")))
 }
 
 /// The numbers of a step's report that come from the device.
