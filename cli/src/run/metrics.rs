@@ -119,13 +119,15 @@ impl Classes {
 pub(crate) struct Metrics {
     file: File,
     path: PathBuf,
+    /// Whether the line before the first step is there.
+    begun: bool,
 }
 
 impl Metrics {
     /// A file without lines.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         write_file(path, b"")?;
-        Self::open(path)
+        Self::open(path, false)
     }
 
     /// The file of a run that goes on after `step`, and the lines that stay.
@@ -136,7 +138,7 @@ impl Metrics {
             Err(e) => return Err(e).with_context(|| path.display().to_string()),
         };
         let mut kept = String::new();
-        let mut entries = Vec::new();
+        let (mut entries, mut begun) = (Vec::new(), false);
         for line in text.lines() {
             // a line that was cut off by the end of its process does not parse
             match serde_json::from_str::<Entry>(line) {
@@ -145,9 +147,10 @@ impl Metrics {
                     kept.push('\n');
                     entries.push(entry);
                 }
-                _ if serde_json::from_str::<Beginning>(line).is_ok_and(|line| line.step == 0) => {
+                _ if !begun && serde_json::from_str::<Beginning>(line).is_ok_and(|line| line.step == 0) => {
                     kept.push_str(line);
                     kept.push('\n');
+                    begun = true;
                 }
                 _ => {}
             }
@@ -155,7 +158,7 @@ impl Metrics {
         if kept != text || text.is_empty() {
             write_file(path, kept.as_bytes())?;
         }
-        Ok((Self::open(path)?, entries))
+        Ok((Self::open(path, begun)?, entries))
     }
 
     /// The lines of a file, as far as they can be read; none if there is no file.
@@ -164,9 +167,9 @@ impl Metrics {
         String::from_utf8_lossy(&text).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, begun: bool) -> Result<Self> {
         let file = OpenOptions::new().append(true).open(path).with_context(|| path.display().to_string())?;
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { file, path: path.to_owned(), begun })
     }
 
     /// Appends a line.
@@ -174,9 +177,14 @@ impl Metrics {
         self.append(entry)
     }
 
-    /// Writes the line before the first step.
+    /// Writes the line before the first step, if it is not there: a run that was killed before its first step is validated again.
     pub(crate) fn begin(&mut self, beginning: &Beginning) -> Result<()> {
-        self.append(beginning)
+        if self.begun {
+            return Ok(());
+        }
+        self.append(beginning)?;
+        self.begun = true;
+        Ok(())
     }
 
     fn append(&mut self, line: &impl Serialize) -> Result<()> {
