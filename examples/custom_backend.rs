@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use resflow::backend::{
-    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, FixedPointFound, FixedPointRule,
-    FixedPointSearch, FixedPointState, Key, Net, NetForward, Noise, Over, Padding, Products, Reduce, SeriesState,
-    Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
+    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, BoundedAffineReverse, FixedPointFound,
+    FixedPointRule, FixedPointSearch, FixedPointState, Key, Net, NetForward, Noise, Over, Padding, Products, Reduce,
+    SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 use resflow::config::FlowConfig;
 use resflow::data::{Dataset, Table};
@@ -245,6 +245,12 @@ impl<B: Backend> Backend for Counting<B> {
             rule: &Spline, x: &B::Tensor, raw: &B::Tensor, gy: &B::Tensor, weights: &B::Tensor
         ) -> SplineReverse<B::Tensor> {
             |result| [&result.gx, &result.graw]
+        }
+        fn bounded_affine(most: f64, x: &B::Tensor, told: &B::Tensor) -> [B::Tensor; 2] { |result| &result }
+        fn bounded_affine_reverse(
+            most: f64, x: &B::Tensor, told: &B::Tensor, gy: &B::Tensor, weights: &B::Tensor
+        ) -> BoundedAffineReverse<B::Tensor> {
+            |result| [&result.gx, &result.gtold]
         }
         fn adam_step(
             rule: &AdamStep, scale: &B::Tensor, gate: &B::Tensor, decayed: &B::Tensor,

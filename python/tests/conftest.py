@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ import pytest
 from resflow import Flow
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+# a shell starts what runs in its background with Ctrl-C ignored, and then nobody would hear the interruptions of these tests
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def rows_of(n: int, seed: int = 0) -> np.ndarray:

@@ -178,7 +178,7 @@ impl Told {
 }
 
 /// Sums samples `[n, …, c]` over pixels: `[n, c]`.
-pub(crate) fn sum_pixels<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
+fn sum_pixels<B: Backend>(backend: &B, x: &B::Tensor) -> B::Tensor {
     let shape = backend.shape(x);
     let (n, c) = (shape.rows(), shape.channels());
     let pixels = shape.row_elements() / c.max(1);

@@ -33,7 +33,6 @@ mod traces;
 pub use activation::{ActivationLayer, activation_layer};
 pub use affine::Affine;
 pub use concatenated::ConcatenatedActivation;
-pub(crate) use context::sum_pixels;
 pub use context::{Conditioner, ContextBias, ContextGate, Told};
 pub use conv::{Kernel, KernelSize, LipschitzConv};
 pub use dense::DenseLayer;

@@ -5,13 +5,14 @@
 //! that the widths and places of densities which change by orders of magnitude with the context need it. Behind all else it makes
 //! the standard normal base one of N(μ(c), diag σ(c)²).
 
-use resflow_backend::{Activation, Backend, BackendError, Binary, Element as _, Over, Reduce, Shape, Unary};
+use resflow_backend::{
+    Activation, Backend, BackendError, Binary, BoundedAffineReverse, Element as _, Over, Reduce, Shape, Unary,
+};
 
 use crate::batch::Batch;
 use crate::bijection::{Bijection, ClosedForm, Cotangents, PreparedBijection, closed_form};
 use crate::error::{ConfigError, Error};
 use crate::invert::Solution;
-use crate::layer::sum_pixels;
 use crate::lipschitz::TransformBounds;
 use crate::module::{Grad, Module, accumulate};
 use crate::stage::Stage;
@@ -99,18 +100,22 @@ struct PreparedActNorm<B: Backend> {
     features: usize,
 }
 
-/// The map of some samples, `[n, d]` each, or `[1, d]` if they share a context.
-struct Affine<B: Backend> {
-    /// tanh(â/3) = a/3, and its slope where that is asked for.
-    share: B::Tensor,
-    slope: Option<B::Tensor>,
-    m: B::Tensor,
-}
+impl<B: Backend> PreparedActNorm<B> {
+    /// [â | m] of each sample, `[n, 2d]`, or `[1, 2d]` if they share a context.
+    #[track_caller]
+    fn told(&self, backend: &B, batch: &Batch<B>) -> B::Tensor {
+        let context = batch.context.as_ref().expect("a conditional ActNorm was given samples without a context");
+        backend.linear(context, &self.transposed, &self.bias)
+    }
 
-impl<B: Backend> Affine<B> {
-    /// e^{±a}, in the rank of the samples.
-    fn scale(&self, backend: &B, sign: f64, samples: Shape) -> B::Tensor {
-        spread(backend, &backend.unary(Unary::Exp, backend.affine(self.share.clone(), sign * MOST, 0.0)), samples)
+    /// e^{−a} and m, in the rank of the samples.
+    fn inverse(&self, backend: &B, batch: &Batch<B>) -> [B::Tensor; 2] {
+        let (told, d, samples) = (self.told(backend, batch), self.features, batch.shape(backend));
+        let raw = backend.affine(backend.narrow(&told, 1, 0, d), 1.0 / MOST, 0.0);
+        // an activation, as in the map itself
+        let share = backend.activation(Activation::Tanh, None, &raw, 0).swap_remove(0);
+        let scale = backend.unary(Unary::Exp, backend.affine(share, -MOST, 0.0));
+        [scale, backend.narrow(&told, 1, d, d)].map(|x| spread(backend, &x, samples))
     }
 }
 
@@ -125,41 +130,15 @@ fn spread<B: Backend>(backend: &B, x: &B::Tensor, samples: Shape) -> B::Tensor {
     backend.reshape(x, shape[..].into())
 }
 
-/// The pixels of a sample that share the numbers.
-fn pixels(shape: Shape) -> f64 {
-    (shape.row_elements() / shape.channels().max(1)) as f64
-}
-
-impl<B: Backend> PreparedActNorm<B> {
-    #[track_caller]
-    fn affine(&self, backend: &B, batch: &Batch<B>, orders: usize) -> Affine<B> {
-        let context = batch.context.as_ref().expect("a conditional ActNorm was given samples without a context");
-        let both = backend.linear(context, &self.transposed, &self.bias);
-        let d = self.features;
-        let raw = backend.affine(backend.narrow(&both, 1, 0, d), 1.0 / MOST, 0.0);
-        // an activation, which a backend computes sooner than a function of its own
-        let mut found = backend.activation(Activation::Tanh, None, &raw, orders).into_iter();
-        let share = found.next().expect("the value itself");
-        Affine { share, slope: found.next(), m: backend.narrow(&both, 1, d, d) }
-    }
-}
-
 impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
     fn map(&self, backend: &B, batch: &Batch<B>) -> (B::Tensor, B::Tensor) {
-        let shape = batch.shape(backend);
-        let affine = self.affine(backend, batch, 0);
-        let scaled = backend.binary(Binary::Mul, batch.x.clone(), &affine.scale(backend, 1.0, shape));
-        let y = backend.binary(Binary::Add, scaled, &spread(backend, &affine.m, shape));
-        let sums = backend.reduce(Reduce::Sum, Over::Row, &affine.share);
-        let own = backend.affine(sums, MOST * pixels(shape), 0.0);
-        (y, backend.binary(Binary::Add, backend.full(0.0, [shape.rows(), 1].into()), &own))
+        let [y, log_det] = backend.bounded_affine(MOST, &batch.x, &self.told(backend, batch));
+        (y, log_det)
     }
 
     fn unmap(&self, backend: &B, batch: &Batch<B>) -> Result<Solution<B>, Error> {
-        let shape = batch.shape(backend);
-        let affine = self.affine(backend, batch, 0);
-        let shifted = backend.binary(Binary::Sub, batch.x.clone(), &spread(backend, &affine.m, shape));
-        let inverse = affine.scale(backend, -1.0, shape);
+        let [inverse, m] = self.inverse(backend, batch);
+        let shifted = backend.binary(Binary::Sub, batch.x.clone(), &m);
         let stretch = backend.download(&backend.reduce(Reduce::Max, Over::All, &inverse))?[0].to_f64();
         Ok(Solution::closed_form(backend, backend.binary(Binary::Mul, shifted, &inverse), stretch))
     }
@@ -170,7 +149,7 @@ impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
         batch: &Batch<B>,
         gradient: &B::Tensor,
     ) -> Result<Option<B::Tensor>, Error> {
-        let inverse = self.affine(backend, batch, 0).scale(backend, -1.0, batch.shape(backend));
+        let [inverse, _] = self.inverse(backend, batch);
         Ok(Some(backend.binary(Binary::Mul, gradient.clone(), &inverse)))
     }
 
@@ -181,26 +160,19 @@ impl<B: Backend> ClosedForm<B> for PreparedActNorm<B> {
         cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Cotangents<B> {
-        let shape = kept.shape(backend);
-        let affine = self.affine(backend, &kept, 1);
+        let told = self.told(backend, &kept);
         let Cotangents { x: gy, log_det, mut context } = cotangents;
-        let gx = backend.binary(Binary::Mul, gy.clone(), &affine.scale(backend, 1.0, shape));
-        // ∂y/∂a = e^a x, and every pixel's log det grows by each entry of a; ∂a/∂â = 1 − tanh²
-        let through = sum_pixels(backend, &backend.binary(Binary::Mul, gx.clone(), &kept.x));
-        let of_a = backend.binary(Binary::Add, through, &backend.affine(log_det.clone(), pixels(shape), 0.0));
-        let of_raw = backend.binary(Binary::Mul, of_a, &affine.slope.expect("asked for"));
-        let mut both = backend.concat(&[&of_raw, &sum_pixels(backend, &gy)], 1);
-        accumulate(backend, &mut grads[1], &backend.reduce(Reduce::Sum, Over::Channel, &both));
+        let BoundedAffineReverse { gx, gtold } = backend.bounded_affine_reverse(MOST, &kept.x, &told, &gy, &log_det);
+        let sum = backend.reduce(Reduce::Sum, Over::Channel, &gtold);
+        accumulate(backend, &mut grads[1], &sum);
         let embedding = kept.context.as_ref().expect("looked at before");
-        if backend.shape(embedding).rows() == 1 && shape.rows() != 1 {
-            let sum = backend.reduce(Reduce::Sum, Over::Channel, &both);
-            both = backend.reshape(&sum, [1, 2 * self.features].into());
-        }
+        let shared = backend.shape(embedding).rows() == 1 && backend.shape(&gtold).rows() != 1;
+        let gtold = if shared { backend.reshape(&sum, [1, 2 * self.features].into()) } else { gtold };
         grads[0] = Some(match grads[0].take() {
-            None => backend.matmul(&both, true, embedding, false),
-            Some(sum) => backend.matmul_add(sum, &both, true, embedding, false),
+            None => backend.matmul(&gtold, true, embedding, false),
+            Some(sum) => backend.matmul_add(sum, &gtold, true, embedding, false),
         });
-        accumulate(backend, &mut context, &backend.matmul(&both, false, &self.weight, false));
+        accumulate(backend, &mut context, &backend.matmul(&gtold, false, &self.weight, false));
         Cotangents { x: gx, log_det, context }
     }
 }

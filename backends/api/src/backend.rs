@@ -4,9 +4,9 @@ use std::fmt::Debug;
 
 use crate::composed;
 use crate::{
-    Activation, AdamStep, BackendError, Binary, Element, FixedPointFound, FixedPointRule, FixedPointSearch,
-    FixedPointState, Key, Net, NetForward, Noise, Over, Padding, Products, Reduce, SeriesState, Shape, Spline,
-    SplineReverse, TermWeight, TermWeights, Unary,
+    Activation, AdamStep, BackendError, Binary, BoundedAffineReverse, Element, FixedPointFound, FixedPointRule,
+    FixedPointSearch, FixedPointState, Key, Net, NetForward, Noise, Over, Padding, Products, Reduce, SeriesState,
+    Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 
 /// Both results of [`Backend::activation_reverse`], and the parameter's gradient.
@@ -426,6 +426,25 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
         weights: &Self::Tensor,
     ) -> SplineReverse<Self::Tensor> {
         composed::spline_reverse(self, rule, x, raw, gy, weights)
+    }
+
+    /// Scales and shifts samples x `[n, …, d]` by what each is told, [â | m] `[n, 2d]` or `[1, 2d]`: y = e^a ∘ x + m with a = most·tanh(â/most)
+    /// ([`bounded_affine`](crate::bounded_affine)), and ln|det ∂y/∂x|, `[n, 1]`. The bound on |a| is at most 80.
+    fn bounded_affine(&self, most: f64, x: &Self::Tensor, told: &Self::Tensor) -> [Self::Tensor; 2] {
+        composed::bounded_affine(self, most, x, told)
+    }
+
+    /// Computes the pullback of [`bounded_affine`](Self::bounded_affine): from the gradient in y and that in every sample's ln|det|,
+    /// `[n, 1]`, to those in x and in what each sample was told.
+    fn bounded_affine_reverse(
+        &self,
+        most: f64,
+        x: &Self::Tensor,
+        told: &Self::Tensor,
+        gy: &Self::Tensor,
+        weights: &Self::Tensor,
+    ) -> BoundedAffineReverse<Self::Tensor> {
+        composed::bounded_affine_reverse(self, most, x, told, gy, weights)
     }
 
     /// Makes one step of Adam on flat tensors `[P]`. The gradient is scaled by `scale` `[1]`; nothing changes if `gate`

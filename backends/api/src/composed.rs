@@ -8,6 +8,7 @@ pub use fixed_point::{fixed_point, net_fixed_point, ridge};
 pub use net::{net_forward, net_jvp, net_pullback, net_series, net_tangents, net_vjp};
 
 use crate::activation::pila_least;
+pub use crate::bounded_affine::{bounded_affine, bounded_affine_reverse};
 pub use crate::spline::{spline, spline_inverse, spline_reverse};
 use crate::{
     Activation, ActivationReverse, AdamStep, Backend, Binary, Element, FixedPointColumn, FixedPointRule,

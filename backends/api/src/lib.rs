@@ -9,6 +9,7 @@
 
 mod activation;
 mod backend;
+pub mod bounded_affine;
 pub mod composed;
 mod element;
 mod error;
@@ -23,6 +24,7 @@ mod spline;
 
 pub use activation::{Activation, LIPSWISH_SCALE};
 pub use backend::{ActivationReverse, Backend};
+pub use bounded_affine::BoundedAffineReverse;
 pub use element::Element;
 pub use error::BackendError;
 pub use key::{Generator, Key, philox4x32_10};

@@ -24,6 +24,7 @@
 
 pub mod activation;
 pub mod adam;
+pub mod bounded_affine;
 pub mod determinant;
 pub mod device;
 mod draw;
@@ -70,6 +71,7 @@ macro_rules! conformance_tests {
                 fixed_point: fixed_point_step fixed_point_ends fixed_point_length fixed_point_overflow net_fixed_point
                     net_fixed_point_limit;
                 spline: spline spline_inverse spline_reverse spline_special_values;
+                bounded_affine: bounded_affine bounded_affine_reverse;
                 power: power_iteration conv2d_power_iteration power_iteration_zero power_iteration_extremes power_iteration_converges;
                 adam: adam_step adam_step_gate;
                 handle: consumed_operands_are_values aliased_operands borrowed_operands_are_kept;

@@ -141,4 +141,14 @@ pub fn mismatched_fused<B: Backend>(backend: &B) {
     refuses(&["spline_reverse"], &[x, raw], || reverse(raw, x, &[2, 1]));
     refuses(&["spline_reverse"], &[x, &[3, 2]], || reverse(&[2, 33], &[3, 2], &[2, 1]));
     refuses(&["spline_reverse"], &[x, &[3, 1]], || reverse(&[2, 33], x, &[3, 1]));
+
+    let told = &[2, 6][..];
+    refuses(&["bounded_affine"], &[x, &[2, 5]], || backend.bounded_affine(3.0, &z(x), &z(&[2, 5])));
+    refuses(&["bounded_affine"], &[x, &[3, 6]], || backend.bounded_affine(3.0, &z(x), &z(&[3, 6])));
+    let reverse = |told: &[usize], gy: &[usize], weights: &[usize]| {
+        backend.bounded_affine_reverse(3.0, &z(x), &z(told), &z(gy), &z(weights))
+    };
+    refuses(&["bounded_affine_reverse"], &[x, &[2, 5]], || reverse(&[2, 5], x, &[2, 1]));
+    refuses(&["bounded_affine_reverse"], &[x, &[3, 2]], || reverse(told, &[3, 2], &[2, 1]));
+    refuses(&["bounded_affine_reverse"], &[x, &[3, 1]], || reverse(told, x, &[3, 1]));
 }

@@ -16,6 +16,7 @@
 //! | activations | [`ACTIVATION`] | see [`activation`](crate::activation) |
 //! | `lu` | [`LU`]·d·κ | ‖A⁻¹‖, and 1 for ln\|det\| |
 //! | splines | [`SPLINE`] | see [`spline`](mod@crate::spline) |
+//! | bounded scales and shifts | [`ACTIVATION`]·(1 + A) | see [`bounded_affine`](mod@crate::bounded_affine) |
 //! | `adam_step` | [`ADAM`] | Σ\|terms\| |
 //!
 //! "As much of the argument" allows f(x(1 + ε)) for f(x), the honest bound for a processor that scales its argument

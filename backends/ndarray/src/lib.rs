@@ -8,6 +8,7 @@
 //! are compiled for AVX-512, AVX2 and the baseline and chosen at run time. `unsafe` occurs where those are called.
 #![deny(unsafe_code)]
 
+mod bounded_affine;
 mod broadcast;
 mod conv;
 #[cfg(target_arch = "x86_64")]
@@ -37,9 +38,9 @@ use std::sync::Arc;
 use matmul::{Operands, Start};
 use pool::Pool;
 use resflow_backend::{
-    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, Element, FixedPointFound, FixedPointRule,
-    FixedPointSearch, FixedPointState, Key, Net, Noise, Over, Padding, Products, Reduce, SeriesState, Shape, Spline,
-    SplineReverse, TermWeight, TermWeights, Unary,
+    Activation, ActivationReverse, AdamStep, Backend, BackendError, Binary, BoundedAffineReverse, Element,
+    FixedPointFound, FixedPointRule, FixedPointSearch, FixedPointState, Key, Net, Noise, Over, Padding, Products,
+    Reduce, SeriesState, Shape, Spline, SplineReverse, TermWeight, TermWeights, Unary,
 };
 use simd::Level;
 pub use tensor::Tensor;
@@ -507,6 +508,21 @@ impl<E: CpuElement> Backend for NdArray<E> {
         weights: &Tensor<E>,
     ) -> SplineReverse<Tensor<E>> {
         self.spline_reverse_op(rule, x, raw, gy, weights)
+    }
+
+    fn bounded_affine(&self, most: f64, x: &Tensor<E>, told: &Tensor<E>) -> [Tensor<E>; 2] {
+        self.bounded_affine_op(most, x, told)
+    }
+
+    fn bounded_affine_reverse(
+        &self,
+        most: f64,
+        x: &Tensor<E>,
+        told: &Tensor<E>,
+        gy: &Tensor<E>,
+        weights: &Tensor<E>,
+    ) -> BoundedAffineReverse<Tensor<E>> {
+        self.bounded_affine_reverse_op(most, x, told, gy, weights)
     }
 
     fn adam_step(
