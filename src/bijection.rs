@@ -357,11 +357,42 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
         self.backward(backend, tape, cotangents, grads)
     }
 
+    /// The velocity of a continuous flow, as a regression sees it; `None` of other transforms.
+    fn velocity(&self) -> Option<&dyn Velocity<B>> {
+        None
+    }
+
     /// Turns the gradients of what is computed with into those of what is stored. Tensors that got none
     /// may be left empty.
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
         let _ = (backend, grads);
     }
+}
+
+/// The velocity f(t, x; θ) of a continuous flow, which carries noise, t = 0, to samples, t = 1.
+pub trait Velocity<B: Backend>: Send + Sync {
+    /// Computes Σ wᵢ ‖f(tᵢ, xᵢ) − uᵢ‖², `[1]`, and adds its gradients to those of the trained tensors and of the embedding of the
+    /// samples' contexts.
+    fn regress(
+        &self,
+        backend: &B,
+        regression: &Regression<'_, B>,
+        grads: &mut [Grad<B>],
+        context: &mut Grad<B>,
+    ) -> B::Tensor;
+}
+
+/// A regression of a velocity on targets.
+#[derive(Debug, Clone, Copy)]
+pub struct Regression<'a, B: Backend> {
+    /// xᵢ, `[n, …]`, with the embedding of its context.
+    pub batch: &'a Batch<B>,
+    /// tᵢ, from 0 to 1.
+    pub times: &'a [f64],
+    /// uᵢ, of the shape of x.
+    pub targets: &'a B::Tensor,
+    /// wᵢ, `[n, 1]`.
+    pub weights: &'a B::Tensor,
 }
 
 /// The error of a transform that has no [`PreparedBijection::solve_transposed`].

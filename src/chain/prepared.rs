@@ -9,7 +9,7 @@ use super::Observer;
 use super::certificate::{Certificate, Twin};
 use super::parts::{Parts, part_with, reunite};
 use crate::batch::Batch;
-use crate::bijection::{Ask, Cotangents, Mapped, Memory, PreparedBijection, Tape, Wanted};
+use crate::bijection::{Ask, Cotangents, Mapped, Memory, PreparedBijection, Tape, Velocity, Wanted};
 use crate::error::Error;
 use crate::invert::{Inversion, SampleReport, Solution, Status, merge_reports};
 use crate::module::{Grad, accumulate, fill, flatten};
@@ -199,6 +199,36 @@ impl<B: Backend> PreparedChain<B> {
             .rev()
             .find(|(l, step)| step.saturates && self.steps[..*l].iter().all(|before| before.factored_out == 0));
         last.map_or(0, |(l, _)| l + 1)
+    }
+
+    /// The one transform that has a velocity: its number, the velocity and the place of its gradients; `None` where none has, or
+    /// more than one.
+    pub(crate) fn velocity(&self) -> Option<(usize, &dyn Velocity<B>, Range<usize>)> {
+        let found = |(l, step): (usize, &'_ Step<B>)| Some((l, step.transform.velocity().map(|_| step.grads.clone())?));
+        let mut all = self.steps.iter().enumerate().filter_map(found);
+        let (Some((l, grads)), None) = (all.next(), all.next()) else { return None };
+        Some((l, self.steps[l].transform.velocity()?, grads))
+    }
+
+    /// Takes samples forward through the transforms before number `l`, and z, `[n, d]`, back through those behind it: its input
+    /// and its output, of a chain that factors nothing out.
+    ///
+    /// # Errors
+    /// Returns the error of a transform that failed.
+    pub(crate) fn both_ends(
+        &self,
+        backend: &B,
+        l: usize,
+        batch: &Batch<B>,
+        z: B::Tensor,
+        how: &Inversion,
+    ) -> Result<[B::Tensor; 2], Error> {
+        let x = self.walk(backend, batch, &Ask::value::<B>(), 0..l, &mut |_, _, _| ())?.batch.x;
+        let mut y = self.parts.split(backend, &z).pop().expect("z has at least one part");
+        for step in self.steps[l + 1..].iter().rev() {
+            y = step.transform.inverse(backend, &batch.with_x(y), how)?.value;
+        }
+        Ok([x, y])
     }
 
     /// Makes [`PreparedBijection::backward_reported`]; `join` may change the cotangent of each transform's output.

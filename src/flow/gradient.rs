@@ -5,6 +5,8 @@
 //! normalisation once. Samples of which a solve failed are left out and counted. The result is a function of the batch, the configuration and the key: the number of threads does
 //! not enter.
 
+use std::ops::Range;
+
 use resflow_backend::{Backend, Key, ShardPlan};
 
 use super::context::missing;
@@ -105,14 +107,18 @@ impl Solves {
     }
 }
 
-struct Lane<B: Backend> {
-    chain: Vec<Grad<B>>,
+/// Takes one shard forward and back, adding to a lane.
+type RunShard<'a, B> = dyn Fn(Range<usize>, &mut Lane<B>) -> Result<(), Error> + Sync + 'a;
+
+/// The sums over the shards of a lane.
+pub(super) struct Lane<B: Backend> {
+    pub(super) chain: Vec<Grad<B>>,
     base: Vec<Grad<B>>,
     classifier: Vec<Grad<B>>,
-    loss: Option<B::Tensor>,
+    pub(super) loss: Option<B::Tensor>,
     classification: Option<B::Tensor>,
     inputs: Vec<B::Tensor>,
-    embedding: Vec<Grad<B>>,
+    pub(super) embedding: Vec<Grad<B>>,
     contexts: Vec<B::Tensor>,
     terms: usize,
     solves: Solves,
@@ -133,9 +139,21 @@ impl<B: Backend> PreparedFlow<B> {
         estimator: &Estimator,
         objective: &Objective<'_, B>,
     ) -> Result<Gradient<B>, Error> {
+        self.add_shards(objective.batch, objective.input_gradient, &|shard, lane| {
+            self.run_shard(estimator, objective, shard.start, shard.len(), lane)
+        })
+    }
+
+    /// Adds up what `run` makes of each shard of a batch, lane by lane.
+    pub(super) fn add_shards(
+        &self,
+        batch: &Batch<B>,
+        input_gradient: bool,
+        run: &RunShard<'_, B>,
+    ) -> Result<Gradient<B>, Error> {
         let backend = &self.backend;
-        let n = objective.batch.len(backend);
-        if self.context.is_some() && objective.batch.context.is_none() {
+        let n = batch.len(backend);
+        if self.context.is_some() && batch.context.is_none() {
             return Err(missing());
         }
         let plan = self.gradient_plan(n);
@@ -153,7 +171,7 @@ impl<B: Backend> PreparedFlow<B> {
                 solves: Solves::default(),
             };
             for shard in plan.lane(l) {
-                self.run_shard(estimator, objective, shard.start, shard.len(), &mut lane)?;
+                run(shard, &mut lane)?;
             }
             Ok(lane)
         });
@@ -166,9 +184,9 @@ impl<B: Backend> PreparedFlow<B> {
             let count = plan.lanes();
             (0..plan.shards()).map(|i| &part(&lanes[i % count])[i / count]).collect()
         };
-        let input = objective.input_gradient.then(|| backend.concat(&in_order(|lane| &lane.inputs), 0));
+        let input = input_gradient.then(|| backend.concat(&in_order(|lane| &lane.inputs), 0));
         let shared = |context: &B::Tensor| backend.shape(context).rows() == 1 && n != 1;
-        let own = objective.batch.context.as_ref().filter(|_| objective.input_gradient && self.context.is_some());
+        let own = batch.context.as_ref().filter(|_| input_gradient && self.context.is_some());
         let context = own.map(|own| {
             let parts = in_order(|lane| &lane.contexts);
             if !shared(own) {

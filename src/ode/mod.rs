@@ -17,6 +17,7 @@
 //! be. Invariant: both directions solve the same equation to their solver's tolerance; neither is the other's inverse to the last bit.
 
 mod field;
+mod regression;
 mod solve;
 mod step;
 mod tableau;
@@ -27,7 +28,7 @@ use resflow_backend::{Backend, Element as _, Key, Over, Reduce, Unary};
 use solve::{Kept, Solved, pull_back_solve, solve};
 
 use crate::batch::Batch;
-use crate::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, PreparedBijection, Tape, Wanted};
+use crate::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, PreparedBijection, Tape, Velocity, Wanted};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimator, Phase, Probe};
 use crate::invert::{Inversion, SampleReport, Solution, Status};
@@ -274,6 +275,10 @@ impl<B: Backend> PreparedBijection<B> for PreparedOdeFlow<B> {
         let (of_z, of_log_det) = (cotangents.x.clone(), cotangents.log_det.clone());
         let x = pull_back_solve(&field, &self.training, &kept, of_z, &of_log_det, grads, &mut cotangents.context);
         Ok(cotangents.with_x(x))
+    }
+
+    fn velocity(&self) -> Option<&dyn Velocity<B>> {
+        Some(self)
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {

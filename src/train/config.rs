@@ -2,18 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use resflow_backend::Products;
+use resflow_backend::{Backend, Products};
 use serde::{Deserialize, Serialize};
 
 use super::{Improvement, RouletteLaw, Validations};
-use crate::bijection::Memory;
+use crate::bijection::{Bijection, Memory};
 use crate::data::{ColumnFit, ColumnSettings, Support};
 use crate::error::ConfigError;
+use crate::flow::{Flow, MOST_PAIRED, Pairing, TrainingObjective, not_one, too_many};
+use crate::stage::Stage;
 
 /// The settings by which a run is optimised, validated and ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
+    /// What is minimised: `"likelihood"`, −log p, or of a continuous flow `"flow-matching"`, with settings such as
+    /// `"flow-matching:pairing=optimal,noise=0.01,fine-tune=0.1"` (arXiv 2210.02747, 2302.00482). Validation is by −log p.
+    #[serde(skip_serializing_if = "is_default")]
+    pub objective: TrainingObjective,
     /// The samples of a batch.
     pub batch: usize,
     /// Batches whose gradients are added up for one step (gradient accumulation), which is then that of one batch of
@@ -116,6 +122,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
+            objective: TrainingObjective::Likelihood,
             batch: 256,
             accumulate: 1,
             flips: false,
@@ -213,7 +220,32 @@ impl TrainConfig {
         if !(self.validation_fraction > 0.0 && fraction(self.validation_fraction)) {
             return wrong("validation_fraction", self.validation_fraction, "above 0 and below 1");
         }
+        self.objective.check()?;
         self.column_settings().check()
+    }
+
+    /// Checks that a flow can be trained by the objective, on samples with weights or without.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Inconsistent`] with the remedy.
+    pub(super) fn check_objective<B: Backend>(&self, flow: &Flow<B>, weighted: bool) -> Result<(), ConfigError> {
+        let Some(matching) = self.objective.matching(0.0) else { return Ok(()) };
+        let is_ode = |t: &&Box<dyn Bijection<B>>| matches!(t.stage(), Some(Stage::OdeFlow { .. }));
+        if flow.transforms().iter().filter(is_ode).count() != 1 {
+            return Err(not_one());
+        }
+        if matching.pairing == Pairing::Optimal {
+            let given = if flow.context().is_some() { Some("a context") } else { weighted.then_some("weights") };
+            if let Some(given) = given {
+                return Err(ConfigError::Inconsistent(format!(
+                    "the pairs of pairing=optimal know nothing of {given}, and would bias the model: set pairing=independent"
+                )));
+            }
+            if self.batch > MOST_PAIRED {
+                return Err(too_many(self.batch));
+            }
+        }
+        Ok(())
     }
 
     /// How the maps of columns are fitted.

@@ -21,7 +21,9 @@ use crate::classifier::{ClassificationScore, Classifier};
 use crate::data::{Dataset, Samples};
 use crate::error::Error;
 use crate::estimator::{Estimator, Expansion, Phase};
-use crate::flow::{Flow, FlowContext, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision};
+use crate::flow::{
+    Flow, FlowContext, FlowMatching, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision,
+};
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, assign};
 
@@ -31,8 +33,11 @@ use crate::module::{Module as _, assign};
 pub struct StepReport {
     /// The number of the step, from 1.
     pub step: u64,
-    /// The mean of −log p over the batch, nats in the data's units; the value of the log det, not the surrogate.
+    /// The mean of −log p over the batch, nats in the data's units; the value of the log det, not the surrogate. NaN in a step that
+    /// matches a velocity, which computes none.
     pub train_nll: f64,
+    /// The mean square per number of the velocity's distance from its targets, in a step of flow matching.
+    pub matching: Option<f64>,
     /// The 2-norm of the gradient before clipping.
     pub gradient_norm: f64,
     /// The learning rate.
@@ -146,6 +151,7 @@ impl<B: Backend> Trainer<B> {
         let budget = limits.budget;
         config.check()?;
         budget.check()?;
+        config.check_objective(&flow, source.data().is_some_and(|data| data.weights().is_some()))?;
         check_shape(&source.sample_shape(), &flow.config().sample_shape())?;
         if let (None, Some(width)) = (flow.context(), source.data().and_then(category_width)) {
             return Err(Error::Input(format!(
@@ -347,21 +353,23 @@ impl<B: Backend> Trainer<B> {
         self.initialise_once()?;
         let step = self.step + 1;
         let rate = self.config.rate(step, self.progress());
-        let gradient = self.gradient(&backend)?;
+        let matching = self.config.objective.matching(self.progress()).copied();
+        let gradient = self.gradient(&backend, matching.as_ref())?;
         let Applied { loss, norm, classification } = self.apply(&gradient, step, rate)?;
 
         // Σ wᵢ E(zᵢ) of a batch whose weights are not 1 together
         let loss = if (self.weight - 1.0).abs() < 1e-9 { loss } else { loss / self.weight };
         self.step = step;
         self.flow.set_provenance(Provenance { steps: step, ..self.flow.provenance().clone() });
-        if self.law.is_some() && MeasuredLaw::is_due(step) {
+        if self.law.is_some() && matching.is_none() && MeasuredLaw::is_due(step) {
             self.measure(&backend)?;
         }
         let log_det = self.log_det.map_or_else(|| self.flow.standardiser().log_det(), |sum| sum / self.weight);
         let constant = self.prepared.base().constant() - log_det;
         Ok(StepReport {
             step,
-            train_nll: loss + constant,
+            train_nll: if matching.is_some() { f64::NAN } else { loss + constant },
+            matching: matching.map(|_| loss),
             gradient_norm: norm,
             learning_rate: rate,
             terms: gradient.terms,
@@ -409,7 +417,7 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// Computes the gradient of the present step: the sum over its batches, of the mean over all their samples.
-    fn gradient(&mut self, backend: &B) -> Result<Gradient<B>, Error> {
+    fn gradient(&mut self, backend: &B, matching: Option<&FlowMatching>) -> Result<Gradient<B>, Error> {
         let count = self.config.batch;
         let share = 1.0 / self.step_samples() as f64;
         let alike = backend.full(share, [count, 1].into());
@@ -425,15 +433,19 @@ impl<B: Backend> Trainer<B> {
             self.weight += own.as_ref().map_or(count as f64, |own| own.iter().sum()) * share;
             let weights = own.map_or_else(|| alike.clone(), |own| column(backend, own.into_iter().map(|w| w * share)));
             let density_weight = self.config.density_weight;
+            let key = self.key.named("training").split(self.step);
             let objective = Objective {
                 batch: &batch,
                 weights: &weights,
-                key: self.key.named("training").split(self.step),
+                key,
                 memory: self.config.memory,
                 input_gradient: false,
                 supervision: targets.as_ref().map(|targets| Supervision { targets, density_weight }),
             };
-            let own = self.prepared.gradient_by(self.estimator(), &objective)?;
+            let own = match matching {
+                Some(matching) => self.prepared.matching_gradient(matching, &batch, &weights, key)?,
+                None => self.prepared.gradient_by(self.estimator(), &objective)?,
+            };
             sum = Some(match sum {
                 None => own,
                 Some(sum) => Gradient {

@@ -27,6 +27,7 @@ mod image_links;
 mod implicit;
 mod layers;
 mod lipschitz;
+mod matching;
 mod measured_law;
 mod missing;
 mod mixed_norms;

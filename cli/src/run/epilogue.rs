@@ -90,7 +90,7 @@ pub(crate) fn facts<B: Backend>(flow: &Flow<B>, model: &Path, entries: &[Entry],
         .iter()
         .map(|e| Point {
             step: e.step,
-            training: e.train_nll,
+            training: e.train_nll.unwrap_or(f64::NAN),
             validation: e.val_nll.map(|v| [v, e.val_se.unwrap_or(0.0)]),
         })
         .collect();

@@ -22,8 +22,11 @@ pub(crate) struct Entry {
     pub(crate) step: u64,
     /// Since the beginning of the run, over all resumptions.
     pub(crate) seconds: f64,
-    /// Nats per row on the batch.
-    pub(crate) train_nll: f64,
+    /// Nats per row on the batch; null in steps of flow matching.
+    pub(crate) train_nll: Option<f64>,
+    /// The velocity's mean square distance from its targets, in those steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) matching: Option<f64>,
     /// Nats per row of the averaged weights on the validation rows; null where they were not evaluated.
     pub(crate) val_nll: Option<f64>,
     pub(crate) val_se: Option<f64>,
