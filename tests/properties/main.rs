@@ -39,6 +39,7 @@ mod products;
 mod scores;
 mod spline;
 mod table_fits;
+mod together;
 mod traces;
 mod variational;
 mod weights;

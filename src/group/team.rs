@@ -1,0 +1,156 @@
+//! A group at work on one flow: what its ranks share, and what they add up.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use resflow_backend::{Backend, Shape};
+
+use super::{Group, collective};
+use crate::error::{Error, GroupError};
+use crate::module::Grad;
+
+/// The notes that go along with a gradient before the counts of lanes that have a gradient of a tensor: products and
+/// evaluations at most, samples that were not solved in all.
+const NOTES: usize = 3;
+
+/// A group, and the shapes of a flow's trained tensors in the order of a visit.
+#[derive(Debug)]
+pub(crate) struct Team {
+    group: Arc<dyn Group>,
+    shapes: Vec<Shape>,
+    /// Whether the others know that rank 0 wants nothing more of them.
+    dismissed: AtomicBool,
+}
+
+/// A lane's gradients and what is added up with them.
+pub(crate) struct LaneSum<B: Backend> {
+    pub(crate) gradients: Vec<Grad<B>>,
+    /// The loss, `[1]`, and what else a lane sums, of these lengths on all ranks.
+    pub(crate) sums: Vec<Grad<B>>,
+    /// Products at most, evaluations at most, samples that were not solved.
+    pub(crate) notes: [usize; NOTES],
+}
+
+impl Team {
+    pub(crate) fn new(group: Arc<dyn Group>, shapes: Vec<Shape>) -> Self {
+        Self { group, shapes, dismissed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn group(&self) -> &dyn Group {
+        &*self.group
+    }
+
+    /// This rank's part of so many things.
+    pub(crate) fn share(&self, count: usize) -> Range<usize> {
+        let (rank, size) = (self.group.rank(), self.group.size());
+        rank * count / size..(rank + 1) * count / size
+    }
+
+    /// Tells the others if this rank cannot go on.
+    pub(crate) fn unless_failed<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        result.inspect_err(|error| self.abort(&error.to_string()))
+    }
+
+    /// Tells the others that this rank ends.
+    pub(crate) fn abort(&self, cause: &str) {
+        self.dismissed.store(true, Ordering::Relaxed);
+        self.group.abort(cause);
+    }
+
+    /// Whether the others are to be told that there is nothing more to do; asked once.
+    pub(crate) fn dismiss(&self) -> bool {
+        self.group.rank() == 0 && !self.dismissed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Adds up the lanes of all ranks in order; `lengths` are those of what is added beside the gradients.
+    pub(crate) fn add_lanes<B: Backend>(
+        &self,
+        backend: &B,
+        lanes: &[LaneSum<B>],
+        lengths: &[usize],
+    ) -> Result<LaneSum<B>, Error> {
+        let shapes: Vec<Shape> = self.shapes.iter().copied().chain(lengths.iter().map(|&n| [n].into())).collect();
+        let total = shapes.iter().map(Shape::elements).sum();
+        let mut notes = vec![0.0; NOTES + shapes.len()];
+        let flat = lanes.iter().map(|lane| self.flat(backend, lane, &shapes, total, &mut notes));
+        let flat = self.unless_failed(flat.collect::<Result<Vec<_>, _>>())?;
+        let merge = |before: &mut [f64], own: &[f64]| {
+            for (i, (before, own)) in before.iter_mut().zip(own).enumerate() {
+                *before = if i < 2 { before.max(*own) } else { *before + own };
+            }
+        };
+        let sum = collective::sum_in_order(&*self.group, &mut notes, merge, &flat, total)?;
+        let mut at = 0;
+        let mut parts = shapes.iter().enumerate().map(|(i, shape)| {
+            let own = at..at + shape.elements();
+            at = own.end;
+            // as the lanes have it, which may be another view of the same numbers
+            let seen = lanes.iter().find_map(|lane| lane.gradients.iter().chain(&lane.sums).nth(i)?.as_ref());
+            let shape = seen.map_or(*shape, |seen| backend.shape(seen));
+            (notes[NOTES + i] > 0.0).then(|| backend.upload(&sum[own], shape))
+        });
+        let gradients = parts.by_ref().take(self.shapes.len()).collect();
+        let sums = parts.collect();
+        Ok(LaneSum { gradients, sums, notes: [0, 1, 2].map(|i| notes[i] as usize) })
+    }
+
+    /// The numbers of a lane one after the other, −0 where it has none; counts what it has.
+    fn flat<B: Backend>(
+        &self,
+        backend: &B,
+        lane: &LaneSum<B>,
+        shapes: &[Shape],
+        total: usize,
+        notes: &mut [f64],
+    ) -> Result<Vec<B::Elem>, Error> {
+        for i in 0..2 {
+            notes[i] = notes[i].max(lane.notes[i] as f64);
+        }
+        notes[2] += lane.notes[2] as f64;
+        let parts: Vec<&Grad<B>> = lane.gradients.iter().chain(&lane.sums).collect();
+        let fits = |(part, shape): (&&Grad<B>, &Shape)| {
+            part.as_ref().is_none_or(|part| backend.shape(part).elements() == shape.elements())
+        };
+        if parts.len() != shapes.len() || !parts.iter().zip(shapes).all(fits) {
+            let problem = "a transform's gradients before they are finished are not of the sizes of its tensors: such \
+                           a flow trains in one process only";
+            return Err(Error::Input(problem.into()));
+        }
+        let there = parts.iter().filter_map(|part| part.as_ref());
+        let there = crate::module::flatten(backend, there);
+        let numbers = there.map_or(Ok(Vec::new()), |there| backend.download(&there))?;
+        let mut flat = Vec::with_capacity(total);
+        let mut rest = &numbers[..];
+        for (i, (part, shape)) in parts.into_iter().zip(shapes).enumerate() {
+            if part.is_some() {
+                let (own, others) = rest.split_at(shape.elements());
+                flat.extend_from_slice(own);
+                (rest, notes[NOTES + i]) = (others, notes[NOTES + i] + 1.0);
+            } else {
+                flat.resize(flat.len() + shape.elements(), resflow_backend::Element::from_f64(-0.0));
+            }
+        }
+        Ok(flat)
+    }
+
+    /// Gives every rank what all ranks made, in their order, of what this one made.
+    pub(crate) fn gather(&self, own: Result<Vec<u8>, Error>) -> Result<Vec<Vec<u8>>, Error> {
+        Ok(collective::gather(&*self.group, self.unless_failed(own)?)?)
+    }
+
+    /// Checks that all ranks hold the same numbers.
+    pub(crate) fn check_same<B: Backend>(&self, backend: &B, what: &str, tensor: &B::Tensor) -> Result<(), Error> {
+        let numbers = self.unless_failed(backend.download(tensor).map_err(Error::from))?;
+        let digest = collective::digest(&numbers).to_le_bytes();
+        Ok(collective::check_same(&*self.group, what, &digest)?)
+    }
+}
+
+impl Team {
+    /// The error of a call that only rank 0 may make.
+    pub(crate) fn not_leading(&self) -> Error {
+        let problem = format!("rank {} follows rank 0: call `follow`", self.group.rank());
+        Error::Group(GroupError::Transport(problem))
+    }
+}
