@@ -1,8 +1,8 @@
 //! A group at work on one flow: what its ranks share, and what they add up.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use resflow_backend::{Backend, Shape};
 
@@ -19,6 +19,8 @@ const NOTES: usize = 3;
 pub(crate) struct Team {
     group: Arc<dyn Group>,
     shapes: Vec<Shape>,
+    /// Those of gradients before they are finished.
+    unfinished: OnceLock<Vec<Shape>>,
     /// Whether the others know that rank 0 wants nothing more of them.
     dismissed: AtomicBool,
 }
@@ -34,7 +36,7 @@ pub(crate) struct LaneSum<B: Backend> {
 
 impl Team {
     pub(crate) fn new(group: Arc<dyn Group>, shapes: Vec<Shape>) -> Self {
-        Self { group, shapes, dismissed: AtomicBool::new(false) }
+        Self { group, shapes, unfinished: OnceLock::new(), dismissed: AtomicBool::new(false) }
     }
 
     pub(crate) fn group(&self) -> &dyn Group {
@@ -70,7 +72,8 @@ impl Team {
         lanes: &[LaneSum<B>],
         lengths: &[usize],
     ) -> Result<LaneSum<B>, Error> {
-        let shapes: Vec<Shape> = self.shapes.iter().copied().chain(lengths.iter().map(|&n| [n].into())).collect();
+        let of_gradients = self.unfinished(backend, lanes)?;
+        let shapes: Vec<Shape> = of_gradients.iter().copied().chain(lengths.iter().map(|&n| [n].into())).collect();
         let total = shapes.iter().map(Shape::elements).sum();
         let mut notes = vec![0.0; NOTES + shapes.len()];
         let flat = lanes.iter().map(|lane| self.flat(backend, lane, &shapes, total, &mut notes));
@@ -85,14 +88,34 @@ impl Team {
         let mut parts = shapes.iter().enumerate().map(|(i, shape)| {
             let own = at..at + shape.elements();
             at = own.end;
-            // as the lanes have it, which may be another view of the same numbers
-            let seen = lanes.iter().find_map(|lane| lane.gradients.iter().chain(&lane.sums).nth(i)?.as_ref());
-            let shape = seen.map_or(*shape, |seen| backend.shape(seen));
-            (notes[NOTES + i] > 0.0).then(|| backend.upload(&sum[own], shape))
+            (notes[NOTES + i] > 0.0).then(|| backend.upload(&sum[own], *shape))
         });
         let gradients = parts.by_ref().take(self.shapes.len()).collect();
         let sums = parts.collect();
         Ok(LaneSum { gradients, sums, notes: [0, 1, 2].map(|i| notes[i] as usize) })
+    }
+
+    /// The shapes of gradients before they are finished, which may be others than those of the tensors: rank 0, which has the first
+    /// lane, tells them once.
+    fn unfinished<B: Backend>(&self, backend: &B, lanes: &[LaneSum<B>]) -> Result<&[Shape], Error> {
+        if let Some(shapes) = self.unfinished.get() {
+            return Ok(shapes);
+        }
+        let own = self.shapes.iter().enumerate().map(|(i, shape)| {
+            let seen = lanes.first().and_then(|lane| lane.gradients.get(i)?.as_ref());
+            seen.map_or(*shape, |seen| backend.shape(seen))
+        });
+        let text = own.map(|shape| shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        let text = text.collect::<Vec<_>>().join("\n");
+        let told = collective::broadcast(&*self.group, text.into_bytes())?;
+        let strange = || GroupError::Transport("a message is none of shapes".into());
+        let told = String::from_utf8(told).map_err(|_| strange())?;
+        let shape = |line: &str| -> Option<Shape> {
+            let sizes: Vec<usize> = line.split(' ').map(|size| size.parse().ok()).collect::<Option<_>>()?;
+            (1..=resflow_backend::MAX_RANK).contains(&sizes.len()).then(|| sizes[..].into())
+        };
+        let shapes: Vec<Shape> = told.lines().map(shape).collect::<Option<_>>().ok_or_else(strange)?;
+        Ok(self.unfinished.get_or_init(|| shapes))
     }
 
     /// The numbers of a lane one after the other, −0 where it has none; counts what it has.
@@ -113,8 +136,7 @@ impl Team {
             part.as_ref().is_none_or(|part| backend.shape(part).elements() == shape.elements())
         };
         if parts.len() != shapes.len() || !parts.iter().zip(shapes).all(fits) {
-            let problem = "a transform's gradients before they are finished are not of the sizes of its tensors: such \
-                           a flow trains in one process only";
+            let problem = "a transform's gradients have other shapes from step to step or lane to lane: it trains in one process only";
             return Err(Error::Input(problem.into()));
         }
         let there = parts.iter().filter_map(|part| part.as_ref());
