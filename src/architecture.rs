@@ -12,6 +12,7 @@ use crate::layer::{
     activation_layer,
 };
 use crate::lipschitz::{Coefficient, PowerIteration};
+use crate::mixture_coupling::MixtureCoupling;
 use crate::module::Module as _;
 use crate::ode::OdeFlow;
 use crate::registry::Registry;
@@ -162,6 +163,9 @@ impl<B: Backend> Maker<'_, B> {
                 let [(_, stays), _] = Splines::sides(*features, *swapped);
                 let net = Box::new(self.net(net, &[stays], number)?);
                 Box::new(SplineCoupling::new(backend, net, *features, *swapped, *splines)?)
+            }
+            Stage::MixtureCoupling { shape, mask, logistics, net } => {
+                Box::new(MixtureCoupling::new(Box::new(self.net(net, shape, number)?), *mask, shape, *logistics)?)
             }
             Stage::OdeFlow { shape, net, training, evaluation } => {
                 Box::new(OdeFlow::new(Box::new(self.net(net, shape, number)?), shape, *training, *evaluation)?)

@@ -147,7 +147,7 @@ impl<B: Backend> Bijection<B> for Coupling<B> {
 
 /// The split of samples into a and b.
 #[derive(Debug)]
-enum Split<B: Backend> {
+pub(crate) enum Split<B: Backend> {
     /// (start, length) of what stays and of what moves, on the last axis.
     Channels { stays: (usize, usize), moves: (usize, usize) },
     /// Ones at the pixels that stay and at those that move, `[1, h, w, 1]`.
@@ -155,7 +155,7 @@ enum Split<B: Backend> {
 }
 
 impl<B: Backend> Split<B> {
-    fn new(backend: &B, mask: Mask, shape: &[usize]) -> Self {
+    pub(crate) fn new(backend: &B, mask: Mask, shape: &[usize]) -> Self {
         match (mask, shape) {
             (Mask::Checkerboard { swapped }, &[h, w, _]) => {
                 let pixels = |odd: bool| {
@@ -180,7 +180,7 @@ impl<B: Backend> Split<B> {
 
     /// Splits x, `[n, …]`, into x_a, as the net takes it, and x_b; under a checkerboard x_b comes with
     /// the pixels of x_a.
-    fn apart(&self, backend: &B, x: &B::Tensor) -> (B::Tensor, B::Tensor) {
+    pub(crate) fn apart(&self, backend: &B, x: &B::Tensor) -> (B::Tensor, B::Tensor) {
         match self {
             Self::Channels { stays, moves } => {
                 let axis = backend.shape(x).rank() - 1;
@@ -192,7 +192,7 @@ impl<B: Backend> Split<B> {
     }
 
     /// Joins a and b to samples, `[n, …]`.
-    fn together(&self, backend: &B, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
+    pub(crate) fn together(&self, backend: &B, a: &B::Tensor, b: &B::Tensor) -> B::Tensor {
         match self {
             Self::Channels { stays, moves } => {
                 let axis = backend.shape(a).rank() - 1;
@@ -203,7 +203,7 @@ impl<B: Backend> Split<B> {
     }
 
     /// Sets zeros where nothing moves.
-    fn moving(&self, backend: &B, b: B::Tensor) -> B::Tensor {
+    pub(crate) fn moving(&self, backend: &B, b: B::Tensor) -> B::Tensor {
         match self {
             Self::Channels { .. } => b,
             Self::Checkerboard { moves, .. } => backend.binary(Binary::Mul, b, moves),

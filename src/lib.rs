@@ -68,7 +68,7 @@
 //! | [`conditional`] | densities p(x \| c) of x given a context c |
 //! | [`categorical`] | probabilities p(k) of the categories in a table |
 //! | [`train`] | optimiser, schedules, averaging, validation, resumable runs |
-//! | [`bijection`], [`block`], [`coupling`], [`spline`], [`ode`], [`transform`] | transforms: the residual block, couplings, continuous flows, ActNorm |
+//! | [`bijection`], [`block`], [`coupling`], [`spline`], [`mixture_coupling`], [`logistic`], [`ode`], [`transform`] | transforms: the residual block, couplings, continuous flows, ActNorm |
 //! | [`layer`], [`lipschitz`] | layers of g with their four derivatives, and their normalisation |
 //! | [`module`], [`batch`] | what parts and samples are made of |
 //! | [`estimator`] | exact, truncated and roulette log dets, and the choice between them |
@@ -106,13 +106,14 @@ pub mod device;
 pub mod error;
 pub mod estimator;
 pub mod flow;
-pub mod group;
 #[cfg(feature = "import")]
 pub mod import;
 pub mod invert;
 pub mod layer;
 pub mod lipschitz;
+pub mod logistic;
 pub mod missing;
+pub mod mixture_coupling;
 #[cfg(feature = "ndarray")]
 pub mod model;
 pub mod module;

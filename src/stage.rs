@@ -11,7 +11,7 @@ mod coupling;
 mod ode;
 mod size;
 
-pub use coupling::{Mask, Splines};
+pub use coupling::{Logistics, Mask, Splines};
 pub use ode::OdeSolver;
 use resflow_backend::Activation;
 use serde::{Deserialize, Serialize};
@@ -314,6 +314,17 @@ pub enum Stage {
         /// Its net, whose output are the raw parameters of each number that moves, one number after the other.
         net: Net,
     },
+    /// A coupling by mixtures of logistics.
+    MixtureCoupling {
+        /// The shape of its samples: `[h, w, c]`, or `[d]`.
+        shape: Vec<usize>,
+        /// The part that stays.
+        mask: Mask,
+        /// Its mixtures.
+        logistics: Logistics,
+        /// Its net, whose output are α̂ of all numbers that move, β of all, and then π̂, μ̂ and ŝ of all, component by component.
+        net: Net,
+    },
     /// A continuous flow.
     OdeFlow {
         /// The shape of its samples: `[d]`.
@@ -483,6 +494,7 @@ impl Stage {
             | Self::InvertedBlock { shape, net }
             | Self::MonotoneBlock { shape, net }
             | Self::Coupling { shape, net, .. }
+            | Self::MixtureCoupling { shape, net, .. }
             | Self::OdeFlow { shape, net, .. }
             | Self::ConditionalPrior { shape, net } => net.size(shape),
             Self::SplineCoupling { features, swapped, splines, net } => {
@@ -511,6 +523,7 @@ impl Stage {
             | Self::InvertedBlock { net, .. }
             | Self::MonotoneBlock { net, .. }
             | Self::Coupling { net, .. }
+            | Self::MixtureCoupling { net, .. }
             | Self::OdeFlow { net, .. }
             | Self::ConditionalPrior { net, .. }
             | Self::SplineCoupling { net, .. } => Some(net),
@@ -525,6 +538,7 @@ impl Stage {
             | Self::InvertedBlock { shape, .. }
             | Self::MonotoneBlock { shape, .. }
             | Self::Coupling { shape, .. }
+            | Self::MixtureCoupling { shape, .. }
             | Self::OdeFlow { shape, .. } => shape.last().copied(),
             Self::SplineCoupling { features, .. } => Some(*features),
             _ => None,
@@ -545,6 +559,7 @@ impl Stage {
         | Self::InvertedBlock { net, .. }
         | Self::MonotoneBlock { net, .. }
         | Self::Coupling { net, .. }
+        | Self::MixtureCoupling { net, .. }
         | Self::SplineCoupling { net, .. } = &mut self
         {
             *net = std::mem::take(net).conditional(context, gates);

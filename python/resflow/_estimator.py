@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
 from ._arrays import Doubles
 from ._flow import Flow
 
-COUPLING = {"realnvp", "glow", "nsf"}
+COUPLING = {"realnvp", "glow", "nsf", "flowpp"}
 FAMILIES = {"residual", "iresnet", "dense", "implicit", "monotone", "ffjord"} | COUPLING
 
 
@@ -43,7 +43,7 @@ class ResidualFlow(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     family : str, default="residual"
         The family of the flow: ``"residual"``, ``"iresnet"``, ``"dense"``, ``"implicit"``, ``"monotone"``, ``"realnvp"``,
-        ``"glow"``, ``"nsf"`` or ``"ffjord"``.
+        ``"glow"``, ``"nsf"``, ``"flowpp"`` or ``"ffjord"``.
     steps : int, default=None
         The most steps of training. The default follows from the rows, and training ends earlier when it has stopped to help.
     time_limit : float, default=None

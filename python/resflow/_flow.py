@@ -106,7 +106,7 @@ class Flow:
             The part of the samples that is set aside, above 0 and below 1.
         family : str, optional
             ``"residual"`` (the default), ``"iresnet"``, ``"dense"``, ``"implicit"``, ``"monotone"``, ``"realnvp"``, ``"glow"``
-            ``"nsf"`` or ``"ffjord"``.
+            ``"nsf"``, ``"flowpp"`` or ``"ffjord"``.
         steps : int, optional
             The most steps of training.
         time_limit : float, optional

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! rows:   [ActNorm,] ([invertible linear map,] coupling [, ActNorm]) × blocks
+//! flowpp: as rows, with maps, mixture coupling
 //! nsf:    [ActNorm,] (LU linear map, spline coupling [, ActNorm]) × blocks, LU linear map
 //! scale:  ([invertible 1 × 1 convolution,] coupling, ActNorm) × n
 //! ```
 //!
-//! with the maps in Glow only; read from an ActNorm on, its step is ActNorm, map, coupling. Masks take turns: of a
-//! coupling the one half stays, of the next the other. In a scale of Real NVP the first half of the couplings have
+//! with the maps in Glow and Flow++ only; read from an ActNorm on, its step is ActNorm, map, coupling. Masks take turns: of a
+//! coupling the one half stays, of the next the other. In a scale of Real NVP and of Flow++ the first half of the couplings have
 //! checkerboard masks and the rest channel masks; Glow's have channel masks. One channel has a checkerboard, one pixel
 //! has channels. Invariant: every scale of at least two numbers has a mask for each coupling, both of whose sides hold
 //! something.
@@ -15,16 +16,19 @@
 use super::{Family, FlowConfig, ImageConfig, Start, net};
 use crate::error::ConfigError;
 use crate::lipschitz::NormChain;
-use crate::stage::{Mask, Net, Repeated, Splines, Stage};
+use crate::stage::{Logistics, Mask, Net, Repeated, Splines, Stage};
 
 /// The largest matrix of Glow and of spline flows: its random start, and its inverse, take c³ multiply-adds.
 const MOST_FEATURES: usize = 1024;
+
+/// Numbers that the reverse pass of a mixture holds for each of its parameters.
+const MIXTURE_NUMBERS: usize = 6;
 
 /// The number of a scale's couplings that have checkerboard masks.
 fn checkerboards(family: Family, shape: &[usize], blocks: usize) -> usize {
     match *shape {
         [_, _, c] if c < 2 => blocks,
-        [h, w, _] if h * w > 1 && family == Family::RealNvp => blocks.div_ceil(2),
+        [h, w, _] if h * w > 1 && matches!(family, Family::RealNvp | Family::FlowPlusPlus) => blocks.div_ceil(2),
         _ => 0,
     }
 }
@@ -41,22 +45,35 @@ fn mask(family: Family, shape: &[usize], blocks: usize, i: usize) -> Mask {
 
 /// Returns `true` if a scale has invertible linear maps: of one channel it would be an ActNorm.
 fn maps(family: Family, shape: &[usize]) -> bool {
-    family == Family::Glow && shape.last().is_some_and(|&c| c > 1)
+    matches!(family, Family::Glow | Family::FlowPlusPlus) && shape.last().is_some_and(|&c| c > 1)
 }
 
-/// (kernel, inputs, outputs) of a coupling's layers through hidden widths, `kernels` one longer than they are.
+/// (kernel, inputs, outputs) of the layers of a coupling's net between two shapes through hidden widths, `kernels` one longer than they are.
 fn layers(
-    mask: Mask,
-    shape: &[usize],
+    ends: Result<[Vec<usize>; 2], ConfigError>,
     hidden: impl Iterator<Item = usize>,
     kernels: impl Iterator<Item = usize>,
     widening: usize,
 ) -> Vec<(usize, usize, usize)> {
-    let ends = mask.net_shapes(shape).map(|shapes| shapes.map(|s| s.last().copied().unwrap_or(0)));
+    let ends = ends.map(|shapes| shapes.map(|s| s.last().copied().unwrap_or(0)));
     let [first, last] = ends.unwrap_or([0, 0]);
     let widths: Vec<_> = std::iter::once(first).chain(hidden).chain([last]).collect();
     let widen = |i: usize| if i > 0 { widening } else { 1 };
     kernels.zip(widths.windows(2)).enumerate().map(|(i, (k, w))| (k, w[0] * widen(i), w[1])).collect()
+}
+
+/// The shapes between which the net of a coupling maps.
+fn ends(family: Family, logistics: Logistics, mask: Mask, shape: &[usize]) -> Result<[Vec<usize>; 2], ConfigError> {
+    if family == Family::FlowPlusPlus { logistics.net_shapes(mask, shape) } else { mask.net_shapes(shape) }
+}
+
+/// A coupling.
+fn stage(family: Family, shape: &[usize], mask: Mask, net: Net, start: Start, logistics: Logistics) -> Stage {
+    let shape = shape.to_vec();
+    if family == Family::FlowPlusPlus {
+        return Stage::MixtureCoupling { shape, mask, logistics, net };
+    }
+    Stage::Coupling { shape, mask, net, centred: start == Start::Identity }
 }
 
 /// The couplings, maps and norms of one scale, two rounds of equal masks written once.
@@ -65,16 +82,14 @@ fn scale(
     shape: &[usize],
     blocks: usize,
     actnorm: bool,
-    centred: bool,
-    net: impl Fn(Mask) -> Net,
+    coupling: impl Fn(Mask) -> Stage,
 ) -> Vec<Repeated> {
     let features = shape.last().copied().unwrap_or(0);
     let round = |i: usize| {
         let mask = mask(family, shape, blocks, i);
         let map = maps(family, shape).then_some(Stage::InvertibleLinear { features });
-        let coupling = Stage::Coupling { shape: shape.to_vec(), mask, net: net(mask), centred };
         let norm = actnorm.then_some(Stage::ActNorm { features });
-        map.into_iter().chain([coupling]).chain(norm)
+        map.into_iter().chain([coupling(mask)]).chain(norm)
     };
     let boards = checkerboards(family, shape, blocks);
     let mut chain = Vec::new();
@@ -100,7 +115,7 @@ fn check(norms: &NormChain, shape: &[usize], widest: usize, family: Family) -> R
     if *norms != NormChain::Two {
         return wrong(format!("`norms` are those of constrained weights, {family} has none: leave it at \"2\""));
     }
-    if matches!(family, Family::Glow | Family::Nsf) && widest > MOST_FEATURES {
+    if matches!(family, Family::Glow | Family::Nsf | Family::FlowPlusPlus) && widest > MOST_FEATURES {
         return wrong(format!("{family} mixes at most {MOST_FEATURES} features or channels, here there are {widest}"));
     }
     Ok(())
@@ -109,7 +124,16 @@ fn check(norms: &NormChain, shape: &[usize], widest: usize, family: Family) -> R
 impl FlowConfig {
     pub(super) fn check_couplings(&self) -> Result<(), ConfigError> {
         check(&self.norms, &[self.dimension], self.dimension, self.model)?;
-        if self.model == Family::Nsf { self.splines().check() } else { Ok(()) }
+        match self.model {
+            Family::Nsf => self.splines().check(),
+            Family::FlowPlusPlus => self.logistics().check(),
+            _ => Ok(()),
+        }
+    }
+
+    /// The mixtures of the couplings.
+    fn logistics(&self) -> Logistics {
+        Logistics { components: self.components }
     }
 
     /// The splines of the couplings.
@@ -118,10 +142,15 @@ impl FlowConfig {
         Splines { bins: self.bins, bound: self.bound, hidden, unconditional: true }
     }
 
-    /// Counts the raw parameters of a row's splines in one coupling: 3K − 1 of each number, those of numbers that move by the
-    /// net, those of the others by themselves. Other families have none.
-    pub(crate) fn raw_splines(&self) -> usize {
-        if self.model == Family::Nsf { self.dimension.saturating_mul(self.splines().parameters()) } else { 0 }
+    /// Counts the numbers that the maps of a row in one coupling are made of: 3K − 1 raw parameters of a spline for each number, those of
+    /// numbers that move by the net, those of the others by themselves; of mixtures what is computed for each component. Other
+    /// families have none.
+    pub(crate) fn raw_parameters(&self) -> usize {
+        match self.model {
+            Family::Nsf => self.dimension.saturating_mul(self.splines().parameters()),
+            Family::FlowPlusPlus => self.dimension.saturating_mul(MIXTURE_NUMBERS * self.logistics().parameters()),
+            _ => 0,
+        }
     }
 
     /// LU linear map, spline coupling [, ActNorm].
@@ -155,7 +184,8 @@ impl FlowConfig {
 
     fn coupling_layers(&self, mask: Mask) -> Vec<(usize, usize, usize)> {
         let kernels = std::iter::repeat_n(0, self.hidden.len() + 1);
-        layers(mask, &[self.dimension], self.hidden.iter().copied(), kernels, self.activation.widening())
+        let ends = ends(self.model, self.logistics(), mask, &[self.dimension]);
+        layers(ends, self.hidden.iter().copied(), kernels, self.activation.widening())
     }
 
     /// The chain after a leading ActNorm.
@@ -163,9 +193,10 @@ impl FlowConfig {
         if self.model == Family::Nsf {
             return self.spline_chain();
         }
-        let centred = self.start == Start::Identity;
-        scale(self.model, &[self.dimension], self.blocks, self.actnorm, centred, |mask| {
-            net(&self.coupling_layers(mask), self.activation, false, None, &NormChain::Two)
+        let shape = [self.dimension];
+        scale(self.model, &shape, self.blocks, self.actnorm, |mask| {
+            let net = net(&self.coupling_layers(mask), self.activation, false, None, &NormChain::Two);
+            stage(self.model, &shape, mask, net, self.start, self.logistics())
         })
     }
 }
@@ -178,22 +209,28 @@ impl ImageConfig {
             return Err(ConfigError::OutOfRange {
                 name: "fully_connected",
                 value: self.fully_connected as f64,
-                expected: "0: realnvp and glow have no fully connected end",
+                expected: "0: realnvp, glow and flowpp have no fully connected end",
             });
         }
-        Ok(())
+        if self.model == Family::FlowPlusPlus { self.logistics().check() } else { Ok(()) }
+    }
+
+    /// The mixtures of the couplings.
+    fn logistics(&self) -> Logistics {
+        Logistics { components: self.components }
     }
 
     fn coupling_layers(&self, shape: &[usize], mask: Mask) -> Vec<(usize, usize, usize)> {
         let hidden = std::iter::repeat_n(self.filters, self.kernels.len() - 1);
-        layers(mask, shape, hidden, self.kernels.iter().copied(), self.activation.widening())
+        let ends = ends(self.model, self.logistics(), mask, shape);
+        layers(ends, hidden, self.kernels.iter().copied(), self.activation.widening())
     }
 
     /// The chain of a scale after its squeeze.
     pub(super) fn coupling_chain(&self, shape: [usize; 3], blocks: usize) -> Vec<Repeated> {
-        let centred = self.start == Start::Identity;
-        scale(self.model, &shape, blocks, self.actnorm, centred, |mask| {
-            net(&self.coupling_layers(&shape, mask), self.activation, false, None, &NormChain::Two)
+        scale(self.model, &shape, blocks, self.actnorm, |mask| {
+            let net = net(&self.coupling_layers(&shape, mask), self.activation, false, None, &NormChain::Two);
+            stage(self.model, &shape, mask, net, self.start, self.logistics())
         })
     }
 }

@@ -77,6 +77,8 @@ impl FlowConfig {
                 actnorm: false,
                 ..coupling()
             },
+            // the identity at first, like Glow
+            Family::FlowPlusPlus => Self { blocks: 8, initial_scale: 0.0, ..coupling() },
             Family::RealNvp => coupling(),
             // as published, a start at the identity
             Family::Glow => Self { initial_scale: 0.0, ..coupling() },
@@ -153,6 +155,7 @@ impl ImageConfig {
                 Self { model: family, activation, blocks, fully_connected, ..self.of_dense() }
             }
             Family::RealNvp => coupling(self),
+            Family::FlowPlusPlus => Self { initial_scale: 0.0, ..coupling(self) },
             // for rows: [`ImageConfig::check`] says so
             Family::Nsf | Family::Ffjord => Self { model: family, ..self },
             Family::Glow => {

@@ -8,6 +8,7 @@
 //! | monotone | y = √2·w − x with w + g(w) = √2·x (Ahn et al. 2022), g of dense layers | exact or unbiased |
 //! | realnvp | affine couplings (Dinh et al. 2017) | exact |
 //! | glow | invertible linear maps and affine couplings (Kingma and Dhariwal 2018) | exact |
+//! | flowpp | invertible linear maps and couplings by mixtures of logistics (Ho et al. 2019) | exact |
 //! | nsf | LU linear maps and spline couplings (Durkan et al. 2019), of rows only | exact |
 //! | ffjord | continuous flows dx/dt = f(t, x) (Grathwohl et al. 2019), of rows only | exact, to the solver's tolerance |
 //! | dense | residual blocks whose g is made of dense layers (Perugachi-Diaz, Tomczak, Bhulai 2021) | exact or unbiased |
@@ -39,6 +40,9 @@ pub enum Family {
     RealNvp,
     /// Glow: affine couplings between invertible linear maps.
     Glow,
+    /// Flow++: couplings by mixtures of logistics between invertible linear maps.
+    #[serde(rename = "flowpp")]
+    FlowPlusPlus,
     /// Neural spline flows: spline couplings between LU linear maps, of rows.
     Nsf,
     /// Dense flows (i-DenseNets): residual blocks whose layers keep what they get.
@@ -49,7 +53,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Residual,
         Self::IResNet,
         Self::RealNvp,
@@ -59,6 +63,7 @@ impl Family {
         Self::Implicit,
         Self::Monotone,
         Self::Ffjord,
+        Self::FlowPlusPlus,
     ];
 
     /// The name in configurations and on the command line.
@@ -71,6 +76,7 @@ impl Family {
             Self::RealNvp => "realnvp",
             Self::Glow => "glow",
             Self::Nsf => "nsf",
+            Self::FlowPlusPlus => "flowpp",
             Self::Dense => "dense",
             Self::Ffjord => "ffjord",
         }
@@ -79,7 +85,7 @@ impl Family {
     /// Returns `true` if its transforms are couplings, whose log det is exact and whose weights are free; else they are
     /// blocks of a contraction.
     pub fn couples(self) -> bool {
-        matches!(self, Self::RealNvp | Self::Glow | Self::Nsf)
+        matches!(self, Self::RealNvp | Self::Glow | Self::Nsf | Self::FlowPlusPlus)
     }
 
     /// Returns `true` if the forward pass of its blocks is a solve.

@@ -13,8 +13,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseConfig, ContextConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH,
-    Nonlinearity, Start, check_shared, count, flatten, is_default_dense_bound, is_false, is_true, net,
+    BaseConfig, COMPONENTS, ContextConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH,
+    Nonlinearity, Start, check_shared, count, flatten, is_default_components, is_default_dense_bound, is_false,
+    is_true, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Traces};
@@ -50,6 +51,9 @@ pub struct ImageConfig {
     pub filters: usize,
     /// The sizes of the convolutions' kernels, in pixels.
     pub kernels: Vec<usize>,
+    /// K, the logistics of each mixture of Flow++, 1 to 64; other families have none.
+    #[serde(skip_serializing_if = "is_default_components")]
+    pub components: usize,
     /// The nonlinearity of g, or of a coupling's net.
     pub activation: Nonlinearity,
     /// Begins g with an activation, in all blocks but the first; a coupling's net and a dense flow's g do not.
@@ -143,6 +147,7 @@ impl Default for ImageConfig {
             blocks: vec![16, 16, 16],
             filters: 512,
             kernels: vec![3, 1, 3],
+            components: COMPONENTS,
             activation: Nonlinearity::LipSwish,
             leading_activation: true,
             first_activation: false,

@@ -350,6 +350,14 @@ const LARGE: usize = 64 * 64 * 3;
 /// ℓ of dense layers unless said otherwise: nothing expands, so that only the last weight needs κ < 1.
 const DENSE_BOUND: f64 = 1.0;
 
+/// K, the logistics of a mixture coupling.
+const COMPONENTS: usize = 8;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_default_components(components: &usize) -> bool {
+    *components == COMPONENTS
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
 fn is_default_dense_bound(bound: &f64) -> bool {
     *bound == DENSE_BOUND

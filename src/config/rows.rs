@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseConfig, ContextConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH,
-    Nonlinearity, Start, check_shared, count, flatten, is_default_dense_bound, is_true, net,
+    BaseConfig, COMPONENTS, ContextConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH,
+    Nonlinearity, Start, check_shared, count, flatten, is_default_components, is_default_dense_bound, is_true, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Auto, CostModel, Estimator, Law, Phase, Probe, RussianRoulette, Sharing, Traces};
@@ -41,6 +41,9 @@ pub struct FlowConfig {
     /// K, the bins of a spline flow's splines, 2 to 256; other families have none.
     #[serde(skip_serializing_if = "is_default_bins")]
     pub bins: usize,
+    /// K, the logistics of each mixture of Flow++, 1 to 64; other families have none.
+    #[serde(skip_serializing_if = "is_default_components")]
+    pub components: usize,
     /// B, the bound of the box [−B, B] in which a spline flow's splines bend; other families have none. The data are
     /// standardised, so B is in deviations: rows farther out are mapped by the linear maps alone.
     #[serde(skip_serializing_if = "is_default_bound")]
@@ -114,6 +117,7 @@ impl Default for FlowConfig {
             coefficient: 0.99,
             norms: NormChain::Two,
             bins: BINS,
+            components: COMPONENTS,
             bound: BOUND,
             dense_bound: DENSE_BOUND,
             learned_concatenation: true,

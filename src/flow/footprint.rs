@@ -21,7 +21,7 @@ impl<B: Backend> Flow<B> {
                 let told = if c.context.is_some() { c.hidden.iter().sum::<usize>() } else { 0 };
                 // the backward pass of a step holds all of its stages, and a pass x at the beginning of each step
                 let (stages, steps) = c.solver_footprint();
-                ((activations + c.raw_splines() + told) * stages + steps * c.dimension) * c.blocks
+                ((activations + c.raw_parameters() + told) * stages + steps * c.dimension) * c.blocks
             }
             // x, u and v
             ModelConfig::Images(c) => 3 * c.dimension() * self.config.blocks(),

@@ -143,6 +143,7 @@ fn archive(config: &ModelConfig, mut state: StateDict) -> Result<Archive, Error>
             | Stage::Coupling { .. }
             | Stage::ConditionalPrior { .. }
             | Stage::SplineCoupling { .. }
+            | Stage::MixtureCoupling { .. }
             | Stage::OdeFlow { .. }
             | Stage::Custom(_) => {}
         }

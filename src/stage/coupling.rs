@@ -57,6 +57,49 @@ impl Mask {
     }
 }
 
+/// The mixtures of logistics of a coupling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logistics {
+    /// K, the number of components of each.
+    pub components: usize,
+}
+
+impl Logistics {
+    /// No honest mixture has more components.
+    const MOST_COMPONENTS: usize = 64;
+
+    /// Checks K.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::OutOfRange`] if it is not 1 to 64.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if (1..=Self::MOST_COMPONENTS).contains(&self.components) {
+            return Ok(());
+        }
+        Err(ConfigError::OutOfRange { name: "components", value: self.components as f64, expected: "1 to 64" })
+    }
+
+    /// Returns the parameters of a number, 3K + 2.
+    pub fn parameters(&self) -> usize {
+        self.components.saturating_mul(3).saturating_add(2)
+    }
+
+    /// Returns the shapes of the input and the output of a coupling's net, as [`Mask::net_shapes`] does, with as many numbers for each
+    /// that moves.
+    ///
+    /// # Errors
+    /// Returns the errors of [`check`](Self::check) and of [`Mask::net_shapes`].
+    pub fn net_shapes(&self, mask: Mask, shape: &[usize]) -> Result<[Vec<usize>; 2], ConfigError> {
+        self.check()?;
+        let [input, mut output] = mask.net_shapes(shape)?;
+        if let Some(channels) = output.last_mut() {
+            *channels = (*channels / 2).saturating_mul(self.parameters());
+        }
+        Ok([input, output])
+    }
+}
+
 /// The splines of a coupling.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

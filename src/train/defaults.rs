@@ -8,7 +8,7 @@ use crate::data::ColumnFit;
 /// The highest learning rate of couplings and continuous flows, which have no Lipschitz bound to keep them tame.
 const COUPLING_RATE: f64 = 5e-3;
 
-/// The highest learning rate of spline couplings, and the largest norm of their gradients.
+/// The highest learning rate of couplings by splines and by mixtures, and the largest norm of their gradients.
 const SPLINE_RATE: f64 = 1e-3;
 const SPLINE_CLIP: f64 = 5.0;
 
@@ -121,7 +121,7 @@ impl TrainConfig {
     /// Adapts settings for residual flows to a family.
     #[must_use]
     pub fn for_family(self, family: Family) -> Self {
-        if family == Family::Nsf {
+        if matches!(family, Family::Nsf | Family::FlowPlusPlus) {
             let learning_rate = self.learning_rate.min(SPLINE_RATE);
             return Self { learning_rate, clip: SPLINE_CLIP, ..self };
         }

@@ -208,10 +208,11 @@ fn dense_flows_over_images() {
 
 #[test]
 fn couplings_over_rows() {
-    for family in [Family::RealNvp, Family::Glow] {
+    for family in [Family::RealNvp, Family::Glow, Family::FlowPlusPlus] {
         for dimension in [2, 3, 5] {
             let config = FlowConfig { blocks: 3, hidden: vec![4, 6], ..FlowConfig::of(family, dimension) };
-            let config = FlowConfig { activation: Nonlinearity::LipSwish, initial_scale: 1.0, ..config };
+            let components = dimension;
+            let config = FlowConfig { activation: Nonlinearity::LipSwish, initial_scale: 1.0, components, ..config };
             agrees(&format!("{family} in {dimension} dimensions"), &flow(config));
         }
     }
@@ -357,7 +358,7 @@ fn residual_flows_over_images() {
 
 #[test]
 fn couplings_over_images() {
-    for family in [Family::RealNvp, Family::Glow] {
+    for family in [Family::RealNvp, Family::Glow, Family::FlowPlusPlus] {
         for (channels, factor_out, squeeze_first) in [(1, false, false), (2, true, false), (3, true, true)] {
             let config = ImageConfig { channels, blocks: vec![3, 2], kernels: vec![3, 1, 3], ..images() }.of(family);
             let blocks = vec![3, 2];

@@ -87,7 +87,7 @@ fn family(config: &Value) -> &str {
     config.get("model").map_or("residual", |model| model.as_str().expect("a family"))
 }
 
-/// Coupling i of n over samples of a shape, and before it the map of Glow.
+/// Coupling i of n over samples of a shape, and before it the map of Glow and Flow++.
 fn coupling_stages(
     config: &Value,
     shape: &[usize],
@@ -99,7 +99,7 @@ fn coupling_stages(
     let c = shape[shape.len() - 1];
     let boards = match (shape.len(), c, family(config)) {
         (3, 1, _) => n,
-        (3, _, "realnvp") if shape[0] * shape[1] > 1 => n.div_ceil(2),
+        (3, _, "realnvp" | "flowpp") if shape[0] * shape[1] > 1 => n.div_ceil(2),
         _ => 0,
     };
     let (mask, a, b) = if i < boards {
@@ -109,11 +109,20 @@ fn coupling_stages(
         let a = if swapped { c / 2 } else { c - c / 2 };
         (json!({ "channels": { "swapped": swapped } }), a, c - a)
     };
-    let widths = [&[a], hidden, &[2 * b]].concat();
+    let mixes = family(config) == "flowpp";
+    let components = config.get("components").map_or(8, number);
+    let outputs = if mixes { 3 * components + 2 } else { 2 };
+    let widths = [&[a], hidden, &[outputs * b]].concat();
     let net = spelled(config, &weights(kernels, &widths), false, true, true);
     let centred = config.get("start") == Some(&json!("identity"));
-    let coupling = json!({ "coupling": { "shape": shape, "mask": mask, "net": net, "centred": centred } });
-    let map = (family(config) == "glow" && c > 1).then(|| json!({ "invertible-linear": { "features": c } }));
+    let coupling = if mixes {
+        let logistics = json!({ "components": components });
+        json!({ "mixture-coupling": { "shape": shape, "mask": mask, "logistics": logistics, "net": net } })
+    } else {
+        json!({ "coupling": { "shape": shape, "mask": mask, "net": net, "centred": centred } })
+    };
+    let map = (matches!(family(config), "glow" | "flowpp") && c > 1)
+        .then(|| json!({ "invertible-linear": { "features": c } }));
     map.into_iter().chain([coupling]).collect()
 }
 
@@ -136,7 +145,7 @@ fn has_dense_nets(config: &Value) -> bool {
 }
 
 fn couples(config: &Value) -> bool {
-    matches!(family(config), "realnvp" | "glow")
+    matches!(family(config), "realnvp" | "glow" | "flowpp")
 }
 
 pub(crate) fn row_stages(config: &Value) -> Vec<Value> {

@@ -123,7 +123,11 @@ impl Document {
                 let (plus, minus) = (self.log_det_of_sum(path, net, &w, 1.0), self.log_det_of_sum(path, net, &w, -1.0));
                 (Sample { shape: x.shape.clone(), x: y }, minus - plus)
             }
-            "coupling" => self.coupling(path, settings, x),
+            "coupling" => self.coupling(path, settings, x, None),
+            "mixture-coupling" => {
+                let components = number(&settings["logistics"]["components"]);
+                self.coupling(path, settings, x, Some(components))
+            }
             "conditional-prior" => {
                 let half = x.features() / 2;
                 let st = self.net(path, &settings["net"], &x.part(0, half), Vec::new()).0;
@@ -210,7 +214,7 @@ impl Document {
         z
     }
 
-    fn coupling(&self, path: &str, settings: &Value, x: &Sample) -> (Sample, f64) {
+    fn coupling(&self, path: &str, settings: &Value, x: &Sample, components: Option<usize>) -> (Sample, f64) {
         let (mask, c) = (&settings["mask"], x.features());
         let board = mask.get("checkerboard");
         let swapped = truth(&board.or(mask.get("channels")).expect("a mask")["swapped"]);
@@ -232,12 +236,19 @@ impl Document {
             (None, true) => (x.part(c - c / 2, c / 2), c - c / 2, 0),
         };
         let st = self.net(path, &settings["net"], &a, Vec::new()).0;
-        assert_eq!(st.features(), 2 * moved, "{path}");
+        let parameters = components.map_or(2, |k| 3 * k + 2);
+        assert_eq!(st.features(), parameters * moved, "{path}");
         let centred = settings.get("centred").is_some_and(truth);
         let centre = if centred { logistic(2.0) } else { 1.0 };
         let (mut y, mut log_det) = (x.clone(), 0.0);
         for e in (0..x.x.len()).filter(|&e| !stays(e)) {
-            let (at, k) = (e / c * 2 * moved, e % c - first);
+            let (at, k) = (e / c * parameters * moved, e % c - first);
+            if let Some(components) = components {
+                let raw: Vec<f64> = (0..parameters).map(|i| st.x[at + i * moved + k]).collect();
+                let [value, log_slope] = mixed(&raw, components, x.x[e]);
+                (y.x[e], log_det) = (value, log_det + log_slope);
+                continue;
+            }
             let scale = logistic(st.x[at + k] + 2.0) / centre;
             y.x[e] = x.x[e] * scale + st.x[at + moved + k];
             log_det += scale.ln();
@@ -390,4 +401,22 @@ fn activated(name: &str, raw: &Raw, x: &Sample, tangent: Option<&Sample>) -> Sam
             to[c + k] = one(-1.0, from[k] as usize) / divisor;
         }
     })
+}
+
+/// e^α logit F(x) + β and the logarithm of its slope, F the CDF of a mixture of logistics, by the raw parameters of a number.
+fn mixed(raw: &[f64], components: usize, x: f64) -> [f64; 2] {
+    let (alpha, beta) = (raw[0].tanh(), raw[1]);
+    let total: f64 = raw[2..2 + components].iter().map(|w| w.exp()).sum();
+    let (mut cdf, mut beyond, mut density) = (0.0, 0.0, 0.0);
+    for k in 0..components {
+        let weight = raw[2 + k].exp() / total;
+        let mean = (1.0 + k as f64 / components as f64) * raw[2 + components + k];
+        let scale = raw[2 + 2 * components + k].max(-7.0).exp();
+        let z = (x - mean) / scale;
+        cdf += weight * logistic(z);
+        beyond += weight * logistic(-z);
+        density += weight * logistic(z) * logistic(-z) / scale;
+    }
+    let (logit, slope) = ((cdf / beyond).ln(), density / (cdf * beyond));
+    [alpha.exp() * logit + beta, alpha + slope.ln()]
 }

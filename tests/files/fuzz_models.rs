@@ -189,9 +189,9 @@ fn change_archive(archive: &mut Archive, g: &mut Generator) {
 #[test]
 fn checkpoint_survives_mutations() {
     let good: Vec<_> = mutation::seeds("checkpoint").into_iter().filter(|seed| checkpoint(seed)).collect();
-    let names = "begun, categories, categories_given, conditional, dense_image, dense_run, estimated, glow, glow_run, hybrid_run, image, image_conditional, image_implicit, \
+    let names = "begun, categories, categories_given, conditional, dense_image, dense_run, estimated, flowpp, flowpp_image, glow, glow_run, hybrid_run, image, image_conditional, image_implicit, \
                  image_monotone, image_run, implicit_run, imputer, mapped, model, monotone_run, nsf, nsf_run, realnvp_image and run";
-    assert_eq!(good.len(), 27, "{names} are good, each other one is wrong in its own way");
+    assert_eq!(good.len(), 29, "{names} are good, each other one is wrong in its own way");
     fuzz("checkpoint", 20_000, checkpoint, |input, seeds, g| {
         if below(g, 4) > 0 {
             good[below(g, good.len())].clone_into(input);

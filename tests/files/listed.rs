@@ -43,6 +43,7 @@ fn mixed_rows() -> Flow<Cpu> {
     let nsf = transforms(rows(Family::Nsf), 4);
     let dense = transforms(rows(Family::Dense), 5);
     let ode = transforms(rows(Family::Ffjord), 6);
+    let mixture = transforms(FlowConfig { components: 2, ..rows(Family::FlowPlusPlus) }, 7);
     let all = [
         &residual[1],
         &glow[1],
@@ -57,6 +58,7 @@ fn mixed_rows() -> Flow<Cpu> {
         &nsf[1],
         &dense[1],
         &ode[0],
+        &mixture[2],
     ];
     let config = FlowConfig::new(3);
     Flow::from_transforms(cpu(), config, all.map(Clone::clone).to_vec()).expect("samples pass")

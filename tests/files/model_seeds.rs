@@ -105,8 +105,15 @@ fn write_config_seeds() {
         "ffjord.toml",
         "[flow]\nmodel = \"ffjord\"\nsolver = \"rk4:steps=8\"\nevaluation_solver = \"dopri5:rtol=1e-4\"\n",
     );
+    config(
+        "matching.toml",
+        "[flow]\nmodel = \"ffjord\"\n[train]\nobjective = \"flow-matching:pairing=optimal,noise=0.01,fine-tune=0.1\"\n",
+    );
+    config("matching_nan.toml", "[train]\nobjective = \"flow-matching:noise=nan,fine-tune=1e300\"\n");
     config("ffjord_steps.toml", "[flow]\nmodel = \"ffjord\"\nsolver = \"rk4:steps=18446744073709551615\"\n");
     config("ffjord_nan.toml", "[flow]\nmodel = \"ffjord\"\nevaluation_solver = \"dopri5:rtol=nan,limit=0\"\n");
+    config("flowpp.toml", "[flow]\nmodel = \"flowpp\"\ncomponents = 4\n");
+    config("flowpp_huge.toml", "model = \"flowpp\"\ncomponents = 18446744073709551615\n");
     config("nsf_bins.toml", "[flow]\nmodel = \"nsf\"\nbins = 18446744073709551615\nbound = -0.0\n");
     let settings = checks::Settings { flow: FlowConfig::of(Family::Dense, 4), ..checks::Settings::default() };
     config("dense.toml", &toml::to_string(&settings).expect("serialises"));
@@ -205,6 +212,11 @@ fn write_checkpoint_seeds() {
     let nsf = FlowConfig { blocks: 1, hidden: vec![2], bins: 3, ..FlowConfig::of(Family::Nsf, 3) };
     let nsf = Flow::new(NdArray::<f64>::new(), &nsf, Key::new(0)).expect("valid").to_archive().expect("stored");
     store("nsf.safetensors", &nsf);
+    let mixture = FlowConfig { blocks: 2, hidden: vec![2], components: 2, ..FlowConfig::of(Family::FlowPlusPlus, 3) };
+    let mixture = Flow::new(NdArray::<f64>::new(), &mixture, Key::new(0)).expect("valid").to_archive().expect("stored");
+    store("flowpp.safetensors", &mixture);
+    let mixture = ImageConfig { filters: 2, components: 2, ..tiny_images().of(Family::FlowPlusPlus) };
+    store("flowpp_image.safetensors", &single(mixture));
     let ffjord = FlowConfig { hidden: vec![2], ..FlowConfig::of(Family::Ffjord, 3) };
     let ffjord = Flow::new(NdArray::<f64>::new(), &ffjord, Key::new(0)).expect("valid").to_archive().expect("stored");
     store("ffjord.safetensors", &ffjord);

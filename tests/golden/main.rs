@@ -23,6 +23,7 @@ mod image;
 mod implicit;
 mod induced_norms;
 mod lipschitz_upper;
+mod logistic;
 mod mixture_base;
 mod monotone;
 mod ode;
@@ -66,6 +67,7 @@ macro_rules! golden_tests {
                 monotone_block_images: monotone::compare, "monotone_block_images";
                 monotone_flow: monotone::flow;
                 continuous_flow: ode::rows;
+                logistic_mixtures: logistic::rows;
                 spline_rows: spline::rows;
                 spline_flow: spline::flow;
             }

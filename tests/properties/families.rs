@@ -15,7 +15,7 @@ use resflow::invert::{Inversion, Status};
 use resflow::stage::Stage;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
-pub(crate) fn rows(family: Family) -> ModelConfig {
+fn rows(family: Family) -> ModelConfig {
     FlowConfig { blocks: 6, hidden: vec![16, 16], ..FlowConfig::of(family, 2) }.into()
 }
 
@@ -31,7 +31,7 @@ fn small_images(family: Family) -> ModelConfig {
     residual.of(family).into()
 }
 
-pub(crate) fn source(config: &ModelConfig) -> Source {
+fn source(config: &ModelConfig) -> Source {
     match config {
         ModelConfig::Rows(_) => Source::Density(ToyDensity::Moons),
         // smooth images: brightness along a diagonal; the classes are their contrasts
@@ -44,12 +44,12 @@ pub(crate) fn source(config: &ModelConfig) -> Source {
     }
 }
 
-pub(crate) fn settings(family: Family) -> TrainConfig {
+fn settings(family: Family) -> TrainConfig {
     let settings = TrainConfig { batch: 32, warmup: 5, validation_rows: 200, ..TrainConfig::default() };
     settings.for_family(family)
 }
 
-pub(crate) fn trainer(config: &ModelConfig, steps: u64) -> Trainer<Cpu> {
+fn trainer(config: &ModelConfig, steps: u64) -> Trainer<Cpu> {
     let flow = Flow::new(cpu(), config, Key::new(3)).expect("a configuration");
     let budget = Budget::Steps(steps);
     Trainer::new(flow, source(config), &settings(config.family()), budget, Key::new(4)).expect("data that fit")
@@ -81,7 +81,7 @@ fn based() -> impl Iterator<Item = ModelConfig> {
     .into_iter()
 }
 
-pub(crate) fn all() -> impl Iterator<Item = ModelConfig> {
+fn all() -> impl Iterator<Item = ModelConfig> {
     Family::ALL
         .into_iter()
         .flat_map(|family| {
@@ -91,7 +91,7 @@ pub(crate) fn all() -> impl Iterator<Item = ModelConfig> {
         .chain(based())
 }
 
-pub(crate) fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {
+fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {
     let mut archive = trainer.to_archive().expect("stored");
     archive.document["run"]["elapsed"] = 0.into();
     archive.to_bytes().expect("stored")
@@ -181,7 +181,7 @@ fn what_a_family_refuses() {
         let imported = Flow::from_state_dict(cpu(), &config, state.expect("an empty one"));
         assert!(imported.expect_err("no such state dicts").to_string().contains("residual flows"));
     }
-    for family in [Family::Glow, Family::Nsf] {
+    for family in [Family::Glow, Family::Nsf, Family::FlowPlusPlus] {
         assert!(refused(FlowConfig::of(family, 5000)).contains("at most 1024"));
         assert!(refused(FlowConfig::of(family, 1)).contains("two columns"));
     }
@@ -196,13 +196,16 @@ fn what_a_family_refuses() {
     ] {
         assert!(refused(wrong).contains(name), "{name}");
     }
+    for components in [0, 65, usize::MAX] {
+        assert!(refused(FlowConfig { components, ..FlowConfig::of(Family::FlowPlusPlus, 2) }).contains("components"));
+    }
     assert!("glaw".parse::<Family>().expect_err("no such model").to_string().contains("realnvp, glow, nsf"));
 }
 
 /// The log det of couplings is exact whatever the setting says.
 #[test]
 fn couplings_estimate_nothing() {
-    for config in [rows(Family::Glow), rows(Family::Nsf), small_images(Family::RealNvp)] {
+    for config in [rows(Family::Glow), rows(Family::Nsf), rows(Family::FlowPlusPlus), small_images(Family::RealNvp)] {
         let mut flow = random_flow(&cpu(), &config, Key::new(9), 0.1);
         let x = uniform_rows(4, config.dimension(), Key::new(7));
         let before = flow.log_prob(&x, Key::new(0)).expect("rows that fit");
@@ -226,9 +229,12 @@ fn presets_of_every_family() {
             let stages = ModelConfig::from(&config).stages();
             let couplings: Vec<(&[usize], Mask)> = stages
                 .iter()
-                .filter_map(
-                    |s| if let Stage::Coupling { shape, mask, .. } = s { Some((&shape[..], *mask)) } else { None },
-                )
+                .filter_map(|s| match s {
+                    Stage::Coupling { shape, mask, .. } | Stage::MixtureCoupling { shape, mask, .. } => {
+                        Some((&shape[..], *mask))
+                    }
+                    _ => None,
+                })
                 .collect();
             assert_eq!(couplings.is_empty(), !family.couples(), "{preset}, {family}");
             for pair in couplings.windows(2) {
@@ -246,13 +252,15 @@ fn presets_of_every_family() {
             match family {
                 Family::Glow => assert!(maps == couplings.len() && boards == 0, "{preset}"),
                 // of one channel all masks are checkerboards, elsewhere half of them
-                Family::RealNvp => {
+                Family::RealNvp | Family::FlowPlusPlus => {
                     let first = if config.channels == 1 && !config.squeeze_first {
                         config.blocks[0]
                     } else {
                         config.blocks[0] / 2
                     };
-                    assert!(maps == 0 && boards == first + config.blocks[1..].iter().sum::<usize>() / 2, "{preset}");
+                    let mixed = |shape: &[usize]| family == Family::FlowPlusPlus && shape.last() != Some(&1);
+                    assert_eq!(maps, couplings.iter().filter(|(shape, _)| mixed(shape)).count(), "{preset}");
+                    assert!(boards == first + config.blocks[1..].iter().sum::<usize>() / 2, "{preset}");
                 }
                 _ => assert_eq!((maps, boards), (0, 0), "{preset}"),
             }

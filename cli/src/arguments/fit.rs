@@ -74,7 +74,8 @@ pub(crate) struct Fit {
     pub(crate) preset: Option<Preset>,
     /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones), dense
     /// (blocks of layers that keep what they get), implicit (a block and the inverse of another one: z with x + g(x) = z + h(z)),
-    /// monotone (Cayley operators of monotone operators), realnvp (couplings), glow (couplings and invertible linear maps) or, of
+    /// monotone (Cayley operators of monotone operators), realnvp (couplings), glow (couplings and invertible linear maps), flowpp
+    /// (couplings by mixtures of logistics and invertible linear maps) or, of
     /// rows, nsf (spline couplings and LU linear
     /// maps) and ffjord (ordinary differential equations), or of rows auto: residual and nsf race for 15 % of the budget each, and the better one goes on with the
     /// rest [default: residual]
@@ -126,22 +127,9 @@ pub(crate) struct Fit {
     /// Replace the run in DIR
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// Of several processes (mpirun, srun): end if one does not answer for so long [default: 600]
-    #[cfg(feature = "mpi")]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
-    pub(crate) wait: Option<Duration>,
 }
 
 impl Fit {
-    /// The longest that one of several processes waits for another, if it is asked for.
-    #[cfg_attr(not(feature = "mpi"), expect(clippy::unused_self, reason = "without the feature there is one process"))]
-    pub(crate) fn wait_limit(&self) -> Option<Duration> {
-        #[cfg(feature = "mpi")]
-        return self.wait;
-        #[cfg(not(feature = "mpi"))]
-        None
-    }
-
     /// The options that say how DATA is read, as they are typed after it, with a space before each.
     pub(crate) fn data_flags(&self) -> String {
         let weight = self.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));

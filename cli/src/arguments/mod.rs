@@ -228,7 +228,7 @@ pub(crate) struct Score {
 ///
 /// Inversion is iterative: rows that do not reach the accuracy (1e-6 in f32, 1e-12 in f64) are counted in a warning. That
 /// of couplings (realnvp, glow, nsf) is a formula which explodes for some rows if they were trained for a short time: rows
-/// that are not finite are an error.
+/// that are not finite are an error. That of flowpp is a search, whose rows have a status too.
 ///
 /// Row i is a function of the seed and i: in the library, `sample(n, Key::new(seed), &Inversion::for_backend::<B>())`.
 #[derive(Debug, Args)]

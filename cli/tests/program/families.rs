@@ -5,7 +5,8 @@ use crate::binary::{self, Folder, assert_same, metrics, start, text, wait_for};
 use resflow::data::image::{ImageSet, idx};
 use serde_json::Value;
 
-const MODELS: [&str; 9] = ["residual", "iresnet", "realnvp", "glow", "nsf", "dense", "implicit", "monotone", "ffjord"];
+const MODELS: [&str; 10] =
+    ["residual", "iresnet", "realnvp", "glow", "nsf", "dense", "implicit", "monotone", "ffjord", "flowpp"];
 
 /// No setting that only some families have.
 const IMAGES: &str = "\
@@ -48,7 +49,8 @@ fn rows_and_images_of_every_family() {
                 continue;
             }
             // whose weights are free, and whose log dets are exact
-            let (run, couples) = (format!("{kind}-{model}"), matches!(model, "realnvp" | "glow" | "nsf" | "ffjord"));
+            let (run, couples) =
+                (format!("{kind}-{model}"), matches!(model, "realnvp" | "glow" | "nsf" | "ffjord" | "flowpp"));
             folder.succeed(&format!("fit {data} --model {model} --config {config} --out {run} --seed 3"));
             let settings = folder.read(&format!("{run}/config.toml"));
             assert!(settings.contains(&format!("model = \"{model}\"")), "{settings}");
@@ -66,8 +68,9 @@ fn rows_and_images_of_every_family() {
             assert_eq!(inspected.contains("affine coupling"), matches!(model, "realnvp" | "glow"), "{inspected}");
             assert_eq!(inspected.contains("ODE flow, rk4:steps=16"), model == "ffjord", "{inspected}");
             assert_eq!(inspected.contains("spline coupling"), model == "nsf", "{inspected}");
+            assert_eq!(inspected.contains("mixture coupling, 8 logistics"), model == "flowpp", "{inspected}");
             assert_eq!(inspected.contains("LU linear map"), model == "nsf", "{inspected}");
-            assert_eq!(inspected.contains("invertible linear map"), model == "glow", "{inspected}");
+            assert_eq!(inspected.contains("invertible linear map"), matches!(model, "glow" | "flowpp"), "{inspected}");
             assert_eq!(inspected.contains("truncated after 10 terms"), model == "iresnet", "{inspected}");
             let inspected = json(&folder.succeed(&format!("inspect {run} --json")));
             assert_eq!((&inspected["family"], inspected["lipschitz"].is_null()), (&Value::from(model), couples));
@@ -165,4 +168,37 @@ fn a_kill_changes_nothing() {
     child.wait().expect("a child");
     folder.succeed("fit set.idx --config long.toml --out run --resume");
     assert_same(&folder.path("whole"), &folder.path("run"));
+}
+
+/// A continuous flow by flow matching: steps without −log p, then some of it, validated by log p; runs go on to the bit, and other
+/// families are told what to set.
+#[test]
+fn flow_matching() {
+    let folder = folder();
+    let config = |model: &str| {
+        format!(
+            "[flow]\nmodel = \"{model}\"\nblocks = 1\nhidden = [16]\n[train]\nobjective = \
+             \"flow-matching:pairing=optimal,fine-tune=0.25\"\nbatch = 64\nsteps = 40\nvalidation_rows = 200\nvalidate_every = 20\n"
+        )
+    };
+    folder.write("matching.toml", config("ffjord"));
+    folder.succeed("fit moons --config matching.toml --out whole --seed 3");
+    let lines = metrics(&folder.path("whole"));
+    let at = |step: u64| lines.iter().find(|line| line["step"] == step).expect("a logged step");
+    assert!(at(20)["train_nll"].is_null() && at(20)["matching"].is_f64() && at(20)["val_nll"].is_f64(), "{}", at(20));
+    assert!(at(40)["train_nll"].is_f64() && at(40).get("matching").is_none(), "{}", at(40));
+    let score = json(&folder.succeed("score whole moons --json --rows 200"));
+    assert_eq!(score["estimator"], "exact");
+
+    folder.succeed("fit moons --config matching.toml --out run --seed 3 --steps 20");
+    folder.succeed("fit moons --config matching.toml --out run --resume --steps 40");
+    let resumed = metrics(&folder.path("run")).pop().expect("a logged step");
+    assert!(resumed["val_nll"].is_f64(), "{resumed}");
+
+    folder.write("wrong.toml", config("realnvp"));
+    let error = folder.fail("fit moons --config wrong.toml --out other", 1);
+    assert!(error.contains("model = \"ffjord\""), "{error}");
+    folder.write("typo.toml", config("ffjord").replace("optimal", "best"));
+    let error = folder.fail("fit moons --config typo.toml --out other", 2);
+    assert!(error.contains("`best` is no value for `pairing`"), "{error}");
 }
