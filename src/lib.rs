@@ -106,6 +106,7 @@ pub mod device;
 pub mod error;
 pub mod estimator;
 pub mod flow;
+pub mod group;
 #[cfg(feature = "import")]
 pub mod import;
 pub mod invert;

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use anyhow::Error;
 
@@ -26,8 +27,33 @@ pub(crate) fn interrupted(message: impl Display) -> Error {
     Interrupted(message.to_string()).into()
 }
 
+/// The number of this process among others that were started with it.
+static RANK: OnceLock<usize> = OnceLock::new();
+
+/// Makes this process one of several, of which only rank 0 talks.
+#[cfg(feature = "mpi")]
+pub(crate) fn be_rank(rank: usize) {
+    let _ = RANK.set(rank);
+}
+
+/// Whether another process talks for this one.
+pub(crate) fn is_silent() -> bool {
+    RANK.get().is_some_and(|rank| *rank > 0)
+}
+
+/// Whether a run was stopped from outside.
+pub(crate) fn is_interruption(error: &Error) -> bool {
+    error.is::<Interrupted>()
+}
+
 /// A line on standard error. That it cannot be written is no reason to fail.
 pub(crate) fn say(line: impl Display) {
+    if !is_silent() {
+        write_line(line);
+    }
+}
+
+fn write_line(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -45,7 +71,7 @@ pub(crate) fn report(error: &Error) -> ExitCode {
     if error.chain().any(closed) {
         return ExitCode::SUCCESS;
     }
-    if error.is::<Interrupted>() {
+    if is_interruption(error) {
         say(error);
         return ExitCode::from(130);
     }
@@ -58,6 +84,7 @@ pub(crate) fn report(error: &Error) -> ExitCode {
             message = format!("{message}: {cause}");
         }
     }
-    say(format_args!("error: {message}"));
+    let rank = RANK.get().map_or(String::new(), |rank| format!("rank {rank}: "));
+    write_line(format_args!("{rank}error: {message}"));
     ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
 }

@@ -2,11 +2,12 @@
 //!
 //! Floors, each importing only from those below: `command`, a file for each subcommand; `experiment`; `run`, a training
 //! run and its directory, and `evaluate`; `report` and `picture`; `model`, which loads; `arguments`; `settings`; `data` and `device`;
-//! `progress` and `output`; `columnar` and `failure`. Exit codes: 0 done, 1 the work failed, 2 the command or its configuration was wrong,
+//! `progress` and `output`; `columnar`, `cluster` and `failure`. Exit codes: 0 done, 1 the work failed, 2 the command or its configuration was wrong,
 //! 130 interrupted with a checkpoint written.
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod cluster;
 mod columnar;
 mod command;
 mod data;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         Command::Predict(arguments) => command::predict::run(&arguments),
         Command::Calibrate(arguments) => command::calibrate::run(&arguments),
     };
-    match result {
+    match cluster::leave(result) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }

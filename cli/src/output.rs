@@ -9,10 +9,13 @@ use clap::ValueEnum;
 use resflow::checkpoint::write_atomically;
 
 use crate::columnar::{self, Column, Kind};
-use crate::failure::{say, usage};
+use crate::failure::{is_silent, say, usage};
 
 /// Text on standard output; that it cannot be written is an error, not a panic.
 pub(crate) fn print(text: &str) -> Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
 }

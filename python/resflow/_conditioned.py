@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._arrays import Doubles
+from ._arrays import Doubles, as_rows
 from ._results import Decoded, Score
 
 if TYPE_CHECKING:
@@ -96,3 +96,32 @@ class ConditionedFlow:
         """Draws ``n`` samples of every context, ``[m * n, d]``, and computes log p(x | c) of each, ``[m * n]``, nats."""
         samples, log_prob = self._at.sample_and_log_prob(n, seed)
         return self._flow._shaped(samples), log_prob
+
+    def encode(self, x: Any, *, seed: int | None = None) -> Doubles:
+        """Computes the latents of samples at their contexts, ``[n, d]``, standard normal if both are the model's.
+
+        Parameters
+        ----------
+        x : array or frame ``[n, d]``, or images
+            The samples: any number at one context, else as many as there are contexts.
+        seed : int, optional
+            As in :meth:`Flow.encode`.
+        """
+        return self._at.encode(self._flow._samples(x), seed)
+
+    @overload
+    def decode(self, z: ArrayLike, *, with_reports: Literal[False] = ...) -> Doubles: ...
+    @overload
+    def decode(self, z: ArrayLike, *, with_reports: Literal[True]) -> Decoded: ...
+    def decode(self, z: ArrayLike, *, with_reports: bool = False) -> Doubles | Decoded:
+        """Computes the samples of latents at their contexts: the inverse of :meth:`encode`.
+
+        Parameters
+        ----------
+        z : array ``[n, d]``
+            The latents: any number at one context, else as many as there are contexts.
+        with_reports : bool
+            Returns a :class:`Decoded`, which has the accuracy of each sample.
+        """
+        decoded = self._flow._decoded(self._at.decode(as_rows(z, "z")))
+        return decoded if with_reports else decoded.samples

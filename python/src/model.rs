@@ -416,4 +416,21 @@ impl Conditioned {
         let (samples, log_prob) = py.detach(|| self.seeded(seed)?.sample_and_log_prob(each)).map_err(raised)?;
         Ok((samples.into_pyarray(py), log_prob.into_pyarray(py)))
     }
+
+    /// z of each sample at its context.
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        samples: &Samples,
+        seed: Option<u64>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let data = samples.take()?;
+        Ok(py.detach(|| self.seeded(seed)?.encode(data)).map_err(raised)?.into_pyarray(py))
+    }
+
+    /// x of each row of z at its context.
+    fn decode<'py>(&self, py: Python<'py>, z: &Bound<'py, PyAny>) -> PyResult<Inverted<'py>> {
+        let z = table(z, None)?;
+        inverted(py, py.detach(|| self.seeded(None)?.decode_with_reports(z)).map_err(raised)?)
+    }
 }

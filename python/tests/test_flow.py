@@ -218,6 +218,13 @@ def test_conditional_flows(conditional: Flow) -> None:
         up, down = conditional.condition(given + step), conditional.condition(given - step)
         difference = (up.log_prob(x) - down.log_prob(x)) / (2 * h)
         assert np.allclose(difference, gradient_given[:, column], rtol=1e-4, atol=1e-5)
+    z = at.encode(x)
+    again = at.decode(z, with_reports=True)
+    assert np.abs(again.samples - x).max() < 1e-9 and set(again.status) == {"converged"}
+    assert np.allclose(conditional.condition([[0.5, 0.2]]).encode(x)[0], z[0], atol=1e-9)
+    assert np.allclose(conditional.condition([[-0.5, 0.9]]).decode(z)[1], again.samples[1], atol=1e-9)
+    with pytest.raises(ValueError, match="context"):
+        at.encode(np.zeros((3, 2)))
     one = conditional.condition([[0.5, 0.2]])
     assert np.allclose(one.log_prob(x)[0], at.log_prob(x)[0], atol=1e-9)
     assert np.array_equal(one.sample_and_log_prob(3)[0], one.sample(3))

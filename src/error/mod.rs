@@ -2,12 +2,14 @@
 
 mod cells;
 mod data;
+mod group;
 mod image;
 mod import;
 mod text;
 
 pub use cells::{CellFaults, ColumnFault, Fault};
 pub use data::{DataError, OutsideSupport, Place, UnseenLevel};
+pub use group::GroupError;
 pub use image::{ImageError, ImageSize};
 pub use import::ImportError;
 use resflow_backend::BackendError;
@@ -120,6 +122,9 @@ pub enum Error {
     /// The target density of a variational fit failed, in its own words.
     #[error("the target density failed: {0}")]
     Target(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Another process of the group ended, did not answer or holds something else.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

@@ -17,6 +17,7 @@ use crate::chain::add_up;
 use crate::classifier::PreparedClassifier;
 use crate::error::Error;
 use crate::estimator::Estimator;
+use crate::group::{LaneSum, Team};
 use crate::invert::{Inversion, SampleReport, mark_unsolved, without_samples};
 use crate::module::{Grad, accumulate, fill, flatten};
 
@@ -156,26 +157,23 @@ impl<B: Backend> PreparedFlow<B> {
         if self.context.is_some() && batch.context.is_none() {
             return Err(missing());
         }
+        if self.team.is_some() && input_gradient {
+            return Err(Error::Input("the gradient in x is computed by one process, without a group".into()));
+        }
         let plan = self.gradient_plan(n);
-        let lanes = backend.run(plan.lanes(), |l| -> Result<Lane<B>, Error> {
-            let mut lane = Lane {
-                chain: vec![None; self.chain.grads()],
-                base: vec![None; self.base_shapes.len()],
-                classifier: vec![None; self.classifier.as_ref().map_or(0, PreparedClassifier::grads)],
-                loss: None,
-                classification: None,
-                inputs: Vec::new(),
-                embedding: vec![None; self.context.as_ref().map_or(0, |context| context.embedding.grads())],
-                contexts: Vec::new(),
-                terms: 0,
-                solves: Solves::default(),
-            };
-            for shard in plan.lane(l) {
+        let share = self.team.as_ref().map_or(0..plan.lanes(), |team| team.share(plan.lanes()));
+        let lanes = backend.run(share.len(), |l| -> Result<Lane<B>, Error> {
+            let mut lane = self.empty_lane();
+            for shard in plan.lane(share.start + l) {
                 run(shard, &mut lane)?;
             }
             Ok(lane)
         });
-        let mut lanes = lanes.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let lanes = lanes.into_iter().collect::<Result<Vec<_>, _>>();
+        let mut lanes = match &self.team {
+            None => lanes?,
+            Some(team) => vec![self.add_lanes(team, team.unless_failed(lanes)?)?],
+        };
         let sum = |parts: Vec<B::Tensor>| parts.into_iter().reduce(|a, b| backend.axpy(1.0, &b, a));
         let loss = sum(lanes.iter_mut().filter_map(|l| l.loss.take()).collect());
         let classification = sum(lanes.iter_mut().filter_map(|l| l.classification.take()).collect());
@@ -228,9 +226,45 @@ impl<B: Backend> PreparedFlow<B> {
         })
     }
 
+    fn empty_lane(&self) -> Lane<B> {
+        Lane {
+            chain: vec![None; self.chain.grads()],
+            base: vec![None; self.base_shapes.len()],
+            classifier: vec![None; self.classifier.as_ref().map_or(0, PreparedClassifier::grads)],
+            loss: None,
+            classification: None,
+            inputs: Vec::new(),
+            embedding: vec![None; self.context.as_ref().map_or(0, |context| context.embedding.grads())],
+            contexts: Vec::new(),
+            terms: 0,
+            solves: Solves::default(),
+        }
+    }
+
+    /// Adds up the lanes of all ranks of a group, in order: one lane with the sum of all.
+    fn add_lanes(&self, team: &Team, lanes: Vec<Lane<B>>) -> Result<Lane<B>, Error> {
+        let sums = lanes.into_iter().map(|lane| LaneSum {
+            gradients: [lane.chain, lane.base, lane.classifier, lane.embedding].into_iter().flatten().collect(),
+            sums: vec![lane.loss, lane.classification],
+            notes: [lane.terms, lane.solves.evaluations as usize, lane.solves.unsolved],
+        });
+        let sums: Vec<_> = sums.collect();
+        let LaneSum { gradients, sums, notes } = team.add_lanes(&self.backend, &sums, &[1, 2])?;
+        let mut lane = self.empty_lane();
+        let parts = [&mut lane.chain, &mut lane.base, &mut lane.classifier, &mut lane.embedding];
+        parts.into_iter().flatten().zip(gradients).for_each(|(own, sum)| *own = sum);
+        let mut sums = sums.into_iter();
+        (lane.loss, lane.classification) = (sums.next().flatten(), sums.next().flatten());
+        (lane.terms, lane.solves) = (notes[0], Solves { unsolved: notes[2], evaluations: notes[1] as u32 });
+        Ok(lane)
+    }
+
     /// Cuts so many samples of a gradient into shards.
     pub(crate) fn gradient_plan(&self, samples: usize) -> ShardPlan {
-        let lanes = self.backend.lanes().min(most_lanes(self.parameters));
+        let lanes = match self.lanes {
+            0 => self.backend.lanes().min(most_lanes(self.parameters)),
+            lanes => lanes,
+        };
         ShardPlan::new(samples, self.backend.shard_rows(self.sample_bytes), lanes)
     }
 

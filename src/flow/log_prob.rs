@@ -20,7 +20,9 @@ use super::upload::Upload;
 use crate::batch::Batch;
 use crate::bijection::LogDet;
 use crate::data::{Samples, Table};
-use crate::error::Error;
+use crate::error::{Error, GroupError};
+use crate::group::Team;
+use crate::group::collective::{decode, encode};
 use crate::invert::{SampleReport, Status};
 
 /// log p of some samples, in nats and in the data's units.
@@ -338,15 +340,21 @@ fn run<B: Backend>(
     let wave = (WAVE_BYTES / largest.max(1)).clamp(1, WAVE);
     let mut at = 0;
     for pieces in pieces.chunks(wave) {
-        let parts = backend.run(pieces.len(), |i| {
-            let range = pieces[i].clone();
+        let share = flow.team().map_or(0..pieces.len(), |team| team.share(pieces.len()));
+        let parts = backend.run(share.len(), |i| {
+            let range = pieces[share.start + i].clone();
             let x =
                 which.map_or_else(|| source.all(flow, range.clone()), |which| source.some(flow, &which[range.clone()]));
             let x = x.with_context(given.embedding(flow, &mut range.map(number)));
             shard(flow, &x, key, latent)
         });
+        let parts = parts.into_iter().collect::<Result<Vec<_>, _>>();
+        let parts = match flow.team() {
+            None => parts?,
+            Some(team) => exchange(team, parts)?,
+        };
         for part in parts {
-            let Shard { z, base, estimates, replicates, solves } = part?;
+            let Shard { z, base, estimates, replicates, solves } = part;
             for (i, (base, estimates)) in base.into_iter().zip(estimates.chunks_exact(replicates)).enumerate() {
                 let z = z.as_ref().map_or(&[][..], |z| &z[i * d..(i + 1) * d]);
                 let solve = solves.as_ref().map_or((Status::Converged, 0.0), |solves| solves[i]);
@@ -370,6 +378,57 @@ struct Shard {
     replicates: usize,
     /// The status and the error in log p of each sample, where a transform solves.
     solves: Option<Vec<(Status, f64)>>,
+}
+
+/// Gives every process the evaluations of all, in order.
+fn exchange(team: &Team, own: Result<Vec<Shard>, Error>) -> Result<Vec<Shard>, Error> {
+    let own = own.map(|own| encode(&own.iter().flat_map(Shard::to_numbers).collect::<Vec<f64>>()));
+    let mut all = Vec::new();
+    for message in team.gather(own)? {
+        let numbers: Vec<f64> = decode(&message, message.len() / 8)?;
+        let mut rest = &numbers[..];
+        while !rest.is_empty() {
+            let shard = Shard::take_from(&mut rest);
+            all.push(shard.ok_or_else(|| GroupError::Transport("an evaluation that does not end".into()))?);
+        }
+    }
+    Ok(all)
+}
+
+impl Shard {
+    /// All that it is, for another process: rows, replicates, whether a transform solves, numbers of z; then these.
+    fn to_numbers(&self) -> Vec<f64> {
+        let z = self.z.as_deref().unwrap_or_default();
+        let mut numbers = vec![self.base.len() as f64, self.replicates as f64];
+        numbers.extend([f64::from(u8::from(self.solves.is_some())), self.z.as_ref().map_or(-1.0, |z| z.len() as f64)]);
+        numbers.extend(self.base.iter().chain(&self.estimates).chain(z));
+        for (status, error) in self.solves.iter().flatten() {
+            numbers.extend([f64::from(*status as u8), *error]);
+        }
+        numbers
+    }
+
+    fn take_from(rest: &mut &[f64]) -> Option<Self> {
+        let mut take = |count: usize| {
+            let (own, others) = rest.split_at_checked(count)?;
+            *rest = others;
+            Some(own)
+        };
+        let [rows, replicates, solves, z] = take(4)? else { return None };
+        let (rows, replicates) = (*rows as usize, *replicates as usize);
+        let (base, estimates) = (take(rows)?.to_vec(), take(rows.checked_mul(replicates)?)?.to_vec());
+        let z = if *z < 0.0 { None } else { Some(take(*z as usize)?.to_vec()) };
+        let solves = if *solves == 0.0 { None } else { Some(take(2 * rows)?) };
+        const STATUSES: [Status; 5] =
+            [Status::Converged, Status::FloatFloor, Status::NotConverged, Status::NonFinite, Status::OutOfSupport];
+        let of = |pair: &[f64]| Some((*STATUSES.get(pair[0] as usize)?, pair[1]));
+        let solves = solves.map(|pairs| pairs.chunks_exact(2).map(of).collect::<Option<Vec<_>>>());
+        let solves = match solves {
+            None => None,
+            Some(solves) => Some(solves?),
+        };
+        Some(Self { z, base, estimates, replicates, solves })
+    }
 }
 
 /// The status of each sample's solves, and what their errors do to log p₀.

@@ -537,6 +537,8 @@ impl<B: Backend> Flow<B> {
             sample_bytes: self.sample_bytes(),
             parameters: self.parameters(),
             bits: self.config.images().map(|c| c.bits),
+            lanes: 0,
+            team: None,
         }
     }
 

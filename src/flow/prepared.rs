@@ -17,6 +17,7 @@ use crate::classifier::PreparedClassifier;
 use crate::data::{ColumnMaps, Samples, Standardiser, Table, Values};
 use crate::error::{ConfigError, Error};
 use crate::estimator::Estimator;
+use crate::group::{Group, Team};
 use crate::invert::SampleReport;
 use crate::transform::from_vectors;
 
@@ -59,6 +60,10 @@ pub struct PreparedFlow<B: Backend> {
     pub(super) parameters: u64,
     /// The bits of a channel of images.
     pub(super) bits: Option<u32>,
+    /// The lanes of a gradient; 0 for as many as the device likes.
+    pub(super) lanes: usize,
+    /// The processes that compute gradients and log p together.
+    pub(super) team: Option<Arc<Team>>,
 }
 
 /// One shard's evaluation: z, and the parts of log p that the host adds up, `[n, 1]` or `[n, replicates]`.
@@ -87,6 +92,18 @@ impl<B: Backend> PreparedFlow<B> {
     /// Computes gradients by another handle to the same device.
     pub(crate) fn with_steps_on(self, steps: B) -> Self {
         Self { steps, ..self }
+    }
+
+    /// Sums gradients in so many lanes, 0 for as many as the device likes, by the processes of a group.
+    pub(crate) fn with_lanes(self, lanes: usize, team: Option<Arc<Team>>) -> Self {
+        Self { lanes, team, ..self }
+    }
+
+    /// Lets the processes of a group compute log p together, each of a part of the samples: all of them must make the same calls with
+    /// the same samples, and get the same, bit for bit what one process gets.
+    #[must_use]
+    pub fn with_group(self, group: Arc<dyn Group>) -> Self {
+        Self { team: Some(Arc::new(Team::new(group, Vec::new()))), ..self }
     }
 
     /// The estimator of log p, `Auto` resolved.
@@ -188,6 +205,10 @@ impl<B: Backend> PreparedFlow<B> {
 
     pub(crate) fn target(&self) -> Option<Target> {
         self.target
+    }
+
+    pub(crate) fn team(&self) -> Option<&Team> {
+        self.team.as_deref()
     }
 
     pub(crate) fn bits(&self) -> Option<u32> {

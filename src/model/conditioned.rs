@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2};
 
 use super::array::array;
-use super::{Answer, Asked, IntoDataset, Model};
+use super::{Answer, Asked, IntoDataset, Model, latents};
 use crate::data::Dataset;
 use crate::error::Error;
 use crate::flow::{Decoded, LogProb};
@@ -89,5 +89,33 @@ impl ConditionedModel {
     pub fn sample_and_log_prob(&self, each: usize) -> Result<(Array2<f64>, Array1<f64>), Error> {
         let answer = self.ask(Asked::SamplesWithLogProb(each))?;
         Ok((array(asked(answer.samples).samples), Array1::from(asked(answer.log_prob).values)))
+    }
+
+    /// Computes z of each sample at its context, `[n, d]`: standard normal if samples and contexts are the model's.
+    ///
+    /// # Errors
+    /// Returns the errors of [`log_prob`](Self::log_prob).
+    #[doc(alias = "transform")]
+    pub fn encode(&self, x: impl IntoDataset) -> Result<Array2<f64>, Error> {
+        Ok(array(asked(self.ask(Asked::Latents(x.into_dataset()?.samples()))?.latents)))
+    }
+
+    /// Computes x of each z at its context, `[n, d]` (the inverse transform). [`decode_with_reports`](Self::decode_with_reports) has
+    /// the accuracy of each.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] for another number of columns than d, or if there are neither one context nor as many as rows,
+    /// [`Error::Backend`] if the device failed.
+    #[doc(alias = "inverse")]
+    pub fn decode(&self, z: impl IntoDataset) -> Result<Array2<f64>, Error> {
+        Ok(array(self.decode_with_reports(z)?.samples))
+    }
+
+    /// Computes x of each z at its context with the residual, error bound and status of its inversion.
+    ///
+    /// # Errors
+    /// Returns the errors of [`decode`](Self::decode).
+    pub fn decode_with_reports(&self, z: impl IntoDataset) -> Result<Decoded, Error> {
+        Ok(asked(self.ask(Asked::Decoded(&latents(z)?))?.samples))
     }
 }

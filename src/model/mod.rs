@@ -81,6 +81,8 @@ enum Asked<'a> {
     Gradients(Samples<'a>),
     Samples(usize),
     SamplesWithLogProb(usize),
+    Latents(Samples<'a>),
+    Decoded(&'a Table),
 }
 
 /// What was asked for, and nothing else.
@@ -90,6 +92,7 @@ struct Answer {
     samples: Option<Decoded>,
     /// Those in the samples and in the contexts.
     gradients: Option<[Table; 2]>,
+    latents: Option<Table>,
 }
 
 impl<B: Backend> Operations for Held<B> {
@@ -166,12 +169,18 @@ impl<B: Backend> Operations for Held<B> {
             Asked::LogProb(samples) => Answer { log_prob: Some(at.log_prob(samples, noise)?), ..Answer::default() },
             Asked::Gradients(samples) => {
                 let (log_prob, of_samples, of_contexts) = at.log_prob_and_gradient(samples, noise)?;
-                Answer { log_prob: Some(log_prob), gradients: Some([of_samples, of_contexts]), samples: None }
+                Answer { log_prob: Some(log_prob), gradients: Some([of_samples, of_contexts]), ..Answer::default() }
             }
             Asked::Samples(each) => Answer { samples: Some(at.sample(each, key)?), ..Answer::default() },
             Asked::SamplesWithLogProb(each) => {
                 let (samples, log_prob) = at.sample_and_log_prob(each, key)?;
-                Answer { samples: Some(samples), log_prob: Some(log_prob), gradients: None }
+                Answer { samples: Some(samples), log_prob: Some(log_prob), ..Answer::default() }
+            }
+            Asked::Latents(samples) => {
+                Answer { latents: Some(at.encode(samples, noise)?.latents), ..Answer::default() }
+            }
+            Asked::Decoded(z) => {
+                Answer { samples: Some(at.decode(z, &Inversion::for_backend::<B>())?), ..Answer::default() }
             }
         })
     }

@@ -62,6 +62,11 @@ pub struct TrainConfig {
     /// `"bf16x3"`, which is faster, `"bf16x6"` or `"bf16"`. Validation, singular values and what is saved stay as they are.
     #[serde(with = "products", skip_serializing_if = "is_default")]
     pub products: Products,
+    /// The partial sums that a gradient is added up in, which are the most processes that can share its work; 0 for as many as the
+    /// device likes, which is 8 on a processor, fewer where a sum is large, and 1 on a GPU. Another number rounds otherwise: results
+    /// differ in their last digits, and the memory for gradients is that of so many.
+    #[serde(skip_serializing_if = "is_default")]
+    pub lanes: usize,
     /// The law of roulette, where that is the training estimator: `"as-set"`, or `"measured"`, by what earlier gradients say of its terms.
     #[serde(skip_serializing_if = "is_default")]
     pub roulette: RouletteLaw,
@@ -140,6 +145,7 @@ impl Default for TrainConfig {
             density_weight: 1.0,
             memory: Memory::Store,
             products: Products::F32,
+            lanes: 0,
             roulette: RouletteLaw::AsSet,
             validation_rows: 5000,
             validation_fraction: 0.1,
@@ -182,6 +188,9 @@ impl TrainConfig {
         }
         if !(1..=1 << 16).contains(&self.accumulate) {
             return wrong("accumulate", self.accumulate as f64, "1 to 65536 batches");
+        }
+        if self.lanes > 1 << 12 {
+            return wrong("lanes", self.lanes as f64, "0 (as the device likes) to 4096");
         }
         check_steps("steps", self.steps, 1)?;
         check_steps("warmup", self.warmup, 0)?;

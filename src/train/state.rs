@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use super::measured::Powers;
 use super::source::{Columns, Contexts};
+use super::together::Command;
 use super::validation::Best;
 use super::{Budget, Done, Limits, Source, TrainConfig, Trainer, Validation};
 use crate::checkpoint::{Archive, ModelDocument, document_value, section};
@@ -184,10 +185,15 @@ impl<B: Backend> Trainer<B> {
     /// Returns [`Error::Config`] for a budget of no steps or no time, or beyond the limits.
     pub fn set_budget(&mut self, budget: Budget) -> Result<(), Error> {
         budget.check()?;
+        self.lead_to(Command::Budget(budget))?;
+        self.take_budget(budget);
+        Ok(())
+    }
+
+    pub(super) fn take_budget(&mut self, budget: Budget) {
         if let Budget::Steps(steps) = budget {
             self.config.steps = steps;
         }
         self.budget = budget;
-        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! the device, moves the average, updates the spectral norms and reads one small report back. A step that is not finite
 //! changes nothing and ends the run with [`Error::Diverged`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use resflow_backend::{Backend, Element as _, Key};
@@ -13,6 +14,7 @@ use super::measured::{MeasuredLaw, RouletteLaw};
 use super::optimiser::{Optimiser, find_infinite};
 use super::source::{Batches, Columns, Contexts, Drawing, Drawn, Source, ValidationSet};
 use super::start::fit_base;
+use super::together::Command;
 use super::validation::Best;
 use super::{Budget, Limits, TrainConfig, Validation, Verdict};
 use crate::base::Mixture;
@@ -24,6 +26,7 @@ use crate::estimator::{Estimator, Expansion, Phase};
 use crate::flow::{
     Flow, FlowContext, FlowMatching, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision,
 };
+use crate::group::Team;
 use crate::lipschitz::PowerIteration;
 use crate::module::{Module as _, assign};
 
@@ -74,6 +77,8 @@ pub struct Trainer<B: Backend> {
     prepared: PreparedFlow<B>,
     /// The handle that gradients are computed by.
     steps: B,
+    /// The processes that compute the run together.
+    pub(super) team: Option<Arc<Team>>,
     /// The weight of the latest step's samples, 1 where they have none.
     weight: f64,
     /// The sum of ln |det| of the columns' maps over the latest step's samples, by weight, unless all have the same.
@@ -196,7 +201,7 @@ impl<B: Backend> Trainer<B> {
         }
         let backend = flow.backend().clone();
         let steps = backend.with_products(config.products)?;
-        let prepared = flow.prepare().with_steps_on(steps.clone());
+        let prepared = flow.prepare().with_steps_on(steps.clone()).with_lanes(config.lanes, None);
         let mut config = config.clone();
         if let Budget::Steps(steps) = budget {
             config.steps = steps;
@@ -213,6 +218,7 @@ impl<B: Backend> Trainer<B> {
             optimiser: Optimiser::new(&flow),
             prepared,
             steps,
+            team: None,
             weight: 1.0,
             log_det: None,
             flow,
@@ -340,10 +346,18 @@ impl<B: Backend> Trainer<B> {
     /// # Errors
     /// Returns [`Error::Diverged`] if the loss or the gradient is not finite: the state is that before the step.
     /// Returns [`Error::Input`] if the first batch cannot initialise a transform, [`Error::Transform`] if a transform
-    /// of your own fails, [`Error::Backend`] if the device does.
+    /// of your own fails, [`Error::Backend`] if the device does, [`Error::Group`] if another process of the run does.
     pub fn step(&mut self) -> Result<StepReport, Error> {
+        self.lead_to(Command::Step(self.elapsed))?;
+        let made = self.make_step();
+        self.unless_failed(made)
+    }
+
+    /// Makes one step as one of the processes that all make it.
+    pub(super) fn make_step(&mut self) -> Result<StepReport, Error> {
         let start = std::time::Instant::now();
         let report = self.advance()?;
+        self.check_alike()?;
         self.elapsed += start.elapsed();
         Ok(report)
     }
@@ -492,7 +506,7 @@ impl<B: Backend> Trainer<B> {
         let (chain, prepared) = self.flow.chain().updated(&b, self.optimiser.parameters(), how);
         *self.flow.chain_mut() = chain;
         self.assign_rest(&self.optimiser.parameters().clone());
-        self.prepared = self.flow.prepare_with(prepared).with_steps_on(self.steps.clone());
+        self.take(self.flow.prepare_with(prepared));
     }
 
     /// Sets the base, the classifier and the embedding from the flat parameters, in which they come after the chain.
@@ -549,7 +563,12 @@ impl<B: Backend> Trainer<B> {
     /// Derives everything that is computed from the flow's tensors, after they were replaced.
     pub(super) fn derive(&mut self) {
         self.optimiser.follow(&self.flow);
-        self.prepared = self.flow.prepare().with_steps_on(self.steps.clone());
+        self.take(self.flow.prepare());
+    }
+
+    /// Takes a prepared flow to make steps with.
+    fn take(&mut self, prepared: PreparedFlow<B>) {
+        self.prepared = prepared.with_steps_on(self.steps.clone()).with_lanes(self.config.lanes, self.team.clone());
     }
 }
 

@@ -8,6 +8,7 @@
 use resflow_backend::Backend;
 use serde::{Deserialize, Serialize};
 
+use super::together::Command;
 use super::{Budget, Trainer};
 use crate::classifier::ClassificationScore;
 use crate::error::Error;
@@ -120,13 +121,20 @@ impl<B: Backend> Trainer<B> {
     /// Returns [`Error::Input`] if the first batch cannot initialise a transform, [`Error::Transform`] if a transform of
     /// your own fails, [`Error::Backend`] if the device does.
     pub fn validate(&mut self) -> Result<Validation, Error> {
+        self.lead_to(Command::Validate)?;
+        let made = self.make_validation();
+        self.unless_failed(made)
+    }
+
+    /// Validates as one of the processes that all do.
+    pub(super) fn make_validation(&mut self) -> Result<Validation, Error> {
         let start = std::time::Instant::now();
         self.initialise_once()?;
         let mut flow = self.averaged();
         // what is scored is what is certified
         flow.seal()?;
         let (samples, key) = (self.validation.samples(), self.key.named("validation"));
-        let prepared = flow.prepare();
+        let prepared = flow.prepare().with_lanes(0, self.team.clone());
         let log_prob = prepared.log_prob(samples, key)?;
         let nll = -log_prob.mean();
         let labels = samples.labels().filter(|_| prepared.classifies());
@@ -140,7 +148,8 @@ impl<B: Backend> Trainer<B> {
                 None => true,
                 Some(best) if paired && best.nll.is_finite() => {
                     if best.log_prob.is_none() {
-                        best.log_prob = Some(best.flow.log_prob(samples, key)?);
+                        let before = best.flow.prepare().with_lanes(0, self.team.clone());
+                        best.log_prob = Some(before.log_prob(samples, key)?);
                     }
                     best.log_prob.as_ref().is_some_and(|best| {
                         let (difference, error) = log_prob.compare(best);

@@ -530,6 +530,17 @@ fn the_front_door_fits_columns_given_others() {
     let scored = at.log_prob(samples.view()).expect("samples");
     assert!(scored.iter().zip(&log_prob).all(|(a, b)| (a - b).abs() < 1e-3));
     assert!(model.log_prob(&[[0.0, 0.0]]).is_err() && model.sample(3).is_err());
+    // there and back, at one context and at one for each row
+    let several = model.condition(&[[0.5, 20.0], [-1.0, 4.0]]).expect("contexts");
+    let two = samples.slice(ndarray::s![..2, ..]);
+    let (latents, together) = (at.encode(two).expect("samples"), several.encode(two).expect("samples"));
+    assert!(latents.row(0).iter().zip(together.row(0)).all(|(a, b)| (a - b).abs() < 1e-4));
+    assert!(latents.row(1).iter().zip(together.row(1)).any(|(a, b)| (a - b).abs() > 0.1), "another context");
+    let back = several.decode_with_reports(together.view()).expect("latents");
+    assert!(back.samples.values().iter().zip(two).all(|(a, b)| (a - b).abs() < 1e-2 * (1.0 + b.abs())));
+    assert_eq!(several.decode(together.view()).expect("latents").as_slice(), Some(back.samples.values()));
+    assert!(several.encode(samples.slice(ndarray::s![..3, ..])).is_err(), "three rows at two contexts");
+    assert!(several.decode(&[[0.0; 3]; 2]).is_err(), "another number of columns");
     // in a file and out of it
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.safetensors");

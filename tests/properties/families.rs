@@ -15,7 +15,7 @@ use resflow::invert::{Inversion, Status};
 use resflow::stage::Stage;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
 
-fn rows(family: Family) -> ModelConfig {
+pub(crate) fn rows(family: Family) -> ModelConfig {
     FlowConfig { blocks: 6, hidden: vec![16, 16], ..FlowConfig::of(family, 2) }.into()
 }
 
@@ -31,7 +31,7 @@ fn small_images(family: Family) -> ModelConfig {
     residual.of(family).into()
 }
 
-fn source(config: &ModelConfig) -> Source {
+pub(crate) fn source(config: &ModelConfig) -> Source {
     match config {
         ModelConfig::Rows(_) => Source::Density(ToyDensity::Moons),
         // smooth images: brightness along a diagonal; the classes are their contrasts
@@ -44,12 +44,12 @@ fn source(config: &ModelConfig) -> Source {
     }
 }
 
-fn settings(family: Family) -> TrainConfig {
+pub(crate) fn settings(family: Family) -> TrainConfig {
     let settings = TrainConfig { batch: 32, warmup: 5, validation_rows: 200, ..TrainConfig::default() };
     settings.for_family(family)
 }
 
-fn trainer(config: &ModelConfig, steps: u64) -> Trainer<Cpu> {
+pub(crate) fn trainer(config: &ModelConfig, steps: u64) -> Trainer<Cpu> {
     let flow = Flow::new(cpu(), config, Key::new(3)).expect("a configuration");
     let budget = Budget::Steps(steps);
     Trainer::new(flow, source(config), &settings(config.family()), budget, Key::new(4)).expect("data that fit")
@@ -81,7 +81,7 @@ fn based() -> impl Iterator<Item = ModelConfig> {
     .into_iter()
 }
 
-fn all() -> impl Iterator<Item = ModelConfig> {
+pub(crate) fn all() -> impl Iterator<Item = ModelConfig> {
     Family::ALL
         .into_iter()
         .flat_map(|family| {
@@ -91,7 +91,7 @@ fn all() -> impl Iterator<Item = ModelConfig> {
         .chain(based())
 }
 
-fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {
+pub(crate) fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {
     let mut archive = trainer.to_archive().expect("stored");
     archive.document["run"]["elapsed"] = 0.into();
     archive.to_bytes().expect("stored")

@@ -40,6 +40,7 @@ mod products;
 mod scores;
 mod spline;
 mod table_fits;
+mod together;
 mod traces;
 mod variational;
 mod weights;

@@ -4,8 +4,10 @@ use anyhow::Result;
 use resflow::data::Missing;
 
 use crate::arguments::Fit;
+use crate::cluster;
 use crate::command::categorical;
 use crate::data::{Data, file_of};
+use crate::failure::usage;
 use crate::output::print;
 use crate::run::directory::RunDirectory;
 use crate::run::epilogue::Epilogue;
@@ -16,9 +18,12 @@ use crate::run::learn::learn;
 
 pub(crate) fn run(arguments: &Fit) -> Result<()> {
     listen_for_interruption()?;
+    cluster::enter(arguments.wait_limit())?;
     let directory = RunDirectory::new(&arguments.out);
-    directory.spare(file_of(&arguments.data))?;
-    directory.claim_if_there()?;
+    if cluster::following().is_none() {
+        directory.spare(file_of(&arguments.data))?;
+        directory.claim_if_there()?;
+    }
     let mut options = arguments.reading.options();
     options.image_size = arguments.size.image_size;
     // weights and contexts may be the same in every row
@@ -37,6 +42,9 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
         .weighted_by(arguments.weight.as_deref(), &arguments.data)?
         .given(&arguments.given, &arguments.data)?;
     drop(directory);
+    if cluster::group().is_some() && (arguments.impute || categorical::is_all(&data)) {
+        return Err(usage("a fit with --impute, or of categories alone, is one process's: start it without mpirun"));
+    }
     if arguments.impute {
         return print(&learn_incomplete(arguments, data)?);
     }

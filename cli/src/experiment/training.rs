@@ -81,6 +81,8 @@ impl Training<'_> {
         let config = self.write_settings(laboratory)?;
         let resume = directory.checkpoint().exists();
         let fit = Fit {
+            #[cfg(feature = "mpi")]
+            wait: None,
             data: self.data.to_owned(),
             preset: None,
             model: None,

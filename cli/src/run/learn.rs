@@ -1,5 +1,6 @@
 //! Begins or resumes a run: what the arguments ask for, held against the data and against what was begun.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -9,10 +10,13 @@ use resflow::config::{ContextConfig, Family, ModelConfig};
 use resflow::data::image::{ImageSet, ImageSize};
 use resflow::data::{self, Concern, Dataset, Look, Severity};
 use resflow::device::Precision;
-use resflow::train::{Budget, Source, Trainer};
+use resflow::group::Group;
+use resflow::registry::Registry;
+use resflow::train::{Budget, Source, Trainer, await_run};
 use resflow::{Error, Flow, with_device};
 
 use crate::arguments::Fit;
+use crate::cluster;
 use crate::data::Data;
 use crate::data::labels;
 use crate::failure::{say, usage, warn};
@@ -36,14 +40,17 @@ pub(crate) fn learn(
     epilogue: Option<Epilogue>,
 ) -> Result<String> {
     let start = Instant::now();
-    let directory = RunDirectory::new(&arguments.out);
-    directory.claim_if_there()?;
     let data = data.quantised(&arguments.data)?;
     let source = match data {
         Data::Density(density) => Source::Density(density),
         // the test images are for `score`
         Data::Stored(opened) => Source::Data(opened.data),
     };
+    if let Some(group) = cluster::following() {
+        return follow(arguments, source, group);
+    }
+    let directory = RunDirectory::new(&arguments.out);
+    directory.claim_if_there()?;
     if let (Some(preset), None) = (arguments.preset, images(&source)) {
         return Err(usage(format_args!("--preset {preset} is for images, {} holds rows", arguments.data)));
     }
@@ -51,6 +58,24 @@ pub(crate) fn learn(
         resume(arguments, source, (illustration, epilogue), &directory, start)
     } else {
         begin(arguments, source, (illustration, epilogue), &directory, start)
+    }
+}
+
+/// Does what rank 0 does, as another rank: it has the state of the run, and this one the same data.
+fn follow(arguments: &Fit, source: Source, group: Arc<dyn Group>) -> Result<String> {
+    let state = await_run(&*group)?;
+    let precision = precision_of(&state)?;
+    with_device!(arguments.arithmetic.open_for_fit(precision)?, |backend| {
+        Trainer::join(backend, &state, source, group, &Registry::new())?.follow()?;
+        Ok(String::new())
+    })
+}
+
+/// Lets the other processes that this one was started with make the run with it.
+fn with_others<B: Backend>(trainer: Trainer<B>) -> Result<Trainer<B>> {
+    match cluster::group() {
+        Some(group) => Ok(trainer.lead(group)?),
+        None => Ok(trainer),
     }
 }
 
@@ -235,6 +260,7 @@ fn begin(
         let metrics = Metrics::create(&directory.metrics())?;
         // time before this process
         let pace = Pace::new(start, Duration::ZERO, arguments.time_limit);
+        let trainer = with_others(trainer)?;
         let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue);
         run.begin(beginning.as_ref(), best_error)?;
         run.finish()
@@ -315,6 +341,7 @@ pub(super) fn go_on<B: Backend>(
     let logged = entries.last().and_then(|entry| Duration::try_from_secs_f64(entry.seconds).ok());
     let before = logged.unwrap_or_default().max(trainer.elapsed());
     let pace = Pace::new(start, before, arguments.time_limit);
+    let trainer = with_others(trainer)?;
     let mut run = Run::new(trainer, arguments, directory, metrics, pace, illustration, epilogue);
     run.remember(&entries);
     run.finish()

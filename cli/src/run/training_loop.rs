@@ -8,7 +8,7 @@ use resflow::flow::PreparedFlow;
 use resflow::train::{Budget, StepReport, Trainer, Validation};
 
 use crate::arguments::Fit;
-use crate::failure::{interrupted, warn};
+use crate::failure::{interrupted, is_interruption, warn};
 use crate::progress::{Position, Progress, clock};
 use crate::run::directory::{REPORT, RunDirectory};
 use crate::run::epilogue::Epilogue;
@@ -113,6 +113,14 @@ impl<'a, B: Backend> Run<'a, B> {
 
     /// Trains to the end and writes everything; returns what came of it, in words.
     pub(crate) fn finish(mut self) -> Result<String> {
+        let done = self.work();
+        if let Some(error) = done.as_ref().err().filter(|error| !is_interruption(error)) {
+            self.trainer.abandon(&format!("{error:#}"));
+        }
+        done
+    }
+
+    fn work(&mut self) -> Result<String> {
         let flow = self.trainer.flow();
         let chosen = flow.variance_warnings().into_iter().filter(|w| !presets::is_own_law(flow.config(), w.law));
         chosen.for_each(warn);
@@ -123,6 +131,7 @@ impl<'a, B: Backend> Run<'a, B> {
             self.progress.end();
             return Err(error);
         }
+        self.trainer.dismiss()?;
         self.progress.stage("writing the model");
         self.keeper.improved = true;
         self.keeper.save(&self.trainer, &self.metrics)?;
