@@ -409,6 +409,8 @@ impl Shard {
     }
 
     fn take_from(rest: &mut &[f64]) -> Option<Self> {
+        const STATUSES: [Status; 5] =
+            [Status::Converged, Status::FloatFloor, Status::NotConverged, Status::NonFinite, Status::OutOfSupport];
         let mut take = |count: usize| {
             let (own, others) = rest.split_at_checked(count)?;
             *rest = others;
@@ -419,8 +421,6 @@ impl Shard {
         let (base, estimates) = (take(rows)?.to_vec(), take(rows.checked_mul(replicates)?)?.to_vec());
         let z = if *z < 0.0 { None } else { Some(take(*z as usize)?.to_vec()) };
         let solves = if *solves == 0.0 { None } else { Some(take(2 * rows)?) };
-        const STATUSES: [Status; 5] =
-            [Status::Converged, Status::FloatFloor, Status::NotConverged, Status::NonFinite, Status::OutOfSupport];
         let of = |pair: &[f64]| Some((*STATUSES.get(pair[0] as usize)?, pair[1]));
         let solves = solves.map(|pairs| pairs.chunks_exact(2).map(of).collect::<Option<Vec<_>>>());
         let solves = match solves {

@@ -116,8 +116,12 @@ pub fn gather(group: &dyn Group, message: Vec<u8>) -> Result<Vec<Vec<u8>>, Group
         for rank in 1..size {
             all.push(group.receive(rank)?);
         }
-        all.iter().for_each(|message| joined.extend((message.len() as u64).to_le_bytes()));
-        all.iter().for_each(|message| joined.extend(message));
+        for message in &all {
+            joined.extend((message.len() as u64).to_le_bytes());
+        }
+        for message in &all {
+            joined.extend(message);
+        }
     }
     let joined = broadcast(group, joined)?;
     let strange = || GroupError::Transport("messages that were gathered do not come apart".into());

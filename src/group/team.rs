@@ -76,7 +76,7 @@ impl Team {
         let shapes: Vec<Shape> = of_gradients.iter().copied().chain(lengths.iter().map(|&n| [n].into())).collect();
         let total = shapes.iter().map(Shape::elements).sum();
         let mut notes = vec![0.0; NOTES + shapes.len()];
-        let flat = lanes.iter().map(|lane| self.flat(backend, lane, &shapes, total, &mut notes));
+        let flat = lanes.iter().map(|lane| Self::flat(backend, lane, &shapes, total, &mut notes));
         let flat = self.unless_failed(flat.collect::<Result<Vec<_>, _>>())?;
         let merge = |before: &mut [f64], own: &[f64]| {
             for (i, (before, own)) in before.iter_mut().zip(own).enumerate() {
@@ -120,7 +120,6 @@ impl Team {
 
     /// The numbers of a lane one after the other, −0 where it has none; counts what it has.
     fn flat<B: Backend>(
-        &self,
         backend: &B,
         lane: &LaneSum<B>,
         shapes: &[Shape],

@@ -239,8 +239,8 @@ impl TrainConfig {
     /// Returns [`ConfigError::Inconsistent`] with the remedy.
     pub(super) fn check_objective<B: Backend>(&self, flow: &Flow<B>, weighted: bool) -> Result<(), ConfigError> {
         let Some(matching) = self.objective.matching(0.0) else { return Ok(()) };
-        let is_ode = |t: &&Box<dyn Bijection<B>>| matches!(t.stage(), Some(Stage::OdeFlow { .. }));
-        if flow.transforms().iter().filter(is_ode).count() != 1 {
+        let is_ode = |t: &dyn Bijection<B>| matches!(t.stage(), Some(Stage::OdeFlow { .. }));
+        if flow.transforms().iter().filter(|t| is_ode(&***t)).count() != 1 {
             return Err(not_one());
         }
         if matching.pairing == Pairing::Optimal {

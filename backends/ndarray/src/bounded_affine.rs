@@ -55,7 +55,9 @@ kernel! {
                 }
             }
             let mut sum = E::ZERO;
-            share.iter().for_each(|&share| sum += share);
+            for &share in share {
+                sum += share;
+            }
             *log_det = told.most * pixels * sum;
         }
     }
