@@ -1,4 +1,4 @@
-//! Groups of processes on MPI, for runs of [resflow](resflow) on many machines.
+//! Groups of processes on MPI, for runs of [resflow] on many machines.
 //!
 //! `Processes` is a [`Group`](resflow::group::Group) whose messages are MPI's: those of all processes that were started together (`mpirun`, `srun`).
 //! Messages are sent without waiting, and what waits looks again and again until the time limit, so that a process that is gone, or
