@@ -105,8 +105,9 @@ fn tails_are_lines() {
             shift: alike(0.0),
         };
         let [y, log_slope] = at.map(b, &column(&all));
-        let [y, log_slope] = [y, log_slope]
-            .map(|t| -> Vec<f64> { b.download(&t).expect("no fault").into_iter().map(|v| v.to_f64()).collect() });
+        let [y, log_slope] = [y, log_slope].map(|t| -> Vec<f64> {
+            b.download(&t).expect("no fault").into_iter().map(resflow::backend::Element::to_f64).collect()
+        });
         let slack = 1e3 * B::Elem::EPSILON;
         assert!((y[1] - y[0] - 2.0).abs() < slack && (y[3] - y[2] - 2.0).abs() < slack, "{y:?}");
         assert!(log_slope.iter().all(|l| (l - 2.0_f64.ln()).abs() < slack), "{log_slope:?}");
