@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use resflow::backend::Backend;
+use resflow::flow::{Flow, PreparedFlow};
 use resflow::group::Group;
 
 #[cfg(feature = "mpi")]
@@ -18,6 +20,14 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// The rank behind rank 0 that this process is, with its group.
 pub(crate) fn following() -> Option<Arc<dyn Group>> {
     group().filter(|group| group.rank() > 0)
+}
+
+/// Prepares a flow whose log p and latents all processes compute together, each of a part of the samples; rank 0 writes them.
+pub(crate) fn prepare<B: Backend>(flow: &Flow<B>) -> PreparedFlow<B> {
+    match group() {
+        Some(group) => flow.prepare().with_group(group),
+        None => flow.prepare(),
+    }
 }
 
 #[cfg(not(feature = "mpi"))]

@@ -94,8 +94,11 @@ pub(crate) fn report(out: Option<&Path>, text: &str) -> Result<()> {
     print(text)
 }
 
-/// Writes a file: atomically, unless the path is a pipe or a device, which a rename would replace.
+/// Writes a file, unless another process does: atomically, unless the path is a pipe or a device, which a rename would replace.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     if is_standard_output(path) {
         let mut out = std::io::stdout().lock();
         return out.write_all(bytes).and_then(|()| out.flush()).context("standard output");

@@ -5,6 +5,7 @@ use resflow::backend::Backend;
 use resflow::with_device;
 
 use crate::arguments::Encode;
+use crate::cluster;
 use crate::command::coordinates::{Rows, check_output, finite, latent_names, with_rows, write};
 use crate::data::Data;
 use crate::data::given::classes_given;
@@ -14,6 +15,7 @@ use crate::model::Stored;
 use crate::output::spare_inputs;
 
 pub(crate) fn run(arguments: &Encode) -> Result<()> {
+    cluster::enter(None)?;
     check_output(&arguments.output)?;
     let stored = Stored::open(&arguments.model)?;
     let output = &arguments.output;
@@ -39,7 +41,7 @@ fn encode<B: Backend>(arguments: &Encode, stored: &Stored, data: Data, backend: 
     let data = arguments.part.of(data, &name, model, arguments.rows.map(|n| n as usize))?;
     let data = classes_given(data, stored, &name)?;
     let key = evaluate::key(arguments.output.seed);
-    let latent = evaluate::encode(&flow.prepare(), model, data.samples(), key).context(name)?;
+    let latent = evaluate::encode(&cluster::prepare(&flow), model, data.samples(), key).context(name)?;
     let lost = latent.z.chunks_exact(d).filter(|r| !finite(r)).count();
     if lost > 0 {
         warn(format_args!("{lost} of {} rows have no finite latent point", latent.log_det.len()));
