@@ -4,6 +4,7 @@
 //! N(0, I) unless another is given. The columns' maps s, at their simplest a standardisation, belong to the model. A [`PreparedFlow`] holds the
 //! normalised weights and serves any number of calls and threads.
 
+mod bounds;
 mod categories;
 mod conditioned;
 mod context;
@@ -51,9 +52,9 @@ use crate::data::{ColumnMaps, Samples, Standardiser};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimator, Exact, Phase, Sharing, VarianceWarning};
 use crate::invert::Inversion;
-use crate::lipschitz::{FlowBounds, PowerIteration};
+use crate::lipschitz::PowerIteration;
 use crate::missing::Imputer;
-use crate::module::{Module as _, Role, Spectrum, trained_shapes};
+use crate::module::{Module as _, Role, trained_shapes};
 use crate::stage::Stage;
 
 /// A flow: parameters, configuration and the device they live on.
@@ -403,59 +404,6 @@ impl<B: Backend> Flow<B> {
             }
         });
         total
-    }
-
-    /// Estimates σ of every constrained weight, transform by transform.
-    ///
-    /// # Errors
-    /// Returns [`Error::Backend`] if the device failed.
-    pub fn spectra(&self) -> Result<Vec<Vec<Spectrum>>, Error> {
-        let transforms = self.transforms().iter().enumerate();
-        let spectra = transforms.map(|(l, transform)| {
-            let mut spectra = Vec::new();
-            transform.spectra(&self.backend, &format!("links.{l}"), &mut |s| spectra.push(s))?;
-            Ok(spectra)
-        });
-        spectra.collect()
-    }
-
-    /// Estimates the largest Lipschitz bound of a block: the product of its normalised weights' σ. It is 0 without
-    /// blocks.
-    ///
-    /// # Errors
-    /// Returns [`Error::Backend`] if the device failed.
-    pub fn lipschitz_estimate(&self) -> Result<f64, Error> {
-        let blocks = self.spectra()?.into_iter().filter(|s| !s.is_empty());
-        Ok(blocks.map(|s| s.iter().map(Spectrum::effective).product()).fold(0.0, f64::max))
-    }
-
-    /// Bounds the norm of every constrained weight from below and from above, the Lipschitz constant of every block, and those of the flow and
-    /// its inverse. From above they are certain: they are computed on the host in double precision, of the numbers that are
-    /// multiplied by, with what rounding may add. This costs up to seconds for large nets.
-    ///
-    /// # Errors
-    /// Returns [`Error::Backend`] if the device failed.
-    pub fn certified_bounds(&self) -> Result<FlowBounds, Error> {
-        Ok(self.chain.all_certified_bounds(&self.backend, "links")?)
-    }
-
-    /// Replaces every constrained weight by the one that is multiplied by, scaled so that its certified norm is at most its coefficient. From
-    /// then on normalising changes nothing, on no device: what is scored is what is certified, and each block has Lip(g) ≤ the product of the
-    /// coefficients. The model changes by as much as its norms were too large, usually less than a thousandth, and
-    /// more where a convolution on larger images is certified on a torus somewhat larger. A sealed flow keeps its bits. Weights
-    /// between other norms than the 2-norm have no certificate and stay.
-    ///
-    /// Every [validation](crate::train::Trainer::validate) seals the weights that it scores and keeps, and [`save`](Self::save) seals what it
-    /// writes.
-    ///
-    /// # Errors
-    /// Returns [`Error::Backend`] if the device failed.
-    pub fn seal(&mut self) -> Result<(), Error> {
-        if !self.sealed {
-            self.chain.seal(&self.backend)?;
-            self.sealed = true;
-        }
-        Ok(())
     }
 
     /// Returns the estimator in use, `Auto` resolved by the first block's cost; exact where no transform estimates

@@ -13,6 +13,7 @@ mod columns;
 #[path = "../common/mod.rs"]
 mod common;
 mod conditional;
+mod conditional_fits;
 mod coupling;
 mod decode_gradient;
 mod dense;
