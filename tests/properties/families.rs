@@ -112,7 +112,8 @@ fn training_improves_every_family() {
         let samples = model.sample(20, Key::new(5)).expect("no device fault");
         assert!(samples.reports.iter().all(|r| r.status <= Status::FloatFloor), "{what:?}");
         assert!(samples.residual < 1e-9, "{what:?}: {:e}", samples.residual);
-        if config.family().couples() {
+        // Flow++'s couplings invert by Newton's method
+        if config.family().couples() && config.family() != Family::FlowPlusPlus {
             assert!(samples.reports.iter().all(|r| r.iterations == 0 && r.error_bound == 0.0), "{what:?}");
         }
     }
