@@ -16,7 +16,7 @@ use std::path::Path;
 use resflow_backend::{Backend, Element};
 use serde::{Deserialize, Serialize};
 
-pub use self::archive::{Archive, Values, write_atomically};
+pub use self::archive::{Archive, AtomicFile, Values, write_atomically};
 use crate::architecture;
 use crate::categorical::StoredCategories;
 use crate::config::{ImageConfig, ModelConfig, Start};

@@ -1,8 +1,8 @@
 //! Archives: named tensors and a JSON document in a safetensors file, written atomically.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write as _;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use resflow_backend::Element;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -191,27 +191,68 @@ fn io(path: &Path, source: std::io::Error) -> CheckpointError {
 /// # Errors
 /// Returns [`CheckpointError::Io`] if the file system refuses; the old file is untouched then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
-    if path.file_name().is_none() {
-        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "this path names no file to write");
-        let shown = if path.as_os_str().is_empty() { "the empty path".into() } else { path.display().to_string() };
-        return Err(CheckpointError::Io { path: shown, source });
-    }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let attempt = || {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).map_err(|source| io(path, source))?;
+    file.finish()
+}
+
+/// A file that is written piece by piece into a temporary one beside it, and appears whole or not at all.
+#[derive(Debug)]
+pub struct AtomicFile {
+    file: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+impl AtomicFile {
+    /// Begins a file at a path, where nothing changes before [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// Returns [`CheckpointError::Io`] if the file system refuses.
+    pub fn create(path: &Path) -> Result<Self, CheckpointError> {
+        if path.file_name().is_none() {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "this path names no file to write");
+            let shown = if path.as_os_str().is_empty() { "the empty path".into() } else { path.display().to_string() };
+            return Err(CheckpointError::Io { path: shown, source });
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".resflow-").suffix(".tmp");
         // readable as the umask says, like any other file: temporary ones are private
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        // the rename itself must reach the disk; not every platform can open a folder
-        if let Ok(folder) = std::fs::File::open(folder) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
-    };
-    attempt().map_err(|source| io(path, source))
+        let file = builder.tempfile_in(folder(path)).map_err(|source| io(path, source))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Puts the file, whole, in the place of an older one.
+    ///
+    /// # Errors
+    /// Returns [`CheckpointError::Io`] if the file system refuses; the old file is untouched then.
+    pub fn finish(self) -> Result<(), CheckpointError> {
+        let Self { file, path } = self;
+        let attempt = || {
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|e| e.error)?;
+            // the rename itself must reach the disk; not every platform can open a folder
+            if let Ok(folder) = std::fs::File::open(folder(&path)) {
+                let _ = folder.sync_all();
+            }
+            Ok(())
+        };
+        attempt().map_err(|source| io(&path, source))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// The folder of a file.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -31,6 +31,7 @@ mod excerpt;
 mod file;
 pub mod image;
 mod incomplete;
+mod large;
 mod look;
 pub(crate) mod looks_like;
 #[cfg(feature = "formats")]
@@ -55,6 +56,10 @@ pub use excerpt::{excerpt, excerpt_rows};
 #[cfg(feature = "formats")]
 pub use file::{read, read_with, write};
 pub use incomplete::Incomplete;
+#[cfg(feature = "formats")]
+pub use large::NpyRows;
+pub use large::{LargeTable, StoredRows};
+pub(crate) use large::{Remaining, Shuffle, was_large};
 pub use look::{CategorySummary, Concern, Finding, Look, Severity, look, look_at, look_incomplete};
 #[cfg(feature = "images")]
 pub use open::{Opened, open, open_from, open_with};

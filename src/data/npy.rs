@@ -24,6 +24,8 @@ use crate::error::{DataError, Place};
 const MAX_HEADER: usize = 10_000;
 /// Deeper than any header of an array of numbers (a tuple in a dictionary); the parser's time doubles with each level.
 const MAX_DEPTH: usize = 4;
+/// The first bytes of a file, with all of any header that is read.
+pub(super) const HEAD: u64 = 16 << 10;
 
 /// The floating-point types that can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +105,7 @@ pub(super) fn finish_array(layout: Layout, values: Vec<f64>, options: &ReadOptio
 }
 
 /// The header, once it is checked, and the data behind it.
-fn parse(bytes: &[u8]) -> Result<(NpyHeader, &[u8]), DataError> {
+pub(super) fn parse(bytes: &[u8]) -> Result<(NpyHeader, &[u8]), DataError> {
     check_header(bytes)?;
     let mut data = bytes;
     let header = NpyHeader::from_reader(&mut data).map_err(|e| unparsed(&e.to_string()))?;
@@ -212,6 +214,49 @@ pub fn write(table: &Table, float: Float, out: impl Write) -> Result<(), DataErr
             writer.extend(values)?;
             Ok(writer.finish()?)
         }
+    }
+}
+
+/// Writes rows of double precision as they come, into an array whose length is known before.
+#[derive(Debug)]
+pub struct RowWriter<W: Write> {
+    /// The values that are still missing.
+    rest: usize,
+    out: W,
+}
+
+impl<W: Write> RowWriter<W> {
+    /// Begins an array `[rows, width]`, little-endian in C order.
+    ///
+    /// # Errors
+    /// Returns [`DataError::Io`] if `out` cannot be written.
+    pub fn new(rows: usize, width: usize, mut out: W) -> Result<Self, DataError> {
+        let shape = [rows as u64, width as u64];
+        let mut header = Vec::new();
+        // the header is written before any value
+        drop(WriteOptions::<f64>::new().default_dtype().shape(&shape).writer(&mut header).begin_nd()?);
+        out.write_all(&header)?;
+        Ok(Self { rest: rows * width, out })
+    }
+
+    /// Writes the values of the next rows, row by row.
+    ///
+    /// # Errors
+    /// Returns [`DataError::TableShape`] for more values than are left of the array, [`DataError::Io`] if they cannot be written.
+    pub fn write(&mut self, values: &[f64]) -> Result<(), DataError> {
+        let left = self.rest.checked_sub(values.len());
+        self.rest = left.ok_or(DataError::TableShape { values: values.len(), width: self.rest })?;
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Ok(self.out.write_all(&bytes)?)
+    }
+
+    /// Ends the array, and gives back where it was written.
+    ///
+    /// # Errors
+    /// Returns [`DataError::TableShape`] if values are missing.
+    pub fn finish(self) -> Result<W, DataError> {
+        let Self { rest, out } = self;
+        if rest == 0 { Ok(out) } else { Err(DataError::TableShape { values: 0, width: rest }) }
     }
 }
 

@@ -152,12 +152,12 @@ fn layout(columns: &[NamedColumn], options: &ReadOptions) -> Result<Layout, Data
 }
 
 /// A field that is a column.
-struct Column {
-    name: String,
+pub(super) struct Column {
+    pub(super) name: String,
     /// Its first byte in a row.
-    offset: usize,
+    pub(super) offset: usize,
     /// The type of its numbers, if it has any.
-    scalar: Option<Scalar>,
+    pub(super) scalar: Option<Scalar>,
     dtype: String,
 }
 
@@ -191,7 +191,7 @@ pub(super) fn read(fields: &[Field], shape: &[u64], data: &[u8], options: &ReadO
 }
 
 /// The columns among the fields, and the size of a row.
-fn columns(fields: &[Field]) -> Result<(Vec<Column>, usize), DataError> {
+pub(super) fn columns(fields: &[Field]) -> Result<(Vec<Column>, usize), DataError> {
     let mut columns = Vec::new();
     let mut offset = 0_usize;
     for Field { name, dtype } in fields {

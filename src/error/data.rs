@@ -134,6 +134,9 @@ pub enum DataError {
     /// Reading or writing failed.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// Rows that are read as they are needed are no longer what they were.
+    #[error("the file changed while it was in use: begin again with the file as it is now")]
+    Changed,
     /// The file's name does not say what it holds.
     #[error("the file's name must end in .csv or .npy")]
     Extension,

@@ -183,7 +183,7 @@ impl<B: Backend> Conditioned<'_, B> {
     /// Returns the errors of [`log_prob`](Self::log_prob).
     pub fn encode<'s>(&self, samples: impl Into<Samples<'s>>, key: Key) -> Result<Encoded, Error> {
         let samples = samples.into();
-        self.flow.encode_given(samples, self.given(samples.len())?, key)
+        self.flow.encode_given(samples, self.given(samples.len())?, 0, key)
     }
 
     /// Computes x of each row of z, `[n, d]`, see [`PreparedFlow::decode`].

@@ -141,14 +141,29 @@ impl<B: Backend> PreparedFlow<B> {
     /// device failed.
     #[doc(alias = "forward")]
     pub fn encode<'a>(&self, samples: impl Into<Samples<'a>>, key: Key) -> Result<Encoded, Error> {
+        self.encode_from(samples, 0, key)
+    }
+
+    /// Computes [`encode`](Self::encode) of samples of which the first is number `first` of its data set, as
+    /// [`log_prob_from`](Self::log_prob_from) does.
+    ///
+    /// # Errors
+    /// Returns the errors of [`encode`](Self::encode).
+    pub fn encode_from<'a>(&self, samples: impl Into<Samples<'a>>, first: u64, key: Key) -> Result<Encoded, Error> {
         let samples = samples.into();
         let contexts = self.contexts_of(&samples)?;
-        self.encode_given(samples, Given::brought(contexts.as_ref()), key)
+        self.encode_given(samples, Given::brought(contexts.as_ref()), first, key)
     }
 
     /// Encodes samples that have the contexts that are given.
-    pub(super) fn encode_given(&self, samples: Samples<'_>, given: Given<'_, B>, key: Key) -> Result<Encoded, Error> {
-        let (z, log_prob) = evaluate(self, samples, given, 0, key, true)?;
+    pub(super) fn encode_given(
+        &self,
+        samples: Samples<'_>,
+        given: Given<'_, B>,
+        first: u64,
+        key: Key,
+    ) -> Result<Encoded, Error> {
+        let (z, log_prob) = evaluate(self, samples, given, first, key, true)?;
         let latents = z.unwrap_or_else(|| Table::of_computed(self.columns.width(), Vec::new()));
         let LogProb { log_det, standard_error, status, .. } = log_prob;
         Ok(Encoded { latents, log_det, standard_error, status })

@@ -70,8 +70,8 @@ pub struct TrainConfig {
     /// The law of roulette, where that is the training estimator: `"as-set"`, or `"measured"`, by what earlier gradients say of its terms.
     #[serde(skip_serializing_if = "is_default")]
     pub roulette: RouletteLaw,
-    /// Samples of fresh validation data, for built-in densities; the most of the set-aside images that a
-    /// validation takes.
+    /// Samples of fresh validation data, for built-in densities; the most of the set-aside images, or rows of a table that
+    /// is larger than memory, that a validation takes.
     pub validation_rows: usize,
     /// The fraction of the samples set aside for validation, for files.
     pub validation_fraction: f64,

@@ -21,10 +21,12 @@
 //! # Ok::<(), resflow::Error>(())
 //! ```
 
+mod columns;
 mod config;
 mod defaults;
 mod done;
 mod given;
+mod large;
 mod limits;
 mod measured;
 mod optimiser;
@@ -46,6 +48,7 @@ pub(crate) use optimiser::{Optimiser, find_infinite};
 use serde::{Deserialize, Serialize};
 pub use source::Source;
 pub use start::start_from_mixture;
+pub use state::is_on_large_table;
 pub use together::await_run;
 pub use trainer::{StepReport, Trainer};
 pub use validation::{Improvement, Validation, Validations};

@@ -6,12 +6,14 @@ use std::sync::LazyLock;
 
 use resflow_backend::{Backend, Element, Key, Shape};
 
+use super::columns::Columns;
+use super::large::LargeRows;
 use crate::batch::Batch;
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
 use crate::data::{
-    Category, ColumnFit, ColumnMaps, ColumnSettings, ColumnSummary, Dataset, Incomplete, Samples, Standardiser, Table,
-    ToyDensity, Values, permutation,
+    Category, ColumnMaps, Dataset, Incomplete, LargeTable, Samples, Shuffle, Standardiser, Table, ToyDensity, Values,
+    permutation,
 };
 use crate::error::{DataError, Error};
 use crate::flow::FlowCategories;
@@ -33,6 +35,15 @@ pub enum Source {
         /// The samples to validate on.
         validation: Dataset,
     },
+    /// Rows that are read as they are needed; some are set aside for validation, at most
+    /// [`TrainConfig::validation_rows`](super::TrainConfig::validation_rows).
+    Large(LargeTable),
+}
+
+impl From<LargeTable> for Source {
+    fn from(table: LargeTable) -> Self {
+        Self::Large(table)
+    }
 }
 
 impl From<ToyDensity> for Source {
@@ -53,14 +64,23 @@ impl Source {
         match self {
             Self::Density(_) => vec![2],
             Self::Data(data) | Self::Split { training: data, .. } => data.sample_shape(),
+            Self::Large(table) => vec![table.width()],
         }
     }
 
-    /// The samples to train on, unless they are drawn.
+    /// The samples to train on, unless they are drawn or read as they are needed.
     pub fn data(&self) -> Option<&Dataset> {
         match self {
-            Self::Density(_) => None,
+            Self::Density(_) | Self::Large(_) => None,
             Self::Data(data) | Self::Split { training: data, .. } => Some(data),
+        }
+    }
+
+    /// The names of the columns of a table, where they have any.
+    pub(crate) fn columns(&self) -> Option<&[String]> {
+        match self {
+            Self::Large(table) => table.columns(),
+            _ => self.data().and_then(Dataset::table).and_then(Table::columns),
         }
     }
 
@@ -71,7 +91,7 @@ impl Source {
     /// that a conditional flow is given, of so many columns, and that are not there or of another width.
     pub(crate) fn check(&self, classes: usize, context: Option<usize>) -> Result<(), Error> {
         let parts = match self {
-            Self::Density(_) => vec![],
+            Self::Density(_) | Self::Large(_) => vec![],
             Self::Data(data) => vec![data],
             Self::Split { training, validation } if training.sample_shape() == validation.sample_shape() => {
                 vec![training, validation]
@@ -120,6 +140,7 @@ impl Source {
         match self {
             Self::Density(density) => density.name().to_owned(),
             Self::Data(data) => data.fingerprint(classes > 0),
+            Self::Large(table) => table.fingerprint(),
             Self::Split { training, validation } => {
                 format!("{}; validation {}", training.fingerprint(classes > 0), validation.fingerprint(classes > 0))
             }
@@ -137,7 +158,7 @@ pub(crate) struct ValidationSet {
 }
 
 impl ValidationSet {
-    fn of(data: Dataset, numbers: Vec<usize>) -> Self {
+    pub(super) fn of(data: Dataset, numbers: Vec<usize>) -> Self {
         Self { data: LazyLock::new(Box::new(|| data)), numbers }
     }
 
@@ -209,42 +230,6 @@ pub(crate) enum Contexts {
     Given,
 }
 
-/// The maps of the columns: to be fitted, or those of a run that goes on.
-#[derive(Debug)]
-pub(crate) enum Columns<'a> {
-    Fit(&'a ColumnSettings),
-    /// Fitted elsewhere, for a run that begins.
-    Fitted(ColumnMaps),
-    Given(ColumnMaps),
-}
-
-impl Columns<'_> {
-    /// The settings with the grids that columns are on declared: they are those of all the data, since a column may be on
-    /// a finer one in the part that is set aside, or have one value only in the other.
-    fn grids_of(&self, source: &Source) -> Result<Option<ColumnSettings>, DataError> {
-        let (Self::Fit(settings), Source::Data(data)) = (self, source) else { return Ok(None) };
-        let Some(table) = data.table().filter(|_| settings.fit == ColumnFit::Auto) else { return Ok(None) };
-        let mut declared = (*settings).clone();
-        for j in 0..table.width() {
-            let name = table.columns().map_or_else(|| (j + 1).to_string(), |names| names[j].clone());
-            if !declared.grids.contains_key(&name) {
-                let step = ColumnSummary::of(&table.column(j), data.weights())?.kind.grid().map(|grid| grid.step());
-                declared.grids.extend(step.map(|step| (name, step)));
-            }
-        }
-        Ok(Some(declared))
-    }
-
-    /// The maps for training samples.
-    fn maps(self, training: &Dataset) -> Result<ColumnMaps, DataError> {
-        match (self, training.table()) {
-            (Columns::Given(maps) | Columns::Fitted(maps), _) => Ok(maps),
-            (Columns::Fit(settings), Some(table)) => ColumnMaps::fit(table, training.weights(), settings),
-            (Columns::Fit(_), None) => Ok(ColumnMaps::identity(training.sample_shape().iter().product())),
-        }
-    }
-}
-
 /// Batches in standardised units.
 #[derive(Debug)]
 pub(crate) struct Batches {
@@ -260,7 +245,23 @@ pub(crate) struct Batches {
     /// The weight of one whole sample: 1 over the mean of the weights that were given.
     unit: f64,
     /// The number of the epoch and its order.
-    epoch: Option<(u64, Vec<usize>)>,
+    epoch: Option<(u64, Order)>,
+}
+
+/// The order of an epoch.
+#[derive(Debug)]
+enum Order {
+    Listed(Vec<usize>),
+    Computed(Shuffle),
+}
+
+impl Order {
+    fn at(&self, position: usize) -> usize {
+        match self {
+            Self::Listed(order) => order[position],
+            Self::Computed(shuffle) => shuffle.at(position),
+        }
+    }
 }
 
 /// Rows and their weights.
@@ -282,6 +283,7 @@ struct Coded {
 enum Training {
     Density(ToyDensity),
     Data(Dataset),
+    Large(LargeRows),
 }
 
 impl Batches {
@@ -317,6 +319,10 @@ impl Batches {
                 (data.select(&training)?, data.select(&numbers)?, numbers)
             }
             Source::Split { training, validation } => (training, validation, Vec::new()),
+            Source::Large(table) => {
+                let (rows, validation, maps) = LargeRows::divide(table, &drawing, columns)?;
+                return Ok((Self::behind(Training::Large(rows), drawing, 1.0, maps.clone())?, validation, maps));
+            }
         };
         let maps = columns.maps(&training)?;
         for table in [training.table(), validation.table()].into_iter().flatten() {
@@ -326,31 +332,39 @@ impl Batches {
             let heaviest = weights.iter().copied().fold(0.0, f64::max);
             weights.len() as f64 / weights.iter().map(|w| w / heaviest).sum::<f64>() / heaviest
         });
-        let training = Training::Data(training);
-        let mut batches = Self { training, drawing, columns: None, log_det: 0.0, categories: None, unit, epoch: None };
-        batches.set_columns(maps.clone())?;
+        let batches = Self::behind(Training::Data(training), drawing, unit, maps.clone())?;
         Ok((batches, ValidationSet::of(validation, numbers), maps))
+    }
+
+    /// Batches of rows behind the maps of their columns.
+    fn behind(training: Training, drawing: Drawing, unit: f64, maps: ColumnMaps) -> Result<Self, DataError> {
+        let mut batches = Self { training, drawing, columns: None, log_det: 0.0, categories: None, unit, epoch: None };
+        batches.set_columns(maps)?;
+        Ok(batches)
     }
 
     /// Takes the maps of the columns, while the training rows are in the data's units: those that only standardise are
     /// applied at once, others to each batch.
     pub(crate) fn set_columns(&mut self, maps: ColumnMaps) -> Result<(), DataError> {
-        let Training::Data(data) = &mut self.training else { return Ok(()) };
-        self.log_det = maps.standardiser().log_det();
-        if !maps.is_standardisation() {
-            self.columns = Some(maps);
-        } else if let Some(table) = data.table() {
-            let table = maps.standardiser().apply(table)?;
-            data.set_table(table);
-            self.columns = None;
+        match &mut self.training {
+            Training::Density(_) => return Ok(()),
+            Training::Data(data) => {
+                if let Some(table) = data.table().filter(|_| maps.is_standardisation()) {
+                    let table = maps.standardiser().apply(table)?;
+                    data.set_table(table);
+                }
+            }
+            Training::Large(rows) => rows.set_columns(&maps),
         }
+        self.log_det = maps.standardiser().log_det();
+        self.columns = (!maps.is_standardisation()).then_some(maps);
         Ok(())
     }
 
-    /// The training samples, unless they are drawn.
+    /// The training samples, unless they are drawn or read as they are needed.
     pub(crate) fn training(&self) -> Option<Samples<'_>> {
         match &self.training {
-            Training::Density(_) => None,
+            Training::Density(_) | Training::Large(_) => None,
             Training::Data(data) => Some(data.samples()),
         }
     }
@@ -416,21 +430,22 @@ impl Batches {
 
     /// At most so many of the training rows, in the data's units unless their maps only standardise, with their weights,
     /// where the samples are rows of a table; so many points of a density.
-    pub(crate) fn excerpt(&self, most: usize, key: Key) -> Option<Excerpt<'_>> {
+    pub(crate) fn excerpt(&self, most: usize, key: Key) -> Result<Option<Excerpt<'_>>, DataError> {
         let data = match &self.training {
-            Training::Density(density) => return Some((Cow::Owned(density.sample(key, most)), None)),
+            Training::Density(density) => return Ok(Some((Cow::Owned(density.sample(key, most)), None))),
+            Training::Large(rows) => return Ok(Some((Cow::Owned(rows.excerpt(most, key)?), None))),
             Training::Data(data) => data,
         };
-        let table = data.table()?;
+        let Some(table) = data.table() else { return Ok(None) };
         if table.rows() <= most {
-            return Some((Cow::Borrowed(table), data.weights().map(Cow::Borrowed)));
+            return Ok(Some((Cow::Borrowed(table), data.weights().map(Cow::Borrowed))));
         }
         let there: Vec<usize> =
             (0..table.rows()).filter(|&i| data.weights().is_none_or(|weights| weights[i] > 0.0)).collect();
         let mut chosen: Vec<usize> = permutation(there.len(), key).into_iter().take(most).map(|i| there[i]).collect();
         chosen.sort_unstable();
         let weights = data.weights().map(|weights| chosen.iter().map(|&i| weights[i]).collect());
-        Some((Cow::Owned(table.select(&chosen)), weights.map(Cow::Owned)))
+        Ok(Some((Cow::Owned(table.select(&chosen)), weights.map(Cow::Owned))))
     }
 
     /// Samples in an epoch, if there are epochs.
@@ -438,6 +453,7 @@ impl Batches {
         match &self.training {
             Training::Density(_) => None,
             Training::Data(data) => Some(data.len()),
+            Training::Large(rows) => Some(rows.len()),
         }
     }
 
@@ -447,16 +463,25 @@ impl Batches {
     }
 
     /// Draws batch number `batch` of so many samples, on the device.
-    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, count: usize) -> Drawn<B> {
+    ///
+    /// # Errors
+    /// Returns the error of reading rows as they are needed.
+    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, count: usize) -> Result<Drawn<B>, DataError> {
         let key = self.drawing.key;
-        let order = self.order(batch * count as u64, count);
+        let mut order = self.order(batch * count as u64, count);
+        let read: Dataset;
         let data = match &self.training {
             Training::Density(density) => {
                 let table = density.sample(key.named("batch").split(batch), count);
                 let x = backend.upload(&table.to_elements(), [count, 2].into());
-                return Drawn { batch: Batch::new(x), targets: None, weights: None, log_det: None };
+                return Ok(Drawn { batch: Batch::new(x), targets: None, weights: None, log_det: None });
             }
             Training::Data(data) => data,
+            Training::Large(rows) => {
+                read = rows.read(&order)?.into();
+                order = (0..count).collect();
+                &read
+            }
         };
         let mut log_det = None;
         let x = match data.samples().values() {
@@ -478,7 +503,7 @@ impl Batches {
         let weights = data.weights().map(|weights| order.iter().map(|&i| weights[i] * self.unit).collect());
         let context = self.contexts(backend, data, &order);
         let targets = self.targets(backend, data, &order);
-        Drawn { batch: Batch { context, ..Batch::new(x) }, targets, weights, log_det }
+        Ok(Drawn { batch: Batch { context, ..Batch::new(x) }, targets, weights, log_det })
     }
 
     /// Rows behind the maps of their columns, and ln |det| of each. Grids get fresh noise, that of number `first` and so
@@ -534,10 +559,15 @@ impl Batches {
         for position in first..first + count as u64 {
             let number = position / n as u64;
             if self.epoch.as_ref().is_none_or(|(e, _)| *e != number) {
-                self.epoch = Some((number, permutation(n, self.drawing.key.named("epoch").split(number))));
+                let key = self.drawing.key.named("epoch").split(number);
+                let order = match self.training {
+                    Training::Large(_) => Order::Computed(Shuffle::new(n, key)),
+                    _ => Order::Listed(permutation(n, key)),
+                };
+                self.epoch = Some((number, order));
             }
             if let Some((_, order)) = &self.epoch {
-                out.push(order[(position % n as u64) as usize]);
+                out.push(order.at((position % n as u64) as usize));
             }
         }
         out

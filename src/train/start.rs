@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use resflow_backend::{Backend, Key};
 
-use super::source::{Batches, Columns, Contexts, Source};
+use super::columns::Columns;
+use super::source::{Batches, Contexts, Source};
 use super::{Budget, Limits, TrainConfig, Trainer};
 use crate::base::{GaussianMixture, LEAST_SCALE, Ladder, Mixture, MixtureChoice, MixtureFit, Rows, Rung};
 use crate::classifier::Classifier;
@@ -104,7 +105,7 @@ pub(super) fn fit_base<B: Backend>(
     let full = within(budget, drawn, full_choice());
     let (maps, ladder, mixture) = {
         let most = if drawn { POINTS } else { full.fit.most_rows };
-        let excerpt = batches.excerpt(most, key.named("excerpt"));
+        let excerpt = batches.excerpt(most, key.named("excerpt"))?;
         let (Some((training, weights)), Some(table)) = (excerpt, validation.table()) else {
             let problem = "fit_base = true is for tables and built-in densities: a mixture is fitted to their rows";
             return Err(ConfigError::Inconsistent(problem.into()).into());

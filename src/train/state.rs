@@ -8,13 +8,15 @@ use resflow_backend::Backend;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use super::columns::Columns;
 use super::measured::Powers;
-use super::source::{Columns, Contexts};
+use super::source::Contexts;
 use super::together::Command;
 use super::validation::Best;
 use super::{Budget, Done, Limits, Source, TrainConfig, Trainer, Validation};
 use crate::checkpoint::{Archive, ModelDocument, document_value, section};
 use crate::classifier::ClassificationScore;
+use crate::data::was_large;
 use crate::error::Excerpt;
 use crate::error::{CheckpointError, Error};
 use crate::flow::Flow;
@@ -52,6 +54,11 @@ struct StoredValidation {
     #[serde(default)]
     classification: Option<ClassificationScore>,
     improved: bool,
+}
+
+/// Returns `true` if a run's data were a [`LargeTable`](crate::data::LargeTable), by its state: it goes on with one only.
+pub fn is_on_large_table(state: &Archive) -> bool {
+    state.document["run"]["data"].as_str().is_some_and(was_large)
 }
 
 impl<B: Backend> Trainer<B> {

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use resflow_backend::{Backend, Element as _, Key};
 
+use super::columns::Columns;
 use super::given::{category_width, check_shape, take_contexts};
 use super::measured::{MeasuredLaw, RouletteLaw};
 use super::optimiser::{Optimiser, find_infinite};
-use super::source::{Batches, Columns, Contexts, Drawing, Drawn, Source, ValidationSet};
+use super::source::{Batches, Contexts, Drawing, Drawn, Source, ValidationSet};
 use super::start::fit_base;
 use super::together::Command;
 use super::validation::Best;
@@ -92,7 +93,8 @@ impl<B: Backend> Trainer<B> {
     ///
     /// # Errors
     /// Returns [`Error::Config`] for settings out of range, [`Error::Input`] for data that do not fit the flow,
-    /// [`Error::Data`] for data that cannot be split or standardised, or that are not what is declared of them.
+    /// [`Error::Data`] for data that cannot be split or standardised, or that are not what is declared of them, and for rows that
+    /// are read as they are needed and cannot be.
     pub fn new(
         flow: Flow<B>,
         source: impl Into<Source>,
@@ -166,8 +168,7 @@ impl<B: Backend> Trainer<B> {
         let classes = flow.classifier().map_or(0, Classifier::classes);
         source.check(classes, flow.context().map(FlowContext::columns))?;
         let fingerprint = source.fingerprint(classes);
-        let table = source.data().and_then(Dataset::table);
-        let names = table.and_then(|table| table.columns().map(<[String]>::to_vec));
+        let names = source.columns().map(<[String]>::to_vec);
         let given = source.data().and_then(|data| data.samples().context()).filter(|_| flow.context().is_some());
         let given = given.and_then(|contexts| contexts.columns().map(<[String]>::to_vec));
         let images = source.data().and_then(Dataset::images).filter(|_| classes > 0);
@@ -346,7 +347,8 @@ impl<B: Backend> Trainer<B> {
     /// # Errors
     /// Returns [`Error::Diverged`] if the loss or the gradient is not finite: the state is that before the step.
     /// Returns [`Error::Input`] if the first batch cannot initialise a transform, [`Error::Transform`] if a transform
-    /// of your own fails, [`Error::Backend`] if the device does, [`Error::Group`] if another process of the run does.
+    /// of your own fails, [`Error::Backend`] if the device does, [`Error::Group`] if another process of the run does, [`Error::Data`] for rows that
+    /// are read as they are needed and cannot be.
     pub fn step(&mut self) -> Result<StepReport, Error> {
         self.lead_to(Command::Step(self.elapsed))?;
         let made = self.make_step();
@@ -401,7 +403,7 @@ impl<B: Backend> Trainer<B> {
     fn measure(&mut self, backend: &B) -> Result<(), Error> {
         let Some(law) = &self.law else { return Ok(()) };
         let (count, number) = (self.config.batch, (self.step - 1) * self.config.accumulate as u64);
-        let Drawn { batch, targets, weights: own, .. } = self.batches.batch(backend, number, count);
+        let Drawn { batch, targets, weights: own, .. } = self.batches.batch(backend, number, count)?;
         let share = 1.0 / count as f64;
         let weights = match own {
             Some(own) => column(backend, own.into_iter().map(|w| w * share)),
@@ -425,9 +427,9 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// Draws batch `part` of those that the present step adds up.
-    fn batch(&mut self, backend: &B, part: usize) -> Drawn<B> {
+    fn batch(&mut self, backend: &B, part: usize) -> Result<Drawn<B>, Error> {
         let number = self.step * self.config.accumulate as u64 + part as u64;
-        self.batches.batch(backend, number, self.config.batch)
+        Ok(self.batches.batch(backend, number, self.config.batch)?)
     }
 
     /// Computes the gradient of the present step: the sum over its batches, of the mean over all their samples.
@@ -438,7 +440,7 @@ impl<B: Backend> Trainer<B> {
         let mut sum: Option<Gradient<B>> = None;
         (self.weight, self.log_det) = (0.0, None);
         for part in 0..self.config.accumulate {
-            let Drawn { batch, targets, weights: own, log_det } = self.batch(backend, part);
+            let Drawn { batch, targets, weights: own, log_det } = self.batch(backend, part)?;
             if let Some(log_det) = log_det {
                 let weigh = |(i, l): (usize, &f64)| own.as_ref().map_or(1.0, |own| own[i]) * share * l;
                 *self.log_det.get_or_insert(0.0) += log_det.iter().enumerate().map(weigh).sum::<f64>();
@@ -532,7 +534,7 @@ impl<B: Backend> Trainer<B> {
         let b = self.flow.backend().clone();
         let (mut shards, mut weights) = (Vec::new(), Vec::new());
         for part in 0..self.config.accumulate {
-            let Drawn { batch, weights: own, .. } = self.batch(&b, part);
+            let Drawn { batch, weights: own, .. } = self.batch(&b, part)?;
             let batch = self.prepared.embedded(&b, batch);
             let (n, bytes) = (batch.len(&b), self.flow.sample_bytes());
             let plan = resflow_backend::ShardPlan::new(n, b.shard_rows(bytes), b.lanes());

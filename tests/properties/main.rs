@@ -26,6 +26,7 @@ mod image_flows;
 mod image_layers;
 mod image_links;
 mod implicit;
+mod large;
 mod layers;
 mod lipschitz;
 mod logistic;

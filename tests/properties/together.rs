@@ -21,7 +21,7 @@ use resflow::train::{Budget, RouletteLaw, Source, TrainConfig, Trainer, await_ru
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a task on every rank of a group.
-fn on_ranks<T: Send>(size: usize, limit: Duration, task: impl Fn(Arc<dyn Group>) -> T + Sync) -> Vec<T> {
+pub(crate) fn on_ranks<T: Send>(size: usize, limit: Duration, task: impl Fn(Arc<dyn Group>) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let task = &task;
         let ranks: Vec<_> = Threads::new(size, limit).into_iter().map(Arc::new).collect();
@@ -31,7 +31,7 @@ fn on_ranks<T: Send>(size: usize, limit: Duration, task: impl Fn(Arc<dyn Group>)
 }
 
 /// Goes through a run on a rank: the leader does `lead` with its trainer. Returns the state that the rank ends with.
-fn take_part(
+pub(crate) fn take_part(
     group: Arc<dyn Group>,
     begin: impl Fn() -> Result<Trainer<Cpu>, Error>,
     source: Source,

@@ -72,7 +72,8 @@ impl ColumnSettings {
         Ok(())
     }
 
-    fn is_standardisation(&self) -> bool {
+    /// Returns `true` if nothing is asked for but means and standard deviations.
+    pub(crate) fn is_standardisation(&self) -> bool {
         self.fit == ColumnFit::Standardise && self.supports.is_empty() && self.grids.is_empty()
     }
 
@@ -94,6 +95,14 @@ impl ColumnSettings {
             declared[find(name)?].1 = Some(step);
         }
         Ok(declared)
+    }
+
+    /// Checks that no row is outside of what is declared of its columns, as far as that is known before grids are found.
+    pub(crate) fn check_rows(&self, table: &Table) -> Result<(), DataError> {
+        let may_be_on_grid = |step: Option<f64>| step.map_or(self.fit == ColumnFit::Auto, |step| step > 0.0);
+        let declared = self.declared(table)?;
+        let supports = declared.into_iter().map(|(support, step)| (support, may_be_on_grid(step)));
+        check_supports(table, &supports.collect::<Vec<_>>())
     }
 }
 

@@ -17,12 +17,12 @@ pub(in crate::data) struct Layout {
     /// The names of the file's columns.
     names: Option<Vec<String>>,
     /// The width that is wanted of what is left without index columns.
-    pub(super) wanted: Option<usize>,
+    pub(in crate::data) wanted: Option<usize>,
     /// The columns that are kept beside those.
-    pub(super) beside: usize,
+    pub(in crate::data) beside: usize,
     /// Whether somebody said of a column that it holds categories.
     declared: Vec<bool>,
-    pub(super) notes: Vec<Note>,
+    pub(in crate::data) notes: Vec<Note>,
 }
 
 impl Layout {
@@ -35,7 +35,7 @@ impl Layout {
         &self.columns
     }
 
-    pub(super) fn is_suspect(&self, slot: usize) -> bool {
+    pub(in crate::data) fn is_suspect(&self, slot: usize) -> bool {
         self.suspect[slot]
     }
 
