@@ -8,9 +8,10 @@ use anyhow::Result;
 use resflow::backend::Backend;
 use resflow::flow::{Flow, PreparedFlow};
 use resflow::group::Group;
+use resflow::group::collective::check_same;
 
 #[cfg(feature = "mpi")]
-pub(crate) use together::{enter, group, leave};
+pub(crate) use together::{choose_adapter, enter, group, leave};
 
 /// The longest that a process waits for another, unless it is asked for: longer than what one does while the others wait, such as
 /// reading a table, fitting a mixture to it and writing a checkpoint.
@@ -22,18 +23,23 @@ pub(crate) fn following() -> Option<Arc<dyn Group>> {
     group().filter(|group| group.rank() > 0)
 }
 
-/// Prepares a flow whose log p and latents all processes compute together, each of a part of the samples; rank 0 writes them.
-pub(crate) fn prepare<B: Backend>(flow: &Flow<B>) -> PreparedFlow<B> {
-    match group() {
-        Some(group) => flow.prepare().with_group(group),
-        None => flow.prepare(),
-    }
+/// Prepares a flow whose log p, latents and samples all processes compute together, each a part of them; rank 0 writes them. All
+/// processes compute on the same kind of device, since results would differ otherwise.
+pub(crate) fn prepare<B: Backend>(flow: &Flow<B>) -> Result<PreparedFlow<B>> {
+    let Some(group) = group() else { return Ok(flow.prepare()) };
+    check_same(&*group, "the devices differ", flow.backend().name().as_bytes())?;
+    Ok(flow.prepare().with_group(group))
 }
 
 #[cfg(not(feature = "mpi"))]
 #[expect(clippy::unnecessary_wraps, reason = "with the feature it may fail")]
 pub(crate) fn enter(_: Option<Duration>) -> Result<()> {
     Ok(())
+}
+
+#[cfg(not(feature = "mpi"))]
+pub(crate) fn choose_adapter(asked: Option<&str>) -> Option<String> {
+    asked.map(str::to_owned)
 }
 
 #[cfg(not(feature = "mpi"))]
@@ -51,11 +57,15 @@ mod together {
     use std::sync::OnceLock;
 
     use anyhow::Context as _;
-    use resflow::group::collective::{check_same, digest_of_bytes};
+    use resflow::device::{Adapter, adapters};
+    use resflow::group::collective::digest_of_bytes;
     use resflow_mpi::{Processes, is_started_together};
 
-    use super::{Arc, Duration, Group, LONGEST, Result};
+    use super::{Arc, Duration, Group, LONGEST, Result, check_same};
     use crate::failure::{be_rank, is_interruption};
+
+    /// The environment variable that names a GPU.
+    const ADAPTER_VARIABLE: &str = "RESFLOW_ADAPTER";
 
     static PROCESSES: OnceLock<Arc<Processes>> = OnceLock::new();
 
@@ -93,6 +103,26 @@ mod together {
         let found: [(&str, bool); 0] = [];
         let found = found.into_iter().filter(|(_, found)| *found).map(|(name, _)| name);
         std::iter::once(std::env::consts::ARCH).chain(found).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The GPU of this process: of those that are meant (whose names contain what was asked for, or else the best kind), the
+    /// processes of a machine take one each, and begin again where there are more processes than GPUs.
+    pub(crate) fn choose_adapter(asked: Option<&str>) -> Option<String> {
+        let asked = asked.map(str::to_owned);
+        let Some(processes) = PROCESSES.get() else { return asked };
+        let asked = asked.or_else(|| std::env::var(ADAPTER_VARIABLE).ok()).filter(|name| !name.trim().is_empty());
+        let all = adapters().unwrap_or_default();
+        let is_meant = |adapter: &&Adapter| match &asked {
+            // one by its number is meant by all
+            Some(name) if name.trim().parse::<usize>().is_ok() => false,
+            Some(name) => adapter.name.to_lowercase().contains(&name.trim().to_lowercase()),
+            None => all.iter().any(|best| best.best && best.kind == adapter.kind),
+        };
+        let meant: Vec<_> = all.iter().filter(is_meant).collect();
+        match processes.local_rank().checked_rem(meant.len()) {
+            Some(own) => Some(meant[own].index.to_string()),
+            None => asked,
+        }
     }
 
     /// The group of processes that this one is in.

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use resflow::Error;
 use resflow::device::{Device, DeviceKind, DeviceOptions, Precision, Products};
 
+use crate::cluster;
 use crate::failure::{say, usage, warn};
 
 /// The precision of the arithmetic.
@@ -182,7 +183,10 @@ impl Arithmetic {
             },
             precision,
             threads: self.threads,
-            adapter: self.adapter.clone(),
+            adapter: match self.backend {
+                BackendName::Cpu => None,
+                BackendName::Wgpu | BackendName::Best => cluster::choose_adapter(self.adapter.as_deref()),
+            },
             products: match (self.backend, self.products) {
                 (BackendName::Wgpu, Some(products)) => products.into(),
                 _ => Products::F32,

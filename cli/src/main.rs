@@ -30,7 +30,19 @@ use clap::Parser as _;
 use arguments::{Arguments, Command};
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    let result = cluster::enter(command.wait_limit()).and_then(|()| {
+        // what one process does, rank 0 does
+        if cluster::following().is_some() && !command.is_together() { Ok(()) } else { run(command) }
+    });
+    match cluster::leave(result) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Fit(arguments) => command::fit::run(&arguments),
         Command::Score(arguments) => command::score::run(&arguments),
         Command::Sample(arguments) => command::sample::run(&arguments),
@@ -46,9 +58,5 @@ fn main() -> ExitCode {
         Command::Impute(arguments) => command::impute::run(&arguments),
         Command::Predict(arguments) => command::predict::run(&arguments),
         Command::Calibrate(arguments) => command::calibrate::run(&arguments),
-    };
-    match cluster::leave(result) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
     }
 }

@@ -36,6 +36,7 @@ pub fn is_started_together() -> bool {
 pub struct Processes {
     rank: usize,
     size: usize,
+    local_rank: usize,
     limit: Duration,
     traffic: Mutex<Traffic>,
 }
@@ -49,10 +50,11 @@ struct Traffic {
 
 impl fmt::Debug for Processes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, size, limit, .. } = self;
+        let Self { rank, size, local_rank, limit, .. } = self;
         f.debug_struct("Processes")
             .field("rank", rank)
             .field("size", size)
+            .field("local_rank", local_rank)
             .field("limit", limit)
             .finish_non_exhaustive()
     }
@@ -75,7 +77,13 @@ impl Processes {
         // `finish` ends MPI, and only after work that was done: a process that failed must not wait for the others
         std::mem::forget(universe);
         return_errors()?;
-        Ok(Self { rank, size, limit, traffic: Mutex::default() })
+        let local_rank = world.split_shared(world.rank()).rank() as usize;
+        Ok(Self { rank, size, local_rank, limit, traffic: Mutex::default() })
+    }
+
+    /// The number of this process among those on its machine, from 0: the one by which it chooses its own of several GPUs.
+    pub fn local_rank(&self) -> usize {
+        self.local_rank
     }
 
     /// Ends MPI, when all processes have done their work: waits for what was sent to arrive, and for the others.

@@ -33,6 +33,40 @@ pub struct Decoded {
     pub categories: Option<Categories>,
 }
 
+/// Samples that were inverted together: their values and a report of each.
+struct Part {
+    values: Vec<f64>,
+    reports: Vec<SampleReport>,
+}
+
+impl Part {
+    /// All that it is, for another process: the number of samples and of values, the values, and four numbers of each report.
+    fn to_numbers(&self) -> Vec<f64> {
+        let mut numbers = vec![self.reports.len() as f64, self.values.len() as f64];
+        numbers.extend(&self.values);
+        for SampleReport { residual, error_bound, iterations, status } in &self.reports {
+            numbers.extend([*residual, *error_bound, f64::from(*iterations), f64::from(*status as u8)]);
+        }
+        numbers
+    }
+
+    fn take_from(rest: &mut &[f64]) -> Option<Self> {
+        let mut take = |count: usize| {
+            let (own, others) = rest.split_at_checked(count)?;
+            *rest = others;
+            Some(own)
+        };
+        let [samples, values] = take(2)? else { return None };
+        let (samples, values) = (*samples as usize, take(*values as usize)?.to_vec());
+        let report = |numbers: &[f64]| {
+            let status = Status::from_number(numbers[3])?;
+            Some(SampleReport { residual: numbers[0], error_bound: numbers[1], iterations: numbers[2] as u32, status })
+        };
+        let reports = take(samples.checked_mul(4)?)?.chunks_exact(4).map(report).collect::<Option<_>>()?;
+        Some(Self { values, reports })
+    }
+}
+
 /// The largest of some numbers, NaN if any is.
 fn largest(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(0.0, |a: f64, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) })
@@ -56,14 +90,13 @@ impl<B: Backend> PreparedFlow<B> {
     pub(super) fn decode_given(&self, z: &Table, given: Given<'_, B>, how: &Inversion) -> Result<Decoded, Error> {
         self.check_width(z)?;
         let plan = self.plan(z.rows());
-        let parts = self.backend.run(plan.shards(), |i| {
+        self.join(plan.shards(), |i| {
             let rows = plan.rows(i);
             let values = &z.values()[rows.start * z.width()..rows.end * z.width()];
             let values: Vec<B::Elem> = values.iter().map(|&v| B::Elem::from_f64(v)).collect();
             let z = self.backend.upload(&values, [rows.len(), z.width()].into());
             self.invert(&Batch::new(z).with_context(given.embedding(self, &mut rows.clone())), how)
-        });
-        self.join(parts)
+        })
     }
 
     /// Maps rows of standard normal latents, `[n, d]`, to latents of the model's base density, which
@@ -104,21 +137,27 @@ impl<B: Backend> PreparedFlow<B> {
         key: Key,
         how: &Inversion,
     ) -> Result<Decoded, Error> {
-        let parts = self.backend.run(runs.len(), |i| {
+        self.join(runs.len(), |i| {
             let (range, context) = &runs[i];
             let (key, first) = (key.named("sample"), range.start as u64);
             let z = self.base.sample(&self.backend, key, first, range.len(), context.as_ref());
             self.invert(&Batch::new(z).with_context(context.clone()), how)
-        });
-        self.join(parts)
+        })
     }
 
-    fn join(&self, parts: Vec<Result<(Vec<f64>, Vec<SampleReport>), Error>>) -> Result<Decoded, Error> {
+    /// Inverts so many parts, on the processes of a group if there is one, and joins them in order.
+    fn join(&self, count: usize, invert: impl Fn(usize) -> Result<Part, Error> + Sync) -> Result<Decoded, Error> {
+        let share = self.team().map_or(0..count, |team| team.share(count));
+        let parts = self.backend.run(share.len(), |i| invert(share.start + i));
+        let parts = parts.into_iter().collect::<Result<Vec<_>, _>>();
+        let parts = match self.team() {
+            None => parts?,
+            Some(team) => team.gather_parts(parts, Part::to_numbers, Part::take_from)?,
+        };
         let (mut values, mut reports) = (Vec::new(), Vec::new());
         for part in parts {
-            let (v, r) = part?;
-            values.extend(v);
-            reports.extend(r);
+            values.extend(part.values);
+            reports.extend(part.reports);
         }
         let residual = largest(reports.iter().map(|r| r.residual));
         let samples = self.columns.inverse_computed(values);
@@ -134,7 +173,7 @@ impl<B: Backend> PreparedFlow<B> {
     }
 
     /// Inverts z, `[n, d]`, on the device: x and the reports; the residual is measured through the whole chain.
-    fn invert(&self, z: &Batch<B>, how: &Inversion) -> Result<(Vec<f64>, Vec<SampleReport>), Error> {
+    fn invert(&self, z: &Batch<B>, how: &Inversion) -> Result<Part, Error> {
         let backend = &self.backend;
         let first = self.chain.measured_from();
         let mut measured = None;
@@ -149,7 +188,7 @@ impl<B: Backend> PreparedFlow<B> {
             self.measure(first, &from, &z.x, &mut reports)?;
         }
         let x = backend.download(&to_vectors(backend, &x))?;
-        Ok((x.iter().map(|x| x.to_f64()).collect(), reports))
+        Ok(Part { values: x.iter().map(|x| x.to_f64()).collect(), reports })
     }
 
     /// Replaces the residuals of the blocks by that of the whole way back from the input of transform number `first`.

@@ -20,9 +20,7 @@ use super::upload::Upload;
 use crate::batch::Batch;
 use crate::bijection::LogDet;
 use crate::data::{Samples, Table};
-use crate::error::{Error, GroupError};
-use crate::group::Team;
-use crate::group::collective::{decode, encode};
+use crate::error::Error;
 use crate::invert::{SampleReport, Status};
 
 /// log p of some samples, in nats and in the data's units.
@@ -351,7 +349,7 @@ fn run<B: Backend>(
         let parts = parts.into_iter().collect::<Result<Vec<_>, _>>();
         let parts = match flow.team() {
             None => parts?,
-            Some(team) => exchange(team, parts)?,
+            Some(team) => team.gather_parts(parts, Shard::to_numbers, Shard::take_from)?,
         };
         for part in parts {
             let Shard { z, base, estimates, replicates, solves } = part;
@@ -380,21 +378,6 @@ struct Shard {
     solves: Option<Vec<(Status, f64)>>,
 }
 
-/// Gives every process the evaluations of all, in order.
-fn exchange(team: &Team, own: Result<Vec<Shard>, Error>) -> Result<Vec<Shard>, Error> {
-    let own = own.map(|own| encode(&own.iter().flat_map(Shard::to_numbers).collect::<Vec<f64>>()));
-    let mut all = Vec::new();
-    for message in team.gather(own)? {
-        let numbers: Vec<f64> = decode(&message, message.len() / 8)?;
-        let mut rest = &numbers[..];
-        while !rest.is_empty() {
-            let shard = Shard::take_from(&mut rest);
-            all.push(shard.ok_or_else(|| GroupError::Transport("an evaluation that does not end".into()))?);
-        }
-    }
-    Ok(all)
-}
-
 impl Shard {
     /// All that it is, for another process: rows, replicates, whether a transform solves, numbers of z; then these.
     fn to_numbers(&self) -> Vec<f64> {
@@ -409,8 +392,6 @@ impl Shard {
     }
 
     fn take_from(rest: &mut &[f64]) -> Option<Self> {
-        const STATUSES: [Status; 5] =
-            [Status::Converged, Status::FloatFloor, Status::NotConverged, Status::NonFinite, Status::OutOfSupport];
         let mut take = |count: usize| {
             let (own, others) = rest.split_at_checked(count)?;
             *rest = others;
@@ -421,11 +402,10 @@ impl Shard {
         let (base, estimates) = (take(rows)?.to_vec(), take(rows.checked_mul(replicates)?)?.to_vec());
         let z = if *z < 0.0 { None } else { Some(take(*z as usize)?.to_vec()) };
         let solves = if *solves == 0.0 { None } else { Some(take(2 * rows)?) };
-        let of = |pair: &[f64]| Some((*STATUSES.get(pair[0] as usize)?, pair[1]));
-        let solves = solves.map(|pairs| pairs.chunks_exact(2).map(of).collect::<Option<Vec<_>>>());
+        let of = |pair: &[f64]| Some((Status::from_number(pair[0])?, pair[1]));
         let solves = match solves {
             None => None,
-            Some(solves) => Some(solves?),
+            Some(pairs) => Some(pairs.chunks_exact(2).map(of).collect::<Option<_>>()?),
         };
         Some(Self { z, base, estimates, replicates, solves })
     }

@@ -99,8 +99,8 @@ impl<B: Backend> PreparedFlow<B> {
         Self { lanes, team, ..self }
     }
 
-    /// Lets the processes of a group compute log p together, each of a part of the samples: all of them must make the same calls with
-    /// the same samples, and get the same, bit for bit what one process gets.
+    /// Lets the processes of a group compute log p, latents and samples together, each of a part of them: all of them must make the
+    /// same calls with the same samples, and get the same, bit for bit what one process gets.
     #[must_use]
     pub fn with_group(self, group: Arc<dyn Group>) -> Self {
         Self { team: Some(Arc::new(Team::new(group, Vec::new()))), ..self }

@@ -160,6 +160,32 @@ impl Team {
         Ok(collective::gather(&*self.group, self.unless_failed(own)?)?)
     }
 
+    /// Gives every rank the parts that all ranks made, in their order, of those that this one made; `to_numbers` writes a part and
+    /// `take_from` reads one from where the last one ended.
+    pub(crate) fn gather_parts<P>(
+        &self,
+        own: Result<Vec<P>, Error>,
+        to_numbers: impl Fn(&P) -> Vec<f64>,
+        take_from: impl Fn(&mut &[f64]) -> Option<P>,
+    ) -> Result<Vec<P>, Error> {
+        let own = own.map(|own| collective::encode(&own.iter().flat_map(to_numbers).collect::<Vec<f64>>()));
+        let mut all = Vec::new();
+        for message in self.gather(own)? {
+            let numbers: Vec<f64> = collective::decode(&message, message.len() / size_of::<f64>())?;
+            let mut rest = &numbers[..];
+            while !rest.is_empty() {
+                let part = take_from(&mut rest);
+                all.push(part.ok_or_else(|| GroupError::Transport("a part that does not end".into()))?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Checks that all ranks compute on the same kind of device.
+    pub(crate) fn check_devices<B: Backend>(&self, backend: &B) -> Result<(), Error> {
+        Ok(collective::check_same(&*self.group, "the devices differ", backend.name().as_bytes())?)
+    }
+
     /// Checks that all ranks hold the same numbers.
     pub(crate) fn check_same<B: Backend>(&self, backend: &B, what: &str, tensor: &B::Tensor) -> Result<(), Error> {
         let numbers = self.unless_failed(backend.download(tensor).map_err(Error::from))?;

@@ -43,6 +43,13 @@ impl Status {
     pub fn is_solved(self) -> bool {
         self <= Self::FloatFloor
     }
+
+    /// The status of a number that `as u8` made of it.
+    pub(crate) fn from_number(number: f64) -> Option<Self> {
+        const ALL: [Status; 5] =
+            [Status::Converged, Status::FloatFloor, Status::NotConverged, Status::NonFinite, Status::OutOfSupport];
+        ALL.into_iter().find(|status| f64::from(*status as u8) == number)
+    }
 }
 
 impl std::fmt::Display for Status {

@@ -199,8 +199,9 @@ impl<B: Backend> Trainer<B> {
 
     fn begin_together(&self) -> Result<(), Error> {
         let Some(team) = &self.team else { return Ok(()) };
-        let same = team.check_same(self.flow.backend(), "the parameters differ", self.optimiser.parameters());
-        self.unless_failed(same)
+        let backend = self.flow.backend();
+        self.unless_failed(team.check_devices(backend))?;
+        self.unless_failed(team.check_same(backend, "the parameters differ", self.optimiser.parameters()))
     }
 }
 

@@ -14,6 +14,7 @@ use resflow::data::{Dataset, ToyDensity};
 use resflow::error::{Error, GroupError};
 use resflow::flow::Flow;
 use resflow::group::{Group, Threads, collective};
+use resflow::invert::Inversion;
 use resflow::registry::Registry;
 use resflow::train::{Budget, RouletteLaw, Source, TrainConfig, Trainer, await_run};
 
@@ -189,8 +190,12 @@ fn densities_are_those_of_one_process() {
         let all = |prepared: resflow::flow::PreparedFlow<Cpu>| {
             let encoded = prepared.encode(&x, Key::new(8)).expect("rows that fit");
             let scored = prepared.log_prob(&x, Key::new(8)).expect("rows that fit");
+            let how = Inversion::for_backend::<Cpu>();
+            let drawn = prepared.sample(150, Key::new(9), &how).expect("a flow of rows");
+            let back = prepared.decode(&encoded.latents, &how).expect("rows that fit");
+            let inverted = [drawn, back].map(|found| (found.samples.values().to_vec(), found.reports, found.residual));
             let latents = encoded.latents.values().to_vec();
-            (latents, encoded.log_det, encoded.status, scored.values, scored.solve_error, scored.standard_error)
+            (latents, encoded.log_det, encoded.status, scored.values, scored.solve_error, scored.standard_error, inverted)
         };
         let alone = all(flow.prepare());
         for found in on_ranks(3, LIMIT, |group| all(flow.prepare().with_group(group))) {

@@ -47,7 +47,7 @@ pub trait Backend: Clone + Debug + Send + Sync + 'static {
     /// A handle to an array on the device.
     type Tensor: Clone + Debug + Send + Sync + 'static;
 
-    /// A short name for reports, for example `"ndarray-f32"`.
+    /// A name for reports, for example `"ndarray-f32"`; on the same kind of processor, backends of one name compute the same bits.
     fn name(&self) -> String;
 
     /// The shape of a tensor.

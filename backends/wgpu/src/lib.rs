@@ -137,8 +137,8 @@ impl Backend for Wgpu {
 
     fn name(&self) -> String {
         match self.gpu.precision {
-            Precision::F32 => "wgpu".to_owned(),
-            precision => format!("wgpu-{precision}"),
+            Precision::F32 => format!("wgpu on {}", self.adapter()),
+            precision => format!("wgpu-{precision} on {}", self.adapter()),
         }
     }
 

@@ -134,15 +134,6 @@ pub(crate) struct Fit {
 }
 
 impl Fit {
-    /// The longest that one of several processes waits for another, if it is asked for.
-    #[cfg_attr(not(feature = "mpi"), expect(clippy::unused_self, reason = "without the feature there is one process"))]
-    pub(crate) fn wait_limit(&self) -> Option<Duration> {
-        #[cfg(feature = "mpi")]
-        return self.wait;
-        #[cfg(not(feature = "mpi"))]
-        None
-    }
-
     /// The options that say how DATA is read, as they are typed after it, with a space before each.
     pub(crate) fn data_flags(&self) -> String {
         let weight = self.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));

@@ -64,6 +64,22 @@ pub(crate) enum Command {
     Calibrate(Calibrate),
 }
 
+impl Command {
+    /// Whether processes that were started together divide the work; what is not divided is done by one of them.
+    pub(crate) fn is_together(&self) -> bool {
+        matches!(self, Self::Fit(_) | Self::Score(_) | Self::Sample(_) | Self::Encode(_) | Self::Decode(_))
+    }
+
+    /// The longest that one of several processes waits for another, if it is asked for.
+    pub(crate) fn wait_limit(&self) -> Option<Duration> {
+        match self {
+            #[cfg(feature = "mpi")]
+            Self::Fit(fit) => fit.wait,
+            _ => None,
+        }
+    }
+}
+
 /// What a table is like, before anything is learned from it
 ///
 /// Prints a line for each column (its kind, range, median, distinct values and tails) and what would make its density

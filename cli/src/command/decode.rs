@@ -9,6 +9,7 @@ use resflow::invert::Inversion;
 use resflow::with_device;
 
 use crate::arguments::Decode;
+use crate::cluster;
 use crate::command::coordinates::{ERROR, LOG_DET, Rows, check_output, finite, latent_names, wants_log_dets, write};
 use crate::command::decoded::report_inversion;
 use crate::data::given::contexts_of;
@@ -68,7 +69,7 @@ fn decode<B: Backend>(
     backend: B,
 ) -> Result<()> {
     let flow = stored.flow(backend)?;
-    let prepared = flow.prepare();
+    let prepared = cluster::prepare(&flow)?;
     let (d, modelled) = (flow.dimension(), stored.is_modelled());
     let z = latent(table, d).with_context(|| arguments.z.display().to_string())?;
     let how = Inversion::for_backend::<B>();

@@ -15,7 +15,6 @@ use crate::model::Stored;
 use crate::output::spare_inputs;
 
 pub(crate) fn run(arguments: &Encode) -> Result<()> {
-    cluster::enter(None)?;
     check_output(&arguments.output)?;
     let stored = Stored::open(&arguments.model)?;
     let output = &arguments.output;
@@ -41,7 +40,7 @@ fn encode<B: Backend>(arguments: &Encode, stored: &Stored, data: Data, backend: 
     let data = arguments.part.of(data, &name, model, arguments.rows.map(|n| n as usize))?;
     let data = classes_given(data, stored, &name)?;
     let key = evaluate::key(arguments.output.seed);
-    let latent = evaluate::encode(&cluster::prepare(&flow), model, data.samples(), key).context(name)?;
+    let latent = evaluate::encode(&cluster::prepare(&flow)?, model, data.samples(), key).context(name)?;
     let lost = latent.z.chunks_exact(d).filter(|r| !finite(r)).count();
     if lost > 0 {
         warn(format_args!("{lost} of {} rows have no finite latent point", latent.log_det.len()));

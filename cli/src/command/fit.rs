@@ -18,7 +18,6 @@ use crate::run::learn::learn;
 
 pub(crate) fn run(arguments: &Fit) -> Result<()> {
     listen_for_interruption()?;
-    cluster::enter(arguments.wait_limit())?;
     let directory = RunDirectory::new(&arguments.out);
     if cluster::following().is_none() {
         directory.spare(file_of(&arguments.data))?;

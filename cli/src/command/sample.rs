@@ -8,6 +8,7 @@ use resflow::invert::Inversion;
 use resflow::with_device;
 
 use crate::arguments::Sample;
+use crate::cluster;
 use crate::columnar::columns_with;
 use crate::command::categorical;
 use crate::command::decoded::{npy_bytes, report_inversion};
@@ -77,7 +78,7 @@ fn draw<B: Backend>(
         return Err(usage(format_args!("-n {}: more than 2^32 values at once; use several seeds", arguments.n)));
     }
     let how = Inversion::for_backend::<B>();
-    let (prepared, key) = (flow.prepare(), Key::new(arguments.seed));
+    let (prepared, key) = (cluster::prepare(&flow)?, Key::new(arguments.seed));
     let drawn = match &contexts {
         Some(contexts) => prepared.condition(contexts)?.sample_by(each, key, &how)?,
         None => prepared.sample(n, key, &how)?,

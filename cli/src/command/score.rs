@@ -38,7 +38,6 @@ const FRESH: u32 = 10_000;
 const WHOLE: &str = "--rows is for built-in densities and images; a file is scored whole";
 
 pub(crate) fn run(arguments: &Score) -> Result<()> {
-    cluster::enter(None)?;
     if let Some(out) = arguments.out.as_ref().filter(|p| (p.is_file() || !p.exists()) && !is_stream(p)) {
         match Format::of(out, None) {
             Some(format) if format == Format::Csv || format.columnar().is_some() => format.check(out)?,
@@ -115,7 +114,7 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
         roulette.variance_warning(bound).into_iter().for_each(warn);
     }
     let model = flow.config();
-    let mut prepared = cluster::prepare(&flow);
+    let mut prepared = cluster::prepare(&flow)?;
     if let Some(error) = arguments.standard_error {
         // bits per dimension of one nat
         let unit = model.bits_per_dim_error(1.0).unwrap_or(1.0);
