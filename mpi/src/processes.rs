@@ -91,10 +91,7 @@ impl Processes {
     /// # Errors
     /// Returns [`GroupError`] if a process ended otherwise, or what was sent does not arrive within the time limit.
     pub fn finish(&self) -> Result<(), GroupError> {
-        let mut traffic = self.traffic();
-        self.wait(&mut traffic, (self.rank + 1) % self.size, |traffic| {
-            Ok(if traffic.sending.is_empty() { Some(()) } else { None })
-        })?;
+        self.wait((self.rank + 1) % self.size, |traffic| Ok(if traffic.sending.is_empty() { Some(()) } else { None }))?;
         finalise();
         Ok(())
     }
@@ -103,21 +100,23 @@ impl Processes {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks again and again, at first all the time and then less, until there is something or the time is over.
+    /// Looks again and again, at first all the time and then less, until there is something or the time is over. Between two looks other
+    /// threads may send, or say that this process ends.
     fn wait<T>(
         &self,
-        traffic: &mut Traffic,
         other: usize,
         mut ask: impl FnMut(&mut Traffic) -> Result<Option<T>, GroupError>,
     ) -> Result<T, GroupError> {
         let start = Instant::now();
         let mut looks = 0_u32;
         loop {
+            let mut traffic = self.traffic();
             traffic.advance()?;
-            if let Some(found) = ask(traffic)? {
+            if let Some(found) = ask(&mut traffic)? {
                 return Ok(found);
             }
             traffic.hear()?;
+            drop(traffic);
             let waited = start.elapsed();
             if waited >= self.limit {
                 return Err(GroupError::TimedOut { from: other, limit: self.limit });
@@ -134,9 +133,11 @@ impl Processes {
     }
 
     /// Takes what has arrived from a process, which may be sending it still.
-    fn take(&self, traffic: &mut Traffic, arrival: &Arrival) -> Result<Vec<u8>, GroupError> {
+    fn take(&self, arrival: &Arrival) -> Result<Vec<u8>, GroupError> {
+        let traffic = self.traffic();
         let mut request = Request::receive(arrival.from, arrival.tag, arrival.count)?;
-        self.wait(traffic, arrival.from, |_| Ok(if request.is_done()? { Some(()) } else { None }))?;
+        drop(traffic);
+        self.wait(arrival.from, |_| Ok(if request.is_done()? { Some(()) } else { None }))?;
         Ok(request.into_bytes())
     }
 }
@@ -193,22 +194,22 @@ impl Group for Processes {
                 traffic.sending.push_back(Request::send(to, tag, part.to_vec())?);
             }
         }
-        self.wait(&mut traffic, to, |traffic| {
+        drop(traffic);
+        self.wait(to, |traffic| {
             let bytes: usize = traffic.sending.iter().map(Request::len).sum();
             Ok(if bytes <= MOST_BYTES || traffic.sending.len() < 2 { Some(()) } else { None })
         })
     }
 
     fn receive(&self, from: usize) -> Result<Vec<u8>, GroupError> {
-        let mut traffic = self.traffic();
         let mut message = Vec::new();
         loop {
-            let arrival = self.wait(&mut traffic, from, |_| {
+            let arrival = self.wait(from, |_| {
                 let arrival = look(Some(from), None)?;
                 // what another process says at its end is heard apart
                 Ok(arrival.filter(|arrival| arrival.tag != END))
             })?;
-            let bytes = self.take(&mut traffic, &arrival)?;
+            let bytes = self.take(&arrival)?;
             if arrival.tag == MESSAGE && message.is_empty() {
                 return Ok(bytes);
             }

@@ -11,6 +11,7 @@ use super::parts::{Parts, part_with, reunite};
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Mapped, Memory, PreparedBijection, Tape, Velocity, Wanted};
 use crate::error::Error;
+use crate::group::Section;
 use crate::invert::{Inversion, SampleReport, Solution, Status, merge_reports};
 use crate::module::{Grad, accumulate, fill, flatten};
 
@@ -231,7 +232,23 @@ impl<B: Backend> PreparedChain<B> {
         Ok([x, y])
     }
 
-    /// Makes [`PreparedBijection::backward_reported`]; `join` may change the cotangent of each transform's output.
+    /// The transforms in the order of a backward pass, as many together as have `least` gradients.
+    pub(crate) fn sections(&self, least: usize) -> Vec<Section> {
+        let mut sections: Vec<Section> = Vec::new();
+        let mut numbers = 0;
+        for (l, step) in self.steps.iter().enumerate().rev() {
+            numbers += step.shapes.iter().map(Shape::elements).sum::<usize>();
+            if numbers >= least || l == 0 {
+                let end = sections.last().map_or(self.grads(), |before| before.grads.start);
+                sections.push(Section { first: l, grads: step.grads.start..end });
+                numbers = 0;
+            }
+        }
+        sections
+    }
+
+    /// Makes [`PreparedBijection::backward_reported`]; `join` may change the cotangent of each transform's output, `left` sees the
+    /// gradients when the pass has left transform number `l`.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if the device failed, or another error of the transform whose backward pass failed.
@@ -243,17 +260,19 @@ impl<B: Backend> PreparedChain<B> {
         grads: &mut [Grad<B>],
         reports: &mut Option<Vec<SampleReport>>,
         join: &dyn Fn(usize, B::Tensor, usize) -> B::Tensor,
+        left: &dyn Fn(usize, &[Grad<B>]),
     ) -> Result<Cotangents<B>, Error> {
         let ChainTape { tapes } = tape.into_value::<ChainTape>();
-        let mut left = self.parts.split(backend, &cotangents.x);
-        let last = left.pop().expect("z has at least one part");
+        let mut parts = self.parts.split(backend, &cotangents.x);
+        let last = parts.pop().expect("z has at least one part");
         let mut passing = cotangents.with_x(last);
         for ((l, step), tape) in self.steps.iter().enumerate().zip(tapes).rev() {
             let Cotangents { x, log_det, context } = passing;
-            let gy = join(l, reunite(backend, x, &mut left, step.factored_out), step.factored_out);
+            let gy = join(l, reunite(backend, x, &mut parts, step.factored_out), step.factored_out);
             let own = &mut grads[step.grads.clone()];
             let cotangents = Cotangents { x: gy, log_det, context };
             passing = step.transform.backward_reported(backend, tape, cotangents, own, reports)?;
+            left(l, grads);
         }
         Ok(passing)
     }
@@ -378,7 +397,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedChain<B> {
         grads: &mut [Grad<B>],
         reports: &mut Option<Vec<SampleReport>>,
     ) -> Result<Cotangents<B>, Error> {
-        self.backward_joined(backend, tape, cotangents, grads, reports, &|_, gy, _| gy)
+        self.backward_joined(backend, tape, cotangents, grads, reports, &|_, gy, _| gy, &|_, _| ())
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {

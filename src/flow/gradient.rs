@@ -6,6 +6,7 @@
 //! not enter.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use resflow_backend::{Backend, Key, ShardPlan};
 
@@ -17,7 +18,8 @@ use crate::chain::add_up;
 use crate::classifier::PreparedClassifier;
 use crate::error::Error;
 use crate::estimator::Estimator;
-use crate::group::{LaneSum, Team};
+use crate::group::collective::PIECE;
+use crate::group::{LaneSum, Outbox, Team};
 use crate::invert::{Inversion, SampleReport, mark_unsolved, without_samples};
 use crate::module::{Grad, accumulate, fill, flatten};
 
@@ -108,8 +110,12 @@ impl Solves {
     }
 }
 
-/// Takes one shard forward and back, adding to a lane.
-type RunShard<'a, B> = dyn Fn(Range<usize>, &mut Lane<B>) -> Result<(), Error> + Sync + 'a;
+/// Takes one shard forward and back, adding to a lane; the last argument may be told what is in the chain's gradients when the way back
+/// has left a transform.
+type RunShard<'a, B> = dyn Fn(Range<usize>, &mut Lane<B>, &Left<'_, B>) -> Result<(), Error> + Sync + 'a;
+
+/// Sees the chain's gradients when a backward pass has left transform number `l`.
+type Left<'a, B> = dyn Fn(usize, &[Grad<B>]) + 'a;
 
 /// The sums over the shards of a lane.
 pub(super) struct Lane<B: Backend> {
@@ -123,6 +129,32 @@ pub(super) struct Lane<B: Backend> {
     contexts: Vec<B::Tensor>,
     terms: usize,
     solves: Solves,
+}
+
+impl<B: Backend> Lane<B> {
+    /// What is added up over the lanes of a group.
+    fn into_sum(self) -> LaneSum<B> {
+        LaneSum {
+            gradients: [self.chain, self.base, self.classifier, self.embedding].into_iter().flatten().collect(),
+            sums: vec![self.loss, self.classification],
+            notes: [self.terms, self.solves.evaluations as usize, self.solves.unsolved],
+        }
+    }
+}
+
+/// Lets nobody wait for lanes that panicked.
+struct Closing<'a, B: Backend> {
+    team: &'a Team,
+    outbox: &'a Outbox<B>,
+}
+
+impl<B: Backend> Drop for Closing<'_, B> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.team.abort("it panicked");
+            self.outbox.close();
+        }
+    }
 }
 
 impl<B: Backend> PreparedFlow<B> {
@@ -140,8 +172,8 @@ impl<B: Backend> PreparedFlow<B> {
         estimator: &Estimator,
         objective: &Objective<'_, B>,
     ) -> Result<Gradient<B>, Error> {
-        self.add_shards(objective.batch, objective.input_gradient, &|shard, lane| {
-            self.run_shard(estimator, objective, shard.start, shard.len(), lane)
+        self.add_shards(objective.batch, objective.input_gradient, &|shard, lane, left| {
+            self.run_shard(estimator, objective, shard, lane, left)
         })
     }
 
@@ -161,18 +193,18 @@ impl<B: Backend> PreparedFlow<B> {
             return Err(Error::Input("the gradient in x is computed by one process, without a group".into()));
         }
         let plan = self.gradient_plan(n);
-        let share = self.team.as_ref().map_or(0..plan.lanes(), |team| team.share(plan.lanes()));
-        let lanes = backend.run(share.len(), |l| -> Result<Lane<B>, Error> {
-            let mut lane = self.empty_lane();
-            for shard in plan.lane(share.start + l) {
-                run(shard, &mut lane)?;
-            }
-            Ok(lane)
-        });
-        let lanes = lanes.into_iter().collect::<Result<Vec<_>, _>>();
         let mut lanes = match &self.team {
-            None => lanes?,
-            Some(team) => vec![self.add_lanes(team, team.unless_failed(lanes)?)?],
+            Some(team) => vec![self.add_together(team, &plan, run)?],
+            None => {
+                let lanes = backend.run(plan.lanes(), |l| -> Result<Lane<B>, Error> {
+                    let mut lane = self.empty_lane();
+                    for shard in plan.lane(l) {
+                        run(shard, &mut lane, &|_, _| ())?;
+                    }
+                    Ok(lane)
+                });
+                lanes.into_iter().collect::<Result<_, _>>()?
+            }
         };
         let sum = |parts: Vec<B::Tensor>| parts.into_iter().reduce(|a, b| backend.axpy(1.0, &b, a));
         let loss = sum(lanes.iter_mut().filter_map(|l| l.loss.take()).collect());
@@ -241,15 +273,34 @@ impl<B: Backend> PreparedFlow<B> {
         }
     }
 
-    /// Adds up the lanes of all ranks of a group, in order: one lane with the sum of all.
-    fn add_lanes(&self, team: &Team, lanes: Vec<Lane<B>>) -> Result<Lane<B>, Error> {
-        let sums = lanes.into_iter().map(|lane| LaneSum {
-            gradients: [lane.chain, lane.base, lane.classifier, lane.embedding].into_iter().flatten().collect(),
-            sums: vec![lane.loss, lane.classification],
-            notes: [lane.terms, lane.solves.evaluations as usize, lane.solves.unsolved],
+    /// Runs this rank's lanes, and adds up those of all ranks of a group, in order: one lane with the sum of all. Gradients are sent as
+    /// they become final: with the last shard of a lane, transform by transform on the way back.
+    fn add_together(&self, team: &Team, plan: &ShardPlan, run: &RunShard<'_, B>) -> Result<Lane<B>, Error> {
+        let share = team.share(plan.lanes());
+        let outbox = Outbox::new(self.chain.sections(PIECE), share.len());
+        let run_lane = |l: usize| -> Result<(), Error> {
+            let mut lane = self.empty_lane();
+            let mut shards = plan.lane(share.start + l).peekable();
+            while let Some(shard) = shards.next() {
+                match shards.peek() {
+                    Some(_) => run(shard, &mut lane, &|_, _| ())?,
+                    None => run(shard, &mut lane, &|at, grads| outbox.put(l, at, grads))?,
+                }
+            }
+            outbox.finish(l, lane.into_sum());
+            Ok(())
+        };
+        let sum = std::thread::scope(|scope| {
+            let sum = scope.spawn(|| team.add_lanes(&self.backend, &outbox, &[1, 2]));
+            let _closing = Closing { team, outbox: &outbox };
+            let lanes = self.backend.run(share.len(), run_lane);
+            let ended = Instant::now();
+            team.unless_failed(lanes.into_iter().collect::<Result<Vec<()>, _>>()).inspect_err(|_| outbox.close())?;
+            let sum = sum.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            team.wait_since(ended);
+            sum
         });
-        let sums: Vec<_> = sums.collect();
-        let LaneSum { gradients, sums, notes } = team.add_lanes(&self.backend, &sums, &[1, 2])?;
+        let LaneSum { gradients, sums, notes } = sum?;
         let mut lane = self.empty_lane();
         let parts = [&mut lane.chain, &mut lane.base, &mut lane.classifier, &mut lane.embedding];
         parts.into_iter().flatten().zip(gradients).for_each(|(own, sum)| *own = sum);
@@ -273,11 +324,12 @@ impl<B: Backend> PreparedFlow<B> {
         &self,
         estimator: &Estimator,
         objective: &Objective<'_, B>,
-        start: usize,
-        count: usize,
+        shard: Range<usize>,
         lane: &mut Lane<B>,
+        left: &Left<'_, B>,
     ) -> Result<(), Error> {
         let backend = &self.steps;
+        let (start, count) = (shard.start, shard.len());
         let mut weights = backend.narrow(objective.weights, 0, start, count);
         let mut batch = objective.batch.narrow(backend, start, count);
         let mut embedded = None;
@@ -326,7 +378,7 @@ impl<B: Backend> PreparedFlow<B> {
             None => gy,
         };
         let mut reports = mapped.reports;
-        let back = self.chain.backward_joined(backend, tape, cotangents, &mut lane.chain, &mut reports, &join)?;
+        let back = self.chain.backward_joined(backend, tape, cotangents, &mut lane.chain, &mut reports, &join, left)?;
         lane.solves = lane.solves.and(Solves::of(&reports.unwrap_or_default()));
         if let Some((embedding, kept)) = embedded {
             let zeros = || backend.full(0.0, batch.context.as_ref().map_or([0].into(), |own| backend.shape(own)));

@@ -239,7 +239,7 @@ impl<B: Backend> PreparedFlow<B> {
             x = backend.axpy(matching.noise, &around, x);
         }
         let weights = backend.affine(weights.clone(), 1.0 / d.max(1) as f64, 0.0);
-        self.add_shards(batch, false, &|shard, lane| {
+        self.add_shards(batch, false, &|shard, lane, _| {
             let backend = &self.steps;
             let (start, count) = (shard.start, shard.len());
             let mut own = batch.narrow(backend, start, count).with_x(backend.narrow(&x, 0, start, count));

@@ -1,12 +1,107 @@
 //! What all ranks of a group do together. Every rank calls the same function at the same time.
 
+use std::ops::Range;
+
 use resflow_backend::Element;
 
 use super::Group;
 use crate::error::GroupError;
 
 /// The numbers of a piece of a sum: pieces follow each other through the ranks, so that all add at the same time.
-const PIECE: usize = 1 << 16;
+pub(crate) const PIECE: usize = 1 << 16;
+
+/// What a rank adds to a sum whose numbers become known section by section, in the same order on all ranks.
+pub(crate) trait Summands<E> {
+    type Failure: From<GroupError>;
+
+    /// Waits for the numbers of section `k` of each of this rank's lanes.
+    fn section(&mut self, k: usize) -> Result<Vec<Vec<E>>, Self::Failure>;
+
+    /// What goes along, when all sections are known.
+    fn notes(&mut self) -> Result<Vec<f64>, Self::Failure>;
+
+    /// Adds the notes of a rank to those of the ranks before it.
+    fn merge(&self, before: &mut [f64], own: &[f64]);
+}
+
+/// A sum over the lanes of all ranks.
+pub(crate) struct Sum<E> {
+    /// The sections one after the other.
+    pub(crate) numbers: Vec<E>,
+    pub(crate) notes: Vec<f64>,
+    /// The bytes that this rank has sent for it.
+    pub(crate) bytes: u64,
+}
+
+/// Adds up what all ranks have, in the order of the ranks and, within a rank, of its lanes, rounded like the sum that one process
+/// makes; a rank may have no lanes. A section goes on its way when it is known and those before it have come, in pieces. Each rank sends
+/// and receives each number at most twice.
+pub(crate) fn sum_sections<E: Element, S: Summands<E>>(
+    group: &dyn Group,
+    own: &mut S,
+    lengths: &[usize],
+) -> Result<Sum<E>, S::Failure> {
+    let (rank, last) = (group.rank(), group.size() - 1);
+    let starts = |(k, &length): (usize, &usize)| {
+        (0..length).step_by(PIECE).map(move |start| (k, start..length.min(start + PIECE)))
+    };
+    let pieces: Vec<(usize, Range<usize>)> = lengths.iter().enumerate().flat_map(starts).collect();
+    let mut sum = Sum { numbers: Vec::with_capacity(lengths.iter().sum()), notes: Vec::new(), bytes: 0 };
+    let mut send = |to: usize, message: Vec<u8>| {
+        sum.bytes += message.len() as u64;
+        group.send(to, message)
+    };
+    // −0 + x is x, −0 included
+    let zero = E::from_f64(-0.0);
+    let (mut lanes, mut known) = (Vec::<Vec<E>>::new(), None);
+    // what comes back left this rank so many pieces ago: a rank never waits for what waits for itself; the notes are the last piece
+    let (lag, count) = (last - rank, pieces.len() + 1);
+    for i in 0..count + lag {
+        let mut message = None;
+        if let Some((k, range)) = pieces.get(i) {
+            if known != Some(*k) {
+                (lanes, known) = (own.section(*k)?, Some(*k));
+            }
+            let mut added = match (rank > 0, lanes.first()) {
+                (true, _) => decode::<E>(&group.receive(rank - 1)?, range.len())?,
+                (false, Some(first)) => first[range.clone()].to_vec(),
+                (false, None) => vec![zero; range.len()],
+            };
+            for lane in lanes.iter().skip(usize::from(rank == 0)) {
+                added.iter_mut().zip(&lane[range.clone()]).for_each(|(sum, x)| *sum += *x);
+            }
+            message = Some(encode(&added));
+        } else if i + 1 == count {
+            let own_notes = own.notes()?;
+            let merged = if rank > 0 {
+                let mut before = decode::<f64>(&group.receive(rank - 1)?, own_notes.len())?;
+                own.merge(&mut before, &own_notes);
+                before
+            } else {
+                own_notes
+            };
+            message = Some(encode(&merged));
+        }
+        // the last rank's sum goes back
+        let whole = if rank < last {
+            if let Some(message) = message {
+                send(rank + 1, message)?;
+            }
+            if i < lag { None } else { Some(group.receive(rank + 1)?) }
+        } else {
+            message
+        };
+        let Some(whole) = whole else { continue };
+        match pieces.get(i - lag) {
+            Some((_, range)) => sum.numbers.extend(decode::<E>(&whole, range.len())?),
+            None => sum.notes = decode(&whole, whole.len() / size_of::<f64>())?,
+        }
+        if rank > 0 {
+            send(rank - 1, whole)?;
+        }
+    }
+    Ok(sum)
+}
 
 /// Adds vectors of `length` numbers in the order of the ranks and, within a rank, of its lanes: every rank gets
 /// ((v₀ + v₁) + v₂) + …, rounded like the sum that one process makes. A rank may have no lanes. `notes` go along:
@@ -21,61 +116,33 @@ pub fn sum_in_order<E: Element>(
     lanes: &[Vec<E>],
     length: usize,
 ) -> Result<Vec<E>, GroupError> {
-    let (rank, last) = (group.rank(), group.size() - 1);
-    // −0 + x is x, −0 included
-    let mut sum = vec![E::from_f64(-0.0); length];
-    let pieces = 1 + length.div_ceil(PIECE);
-    let range = |piece: usize| (piece - 1) * PIECE..(piece * PIECE).min(length);
-    // what comes back left this rank so many pieces ago: a rank never waits for what waits for itself
-    let lag = last - rank;
-    for i in 0..pieces + lag {
-        if i < pieces {
-            let before = if rank > 0 { Some(group.receive(rank - 1)?) } else { None };
-            if i == 0 {
-                if let Some(before) = before {
-                    let mut merged = decode::<f64>(&before, notes.len())?;
-                    merge(&mut merged, notes);
-                    *notes = merged;
-                }
-                if rank < last {
-                    group.send(rank + 1, encode(notes))?;
-                }
-            } else {
-                let range = range(i);
-                let mut own = match (before, lanes.first()) {
-                    (Some(before), _) => decode::<E>(&before, range.len())?,
-                    (None, Some(first)) => first[range.clone()].to_vec(),
-                    (None, None) => vec![E::from_f64(-0.0); range.len()],
-                };
-                for lane in lanes.iter().skip(usize::from(rank == 0)) {
-                    own.iter_mut().zip(&lane[range.clone()]).for_each(|(sum, x)| *sum += *x);
-                }
-                if rank < last {
-                    group.send(rank + 1, encode(&own))?;
-                } else {
-                    sum[range].copy_from_slice(&own);
-                }
-            }
-        }
-        let Some(piece) = i.checked_sub(lag).filter(|_| last > 0) else { continue };
-        let message = if rank < last {
-            let message = group.receive(rank + 1)?;
-            if piece == 0 {
-                *notes = decode(&message, notes.len())?;
-            } else {
-                sum[range(piece)].copy_from_slice(&decode::<E>(&message, range(piece).len())?);
-            }
-            message
-        } else if piece == 0 {
-            encode(notes)
-        } else {
-            encode(&sum[range(piece)])
-        };
-        if rank > 0 {
-            group.send(rank - 1, message)?;
-        }
+    let mut own = Whole { lanes, notes, merge };
+    let sum = sum_sections(group, &mut own, &[length])?;
+    *notes = sum.notes;
+    Ok(sum.numbers)
+}
+
+/// Vectors that are known from the beginning.
+struct Whole<'a, E, M> {
+    lanes: &'a [Vec<E>],
+    notes: &'a [f64],
+    merge: M,
+}
+
+impl<E: Element, M: Fn(&mut [f64], &[f64])> Summands<E> for Whole<'_, E, M> {
+    type Failure = GroupError;
+
+    fn section(&mut self, _: usize) -> Result<Vec<Vec<E>>, GroupError> {
+        Ok(self.lanes.to_vec())
     }
-    Ok(sum)
+
+    fn notes(&mut self) -> Result<Vec<f64>, GroupError> {
+        Ok(self.notes.to_vec())
+    }
+
+    fn merge(&self, before: &mut [f64], own: &[f64]) {
+        (self.merge)(before, own);
+    }
 }
 
 /// Hands a message of rank 0 to all ranks, by a binomial tree; what the others give is not looked at.

@@ -3,7 +3,7 @@
 //! A [`Group`] carries messages between ranks 0, 1, …, R − 1; what they are for is above it ([`collective`]). A gradient is the
 //! sum over lanes g = ((g₀ + g₁) + g₂) + …, whose order is part of the result in floating point. Rank r has the lanes
 //! ⌊rL/R⌋ to ⌊(r + 1)L/R⌋ − 1, gets the sum of those before from rank r − 1, adds its own one after the other and hands it on to
-//! rank r + 1; the last rank's sum goes back the same way. So the additions are those of one process, whatever R is, and no rank
+//! rank r + 1; the last rank's sum goes back the same way. It does so section by section, while the backward pass is still at work on the rest. So the additions are those of one process, whatever R is, and no rank
 //! holds more than its own lanes and one sum.
 //!
 //! Invariant: all ranks make the same calls in the same order. Whoever cannot go on says so ([`Group::abort`]), and whoever
@@ -12,11 +12,13 @@
 //! [`Threads`] are the ranks of a group in one process; those of a machine or of many are made by MPI (the crate `resflow-mpi`).
 
 pub mod collective;
+mod outbox;
 mod team;
 mod threads;
 
 use std::fmt::Debug;
 
+pub(crate) use outbox::{Outbox, Section};
 pub(crate) use team::{LaneSum, Team};
 pub use threads::Threads;
 

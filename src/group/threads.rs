@@ -43,8 +43,8 @@ impl Threads {
     /// The error of a rank that waits for others of which one has ended.
     fn check(&self) -> Result<(), GroupError> {
         match &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some((rank, cause)) if *rank != self.rank => Err(GroupError::Failed { rank: *rank, cause: cause.clone() }),
-            _ => Ok(()),
+            Some((rank, cause)) => Err(GroupError::Failed { rank: *rank, cause: cause.clone() }),
+            None => Ok(()),
         }
     }
 

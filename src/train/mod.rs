@@ -49,7 +49,7 @@ use serde::{Deserialize, Serialize};
 pub use source::Source;
 pub use start::start_from_mixture;
 pub use state::is_on_large_table;
-pub use together::await_run;
+pub use together::{Exchange, await_run};
 pub use trainer::{StepReport, Trainer};
 pub use validation::{Improvement, Validation, Validations};
 pub use verdict::Verdict;

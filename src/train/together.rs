@@ -66,6 +66,16 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What a rank's part in the sums of gradients has cost since it took part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exchange {
+    /// The bytes that it sent.
+    pub bytes: u64,
+    /// The time that it waited for sums when its own lanes had ended, with nothing else to do.
+    pub waited: Duration,
+}
+
 /// Waits for the state of the run that rank 0 leads: what a rank behind it calls before [`Trainer::join`].
 ///
 /// # Errors
@@ -151,6 +161,14 @@ impl<B: Backend> Trainer<B> {
             collective::broadcast(team.group(), Command::End.to_bytes())?;
         }
         Ok(())
+    }
+
+    /// What the sums over the ranks have cost this one, if there is a group.
+    pub fn exchange(&self) -> Option<Exchange> {
+        self.team.as_ref().map(|team| {
+            let (bytes, waited) = team.exchanged();
+            Exchange { bytes, waited }
+        })
     }
 
     /// Tells the other ranks of the group, if there is one, that this one ends, and why.

@@ -195,13 +195,47 @@ fn densities_are_those_of_one_process() {
             let back = prepared.decode(&encoded.latents, &how).expect("rows that fit");
             let inverted = [drawn, back].map(|found| (found.samples.values().to_vec(), found.reports, found.residual));
             let latents = encoded.latents.values().to_vec();
-            (latents, encoded.log_det, encoded.status, scored.values, scored.solve_error, scored.standard_error, inverted)
+            (
+                latents,
+                encoded.log_det,
+                encoded.status,
+                scored.values,
+                scored.solve_error,
+                scored.standard_error,
+                inverted,
+            )
         };
         let alone = all(flow.prepare());
         for found in on_ranks(3, LIMIT, |group| all(flow.prepare().with_group(group))) {
             assert!(found == alone, "{}", config.family());
         }
     }
+}
+
+/// A model whose gradients make several sections, which are sent while the backward pass goes on: each number once and once back.
+#[test]
+fn what_is_sent_is_the_gradient_and_the_bits_are_those_of_one_process() {
+    let config: ModelConfig = FlowConfig { blocks: 3, hidden: vec![256, 256], ..FlowConfig::new(2) }.into();
+    let settings = TrainConfig { lanes: 2, batch: 64, ..settings(Family::Residual) };
+    let begin = || {
+        let flow = Flow::new(cpu(), &config, Key::new(3)).expect("a configuration");
+        Trainer::new(flow, ToyDensity::Moons, &settings, Budget::Steps(2), Key::new(4))
+    };
+    let mut alone = begin().expect("a trainer");
+    run(&mut alone).expect("no fault");
+    let sent = std::sync::Mutex::new(0);
+    let states = on_ranks(2, LIMIT, |group| {
+        take_part(group, begin, ToyDensity::Moons.into(), |trainer| {
+            run(trainer)?;
+            *sent.lock().expect("no panic") = trainer.exchange().expect("a group").bytes;
+            Ok(())
+        })
+    });
+    assert!(states.into_iter().all(|state| state.expect("no fault") == archive_bytes(&alone)));
+    // in double precision
+    let numbers = 8 * alone.flow().parameters() * alone.steps_done();
+    let sent = sent.into_inner().expect("no panic");
+    assert!((numbers..numbers + numbers / 50).contains(&sent), "{sent} bytes for gradients of {numbers}");
 }
 
 /// The errors of all ranks.

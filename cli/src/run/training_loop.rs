@@ -8,7 +8,7 @@ use resflow::flow::PreparedFlow;
 use resflow::train::{Budget, StepReport, Trainer, Validation};
 
 use crate::arguments::Fit;
-use crate::failure::{interrupted, is_interruption, warn};
+use crate::failure::{interrupted, is_interruption, say, warn};
 use crate::progress::{Position, Progress, clock};
 use crate::run::directory::{REPORT, RunDirectory};
 use crate::run::epilogue::Epilogue;
@@ -131,6 +131,7 @@ impl<'a, B: Backend> Run<'a, B> {
             self.progress.end();
             return Err(error);
         }
+        self.report_exchange();
         self.trainer.dismiss()?;
         self.progress.stage("writing the model");
         self.keeper.improved = true;
@@ -378,6 +379,18 @@ impl<'a, B: Backend> Run<'a, B> {
             left,
             solves: model.family().solves().then_some((report.solves.evaluations, report.solves.unsolved)),
         });
+    }
+
+    /// Says what several processes cost.
+    fn report_exchange(&self) {
+        let steps = self.trainer.steps_done() - self.first;
+        let Some(exchange) = self.trainer.exchange().filter(|_| steps > 0) else { return };
+        say(format_args!(
+            "between processes: {:.3} MB sent by rank 0 a step, {:.1} ms waited for sums beside the backward pass, of {:.1} ms",
+            exchange.bytes as f64 * 1e-6 / steps as f64,
+            exchange.waited.as_secs_f64() * 1e3 / steps as f64,
+            self.began.elapsed().as_secs_f64() * 1e3 / steps as f64,
+        ));
     }
 
     /// What came of it, and what to do next.
