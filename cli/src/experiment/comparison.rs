@@ -5,6 +5,7 @@
 //! a row has several seeds, and the spread between them says what a difference is worth.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use image::RgbImage;
@@ -45,6 +46,12 @@ impl Comparison {
         if self.rows.is_empty() || !(1..=1000).contains(&self.runs) || self.test_rows.is_some_and(|n| n < 2) {
             return Err(usage("a comparison needs [[comparison.rows]], 1 to 1000 `runs` and at least 2 `test_rows`"));
         }
+        let seconds =
+            self.seconds.map(|seconds| Duration::try_from_secs_f64(seconds).ok().filter(|time| !time.is_zero()));
+        if seconds == Some(None) {
+            return Err(usage("`seconds` in [comparison]: expected a number above 0"));
+        }
+        let time = seconds.flatten();
         let mut lines = Vec::new();
         let mut names = HashSet::new();
         for data in &laboratory.file.data {
@@ -62,7 +69,7 @@ impl Comparison {
                 let training = |run: u64| {
                     let name = if self.runs == 1 { name.clone() } else { format!("{name}-{run}") };
                     let seed = laboratory.file.seed.wrapping_add(run);
-                    Training { name, data, settings: settings.clone(), seed, illustrated: true }
+                    Training { name, data, settings: settings.clone(), seed, time, illustrated: true }
                 };
                 lines.push(Line { data, row, trainings: (0..self.runs).map(training).collect() });
             }

@@ -90,7 +90,7 @@ impl Grid {
                     let name = format!("{}-by-{with}", panel(bound, width));
                     let settings = settings(&beneath, bound, width, trained)?;
                     let seed = laboratory.file.seed;
-                    let training = Training { name, data, settings, seed, illustrated: false };
+                    let training = Training { name, data, settings, seed, time: None, illustrated: false };
                     cases.push(Case { text, estimator, bound, width, training });
                 }
             }

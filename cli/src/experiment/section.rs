@@ -24,6 +24,10 @@ pub(super) struct Comparison {
     /// Trainings of each row, with consecutive seeds.
     #[serde(default = "one")]
     pub(super) runs: u64,
+    /// The seconds that each training gets, validations included, in place of its `steps`: rows at equal time, on a machine that
+    /// does nothing else.
+    #[serde(default)]
+    pub(super) seconds: Option<f64>,
     /// Held-out points; without it 10000 of a density, all test images of a data set.
     #[serde(default)]
     pub(super) test_rows: Option<usize>,

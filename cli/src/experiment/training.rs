@@ -1,6 +1,7 @@
 //! The training run behind a cell: `resflow fit` in a directory of the experiment, resumed if it was stopped.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Key;
@@ -33,6 +34,8 @@ pub(super) struct Training<'a> {
     pub(super) data: &'a str,
     pub(super) settings: Settings,
     pub(super) seed: u64,
+    /// The time that it gets, in place of the settings' steps.
+    pub(super) time: Option<Duration>,
     /// Whether to draw what `resflow fit` draws.
     pub(super) illustrated: bool,
 }
@@ -48,13 +51,18 @@ pub(super) struct Spent {
 impl Training<'_> {
     /// All that the model is a function of.
     pub(super) fn specification(&self, laboratory: &Laboratory) -> Value {
-        json!({
+        let mut specification = json!({
             "data": self.data,
             "seed": self.seed,
             "precision": laboratory.file.precision.name(),
             "model": self.settings.model,
             "train": self.settings.train,
-        })
+        });
+        // without a time it is what it was before there could be one
+        if let Some(time) = self.time {
+            specification["seconds"] = json!(time.as_secs_f64());
+        }
+        specification
     }
 
     /// A specification of these settings with all of them, where it was written before there were some.
@@ -97,8 +105,8 @@ impl Training<'_> {
             out: directory.root().to_owned(),
             config: Some(config),
             seed: Some(self.seed),
-            steps: Some(self.settings.train.steps),
-            time_limit: None,
+            steps: self.time.is_none().then_some(self.settings.train.steps),
+            time_limit: self.time,
             arithmetic: laboratory.arithmetic.clone(),
             resume,
             overwrite: !resume,

@@ -248,7 +248,12 @@ fn begin(
                 Some(limit) => Trainer::new_within(flow, source, &settings.train, (budget, limit), key),
                 None => Trainer::new(flow, source, &settings.train, budget, key),
             };
-            (trainer.with_context(|| arguments.data.clone())?, (None, None))
+            let trainer = trainer.map_err(|e| match e {
+                // such as an objective that the family does not have
+                Error::Config(problem) => usage(format_args!("{}: {problem}", arguments.data)),
+                other => anyhow::Error::from(other).context(arguments.data.clone()),
+            });
+            (trainer?, (None, None))
         };
         directory.create(arguments.overwrite)?;
         // its base density is the one that was fitted

@@ -111,6 +111,20 @@ fn a_comparison() {
 }
 
 #[test]
+fn rows_at_equal_time() {
+    let folder = Folder::new();
+    // steps of days
+    let text =
+        COMPARISON.replace("STEPS", "1000000000").replace(", \"rings\"", "").replace("runs = 2", "seconds = 0.3");
+    folder.write("e.toml", &text);
+    let printed = folder.succeed("experiment e.toml --out out --threads 1");
+    assert!(printed.contains("| Glow | "), "{printed}");
+    // a cell that is there is of another time
+    folder.write("e.toml", text.replace("0.3", "0.4"));
+    assert!(folder.fail("experiment e.toml --out out", 2).contains("computed with other settings; remove it"));
+}
+
+#[test]
 fn a_kill_changes_nothing() {
     let folder = Folder::new();
     let text = COMPARISON.replace("STEPS", "1500").replace(", \"rings\"", "").replace("runs = 2", "runs = 1");
@@ -181,6 +195,7 @@ fn bad_files() {
         ("title = 3\n".to_owned(), "e.toml, line 1, column 9"),
         (comparison.replace("[comparison]", "[comparision]"), "e.toml, line 12, column 2: unknown field"),
         (comparison.replace("runs = 2", "runs = 0"), "1 to 1000 `runs`"),
+        (comparison.replace("runs = 2", "seconds = 0.0"), "`seconds` in [comparison]: expected a number above 0"),
         (comparison.replace("\"Glow\"", "\"rf lipswish\""), "two rows are named `rf lipswish`"),
         (
             comparison.replace("\"glow\"", "\"glaw\""),

@@ -196,7 +196,7 @@ fn flow_matching() {
     assert!(resumed["val_nll"].is_f64(), "{resumed}");
 
     folder.write("wrong.toml", config("realnvp"));
-    let error = folder.fail("fit moons --config wrong.toml --out other", 1);
+    let error = folder.fail("fit moons --config wrong.toml --out other", 2);
     assert!(error.contains("model = \"ffjord\""), "{error}");
     folder.write("typo.toml", config("ffjord").replace("optimal", "best"));
     let error = folder.fail("fit moons --config typo.toml --out other", 2);
