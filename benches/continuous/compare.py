@@ -124,7 +124,7 @@ def train_peer(make, train, test, seconds):
 
 def run(command):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -145,14 +145,16 @@ def train_resflow(program, solver, objective, folder, train, test, seconds):
         fitted = ["fit", folder / "train.npy", "--model", "ffjord", "--config", config, "--steps", steps, "--out", out]
         return run([program, *fitted, "--overwrite", "--threads", "1", "--seed", "1"])[1]
 
-    few, more = 20, 60
+    few, more = 10, 40
     begin = fit(few)
-    per_step = (fit(more) - begin) / (more - few)
+    while (spent := fit(more) - begin) < seconds / 30:
+        more *= 3
+    per_step = spent / (more - few)
     steps = max(1, int(seconds / per_step))
     fit(steps)
     scored, _ = run([program, "score", folder / "out", folder / "test.npy", "--json", "--threads", "1"])
     scored = json.loads(scored)
-    return 1 / per_step, -scored["mean"], scored["standard_error"], steps
+    return 1 / per_step, -scored["mean_log_prob"], scored["mean_log_prob_se"], steps
 
 
 def main():
