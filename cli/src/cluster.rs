@@ -31,6 +31,14 @@ pub(crate) fn prepare<B: Backend>(flow: &Flow<B>) -> Result<PreparedFlow<B>> {
     Ok(flow.prepare().with_group(group))
 }
 
+/// Prepares a flow that each process computes with alone, on the same kind of device.
+pub(crate) fn prepare_alone<B: Backend>(flow: &Flow<B>) -> Result<PreparedFlow<B>> {
+    if let Some(group) = group() {
+        check_same(&*group, "the devices differ", flow.backend().name().as_bytes())?;
+    }
+    Ok(flow.prepare())
+}
+
 #[cfg(not(feature = "mpi"))]
 #[expect(clippy::unnecessary_wraps, reason = "with the feature it may fail")]
 pub(crate) fn enter(_: Option<Duration>) -> Result<()> {

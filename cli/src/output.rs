@@ -1,12 +1,12 @@
 //! What is written for the user: standard output, and files that appear whole or not at all.
 
 use std::fs::{File, Metadata};
-use std::io::Write as _;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use resflow::checkpoint::write_atomically;
+use resflow::checkpoint::{AtomicFile, write_atomically};
 
 use crate::columnar::{self, Column, Kind};
 use crate::failure::{is_silent, say, usage};
@@ -108,6 +108,68 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
         return written.with_context(|| path.display().to_string());
     }
     Ok(write_atomically(path, bytes)?)
+}
+
+/// What is written as it comes, and is there whole or not at all, unless it goes into a pipe or a device. Of several processes one
+/// writes.
+pub(crate) struct Output {
+    path: PathBuf,
+    to: To,
+}
+
+enum To {
+    Nothing,
+    Standard,
+    Stream(File),
+    Whole(AtomicFile),
+}
+
+impl Output {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        let to = if is_silent() {
+            To::Nothing
+        } else if is_standard_output(path) {
+            To::Standard
+        } else if is_stream(path) {
+            To::Stream(File::options().write(true).open(path).with_context(|| path.display().to_string())?)
+        } else {
+            To::Whole(AtomicFile::create(path)?)
+        };
+        Ok(Self { path: path.to_owned(), to })
+    }
+
+    pub(crate) fn finish(self) -> Result<()> {
+        match self.to {
+            To::Whole(file) => Ok(file.finish()?),
+            To::Standard => std::io::stdout().lock().flush().context("standard output"),
+            To::Nothing | To::Stream(_) => Ok(()),
+        }
+    }
+
+    /// Adds bytes.
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_all(bytes).with_context(|| self.path.display().to_string())
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut self.to {
+            To::Nothing => Ok(bytes.len()),
+            To::Standard => std::io::stdout().lock().write(bytes),
+            To::Stream(file) => file.write(bytes),
+            To::Whole(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match &mut self.to {
+            To::Nothing => Ok(()),
+            To::Standard => std::io::stdout().lock().flush(),
+            To::Stream(file) => file.flush(),
+            To::Whole(file) => file.flush(),
+        }
+    }
 }
 
 /// The ending of a file's name, in lower case.

@@ -310,6 +310,15 @@ impl<B: Backend> PreparedFlow<B> {
         Ok(lane)
     }
 
+    /// The samples of a batch of which this rank of a group computes the gradient; `None` for all of them.
+    pub(crate) fn own_samples(&self, samples: usize) -> Option<Vec<bool>> {
+        let plan = self.gradient_plan(samples);
+        let share = self.team.as_ref()?.share(plan.lanes());
+        let mut own = vec![false; samples];
+        share.flat_map(|lane| plan.lane(lane)).for_each(|shard| own[shard].fill(true));
+        Some(own)
+    }
+
     /// Cuts so many samples of a gradient into shards.
     pub(crate) fn gradient_plan(&self, samples: usize) -> ShardPlan {
         let lanes = match self.lanes {

@@ -66,6 +66,11 @@ impl Team {
         (self.bytes.load(Ordering::Relaxed), Duration::from_nanos(self.waited.load(Ordering::Relaxed)))
     }
 
+    /// Whether this rank reports of what all do.
+    pub(crate) fn leads(&self) -> bool {
+        self.group.rank() == 0
+    }
+
     /// This rank's part of so many things.
     pub(crate) fn share(&self, count: usize) -> Range<usize> {
         let (rank, size) = (self.group.rank(), self.group.size());

@@ -462,11 +462,18 @@ impl Batches {
         self.unit
     }
 
-    /// Draws batch number `batch` of so many samples, on the device.
+    /// Draws batch number `batch` of so many samples, on the device. Where rows are read as they are needed, others may stand in the
+    /// places of those that are not `wanted`.
     ///
     /// # Errors
     /// Returns the error of reading rows as they are needed.
-    pub(crate) fn batch<B: Backend>(&mut self, backend: &B, batch: u64, count: usize) -> Result<Drawn<B>, DataError> {
+    pub(crate) fn batch<B: Backend>(
+        &mut self,
+        backend: &B,
+        batch: u64,
+        count: usize,
+        wanted: Option<&[bool]>,
+    ) -> Result<Drawn<B>, DataError> {
         let key = self.drawing.key;
         let mut order = self.order(batch * count as u64, count);
         let read: Dataset;
@@ -478,6 +485,13 @@ impl Batches {
             }
             Training::Data(data) => data,
             Training::Large(rows) => {
+                if let Some(wanted) = wanted {
+                    let one = order[wanted.iter().position(|wanted| *wanted).unwrap_or(0)];
+                    order
+                        .iter_mut()
+                        .zip(wanted)
+                        .for_each(|(number, wanted)| *number = if *wanted { *number } else { one });
+                }
                 read = rows.read(&order)?.into();
                 order = (0..count).collect();
                 &read

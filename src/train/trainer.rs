@@ -25,7 +25,7 @@ use crate::data::{Dataset, Samples};
 use crate::error::Error;
 use crate::estimator::{Estimator, Expansion, Phase};
 use crate::flow::{
-    Flow, FlowContext, FlowMatching, Gradient, Objective, PreparedFlow, Provenance, Solves, Supervision,
+    Flow, FlowContext, FlowMatching, Gradient, Objective, Pairing, PreparedFlow, Provenance, Solves, Supervision,
 };
 use crate::group::Team;
 use crate::lipschitz::PowerIteration;
@@ -403,7 +403,7 @@ impl<B: Backend> Trainer<B> {
     fn measure(&mut self, backend: &B) -> Result<(), Error> {
         let Some(law) = &self.law else { return Ok(()) };
         let (count, number) = (self.config.batch, (self.step - 1) * self.config.accumulate as u64);
-        let Drawn { batch, targets, weights: own, .. } = self.batches.batch(backend, number, count)?;
+        let Drawn { batch, targets, weights: own, .. } = self.batches.batch(backend, number, count, None)?;
         let share = 1.0 / count as f64;
         let weights = match own {
             Some(own) => column(backend, own.into_iter().map(|w| w * share)),
@@ -429,7 +429,16 @@ impl<B: Backend> Trainer<B> {
     /// Draws batch `part` of those that the present step adds up.
     fn batch(&mut self, backend: &B, part: usize) -> Result<Drawn<B>, Error> {
         let number = self.step * self.config.accumulate as u64 + part as u64;
-        Ok(self.batches.batch(backend, number, self.config.batch)?)
+        Ok(self.batches.batch(backend, number, self.config.batch, None)?)
+    }
+
+    /// Draws the same for a gradient: a rank behind the leader, which reports on the whole batch, may do with samples of its own lanes.
+    fn own_batch(&mut self, backend: &B, part: usize, matching: Option<&FlowMatching>) -> Result<Drawn<B>, Error> {
+        let paired = matching.is_some_and(|matching| matching.pairing == Pairing::Optimal);
+        let follows = self.team.as_ref().is_some_and(|team| !team.leads()) && !paired;
+        let own = if follows { self.prepared.own_samples(self.config.batch) } else { None };
+        let number = self.step * self.config.accumulate as u64 + part as u64;
+        Ok(self.batches.batch(backend, number, self.config.batch, own.as_deref())?)
     }
 
     /// Computes the gradient of the present step: the sum over its batches, of the mean over all their samples.
@@ -440,7 +449,7 @@ impl<B: Backend> Trainer<B> {
         let mut sum: Option<Gradient<B>> = None;
         (self.weight, self.log_det) = (0.0, None);
         for part in 0..self.config.accumulate {
-            let Drawn { batch, targets, weights: own, log_det } = self.batch(backend, part)?;
+            let Drawn { batch, targets, weights: own, log_det } = self.own_batch(backend, part, matching)?;
             if let Some(log_det) = log_det {
                 let weigh = |(i, l): (usize, &f64)| own.as_ref().map_or(1.0, |own| own[i]) * share * l;
                 *self.log_det.get_or_insert(0.0) += log_det.iter().enumerate().map(weigh).sum::<f64>();

@@ -237,6 +237,32 @@ fn every_training_row_comes_once_an_epoch() {
     assert_ne!(orders[0], orders[1]);
 }
 
+/// The leader reads whole batches, since it reports on them, and each other rank the rows of its lanes; all read a part of the pass.
+#[test]
+fn ranks_read_their_part() {
+    let settings = TrainConfig { lanes: 4, ..settings(ColumnFit::Standardise, false) };
+    let read = on_ranks(4, LIMIT, |group| {
+        let watched = Watched { table: rows(700), read: Arc::default() };
+        let taken = || watched.read.lock().expect("nobody panicked").drain(..).flatten().collect::<Vec<usize>>();
+        let rank = group.rank();
+        let large = LargeTable::new_together(watched.clone(), &*group).expect("finite");
+        let pass = taken();
+        let few = |trainer: &mut Trainer<Cpu>| (0..5).try_for_each(|_| trainer.step().map(|_| ()));
+        take_part(group, || begin(large.clone(), &settings), large.clone().into(), few).expect("no fault");
+        // the rows that are set aside, and the first batch, which initialises, all read
+        (rank, pass, taken()[60 + 32..].to_vec())
+    });
+    let whole = read[0].2.clone();
+    assert_eq!(whole.len(), 5 * 32);
+    for (rank, _, own) in &read[1..] {
+        assert_eq!(own.len(), 5 * 8, "rank {rank}");
+        assert!(own.iter().all(|row| whole.contains(row)));
+    }
+    // one piece, which is one rank's
+    let pass: usize = read.iter().map(|(_, pass, _)| pass.len()).sum();
+    assert_eq!(pass, 700);
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let names = Some(vec!["a".to_owned(), "b".to_owned()]);

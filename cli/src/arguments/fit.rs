@@ -7,6 +7,7 @@ use clap::Args;
 use resflow::config::Preset;
 
 use super::seconds;
+use crate::data::large::Largeness;
 use crate::data::reading::{TableOptions, quoted};
 use crate::data::size::Size;
 use crate::device::Arithmetic;
@@ -100,6 +101,8 @@ pub(crate) struct Fit {
     pub(crate) impute: bool,
     #[command(flatten)]
     pub(crate) size: Size,
+    #[command(flatten)]
+    pub(crate) largeness: Largeness,
     /// The directory of the run
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -137,7 +140,7 @@ impl Fit {
     /// The options that say how DATA is read, as they are typed after it, with a space before each.
     pub(crate) fn data_flags(&self) -> String {
         let weight = self.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));
-        weight + &self.reading.flags()
+        weight + &self.reading.flags() + &self.largeness.flag()
     }
 
     /// The options that say what is learned of DATA, as they are typed, with a space before; a model knows them later.

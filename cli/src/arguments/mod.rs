@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use resflow::estimator::Estimator;
 
+use crate::data::large::Largeness;
 use crate::data::part::Part;
 use crate::data::reading::{Matching, TableOptions};
 use crate::data::size::Size;
@@ -172,6 +173,8 @@ pub(crate) struct Score {
     pub(crate) part: Part,
     #[command(flatten)]
     pub(crate) size: Size,
+    #[command(flatten)]
+    pub(crate) largeness: Largeness,
     /// Write log_prob, se and percentile of every row, with --contamination also outlier, to this .csv, .parquet or .arrow
     /// file, or to a pipe (-); of images bits_per_dim and bits_per_dim_se before them, without percentile; of models that
     /// classify also the likeliest class (by its name if it has one) and its probability, as class and confidence
@@ -322,6 +325,8 @@ pub(crate) struct Encode {
     #[command(flatten)]
     pub(crate) size: Size,
     #[command(flatten)]
+    pub(crate) largeness: Largeness,
+    #[command(flatten)]
     pub(crate) output: Coordinates,
     /// The first images to take [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
@@ -430,6 +435,8 @@ pub(crate) struct Report {
     pub(crate) reading: TableOptions,
     #[command(flatten)]
     pub(crate) matching: Matching,
+    #[command(flatten)]
+    pub(crate) largeness: Largeness,
     /// The .html file to write [default: report.html beside the model]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,

@@ -127,11 +127,12 @@ pub(crate) fn score(arguments: &Score, archive: &Archive) -> Result<()> {
         let mut object =
             serde_json::json!({ "rows": rows, "mean_log_prob": mean, "mean_log_prob_se": error, "estimator": "exact" });
         if let Some(percentiles) = &percentiles {
-            percentiles.add(&mut object);
+            percentiles.summary.add(&mut object);
         }
         format!("{object}\n")
     } else {
-        let (nll, words) = (-mean, percentiles.as_ref().map(Percentiles::lines).unwrap_or_default());
+        let (nll, words) =
+            (-mean, percentiles.as_ref().map(|percentiles| percentiles.summary.lines()).unwrap_or_default());
         format!(
             "mean log p  {mean:.6} ± {error:.6} nats (nll {nll:.6}), {rows} rows\n{words}estimator   exact, p(k) alone\n"
         )

@@ -6,8 +6,10 @@ use resflow::data::Missing;
 use crate::arguments::Fit;
 use crate::cluster;
 use crate::command::categorical;
+use crate::data::large::scan;
 use crate::data::{Data, file_of};
 use crate::failure::usage;
+use crate::model::read_archive;
 use crate::output::print;
 use crate::run::directory::RunDirectory;
 use crate::run::epilogue::Epilogue;
@@ -37,9 +39,22 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
     if arguments.impute {
         options.missing = Missing::Keep;
     }
-    let data = Data::open_with(&arguments.data, &options)?
-        .weighted_by(arguments.weight.as_deref(), &arguments.data)?
-        .given(&arguments.given, &arguments.data)?;
+    let group = cluster::group();
+    // what cannot be read is told when the run is resumed
+    let state = || if arguments.resume { read_archive(&directory.checkpoint()).ok() } else { None };
+    let largeness = arguments.largeness.as_begun(state, group.as_deref())?;
+    // rows that belong together with others are read at once
+    let alone = arguments.weight.is_none() && arguments.given.is_empty() && !arguments.impute;
+    let large = if alone { largeness.open(file_of(&arguments.data), &options)? } else { None };
+    let data = match large {
+        Some(rows) => scan(rows, group.as_deref())?,
+        None => largeness.data(
+            Data::open_with(&arguments.data, &options)?
+                .weighted_by(arguments.weight.as_deref(), &arguments.data)?
+                .given(&arguments.given, &arguments.data)?,
+            group.as_deref(),
+        )?,
+    };
     drop(directory);
     if cluster::group().is_some() && (arguments.impute || categorical::is_all(&data)) {
         return Err(usage("a fit with --impute, or of categories alone, is one process's: start it without mpirun"));

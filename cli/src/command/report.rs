@@ -9,6 +9,7 @@ use resflow::train::{Source, Trainer};
 use resflow::{Error, with_device};
 
 use crate::arguments::Report;
+use crate::data::large::scan;
 use crate::data::{Data, file_of};
 use crate::failure::usage;
 use crate::model::{Stored, column_names, precision_of, read_archive};
@@ -23,8 +24,22 @@ pub(crate) fn run(arguments: &Report) -> Result<()> {
     spare_inputs(&[("--out", Some(&*out(arguments)))], &[file_of(&arguments.data), stored.path()])?;
     let mut options = arguments.reading.options();
     options.model = stored.columns(arguments.matching, arguments.weight.as_deref());
-    let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
-    let data = stored.split(data, &arguments.data)?;
+    // as the run took it, if it is that of a run
+    let checkpoint = RunDirectory::new(&arguments.model.path).checkpoint();
+    let state = || read_archive(&checkpoint).ok();
+    let largeness = arguments.largeness.as_begun(state, None)?;
+    let alone = arguments.weight.is_none() && stored.given().is_none();
+    let large = if alone { largeness.open(file_of(&arguments.data), &options)? } else { None };
+    let data = match large {
+        Some(rows) => scan(rows, None)?,
+        None => {
+            let data = Data::open_with(&arguments.data, &options)?;
+            largeness.data(
+                stored.split(data.weighted_by(arguments.weight.as_deref(), &arguments.data)?, &arguments.data)?,
+                None,
+            )?
+        }
+    };
     let excerpt =
         Excerpt::of(&data).ok_or_else(|| usage(format_args!("{}: images; a report is of a table", arguments.data)))?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
@@ -76,9 +91,10 @@ fn tell<B: Backend>(arguments: &Report, stored: &Stored, data: Data, mut excerpt
     let source = match data {
         Data::Density(density) => Source::Density(density),
         Data::Stored(opened) => Source::Data(opened.data),
+        Data::Large(table) => Source::Large(table),
     };
     let weight = arguments.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));
-    let flags = weight + &arguments.reading.flags();
+    let flags = weight + &arguments.reading.flags() + &arguments.largeness.flag();
     let (all, prepared) = (excerpt.all, flow.prepare());
     let held_out = held_out(arguments, source)?;
     let (scores, known) = match &held_out {

@@ -26,6 +26,11 @@ impl Data {
             Self::Density(_) => {
                 return Err(usage(format_args!("{context} is a built-in density, contexts are columns of a file")));
             }
+            Self::Large(_) => {
+                return Err(usage(format_args!(
+                    "{context} is larger than memory: contexts are not read as they are needed"
+                )));
+            }
             Self::Stored(opened) => opened,
         };
         let Some(table) = opened.data.table().filter(|_| opened.image_size.is_none()) else {

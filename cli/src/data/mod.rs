@@ -2,6 +2,7 @@
 
 pub(crate) mod given;
 pub(crate) mod labels;
+pub(crate) mod large;
 pub(crate) mod part;
 pub(crate) mod reading;
 pub(crate) mod size;
@@ -13,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use resflow::config::{ImageConfig, ModelConfig};
 use resflow::data::image::{ImageSet, ImageSize};
-use resflow::data::{Dataset, Opened, ReadOptions, Table, ToyDensity};
+use resflow::data::{Dataset, LargeTable, Opened, ReadOptions, Table, ToyDensity};
 
 use crate::failure::usage;
 
@@ -23,6 +24,8 @@ use crate::failure::usage;
 pub(crate) enum Data {
     Density(ToyDensity),
     Stored(Opened),
+    /// A table that is larger than memory, or treated as one.
+    Large(LargeTable),
 }
 
 impl Data {
@@ -75,7 +78,7 @@ impl Data {
     /// The rows of a file that were left out, counted from 0.
     pub(crate) fn dropped(&self) -> &[usize] {
         match self {
-            Self::Density(_) => &[],
+            Self::Density(_) | Self::Large(_) => &[],
             Self::Stored(opened) => &opened.dropped,
         }
     }
@@ -83,7 +86,7 @@ impl Data {
     /// The size of its images, bytes or numbers.
     pub(crate) fn image_size(&self) -> Option<ImageSize> {
         match self {
-            Self::Density(_) => None,
+            Self::Density(_) | Self::Large(_) => None,
             Self::Stored(opened) => opened.image_size,
         }
     }
@@ -91,7 +94,7 @@ impl Data {
     /// The images to learn from, if they are bytes.
     pub(crate) fn images(&self) -> Option<&ImageSet> {
         match self {
-            Self::Density(_) => None,
+            Self::Density(_) | Self::Large(_) => None,
             Self::Stored(opened) => opened.data.images(),
         }
     }

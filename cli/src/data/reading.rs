@@ -216,7 +216,7 @@ pub(crate) fn tell(name: &str, notes: &[Note]) {
 }
 
 /// An error of reading: of the command where an option names what is not there.
-fn refused(error: DataError, model: Option<&ModelColumns>) -> Error {
+pub(super) fn refused(error: DataError, model: Option<&ModelColumns>) -> Error {
     let DataError::File { path, source } = error else { return error.into() };
     let beside = model.and_then(|model| model.beside.as_deref());
     let name = path.display().to_string();

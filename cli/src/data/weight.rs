@@ -15,6 +15,11 @@ impl Data {
             Self::Density(_) => {
                 return Err(usage(format_args!("{context} is a built-in density, weights are a column of a file")));
             }
+            Self::Large(_) => {
+                return Err(usage(format_args!(
+                    "{context} is larger than memory: weights are not read as they are needed"
+                )));
+            }
             Self::Stored(opened) => opened,
         };
         let Some(table) = opened.data.table().filter(|_| opened.image_size.is_none()) else {

@@ -117,7 +117,22 @@ pub(crate) fn encode<B: Backend>(
 ) -> Result<Latent> {
     let mut all = Latent::default();
     in_pieces(model, samples, key, |piece, key| {
-        let encoded = flow.encode(piece, key)?;
+        all.add(flow, piece, 0, key)?;
+        Ok(String::new())
+    })?;
+    Ok(all)
+}
+
+impl Latent {
+    /// Adds z of samples the first of which has a number.
+    pub(crate) fn add<B: Backend>(
+        &mut self,
+        flow: &PreparedFlow<B>,
+        samples: Samples<'_>,
+        first: u64,
+        key: Key,
+    ) -> Result<()> {
+        let encoded = flow.encode_from(samples, first, key)?;
         let latents = encoded.latents.clone();
         let own = flow.normal_scores(encoded)?;
         if own.latents != latents {
@@ -125,14 +140,13 @@ pub(crate) fn encode<B: Backend>(
             let apart = |(a, b): (&f64, &f64)| (a - b).abs() > LEADS_BACK * a.abs().max(1.0);
             let rows =
                 latents.values().chunks_exact(flow.dimension()).zip(back.values().chunks_exact(flow.dimension()));
-            all.astray += rows.filter(|(z, back)| z.iter().zip(*back).any(apart)).count();
+            self.astray += rows.filter(|(z, back)| z.iter().zip(*back).any(apart)).count();
         }
-        all.z.extend_from_slice(own.latents.values());
-        all.log_det.extend(own.log_det);
-        all.standard_error.extend(own.standard_error);
-        Ok(String::new())
-    })?;
-    Ok(all)
+        self.z.extend_from_slice(own.latents.values());
+        self.log_det.extend(own.log_det);
+        self.standard_error.extend(own.standard_error);
+        Ok(())
+    }
 }
 
 /// Shows samples piece by piece to a function that says how it stands.

@@ -13,12 +13,21 @@ pub(crate) struct Percentiles {
     /// The share of training rows less likely than each row, in percent; NaN of rows that lack values, since log p of some columns is not to
     /// be held against that of all.
     pub(crate) values: Vec<f64>,
+    pub(crate) summary: Summary,
+}
+
+/// What is told of all percentiles together.
+#[derive(Debug, Clone)]
+pub(crate) struct Summary {
+    /// The rows that have a percentile, and the median of these.
+    rows: usize,
+    median: Option<f64>,
     training_rows: usize,
     flagged: Option<Flagged>,
 }
 
 /// The rows below a fraction of the training rows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Flagged {
     contamination: f64,
     /// The log p that rows are flagged below, nats.
@@ -57,46 +66,45 @@ impl Percentiles {
                 held_out: validation.as_ref().map(|v| v.percentile(threshold)),
             }
         });
-        Ok(Some(Self { values, training_rows: training.rows(), flagged }))
+        let rows = values.iter().filter(|p| !p.is_nan()).count();
+        let summary = Summary { rows, median: median(&values), training_rows: training.rows(), flagged };
+        Ok(Some(Self { values, summary }))
     }
 
     /// Whether each row is an outlier, if that was asked.
     pub(crate) fn outliers(&self) -> Option<impl Iterator<Item = bool>> {
-        let contamination = self.flagged.as_ref()?.contamination;
+        let contamination = self.summary.flagged.as_ref()?.contamination;
         Some(self.values.iter().map(move |p| below(*p, contamination)))
     }
+}
 
-    /// The rows that have a percentile.
-    fn rows(&self) -> usize {
-        self.values.iter().filter(|p| !p.is_nan()).count()
-    }
+fn median(percentiles: &[f64]) -> Option<f64> {
+    let mut sorted: Vec<f64> = percentiles.iter().copied().filter(|p| !p.is_nan()).collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let last = sorted.len().checked_sub(1)?;
+    Some(f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]))
+}
 
-    fn median(&self) -> Option<f64> {
-        let mut sorted: Vec<f64> = self.values.iter().copied().filter(|p| !p.is_nan()).collect();
-        sorted.sort_unstable_by(f64::total_cmp);
-        let last = sorted.len().checked_sub(1)?;
-        Some(f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]))
-    }
-
+impl Summary {
     /// Adds what is known to an object.
     pub(crate) fn add(&self, object: &mut serde_json::Value) {
         object["training_rows"] = self.training_rows.into();
-        object["median_percentile"] = self.median().into();
+        object["median_percentile"] = self.median.into();
         if let Some(Flagged { contamination, threshold, count, held_out }) = self.flagged {
             object["contamination"] = contamination.into();
             object["threshold"] = threshold.into();
             object["outlier_count"] = count.into();
-            object["outlier_fraction"] = (count as f64 / self.rows() as f64).into();
+            object["outlier_fraction"] = (count as f64 / self.rows as f64).into();
             object["outlier_fraction_held_out"] = held_out.map(|h| h / 100.0).into();
         }
     }
 
     /// The same in words, a line each.
     pub(crate) fn lines(&self) -> String {
-        let Some(median) = self.median() else { return String::new() };
+        let Some(median) = self.median else { return String::new() };
         let mut out = format!("percentile  median {median:.1} among {} training rows\n", self.training_rows);
         if let Some(Flagged { contamination, threshold, count, held_out }) = self.flagged {
-            let rows = self.rows();
+            let rows = self.rows;
             // writing to a String cannot fail
             let _ = write!(
                 out,
@@ -110,6 +118,61 @@ impl Percentiles {
             out.push('\n');
         }
         out
+    }
+}
+
+/// Percentiles of pieces of rows, counted in hundredths of a percent.
+#[derive(Debug, Clone)]
+pub(crate) struct Counted {
+    counts: Vec<u64>,
+    /// That of one piece, for what all have in common.
+    piece: Summary,
+    flagged: usize,
+}
+
+/// Hundredths of a percent.
+const HUNDREDTHS: usize = 10_000;
+
+impl Counted {
+    /// The percentiles of a first piece.
+    pub(crate) fn of(piece: &Percentiles) -> Self {
+        let mut counts = vec![0; HUNDREDTHS + 1];
+        for percentile in piece.values.iter().filter(|p| !p.is_nan()) {
+            counts[(100.0 * percentile).round().clamp(0.0, HUNDREDTHS as f64) as usize] += 1;
+        }
+        let flagged = piece.summary.flagged.as_ref().map_or(0, |flagged| flagged.count);
+        Self { counts, piece: piece.summary.clone(), flagged }
+    }
+
+    /// The same of no rows.
+    pub(crate) fn emptied(self) -> Self {
+        Self { counts: vec![0; HUNDREDTHS + 1], flagged: 0, ..self }
+    }
+
+    /// The counts, those of the flagged rows last, as they go from a process to another.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        self.counts.iter().chain([&(self.flagged as u64)]).flat_map(|count| count.to_le_bytes()).collect()
+    }
+
+    /// Adds what another process counted in the next piece.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        let counts = bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()));
+        let mut counts = counts.collect::<Vec<_>>();
+        self.flagged += counts.pop().unwrap_or(0) as usize;
+        self.counts.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+
+    /// The summary of all pieces; the median to a hundredth of a percent.
+    pub(crate) fn summary(self) -> Summary {
+        let rows: u64 = self.counts.iter().sum();
+        let mut below = 0;
+        let median = self.counts.iter().position(|count| {
+            below += count;
+            2 * below >= rows
+        });
+        let flagged = self.piece.flagged.map(|flagged| Flagged { count: self.flagged, ..flagged });
+        let median = median.filter(|_| rows > 0).map(|hundredths| hundredths as f64 / 100.0);
+        Summary { rows: rows as usize, median, flagged, ..self.piece }
     }
 }
 

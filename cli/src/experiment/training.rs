@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::laboratory::Laboratory;
 use crate::arguments::{Fit, Model};
+use crate::data::large::Largeness;
 use crate::data::part::Part;
 use crate::data::reading::TableOptions;
 use crate::data::size::Size;
@@ -102,6 +103,7 @@ impl Training<'_> {
             reading: TableOptions::default(),
             regardless: true,
             size: Size::default(),
+            largeness: Largeness::default(),
             out: directory.root().to_owned(),
             config: Some(config),
             seed: Some(self.seed),
@@ -154,6 +156,7 @@ pub(super) fn held_out(stored: &Settings, name: &str, seed: u64, most: Option<us
             let key = Key::new(seed).named("test data");
             Ok(Some(density.sample(key, most.unwrap_or(FRESH)).into()))
         }
+        Data::Large(_) => Ok(None),
         data @ Data::Stored(_) if data.table().is_some() => Ok(None),
         data @ Data::Stored(_) => Part { split: None }.of(data, name, &stored.model, most).map(Some),
     }

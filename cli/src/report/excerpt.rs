@@ -44,6 +44,10 @@ impl Excerpt {
                 let (chosen, all) = (opened.data.select(&rows).ok()?, table.rows());
                 (chosen.without_weights(), rows, Some(all), weights.is_some())
             }
+            Data::Large(table) => {
+                let rows = table.choose(excerpt_rows(table.width()), key);
+                (Dataset::from(table.select(&rows).ok()?), rows, Some(table.rows()), false)
+            }
         };
         let numbers = in_file(&rows, dropped);
         let table = data.table()?.clone();

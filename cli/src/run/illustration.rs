@@ -47,6 +47,11 @@ impl Illustration {
         };
         match data {
             Data::Density(density) => plane(&density.sample(Key::new(0).named("picture"), plane::POINTS)),
+            Data::Large(table) => match table.sample(plane::POINTS, Key::new(0).named("picture")) {
+                Ok(points) => plane(&points),
+                // the run itself says why they cannot be read
+                Err(_) => Self::Nothing,
+            },
             Data::Stored(opened) => match (data.table(), opened.data.samples().context_width()) {
                 (None, context) => Self::Images { classes: context },
                 // a density for every context is no picture

@@ -32,6 +32,9 @@ use crate::run::training_loop::Run;
 use crate::settings::Settings;
 use crate::settings::presets;
 
+/// The numbers of a large table that are looked at.
+const LOOK: usize = 1 << 20;
+
 /// Begins or resumes the run that the arguments ask for; returns what came of it, in words.
 pub(crate) fn learn(
     arguments: &Fit,
@@ -45,6 +48,7 @@ pub(crate) fn learn(
         Data::Density(density) => Source::Density(density),
         // the test images are for `score`
         Data::Stored(opened) => Source::Data(opened.data),
+        Data::Large(table) => Source::Large(table),
     };
     if let Some(group) = cluster::following() {
         return follow(arguments, source, group);
@@ -112,9 +116,12 @@ fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<S
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, source)?);
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
-        let mut settings = match source.data() {
-            Some(data) => Settings::for_table(family, data.len(), columns),
-            None => Settings::for_density(family),
+        let mut settings = match source {
+            Source::Density(_) => Settings::for_density(family),
+            Source::Large(table) => Settings::for_table(family, table.rows(), columns),
+            Source::Data(data) | Source::Split { training: data, .. } => {
+                Settings::for_table(family, data.len(), columns)
+            }
         };
         let contexts = source.data().and_then(|data| data.samples().context_width());
         settings.model = settings.model.with_context(contexts.map(ContextConfig::new));
@@ -220,8 +227,16 @@ fn begin(
     let mut settings = settings_of(arguments, &source, family)?;
     // the data may be too small for a family's defaults
     settings.model.check().map_err(usage)?;
-    if let Some(data) = source.data() {
-        findings(data, arguments)?;
+    match &source {
+        Source::Density(_) => {}
+        Source::Data(data) | Source::Split { training: data, .. } => findings(data, arguments)?,
+        Source::Large(table) => {
+            let rows = table.sample(LOOK / table.width() + 1, Key::new(0).named("look"))?;
+            if rows.rows() < table.rows() {
+                say(format_args!("note: a look at {} of the rows, chosen by chance, finds what follows", rows.rows()));
+            }
+            findings(&rows.into(), arguments)?;
+        }
     }
     settings.train.steps = arguments.steps.unwrap_or(settings.train.steps);
     let budget = match (arguments.steps, arguments.time_limit) {

@@ -17,6 +17,7 @@ mod images;
 mod import;
 mod interruption;
 mod keys;
+mod large;
 mod looking;
 mod missing;
 mod percentiles;

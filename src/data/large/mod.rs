@@ -36,7 +36,7 @@ use statistics::{Faults, Piece, merge};
 /// The numbers of a piece.
 const PIECE: usize = 1 << 19;
 /// The most numbers of the rows that columns' maps are fitted to.
-const SAMPLE: usize = 1 << 22;
+const SAMPLE: usize = 1 << 20;
 
 /// Rows of finite numbers that are read as they are needed.
 ///
@@ -140,12 +140,14 @@ impl LargeTable {
         let mut found = Vec::new();
         let mut rest = &order[..];
         while let Some(&first) = rest.first() {
-            // neighbours are read at once
-            let run = rest.windows(2).take_while(|pair| numbers[pair[1]] == numbers[pair[0]] + 1).count() + 1;
+            // neighbours are read at once, and a row once
+            let run = rest.windows(2).take_while(|pair| numbers[pair[1]] - numbers[pair[0]] <= 1).count() + 1;
+            let begin = numbers[first];
             found.clear();
-            self.rows.read(numbers[first]..numbers[first] + run, &mut found)?;
-            for (&i, row) in rest[..run].iter().zip(found.chunks_exact(width)) {
-                values[i * width..(i + 1) * width].copy_from_slice(row);
+            self.rows.read(begin..numbers[rest[run - 1]] + 1, &mut found)?;
+            for &i in &rest[..run] {
+                let row = numbers[i] - begin;
+                values[i * width..(i + 1) * width].copy_from_slice(&found[row * width..(row + 1) * width]);
             }
             rest = &rest[run..];
         }

@@ -1,5 +1,8 @@
 //! `resflow score`: log p of rows; of images also bits per dimension, and their classes where a model has them.
 
+mod large;
+mod totals;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
@@ -10,23 +13,22 @@ use resflow::config::{FlowConfig, ModelConfig};
 use resflow::data::{Dataset, Incomplete, Missing, ToyDensity};
 use resflow::device::Precision;
 use resflow::estimator::{Auto, Estimator, Phase, Sharing};
-use resflow::flow::LogProb;
-use resflow::invert::Status;
+use resflow::flow::{Flow, LogProb, PreparedFlow};
 use resflow::with_device;
 
+use self::totals::Totals;
 use crate::arguments::Score;
 use crate::cluster;
 use crate::columnar::{self, Cells, Column};
 use crate::command::categorical;
 use crate::data::given::classes_given;
 use crate::data::labels;
-use crate::data::weight::effective_count;
 use crate::data::{Data, file_of};
 use crate::evaluate;
 use crate::evaluate::classification::{Classified, Quality};
 use crate::evaluate::lacking::Lacking;
 use crate::evaluate::outliers::{self, Outliers};
-use crate::evaluate::percentile::Percentiles;
+use crate::evaluate::percentile::{Percentiles, Summary};
 use crate::failure::{usage, warn};
 use crate::model::Stored;
 use crate::output::{Format, is_stream, report as report_out, spare_inputs, write_file};
@@ -62,6 +64,15 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
     }
     if stored.imputes() && arguments.reading.missing.is_none() {
         options.missing = Missing::Keep;
+    }
+    let alone = arguments.weight.is_none() && arguments.outliers.is_none() && stored.given().is_none();
+    if options.model.is_some()
+        && alone
+        && let Some(rows) = arguments.largeness.open(file_of(&arguments.data), &options)?
+    {
+        return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
+            large::score(arguments, &stored, &*rows, backend)
+        });
     }
     let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     let data = stored.split(data, &arguments.data)?;
@@ -103,23 +114,9 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     let data = chosen_data(arguments, data, flow.config())?;
     let data = labels::by_name(data, names.as_deref(), &arguments.data)?;
     let data = classes_given(data, stored, &arguments.data)?;
-    let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
-    let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
-    flow.set_log_prob_estimator(estimator, replicates).map_err(usage)?;
-    // training's warnings are for `fit`, and nobody is warned of a law that nobody chose
-    if let Estimator::RussianRoulette(roulette) = flow.resolved(Phase::Evaluation)
-        && !(arguments.estimator.is_none() && presets::is_own_law(flow.config(), roulette.law))
-    {
-        let bound = flow.transforms().iter().filter_map(|l| l.lipschitz_bound()).fold(0.0, f64::max);
-        roulette.variance_warning(bound).into_iter().for_each(warn);
-    }
+    set_estimator(arguments, &mut flow)?;
     let model = flow.config();
-    let mut prepared = cluster::prepare(&flow)?;
-    if let Some(error) = arguments.standard_error {
-        // bits per dimension of one nat
-        let unit = model.bits_per_dim_error(1.0).unwrap_or(1.0);
-        prepared = prepared.within(error / unit, arguments.most_replicates as usize).map_err(usage)?;
-    }
+    let prepared = within(arguments, model, cluster::prepare(&flow)?)?;
     let start = Instant::now();
     let key = evaluate::key(arguments.seed);
     let rows = Incomplete::from(data.clone());
@@ -154,15 +151,52 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
         arguments,
         stored.precision,
         model,
-        &Found { scores, lacking, percentiles, quality, outliers, seconds, dropped },
+        &Found {
+            totals: Totals::of(&scores, |error| is_large(arguments, model, error)),
+            lacking,
+            percentiles: percentiles.map(|percentiles| percentiles.summary),
+            quality,
+            outliers,
+            seconds,
+            dropped,
+        },
     )
+}
+
+/// Sets the estimator that scores are made with.
+fn set_estimator<B: Backend>(arguments: &Score, flow: &mut Flow<B>) -> Result<()> {
+    let estimator = chosen(arguments.estimator.as_ref(), flow.config().evaluation());
+    let replicates = arguments.replicates.map_or(flow.config().replicates(), |r| r as usize);
+    flow.set_log_prob_estimator(estimator, replicates).map_err(usage)?;
+    // training's warnings are for `fit`, and nobody is warned of a law that nobody chose
+    if let Estimator::RussianRoulette(roulette) = flow.resolved(Phase::Evaluation)
+        && !(arguments.estimator.is_none() && presets::is_own_law(flow.config(), roulette.law))
+    {
+        let bound = flow.transforms().iter().filter_map(|l| l.lipschitz_bound()).fold(0.0, f64::max);
+        roulette.variance_warning(bound).into_iter().for_each(warn);
+    }
+    Ok(())
+}
+
+/// Bounds the standard errors, if that is asked for.
+fn within<B: Backend>(arguments: &Score, model: &ModelConfig, prepared: PreparedFlow<B>) -> Result<PreparedFlow<B>> {
+    let Some(error) = arguments.standard_error else { return Ok(prepared) };
+    // bits per dimension of one nat
+    let unit = model.bits_per_dim_error(1.0).unwrap_or(1.0);
+    prepared.within(error / unit, arguments.most_replicates as usize).map_err(usage)
+}
+
+/// Returns `true` for a standard error above the one that was asked for.
+fn is_large(arguments: &Score, model: &ModelConfig, error: f64) -> bool {
+    let above = |wanted| error.is_finite() && model.bits_per_dim_error(error).unwrap_or(error) > wanted;
+    arguments.standard_error.is_some_and(above)
 }
 
 /// What a report is of.
 struct Found {
-    scores: LogProb,
+    totals: Totals,
     lacking: Option<Lacking>,
-    percentiles: Option<Percentiles>,
+    percentiles: Option<Summary>,
     quality: Option<Quality>,
     outliers: Option<Outliers>,
     seconds: f64,
@@ -227,34 +261,28 @@ fn chosen(asked: Option<&Estimator>, own: &Estimator) -> Estimator {
 }
 
 /// Says how many rows have a larger standard error than was asked for.
-fn warn_of_errors(arguments: &Score, model: &ModelConfig, errors: &[f64]) {
-    let Some(wanted) = arguments.standard_error else { return };
-    let large = |e: f64| e.is_finite() && model.bits_per_dim_error(e).unwrap_or(e) > wanted;
-    let above = errors.iter().filter(|&&e| large(e)).count();
-    if above > 0 {
-        let (rows, most) = (errors.len(), arguments.most_replicates);
-        warn(format_args!(
-            "{above} of {rows} rows have a standard error above {wanted} after {most} replicates; \
-             --most-replicates allows more"
-        ));
-    }
+fn warn_of_errors(arguments: &Score, totals: &Totals) {
+    let Some(wanted) = arguments.standard_error.filter(|_| totals.above > 0) else { return };
+    let (above, rows, most) = (totals.above, totals.rows, arguments.most_replicates);
+    warn(format_args!(
+        "{above} of {rows} rows have a standard error above {wanted} after {most} replicates; \
+         --most-replicates allows more"
+    ));
 }
 
 fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &Found) -> Result<()> {
-    let (scores, seconds) = (&found.scores, found.seconds);
-    let rows = scores.values.len();
-    let lost = warn_of_lost(scores);
-    let (mean, error) = (scores.mean(), scores.mean_standard_error());
-    let each = mean_of_finite(&scores.standard_error, scores.weights.as_deref()).unwrap_or(0.0);
-    warn_of_errors(arguments, model, &scores.standard_error);
+    let (totals, seconds) = (&found.totals, found.seconds);
+    let &Totals { rows, mean, error, each, lost, outside, unsolved, .. } = totals;
+    warn_of_lost(totals);
+    warn_of_errors(arguments, totals);
     if arguments.json {
         let mut object = serde_json::json!({
             "rows": rows,
             "mean_log_prob": mean,
             "mean_log_prob_se": error,
             "mean_row_se": each,
-            "estimator": scores.estimator,
-            "replicates": scores.replicates,
+            "estimator": totals.estimator,
+            "replicates": totals.replicates,
             "precision": precision.name(),
             "non_finite_rows": lost,
             "seconds": seconds,
@@ -262,22 +290,21 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         if found.dropped > 0 {
             object["dropped_rows"] = found.dropped.into();
         }
-        let outside = scores.status.iter().filter(|status| **status == Status::OutOfSupport).count();
         if outside > 0 {
             object["out_of_support_rows"] = outside.into();
         }
         if model.family().solves() {
-            object["largest_solve_error"] = largest_solve_error(scores).into();
-            object["unsolved_rows"] = unsolved(scores).into();
+            object["largest_solve_error"] = totals.solve_error.into();
+            object["unsolved_rows"] = unsolved.into();
         }
         if model.images().is_some() {
             object["mean_bits_per_dim"] = model.bits_per_dim(mean).into();
             object["mean_bits_per_dim_se"] = model.bits_per_dim_error(error).into();
             object["mean_image_bits_per_dim_se"] = model.bits_per_dim_error(each).into();
         }
-        if let (Some(column), Some(weights)) = (&arguments.weight, &scores.weights) {
+        if let (Some(column), Some(effective)) = (&arguments.weight, totals.effective) {
             object["weight"] = column.as_str().into();
-            object["effective_rows"] = effective_count(weights).into();
+            object["effective_rows"] = effective.into();
         }
         add(&mut object, model, found);
         return report_out(arguments.out.as_deref(), &format!("{object}\n"));
@@ -289,7 +316,7 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         (Some(bits), Some(error)) => ("image", format!("bits/dim    {bits:.5} ± {error:.5}, {rows} images\n")),
         _ => ("row", String::new()),
     };
-    let replicates = match scores.replicates {
+    let replicates = match totals.replicates {
         1 => format!("error of {row} 0", row = if row == "row" { "a row" } else { "an image" }),
         n => {
             let least = if arguments.standard_error.is_some() { " at least" } else { "" };
@@ -301,21 +328,20 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         }
     };
     let solved = if model.family().solves() {
-        let failed = match unsolved(scores) {
+        let failed = match unsolved {
             0 => String::new(),
             n => format!("; {n} of {rows} {row}s are not solved to the accuracy asked for"),
         };
-        format!("solves      leave an error of up to {:.1e} nats{failed}\n", largest_solve_error(scores))
+        format!("solves      leave an error of up to {:.1e} nats{failed}\n", totals.solve_error)
     } else {
         String::new()
     };
-    let weighted = match (&arguments.weight, &scores.weights) {
-        (Some(column), Some(weights)) => {
-            format!(" weighted by `{column}`, worth {:.1} of equal weight", effective_count(weights))
+    let weighted = match (&arguments.weight, totals.effective) {
+        (Some(column), Some(effective)) => {
+            format!(" weighted by `{column}`, worth {effective:.1} of equal weight")
         }
         _ => String::new(),
     };
-    let outside = scores.status.iter().filter(|status| **status == Status::OutOfSupport).count();
     let far = match (lost, outside) {
         (0, _) => String::new(),
         (_, 0) => format!("non-finite  {lost} of {rows} {row}s have log p = −∞: the arithmetic overflowed\n"),
@@ -332,7 +358,7 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
          time        {seconds:.2} s in {}\n",
             -mean,
             beside(arguments, model, found),
-            scores.estimator,
+            totals.estimator,
             precision.name()
         ),
     )
@@ -366,7 +392,7 @@ fn add(object: &mut serde_json::Value, model: &ModelConfig, found: &Found) {
 /// The same in words, a line each.
 fn beside(arguments: &Score, model: &ModelConfig, found: &Found) -> String {
     let mut out = found.lacking.as_ref().map_or(String::new(), Lacking::lines);
-    out += &found.percentiles.as_ref().map_or(String::new(), Percentiles::lines);
+    out += &found.percentiles.as_ref().map_or(String::new(), Summary::lines);
     // writing to a String cannot fail
     if let Some(quality) = &found.quality {
         let _ = writeln!(
@@ -389,39 +415,14 @@ fn beside(arguments: &Score, model: &ModelConfig, found: &Found) -> String {
     out
 }
 
-/// Warns of rows without a finite log p, and counts them.
-fn warn_of_lost(scores: &LogProb) -> usize {
-    let rows = scores.values.len();
-    let lost: Vec<usize> = evaluate::non_finite(scores).collect();
-    if !lost.is_empty() {
-        let shown: Vec<_> = lost.iter().take(5).map(|i| (i + 1).to_string()).collect();
-        let more = if lost.len() > 5 { ", …" } else { "" };
-        let rest = mean_of_finite(&scores.values, scores.weights.as_deref());
-        let rest = rest.map_or(String::new(), |mean| format!("; the mean of the others is {mean:.6}"));
-        warn(format_args!(
-            "log p of {} of {rows} rows is not finite: row {}{more}{rest}",
-            lost.len(),
-            shown.join(", ")
-        ));
+/// Warns of rows without a finite log p.
+fn warn_of_lost(totals: &Totals) {
+    let Totals { lost, rows, first_lost, finite, .. } = totals;
+    if *lost == 0 {
+        return;
     }
-    lost.len()
-}
-
-/// The mean over the rows whose value is finite, by their weights if they have any; none of no rows.
-fn mean_of_finite(values: &[f64], weights: Option<&[f64]>) -> Option<f64> {
-    let heaviest = weights.map_or(1.0, |weights| weights.iter().copied().fold(0.0, f64::max));
-    let weight = |i: usize| weights.map_or(1.0, |weights| weights[i] / heaviest);
-    let finite = values.iter().enumerate().filter(|(_, v)| v.is_finite());
-    let (sum, total) = finite.fold((0.0, 0.0), |(sum, total), (i, v)| (sum + weight(i) * v, total + weight(i)));
-    (total > 0.0).then(|| sum / total)
-}
-
-/// The largest error that solves leave in a row's log p, nats.
-fn largest_solve_error(scores: &LogProb) -> f64 {
-    scores.solve_error.iter().copied().fold(0.0, f64::max)
-}
-
-/// The rows of which a solve did not converge.
-fn unsolved(scores: &LogProb) -> usize {
-    scores.status.iter().filter(|status| **status == Status::NotConverged).count()
+    let shown: Vec<_> = first_lost.iter().map(|i| (i + 1).to_string()).collect();
+    let more = if *lost > shown.len() { ", …" } else { "" };
+    let rest = finite.map_or(String::new(), |mean| format!("; the mean of the others is {mean:.6}"));
+    warn(format_args!("log p of {lost} of {rows} rows is not finite: row {}{more}{rest}", shown.join(", ")));
 }

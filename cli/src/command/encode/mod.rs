@@ -1,5 +1,7 @@
 //! `resflow encode`: rows or images to latent space, with log dets.
 
+mod large;
+
 use anyhow::{Context as _, Result};
 use resflow::backend::Backend;
 use resflow::with_device;
@@ -23,6 +25,14 @@ pub(crate) fn run(arguments: &Encode) -> Result<()> {
     let mut options = arguments.reading.options();
     options.model = stored.columns(arguments.matching, None);
     options.image_size = arguments.size.image_size;
+    if options.model.is_some()
+        && stored.given().is_none()
+        && let Some(rows) = arguments.largeness.open(&arguments.data, &options)?
+    {
+        return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
+            large::encode(arguments, &stored, &*rows, backend)
+        });
+    }
     let data = stored.split(Data::open_file(&arguments.data, &options)?, &arguments.data.display().to_string())?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         encode(arguments, &stored, data, backend)
@@ -42,13 +52,7 @@ fn encode<B: Backend>(arguments: &Encode, stored: &Stored, data: Data, backend: 
     let key = evaluate::key(arguments.output.seed);
     let latent = evaluate::encode(&cluster::prepare(&flow)?, model, data.samples(), key).context(name)?;
     let lost = latent.z.chunks_exact(d).filter(|r| !finite(r)).count();
-    if lost > 0 {
-        warn(format_args!("{lost} of {} rows have no finite latent point", latent.log_det.len()));
-    }
-    if latent.astray > 0 {
-        let (astray, rows) = (latent.astray, latent.log_det.len());
-        warn(format_args!("{astray} of {rows} rows are so far out that their latents do not lead back to them"));
-    }
+    tell(lost, latent.astray, latent.log_det.len());
     let Latent { mut z, mut log_det, mut standard_error, .. } = latent;
     with_rows(&mut z, d, &dropped);
     with_rows(&mut log_det, 1, &dropped);
@@ -56,4 +60,14 @@ fn encode<B: Backend>(arguments: &Encode, stored: &Stored, data: Data, backend: 
     // decoding asks for the categories again
     let rows = Rows { names: latent_names(d), values: z, categories: data.categories(), dropped: &dropped };
     write(&arguments.output, None, rows, &log_det, &standard_error)
+}
+
+/// Warns of rows without a latent, and of those whose latents are of little use.
+fn tell(lost: usize, astray: usize, rows: usize) {
+    if lost > 0 {
+        warn(format_args!("{lost} of {rows} rows have no finite latent point"));
+    }
+    if astray > 0 {
+        warn(format_args!("{astray} of {rows} rows are so far out that their latents do not lead back to them"));
+    }
 }

@@ -1,0 +1,134 @@
+//! Tables that stay in their file: more numbers than a fit or a score should hold in memory.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::Result;
+use resflow::checkpoint::Archive;
+use resflow::data::{DataError, LargeTable, NpyRows, Opened, ReadOptions, StoredRows, Table, Values};
+use resflow::group::{Group, collective};
+use resflow::train::is_on_large_table;
+
+use super::{Data, reading};
+use crate::failure::say;
+
+/// 256 MiB in double precision, and several times as much with what is made of them.
+const LARGE: usize = 1 << 25;
+const HEADING: &str = "Tables that are larger than memory";
+
+/// When a table is large.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Largeness {
+    /// Leave a table of more numbers (rows times columns) than this in its .npy file, and read rows as they are needed
+    #[arg(long, value_name = "NUMBERS", default_value_t = LARGE, help_heading = HEADING)]
+    pub(crate) large: usize,
+}
+
+impl Default for Largeness {
+    fn default() -> Self {
+        Self { large: LARGE }
+    }
+}
+
+/// Rows of a file that are read as they are needed.
+pub(crate) type Rows = Box<dyn StoredRows>;
+
+impl Largeness {
+    fn holds(self, rows: usize, width: usize) -> bool {
+        rows.saturating_mul(width) > self.large
+    }
+
+    /// The option as it is typed, with a space before, unless it is the default.
+    pub(crate) fn flag(self) -> String {
+        if self.large == LARGE { String::new() } else { format!(" --large {}", self.large) }
+    }
+
+    /// The same for a run that goes on: its table is large if it was. `state` reads what it left, if it left any; of a group rank 0 alone
+    /// knows of runs, and tells the others.
+    pub(crate) fn as_begun(self, state: impl FnOnce() -> Option<Archive>, group: Option<&dyn Group>) -> Result<Self> {
+        let begun = || state().map(|state| is_on_large_table(&state));
+        let begun = match group {
+            None => begun(),
+            Some(group) => {
+                let own = if group.rank() == 0 { begun() } else { None };
+                let told = collective::broadcast(group, own.map(u8::from).into_iter().collect())?;
+                told.first().map(|&large| large == 1)
+            }
+        };
+        Ok(match begun {
+            Some(large) => Self { large: if large { 0 } else { usize::MAX } },
+            None => self,
+        })
+    }
+
+    /// The rows of a file that is large and whose rows can be read as they are needed; nothing of any other.
+    pub(crate) fn open(self, path: &Path, options: &ReadOptions) -> Result<Option<Rows>> {
+        let name = path.display().to_string();
+        let failed = |error| reading::refused(error, options.model.as_ref());
+        // a pipe can be read but once
+        let Some(length) = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|found| found.len())
+        else {
+            return Ok(None);
+        };
+        let mut head = [0; 6];
+        let begins = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+        let is_array = head == *b"\x93NUMPY";
+        // of an array each number has a byte at least
+        if begins.is_err() || !is_array || length <= self.large as u64 {
+            return Ok(None);
+        }
+        let rows = match NpyRows::open(path, options) {
+            Ok(rows) => rows,
+            Err(DataError::File { path, source }) => match *source {
+                // images are no rows of numbers
+                DataError::NpyShape { .. } => return Ok(None),
+                DataError::Options(why) => {
+                    say(format_args!("note: {name} is read into memory: {why}"));
+                    return Ok(None);
+                }
+                source => return Err(failed(DataError::File { path, source: source.into() })),
+            },
+            Err(error) => return Err(failed(error)),
+        };
+        if !self.holds(rows.rows(), rows.width()) {
+            return Ok(None);
+        }
+        reading::tell(&name, rows.notes());
+        let (n, d) = (rows.rows(), rows.width());
+        say(format_args!(
+            "note: {name}: {n} rows of {d} numbers, which stay in the file and are read as they are needed"
+        ));
+        Ok(Some(Box::new(rows)))
+    }
+
+    /// The data of a fit, in which a large table is divided, shuffled and standardised as one, wherever its rows are.
+    pub(crate) fn data(self, data: Data, group: Option<&dyn Group>) -> Result<Data> {
+        let Data::Stored(opened) = data else { return Ok(data) };
+        let samples = opened.data.samples();
+        let plain = opened.image_size.is_none()
+            && samples.weights().is_none()
+            && samples.context_width().is_none()
+            && opened.dropped.is_empty();
+        let large = samples.table().is_some_and(|table| self.holds(table.rows(), table.width()) && is_complete(table));
+        if !(plain && large) {
+            return Ok(Data::Stored(opened));
+        }
+        match opened.data.into_values() {
+            Values::Tabular(table) => scan(Box::new(table), group),
+            Values::Images(set) => Ok(Data::Stored(Opened { data: set.into(), ..opened })),
+        }
+    }
+}
+
+fn is_complete(table: &Table) -> bool {
+    !table.values().iter().any(|v| v.is_nan())
+}
+
+/// Reads all rows once; each process of a group reads its part.
+pub(crate) fn scan(rows: Rows, group: Option<&dyn Group>) -> Result<Data> {
+    Ok(Data::Large(match group {
+        Some(group) => LargeTable::new_together(rows, group)?,
+        None => LargeTable::new(rows)?,
+    }))
+}
