@@ -4,12 +4,12 @@ use resflow_backend::{Backend, Key};
 
 use crate::bijection::Bijection;
 use crate::block::{InvertedBlock, MonotoneBlock, ResidualBlock};
-use crate::config::{ModelConfig, Start};
+use crate::config::{ImageConfig, ModelConfig, Start};
 use crate::coupling::Coupling;
 use crate::error::ConfigError;
 use crate::layer::{
-    Conditioner, ContextBias, ContextGate, DenseLayer, Layer, LipschitzConv, LipschitzLinear, Sequence, Told,
-    activation_layer,
+    Conditioner, ContextBias, ContextGate, DenseLayer, Layer, LipschitzConv, LipschitzLinear, PixelBias, Sequence,
+    Told, activation_layer,
 };
 use crate::lipschitz::{Coefficient, PowerIteration};
 use crate::mixture_coupling::MixtureCoupling;
@@ -52,6 +52,24 @@ pub(crate) fn described<B: Backend>(
     registry: &Registry<B>,
 ) -> Result<Transforms<B>, ConfigError> {
     Maker { backend, initial: Initial::Zeros, identity: false, initial_scale: 1.0, registry }.transforms(stages)
+}
+
+/// Builds the net that looks at the pixels and the transforms of a variational dequantiser, which begin as the identity.
+pub(crate) fn dequantiser<B: Backend>(
+    backend: &B,
+    config: &ImageConfig,
+    initial: Initial,
+) -> Result<(Sequence<B>, Transforms<B>), ConfigError> {
+    let initial = match initial {
+        Initial::Random(key) => Initial::Random(key.named("dequantiser")),
+        Initial::Zeros => Initial::Zeros,
+    };
+    let registry = &Registry::new();
+    let maker = Maker { backend, initial, identity: true, initial_scale: 0.0, registry };
+    let transforms = maker.transforms(&config.dequantiser_stages())?;
+    let maker = Maker { identity: false, initial_scale: 1.0, ..maker };
+    let image = [config.height, config.width, config.channels];
+    Ok((maker.net(&config.encoder(), &image, transforms.len())?, transforms))
 }
 
 struct Maker<'a, B: Backend> {
@@ -264,6 +282,7 @@ impl<B: Backend> Maker<'_, B> {
                 (LayerStage::Custom(custom), _) => self.registry.layer(backend, custom)?,
                 (LayerStage::ContextBias { .. }, _) => Box::new(ContextBias::new(told)),
                 (LayerStage::ContextGate { .. }, _) => Box::new(ContextGate::new(told)),
+                (LayerStage::PixelBias { .. }, _) => Box::new(PixelBias::new(told)),
                 (LayerStage::Dense { inputs, activation, concatenation, context, .. }, Some(affine)) => {
                     let affine = self.affine(affine, shape, key, last)?;
                     let activation = activation_layer(backend, *activation);

@@ -14,18 +14,47 @@ pub struct Batch<B: Backend> {
     /// The number that the first sample has in the whole batch, of which this may be a run: random numbers are
     /// addressed by it. Sorting and repeating leave it alone, so noise is drawn before.
     pub first: u64,
+    /// Of images of bytes what a variational dequantiser makes x of, where the flow has one; x is then what uniform noise makes.
+    pub quantised: Option<Quantised<B>>,
 }
 
 impl<B: Backend> Clone for Batch<B> {
     fn clone(&self) -> Self {
-        Self { x: self.x.clone(), context: self.context.clone(), first: self.first }
+        let (x, context, quantised) = (self.x.clone(), self.context.clone(), self.quantised.clone());
+        Self { x, context, first: self.first, quantised }
+    }
+}
+
+/// Images of bytes before they are dequantised.
+#[derive(Debug)]
+pub struct Quantised<B: Backend> {
+    /// The levels, `[n, h, w, c]`, whole numbers from 0 to 2ᵇ − 1.
+    pub levels: B::Tensor,
+    /// Uniform noise in \[0, 1), of the same shape.
+    pub noise: B::Tensor,
+}
+
+impl<B: Backend> Clone for Quantised<B> {
+    fn clone(&self) -> Self {
+        Self { levels: self.levels.clone(), noise: self.noise.clone() }
+    }
+}
+
+impl<B: Backend> Quantised<B> {
+    /// Computes (level + u)/2ᵇ for noise u of the shape of the levels.
+    pub fn place(&self, backend: &B, u: &B::Tensor, bits: u32) -> B::Tensor {
+        backend.affine(backend.axpy(1.0, &self.levels, u.clone()), 1.0 / f64::from(1_u32 << bits), 0.0)
+    }
+
+    fn map(&self, f: impl Fn(&B::Tensor) -> B::Tensor) -> Self {
+        Self { levels: f(&self.levels), noise: f(&self.noise) }
     }
 }
 
 impl<B: Backend> Batch<B> {
     /// Takes samples `[n, …]` without a context, the first of which is number 0.
     pub fn new(x: B::Tensor) -> Self {
-        Self { x, context: None, first: 0 }
+        Self { x, context: None, first: 0, quantised: None }
     }
 
     /// Numbers the samples from `first` on.
@@ -33,9 +62,25 @@ impl<B: Backend> Batch<B> {
         Self { first, ..self }
     }
 
-    /// Replaces the numbers of the samples, `[n, …]`, which stay the same samples.
+    /// Replaces the numbers of the samples, `[n, …]`, which stay the same samples; their noise is settled then.
     pub fn with_x(&self, x: B::Tensor) -> Self {
-        Self { x, context: self.context.clone(), first: self.first }
+        Self { x, context: self.context.clone(), first: self.first, quantised: None }
+    }
+
+    /// Joins batches without contexts, one after the other.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub(crate) fn join(backend: &B, batches: &[Self]) -> Self {
+        let part =
+            |part: &dyn Fn(&Self) -> &B::Tensor| backend.concat(&batches.iter().map(part).collect::<Vec<_>>(), 0);
+        let images: Option<Vec<_>> = batches.iter().map(|batch| batch.quantised.as_ref()).collect();
+        let quantised = images.map(|images| {
+            let [levels, noise] = [|i: &&Quantised<B>| i.levels.clone(), |i: &&Quantised<B>| i.noise.clone()]
+                .map(|part| backend.concat(&images.iter().map(part).collect::<Vec<_>>().iter().collect::<Vec<_>>(), 0));
+            Quantised { levels, noise }
+        });
+        Self { quantised, ..Self::new(part(&|batch| &batch.x)) }
     }
 
     /// Returns n, the number of samples.
@@ -72,7 +117,8 @@ impl<B: Backend> Batch<B> {
     fn map(&self, backend: &B, f: impl Fn(&B::Tensor) -> B::Tensor) -> Self {
         let shared = |context: &B::Tensor| backend.shape(context).rows() == 1 && self.len(backend) != 1;
         let own = |context: &B::Tensor| if shared(context) { context.clone() } else { f(context) };
-        Self { x: f(&self.x), context: self.context.as_ref().map(own), first: self.first }
+        let quantised = self.quantised.as_ref().map(|images| images.map(&f));
+        Self { x: f(&self.x), context: self.context.as_ref().map(own), first: self.first, quantised }
     }
 }
 

@@ -45,6 +45,9 @@ const CONDITIONAL: u32 = 5;
 /// The format of one with categories, whatever else it has.
 const CATEGORICAL: u32 = 6;
 
+/// The format of one whose images get noise by a flow of its own, whatever else it has.
+const DEQUANTISED: u32 = 7;
+
 /// The section of the metadata that describes a variational flow, which runs the other way.
 pub(crate) const VARIATIONAL: &str = "variational";
 
@@ -62,7 +65,9 @@ const CONTEXT: [&str; 2] = ["context.mean", "context.deviation"];
 
 /// The format of a model.
 fn format_of(config: &ModelConfig, listed: bool, mapped: bool, categorical: bool) -> u32 {
-    if categorical {
+    if config.is_variational() {
+        DEQUANTISED
+    } else if categorical {
         CATEGORICAL
     } else if config.context().is_some() {
         CONDITIONAL
@@ -165,7 +170,7 @@ impl ModelDocument {
             return Err(CheckpointError::Format(format!(
                 "format {}, this version reads {FORMAT}, {LISTED} with a list of transforms, {EXTENDED} with another \
                  base density than the standard normal, a start as the identity or maps of columns, {CONDITIONAL} with a \
-                 context, and {CATEGORICAL} with categories",
+                 context, {CATEGORICAL} with categories, and {DEQUANTISED} with variational dequantisation",
                 self.format
             )));
         }
@@ -179,6 +184,7 @@ impl ModelDocument {
             None => self.config.size(),
             Some(stages) => {
                 let rest = self.config.base_size().plus(self.config.context_size());
+                let rest = rest.plus(self.config.dequantiser_size());
                 Repeated::once(stages.clone()).size().plus(rest)
             }
         };
@@ -219,7 +225,7 @@ impl ModelDocument {
             stage
         };
         let larger = ModelConfig::from(larger);
-        let base = larger.base_size().plus(larger.context_size());
+        let base = larger.base_size().plus(larger.context_size()).plus(larger.dequantiser_size());
         Repeated::once(stages.iter().map(scaled).collect()).size().plus(base)
     }
 
@@ -310,10 +316,16 @@ impl<B: Backend> Flow<B> {
             }
         };
         flow.chain().vector_lengths(&backend, "links", report)?;
+        if let Some(dequantiser) = flow.dequantiser() {
+            dequantiser.vector_lengths(&backend, "dequantiser", report)?;
+        }
         if let Some(e) = failed {
             return Err(e.into());
         }
         flow.chain().check_stored(&backend, &format!("{prefix}links"))?;
+        if let Some(dequantiser) = flow.dequantiser() {
+            dequantiser.check_stored(&backend, &format!("{prefix}dequantiser"))?;
+        }
         if let (Some(_), [height, width, _]) = (&larger, &document.config.sample_shape()[..]) {
             flow = flow.resized(*height, *width)?;
         }

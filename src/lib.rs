@@ -101,6 +101,7 @@ pub mod conditional;
 pub mod config;
 pub mod coupling;
 pub mod data;
+pub mod dequantiser;
 #[cfg(any(feature = "cpu", feature = "gpu"))]
 pub mod device;
 pub mod error;

@@ -203,6 +203,11 @@ pub enum LayerStage {
         /// The number of features or channels.
         features: usize,
     },
+    /// A bias by the pixels of a context that is an image.
+    PixelBias {
+        /// The number of channels.
+        features: usize,
+    },
     /// One of the user's own.
     Custom(Custom),
 }
@@ -366,14 +371,18 @@ impl LayerStage {
             Self::Dense { kernel: Some(kernel), inputs, outputs, coefficient, .. } => {
                 Some(Self::Convolution { kernel, inputs, outputs, coefficient })
             }
-            Self::Activation(_) | Self::ContextBias { .. } | Self::ContextGate { .. } | Self::Custom(_) => None,
+            Self::Activation(_)
+            | Self::ContextBias { .. }
+            | Self::ContextGate { .. }
+            | Self::PixelBias { .. }
+            | Self::Custom(_) => None,
         }
     }
 
     /// Counts the numbers that the layer is told of a context.
     pub(crate) fn told(&self) -> usize {
         match *self {
-            Self::ContextBias { features } | Self::ContextGate { features } => features,
+            Self::ContextBias { features } | Self::ContextGate { features } | Self::PixelBias { features } => features,
             Self::Dense { outputs, context: true, .. } => outputs,
             _ => 0,
         }
@@ -403,7 +412,9 @@ impl LayerStage {
                 let count = f.parameters().len() as u64;
                 Size { parameters: count, tensors: count, ..Size::default() }
             }
-            Self::ContextBias { .. } | Self::ContextGate { .. } | Self::Custom(_) => Size::default(),
+            Self::ContextBias { .. } | Self::ContextGate { .. } | Self::PixelBias { .. } | Self::Custom(_) => {
+                Size::default()
+            }
         }
     }
 }
@@ -452,6 +463,26 @@ impl Net {
         let net = Self { layers, norms: self.norms, context };
         // a net of one layer has no hidden ones
         if net.told() > 0 { net } else { Self { context: 0, ..net } }
+    }
+
+    /// Tells the hidden layers of each pixel of a context that is an image, whose embedding has k channels: a bias behind each affine
+    /// layer but the last.
+    #[must_use]
+    pub(crate) fn told_by_pixels(self, context: usize) -> Self {
+        let count = self.layers.iter().filter(|layer| layer.affine().is_some()).count();
+        let (mut layers, mut affine) = (Vec::with_capacity(2 * self.layers.len()), 0);
+        for layer in self.layers {
+            affine += usize::from(layer.affine().is_some());
+            let hidden = match layer {
+                LayerStage::Linear { outputs, .. } | LayerStage::Convolution { outputs, .. } => {
+                    (affine < count).then_some(outputs)
+                }
+                _ => None,
+            };
+            layers.push(layer);
+            layers.extend(hidden.map(|features| LayerStage::PixelBias { features }));
+        }
+        Self { layers, norms: self.norms, context }
     }
 
     /// Counts the numbers that the net stores, on samples of this shape.

@@ -13,14 +13,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseConfig, COMPONENTS, ContextConfig, DENSE_BOUND, Family, MOST_BLOCKS, MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH,
-    Nonlinearity, Start, check_shared, count, flatten, is_default_components, is_default_dense_bound, is_false,
-    is_true, net,
+    BaseConfig, COMPONENTS, ContextConfig, DENSE_BOUND, DequantisationConfig, Family, MOST_BLOCKS, MOST_LAYERS,
+    MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start, check_shared, count, flatten, is_default_components,
+    is_default_dense_bound, is_false, is_true, net,
 };
 use crate::error::ConfigError;
 use crate::estimator::{Estimator, Law, Probe, RussianRoulette, Sharing, Traces};
 use crate::lipschitz::NormChain;
-use crate::stage::{Repeated, Size, Stage};
+use crate::stage::{Logistics, Repeated, Size, Stage};
 use crate::transform::{Logit, bits_per_dim};
 
 /// The architecture of a flow over images and the estimators it is trained and evaluated with.
@@ -108,6 +108,9 @@ pub struct ImageConfig {
     /// The context of a conditional flow p(x | c), such as `{ columns = 10 }` for one-hot classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<ContextConfig>,
+    /// The noise that images of bytes get: `{ kind = "uniform" }`, or `{ kind = "variational" }` with the settings of its flow.
+    #[serde(skip_serializing_if = "DequantisationConfig::is_default")]
+    pub dequantisation: DequantisationConfig,
 }
 
 /// The kernel of conditional priors.
@@ -170,6 +173,7 @@ impl Default for ImageConfig {
             evaluation: roulette(20, Sharing::Sample, Traces::Exact),
             replicates: 2,
             context: None,
+            dequantisation: DequantisationConfig::default(),
         }
     }
 }
@@ -240,6 +244,10 @@ impl ImageConfig {
                 let problem = "a hybrid model p(x) p(y | x) has no context: leave out `classes`, or `context`";
                 return Err(ConfigError::Inconsistent(problem.into()));
             }
+        }
+        self.dequantisation.check()?;
+        if self.dequantisation.is_variational() && self.dequantisation.model == Family::FlowPlusPlus {
+            Logistics { components: self.components }.check()?;
         }
         if self.conditional_prior && !self.factor_out {
             let problem = "conditional_prior = true is of what is factored out: it needs factor_out = true";
@@ -379,10 +387,10 @@ impl ImageConfig {
         self.kernels.iter().enumerate().map(|(i, &k)| (k, widths[i] * widen(i), widths[i + 1])).collect()
     }
 
-    /// The number of trained numbers, those of the base density, the classifier and an embedding included.
+    /// The number of trained numbers, those of the base density, the classifier, an embedding and a dequantiser included.
     pub fn parameters(&self) -> u64 {
         let context = self.context.as_ref().map_or(Size::default(), ContextConfig::size);
-        let chain = self.chain().iter().map(Repeated::size).sum::<Size>().plus(context);
+        let chain = self.chain().iter().map(Repeated::size).sum::<Size>().plus(context).plus(self.dequantiser_size());
         chain.plus(self.base.size(self.dimension())).plus(self.head_size()).parameters
     }
 }

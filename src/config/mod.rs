@@ -8,6 +8,7 @@ mod continuous;
 mod coupling;
 mod defaults;
 mod dense;
+mod dequantisation;
 mod family;
 mod hybrid;
 mod image;
@@ -17,6 +18,7 @@ mod start;
 
 pub use base::{BaseConfig, Covariance, MixtureConfig};
 pub use context::ContextConfig;
+pub use dequantisation::{Dequantisation, DequantisationConfig};
 pub use family::Family;
 pub use hybrid::HeadPlace;
 pub use image::ImageConfig;
@@ -107,11 +109,11 @@ impl ModelConfig {
         flatten(&self.chain())
     }
 
-    /// Counts the numbers that the model stores: its transforms, its base density, its classifier and its embedding, without
-    /// the standardisations.
+    /// Counts the numbers that the model stores: its transforms, its base density, its classifier, its embedding and its dequantiser,
+    /// without the standardisations.
     pub fn size(&self) -> Size {
         let classifier = self.images().map_or(Size::default(), ImageConfig::head_size);
-        let rest = self.base_size().plus(classifier).plus(self.context_size());
+        let rest = self.base_size().plus(classifier).plus(self.context_size()).plus(self.dequantiser_size());
         self.chain().iter().map(Repeated::size).sum::<Size>().plus(rest)
     }
 
@@ -136,6 +138,16 @@ impl ModelConfig {
     /// Counts the numbers that the embedding of a context stores.
     pub(crate) fn context_size(&self) -> Size {
         self.context().map_or(Size::default(), ContextConfig::size)
+    }
+
+    /// Counts the numbers that a variational dequantiser stores.
+    pub(crate) fn dequantiser_size(&self) -> Size {
+        self.images().map_or(Size::default(), ImageConfig::dequantiser_size)
+    }
+
+    /// Returns `true` if log p of images of bytes is a bound by a trained dequantiser.
+    pub fn is_variational(&self) -> bool {
+        self.images().is_some_and(|images| images.dequantisation.is_variational())
     }
 
     /// Counts the numbers that the base density stores.

@@ -56,6 +56,9 @@ impl<B: Backend> Flow<B> {
     pub fn seal(&mut self) -> Result<(), Error> {
         if !self.sealed {
             self.chain.seal(&self.backend)?;
+            if let Some(dequantiser) = &mut self.dequantiser {
+                dequantiser.seal(&self.backend)?;
+            }
             self.sealed = true;
         }
         Ok(())

@@ -44,7 +44,8 @@ pub(super) struct LogProbGradients {
 
 impl<B: Backend> PreparedFlow<B> {
     /// Computes log p of each sample with its standard error, in nats; a function of samples and key. Images are
-    /// dequantised with noise of the key; log p is the density of the dequantised image in \[0, 1\]ᵈ.
+    /// dequantised with noise of the key; log p is the density of the dequantised image in \[0, 1\]ᵈ. With a variational
+    /// dequantiser it is log p(x + u) − log q(u | x) for u of q, in the mean a lower bound on log P of the bytes in the same units.
     ///
     /// Columns on grids are dequantised too: log p is ln of (the probability of the sample's cell over the product of
     /// the grids' steps), estimated by the mean density over
@@ -83,7 +84,8 @@ impl<B: Backend> PreparedFlow<B> {
 
     /// Computes log p of each sample in nats, and its gradient in the sample, `[n, d]`, in nats per unit of the data
     /// (of images in \[0, 1\] and (C, H, W) order). The gradient is that of the training estimator, unbiased for the
-    /// estimators that are; with columns on grids, at the first draw of noise. It is 0 outside of a column's support.
+    /// estimators that are; with columns on grids, at the first draw of noise; of images of bytes that of log p where their noise has
+    /// put them. It is 0 outside of a column's support.
     ///
     /// # Errors
     /// Returns [`Error::Input`], [`Error::Transform`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
@@ -113,7 +115,8 @@ impl<B: Backend> PreparedFlow<B> {
         let mut gradient = Vec::with_capacity(samples.len() * d);
         let mut contexts = Vec::new();
         for range in self.plan(samples.len()).ranges() {
-            let batch = source.all(self, range.clone()).with_context(given.standard(self, range.clone()));
+            let batch = self.dequantised(&source.all(self, range.clone()), key)?.0;
+            let batch = batch.with_context(given.standard(self, range.clone()));
             let weights = backend.full(1.0, [range.len(), 1].into());
             let key = key.named("gradient");
             let (weights, input_gradient) = (&weights, true);
@@ -202,7 +205,7 @@ impl<B: Backend> PreparedFlow<B> {
         let upload = Upload::new(self, samples.into(), key)?;
         let plan = self.plan(upload.count());
         let parts = self.backend.run(plan.shards(), |i| {
-            let x = upload.all(self, plan.rows(i));
+            let x = self.dequantised(&upload.all(self, plan.rows(i)), key)?.0;
             let mut seen = Vec::new();
             self.chain.observe(&self.backend, &x, classifier.last_transform() + 1, &mut |l, y, factored_out| {
                 seen.extend(classifier.look(&self.backend, l, y, factored_out));

@@ -16,6 +16,7 @@ use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Draw, Memory};
 use crate::chain::add_up;
 use crate::classifier::PreparedClassifier;
+use crate::dequantiser::PreparedDequantiser;
 use crate::error::Error;
 use crate::estimator::Estimator;
 use crate::group::collective::PIECE;
@@ -64,10 +65,10 @@ pub struct Supervision<'a, B: Backend> {
 #[derive(Debug, Clone)]
 pub struct Gradient<B: Backend> {
     /// The gradients of all trained tensors one after the other in the order of a visit, `[P]`; without supervision
-    /// those of a classifier are zeros; those of an embedding come last.
+    /// those of a classifier are zeros; those of an embedding come behind, and of a dequantiser last.
     pub flat: B::Tensor,
     /// Σ wᵢ (E(zᵢ) − log det), `[1]`, nats: Σ wᵢ (−log p(xᵢ)) without the base density's constant, and without the λ of
-    /// a supervision. The log dets in it are values, not surrogates.
+    /// a supervision; of images that a dequantiser draws the noise of, with log q(uᵢ | xᵢ). The log dets in it are values, not surrogates.
     pub loss: B::Tensor,
     /// With supervision Σ wᵢ (−log p(yᵢ | xᵢ)) in nats, and Σ wᵢ over the samples whose likeliest class
     /// is theirs, `[2]`.
@@ -127,6 +128,7 @@ pub(super) struct Lane<B: Backend> {
     inputs: Vec<B::Tensor>,
     pub(super) embedding: Vec<Grad<B>>,
     contexts: Vec<B::Tensor>,
+    dequantiser: Vec<Grad<B>>,
     terms: usize,
     solves: Solves,
 }
@@ -135,7 +137,10 @@ impl<B: Backend> Lane<B> {
     /// What is added up over the lanes of a group.
     fn into_sum(self) -> LaneSum<B> {
         LaneSum {
-            gradients: [self.chain, self.base, self.classifier, self.embedding].into_iter().flatten().collect(),
+            gradients: [self.chain, self.base, self.classifier, self.embedding, self.dequantiser]
+                .into_iter()
+                .flatten()
+                .collect(),
             sums: vec![self.loss, self.classification],
             notes: [self.terms, self.solves.evaluations as usize, self.solves.unsolved],
         }
@@ -247,6 +252,9 @@ impl<B: Backend> PreparedFlow<B> {
             context.embedding.finish_gradients(backend, &mut sums);
             parts.extend(sums.into_iter().flatten());
         }
+        if let Some(dequantiser) = &self.dequantiser {
+            parts.extend(dequantiser.gather(backend, &take(|lane| &mut lane.dequantiser, &mut lanes))?);
+        }
         Ok(Gradient {
             flat: flatten(backend, parts.iter()).unwrap_or_else(|| backend.full(0.0, [0].into())),
             classification,
@@ -268,6 +276,7 @@ impl<B: Backend> PreparedFlow<B> {
             inputs: Vec::new(),
             embedding: vec![None; self.context.as_ref().map_or(0, |context| context.embedding.grads())],
             contexts: Vec::new(),
+            dequantiser: vec![None; self.dequantiser.as_ref().map_or(0, PreparedDequantiser::grads)],
             terms: 0,
             solves: Solves::default(),
         }
@@ -302,7 +311,8 @@ impl<B: Backend> PreparedFlow<B> {
         });
         let LaneSum { gradients, sums, notes } = sum?;
         let mut lane = self.empty_lane();
-        let parts = [&mut lane.chain, &mut lane.base, &mut lane.classifier, &mut lane.embedding];
+        let Lane { chain, base, classifier, embedding, dequantiser, .. } = &mut lane;
+        let parts = [chain, base, classifier, embedding, dequantiser];
         parts.into_iter().flatten().zip(gradients).for_each(|(own, sum)| *own = sum);
         let mut sums = sums.into_iter();
         (lane.loss, lane.classification) = (sums.next().flatten(), sums.next().flatten());
@@ -349,6 +359,13 @@ impl<B: Backend> PreparedFlow<B> {
         }
         let draw = Draw { estimator, key: objective.key };
         let ask = Ask { solver: Inversion::for_training::<B>(), ..Ask::gradient::<B>(draw, objective.memory) };
+        let mut noise = None;
+        if let (Some(own), Some(images)) = (&self.dequantiser, &batch.quantised) {
+            let draw = Draw { key: objective.key.named("dequantiser"), ..draw };
+            let drawn = own.draw(backend, images, batch.first, &Ask::gradient::<B>(draw, objective.memory))?;
+            batch = batch.with_x(drawn.x.clone());
+            noise = Some((own, drawn));
+        }
         let judge = self.classifier.as_ref().zip(objective.supervision.as_ref());
         let mut seen = Vec::new();
         let mapped = self.chain.forward_observed(backend, &batch, &ask, &mut |l, y, factored_out| {
@@ -357,7 +374,8 @@ impl<B: Backend> PreparedFlow<B> {
             }
         })?;
         let sum = |log_det, term: &crate::bijection::LogDet<B>| backend.axpy(1.0, &term.value, log_det);
-        let log_det = mapped.log_dets.iter().fold(backend.full(0.0, [count, 1].into()), sum);
+        let of_noise = noise.iter().flat_map(|(_, drawn)| &drawn.log_dets);
+        let log_det = mapped.log_dets.iter().chain(of_noise).fold(backend.full(0.0, [count, 1].into()), sum);
         let z = batch.with_x(mapped.y);
         let mut nll = backend.axpy(-1.0, &log_det, self.base.energy(backend, &z));
         // a sample that was not solved weighs nothing, whatever its numbers are
@@ -367,7 +385,7 @@ impl<B: Backend> PreparedFlow<B> {
         }
         let loss = backend.dot(&weights, &nll);
         accumulate(backend, &mut lane.loss, &loss);
-        lane.terms = lane.terms.max(mapped.terms);
+        lane.terms = lane.terms.max(mapped.terms + noise.as_ref().map_or(0, |(_, drawn)| drawn.terms));
 
         let mut density_weights = weights.clone();
         let mut from_heads = Vec::new();
@@ -379,7 +397,7 @@ impl<B: Backend> PreparedFlow<B> {
             density_weights = backend.affine(weights, supervision.density_weight, 0.0);
         }
         let gz = self.base.pull_back(backend, z, &density_weights, &mut lane.base);
-        let log_det = backend.affine(density_weights, -1.0, 0.0);
+        let log_det = backend.affine(density_weights.clone(), -1.0, 0.0);
         let cotangents = Cotangents { x: gz, log_det, context: None };
         let tape = mapped.tape.ok_or(Error::Transform { number: 0, problem: "kept nothing".into() })?;
         let join = |l: usize, gy: B::Tensor, factored_out: usize| match judge {
@@ -394,6 +412,10 @@ impl<B: Backend> PreparedFlow<B> {
             let gradient = back.context.unwrap_or_else(zeros);
             let of_context = embedding.pull_back(backend, kept, gradient, &mut lane.embedding);
             lane.contexts.extend(objective.input_gradient.then_some(of_context));
+        }
+        if let Some((own, drawn)) = noise {
+            let tape = drawn.tape.ok_or(Error::Transform { number: 0, problem: "kept nothing".into() })?;
+            own.pull_back(backend, tape, back.x.clone(), &density_weights, &mut lane.dequantiser)?;
         }
         if objective.input_gradient {
             lane.inputs.push(back.x);

@@ -36,7 +36,7 @@ pub struct LogProb {
     /// d Σ_{k>K} cᵏ/k each, by the coefficients that their weights are normalised to. It is no part of the standard error.
     pub bias_bound: f64,
     /// log|det ∂z/∂x| of each sample, `[n]`, nats: the part of the value besides the base density and log p(k) of categories that are
-    /// a part of the sample; with columns on grids, at the first draw of noise.
+    /// a part of the sample; with columns on grids, at the first draw of noise; with a dequantiser's −log q(u | x).
     pub log_det: Vec<f64>,
     /// [`Status::NonFinite`] for a sample so far out that the arithmetic overflowed, [`Status::OutOfSupport`] for one
     /// outside of a column's support: their log p is −∞. Else the worst status of the solves of transforms whose forward pass is
@@ -431,7 +431,12 @@ fn shard<B: Backend>(flow: &PreparedFlow<B>, x: &Batch<B>, key: Key, latent: boo
     let backend = flow.backend();
     let count = x.len(backend);
     let evaluated = flow.forward(x, key)?;
-    let (estimates, replicates) = sum_estimates(backend, &evaluated.log_dets, count, flow.replicates())?;
+    let mut log_dets = evaluated.log_dets;
+    if !latent {
+        // z and its log det are those of the image with its noise
+        log_dets.extend(evaluated.of_noise);
+    }
+    let (estimates, replicates) = sum_estimates(backend, &log_dets, count, flow.replicates())?;
     let base = flow.base().log_prob(backend, &evaluated.z)?;
     let z =
         if latent { Some(backend.download(&evaluated.z.x)?.into_iter().map(Element::to_f64).collect()) } else { None };

@@ -9,6 +9,7 @@ mod categories;
 mod conditioned;
 mod context;
 mod decode_gradient;
+mod dequantised;
 mod evaluate;
 mod footprint;
 mod gradient;
@@ -49,6 +50,7 @@ use crate::chain::Chain;
 use crate::classifier::{Classification, Classifier};
 use crate::config::{ImageConfig, ModelConfig};
 use crate::data::{ColumnMaps, Samples, Standardiser};
+use crate::dequantiser::Dequantiser;
 use crate::error::{ConfigError, Error};
 use crate::estimator::{CostModel, Estimator, Exact, Phase, Sharing, VarianceWarning};
 use crate::invert::Inversion;
@@ -67,6 +69,8 @@ pub struct Flow<B: Backend> {
     base: Box<dyn Base<B>>,
     classifier: Option<Classifier<B>>,
     context: Option<FlowContext<B>>,
+    /// The flow of the noise that images of bytes get, unless that is uniform.
+    dequantiser: Option<Dequantiser<B>>,
     categories: Option<Arc<FlowCategories>>,
     /// What fills in missing cells, of a flow that knows them.
     imputer: Option<Arc<Imputer<B>>>,
@@ -144,6 +148,11 @@ impl<B: Backend> Flow<B> {
         Ok(Self {
             base: base::configured(&backend, config.base(), dimension, initial),
             context: config.context().map(|context| FlowContext::configured(&backend, context, initial)),
+            dequantiser: config
+                .images()
+                .filter(|images| images.dequantisation.is_variational())
+                .map(|images| Dequantiser::configured(&backend, images, initial))
+                .transpose()?,
             backend,
             config,
             columns: ColumnMaps::identity(dimension),
@@ -211,7 +220,11 @@ impl<B: Backend> Flow<B> {
             flow.base = Box::new(Normal::new(config.dimension()));
         }
         flow.sealed = false;
-        flow.chain.resize(&self.backend, &[height, width, config.channels])?;
+        let image = [height, width, config.channels];
+        flow.chain.resize(&self.backend, &image)?;
+        if let Some(dequantiser) = &mut flow.dequantiser {
+            dequantiser.resize(&self.backend, &image)?;
+        }
         flow.columns = ColumnMaps::identity(config.dimension());
         flow.classifier = self.classifier.as_ref().map(|c| c.resized(config.heads()));
         flow.config = config.into();
@@ -298,6 +311,16 @@ impl<B: Backend> Flow<B> {
         self.context.as_ref()
     }
 
+    /// The flow q(u | x) of the noise that images of bytes get, unless that is uniform.
+    pub fn dequantiser(&self) -> Option<&Dequantiser<B>> {
+        self.dequantiser.as_ref()
+    }
+
+    pub(crate) fn dequantiser_mut(&mut self) -> Option<&mut Dequantiser<B>> {
+        self.sealed = false;
+        self.dequantiser.as_mut()
+    }
+
     pub(crate) fn context_mut(&mut self) -> Option<&mut FlowContext<B>> {
         self.context.as_mut()
     }
@@ -362,8 +385,8 @@ impl<B: Backend> Flow<B> {
         self.set_columns(standardiser.into())
     }
 
-    /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…` for the transforms, `base.…`, `classifier.…`
-    /// and `embedding.…`, in this order.
+    /// Shows every stored tensor: name, tensor, role. Names are `links.<l>.…` for the transforms, `base.…`, `classifier.…`,
+    /// `embedding.…` and `dequantiser.…`, in this order.
     pub fn visit(&self, visitor: &mut dyn FnMut(&str, &B::Tensor, Role)) {
         self.chain.visit("links", visitor);
         self.base.visit("base", visitor);
@@ -372,6 +395,9 @@ impl<B: Backend> Flow<B> {
         }
         if let Some(context) = &self.context {
             context.embedding().visit("embedding", visitor);
+        }
+        if let Some(dequantiser) = &self.dequantiser {
+            dequantiser.visit("dequantiser", visitor);
         }
     }
 
@@ -387,12 +413,18 @@ impl<B: Backend> Flow<B> {
         if let Some(context) = &mut self.context {
             context.embedding_mut().visit_mut("embedding", visitor);
         }
+        if let Some(dequantiser) = &mut self.dequantiser {
+            dequantiser.visit_mut("dequantiser", visitor);
+        }
     }
 
     /// Continues the power iteration of every constrained weight.
     pub fn update_spectral_norms(&mut self, how: PowerIteration) {
         self.sealed = false;
         self.chain.update_all_spectral_norms(&self.backend, how);
+        if let Some(dequantiser) = &mut self.dequantiser {
+            dequantiser.update_spectral_norms(&self.backend, how);
+        }
     }
 
     /// The number of trained numbers.
@@ -406,6 +438,12 @@ impl<B: Backend> Flow<B> {
         total
     }
 
+    /// The transforms, and those of the noise, whose log dets are estimated alike.
+    fn estimated(&self) -> impl Iterator<Item = &dyn Bijection<B>> {
+        let of_noise = self.dequantiser.iter().flat_map(|dequantiser| dequantiser.chain().transforms());
+        self.transforms().iter().chain(of_noise).map(|transform| &**transform)
+    }
+
     /// Returns the estimator in use, `Auto` resolved by the first block's cost; exact where no transform estimates
     /// anything.
     pub fn resolved(&self, phase: Phase) -> Estimator {
@@ -413,7 +451,7 @@ impl<B: Backend> Flow<B> {
             Phase::Training => self.config.training(),
             Phase::Evaluation => self.config.evaluation(),
         };
-        let cost = self.transforms().iter().find_map(|t| t.cost());
+        let cost = self.estimated().find_map(|t| t.cost());
         match cost.map_or(Estimator::Exact(Exact), |cost| setting.resolve(&cost, phase)) {
             // in evaluation every sample draws its own N, whatever the setting says
             Estimator::RussianRoulette(r) if phase == Phase::Evaluation => {
@@ -438,7 +476,7 @@ impl<B: Backend> Flow<B> {
     /// A bound on the bias of log p, nats, by the blocks' coefficients; only a truncated series has one.
     fn bias_bound(&self) -> f64 {
         let Estimator::Truncated(truncated) = self.config.evaluation() else { return 0.0 };
-        let blocks = self.transforms().iter().filter_map(|t| Some((t.expansion(), t.cost()?, t.lipschitz_bound())));
+        let blocks = self.estimated().filter_map(|t| Some((t.expansion(), t.cost()?, t.lipschitz_bound())));
         let bound = |(expansion, cost, bound): (_, CostModel, Option<f64>)| {
             truncated.bias_bound_of(expansion, cost.dimension, bound.unwrap_or(f64::INFINITY))
         };
@@ -474,6 +512,7 @@ impl<B: Backend> Flow<B> {
             base_shapes: trained_shapes(backend, &*self.base),
             classifier: self.classifier.as_ref().map(|c| c.prepare(backend)),
             context: self.context.as_ref().map(|context| context.prepare(backend)),
+            dequantiser: self.dequantiser.as_ref().map(|dequantiser| dequantiser.prepare(backend)),
             categories: self.categories.clone(),
             training: self.config.training().clone(),
             evaluation: self.config.evaluation().clone(),

@@ -15,6 +15,7 @@ use crate::bijection::{Ask, Draw, LogDet};
 use crate::chain::PreparedChain;
 use crate::classifier::PreparedClassifier;
 use crate::data::{ColumnMaps, Samples, Standardiser, Table, Values};
+use crate::dequantiser::PreparedDequantiser;
 use crate::error::{ConfigError, Error};
 use crate::estimator::Estimator;
 use crate::group::{Group, Team};
@@ -44,6 +45,7 @@ pub struct PreparedFlow<B: Backend> {
     pub(super) sample_shape: Vec<usize>,
     pub(super) classifier: Option<PreparedClassifier<B>>,
     pub(super) context: Option<PreparedContext<B>>,
+    pub(super) dequantiser: Option<PreparedDequantiser<B>>,
     pub(super) categories: Option<Arc<FlowCategories>>,
     pub(super) training: Estimator,
     pub(super) evaluation: Estimator,
@@ -70,6 +72,8 @@ pub struct PreparedFlow<B: Backend> {
 pub(crate) struct Evaluated<B: Backend> {
     pub(crate) z: Batch<B>,
     pub(crate) log_dets: Vec<LogDet<B>>,
+    /// The terms of −log q of the noise that images got, where a flow of its own draws it.
+    pub(crate) of_noise: Vec<LogDet<B>>,
     /// The report of each sample, where a transform solves.
     pub(crate) reports: Option<Vec<SampleReport>>,
 }
@@ -180,8 +184,9 @@ impl<B: Backend> PreparedFlow<B> {
     pub(crate) fn forward(&self, x: &Batch<B>, key: Key) -> Result<Evaluated<B>, Error> {
         let draw = Draw { estimator: &self.evaluation, key };
         let ask = Ask::log_det::<B>(draw, self.replicates);
-        let mapped = self.chain.forward_observed(&self.backend, x, &ask, &mut |_, _, _| ())?;
-        Ok(Evaluated { z: x.with_x(mapped.y), log_dets: mapped.log_dets, reports: mapped.reports })
+        let (x, of_noise) = self.dequantised(x, key)?;
+        let mapped = self.chain.forward_observed(&self.backend, &x, &ask, &mut |_, _, _| ())?;
+        Ok(Evaluated { z: x.with_x(mapped.y), log_dets: mapped.log_dets, of_noise, reports: mapped.reports })
     }
 
     /// The estimator of gradients.

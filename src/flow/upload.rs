@@ -11,7 +11,7 @@ use crate::data::column::StandardRows;
 use crate::data::{Samples, Values};
 use crate::error::Error;
 use crate::invert::Status;
-use crate::transform::dequantise;
+use crate::transform;
 
 /// Samples on their way to the device.
 pub(crate) struct Upload<'a> {
@@ -68,6 +68,7 @@ impl<'a> Upload<'a> {
     /// Puts consecutive samples on the device, `[n, d]` or `[n, h, w, c]`, without contexts.
     pub(crate) fn all<B: Backend>(&self, flow: &PreparedFlow<B>, range: Range<usize>) -> Batch<B> {
         let first = self.first.wrapping_add(range.start as u64);
+        let mut quantised = None;
         let x = match (self.samples.values(), &self.standard) {
             (Values::Tabular(table), standard) => {
                 flow.upload(standard.as_ref().map_or(table, |standard| &standard.table), range.clone())
@@ -76,26 +77,29 @@ impl<'a> Upload<'a> {
                 let shape = Shape::from([range.len(), set.height(), set.width(), set.channels()]);
                 let stride = shape.row_elements();
                 let bytes = &set.bytes()[range.start * stride..range.end * stride];
-                dequantise(flow.backend(), bytes, shape, self.bits, self.key, first)
+                let images = transform::quantised(flow.backend(), bytes, shape, self.bits, self.key, first);
+                let x = images.place(flow.backend(), &images.noise, self.bits);
+                quantised = flow.dequantiser().map(|_| images);
+                x
             }
         };
-        Batch { x, context: None, first }
+        Batch { x, context: None, first, quantised }
     }
 
     /// Puts some samples on the device, each with the noise of its own number; the first of them gives the batch its own.
     pub(crate) fn some<B: Backend>(&self, flow: &PreparedFlow<B>, which: &[usize]) -> Batch<B> {
         let backend = flow.backend();
+        let first = which.first().map_or(self.first, |&i| self.first.wrapping_add(i as u64));
         let x = match (self.samples.values(), &self.standard) {
             (Values::Tabular(table), standard) => {
                 let table = standard.as_ref().map_or(table, |standard| &standard.table);
                 flow.upload(&table.select(which), 0..which.len())
             }
             (Values::Images(_), _) => {
-                let images: Vec<_> = which.iter().map(|&i| self.all(flow, i..i + 1).x).collect();
-                backend.concat(&images.iter().collect::<Vec<_>>(), 0)
+                let images: Vec<_> = which.iter().map(|&i| self.all(flow, i..i + 1)).collect();
+                return Batch::join(backend, &images).starting_at(first);
             }
         };
-        let first = which.first().map_or(self.first, |&i| self.first.wrapping_add(i as u64));
-        Batch { x, context: None, first }
+        Batch::new(x).starting_at(first)
     }
 }

@@ -259,7 +259,10 @@ impl Translation {
             let (from, to) = (format!("{from}.{j}"), format!("links.{link}.net.{j}"));
             match layer {
                 LayerStage::Activation(f) => self.activation(&from, &to, *f)?,
-                LayerStage::ContextBias { .. } | LayerStage::ContextGate { .. } | LayerStage::Custom(_) => {}
+                LayerStage::ContextBias { .. }
+                | LayerStage::ContextGate { .. }
+                | LayerStage::PixelBias { .. }
+                | LayerStage::Custom(_) => {}
                 LayerStage::Dense { kernel, inputs, outputs, activation, .. } => {
                     for (theirs, ours) in [("K1_unnormalized", "skip"), ("K2_unnormalized", "growth")] {
                         self.same(&format!("{from}.{theirs}"), &[1], format!("{to}.{ours}"))?;

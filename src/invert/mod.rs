@@ -306,7 +306,7 @@ fn iterate<B: Backend>(
         let shared = |t: &B::Tensor| backend.shape(t).rows() == 1;
         let context = batch.context.as_ref().map(|t| if shared(t) { t.clone() } else { own(t) });
         let samples = backend.reshape(x, shape.with_rows(numbers.len()));
-        let gx = g(&Batch { x: samples, context, first: batch.first }, numbers);
+        let gx = g(&Batch { x: samples, context, first: batch.first, quantised: None }, numbers);
         backend.reshape(&gx, backend.shape(x))
     })?;
     let best = backend.reshape(&found.best, shape);

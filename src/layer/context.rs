@@ -8,12 +8,14 @@
 //! h ↦ tanh(u_l + 1.5) ∘ h    a gate             ([`ContextGate`])
 //! ```
 //!
-//! Of images all pixels have the same. Invariant: neither makes a Lipschitz constant in h larger, whatever U and e are: the bias
+//! Of images all pixels have the same, unless the context is an image itself ([`PixelBias`](super::PixelBias)), whose embedding
+//! `[n, h, w, k]` tells each pixel its own, `[n, h, w, u]`. Invariant: neither makes a Lipschitz constant in h larger, whatever U and e are: the bias
 //! has derivative 1, the gate |tanh| ≤ 1. So for every context the bound on Lip(g), the series, the certificates and the inverse
 //! are those of the net without a context. U = 0 adds nothing.
 
 use resflow_backend::{Backend, BackendError, Binary, Element as _, Over, Reduce, Shape, Unary};
 
+use super::linear::{by_rows, matrix};
 use super::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
 use crate::batch::Batch;
 use crate::error::ConfigError;
@@ -71,9 +73,9 @@ pub(super) struct PreparedConditioner<B: Backend> {
 }
 
 impl<B: Backend> PreparedConditioner<B> {
-    /// Computes U e, `[n, u]`, for embeddings `[n, k]`; one for all, `[1, k]`, stays one.
+    /// Computes U e, `[n, u]`, for embeddings `[n, k]`; one for all, `[1, k]`, stays one. Of images `[n, h, w, u]`.
     pub(super) fn tell(&self, backend: &B, embedding: &B::Tensor) -> B::Tensor {
-        backend.matmul(embedding, false, &self.transposed, false)
+        by_rows(backend, embedding, |rows| backend.matmul(rows, false, &self.transposed, false))
     }
 
     /// The gradient of a weight that had none.
@@ -82,7 +84,7 @@ impl<B: Backend> PreparedConditioner<B> {
     }
 
     /// Adds the gradients of the weight and of the embedding to those that were there, from that in what was told, of each sample,
-    /// `[n, u]`.
+    /// `[n, u]`, or of each pixel, `[n, h, w, u]`.
     pub(super) fn pull_back(
         &self,
         backend: &B,
@@ -91,6 +93,8 @@ impl<B: Backend> PreparedConditioner<B> {
         weight: &mut Grad<B>,
         context: &mut Grad<B>,
     ) {
+        let whole = backend.shape(embedding);
+        let (embedding, gradient) = (&matrix(backend, embedding), matrix(backend, &gradient));
         let shape = backend.shape(&gradient);
         let shared = backend.shape(embedding).rows() == 1 && shape.rows() != 1;
         let gradient = if shared {
@@ -102,7 +106,8 @@ impl<B: Backend> PreparedConditioner<B> {
             None => backend.matmul(&gradient, true, embedding, false),
             Some(sum) => backend.matmul_add(sum, &gradient, true, embedding, false),
         });
-        accumulate(backend, context, &backend.matmul(&gradient, false, &self.weight, false));
+        let of_embedding = backend.matmul(&gradient, false, &self.weight, false);
+        accumulate(backend, context, &backend.reshape(&of_embedding, whole));
     }
 }
 
@@ -126,7 +131,8 @@ pub struct Told {
 }
 
 impl Told {
-    /// The layer's own of what the net is told, `[n, features]`, of images `[n, 1, 1, features]`.
+    /// The layer's own of what the net is told, `[n, features]`, of images `[n, 1, 1, features]`, or `[n, h, w, features]` where each
+    /// pixel is told its own.
     ///
     /// # Panics
     /// If the samples have no context.
@@ -134,9 +140,10 @@ impl Told {
     pub(super) fn of<B: Backend>(self, backend: &B, context: Option<&B::Tensor>, samples: Shape) -> B::Tensor {
         let context = context.expect("a conditional net was given samples without a context");
         let found = backend.shape(context);
-        assert_eq!(found[1], self.all, "a net that is told {} numbers of a context was told {}", self.all, found[1]);
-        let own = backend.narrow(context, 1, self.offset, self.features);
-        if samples.rank() == 2 {
+        let told = found.channels();
+        assert_eq!(told, self.all, "a net that is told {} numbers of a context was told {told}", self.all);
+        let own = backend.narrow(context, found.rank() - 1, self.offset, self.features);
+        if samples.rank() == found.rank() {
             return own;
         }
         let mut shape = vec![1; samples.rank()];
@@ -147,6 +154,15 @@ impl Told {
     /// Adds the gradient of the layer's own, of the shape of its samples `[n, …, features]`, to that of all, `[n, u]`.
     pub(super) fn add<B: Backend>(self, backend: &B, gradient: &B::Tensor, all: &mut Grad<B>) {
         Self::add_all(backend, vec![(self, gradient.clone())], all);
+    }
+
+    /// Adds the gradient of the layer's own, `[n, h, w, features]`, to that of all that the pixels are told, `[n, h, w, u]`.
+    pub(super) fn add_pixels<B: Backend>(self, backend: &B, gradient: &B::Tensor, all: &mut Grad<B>) {
+        let shape = backend.shape(gradient);
+        let zeros = |width: usize| (width > 0).then(|| backend.full(0.0, shape.with_channels(width)));
+        let (before, behind) = (zeros(self.offset), zeros(self.all - self.offset - self.features));
+        let parts: Vec<_> = before.iter().chain([gradient]).chain(&behind).collect();
+        accumulate(backend, all, &backend.concat(&parts, shape.rank() - 1));
     }
 
     /// Adds the gradients of several runs, which do not overlap.

@@ -26,6 +26,7 @@ mod known;
 mod leaky;
 mod linear;
 mod normalised;
+mod pixel_bias;
 mod sequence;
 mod taps;
 mod traces;
@@ -39,6 +40,7 @@ pub use dense::DenseLayer;
 pub use leaky::LeakyLipSwish;
 pub use linear::{Dense, LipschitzLinear, by_rows, matrix};
 pub use normalised::{LayerNorms, OrderGradients};
+pub use pixel_bias::PixelBias;
 use resflow_backend::{Activation, Backend, BackendError, Net as BackendNet, NetLayer};
 pub use sequence::Sequence;
 

@@ -8,7 +8,7 @@ use resflow_backend::{Backend, Element, Key, Shape};
 
 use super::columns::Columns;
 use super::large::LargeRows;
-use crate::batch::Batch;
+use crate::batch::{Batch, Quantised};
 use crate::classifier::check_labels;
 use crate::data::image::{ImageSet, flip};
 use crate::data::{
@@ -17,7 +17,7 @@ use crate::data::{
 };
 use crate::error::{DataError, Error};
 use crate::flow::FlowCategories;
-use crate::transform::dequantise;
+use crate::transform::quantised;
 
 /// Training and validation samples, which never overlap.
 #[derive(Debug, Clone)]
@@ -181,6 +181,8 @@ pub(crate) struct Drawing {
     pub(crate) bits: u32,
     /// The classes of the labels that come with a batch, 0 for none.
     pub(crate) classes: usize,
+    /// Whether images come with what a dequantiser makes them of.
+    pub(crate) quantised: bool,
     pub(crate) key: Key,
 }
 
@@ -497,7 +499,7 @@ impl Batches {
                 &read
             }
         };
-        let mut log_det = None;
+        let (mut log_det, mut quantised) = (None, None);
         let x = match data.samples().values() {
             Values::Tabular(table) if self.columns.is_some() => {
                 let (values, own) = self.mapped(table, &order, batch * count as u64);
@@ -508,7 +510,12 @@ impl Batches {
                 let values = order.iter().flat_map(|&i| table.row(i)).map(|&v| B::Elem::from_f64(v));
                 backend.upload(&values.collect::<Vec<_>>(), [count, table.width()].into())
             }
-            Values::Images(set) => self.images(backend, set, &order, batch * count as u64),
+            Values::Images(set) => {
+                let images = self.images(backend, set, &order, batch * count as u64);
+                let x = images.place(backend, &images.noise, self.drawing.bits);
+                quantised = self.drawing.quantised.then_some(images);
+                x
+            }
         };
         if let Some(log_prob) = self.categories.as_ref().and_then(|coded| coded.log_prob.as_ref()) {
             let log_det = log_det.get_or_insert_with(|| vec![self.log_det; count]);
@@ -517,7 +524,7 @@ impl Batches {
         let weights = data.weights().map(|weights| order.iter().map(|&i| weights[i] * self.unit).collect());
         let context = self.contexts(backend, data, &order);
         let targets = self.targets(backend, data, &order);
-        Ok(Drawn { batch: Batch { context, ..Batch::new(x) }, targets, weights, log_det })
+        Ok(Drawn { batch: Batch { context, quantised, ..Batch::new(x) }, targets, weights, log_det })
     }
 
     /// Rows behind the maps of their columns, and ln |det| of each. Grids get fresh noise, that of number `first` and so
@@ -540,8 +547,8 @@ impl Batches {
         (values, log_dets)
     }
 
-    /// Dequantises images, `[n, h, w, c]`, with fresh noise, that of number `first` and so on.
-    fn images<B: Backend>(&self, backend: &B, set: &ImageSet, order: &[usize], first: u64) -> B::Tensor {
+    /// Uploads images, `[n, h, w, c]`, with fresh noise, that of number `first` and so on.
+    fn images<B: Backend>(&self, backend: &B, set: &ImageSet, order: &[usize], first: u64) -> Quantised<B> {
         let key = self.drawing.key;
         let mut bytes = Vec::with_capacity(order.len() * set.bytes().len() / set.len());
         for (i, &image) in order.iter().enumerate() {
@@ -552,7 +559,7 @@ impl Batches {
             }
         }
         let shape = Shape::from([order.len(), set.height(), set.width(), set.channels()]);
-        dequantise(backend, &bytes, shape, self.drawing.bits, key.named("dequantise"), first)
+        quantised(backend, &bytes, shape, self.drawing.bits, key.named("dequantise"), first)
     }
 
     /// The one-hot classes of some samples, `[n, K]`, where labels are wanted.

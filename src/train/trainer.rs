@@ -187,6 +187,7 @@ impl<B: Backend> Trainer<B> {
             flips: config.flips,
             bits: flow.config().images().map_or(8, |c| c.bits),
             classes,
+            quantised: flow.dequantiser().is_some(),
             key,
         };
         let begins = !matches!(columns, Columns::Given(_));
@@ -516,12 +517,12 @@ impl<B: Backend> Trainer<B> {
         let how = PowerIteration::Iterations(self.config.power_iterations);
         let (chain, prepared) = self.flow.chain().updated(&b, self.optimiser.parameters(), how);
         *self.flow.chain_mut() = chain;
-        self.assign_rest(&self.optimiser.parameters().clone());
+        self.assign_rest(&self.optimiser.parameters().clone(), how);
         self.take(self.flow.prepare_with(prepared));
     }
 
-    /// Sets the base, the classifier and the embedding from the flat parameters, in which they come after the chain.
-    fn assign_rest(&mut self, flat: &B::Tensor) {
+    /// Sets the base, the classifier, the embedding and the dequantiser from the flat parameters, in which they come after the chain.
+    fn assign_rest(&mut self, flat: &B::Tensor, how: PowerIteration) {
         let b = self.flow.backend().clone();
         let mut at = self.flow.chain().parameters(&b) as usize;
         assign(&b, self.flow.base_mut(), flat, at);
@@ -532,6 +533,11 @@ impl<B: Backend> Trainer<B> {
         }
         if let Some(context) = self.flow.context_mut() {
             assign(&b, context.embedding_mut(), flat, at);
+            at += context.embedding().parameters(&b) as usize;
+        }
+        if let Some(dequantiser) = self.flow.dequantiser_mut() {
+            assign(&b, dequantiser, flat, at);
+            dequantiser.update_spectral_norms(&b, how);
         }
     }
 

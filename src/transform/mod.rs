@@ -11,6 +11,7 @@ mod squeeze;
 
 pub use actnorm::ActNorm;
 pub use conditional_actnorm::ConditionalActNorm;
+pub(crate) use dequantise::quantised;
 pub use dequantise::{bits_per_dim, dequantise, quantise};
 pub use flatten::{Flatten, from_vectors, to_vectors};
 pub use invertible_linear::InvertibleLinear;

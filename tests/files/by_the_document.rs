@@ -7,7 +7,10 @@ use resflow::NdArray;
 use resflow::backend::{Backend, Key, Noise};
 use resflow::bijection::Bijection;
 use resflow::categorical::CategoricalDensity;
-use resflow::config::{BaseConfig, ContextConfig, Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity, Start};
+use resflow::config::{
+    BaseConfig, ContextConfig, Dequantisation, DequantisationConfig, Family, FlowConfig, ImageConfig, ModelConfig,
+    Nonlinearity, Start,
+};
 use resflow::data::column::{Asinh, Grid, Spline};
 use resflow::data::image::ImageSet;
 use resflow::data::{Categories, ColumnMap, ColumnMaps, Dataset, Support, Table};
@@ -371,6 +374,39 @@ fn couplings_over_images() {
     // a last scale of a single pixel
     let config = ImageConfig { height: 2, width: 2, channels: 1, blocks: vec![2, 3], ..images() };
     agrees("a pixel", &flow(ImageConfig { squeeze_first: false, ..config.of(Family::RealNvp) }));
+}
+
+#[test]
+fn noise_of_bytes() {
+    for (channels, model) in
+        [(1, Family::RealNvp), (2, Family::RealNvp), (2, Family::FlowPlusPlus), (1, Family::Residual)]
+    {
+        let dequantisation =
+            DequantisationConfig { kind: Dequantisation::Variational, model, blocks: 3, filters: 3, features: 2 };
+        let base = if channels == 2 { BaseConfig::Normal } else { "student-t".parse().expect("a base") };
+        let config = ImageConfig { height: 2, width: 4, channels, bits: 5, blocks: vec![1], base, ..images() };
+        let flow = flow(ImageConfig { dequantisation, ..config });
+        let archive = flow.to_archive().expect("stored");
+        assert_eq!(archive.document["model"]["format"], 7);
+        let mut document = Document::read(&archive.to_bytes().expect("stored"));
+        let d = 8 * channels;
+        let bytes: Vec<u8> = (0..2 * d).map(|e| (e * 37 % 256) as u8).collect();
+        let set = ImageSet::new(2, 4, channels, bytes.clone(), None).expect("two images");
+        let (b, key) = (cpu(), Key::new(6));
+        let noise = b.noise(key.named("dequantise"), Noise::Uniform, 0, [2, 2, 4, channels].into());
+        let noise = b.download(&noise).expect("no device fault");
+        let mut read = Vec::new();
+        for (bytes, noise) in bytes.chunks(d).zip(noise.chunks(d)) {
+            let levels: Vec<f64> = bytes.iter().map(|byte| f64::from(byte >> 3)).collect();
+            let (u, log_q) = document.noise(&levels, noise);
+            let x: Vec<f64> = levels.iter().zip(u).map(|(l, u)| (l + u) / 32.0).collect();
+            let flat: Vec<f64> = (0..channels).flat_map(|k| x.iter().skip(k).step_by(channels).copied()).collect();
+            read.push(document.log_prob(&flat).log_prob - log_q);
+        }
+        let said = flow.log_prob(&set, key).expect("images that fit");
+        assert!(said.standard_error.iter().all(|&e| e == 0.0), "exact");
+        near(&format!("noise by {model}, {channels} channels"), &read, &said.values);
+    }
 }
 
 /// Transforms one by one, in an order of their own.

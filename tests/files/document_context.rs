@@ -91,7 +91,7 @@ impl Document {
 
     /// What a net is told, U e.
     pub(crate) fn told(&self, path: &str, net: &Value) -> Vec<f64> {
-        if net.get("context").is_none() {
+        if net.get("context").is_none() || self.pixels.is_some() {
             return Vec::new();
         }
         let k = number(&net["context"]);
@@ -104,6 +104,9 @@ impl Document {
 
     /// e^a ∘ x + m, and its log det.
     pub(crate) fn conditional_act_norm(&self, path: &str, x: &Sample) -> (Sample, f64) {
+        if let Some(e) = &self.pixels {
+            return self.act_norm_by_pixels(path, e, x);
+        }
         let (c, k) = (x.features(), self.given.len());
         let (weight, bias) = (self.get(&format!("{path}.weight")), self.get(&format!("{path}.bias")));
         let row = |r: usize| bias[r] + (0..k).map(|j| weight[r * k + j] * self.given[j]).sum::<f64>();

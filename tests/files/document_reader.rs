@@ -25,6 +25,8 @@ pub(crate) struct Document {
     pub(crate) categories: Option<Value>,
     /// e(c) of the context that samples are given.
     pub(crate) given: Vec<f64>,
+    /// e of the pixels, inside of a dequantiser.
+    pub(crate) pixels: Option<Sample>,
     /// t, inside of a continuous flow.
     pub(crate) time: Cell<Option<f64>>,
 }
@@ -61,6 +63,14 @@ impl Document {
         let extended =
             columns.is_some() || ["base", "start", "conditional_prior"].iter().any(|&key| config.get(key).is_some());
         let format = model["format"].as_u64();
+        // of the number that says most
+        let variational = config.get("dequantisation").is_some_and(|settings| settings["kind"] == "variational");
+        assert_eq!(format == Some(7), variational);
+        let format = match (format, config.get("context")) {
+            (Some(7), Some(_)) => Some(5),
+            (Some(7), None) => Some(if extended { 4 } else { 2 }),
+            (format, _) => format,
+        };
         let stages = match (format, model.get("chain"), extended) {
             (Some(3), Some(chain), false) | (Some(4), Some(chain), true) | (Some(5 | 6), Some(chain), _) => {
                 chain.as_array().expect("a list").clone()
@@ -79,7 +89,17 @@ impl Document {
             }
             _ => stages,
         };
-        Self { config, images, tensors, stages, columns, categories, given: Vec::new(), time: Cell::new(None) }
+        Self {
+            config,
+            images,
+            tensors,
+            stages,
+            columns,
+            categories,
+            given: Vec::new(),
+            pixels: None,
+            time: Cell::new(None),
+        }
     }
 
     /// The same with a context that samples are given.

@@ -281,14 +281,20 @@ impl Document {
         let mut at = x.clone();
         let told = self.told(path, net);
         let mut told = told.iter().copied();
+        let mut told_pixels = 0;
         for (j, layer) in net["layers"].as_array().expect("layers").iter().enumerate() {
-            let path = format!("{path}.net.{j}");
+            let (net, path) = (path, format!("{path}.net.{j}"));
             let (name, settings) = layer.as_object().expect("a layer").iter().next().expect("a name");
             if name == "dense" {
                 (at, tangents) = self.dense(&path, settings, &at, tangents, &mut told);
             } else if name == "context-bias" {
                 let own: Vec<f64> = told.by_ref().take(number(&settings["features"])).collect();
                 at.x.iter_mut().enumerate().for_each(|(e, x)| *x += own[e % own.len()]);
+            } else if name == "pixel-bias" {
+                let features = number(&settings["features"]);
+                let own = self.told_by_pixels(net, told_pixels, features);
+                told_pixels += features;
+                at.x.iter_mut().zip(own.x).for_each(|(x, own)| *x += own);
             } else if name == "context-gate" {
                 let own: Vec<f64> = told.by_ref().take(number(&settings["features"])).collect();
                 for sample in std::iter::once(&mut at).chain(&mut tangents) {

@@ -24,6 +24,7 @@ mod data_streams;
 mod document_categories;
 mod document_columns;
 mod document_context;
+mod document_noise;
 mod document_reader;
 mod document_sample;
 mod document_spline;

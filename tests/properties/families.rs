@@ -3,8 +3,9 @@
 //! refuses. No statistics: seeds are fixed.
 
 use crate::common::*;
+use crate::dequantisation::variational;
 use resflow::NdArray;
-use resflow::backend::Key;
+use resflow::backend::{Backend as _, Key};
 use resflow::checkpoint::Archive;
 use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset, Start};
 use resflow::coupling::Mask;
@@ -19,7 +20,7 @@ pub(crate) fn rows(family: Family) -> ModelConfig {
     FlowConfig { blocks: 6, hidden: vec![16, 16], ..FlowConfig::of(family, 2) }.into()
 }
 
-fn small_images(family: Family) -> ModelConfig {
+pub(crate) fn small_images(family: Family) -> ModelConfig {
     let residual = ImageConfig {
         blocks: vec![2, 1],
         filters: 6,
@@ -89,6 +90,42 @@ pub(crate) fn all() -> impl Iterator<Item = ModelConfig> {
             [rows(family)].into_iter().chain(pictures.into_iter().flatten())
         })
         .chain(based())
+        .chain(dequantised())
+}
+
+/// Images with noise by a flow of its own: every family with one, and every kind of one.
+fn dequantised() -> impl Iterator<Item = ModelConfig> {
+    let with = |family: Family, noise: Family| {
+        let images = small_images(family).images().cloned().expect("images");
+        ModelConfig::from(ImageConfig { dequantisation: variational(noise), ..images })
+    };
+    let of_couplings = Family::ALL.into_iter().filter(|f| f.takes_images()).map(move |f| with(f, Family::RealNvp));
+    of_couplings.chain([with(Family::Residual, Family::Residual), with(Family::FlowPlusPlus, Family::FlowPlusPlus)])
+}
+
+/// The names and the numbers of the trained tensors.
+pub(crate) fn trained(flow: &Flow<Cpu>) -> Vec<(String, usize)> {
+    let mut out = Vec::new();
+    flow.visit(&mut |name, t, role| {
+        if role.is_trained() {
+            out.push((name.to_owned(), flow.backend().shape(t).elements()));
+        }
+    });
+    out
+}
+
+/// The flow with one trained tensor moved along a direction.
+pub(crate) fn moved(b: &Cpu, flow: &Flow<Cpu>, which: usize, direction: &[f64], h: f64) -> Flow<Cpu> {
+    let (mut flow, mut number) = (flow.clone(), 0);
+    flow.visit_mut(&mut |_, t, role| {
+        if role.is_trained() {
+            if number == which {
+                *t = b.axpy(h, &b.upload(direction, b.shape(t)), t.clone());
+            }
+            number += 1;
+        }
+    });
+    flow
 }
 
 pub(crate) fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 
 use crate::common::bijections::{log_det_by_steps, slope};
 use crate::common::*;
+use crate::families::{moved, trained};
 use proptest::prelude::*;
 use resflow::NdArray;
 use resflow::backend::{Backend, Element as _, Key};
@@ -74,30 +75,6 @@ fn objective(flow: &Flow<Cpu>, x: &[f64], weights: &[f64]) -> f64 {
     let log_p = flow.log_prob(&table(flow.dimension(), x.to_vec()), Key::new(0)).expect("rows that fit");
     assert!(log_p.replicates == 1 && log_p.standard_error.iter().all(|&e| e == 0.0));
     -dot(&log_p.values, weights)
-}
-
-/// The flow with one trained tensor moved along a direction.
-fn moved(b: &Cpu, flow: &Flow<Cpu>, which: usize, direction: &[f64], h: f64) -> Flow<Cpu> {
-    let (mut flow, mut number) = (flow.clone(), 0);
-    flow.visit_mut(&mut |_, t, role| {
-        if role.is_trained() {
-            if number == which {
-                *t = b.axpy(h, &b.upload(direction, b.shape(t)), t.clone());
-            }
-            number += 1;
-        }
-    });
-    flow
-}
-
-fn trained(flow: &Flow<Cpu>) -> Vec<(String, usize)> {
-    let mut out = Vec::new();
-    flow.visit(&mut |name, t, role| {
-        if role.is_trained() {
-            out.push((name.to_owned(), flow.backend().shape(t).elements()));
-        }
-    });
-    out
 }
 
 proptest! {

@@ -17,6 +17,7 @@ mod conditional_fits;
 mod coupling;
 mod decode_gradient;
 mod dense;
+mod dequantisation;
 mod estimator;
 mod families;
 mod flow;

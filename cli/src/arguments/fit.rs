@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use resflow::config::Preset;
+use resflow::config::{Dequantisation, Preset};
 
 use super::seconds;
 use crate::data::large::Largeness;
@@ -86,6 +86,11 @@ pub(crate) struct Fit {
     /// in: a hybrid model, whose heads look at the flow's images on every scale
     #[arg(long)]
     pub(crate) classify: bool,
+    /// The noise that images of bytes get: uniform, or variational, by a conditional flow that sees the image and is trained with the
+    /// model; what is minimised, and every number of bits/dim, is then an upper bound (≤) on that of the bytes. Its settings are those
+    /// of `dequantisation` in [images]: model (realnvp, flowpp, residual), blocks, filters, features [default: uniform]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) dequantisation: Option<Dequantisation>,
     /// Weigh the rows of a table by this column, which is then no part of them: weight 2 is the row twice, weight 0 none
     #[arg(long, value_name = "COLUMN")]
     pub(crate) weight: Option<String>,

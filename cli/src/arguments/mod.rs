@@ -113,7 +113,8 @@ pub(crate) struct Look {
 /// flags rows below percentile 1. A model knows its training rows, so more than that of fresh rows of the same kind may be
 /// flagged; how many of the fit's held-out rows would be is said beside it.
 ///
-/// Images as bytes are dequantised with noise of the seed; a .npy array of floats [n, c, h, w] or [n, h, w, c] in [0, 1]
+/// Images as bytes are dequantised with noise of the seed. A model of `resflow fit --dequantisation variational` draws that noise itself,
+/// and what is printed are bounds: bits/dim ≤, log p ≥. --importance K makes them closer. A .npy array of floats [n, c, h, w] or [n, h, w, c] in [0, 1]
 /// that are no multiples of 1/255, or a table of rows in the order (c, h, w), is taken as it is. Images are evaluated 256 at a time: the noise
 /// and the probes of an image depend on the seed and its number, not on how many there are.
 ///
@@ -176,7 +177,8 @@ pub(crate) struct Score {
     #[command(flatten)]
     pub(crate) largeness: Largeness,
     /// Write log_prob, se and percentile of every row, with --contamination also outlier, to this .csv, .parquet or .arrow
-    /// file, or to a pipe (-); of images bits_per_dim and bits_per_dim_se before them, without percentile; of models that
+    /// file, or to a pipe (-); of images bits_per_dim and bits_per_dim_se before them, without percentile, and where these are bounds
+    /// bits_per_dim_at_most and log_prob_at_least in the place of bits_per_dim and log_prob; of models that
     /// classify also the likeliest class (by its name if it has one) and its probability, as class and confidence
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
@@ -213,6 +215,16 @@ pub(crate) struct Score {
         allow_negative_numbers = true,
     )]
     pub(crate) most_replicates: u32,
+    /// Bound log p of images of bytes by importance weights of K draws of their noise, which never lowers the bound in the mean; of
+    /// models whose log determinants are exact
+    #[arg(
+        long,
+        value_name = "K",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        allow_negative_numbers = true,
+        conflicts_with_all = ["replicates", "standard_error", "outliers"],
+    )]
+    pub(crate) importance: Option<u32>,
     /// Draws of what a row lacks, behind its log p by a model of `resflow fit --impute`
     #[arg(
         long,

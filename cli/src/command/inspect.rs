@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::arguments::Inspect;
 use crate::command::categorical;
 use crate::data::model_size;
+use crate::evaluate;
 use crate::model::{Stored, column_names};
 use crate::output::print;
 
@@ -173,6 +174,10 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
             "bits": images.bits,
         });
         object["validation_bits_per_dim"] = validation.into();
+        if images.dequantisation.is_variational() {
+            object["bound"] = "validation_bits_per_dim is at least that of the bytes".into();
+            object["dequantiser"] = flow.dequantiser().map(|own| own.describe()).into();
+        }
     } else {
         let (mean, deviation) = (flow.standardiser().mean(), flow.standardiser().deviation());
         object["standardisation"] = serde_json::json!({ "mean": mean, "deviation": deviation });
@@ -281,8 +286,9 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
     let provenance = flow.provenance();
     let estimators = estimators(flow);
     let validation = provenance.validation_nll.map_or("not validated".to_owned(), |v| {
-        let bits = flow.config().bits_per_dim(-v).map_or(String::new(), |b| format!(", {b:.4} bits/dim"));
-        format!("{v:.4} nats{bits}")
+        let at_most = evaluate::at_most(flow.config().is_variational());
+        let bits = flow.config().bits_per_dim(-v).map_or(String::new(), |b| format!(", {at_most}{b:.4} bits/dim"));
+        format!("{at_most}{v:.4} nats{bits}")
     });
     let mut line = |name: &str, value: &dyn std::fmt::Display| {
         // writing to a String cannot fail

@@ -27,16 +27,48 @@ pub(crate) fn key(seed: u64) -> Key {
     Key::new(seed).named("score")
 }
 
-/// log p of all samples.
+/// log p of all samples; a bound on it by a variational dequantiser.
 pub(crate) fn log_prob<B: Backend>(
     flow: &PreparedFlow<B>,
     model: &ModelConfig,
     samples: Samples<'_>,
     key: Key,
 ) -> Result<LogProb> {
+    scores(model, samples, key, model.is_variational(), |piece, key| Ok(flow.log_prob(piece, key)?))
+}
+
+/// The bound on log p of all images by importance weights of so many draws of their noise.
+pub(crate) fn importance_bound<B: Backend>(
+    flow: &PreparedFlow<B>,
+    model: &ModelConfig,
+    samples: Samples<'_>,
+    draws: usize,
+    key: Key,
+) -> Result<LogProb> {
+    scores(model, samples, key, true, |piece, key| Ok(flow.importance_bound(piece, 0, draws, key)?))
+}
+
+/// What a number of bits per dimension is called: a bound is never named like the number itself.
+pub(crate) fn bits_per_dim_label(is_bound: bool) -> &'static str {
+    if is_bound { "bits/dim ≤" } else { "bits/dim" }
+}
+
+/// What stands before a number that may be an upper bound.
+pub(crate) fn at_most(is_bound: bool) -> &'static str {
+    if is_bound { "≤ " } else { "" }
+}
+
+/// The scores of all samples, piece by piece.
+fn scores(
+    model: &ModelConfig,
+    samples: Samples<'_>,
+    key: Key,
+    is_bound: bool,
+    of: impl Fn(Samples<'_>, Key) -> Result<LogProb>,
+) -> Result<LogProb> {
     let mut all: Option<LogProb> = None;
     in_pieces(model, samples, key, |piece, key| {
-        let own = flow.log_prob(piece, key)?;
+        let own = of(piece, key)?;
         let all = match &mut all {
             Some(all) => {
                 all.values.extend(own.values);
@@ -51,14 +83,14 @@ pub(crate) fn log_prob<B: Backend>(
             None => all.insert(own),
         };
         Ok(match model.bits_per_dim(all.mean()) {
-            Some(bits) => format!("bits/dim {bits:.4}"),
+            Some(bits) => format!("{} {bits:.4}", bits_per_dim_label(is_bound)),
             None => format!("log p {:.4}", all.mean()),
         })
     })?;
     match all {
         Some(all) => Ok(all),
         // no rows: the library knows what to say of them
-        None => Ok(flow.log_prob(samples, key)?),
+        None => of(samples, key),
     }
 }
 

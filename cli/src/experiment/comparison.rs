@@ -132,6 +132,7 @@ fn score<B: Backend>(
         nll,
         standard_error,
         bits_per_dim: model.bits_per_dim(-nll).zip(model.bits_per_dim_error(standard_error)).map(|(b, e)| [b, e]),
+        is_bound: model.is_variational(),
         points,
         estimator,
         parameters: flow.parameters(),
@@ -215,7 +216,8 @@ fn row(line: &Line<'_>, runs: &[Cell<Score>], more: &Columns<'_>) -> Vec<String>
     let between = if value.count > 1 { format!("{:.4}", value.standard_error) } else { String::new() };
     let lost = runs.len() - results.len();
     let diverged = if lost > 0 { format!(" ({lost} of {} diverged)", runs.len()) } else { String::new() };
-    let mut cells = vec![name, format!("{:.4} ± {error:.4}{diverged}", value.mean), between];
+    let at_most = evaluate::at_most(results.iter().any(|score| score.is_bound));
+    let mut cells = vec![name, format!("{at_most}{:.4} ± {error:.4}{diverged}", value.mean), between];
     cells.extend(more.cells(&results));
     cells.extend([results[0].parameters.to_string(), results[0].steps.to_string(), format!("{seconds:.1}")]);
     cells

@@ -20,6 +20,9 @@ pub(super) struct Score {
     pub(super) standard_error: f64,
     /// The same of images in bits per dimension.
     pub(super) bits_per_dim: Option<[f64; 2]>,
+    /// Whether these are upper bounds on those of bytes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_bound: bool,
     /// Points, and how log p was found; of a table they are those of the best validation.
     pub(super) points: usize,
     pub(super) estimator: String,

@@ -97,6 +97,7 @@ impl Training<'_> {
             model: None,
             // the settings say how many classes there are
             classify: false,
+            dequantisation: None,
             weight: None,
             given: Vec::new(),
             impute: false,

@@ -8,8 +8,8 @@ const TRAINING: [u8; 3] = [80, 110, 180];
 const VALIDATION: [u8; 3] = [200, 60, 40];
 
 /// The curve of points [step, bits/dim], where training has at least two. The beginning may lie above the picture: its
-/// height is that of the last nine tenths of the run.
-pub(crate) fn draw(training: &[[f64; 2]], validation: &[[f64; 2]]) -> Option<RgbImage> {
+/// height is that of the last nine tenths of the run. The numbers may be upper bounds.
+pub(crate) fn draw(training: &[[f64; 2]], validation: &[[f64; 2]], is_bound: bool) -> Option<RgbImage> {
     let last = training.last().filter(|_| training.len() > 1)?[0];
     let late = || training.iter().chain(validation).filter(|p| p[0] >= 0.1 * last).map(|p| p[1]);
     let (low, high) = (late().fold(f64::INFINITY, f64::min), late().fold(f64::NEG_INFINITY, f64::max));
@@ -25,5 +25,6 @@ pub(crate) fn draw(training: &[[f64; 2]], validation: &[[f64; 2]]) -> Option<Rgb
     for &point in validation {
         canvas.dot(axes.place(point), VALIDATION, 1.0);
     }
-    Some(canvas.finish("bits/dim (red: validation)", &axes))
+    let title = if is_bound { "bits/dim at most (red: validation)" } else { "bits/dim (red: validation)" };
+    Some(canvas.finish(title, &axes))
 }

@@ -99,7 +99,9 @@ impl Illustration {
             Self::Images { classes } => {
                 let [samples, curve] = IMAGE_PICTURES.map(|name| directory.picture(name));
                 let training = line(entries, |b| Some(b.train_bits_per_dim));
-                if let Some(picture) = curve::draw(&training, &line(entries, |b| b.val_bits_per_dim)) {
+                if let Some(picture) =
+                    curve::draw(&training, &line(entries, |b| b.val_bits_per_dim), model.is_variational())
+                {
                     write_png(&picture, &curve)?;
                 }
                 let Some(config) = model.images() else { return Ok(()) };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Key};
 use resflow::checkpoint::Archive;
-use resflow::config::{ContextConfig, Family, ModelConfig};
+use resflow::config::{ContextConfig, Dequantisation, Family, ModelConfig};
 use resflow::data::image::{ImageSet, ImageSize};
 use resflow::data::{self, Concern, Dataset, Look, Severity};
 use resflow::device::Precision;
@@ -116,6 +116,12 @@ fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<S
     let (row, classes) = (source.sample_shape(), asked_classes(arguments, source)?);
     let [height, width, channels] = row[..] else {
         let columns = row.iter().product();
+        if let Some(asked) = arguments.dequantisation {
+            let data = &arguments.data;
+            return Err(usage(format_args!(
+                "--dequantisation {asked} is for images of bytes, {data} holds rows of numbers"
+            )));
+        }
         let mut settings = match source {
             Source::Density(_) => Settings::for_density(family),
             Source::Large(table) => Settings::for_table(family, table.rows(), columns),
@@ -162,7 +168,24 @@ fn settings_before(arguments: &Fit, source: &Source, family: Family) -> Result<S
         say(format_args!("note: {words}"));
     }
     classify(&mut settings, classes, arguments, source)?;
+    dequantise(&mut settings, arguments)?;
     Ok(settings)
+}
+
+/// Gives the model the dequantisation that is asked for, which a file must not contradict.
+fn dequantise(settings: &mut Settings, arguments: &Fit) -> Result<()> {
+    let (ModelConfig::Images(images), Some(asked)) = (&mut settings.model, arguments.dequantisation) else {
+        return Ok(());
+    };
+    if asked == Dequantisation::Uniform
+        && images.dequantisation.is_variational()
+        && let Some(file) = &arguments.config
+    {
+        let file = file.display();
+        return Err(usage(format_args!("--dequantisation {asked}: {file} says dequantisation is variational")));
+    }
+    images.dequantisation.kind = asked;
+    Ok(())
 }
 
 /// Says what there is to say of a table; refuses one whose density has no meaning.
@@ -398,11 +421,19 @@ pub(super) fn check_asked(arguments: &Fit, run: &Settings, row: &[usize], direct
     if let Some(other) = asked_family(arguments)?.filter(|f| *f != family) {
         return Err(usage(format_args!("--model {other}: the run in {} is of {family}", directory.root().display())));
     }
+    let variational = run.model.is_variational();
+    if let Some(other) = arguments.dequantisation.filter(|other| (*other == Dequantisation::Variational) != variational)
+    {
+        let has = if variational { Dequantisation::Variational } else { Dequantisation::Uniform };
+        let root = directory.root().display();
+        return Err(usage(format_args!("--dequantisation {other}: that of the run in {root} is {has}")));
+    }
     let own = match arguments.preset {
         Some(preset) => {
             let mut own = presets::settings(preset, family);
-            if let ModelConfig::Images(images) = &mut own.model {
-                images.classes = run.model.classes();
+            if let (ModelConfig::Images(images), Some(of_run)) = (&mut own.model, run.model.images()) {
+                images.classes = of_run.classes;
+                images.dequantisation.kind = of_run.dequantisation.kind;
             }
             own
         }

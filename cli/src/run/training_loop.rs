@@ -8,6 +8,7 @@ use resflow::flow::PreparedFlow;
 use resflow::train::{Budget, StepReport, Trainer, Validation};
 
 use crate::arguments::Fit;
+use crate::evaluate;
 use crate::failure::{interrupted, is_interruption, say, warn};
 use crate::progress::{Position, Progress, clock};
 use crate::run::directory::{REPORT, RunDirectory};
@@ -367,7 +368,7 @@ impl<'a, B: Backend> Run<'a, B> {
             epoch: self.trainer.epoch_samples().filter(|_| images).map(epoch),
             objective: match report.matching {
                 Some(_) => "matching",
-                None if images => "bits/dim",
+                None if images => evaluate::bits_per_dim_label(model.is_variational()),
                 None => "nll",
             },
             train: report.matching.unwrap_or_else(|| objective(report.train_nll)),
@@ -410,9 +411,10 @@ impl<'a, B: Backend> Run<'a, B> {
         let time = if elapsed.as_secs() < 100 { format!("{:.1} s", elapsed.as_secs_f64()) } else { clock(elapsed) };
         let model = self.trainer.flow().config();
         let bits = self.trainer.best_nll().and_then(|nll| model.bits_per_dim(-nll));
+        let at_most = evaluate::at_most(model.is_variational());
         let validation = match (bits, self.best_error.and_then(|e| model.bits_per_dim_error(e))) {
-            (Some(bits), Some(error)) => format!("{bits:.4} ± {error:.4} bits/dim (nll {best} nats)"),
-            (Some(bits), None) => format!("{bits:.4} bits/dim (nll {best} nats)"),
+            (Some(bits), Some(error)) => format!("{at_most}{bits:.4} ± {error:.4} bits/dim (nll {at_most}{best} nats)"),
+            (Some(bits), None) => format!("{at_most}{bits:.4} bits/dim (nll {at_most}{best} nats)"),
             _ => format!("nll {best} nats"),
         };
         let classes = self.trainer.best_classification().map_or(String::new(), |best| {

@@ -42,7 +42,7 @@ pub(crate) fn blobs(count: usize, side: usize, channels: usize) -> ImageSet {
 }
 
 /// A folder with `set/`, 60 training and 20 test images, and `tiny.toml`.
-fn folder() -> Folder {
+pub(crate) fn folder() -> Folder {
     let folder = Folder::new();
     folder.write("tiny.toml", CONFIG);
     create_dir(folder.path("set")).expect("a folder");

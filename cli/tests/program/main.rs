@@ -8,6 +8,7 @@ mod by_columns;
 mod categories;
 mod columns;
 mod conditional;
+mod dequantisation;
 mod end_to_end;
 mod experiment;
 mod families;

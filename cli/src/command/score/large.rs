@@ -88,6 +88,7 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
     let percentiles = counted.into_inner().map(Counted::summary);
     let found = Found {
         totals: tally.totals(),
+        is_bound: false,
         lacking: None,
         percentiles,
         quality: None,

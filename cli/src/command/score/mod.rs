@@ -120,7 +120,11 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     let start = Instant::now();
     let key = evaluate::key(arguments.seed);
     let rows = Incomplete::from(data.clone());
-    let (scores, lacking) = if rows.is_complete() {
+    let is_bound = arguments.importance.is_some() || (model.is_variational() && data.images().is_some());
+    let (scores, lacking) = if let Some(draws) = arguments.importance {
+        let found = evaluate::importance_bound(&prepared, model, data.samples(), draws as usize, key);
+        (found.context(arguments.data.clone())?, None)
+    } else if rows.is_complete() {
         (evaluate::log_prob(&prepared, model, data.samples(), key).context(arguments.data.clone())?, None)
     } else {
         let (scores, lacking) = Lacking::score(&flow, &rows, arguments.draws, key).context(arguments.data.clone())?;
@@ -131,7 +135,8 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
     let whole = |row: usize| lacking.as_ref().is_none_or(|lacking| lacking.missing[row] == 0);
     let percentiles = Percentiles::of(&scores, whole, flow.provenance().scores.as_ref(), arguments.contamination)?;
     if let Some(path) = &arguments.out {
-        let mut columns = scored(model, &scores, percentiles.as_ref(), classified.as_ref(), names.as_deref(), &dropped);
+        let classes = (classified.as_ref(), names.as_deref());
+        let mut columns = scored(model, &scores, is_bound, percentiles.as_ref(), classes, &dropped);
         if let Some(lacking) = &lacking {
             columns.extend(lacking.columns());
         }
@@ -153,6 +158,7 @@ fn score<B: Backend>(arguments: &Score, stored: &Stored, data: Data, backend: B)
         model,
         &Found {
             totals: Totals::of(&scores, |error| is_large(arguments, model, error)),
+            is_bound,
             lacking,
             percentiles: percentiles.map(|percentiles| percentiles.summary),
             quality,
@@ -195,6 +201,8 @@ fn is_large(arguments: &Score, model: &ModelConfig, error: f64) -> bool {
 /// What a report is of.
 struct Found {
     totals: Totals,
+    /// Whether the scores bound log p of bytes, instead of being log p.
+    is_bound: bool,
     lacking: Option<Lacking>,
     percentiles: Option<Summary>,
     quality: Option<Quality>,
@@ -208,19 +216,20 @@ struct Found {
 fn scored(
     model: &ModelConfig,
     scores: &LogProb,
+    is_bound: bool,
     percentiles: Option<&Percentiles>,
-    classified: Option<&Classified>,
-    classes: Option<&[String]>,
+    (classified, classes): (Option<&Classified>, Option<&[String]>),
     dropped: &[usize],
 ) -> Vec<Column> {
     let (values, errors) = (&scores.values, &scores.standard_error);
     let mut columns = Vec::new();
     let mut add = |name: &str, cells: Cells| columns.push(Column::new(name, cells.with_rows(dropped)));
     if model.images().is_some() {
-        add("bits_per_dim", Cells::Numbers(values.iter().filter_map(|v| model.bits_per_dim(*v)).collect()));
+        let name = if is_bound { "bits_per_dim_at_most" } else { "bits_per_dim" };
+        add(name, Cells::Numbers(values.iter().filter_map(|v| model.bits_per_dim(*v)).collect()));
         add("bits_per_dim_se", Cells::Numbers(errors.iter().filter_map(|e| model.bits_per_dim_error(*e)).collect()));
     }
-    add("log_prob", Cells::Numbers(values.clone()));
+    add(if is_bound { "log_prob_at_least" } else { "log_prob" }, Cells::Numbers(values.clone()));
     add("se", Cells::Numbers(errors.clone()));
     if let Some(percentiles) = percentiles {
         add("percentile", Cells::Numbers(percentiles.values.clone()));
@@ -301,6 +310,9 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             object["mean_bits_per_dim"] = model.bits_per_dim(mean).into();
             object["mean_bits_per_dim_se"] = model.bits_per_dim_error(error).into();
             object["mean_image_bits_per_dim_se"] = model.bits_per_dim_error(each).into();
+            if found.is_bound {
+                object["bound"] = "mean_bits_per_dim is at least, mean_log_prob at most, that of the bytes".into();
+            }
         }
         if let (Some(column), Some(effective)) = (&arguments.weight, totals.effective) {
             object["weight"] = column.as_str().into();
@@ -313,10 +325,17 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         bail!("{}: no rows", arguments.data);
     }
     let (row, bits) = match (model.bits_per_dim(mean), model.bits_per_dim_error(error)) {
-        (Some(bits), Some(error)) => ("image", format!("bits/dim    {bits:.5} ± {error:.5}, {rows} images\n")),
+        (Some(bits), Some(error)) => {
+            let label = evaluate::bits_per_dim_label(found.is_bound);
+            ("image", format!("{label:<12}{bits:.5} ± {error:.5}, {rows} images\n"))
+        }
         _ => ("row", String::new()),
     };
+    let (least, at_most) = (if found.is_bound { "≥ " } else { "" }, evaluate::at_most(found.is_bound));
     let replicates = match totals.replicates {
+        n if arguments.importance.is_some() && n > 1 => {
+            format!("mean error of an image {:.2e} bits/dim", model.bits_per_dim_error(each).unwrap_or(each))
+        }
         1 => format!("error of {row} 0", row = if row == "row" { "a row" } else { "an image" }),
         n => {
             let least = if arguments.standard_error.is_some() { " at least" } else { "" };
@@ -353,7 +372,7 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
     report_out(
         arguments.out.as_deref(),
         &format!(
-            "{bits}mean log p  {mean:.6} ± {error:.6} nats (nll {:.6}), {rows} {row}s{weighted}\n\
+            "{bits}mean log p  {least}{mean:.6} ± {error:.6} nats (nll {at_most}{:.6}), {rows} {row}s{weighted}\n\
          {far}{solved}{}estimator   {}; {replicates}\n\
          time        {seconds:.2} s in {}\n",
             -mean,
@@ -406,7 +425,7 @@ fn beside(arguments: &Score, model: &ModelConfig, found: &Found) -> String {
     }
     if let Some((Outliers { scores, auroc }, name)) = found.outliers.as_ref().zip(arguments.outliers.as_ref()) {
         let mean = match model.bits_per_dim(scores.mean()) {
-            Some(bits) => format!("images of {name}, bits/dim {bits:.5}"),
+            Some(bits) => format!("images of {name}, {} {bits:.5}", evaluate::bits_per_dim_label(found.is_bound)),
             None => format!("rows of {name}, mean log p {:.6}", scores.mean()),
         };
         let area = auroc.map_or("none".to_owned(), |a| format!("{:.4} ± {:.4}", a.value, a.standard_error));
