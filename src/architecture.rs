@@ -8,8 +8,8 @@ use crate::config::{ImageConfig, ModelConfig, Start};
 use crate::coupling::Coupling;
 use crate::error::ConfigError;
 use crate::layer::{
-    Conditioner, ContextBias, ContextGate, DenseLayer, Layer, LipschitzConv, LipschitzLinear, PixelBias, Sequence,
-    Told, activation_layer,
+    Attention, Conditioner, ContextBias, ContextGate, DenseLayer, GatedUnit, Layer, LayerNorm, LipschitzConv,
+    LipschitzLinear, PixelBias, Sequence, Skip, Told, activation_layer,
 };
 use crate::lipschitz::{Coefficient, PowerIteration};
 use crate::mixture_coupling::MixtureCoupling;
@@ -71,6 +71,9 @@ pub(crate) fn dequantiser<B: Backend>(
     let image = [config.height, config.width, config.channels];
     Ok((maker.net(&config.encoder(), &image, transforms.len())?, transforms))
 }
+
+/// The factor on the initial weights of the last layer of what is skipped (Ho et al. 2019, the authors' code).
+const SKIPPED: f64 = 0.1;
 
 struct Maker<'a, B: Backend> {
     backend: &'a B,
@@ -241,6 +244,14 @@ impl<B: Backend> Maker<'_, B> {
         }
     }
 
+    /// The key of a layer of net `number` that is no affine one, if weights are random.
+    fn own_key(&self, number: usize, kind: &str, layer: usize) -> Option<Key> {
+        match self.initial {
+            Initial::Random(key) => Some(key.split(number as u64).named(kind).split(layer as u64)),
+            Initial::Zeros => None,
+        }
+    }
+
     /// Builds a net over samples of a shape.
     fn net(&self, net: &Net, shape: &[usize], number: usize) -> Result<Sequence<B>, ConfigError> {
         let backend = self.backend;
@@ -267,7 +278,7 @@ impl<B: Backend> Maker<'_, B> {
             let problem = "a net with a context of which no layer is told, or the reverse";
             return Err(ConfigError::Inconsistent(problem.into()));
         }
-        for (layer, affine) in net.layers.iter().zip(&affine) {
+        for (i, (layer, affine)) in net.layers.iter().zip(&affine).enumerate() {
             let told = Told { offset, features: layer.told(), all };
             offset += told.features;
             let key = match self.initial {
@@ -283,6 +294,23 @@ impl<B: Backend> Maker<'_, B> {
                 (LayerStage::ContextBias { .. }, _) => Box::new(ContextBias::new(told)),
                 (LayerStage::ContextGate { .. }, _) => Box::new(ContextGate::new(told)),
                 (LayerStage::PixelBias { .. }, _) => Box::new(PixelBias::new(told)),
+                (LayerStage::Gate { features }, _) => Box::new(GatedUnit::new(*features)),
+                (LayerStage::LayerNorm { features }, _) => Box::new(LayerNorm::new(backend, *features)),
+                (LayerStage::Attention { image, heads }, _) => {
+                    let key = self.own_key(number, "attention", i);
+                    Box::new(Attention::new(backend, *image, *heads, key)?)
+                }
+                (LayerStage::Skip { layers }, _) => {
+                    if layers.iter().any(|layer| layer.told() > 0) {
+                        let problem = "layers that are skipped are told of a context";
+                        return Err(ConfigError::Inconsistent(problem.into()));
+                    }
+                    let initial = self.own_key(number, "skip", i).map_or(Initial::Zeros, Initial::Random);
+                    // an untrained net is nearly what it skips
+                    let maker = Maker { initial, identity: false, initial_scale: SKIPPED, ..*self };
+                    let net = Net { layers: layers.clone(), ..Net::default() };
+                    Box::new(Skip::new(maker.net(&net, shape, 0)?))
+                }
                 (LayerStage::Dense { inputs, activation, concatenation, context, .. }, Some(affine)) => {
                     let affine = self.affine(affine, shape, key, last)?;
                     let activation = activation_layer(backend, *activation);

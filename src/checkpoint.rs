@@ -74,7 +74,7 @@ fn format_of(config: &ModelConfig, listed: bool, mapped: bool, categorical: bool
     } else if mapped
         || !config.base().is_normal()
         || config.start() != Start::Random
-        || config.images().is_some_and(|images| images.conditional_prior)
+        || config.images().is_some_and(|images| images.conditional_prior || images.gated.is_some())
     {
         EXTENDED
     } else if listed {

@@ -208,6 +208,28 @@ pub enum LayerStage {
         /// The number of channels.
         features: usize,
     },
+    /// Layers around which their input is led: x + f(x).
+    Skip {
+        /// f, whose layers are free and told of no context.
+        layers: Vec<LayerStage>,
+    },
+    /// A gated linear unit of twice as many features.
+    Gate {
+        /// The number of features that it makes.
+        features: usize,
+    },
+    /// Layer normalisation.
+    LayerNorm {
+        /// The number of features or channels.
+        features: usize,
+    },
+    /// Self-attention over the pixels of an image, of which it makes twice as many channels.
+    Attention {
+        /// The shape of an image, `[h, w, c]`.
+        image: [usize; 3],
+        /// The number of heads.
+        heads: usize,
+    },
     /// One of the user's own.
     Custom(Custom),
 }
@@ -375,7 +397,20 @@ impl LayerStage {
             | Self::ContextBias { .. }
             | Self::ContextGate { .. }
             | Self::PixelBias { .. }
+            | Self::Skip { .. }
+            | Self::Gate { .. }
+            | Self::LayerNorm { .. }
+            | Self::Attention { .. }
             | Self::Custom(_) => None,
+        }
+    }
+
+    /// Returns `true` if it is, or holds, one of the user's own.
+    fn is_custom(&self) -> bool {
+        match self {
+            Self::Custom(_) => true,
+            Self::Skip { layers } => layers.iter().any(Self::is_custom),
+            _ => false,
         }
     }
 
@@ -412,9 +447,22 @@ impl LayerStage {
                 let count = f.parameters().len() as u64;
                 Size { parameters: count, tensors: count, ..Size::default() }
             }
-            Self::ContextBias { .. } | Self::ContextGate { .. } | Self::PixelBias { .. } | Self::Custom(_) => {
-                Size::default()
+            Self::Skip { layers } => layers.iter().map(|layer| layer.size(shape)).sum(),
+            Self::LayerNorm { features } => {
+                Size { parameters: product(&[2, *features]), tensors: 2, ..Size::default() }
             }
+            Self::Attention { image: [h, w, c], .. } => Size {
+                parameters: product(&[*h, *w, *c])
+                    .saturating_add(product(&[5, *c, *c]))
+                    .saturating_add(product(&[5, *c])),
+                tensors: 5,
+                ..Size::default()
+            },
+            Self::ContextBias { .. }
+            | Self::ContextGate { .. }
+            | Self::PixelBias { .. }
+            | Self::Gate { .. }
+            | Self::Custom(_) => Size::default(),
         }
     }
 }
@@ -541,9 +589,7 @@ impl Stage {
     pub(crate) fn is_custom(&self) -> bool {
         match self {
             Self::Custom(_) => true,
-            other => {
-                other.net().is_some_and(|net| net.layers.iter().any(|layer| matches!(layer, LayerStage::Custom(_))))
-            }
+            other => other.net().is_some_and(|net| net.layers.iter().any(LayerStage::is_custom)),
         }
     }
 

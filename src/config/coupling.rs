@@ -229,7 +229,13 @@ impl ImageConfig {
     /// The chain of a scale after its squeeze.
     pub(super) fn coupling_chain(&self, shape: [usize; 3], blocks: usize) -> Vec<Repeated> {
         scale(self.model, &shape, blocks, self.actnorm, |mask| {
-            let net = net(&self.coupling_layers(&shape, mask), self.activation, false, None, &NormChain::Two);
+            let net = if let Some(gated) = &self.gated {
+                let ends = ends(self.model, self.logistics(), mask, &shape);
+                let [inputs, outputs] = ends.map_or([0; 2], |ends| ends.map(|end| end.last().copied().unwrap_or(0)));
+                self.gated_net(gated, &shape, inputs, outputs)
+            } else {
+                net(&self.coupling_layers(&shape, mask), self.activation, false, None, &NormChain::Two)
+            };
             stage(self.model, &shape, mask, net, self.start, self.logistics())
         })
     }

@@ -1,6 +1,6 @@
 //! The default architectures of the families.
 
-use super::{Family, FlowConfig, ImageConfig, Nonlinearity, Start};
+use super::{Dequantisation, DequantisationConfig, Family, FlowConfig, GatedConfig, ImageConfig, Nonlinearity, Start};
 use crate::estimator::{Estimator, Exact, Probe, Traces, Truncated};
 
 /// κ of i-ResNets (Behrmann et al. 2019, appendix).
@@ -13,6 +13,8 @@ const IMPLICIT_COEFFICIENT: f64 = 0.9;
 
 /// The channels of published flows over images.
 const PUBLISHED_FILTERS: usize = 512;
+/// Those of the ones for two cores.
+const SMALL_FILTERS: usize = 64;
 
 /// i-ResNet's truncated series.
 fn truncated() -> Estimator {
@@ -155,7 +157,7 @@ impl ImageConfig {
                 Self { model: family, activation, blocks, fully_connected, ..self.of_dense() }
             }
             Family::RealNvp => coupling(self),
-            Family::FlowPlusPlus => Self { initial_scale: 0.0, ..coupling(self) },
+            Family::FlowPlusPlus => self.of_flow_plus_plus(coupling),
             // for rows: [`ImageConfig::check`] says so
             Family::Nsf | Family::Ffjord => Self { model: family, ..self },
             Family::Glow => {
@@ -171,5 +173,39 @@ impl ImageConfig {
                 flow
             }
         }
+    }
+
+    /// The Flow++ for these images: of the published sizes with the published nets on two scales, of those for two cores with smaller
+    /// ones, which attend where there are few pixels; else couplings with plain nets.
+    fn of_flow_plus_plus(self, coupling: impl Fn(Self) -> Self) -> Self {
+        let filters = self.filters;
+        let (published, small) = (filters >= PUBLISHED_FILTERS, filters >= SMALL_FILTERS);
+        let scales = self.blocks.len();
+        let flow = Self { initial_scale: 0.0, ..coupling(self) };
+        if published {
+            return Self {
+                // as many couplings as published, where the image can be halved once
+                blocks: if scales > 1 { vec![4, 5] } else { vec![9] },
+                filters: 96,
+                components: 32,
+                gated: Some(GatedConfig::default()),
+                activation: Nonlinearity::ClipSwish,
+                factor_out: false,
+                dequantisation: DequantisationConfig {
+                    kind: Dequantisation::Variational,
+                    model: Family::FlowPlusPlus,
+                    blocks: 4,
+                    filters: 96,
+                    features: 32,
+                },
+                ..flow
+            };
+        }
+        if small {
+            let gated = GatedConfig { blocks: 1, heads: 4, most_pixels: 64 };
+            let blocks = flow.blocks.iter().map(|&count| count.div_ceil(2)).collect();
+            return Self { blocks, filters: 32, gated: Some(gated), activation: Nonlinearity::ClipSwish, ..flow };
+        }
+        flow
     }
 }

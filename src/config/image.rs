@@ -13,8 +13,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BaseConfig, COMPONENTS, ContextConfig, DENSE_BOUND, DequantisationConfig, Family, MOST_BLOCKS, MOST_LAYERS,
-    MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start, check_shared, count, flatten, is_default_components,
+    BaseConfig, COMPONENTS, ContextConfig, DENSE_BOUND, DequantisationConfig, Family, GatedConfig, MOST_BLOCKS,
+    MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start, check_shared, count, flatten, is_default_components,
     is_default_dense_bound, is_false, is_true, net,
 };
 use crate::error::ConfigError;
@@ -54,6 +54,10 @@ pub struct ImageConfig {
     /// K, the logistics of each mixture of Flow++, 1 to 64; other families have none.
     #[serde(skip_serializing_if = "is_default_components")]
     pub components: usize,
+    /// The nets of Flow++'s couplings where they are gated residual ones with attention, such as `{ blocks = 10, heads = 4 }`; without, and
+    /// of other families, they are convolutions of the `kernels`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gated: Option<GatedConfig>,
     /// The nonlinearity of g, or of a coupling's net.
     pub activation: Nonlinearity,
     /// Begins g with an activation, in all blocks but the first; a coupling's net and a dense flow's g do not.
@@ -151,6 +155,7 @@ impl Default for ImageConfig {
             filters: 512,
             kernels: vec![3, 1, 3],
             components: COMPONENTS,
+            gated: None,
             activation: Nonlinearity::LipSwish,
             leading_activation: true,
             first_activation: false,
@@ -244,6 +249,14 @@ impl ImageConfig {
                 let problem = "a hybrid model p(x) p(y | x) has no context: leave out `classes`, or `context`";
                 return Err(ConfigError::Inconsistent(problem.into()));
             }
+        }
+        match &self.gated {
+            Some(_) if self.model != Family::FlowPlusPlus => {
+                let problem = format!("`gated` nets are those of flowpp, {} has none: leave it out", self.model);
+                return Err(ConfigError::Inconsistent(problem));
+            }
+            Some(gated) => gated.check(self.filters)?,
+            None => {}
         }
         self.dequantisation.check()?;
         if self.dequantisation.is_variational() && self.dequantisation.model == Family::FlowPlusPlus {

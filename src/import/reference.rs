@@ -262,6 +262,10 @@ impl Translation {
                 LayerStage::ContextBias { .. }
                 | LayerStage::ContextGate { .. }
                 | LayerStage::PixelBias { .. }
+                | LayerStage::Skip { .. }
+                | LayerStage::Gate { .. }
+                | LayerStage::LayerNorm { .. }
+                | LayerStage::Attention { .. }
                 | LayerStage::Custom(_) => {}
                 LayerStage::Dense { kernel, inputs, outputs, activation, .. } => {
                     for (theirs, ours) in [("K1_unnormalized", "skip"), ("K2_unnormalized", "growth")] {

@@ -8,8 +8,8 @@ use resflow::backend::{Backend, Key, Noise};
 use resflow::bijection::Bijection;
 use resflow::categorical::CategoricalDensity;
 use resflow::config::{
-    BaseConfig, ContextConfig, Dequantisation, DequantisationConfig, Family, FlowConfig, ImageConfig, ModelConfig,
-    Nonlinearity, Start,
+    BaseConfig, ContextConfig, Dequantisation, DequantisationConfig, Family, FlowConfig, GatedConfig, ImageConfig,
+    ModelConfig, Nonlinearity, Start,
 };
 use resflow::data::column::{Asinh, Grid, Spline};
 use resflow::data::image::ImageSet;
@@ -370,6 +370,16 @@ fn couplings_over_images() {
                 ImageConfig { blocks, factor_out, conditional_prior, squeeze_first, initial_scale: 1.0, ..config };
             agrees(&format!("{family}, {channels} channels"), &flow(config));
         }
+    }
+    for (heads, most_pixels, activation) in
+        [(2, 8, Nonlinearity::ClipSwish), (1, 64, Nonlinearity::Elu), (0, 64, Nonlinearity::Elu)]
+    {
+        let gated = Some(GatedConfig { blocks: 2, heads, most_pixels });
+        let config = ImageConfig { channels: 1, blocks: vec![1, 2], ..images() }.of(Family::FlowPlusPlus);
+        let config = ImageConfig { filters: 4, blocks: vec![1, 2], gated, activation, initial_scale: 1.0, ..config };
+        let flow = flow(config);
+        assert_eq!(flow.to_archive().expect("stored").document["model"]["format"], 4);
+        agrees(&format!("gated nets, {heads} heads"), &flow);
     }
     // a last scale of a single pixel
     let config = ImageConfig { height: 2, width: 2, channels: 1, blocks: vec![2, 3], ..images() };

@@ -60,8 +60,8 @@ impl Document {
         let images = model["config"].get("images").is_some();
         let config = model["config"][if images { "images" } else { "rows" }].clone();
         let columns = model.get("columns").map(|columns| columns["maps"].as_array().expect("a list").clone());
-        let extended =
-            columns.is_some() || ["base", "start", "conditional_prior"].iter().any(|&key| config.get(key).is_some());
+        let extended = columns.is_some()
+            || ["base", "start", "conditional_prior", "gated"].iter().any(|&key| config.get(key).is_some());
         let format = model["format"].as_u64();
         // of the number that says most
         let variational = config.get("dequantisation").is_some_and(|settings| settings["kind"] == "variational");

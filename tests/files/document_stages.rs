@@ -113,7 +113,10 @@ fn coupling_stages(
     let components = config.get("components").map_or(8, number);
     let outputs = if mixes { 3 * components + 2 } else { 2 };
     let widths = [&[a], hidden, &[outputs * b]].concat();
-    let net = spelled(config, &weights(kernels, &widths), false, true, true);
+    let net = match config.get("gated") {
+        Some(gated) if shape.len() == 3 => gated_net(config, gated, shape, a, outputs * b),
+        _ => spelled(config, &weights(kernels, &widths), false, true, true),
+    };
     let centred = config.get("start") == Some(&json!("identity"));
     let coupling = if mixes {
         let logistics = json!({ "components": components });
@@ -124,6 +127,29 @@ fn coupling_stages(
     let map = (matches!(family(config), "glow" | "flowpp") && c > 1)
         .then(|| json!({ "invertible-linear": { "features": c } }));
     map.into_iter().chain([coupling]).collect()
+}
+
+/// The gated net of a coupling over images of a shape.
+fn gated_net(config: &Value, gated: &Value, shape: &[usize], inputs: usize, outputs: usize) -> Value {
+    let (w, activation) = (number(&config["filters"]), text(config, "activation"));
+    let wide = if matches!(activation, "clip-swish" | "cpila") { 2 * w } else { w };
+    let convolution = |i: usize, o: usize| json!({ "convolution": { "kernel": [3, 3], "inputs": i, "outputs": o, "coefficient": null } });
+    let act = json!({ "activation": activation });
+    let (gate, norm) = (json!({ "gate": { "features": w } }), json!({ "layer-norm": { "features": w } }));
+    let linear = json!({ "linear": { "inputs": wide, "outputs": 2 * w, "coefficient": null } });
+    let attends = number(&gated["heads"]) > 0 && shape[0] * shape[1] <= number(&gated["most_pixels"]);
+    let mut layers = vec![convolution(inputs, w)];
+    for _ in 0..number(&gated["blocks"]) {
+        layers.push(json!({ "skip": { "layers": [act, convolution(wide, w), act, linear, gate] } }));
+        layers.push(norm.clone());
+        if attends {
+            let attention = json!({ "attention": { "image": [shape[0], shape[1], w], "heads": gated["heads"] } });
+            layers.push(json!({ "skip": { "layers": [attention, gate] } }));
+            layers.push(norm.clone());
+        }
+    }
+    layers.push(convolution(w, outputs));
+    json!({ "layers": layers })
 }
 
 /// The transforms of a block, each with such a net.

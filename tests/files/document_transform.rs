@@ -276,6 +276,64 @@ impl Document {
         (y, log_det)
     }
 
+    /// Some layers at x, without tangents: those of gated nets.
+    fn gated(&self, path: &str, name: &str, settings: &Value, x: &Sample) -> Sample {
+        let (c, get) = (x.features(), |leaf: &str| self.get(&format!("{path}.{leaf}")));
+        match name {
+            "skip" => {
+                let mut at = x.clone();
+                for (j, layer) in settings["layers"].as_array().expect("layers").iter().enumerate() {
+                    let path = format!("{path}.net.{j}");
+                    let (name, settings) = layer.as_object().expect("a layer").iter().next().expect("a name");
+                    at = match name.as_str() {
+                        "activation" => {
+                            let name = settings.as_str().expect("a name");
+                            activated(name, &self.raw(&path, name), &at, None)
+                        }
+                        "linear" | "convolution" => self.affine(&path, settings["coefficient"].as_f64(), &at, true),
+                        other => self.gated(&path, other, settings, &at),
+                    };
+                }
+                let sum = x.x.iter().zip(&at.x).map(|(a, b)| a + b).collect();
+                Sample { shape: x.shape.clone(), x: sum }
+            }
+            "gate" => x.by_features(c / 2, |x, y| (0..c / 2).for_each(|k| y[k] = x[k] * logistic(x[c / 2 + k]))),
+            "layer-norm" => {
+                let (g, b) = (get("scale"), get("shift"));
+                x.by_features(c, |x, y| {
+                    let mean = x.iter().sum::<f64>() / c as f64;
+                    let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / c as f64;
+                    (0..c).for_each(|k| y[k] = g[k] * (x[k] - mean) / (variance + 1e-5).sqrt() + b[k]);
+                })
+            }
+            "attention" => {
+                let (t, heads) = (x.pixels(), number(&settings["heads"]));
+                let dim = c / heads;
+                let placed =
+                    Sample { shape: x.shape.clone(), x: x.x.iter().zip(get("places")).map(|(x, p)| x + p).collect() };
+                let linear = |x: &Sample, weight: &str, bias: &str, outputs: usize| {
+                    let mut y = product(&[outputs, c], get(weight), x);
+                    y.x.iter_mut().enumerate().for_each(|(e, y)| *y += get(bias)[e % outputs]);
+                    y
+                };
+                let told = linear(&placed, "inner", "inner_bias", 3 * c).x;
+                let of = |pixel: usize, part: usize, k: usize| told[pixel * 3 * c + part * c + k];
+                let mut found = vec![0.0; t * c];
+                for (i, head) in (0..t).flat_map(|i| (0..heads).map(move |head| (i, head))) {
+                    let own = head * dim..(head + 1) * dim;
+                    let score =
+                        |j: usize| own.clone().map(|k| of(i, 0, k) * of(j, 1, k)).sum::<f64>() / (dim as f64).sqrt();
+                    let weights = crate::document_sample::softmax(&(0..t).map(score).collect::<Vec<_>>());
+                    for k in own.clone() {
+                        found[i * c + k] = (0..t).map(|j| weights[j] * of(j, 2, k)).sum();
+                    }
+                }
+                linear(&Sample { shape: x.shape.clone(), x: found }, "outer", "outer_bias", 2 * c)
+            }
+            other => panic!("the document knows no layer {other}"),
+        }
+    }
+
     /// A net at x, and its Jacobian times some tangents.
     fn net(&self, path: &str, net: &Value, x: &Sample, mut tangents: Vec<Sample>) -> (Sample, Vec<Sample>) {
         let mut at = x.clone();
@@ -295,6 +353,9 @@ impl Document {
                 let own = self.told_by_pixels(net, told_pixels, features);
                 told_pixels += features;
                 at.x.iter_mut().zip(own.x).for_each(|(x, own)| *x += own);
+            } else if matches!(name.as_str(), "skip" | "gate" | "layer-norm" | "attention") {
+                assert!(tangents.is_empty(), "{name} in a block");
+                at = self.gated(&path, name, settings, &at);
             } else if name == "context-gate" {
                 let own: Vec<f64> = told.by_ref().take(number(&settings["features"])).collect();
                 for sample in std::iter::once(&mut at).chain(&mut tangents) {

@@ -7,7 +7,7 @@ use crate::dequantisation::variational;
 use resflow::NdArray;
 use resflow::backend::{Backend as _, Key};
 use resflow::checkpoint::Archive;
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Preset, Start};
+use resflow::config::{Family, FlowConfig, GatedConfig, ImageConfig, ModelConfig, Nonlinearity, Preset, Start};
 use resflow::coupling::Mask;
 use resflow::data::ToyDensity;
 use resflow::estimator::{Estimator, Exact};
@@ -93,14 +93,21 @@ pub(crate) fn all() -> impl Iterator<Item = ModelConfig> {
         .chain(dequantised())
 }
 
-/// Images with noise by a flow of its own: every family with one, and every kind of one.
+/// Images with noise by a flow of its own: every family with one, and every kind of one; and couplings with gated nets.
 fn dequantised() -> impl Iterator<Item = ModelConfig> {
     let with = |family: Family, noise: Family| {
         let images = small_images(family).images().cloned().expect("images");
         ModelConfig::from(ImageConfig { dequantisation: variational(noise), ..images })
     };
     let of_couplings = Family::ALL.into_iter().filter(|f| f.takes_images()).map(move |f| with(f, Family::RealNvp));
-    of_couplings.chain([with(Family::Residual, Family::Residual), with(Family::FlowPlusPlus, Family::FlowPlusPlus)])
+    let gated = ImageConfig {
+        gated: Some(GatedConfig { blocks: 1, heads: 2, most_pixels: 4 }),
+        activation: Nonlinearity::ClipSwish,
+        ..small_images(Family::FlowPlusPlus).images().cloned().expect("images")
+    };
+    of_couplings
+        .chain([with(Family::Residual, Family::Residual), with(Family::FlowPlusPlus, Family::FlowPlusPlus)])
+        .chain([ModelConfig::from(gated)])
 }
 
 /// The names and the numbers of the trained tensors.
@@ -291,14 +298,15 @@ fn presets_of_every_family() {
                 Family::Glow => assert!(maps == couplings.len() && boards == 0, "{preset}"),
                 // of one channel all masks are checkerboards, elsewhere half of them
                 Family::RealNvp | Family::FlowPlusPlus => {
+                    let half = |count: usize| count.div_ceil(2);
                     let first = if config.channels == 1 && !config.squeeze_first {
                         config.blocks[0]
                     } else {
-                        config.blocks[0] / 2
+                        half(config.blocks[0])
                     };
                     let mixed = |shape: &[usize]| family == Family::FlowPlusPlus && shape.last() != Some(&1);
                     assert_eq!(maps, couplings.iter().filter(|(shape, _)| mixed(shape)).count(), "{preset}");
-                    assert!(boards == first + config.blocks[1..].iter().sum::<usize>() / 2, "{preset}");
+                    assert!(boards == first + config.blocks[1..].iter().map(|&n| half(n)).sum::<usize>(), "{preset}");
                 }
                 _ => assert_eq!((maps, boards), (0, 0), "{preset}"),
             }

@@ -23,6 +23,7 @@ mod families;
 mod flow;
 mod front_door;
 mod front_door_tables;
+mod gated;
 mod image_flows;
 mod image_layers;
 mod image_links;
