@@ -1,6 +1,8 @@
 //! The default architectures of the families.
 
-use super::{Dequantisation, DequantisationConfig, Family, FlowConfig, GatedConfig, ImageConfig, Nonlinearity, Start};
+use super::{
+    Dequantisation, DequantisationConfig, Family, FlowConfig, GatedConfig, ImageConfig, Nonlinearity, OdeSolver, Start,
+};
 use crate::estimator::{Estimator, Exact, Probe, Traces, Truncated};
 
 /// κ of i-ResNets (Behrmann et al. 2019, appendix).
@@ -15,6 +17,9 @@ const IMPLICIT_COEFFICIENT: f64 = 0.9;
 const PUBLISHED_FILTERS: usize = 512;
 /// Those of the ones for two cores.
 const SMALL_FILTERS: usize = 64;
+
+/// The steps of training of a continuous flow over images.
+const IMAGE_STEPS: usize = 4;
 
 /// i-ResNet's truncated series.
 fn truncated() -> Estimator {
@@ -159,7 +164,21 @@ impl ImageConfig {
             Family::RealNvp => coupling(self),
             Family::FlowPlusPlus => self.of_flow_plus_plus(coupling),
             // for rows: [`ImageConfig::check`] says so
-            Family::Nsf | Family::Ffjord => Self { model: family, ..self },
+            Family::Nsf => Self { model: family, ..self },
+            // one ODE a scale is as much as many blocks; its trace is exact with the usual kernels
+            Family::Ffjord => Self {
+                model: family,
+                activation: Nonlinearity::Softplus,
+                blocks: vec![1; self.blocks.len()],
+                filters: self.filters.min(SMALL_FILTERS),
+                leading_activation: false,
+                first_activation: false,
+                fully_connected: 0,
+                training: Estimator::Exact(Exact),
+                evaluation: Estimator::Exact(Exact),
+                solver: OdeSolver::Rk4 { steps: IMAGE_STEPS },
+                ..self
+            },
             Family::Glow => {
                 let mut flow = Self { squeeze_first: true, initial_scale: 0.0, ..coupling(self) };
                 let halves = |flow: &Self| {

@@ -10,7 +10,7 @@
 //! | glow | invertible linear maps and affine couplings (Kingma and Dhariwal 2018) | exact |
 //! | flowpp | invertible linear maps and couplings by mixtures of logistics (Ho et al. 2019) | exact |
 //! | nsf | LU linear maps and spline couplings (Durkan et al. 2019), of rows only | exact |
-//! | ffjord | continuous flows dx/dt = f(t, x) (Grathwohl et al. 2019), of rows only | exact, to the solver's tolerance |
+//! | ffjord | continuous flows dx/dt = f(t, x) (Grathwohl et al. 2019) | exact, to the solver's tolerance, or of images with other nets by a probe |
 //! | dense | residual blocks whose g is made of dense layers (Perugachi-Diaz, Tomczak, Bhulai 2021) | exact or unbiased |
 
 use std::fmt;
@@ -47,7 +47,7 @@ pub enum Family {
     Nsf,
     /// Dense flows (i-DenseNets): residual blocks whose layers keep what they get.
     Dense,
-    /// Continuous flows: ordinary differential equations, of rows.
+    /// Continuous flows: ordinary differential equations.
     Ffjord,
 }
 
@@ -118,7 +118,7 @@ impl Family {
 
     /// Returns `true` if there are flows of it over images, not only over rows.
     pub fn takes_images(self) -> bool {
-        !matches!(self, Self::Nsf | Self::Ffjord)
+        self != Self::Nsf
     }
 
     /// Checks that there are flows of it over images.

@@ -19,7 +19,7 @@ use crate::stage::{LayerStage, Net};
 pub struct GatedConfig {
     /// The number of gated residual blocks of a net.
     pub blocks: usize,
-    /// The heads of attention, which divide the channels; 0 is none.
+    /// The most heads of attention: the largest number up to it that divides the channels; 0 is no attention.
     pub heads: usize,
     /// The most pixels of a scale that has attention.
     pub most_pixels: usize,
@@ -38,16 +38,14 @@ const KERNEL: [usize; 2] = [3; 2];
 const MOST_PIXELS: usize = 1 << 14;
 
 impl GatedConfig {
-    pub(super) fn check(&self, filters: usize) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         count("gated blocks", self.blocks, MOST_LAYERS, "1 to 64 residual blocks in a net")?;
-        count("gated most_pixels", self.most_pixels, MOST_PIXELS, "1 to 16384 pixels with attention")?;
-        if self.heads > 0 && !filters.is_multiple_of(self.heads) {
-            return Err(ConfigError::Inconsistent(format!(
-                "filters = {filters} do not divide into heads = {} of attention: make them a multiple, or heads = 0",
-                self.heads
-            )));
-        }
-        Ok(())
+        count("gated most_pixels", self.most_pixels, MOST_PIXELS, "1 to 16384 pixels with attention")
+    }
+
+    /// The heads over so many channels.
+    fn heads_of(&self, channels: usize) -> usize {
+        (1..=self.heads.min(channels)).rev().find(|&heads| channels.is_multiple_of(heads)).unwrap_or(0)
     }
 }
 
@@ -69,7 +67,7 @@ impl ImageConfig {
         };
         let attention = match *image {
             [h, width, _] if gated.heads > 0 && h * width <= gated.most_pixels => {
-                let attention = LayerStage::Attention { image: [h, width, w], heads: gated.heads };
+                let attention = LayerStage::Attention { image: [h, width, w], heads: gated.heads_of(w) };
                 Some([LayerStage::Skip { layers: vec![attention, gate] }, norm.clone()])
             }
             _ => None,

@@ -8,10 +8,12 @@
 //! In a block g = (activation, convolution) × kernels, c → w → … → w → c channels; the very first one begins with its
 //! convolution, since an activation of the data themselves would only lose some. With factor-out half of the channels
 //! are factored out after each squeeze between scales, with a conditional prior if that is asked for. Of families that couple, couplings are in the place of blocks; of dense
-//! flows (`dense`) g is made of dense layers.
+//! flows (`dense`) g is made of dense layers; of continuous ones (`ffjord`) ODEs are in their place, of whose f it is true that is said of g.
 
 use serde::{Deserialize, Serialize};
 
+use super::OdeSolver;
+use super::rows::{is_default_evaluation_solver, is_default_solver};
 use super::{
     BaseConfig, COMPONENTS, ContextConfig, DENSE_BOUND, DequantisationConfig, Family, GatedConfig, MOST_BLOCKS,
     MOST_LAYERS, MOST_PARAMETERS, MOST_WIDTH, Nonlinearity, Start, check_shared, count, flatten, is_default_components,
@@ -47,7 +49,7 @@ pub struct ImageConfig {
     pub squeeze_first: bool,
     /// The number of convolutional blocks, or of couplings, of each scale.
     pub blocks: Vec<usize>,
-    /// w, the channels inside g, or inside the net of a coupling; of a dense flow the growth of each dense layer.
+    /// w, the channels inside g or f, or inside the net of a coupling; of a dense flow the growth of each dense layer.
     pub filters: usize,
     /// The sizes of the convolutions' kernels, in pixels.
     pub kernels: Vec<usize>,
@@ -112,6 +114,13 @@ pub struct ImageConfig {
     /// The context of a conditional flow p(x | c), such as `{ columns = 10 }` for one-hot classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<ContextConfig>,
+    /// The solver of a continuous flow in training, such as `"rk4:steps=16"`; other families have none.
+    #[serde(skip_serializing_if = "is_default_solver")]
+    pub solver: OdeSolver,
+    /// Its solver in evaluation, decoding and sampling, `"dopri5"`, as accurate as it is asked to be, or such as
+    /// `"dopri5:rtol=1e-5,atol=1e-6,limit=10000"`.
+    #[serde(skip_serializing_if = "is_default_evaluation_solver")]
+    pub evaluation_solver: OdeSolver,
     /// The noise that images of bytes get: `{ kind = "uniform" }`, or `{ kind = "variational" }` with the settings of its flow.
     #[serde(skip_serializing_if = "DequantisationConfig::is_default")]
     pub dequantisation: DequantisationConfig,
@@ -178,6 +187,8 @@ impl Default for ImageConfig {
             evaluation: roulette(20, Sharing::Sample, Traces::Exact),
             replicates: 2,
             context: None,
+            solver: OdeSolver::for_training(),
+            evaluation_solver: OdeSolver::for_evaluation(),
             dequantisation: DequantisationConfig::default(),
         }
     }
@@ -243,6 +254,9 @@ impl ImageConfig {
         if self.model.has_dense_nets() {
             self.check_dense()?;
         }
+        if self.model == Family::Ffjord {
+            self.check_continuous()?;
+        }
         if let Some(context) = &self.context {
             context.check()?;
             if self.classes > 0 {
@@ -255,7 +269,7 @@ impl ImageConfig {
                 let problem = format!("`gated` nets are those of flowpp, {} has none: leave it out", self.model);
                 return Err(ConfigError::Inconsistent(problem));
             }
-            Some(gated) => gated.check(self.filters)?,
+            Some(gated) => gated.check()?,
             None => {}
         }
         self.dequantisation.check()?;
@@ -345,6 +359,11 @@ impl ImageConfig {
                 chain.extend(self.coupling_chain([h, w, c], blocks));
                 continue;
             }
+            if self.model == Family::Ffjord {
+                let stages = [self.continuous([h, w, c])].into_iter().chain(norm(c)).collect();
+                chain.push(Repeated { stages, times: blocks });
+                continue;
+            }
             let round = |leading: bool, times: usize| {
                 let net = if self.model.has_dense_nets() {
                     self.dense_net(c)
@@ -392,7 +411,7 @@ impl ImageConfig {
     }
 
     /// (kernel, inputs, outputs) of the convolutions of a block over c channels.
-    fn convolutions(&self, c: usize, leading: bool) -> Vec<(usize, usize, usize)> {
+    pub(super) fn convolutions(&self, c: usize, leading: bool) -> Vec<(usize, usize, usize)> {
         let mut widths = vec![self.filters; self.kernels.len() + 1];
         widths[0] = c;
         widths[self.kernels.len()] = c;

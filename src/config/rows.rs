@@ -97,11 +97,11 @@ fn is_default_bound(bound: &f64) -> bool {
     *bound == BOUND
 }
 
-fn is_default_solver(solver: &OdeSolver) -> bool {
+pub(super) fn is_default_solver(solver: &OdeSolver) -> bool {
     *solver == OdeSolver::for_training()
 }
 
-fn is_default_evaluation_solver(solver: &OdeSolver) -> bool {
+pub(super) fn is_default_evaluation_solver(solver: &OdeSolver) -> bool {
     *solver == OdeSolver::for_evaluation()
 }
 

@@ -23,6 +23,12 @@ impl<B: Backend> Flow<B> {
                 let (stages, steps) = c.solver_footprint();
                 ((activations + c.raw_parameters() + told) * stages + steps * c.dimension) * c.blocks
             }
+            // an ODE holds a step's stages of all samples, and x at the beginning of each step
+            ModelConfig::Images(c) if c.solver_footprint().1 > 0 => {
+                let (stages, steps) = c.solver_footprint();
+                let inside = 6 * c.height * c.width * (c.channels + c.filters * c.kernels.len().saturating_sub(1));
+                (inside * stages + steps * c.dimension()) * self.config.blocks()
+            }
             // x, u and v
             ModelConfig::Images(c) => 3 * c.dimension() * self.config.blocks(),
         };

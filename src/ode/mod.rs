@@ -85,15 +85,26 @@ impl<B: Backend> OdeFlow<B> {
     }
 }
 
-/// Whether a net says its trace itself: one or two hidden layers between linear ones, with elementwise activations.
+/// Whether a net says its trace itself: one or two hidden layers with elementwise activations, the first and the last weight linear or
+/// convolutions of one kernel size, and a linear one between them.
 fn knows_trace(net: &Net) -> bool {
     let layers: Vec<_> = net.layers.iter().filter(|l| !matches!(l, LayerStage::ContextBias { .. })).collect();
-    let expected = |(i, layer): (usize, &&LayerStage)| match layer {
-        LayerStage::Linear { .. } => i % 2 == 0,
-        LayerStage::Activation(function) => i % 2 == 1 && function.activation().is_some(),
-        _ => false,
+    let kernel = |layer: &LayerStage| match layer {
+        LayerStage::Linear { .. } => Some([1, 1]),
+        LayerStage::Convolution { kernel, .. } => Some(*kernel),
+        _ => None,
     };
-    matches!(layers.len(), 3 | 5) && layers.iter().enumerate().all(expected)
+    let expected = |(i, layer): (usize, &&LayerStage)| match layer {
+        LayerStage::Activation(function) => i % 2 == 1 && function.activation().is_some(),
+        layer => i % 2 == 0 && kernel(layer).is_some(),
+    };
+    let alike = |first: &&LayerStage, last: &&LayerStage| kernel(first) == kernel(last);
+    layers.iter().enumerate().all(expected)
+        && match &layers[..] {
+            [first, _, last] => alike(first, last),
+            [first, _, middle, _, last] => alike(first, last) && kernel(middle) == Some([1, 1]),
+            _ => false,
+        }
 }
 
 impl<B: Backend> Module<B> for OdeFlow<B> {
@@ -124,6 +135,16 @@ impl<B: Backend> Bijection<B> for OdeFlow<B> {
             let problem = format!("a continuous flow of samples {:?} cannot take samples {shape:?}", self.shape);
             Err(ConfigError::Inconsistent(problem))
         }
+    }
+
+    fn resize(&mut self, backend: &B, shape: &[usize]) -> Result<Vec<usize>, ConfigError> {
+        let found = self.net.resize(backend, shape)?;
+        if shape.len() != self.shape.len() || found != shape {
+            let problem = format!("a continuous flow of samples {:?} cannot take samples {shape:?}", self.shape);
+            return Err(ConfigError::Inconsistent(problem));
+        }
+        self.shape = shape.to_vec();
+        Ok(found)
     }
 
     fn stage(&self) -> Option<Stage> {
@@ -199,7 +220,7 @@ fn reports<B: Backend>(backend: &B, solved: &Solved<B>) -> Result<Vec<SampleRepo
     if let Some(reports) = &solved.reports {
         return Ok(reports.clone());
     }
-    let infinite = backend.affine(backend.unary(Unary::IsFinite, solved.x.clone()), -1.0, 1.0);
+    let infinite = backend.affine(backend.unary(Unary::IsFinite, field::flat(backend, &solved.x)), -1.0, 1.0);
     let infinite = backend.download(&backend.reduce(Reduce::Max, Over::Row, &infinite))?;
     let report = |infinite: B::Elem| {
         let (residual, status) =

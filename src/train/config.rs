@@ -239,6 +239,11 @@ impl TrainConfig {
     /// Returns [`ConfigError::Inconsistent`] with the remedy.
     pub(super) fn check_objective<B: Backend>(&self, flow: &Flow<B>, weighted: bool) -> Result<(), ConfigError> {
         let Some(matching) = self.objective.matching(0.0) else { return Ok(()) };
+        if flow.config().images().is_some() {
+            let problem =
+                "flow matching is for rows of numbers, this flow is over images: set objective = \"likelihood\"";
+            return Err(ConfigError::Inconsistent(problem.into()));
+        }
         let is_ode = |t: &dyn Bijection<B>| matches!(t.stage(), Some(Stage::OdeFlow { .. }));
         if flow.transforms().iter().filter(|t| is_ode(&***t)).count() != 1 {
             return Err(not_one());

@@ -4,7 +4,9 @@
 
 use crate::device;
 use resflow::backend::{Backend, BackendError, Key};
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig};
+use resflow::config::{
+    Dequantisation, DequantisationConfig, Family, FlowConfig, GatedConfig, ImageConfig, ModelConfig,
+};
 use resflow::data::image::ImageSet;
 use resflow::data::{Samples, Table, ToyDensity};
 use resflow::error::Error;
@@ -23,6 +25,14 @@ fn images(count: usize) -> ImageSet {
 fn small_images(family: Family) -> ModelConfig {
     let residual = ImageConfig { height: 8, width: 8, blocks: vec![2, 1], filters: 8, ..ImageConfig::default() };
     ImageConfig { fully_connected_width: 8, ..residual }.of(family).into()
+}
+
+fn gated_images() -> ModelConfig {
+    let images = small_images(Family::FlowPlusPlus).images().cloned().expect("images");
+    let kind = Dequantisation::Variational;
+    let dequantisation = DequantisationConfig { blocks: 2, filters: 4, features: 4, ..DequantisationConfig::new(kind) };
+    let gated = Some(GatedConfig { blocks: 1, heads: 2, most_pixels: 64 });
+    ImageConfig { gated, dequantisation, blocks: vec![2], ..images }.into()
 }
 
 fn table(rows: usize, width: usize) -> Table {
@@ -126,7 +136,10 @@ fn every_family_agrees_with_the_cpu() {
     for family in Family::ALL {
         let config = FlowConfig { blocks: 4, hidden: vec![12, 12], ..FlowConfig::of(family, 5) };
         let pictures = family.takes_images().then(|| (small_images(family), Source::from(set.clone())));
-        for (config, source) in [(config.into(), Source::from(rows.clone()))].into_iter().chain(pictures) {
+        // gated nets with attention, and noise by a flow of its own
+        let gated = (family == Family::FlowPlusPlus).then(|| (gated_images(), Source::from(set.clone())));
+        let rows_first = [(config.into(), Source::from(rows.clone()))];
+        for (config, source) in rows_first.into_iter().chain(pictures).chain(gated) {
             let settings = TrainConfig { batch: 16, warmup: 0, epsilon: 1e-3, ..TrainConfig::default() };
             let flow = Flow::new(NdArray::<f64>::new(), &config, Key::new(3)).expect("a configuration");
             let flow = flow.to_backend(gpu.clone()).expect("the device is sound");

@@ -137,13 +137,14 @@ fn gated_net(config: &Value, gated: &Value, shape: &[usize], inputs: usize, outp
     let act = json!({ "activation": activation });
     let (gate, norm) = (json!({ "gate": { "features": w } }), json!({ "layer-norm": { "features": w } }));
     let linear = json!({ "linear": { "inputs": wide, "outputs": 2 * w, "coefficient": null } });
-    let attends = number(&gated["heads"]) > 0 && shape[0] * shape[1] <= number(&gated["most_pixels"]);
+    let heads = (1..=number(&gated["heads"])).rev().find(|heads| w % heads == 0).unwrap_or(0);
+    let attends = heads > 0 && shape[0] * shape[1] <= number(&gated["most_pixels"]);
     let mut layers = vec![convolution(inputs, w)];
     for _ in 0..number(&gated["blocks"]) {
         layers.push(json!({ "skip": { "layers": [act, convolution(wide, w), act, linear, gate] } }));
         layers.push(norm.clone());
         if attends {
-            let attention = json!({ "attention": { "image": [shape[0], shape[1], w], "heads": gated["heads"] } });
+            let attention = json!({ "attention": { "image": [shape[0], shape[1], w], "heads": heads } });
             layers.push(json!({ "skip": { "layers": [attention, gate] } }));
             layers.push(norm.clone());
         }
@@ -254,6 +255,13 @@ pub(crate) fn image_stages(config: &Value) -> Vec<Value> {
         for i in 0..n {
             if couples(config) {
                 stages.extend(coupling_stages(config, shape, n, i, &kernels, &hidden));
+            } else if family(config) == "ffjord" {
+                let widths = [&[c], &hidden[..], &[c]].concat();
+                let mut net = spelled(config, &weights(&kernels, &widths), false, true, true);
+                tell(&mut net, 6, false);
+                let set = |key: &str, default: &str| config.get(key).cloned().unwrap_or(json!(default));
+                let (training, evaluation) = (set("solver", "rk4:steps=16"), set("evaluation_solver", "dopri5"));
+                stages.push(json!({ "ode-flow": { "shape": shape, "net": net, "training": training, "evaluation": evaluation } }));
             } else if has_dense_nets(config) {
                 let (last, inner) = kernels.split_last().expect("kernels");
                 let layers: Vec<_> = inner.iter().map(|&k| (k, filters)).collect();

@@ -152,12 +152,12 @@ impl Document {
 
     /// x from t = 1 to 0 along f, and the integral of its trace, in many small steps.
     fn ode_flow(&self, path: &str, net: &Value, x: &Sample) -> (Sample, f64) {
-        let (steps, d) = (800, x.x.len());
+        let (steps, d, shape) = (800, x.x.len(), &x.shape);
         let unit =
             |j: usize| Sample { shape: x.shape.clone(), x: (0..d).map(|i| f64::from(u8::from(i == j))).collect() };
         let f = |t: f64, x: &[f64]| {
             self.time.set(Some(t));
-            let at = Sample { shape: vec![d], x: x.to_vec() };
+            let at = Sample { shape: shape.clone(), x: x.to_vec() };
             let (f, columns) = self.net(path, net, &at, (0..d).map(unit).collect());
             let trace: f64 = columns.iter().enumerate().map(|(j, column)| column.x[j]).sum();
             (f.x, trace)

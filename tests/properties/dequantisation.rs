@@ -194,7 +194,7 @@ fn estimates_and_rows_have_no_importance_weights() {
         let roulette = || "roulette:law=geometric,p=0.5,exact=2,sharing=sample".parse().expect("a text");
         for noise in [Family::RealNvp, Family::Residual] {
             let config = ImageConfig { evaluation: roulette(), ..with(&config, variational(noise)) };
-            let estimated = !config.model.couples() || noise == Family::Residual;
+            let estimated = config.model.contracts() || noise == Family::Residual;
             let flow = Flow::new(cpu(), config.clone(), Key::new(2)).expect("a configuration").prepare();
             let found = flow.importance_bound(&set, 0, 2, Key::new(3));
             assert_eq!(found.is_err(), estimated, "{}, noise by {noise}", config.model);

@@ -39,6 +39,7 @@ mod mixed_norms;
 mod mixtures;
 mod norms;
 mod ode;
+mod ode_images;
 mod predictions;
 mod products;
 mod scores;

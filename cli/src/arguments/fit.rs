@@ -76,9 +76,8 @@ pub(crate) struct Fit {
     /// What the flow is made of: residual (blocks with unbiased log dets), iresnet (the same with truncated ones), dense
     /// (blocks of layers that keep what they get), implicit (a block and the inverse of another one: z with x + g(x) = z + h(z)),
     /// monotone (Cayley operators of monotone operators), realnvp (couplings), glow (couplings and invertible linear maps), flowpp
-    /// (couplings by mixtures of logistics and invertible linear maps) or, of
-    /// rows, nsf (spline couplings and LU linear
-    /// maps) and ffjord (ordinary differential equations), or of rows auto: residual and nsf race for 15 % of the budget each, and the better one goes on with the
+    /// (couplings by mixtures of logistics and invertible linear maps), ffjord (ordinary differential equations) or, of rows, nsf (spline
+    /// couplings and LU linear maps), or of rows auto: residual and nsf race for 15 % of the budget each, and the better one goes on with the
     /// rest [default: residual]
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<Choice>,

@@ -50,8 +50,8 @@ fn a_bound_is_never_named_like_the_number() {
     assert!(one["bound"].is_string(), "{one}");
     let many = object(&folder, "score run set --json --importance 8");
     let bits = |object: &Value| object["mean_bits_per_dim"].as_f64().expect("a number");
-    // of 20 images, whose bounds differ by little noise: to the bit a function of the seed
-    assert!(bits(&many) < bits(&one) && bits(&one) - bits(&many) < 1.0, "{} and {}", bits(&one), bits(&many));
+    // of other draws of the noise, which says nothing of the mean; that is for the library's tests
+    assert!(bits(&many) != bits(&one) && (bits(&one) - bits(&many)).abs() < 0.05, "{} and {}", bits(&one), bits(&many));
     let same = object(&folder, "score run set --json --importance 1");
     assert_eq!(bits(&same), bits(&one));
     let text = folder.succeed("score run set --importance 4");
