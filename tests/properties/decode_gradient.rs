@@ -55,7 +55,9 @@ fn configurations() -> impl Iterator<Item = ModelConfig> {
             evaluation: Estimator::Exact(Exact),
             ..exact_images([4, 4, 1], &[1])
         };
-        let images = family.takes_images().then(|| images.of(family).into());
+        // a continuous flow's gradient is that of the steps of training, which are to be as good as those of decoding
+        let solver = "rk4:steps=16".parse().expect("a solver");
+        let images = family.takes_images().then(|| ImageConfig { solver, ..images.of(family) }.into());
         [ModelConfig::from(rows)].into_iter().chain(images)
     })
 }

@@ -85,8 +85,8 @@ proptest! {
         let activation = if smooth { Nonlinearity::ClipSwish } else { Nonlinearity::Softplus };
         let gated = Some(GatedConfig { blocks: 1, heads, most_pixels: 8 });
         let config = ImageConfig { filters: 2, gated, components: 2, activation, ..exact_images([4, 2, c], &[1, 2]).of(Family::FlowPlusPlus) };
-        let config = ImageConfig { filters: 2, blocks: vec![2, 2], initial_scale: 1.0, ..config };
-        let flow = random_flow(&b, &config, key, 0.2);
+        let config = ImageConfig { filters: 4, blocks: vec![2, 2], initial_scale: 1.0, ..config };
+        let flow = random_flow(&b, &config, key, 0.1);
         prop_assert_eq!(flow.parameters(), flow.config().parameters());
         let d = config.dimension();
         let rows = uniform_rows(2, d, key.named("x"));
@@ -107,7 +107,10 @@ proptest! {
             let mut direction = vec![0.0; count];
             Noise::Normal.fill(key.named("direction").split(which as u64), 0, &mut direction);
             let value = |h: f64| -dot(&log_p(&moved(&b, &flow, which, &direction, h), &rows), &weights);
-            let expected = (value(1e-5) - value(-1e-5)) / 2e-5;
+            let by = |h: f64| (value(h) - value(-h)) / (2.0 * h);
+            let (expected, wide) = (by(1e-5), by(3e-5));
+            // layer norms of features that are nearly alike are steep: two steps tell
+            prop_assume!((expected - wide).abs() < 1e-6 * (1.0 + expected.abs()));
             let found = dot(&flat[at..at + count], &direction);
             at += count;
             prop_assert!((found - expected).abs() < 2e-5 * (1.0 + expected.abs()), "{name}: {found} and {expected}");

@@ -50,7 +50,7 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
             let own = Tally::of(&scores, range.start, |error| is_large(arguments, model, error));
             let found = percentiles.as_ref().map(Counted::of);
             let text = if arguments.out.is_some() {
-                let text = columnar::csv(&scored(model, &scores, percentiles.as_ref(), None, None, &[]));
+                let text = columnar::csv(&scored(model, &scores, false, percentiles.as_ref(), (None, None), &[]));
                 // names are those of the first row
                 if range.start == 0 {
                     text

@@ -66,6 +66,8 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
         options.missing = Missing::Keep;
     }
     let alone = arguments.weight.is_none() && arguments.outliers.is_none() && stored.given().is_none();
+    // of rows the library says why there are no importance weights
+    let alone = alone && arguments.importance.is_none();
     if options.model.is_some()
         && alone
         && let Some(rows) = arguments.largeness.open(file_of(&arguments.data), &options)?
