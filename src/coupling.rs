@@ -17,10 +17,11 @@
 use resflow_backend::{Activation, Backend, Binary, Element as _, Over, Reduce, Unary};
 
 use crate::batch::{Batch, per_sample};
-use crate::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, Memory, PreparedBijection, Tape, Wanted};
+use crate::bijection::{Ask, Bijection, Cotangents, Mapped, PreparedBijection, Tape};
+use crate::coupling_net::{CouplingNet, CouplingTape, mapped};
 use crate::error::{ConfigError, Error};
 use crate::invert::{Inversion, Solution};
-use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
+use crate::layer::{Derivatives, Layer, LayerGrads};
 use crate::module::{Grad, Module};
 pub use crate::stage::Mask;
 use crate::stage::Stage;
@@ -106,7 +107,8 @@ impl<B: Backend> Module<B> for Coupling<B> {
 impl<B: Backend> Bijection<B> for Coupling<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
         let split = Split::new(backend, self.mask, &self.shape);
-        let coupling = PreparedCoupling { net: self.net.prepare(backend), split, scaling: self.scaling };
+        let coupling =
+            PreparedCoupling { net: CouplingNet::new(self.net.prepare(backend)), split, scaling: self.scaling };
         let [input, _] = self.mask.net_shapes(&self.shape).expect("checked when it was made");
         tiled(Box::new(coupling), tile_samples(backend, &*self.net, &input, &self.shape))
     }
@@ -214,7 +216,7 @@ impl<B: Backend> Split<B> {
 /// A coupling ready for computing.
 #[derive(Debug)]
 struct PreparedCoupling<B: Backend> {
-    net: Box<dyn PreparedLayer<B>>,
+    net: CouplingNet<B>,
     split: Split<B>,
     scaling: Scaling,
 }
@@ -264,31 +266,17 @@ impl<B: Backend> PreparedCoupling<B> {
     }
 }
 
-/// The tape of a coupling, from a training step's forward pass.
-struct CouplingTape<B: Backend> {
-    batch: Batch<B>,
-    /// The net's output and its activations, unless they are to be computed again.
-    said: Option<(B::Tensor, Saved<B>)>,
-}
-
 impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
         let (a, b) = self.split.apart(backend, &batch.x);
-        let store = matches!(ask.wanted, Wanted::Gradient { memory: Memory::Store | Memory::Unroll, .. });
-        let keep = if store { Derivatives::Second } else { Derivatives::None };
-        let told = self.net.tell(backend, &batch.with_x(a.clone()));
-        let (st, saved) = self.net.forward(backend, &told, keep);
+        let (st, tape) = self.net.say_for(backend, batch, &a, ask);
         let (y, log_det) = self.map(backend, &a, &b, &st);
-        let tape = matches!(ask.wanted, Wanted::Gradient { .. })
-            .then(|| Tape::new(CouplingTape { batch: batch.clone(), said: store.then_some((st, saved)) }));
-        let log_dets = ask.replicates().map(|_| LogDet::exact(log_det)).into_iter().collect();
-        Ok(Mapped { log_dets, tape, ..Mapped::value(y) })
+        Ok(mapped(ask, y, log_det, tape))
     }
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
         let (a, b) = self.split.apart(backend, &batch.x);
-        let told = self.net.tell(backend, &batch.with_x(a.clone()));
-        let (st, _) = self.net.forward(backend, &told, Derivatives::None);
+        let (st, _) = self.net.say(backend, batch, &a, Derivatives::None);
         let Affine { decay, t, .. } = Affine::of(backend, &st, self.scaling);
         let moved = backend.binary(Binary::Mul, backend.unary(Unary::Exp, decay), &backend.axpy(-1.0, &t, b));
         let x = self.split.together(backend, &a, &moved);
@@ -305,8 +293,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     ) -> Result<Solution<B>, Error> {
         // Jᵀ = [[I, Nᵀ], [0, σ]] with N = ∂y_b/∂x_a: a_b = g_b/σ, a_a = g_a − Nᵀ a_b
         let (a, b) = self.split.apart(backend, &batch.x);
-        let told = self.net.tell(backend, &batch.with_x(a));
-        let (st, saved) = self.net.forward(backend, &told, Derivatives::First);
+        let (st, saved) = self.net.say(backend, batch, &a, Derivatives::First);
         let affine = Affine::of(backend, &st, self.scaling);
         let (ga, gb) = self.split.apart(backend, gradient);
         let gb = self.split.moving(backend, gb);
@@ -326,10 +313,9 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         mut cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error> {
-        let CouplingTape { batch, said } = tape.into_value::<CouplingTape<B>>();
-        let (a, b) = self.split.apart(backend, &batch.x);
-        let again = || self.net.forward(backend, &self.net.tell(backend, &batch.with_x(a)), Derivatives::Second);
-        let (st, saved) = said.unwrap_or_else(again);
+        let mut tape = tape.into_value::<CouplingTape<B>>();
+        let (a, b) = self.split.apart(backend, &tape.batch.x);
+        let (st, saved) = self.net.recall(backend, &mut tape, &a);
         let affine = Affine::of(backend, &st, self.scaling);
         let (ga, gb) = self.split.apart(backend, &cotangents.x);
         let gb = self.split.moving(backend, gb);
@@ -341,17 +327,13 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let through = backend.axpy(1.0, &backend.binary(Binary::Mul, gx_b.clone(), &b), weight);
         let gs = backend.binary(Binary::Mul, through, &affine.slope);
         let gst = backend.concat(&[&gs, &gb], shape.rank() - 1);
-        let mut told = None;
-        let inner = LayerGrads { trained: &mut *grads, context: &mut told };
-        let (ga_net, _) = self.net.tangent_vjp(backend, &saved, &[], gst, Vec::new(), inner);
         let own = LayerGrads { trained: grads, context: &mut cotangents.context };
-        self.net.pull_back_told(backend, batch.context.as_ref(), told, own);
+        let ga_net = self.net.pull_back(backend, &tape.batch, &saved, gst, own);
         let gx = self.split.together(backend, &backend.axpy(1.0, &ga_net, ga), &gx_b);
         Ok(cotangents.with_x(gx))
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
-        // the net is a Sequence, which keeps the gradients of its norm orders itself
-        let _ = self.net.finish_gradients(backend, grads);
+        self.net.finish_gradients(backend, grads);
     }
 }

@@ -100,6 +100,7 @@ pub mod classifier;
 pub mod conditional;
 pub mod config;
 pub mod coupling;
+mod coupling_net;
 pub mod data;
 pub mod dequantiser;
 #[cfg(any(feature = "cpu", feature = "gpu"))]

@@ -13,11 +13,12 @@
 use resflow_backend::{Backend, Binary, Element as _, Over, Reduce, Unary};
 
 use crate::batch::{Batch, per_sample};
-use crate::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, Memory, PreparedBijection, Tape, Wanted};
+use crate::bijection::{Ask, Bijection, Cotangents, Mapped, PreparedBijection, Tape};
 use crate::coupling::Split;
+use crate::coupling_net::{CouplingNet, CouplingTape, mapped};
 use crate::error::{ConfigError, Error};
 use crate::invert::{Inversion, SampleReport, Solution, Status};
-use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
+use crate::layer::{Derivatives, Layer, LayerGrads};
 use crate::logistic::{LogisticMixture, MixtureGradient};
 use crate::module::{Grad, Module};
 pub use crate::stage::Mask;
@@ -66,8 +67,11 @@ impl<B: Backend> Module<B> for MixtureCoupling<B> {
 impl<B: Backend> Bijection<B> for MixtureCoupling<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedBijection<B>> {
         let split = Split::new(backend, self.mask, &self.shape);
-        let coupling =
-            PreparedCoupling { net: self.net.prepare(backend), split, components: self.logistics.components };
+        let coupling = PreparedCoupling {
+            net: CouplingNet::new(self.net.prepare(backend)),
+            split,
+            components: self.logistics.components,
+        };
         let [input, _] = self.mask.net_shapes(&self.shape).expect("checked when it was made");
         tiled(Box::new(coupling), tile_samples(backend, &*self.net, &input, &self.shape))
     }
@@ -106,7 +110,7 @@ fn spread(k: usize, components: usize) -> f64 {
 /// A coupling ready for computing.
 #[derive(Debug)]
 struct PreparedCoupling<B: Backend> {
-    net: Box<dyn PreparedLayer<B>>,
+    net: CouplingNet<B>,
     split: Split<B>,
     components: usize,
 }
@@ -144,37 +148,20 @@ impl<B: Backend> PreparedCoupling<B> {
         let axis = backend.shape(&log_scale).rank() - 1;
         backend.concat(&parts, axis)
     }
-
-    fn raw(&self, backend: &B, batch: &Batch<B>, a: B::Tensor, keep: Derivatives) -> (B::Tensor, Saved<B>) {
-        self.net.forward(backend, &self.net.tell(backend, &batch.with_x(a)), keep)
-    }
-}
-
-/// The tape of a coupling, from a training step's forward pass.
-struct CouplingTape<B: Backend> {
-    batch: Batch<B>,
-    /// The net's output and its activations, unless they are to be computed again.
-    said: Option<(B::Tensor, Saved<B>)>,
 }
 
 impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
         let (a, b) = self.split.apart(backend, &batch.x);
-        let store = matches!(ask.wanted, Wanted::Gradient { memory: Memory::Store | Memory::Unroll, .. });
-        let keep = if store { Derivatives::Second } else { Derivatives::None };
-        let (raw, saved) = self.raw(backend, batch, a.clone(), keep);
+        let (raw, tape) = self.net.say_for(backend, batch, &a, ask);
         let [moved, logs] = self.mixture(backend, &raw).0.map(backend, &b);
         let log_det = backend.reduce(Reduce::Sum, Over::Row, &self.split.moving(backend, logs));
-        let y = self.split.together(backend, &a, &moved);
-        let tape = matches!(ask.wanted, Wanted::Gradient { .. })
-            .then(|| Tape::new(CouplingTape { batch: batch.clone(), said: store.then_some((raw, saved)) }));
-        let log_dets = ask.replicates().map(|_| LogDet::exact(log_det)).into_iter().collect();
-        Ok(Mapped { log_dets, tape, ..Mapped::value(y) })
+        Ok(mapped(ask, self.split.together(backend, &a, &moved), log_det, tape))
     }
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
         let (a, b) = self.split.apart(backend, &batch.x);
-        let (raw, _) = self.raw(backend, batch, a.clone(), Derivatives::None);
+        let (raw, _) = self.net.say(backend, batch, &a, Derivatives::None);
         let (mixture, _) = self.mixture(backend, &raw);
         let solved = mixture.invert(backend, &b)?;
         let [again, _] = mixture.map(backend, &solved.x);
@@ -218,7 +205,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     ) -> Result<Solution<B>, Error> {
         // Jᵀ = [[I, Nᵀ], [0, D]] with N = ∂y_b/∂x_a: a_b = g_b/D, a_a = g_a − Nᵀ a_b
         let (a, b) = self.split.apart(backend, &batch.x);
-        let (raw, saved) = self.raw(backend, batch, a, Derivatives::First);
+        let (raw, saved) = self.net.say(backend, batch, &a, Derivatives::First);
         let (mixture, slope) = self.mixture(backend, &raw);
         let (ga, gb) = self.split.apart(backend, gradient);
         let [_, logs] = mixture.map(backend, &b);
@@ -238,9 +225,9 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         mut cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error> {
-        let CouplingTape { batch, said } = tape.into_value::<CouplingTape<B>>();
-        let (a, b) = self.split.apart(backend, &batch.x);
-        let (raw, saved) = said.unwrap_or_else(|| self.raw(backend, &batch, a, Derivatives::Second));
+        let mut tape = tape.into_value::<CouplingTape<B>>();
+        let (a, b) = self.split.apart(backend, &tape.batch.x);
+        let (raw, saved) = self.net.recall(backend, &mut tape, &a);
         let (mixture, slope) = self.mixture(backend, &raw);
         let (ga, gb) = self.split.apart(backend, &cotangents.x);
         let gb = self.split.moving(backend, gb);
@@ -248,18 +235,14 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         let weight = per_sample(backend, &cotangents.log_det, shape);
         let weight = self.split.moving(backend, backend.binary(Binary::Add, backend.full(0.0, shape), &weight));
         let MixtureGradient { x: gx_b, parameters } = mixture.pull_back(backend, &b, &gb, &weight);
-        let mut told = None;
-        let inner = LayerGrads { trained: &mut *grads, context: &mut told };
         let graw = self.of_raw(backend, &parameters, &slope);
-        let (ga_net, _) = self.net.tangent_vjp(backend, &saved, &[], graw, Vec::new(), inner);
         let own = LayerGrads { trained: grads, context: &mut cotangents.context };
-        self.net.pull_back_told(backend, batch.context.as_ref(), told, own);
+        let ga_net = self.net.pull_back(backend, &tape.batch, &saved, graw, own);
         let gx = self.split.together(backend, &backend.axpy(1.0, &ga_net, ga), &gx_b);
         Ok(cotangents.with_x(gx))
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
-        // the net is a Sequence, which keeps the gradients of its norm orders itself
-        let _ = self.net.finish_gradients(backend, grads);
+        self.net.finish_gradients(backend, grads);
     }
 }

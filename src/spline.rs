@@ -12,10 +12,11 @@
 use resflow_backend::{Backend, Binary, Over, Reduce, Spline, SplineReverse, Unary};
 
 use crate::batch::Batch;
-use crate::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, Memory, PreparedBijection, Tape, Wanted};
+use crate::bijection::{Ask, Bijection, Cotangents, Mapped, PreparedBijection, Tape};
+use crate::coupling_net::{CouplingNet, CouplingTape, mapped};
 use crate::error::{ConfigError, Error};
 use crate::invert::{Inversion, Solution};
-use crate::layer::{Derivatives, Layer, LayerGrads, PreparedLayer, Saved};
+use crate::layer::{Derivatives, Layer, LayerGrads};
 use crate::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate, trained_tensors};
 pub use crate::stage::Splines;
 use crate::stage::Stage;
@@ -95,7 +96,7 @@ impl<B: Backend> Bijection<B> for SplineCoupling<B> {
         let Splines { bins, bound, hidden, .. } = self.splines;
         let [stays, moves] = Splines::sides(self.features, self.swapped);
         Box::new(PreparedCoupling {
-            net: self.net.prepare(backend),
+            net: CouplingNet::new(self.net.prepare(backend)),
             trained: trained_tensors(&*self.net),
             unconditional: self.unconditional.clone(),
             stays,
@@ -125,7 +126,7 @@ impl<B: Backend> Bijection<B> for SplineCoupling<B> {
 /// A coupling ready for computing.
 #[derive(Debug)]
 struct PreparedCoupling<B: Backend> {
-    net: Box<dyn PreparedLayer<B>>,
+    net: CouplingNet<B>,
     /// The trained tensors of the net.
     trained: usize,
     unconditional: Option<B::Tensor>,
@@ -166,25 +167,12 @@ impl<B: Backend> PreparedCoupling<B> {
     }
 }
 
-/// The tape of a coupling, from a training step's forward pass.
-struct CouplingTape<B: Backend> {
-    batch: Batch<B>,
-    /// The net's output and its activations, unless they are to be computed again.
-    said: Option<(B::Tensor, Saved<B>)>,
-}
-
 impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error> {
         let [a, b] = self.apart(backend, &batch.x);
-        let store = matches!(ask.wanted, Wanted::Gradient { memory: Memory::Store | Memory::Unroll, .. });
-        let keep = if store { Derivatives::Second } else { Derivatives::None };
-        let told = self.net.tell(backend, &batch.with_x(a.clone()));
-        let (raw, saved) = self.net.forward(backend, &told, keep);
+        let (raw, tape) = self.net.say_for(backend, batch, &a, ask);
         let [y, log_det] = self.map(backend, &a, &b, &raw);
-        let tape = matches!(ask.wanted, Wanted::Gradient { .. })
-            .then(|| Tape::new(CouplingTape { batch: batch.clone(), said: store.then_some((raw, saved)) }));
-        let log_dets = ask.replicates().map(|_| LogDet::exact(log_det)).into_iter().collect();
-        Ok(Mapped { log_dets, tape, ..Mapped::value(y) })
+        Ok(mapped(ask, y, log_det, tape))
     }
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
@@ -192,8 +180,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         if let Some(own) = self.own(backend, batch.len(backend)) {
             a = backend.spline_inverse(&self.by_itself, &a, &own);
         }
-        let told = self.net.tell(backend, &batch.with_x(a.clone()));
-        let (raw, _) = self.net.forward(backend, &told, Derivatives::None);
+        let (raw, _) = self.net.say(backend, batch, &a, Derivatives::None);
         let b = backend.spline_inverse(&self.by_net, &b, &raw);
         // the net's slope is not known, so an error in y may grow into any
         Ok(Solution::by_formula(backend, self.together(backend, &a, &b), f64::INFINITY)?)
@@ -208,8 +195,7 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
     ) -> Result<Solution<B>, Error> {
         // Jᵀ = [[D_a, Nᵀ], [0, D_b]] with N = ∂y_b/∂x_a through the net: a_b = g_b/D_b, a_a = (g_a − Nᵀ a_b)/D_a
         let [a, b] = self.apart(backend, &batch.x);
-        let told = self.net.tell(backend, &batch.with_x(a.clone()));
-        let (raw, saved) = self.net.forward(backend, &told, Derivatives::First);
+        let (raw, saved) = self.net.say(backend, batch, &a, Derivatives::First);
         let divide = |g: B::Tensor, logs: &B::Tensor| {
             let inverse = backend.unary(Unary::Exp, backend.affine(logs.clone(), -1.0, 0.0));
             backend.binary(Binary::Mul, g, &inverse)
@@ -234,34 +220,29 @@ impl<B: Backend> PreparedBijection<B> for PreparedCoupling<B> {
         mut cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
     ) -> Result<Cotangents<B>, Error> {
-        let CouplingTape { batch, said } = tape.into_value::<CouplingTape<B>>();
-        let [a, b] = self.apart(backend, &batch.x);
-        let told = || self.net.tell(backend, &batch.with_x(a.clone()));
-        let (raw, saved) = said.unwrap_or_else(|| self.net.forward(backend, &told(), Derivatives::Second));
+        let mut tape = tape.into_value::<CouplingTape<B>>();
+        let [a, b] = self.apart(backend, &tape.batch.x);
+        let (raw, saved) = self.net.recall(backend, &mut tape, &a);
         let [mut ga, gb] = self.apart(backend, &cotangents.x);
         let weights = &cotangents.log_det;
         let SplineReverse { gx: gx_b, graw } = backend.spline_reverse(&self.by_net, &b, &raw, &gb, weights);
         let (trained, unconditional) = grads.split_at_mut(self.trained);
-        if let Some(own) = self.own(backend, batch.len(backend)) {
+        if let Some(own) = self.own(backend, tape.batch.len(backend)) {
             let SplineReverse { gx, graw } = backend.spline_reverse(&self.by_itself, &a, &own, &ga, weights);
             let sum = backend.reduce(Reduce::Sum, Over::Channel, &graw);
             let sum = backend.reshape(&sum, [1, backend.shape(&own)[1]].into());
             accumulate(backend, &mut unconditional[0], &sum);
             ga = gx;
         }
-        let mut told = None;
-        let inner = LayerGrads { trained: &mut *trained, context: &mut told };
-        let (ga_net, _) = self.net.tangent_vjp(backend, &saved, &[], graw, Vec::new(), inner);
         let own = LayerGrads { trained, context: &mut cotangents.context };
-        self.net.pull_back_told(backend, batch.context.as_ref(), told, own);
+        let ga_net = self.net.pull_back(backend, &tape.batch, &saved, graw, own);
         let gx = self.together(backend, &backend.axpy(1.0, &ga_net, ga), &gx_b);
         Ok(cotangents.with_x(gx))
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {
         let (trained, unconditional) = grads.split_at_mut(self.trained);
-        // the net is a Sequence, which keeps the gradients of its norm orders itself
-        let _ = self.net.finish_gradients(backend, trained);
+        self.net.finish_gradients(backend, trained);
         if let (Some(grad), Some(own)) = (unconditional.first_mut(), &self.unconditional) {
             grad.get_or_insert_with(|| backend.full(0.0, backend.shape(own)));
         }
