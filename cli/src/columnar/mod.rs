@@ -21,6 +21,8 @@ mod table;
 #[cfg(all(test, feature = "parquet"))]
 mod tests;
 #[cfg(feature = "parquet")]
+mod unpacking;
+#[cfg(feature = "parquet")]
 mod word;
 #[cfg(feature = "parquet")]
 mod writing;
@@ -33,6 +35,8 @@ pub(crate) use column::{Cells, Column, columns_with, csv};
 pub(crate) use reading::read;
 #[cfg(not(feature = "parquet"))]
 pub(crate) use refusal::{read, write};
+#[cfg(feature = "parquet")]
+pub(crate) use unpacking::unpack;
 #[cfg(feature = "parquet")]
 pub(crate) use writing::write;
 

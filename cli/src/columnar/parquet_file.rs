@@ -2,11 +2,13 @@
 
 use anyhow::{Context as _, Result, bail};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::ChunkReader;
-use resflow::data::{ReadOptions, Reading};
+use resflow::data::{Note, ReadOptions, Reading};
 
 use super::page::Announced;
 use super::table::{Table, expands, invalid, most};
@@ -16,26 +18,86 @@ const BATCH: usize = 1 << 13;
 
 /// Reads a file, or its bytes.
 pub(super) fn read<R: ChunkReader + 'static>(source: R, options: &ReadOptions) -> Result<Reading> {
-    let bytes = source.len();
-    let file = ArrowReaderMetadata::load(&source, ArrowReaderOptions::new())?;
-    let rows = file.metadata().file_metadata().num_rows();
-    let rows = usize::try_from(rows).context("it announces less than no rows")?;
-    let roots = file.parquet_schema().root_schema().get_fields().len();
-    if file.schema().fields().len() != roots {
-        bail!("its two schemas differ");
+    let mut file = Opened::new(source, options)?;
+    for batch in file.batches.by_ref() {
+        file.table.add(&batch?, file.bytes)?;
     }
-    let mut table = Table::new(file.schema(), options)?;
-    table.check(rows, bytes)?;
-    let mask = ProjectionMask::roots(file.parquet_schema(), table.places().iter().copied());
-    check_pages(&source, file.metadata(), &mask)?;
-    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, file);
-    for batch in builder.with_projection(mask).with_batch_size(BATCH).build()? {
-        table.add(&batch?, bytes)?;
+    let (rows, found) = (file.rows, file.table.rows());
+    if found != rows {
+        bail!("it has {found} rows where {rows} were announced");
     }
-    if table.rows() != rows {
-        bail!("it has {} rows where {rows} were announced", table.rows());
+    file.table.finish()
+}
+
+/// A file that was checked, and its batches of rows.
+struct Opened {
+    table: Table,
+    batches: ParquetRecordBatchReader,
+    /// The rows that it announces.
+    rows: usize,
+    bytes: u64,
+}
+
+impl Opened {
+    fn new<R: ChunkReader + 'static>(source: R, options: &ReadOptions) -> Result<Self> {
+        let bytes = source.len();
+        let file = ArrowReaderMetadata::load(&source, ArrowReaderOptions::new())?;
+        let rows = file.metadata().file_metadata().num_rows();
+        let rows = usize::try_from(rows).context("it announces less than no rows")?;
+        let roots = file.parquet_schema().root_schema().get_fields().len();
+        if file.schema().fields().len() != roots {
+            bail!("its two schemas differ");
+        }
+        let table = Table::new(file.schema(), options)?;
+        table.check(rows, bytes)?;
+        let mask = ProjectionMask::roots(file.parquet_schema(), table.places().iter().copied());
+        check_pages(&source, file.metadata(), &mask)?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, file);
+        let batches = builder.with_projection(mask).with_batch_size(BATCH).build()?;
+        Ok(Self { table, batches, rows, bytes })
     }
-    table.finish()
+}
+
+/// Rows of numbers, batch by batch.
+pub(super) struct Rows(Opened);
+
+impl Rows {
+    /// Opens a file; `None` if columns that were chosen are no numbers, or may be an index.
+    pub(super) fn open<R: ChunkReader + 'static>(source: R, options: &ReadOptions) -> Result<Option<Self>> {
+        let opened = Opened::new(source, options)?;
+        Ok(opened.table.is_plain(options).then_some(Self(opened)))
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.0.rows
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.0.table.places().len()
+    }
+
+    /// The names of the columns, in the order of the values.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.0.table.names()
+    }
+
+    /// What was decided so far.
+    pub(super) fn notes(&self) -> Vec<Note> {
+        self.0.table.notes()
+    }
+
+    /// The next rows, row by row, NaN where a value is missing.
+    pub(super) fn next_batch(&mut self) -> Result<Option<Vec<f64>>> {
+        let Opened { table, batches, rows, bytes } = &mut self.0;
+        match batches.next() {
+            Some(batch) => {
+                table.add(&batch?, *bytes)?;
+                Ok(Some(table.take_values()))
+            }
+            None if table.rows() == *rows => Ok(None),
+            None => bail!("it has {} rows where {rows} were announced", table.rows()),
+        }
+    }
 }
 
 /// Refuses chosen columns in a compression that is not built in, by its name, and ones that would become too large.

@@ -41,7 +41,7 @@ fn whole(stream: impl Read) -> Result<Bytes> {
 }
 
 /// An error of a decoder: the file is damaged, unless it says otherwise.
-fn told(kind: Kind, error: Error) -> DataError {
+pub(super) fn told(kind: Kind, error: Error) -> DataError {
     let damaged = |error: Error| {
         let problem = shown(&format!("{error:#}"), 300);
         let remedy = "damaged or cut short, so copy or download it again";

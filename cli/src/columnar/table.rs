@@ -47,6 +47,8 @@ pub(super) struct Table {
     columns: Vec<NamedColumn>,
     /// The places of those that are read, in the order of the file.
     places: Vec<usize>,
+    /// The same in the order of the table.
+    order: Vec<usize>,
     /// The whole numbers of each that were rounded.
     rounded: Vec<usize>,
     /// The codes of the words of each.
@@ -75,11 +77,12 @@ impl Table {
         let mut options = options.clone();
         let pandas = schema.metadata().get("pandas");
         let notes = pandas.map_or_else(Vec::new, |said| leave_index_out(&columns, said, &mut options));
-        let mut places = chosen_columns(&columns, &options)?;
+        let order = chosen_columns(&columns, &options)?;
+        let mut places = order.clone();
         places.sort_unstable();
         places.dedup();
         let levels = vec![HashMap::new(); places.len()];
-        Ok(Self { rounded: vec![0; places.len()], levels, columns, places, rows: 0, options, notes })
+        Ok(Self { rounded: vec![0; places.len()], levels, columns, places, order, rows: 0, options, notes })
     }
 
     /// The places of the columns that are read, in the order of the file.
@@ -115,12 +118,45 @@ impl Table {
         Ok(())
     }
 
+    /// Whether the columns that are read are numbers, none of which may be an index, as many as are wanted.
+    pub(super) fn is_plain(&self, options: &ReadOptions) -> bool {
+        let is_plain = |&place: &usize| {
+            let NamedColumn { name, values } = &self.columns[place];
+            let may_be_index = name.is_empty() || name.starts_with("Unnamed: ") || name.starts_with("__index_level_");
+            matches!(values, ColumnValues::Numbers(_)) && !may_be_index
+        };
+        let wanted = options.model.as_ref().map(|model| model.width + usize::from(model.beside.is_some()));
+        let repeated = self.order.len() != self.places.len();
+        self.order.iter().all(is_plain) && !repeated && wanted.is_none_or(|wanted| wanted == self.order.len())
+    }
+
+    /// The names of the columns that are read, in the order of the table.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.order.iter().map(|&place| self.columns[place].name.clone()).collect()
+    }
+
+    /// Takes the numbers of the rows that were added since, row by row in the order of the table.
+    pub(super) fn take_values(&mut self) -> Vec<f64> {
+        let take = |&place: &usize| match &mut self.columns[place].values {
+            ColumnValues::Numbers(values) => std::mem::take(values),
+            _ => Vec::new(),
+        };
+        let columns: Vec<Vec<f64>> = self.order.iter().map(take).collect();
+        let rows = columns.first().map_or(0, Vec::len);
+        (0..rows).flat_map(|row| columns.iter().map(move |column| column[row])).collect()
+    }
+
+    /// What was decided, and found so far.
+    pub(super) fn notes(&self) -> Vec<Note> {
+        let rounded = self.places.iter().zip(&self.rounded).filter(|(_, cells)| **cells > 0);
+        let rounded = rounded.map(|(&place, &cells)| Note::Rounded { column: label(&self.columns, place), cells });
+        self.notes.iter().cloned().chain(rounded).collect()
+    }
+
     /// The table of all rows, by the rules of the library.
     pub(super) fn finish(self) -> Result<Reading> {
-        let Self { columns, places, rounded, options, mut notes, .. } = self;
-        for (&place, &cells) in places.iter().zip(&rounded).filter(|(_, cells)| **cells > 0) {
-            notes.push(Note::Rounded { column: label(&columns, place), cells });
-        }
+        let notes = self.notes();
+        let Self { columns, options, .. } = self;
         let mut reading = read_columns(columns, &options)?;
         reading.notes.splice(0..0, notes);
         Ok(reading)

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use anyhow::Result;
 use resflow::checkpoint::Archive;
-use resflow::data::{DataError, LargeTable, NpyRows, Opened, ReadOptions, StoredRows, Table, Values};
+use resflow::data::{DataError, LargeTable, Note, NpyRows, Opened, ReadOptions, StoredRows, Table, Values};
 use resflow::group::{Group, collective};
 use resflow::train::is_on_large_table;
 
 use super::{Data, reading};
+#[cfg(feature = "parquet")]
+use crate::columnar::{Kind, unpack};
 use crate::failure::say;
 
 /// 256 MiB in double precision, and several times as much with what is made of them.
@@ -20,7 +22,8 @@ const HEADING: &str = "Tables that are larger than memory";
 /// When a table is large.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Largeness {
-    /// Leave a table of more numbers (rows times columns) than this in its .npy file, and read rows as they are needed
+    /// Leave a table of more numbers (rows times columns) than this in its .npy file, and read rows as they are needed; Parquet is
+    /// unpacked into a temporary file for it
     #[arg(long, value_name = "NUMBERS", default_value_t = LARGE, help_heading = HEADING)]
     pub(crate) large: usize,
 }
@@ -75,31 +78,57 @@ impl Largeness {
         let begins = File::open(path).and_then(|mut file| file.read_exact(&mut head));
         let is_array = head == *b"\x93NUMPY";
         // of an array each number has a byte at least
-        if begins.is_err() || !is_array || length <= self.large as u64 {
+        if begins.is_err() || (is_array && length <= self.large as u64) {
             return Ok(None);
         }
-        let rows = match NpyRows::open(path, options) {
-            Ok(rows) => rows,
-            Err(DataError::File { path, source }) => match *source {
-                // images are no rows of numbers
-                DataError::NpyShape { .. } => return Ok(None),
-                DataError::Options(why) => {
-                    say(format_args!("note: {name} is read into memory: {why}"));
-                    return Ok(None);
+        let (rows, notes, where_to) = if is_array {
+            match NpyRows::open(path, options) {
+                Ok(rows) => {
+                    let notes = rows.notes().to_vec();
+                    (Box::new(rows) as Rows, notes, "which stay in the file and are read as they are needed")
                 }
-                source => return Err(failed(DataError::File { path, source: source.into() })),
-            },
-            Err(error) => return Err(failed(error)),
+                Err(DataError::File { path, source }) => match *source {
+                    // images are no rows of numbers
+                    DataError::NpyShape { .. } => return Ok(None),
+                    DataError::Options(why) => {
+                        say(format_args!("note: {name} is read into memory: {why}"));
+                        return Ok(None);
+                    }
+                    source => return Err(failed(DataError::File { path, source: source.into() })),
+                },
+                Err(error) => return Err(failed(error)),
+            }
+        } else {
+            match self.unpacked(path, &head, options).map_err(failed)? {
+                Some((rows, notes)) => (rows, notes, "unpacked into a temporary file (TMPDIR is its folder)"),
+                None => return Ok(None),
+            }
         };
         if !self.holds(rows.rows(), rows.width()) {
             return Ok(None);
         }
-        reading::tell(&name, rows.notes());
+        reading::tell(&name, &notes);
         let (n, d) = (rows.rows(), rows.width());
-        say(format_args!(
-            "note: {name}: {n} rows of {d} numbers, which stay in the file and are read as they are needed"
-        ));
-        Ok(Some(Box::new(rows)))
+        say(format_args!("note: {name}: {n} rows of {d} numbers, {where_to}"));
+        Ok(Some(rows))
+    }
+
+    /// The rows of a Parquet file.
+    #[cfg(feature = "parquet")]
+    fn unpacked(self, path: &Path, head: &[u8], options: &ReadOptions) -> Result<Option<(Rows, Vec<Note>)>, DataError> {
+        if Kind::of(head) != Some(Kind::Parquet) {
+            return Ok(None);
+        }
+        let is_large = |rows, width| self.holds(rows, width);
+        let found = unpack(path, options, is_large);
+        let found = found.map_err(|source| DataError::File { path: path.to_owned(), source: source.into() })?;
+        Ok(found.map(|(rows, notes)| (Box::new(rows) as Rows, notes)))
+    }
+
+    #[cfg(not(feature = "parquet"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "with the feature it unpacks, and may fail")]
+    fn unpacked(self, _: &Path, _: &[u8], _: &ReadOptions) -> Result<Option<(Rows, Vec<Note>)>, DataError> {
+        Ok(None)
     }
 
     /// The data of a fit, in which a large table is divided, shuffled and standardised as one, wherever its rows are.

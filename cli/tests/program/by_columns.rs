@@ -13,7 +13,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use serde_json::Value;
 
-use crate::binary::{Folder, csv, text};
+use crate::binary::{Folder, assert_same, csv, text};
 use crate::tables::with_input;
 
 /// A folder with the table `plain.csv`, and the run `base` over its columns.
@@ -205,4 +205,37 @@ fn damaged_files_are_errors() {
         assert!(text(&output.stderr).contains("standard input: the file is"), "{}", text(&output.stderr));
         assert_eq!(output.status.code(), Some(1));
     }
+}
+
+#[test]
+fn a_large_parquet_table_is_the_same_as_its_text() {
+    let folder = base();
+    let table = stored(&columns(&folder, "plain.csv"));
+    folder.write("table.parquet", parquet_file(&table));
+    let fit = "--config tiny.toml --model realnvp --large 100";
+    let output = folder.run(&format!("fit table.parquet --out unpacked {fit}"));
+    let told = text(&output.stderr);
+    assert!(output.status.success() && told.contains("80 rows of 3 numbers, unpacked into a temporary file"), "{told}");
+    folder.succeed(&format!("fit plain.csv --out resident {fit}"));
+    assert_same(&folder.path("unpacked"), &folder.path("resident"));
+    folder.write("swapped.parquet", parquet_file(&table.project(&[2, 0, 1]).expect("its columns")));
+    let mut files = Vec::new();
+    for (out, line) in [
+        ("resident.csv", "plain.csv"),
+        ("small.csv", "table.parquet"),
+        ("large.csv", "table.parquet --large 100"),
+        ("swapped.csv", "swapped.parquet --large 100"),
+    ] {
+        folder.succeed(&format!("score unpacked {line} --out {out}"));
+        files.push(folder.read(out));
+    }
+    assert!(files.iter().all(|file| *file == files[0]), "{files:?}");
+    // a value that is missing is named as ever
+    let mut lacking = columns(&folder, "plain.csv");
+    lacking[1].1[41] = f64::NAN;
+    folder.write("lacking.parquet", parquet_file(&stored(&lacking)));
+    let told = folder.fail(&format!("fit lacking.parquet --out never {fit}"), 1);
+    assert!(told.contains("row 42, column 2") && told.contains("`width`"), "{told}");
+    // and rows that are left out are sought in memory
+    folder.succeed(&format!("fit lacking.parquet --out dropped {fit} --missing drop-rows"));
 }
