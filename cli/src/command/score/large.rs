@@ -81,6 +81,10 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
     );
     progress.end();
     evaluated.with_context(|| arguments.data.clone())?;
+    if cluster::following().is_some() {
+        // rank 0 has what this one made
+        return Ok(());
+    }
     if let Some(out) = out {
         out.finish()?;
     }
