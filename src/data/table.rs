@@ -121,7 +121,6 @@ impl Table {
     }
 
     /// A table of values that were read, finite but for NaN where cells may be missing, whose names may be numbers where a file says that they are names.
-    #[cfg(feature = "formats")]
     pub(super) fn of_read(columns: Option<Vec<String>>, width: usize, values: Vec<f64>) -> Self {
         debug_assert!(width > 0 && values.len().is_multiple_of(width) && !values.iter().any(|v| v.is_infinite()));
         Self { columns, width, rows: values.len() / width, values }

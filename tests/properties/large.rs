@@ -36,7 +36,7 @@ fn array(table: &Table, kind: usize) -> Vec<u8> {
         0 | 1 => ("'<f8'".to_owned(), format!("({n}, {d})")),
         2 => ("'<f4'".to_owned(), format!("({n}, {d})")),
         _ => {
-            let fields: Vec<String> = (0..d).map(|j| format!("('c{j}', '<f8'), ('', '|V3')")).collect();
+            let fields: Vec<String> = (0..d).map(|j| format!("('{j}', '<f8'), ('', '|V3')")).collect();
             (format!("[{}]", fields.join(", ")), format!("({n},)"))
         }
     };

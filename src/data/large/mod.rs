@@ -187,10 +187,10 @@ impl LargeTable {
 
     /// Values that were read, which were finite when the table was opened.
     fn table(&self, values: Vec<f64>) -> Result<Table, DataError> {
-        Table::new(self.columns().map(<[String]>::to_vec), self.width(), values).map_err(|error| match error {
-            DataError::NotFinite { .. } => DataError::Changed,
-            other => other,
-        })
+        if values.iter().all(|v| v.is_finite()) {
+            return Ok(Table::of_read(self.columns().map(<[String]>::to_vec), self.width(), values));
+        }
+        Err(DataError::Changed)
     }
 
     /// The rows that columns' maps are fitted to.

@@ -43,7 +43,7 @@ impl dyn StoredRows + '_ {
         let mut faults = Faults::new(self.width());
         faults.add(self, rows.start, &values);
         faults.check(self)?;
-        Table::new(self.columns().map(<[String]>::to_vec), self.width(), values)
+        Ok(Table::of_read(self.columns().map(<[String]>::to_vec), self.width(), values))
     }
 }
 
