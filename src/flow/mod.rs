@@ -451,7 +451,7 @@ impl<B: Backend> Flow<B> {
             Phase::Training => self.config.training(),
             Phase::Evaluation => self.config.evaluation(),
         };
-        let cost = self.estimated().find_map(|t| t.cost());
+        let cost = self.estimated().find_map(Bijection::cost);
         match cost.map_or(Estimator::Exact(Exact), |cost| setting.resolve(&cost, phase)) {
             // in evaluation every sample draws its own N, whatever the setting says
             Estimator::RussianRoulette(r) if phase == Phase::Evaluation => {
