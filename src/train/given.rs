@@ -3,7 +3,8 @@
 
 use resflow_backend::{Backend, Key};
 
-use super::source::{Batches, Contexts, ValidationSet, missing_context};
+use super::batches::{Batches, Contexts};
+use super::source::{ValidationSet, missing_context};
 use crate::categorical::CategoricalDensity;
 use crate::data::Dataset;
 use crate::error::Error;

@@ -21,6 +21,7 @@
 //! # Ok::<(), resflow::Error>(())
 //! ```
 
+mod batches;
 mod columns;
 mod config;
 mod defaults;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use resflow_backend::{Backend, Key};
 
+use super::batches::{Batches, Contexts};
 use super::columns::Columns;
-use super::source::{Batches, Contexts, Source};
+use super::source::Source;
 use super::{Budget, Limits, TrainConfig, Trainer};
 use crate::base::{GaussianMixture, LEAST_SCALE, Ladder, Mixture, MixtureChoice, MixtureFit, Rows, Rung};
 use crate::classifier::Classifier;

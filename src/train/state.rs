@@ -8,9 +8,9 @@ use resflow_backend::Backend;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use super::batches::Contexts;
 use super::columns::Columns;
 use super::measured::Powers;
-use super::source::Contexts;
 use super::together::Command;
 use super::validation::Best;
 use super::{Budget, Done, Limits, Source, TrainConfig, Trainer, Validation};
