@@ -198,18 +198,17 @@ impl<B: Backend> PreparedFlow<B> {
             return Err(Error::Input("the gradient in x is computed by one process, without a group".into()));
         }
         let plan = self.gradient_plan(n);
-        let mut lanes = match &self.team {
-            Some(team) => vec![self.add_together(team, &plan, run)?],
-            None => {
-                let lanes = backend.run(plan.lanes(), |l| -> Result<Lane<B>, Error> {
-                    let mut lane = self.empty_lane();
-                    for shard in plan.lane(l) {
-                        run(shard, &mut lane, &|_, _| ())?;
-                    }
-                    Ok(lane)
-                });
-                lanes.into_iter().collect::<Result<_, _>>()?
-            }
+        let mut lanes = if let Some(team) = &self.team {
+            vec![self.add_together(team, &plan, run)?]
+        } else {
+            let lanes = backend.run(plan.lanes(), |l| -> Result<Lane<B>, Error> {
+                let mut lane = self.empty_lane();
+                for shard in plan.lane(l) {
+                    run(shard, &mut lane, &|_, _| ())?;
+                }
+                Ok(lane)
+            });
+            lanes.into_iter().collect::<Result<_, _>>()?
         };
         let sum = |parts: Vec<B::Tensor>| parts.into_iter().reduce(|a, b| backend.axpy(1.0, &b, a));
         let loss = sum(lanes.iter_mut().filter_map(|l| l.loss.take()).collect());

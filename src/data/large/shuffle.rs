@@ -85,7 +85,7 @@ impl Remaining {
         // gone[j] − j remain below gone[j]
         let (mut low, mut high) = (0, self.gone.len());
         while low < high {
-            let middle = (low + high) / 2;
+            let middle = usize::midpoint(low, high);
             if self.gone[middle] - middle <= i {
                 low = middle + 1;
             } else {
