@@ -142,7 +142,7 @@ fn settings(columns: ColumnFit, fit_base: bool) -> TrainConfig {
 }
 
 fn begin(source: impl Into<Source>, settings: &TrainConfig) -> Result<Trainer<Cpu>, Error> {
-    let flow = Flow::new(cpu(), &config(), Key::new(3)).expect("a configuration");
+    let flow = Flow::new(cpu(), config(), Key::new(3)).expect("a configuration");
     Trainer::new(flow, source, settings, Budget::Steps(20), Key::new(4))
 }
 
@@ -167,7 +167,9 @@ fn runs_have_the_same_bits_wherever_the_rows_are() {
         for kind in 0..3 {
             let path = file(&format!("run-{columns:?}-{fit_base}-{kind}"), &array(&table, kind));
             let mut streamed = begin(open(&path), &settings).expect("data that fit");
-            (0..7).for_each(|_| drop(streamed.step().expect("finite")));
+            for _ in 0..7 {
+                streamed.step().expect("finite");
+            }
             let state = Archive::from_bytes(&streamed.to_archive().expect("stored").to_bytes().expect("stored"));
             let state = state.expect("a state");
             assert!(is_on_large_table(&state));
@@ -228,7 +230,9 @@ fn every_training_row_comes_once_an_epoch() {
     taken();
     let mut orders = Vec::new();
     for _ in 0..2 {
-        (0..20).for_each(|_| drop(trainer.step().expect("finite")));
+        for _ in 0..20 {
+            trainer.step().expect("finite");
+        }
         let mut order = taken();
         orders.push(order.clone());
         order.sort_unstable();

@@ -12,7 +12,7 @@ use resflow::estimator::Phase;
 use resflow::flow::Provenance;
 use resflow::lipschitz::{BiLipschitz, FlowBounds};
 use resflow::missing::Imputer;
-use resflow::module::Module as _;
+use resflow::module::Module;
 use resflow::with_device;
 use serde::Serialize;
 
@@ -176,7 +176,7 @@ fn json<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
         object["validation_bits_per_dim"] = validation.into();
         if images.dequantisation.is_variational() {
             object["bound"] = "validation_bits_per_dim is at least that of the bytes".into();
-            object["dequantiser"] = flow.dequantiser().map(|own| own.describe()).into();
+            object["dequantiser"] = flow.dequantiser().map(Module::describe).into();
         }
     } else {
         let (mean, deviation) = (flow.standardiser().mean(), flow.standardiser().deviation());

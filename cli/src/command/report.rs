@@ -30,15 +30,12 @@ pub(crate) fn run(arguments: &Report) -> Result<()> {
     let largeness = arguments.largeness.as_begun(state, None)?;
     let alone = arguments.weight.is_none() && stored.given().is_none();
     let large = if alone { largeness.open(file_of(&arguments.data), &options)? } else { None };
-    let data = match large {
-        Some(rows) => scan(rows, None)?,
-        None => {
-            let data = Data::open_with(&arguments.data, &options)?;
-            largeness.data(
-                stored.split(data.weighted_by(arguments.weight.as_deref(), &arguments.data)?, &arguments.data)?,
-                None,
-            )?
-        }
+    let data = if let Some(rows) = large {
+        scan(rows, None)?
+    } else {
+        let data = Data::open_with(&arguments.data, &options)?;
+        let weighted = data.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
+        largeness.data(stored.split(weighted, &arguments.data)?, None)?
     };
     let excerpt =
         Excerpt::of(&data).ok_or_else(|| usage(format_args!("{}: images; a report is of a table", arguments.data)))?;

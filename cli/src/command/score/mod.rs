@@ -363,14 +363,7 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         }
         _ => String::new(),
     };
-    let far = match (lost, outside) {
-        (0, _) => String::new(),
-        (_, 0) => format!("non-finite  {lost} of {rows} {row}s have log p = −∞: the arithmetic overflowed\n"),
-        (_, _) => format!(
-            "non-finite  {lost} of {rows} {row}s have log p = −∞: {outside} are outside of a column's support, of the others the \
-             arithmetic overflowed\n"
-        ),
-    };
+    let far = line_of_lost(totals, row);
     report_out(
         arguments.out.as_deref(),
         &format!(
@@ -383,6 +376,19 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             precision.name()
         ),
     )
+}
+
+/// The line about rows or images whose log p is not finite, if there are any.
+fn line_of_lost(totals: &Totals, row: &str) -> String {
+    let Totals { rows, lost, outside, .. } = totals;
+    match (lost, outside) {
+        (0, _) => String::new(),
+        (_, 0) => format!("non-finite  {lost} of {rows} {row}s have log p = −∞: the arithmetic overflowed\n"),
+        (_, _) => format!(
+            "non-finite  {lost} of {rows} {row}s have log p = −∞: {outside} are outside of a column's support, of the others the \
+             arithmetic overflowed\n"
+        ),
+    }
 }
 
 /// Adds what is known of percentiles, classes and outliers.
