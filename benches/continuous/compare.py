@@ -106,7 +106,7 @@ def train_peer(make, train, test, seconds):
     optimiser = torch.optim.Adam(flow.parameters(), lr=RATE)
     steps, start = 0, time.process_time()
     while (spent := time.process_time() - start) < seconds:
-        for group in optimiser.param_groups:  # the schedule that resflow has: the last fifth goes to zero
+        for group in optimiser.param_groups:
             group["lr"] = RATE * min(1.0, 5 * (1 - spent / seconds))
         batch = x[torch.randint(len(x), (BATCH,))]
         loss = -log_prob(batch).mean()
