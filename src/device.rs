@@ -18,6 +18,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 
+#[cfg(feature = "cpu")]
 use resflow_backend::Backend as _;
 pub use resflow_backend::Products;
 

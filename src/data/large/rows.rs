@@ -36,7 +36,7 @@ impl dyn StoredRows + '_ {
     /// Reads consecutive rows of which nobody knows that they are finite, `[n, d]`.
     ///
     /// # Errors
-    /// Returns [`DataError::Cells`] for values that are not finite, and the errors of [`read`](Self::read).
+    /// Returns [`DataError::Cells`] for values that are not finite, and the errors of [`StoredRows::read`].
     pub fn read_table(&self, rows: Range<usize>) -> Result<Table, DataError> {
         let mut values = Vec::with_capacity(rows.len() * self.width());
         self.read(rows.clone(), &mut values)?;
