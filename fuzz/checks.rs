@@ -1,5 +1,5 @@
-//! What holds of every input, for the targets here and for the mutation loops in tests/files/fuzz_data.rs and
-//! tests/files/fuzz_models.rs. Each check says whether the reader accepted the input.
+//! What holds of every input, for the targets here and for the mutation loops in tests/library/files/fuzz_data.rs and
+//! tests/library/files/fuzz_models.rs. Each check says whether the reader accepted the input.
 
 use std::fmt::Display;
 use std::num::NonZeroUsize;

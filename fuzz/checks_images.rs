@@ -1,9 +1,10 @@
 //! What holds of every file of images, for the targets here and for the mutation loops in tests/files/fuzz_images.rs. Each
 //! check says whether the reader accepted the input.
 
-use resflow::data::DataError;
-use resflow::data::image::{ImageSet, cifar, idx, jpeg, npy, png};
+use resflow::Error;
+use resflow::data::image::{self, ImageFiles, ImageSet, cifar, idx, jpeg, npy, png};
 use resflow::data::npy::Float;
+use resflow::data::{DataError, StoredRows};
 
 /// The IDX readers never panic, make no more than deflate can of the bytes, explain themselves in a few lines, and read
 /// back what the writers make of their images.
@@ -23,6 +24,7 @@ pub(crate) fn idx(bytes: &[u8]) -> bool {
         true
     });
     assert!(!images || !labels);
+    in_files(bytes, "idx");
     images || labels
 }
 
@@ -30,6 +32,7 @@ pub(crate) fn idx(bytes: &[u8]) -> bool {
 pub(crate) fn cifar(bytes: &[u8]) -> bool {
     let ten = accepted(cifar::read10(bytes)).is_some_and(|set| recorded(&set, bytes, 1));
     let hundred = accepted(cifar::read100(bytes)).is_some_and(|set| recorded(&set, bytes, 2));
+    in_files(bytes, "bin");
     ten || hundred
 }
 
@@ -111,7 +114,41 @@ pub(crate) fn image_npy(bytes: &[u8]) -> bool {
         assert_eq!(npy::read_stack(&file).expect("the writer's file reads back"), stack);
         true
     });
+    in_files(bytes, "npy");
     images || stack
+}
+
+/// The images of a file where they stand are those that it has in memory; what is refused there is refused.
+fn in_files(bytes: &[u8], ending: &str) {
+    // a file on a disk costs more than all of the rest
+    if !bytes.len().is_multiple_of(16) {
+        return;
+    }
+    let (process, thread) = (std::process::id(), std::thread::current().id());
+    let path = std::env::temp_dir().join(format!("resflow-images-{process}-{thread:?}.{ending}"));
+    std::fs::write(&path, bytes).expect("a temporary file");
+    let found = ImageFiles::find(&path, None).map_err(Error::from);
+    let found = found.and_then(|found| found.map(|found| found.open(None)).transpose());
+    let found = found.map(|opened| opened.map(|opened| opened.training));
+    let set = image::open(&path).map(|data| data.training);
+    match (found, set) {
+        (Ok(Some(files)), Ok(set)) => {
+            let rows: &dyn StoredRows = &files;
+            let data = rows.read_samples(0..rows.rows()).expect("nobody changed it");
+            assert_eq!(data.images(), Some(&set));
+        }
+        (Ok(Some(_)), Err(error)) => panic!("images of a file that is refused: {error}"),
+        // such as pictures, which are read into memory
+        (Ok(None), _) => {}
+        (Err(error), set) => {
+            accepted::<()>(Err(match error {
+                Error::Data(error) => error,
+                error => panic!("{error}"),
+            }));
+            assert!(set.is_err(), "{set:?} in memory");
+        }
+    }
+    std::fs::remove_file(&path).expect("it is there");
 }
 
 fn whole(set: &ImageSet) {

@@ -1,4 +1,4 @@
-//! What holds of every file that is imported, for the targets here and for the mutation loops in tests/files/fuzz_import.rs.
+//! What holds of every file that is imported, for the targets here and for the mutation loops in tests/library/files/fuzz_import.rs.
 
 use std::fmt::Write as _;
 

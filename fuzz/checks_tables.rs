@@ -1,5 +1,5 @@
 //! What holds of every table that is read by its content, for the target here and for the mutation loop in
-//! tests/files/fuzz_data.rs.
+//! tests/library/files/fuzz_data.rs.
 
 use resflow::data::{
     DataError, Decimal, Missing, ModelColumns, ReadOptions, Separator, TextColumns, csv, open_from, read_from,

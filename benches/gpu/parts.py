@@ -17,11 +17,17 @@ CHECKS = [
     ("conformance", "cooperative", "f16", ["half_precision"]),
     ("launches, waits, lost devices", "launches", "f32", []),
     ("launches, waits, lost devices", "faults", "f32", []),
-    ("agreement with the CPU", "agreement", "f32", ["gpu::"]),
-    ("agreement with the CPU", "agreement", "f16x3", ["wgpu::"]),
-    ("the authors' numbers", "golden", "f32", ["wgpu::"]),
-    ("the authors' numbers", "golden", "f16x3", ["wgpu::"]),
+    ("agreement with the CPU", "backends", "f32", ["agreement::gpu::"]),
+    ("agreement with the CPU", "backends", "f16x3", ["agreement::wgpu::"]),
+    ("the authors' numbers", "backends", "f32", ["golden::wgpu::"]),
+    ("the authors' numbers", "backends", "f16x3", ["golden::wgpu::"]),
 ]
+
+
+def check_name(program, tests, precision):
+    """The name of a check: by its program, or of one with several suites by that suite."""
+    suite = tests[0].split("::")[0] if program == "backends" else program
+    return f"checks/{suite}/{precision}"
 
 
 class Part:
@@ -40,7 +46,7 @@ def all_parts(folder, python, quick, seconds, adapter, peer):
     for _, suite, precision, tests in CHECKS:
         if precision in offered:
             said = {} if suite == "cooperative" else {"RESFLOW_PRODUCTS": precision}
-            name = f"checks/{suite}/{precision}"
+            name = check_name(suite, tests, precision)
             parts.append(Part(name, [program(suite), "--show-output", *tests], tests_passed, CHECK_LIMIT, **said))
     short = ["--quick"] if quick else []
     torch = [python, str(folder / "peer.py"), *short]

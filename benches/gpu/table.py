@@ -3,7 +3,7 @@
 A cell is a value, or the reason why there is none. Reasons that lie in the machine are complete (`not offered`, `no torch`,
 `no CUDA`); what failed, took too long or was not run is not.
 """
-from parts import CHECKS, PEER, PRECISIONS, peer_precisions
+from parts import CHECKS, PEER, PRECISIONS, check_name, peer_precisions
 from workloads import FULL, PASSES, PRODUCTS, QUICK, SHORT
 
 NOTHING = "–"
@@ -68,8 +68,8 @@ class Table:
             cells = []
             for column in COLUMNS:
                 texts = []
-                for suite, precision in ((s, p) for row, s, p, _ in CHECKS if row == name and p == column):
-                    part = f"checks/{suite}/{precision}"
+                for suite, precision, tests in (check[1:] for check in CHECKS if check[0] == name and check[2] == column):
+                    part = check_name(suite, tests, precision)
                     texts.append(self.reason(part, column) or self.tests(part))
                 cells.append(", ".join(dict.fromkeys(texts)) or NOTHING)
             self.row(name, "tests passed", cells)

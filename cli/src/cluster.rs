@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use resflow::backend::Backend;
 use resflow::flow::{Flow, PreparedFlow};
 use resflow::group::Group;
 use resflow::group::collective::check_same;
 
 #[cfg(feature = "mpi")]
-pub(crate) use together::{choose_adapter, enter, group, leave};
+pub(crate) use together::{abort, choose_adapter, enter, finish, group};
 
 /// The longest that a process waits for another, unless it is asked for: longer than what one does while the others wait, such as
 /// reading a table, fitting a mixture to it and writing a checkpoint.
@@ -39,6 +39,20 @@ pub(crate) fn prepare_alone<B: Backend>(flow: &Flow<B>) -> Result<PreparedFlow<B
     Ok(flow.prepare())
 }
 
+/// What kernels are chosen by.
+pub(crate) fn instructions() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let found = [
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let found: [(&str, bool); 0] = [];
+    let found = found.into_iter().filter(|(_, found)| *found).map(|(name, _)| name);
+    std::iter::once(std::env::consts::ARCH).chain(found).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(not(feature = "mpi"))]
 #[expect(clippy::unnecessary_wraps, reason = "with the feature it may fail")]
 pub(crate) fn enter(_: Option<Duration>) -> Result<()> {
@@ -56,9 +70,12 @@ pub(crate) fn group() -> Option<Arc<dyn Group>> {
 }
 
 #[cfg(not(feature = "mpi"))]
-pub(crate) fn leave(result: Result<()>) -> Result<()> {
+pub(crate) fn finish(result: Result<()>) -> Result<()> {
     result
 }
+
+#[cfg(not(feature = "mpi"))]
+pub(crate) fn abort(_: &Error) {}
 
 #[cfg(feature = "mpi")]
 mod together {
@@ -69,7 +86,7 @@ mod together {
     use resflow::group::collective::digest_of_bytes;
     use resflow_mpi::{Processes, is_started_together};
 
-    use super::{Arc, Duration, Group, LONGEST, Result, check_same};
+    use super::{Arc, Duration, Error, Group, LONGEST, Result, check_same, instructions};
     use crate::failure::{be_rank, is_interruption};
 
     /// The environment variable that names a GPU.
@@ -99,20 +116,6 @@ mod together {
         Ok(())
     }
 
-    /// What kernels are chosen by.
-    fn instructions() -> String {
-        #[cfg(target_arch = "x86_64")]
-        let found = [
-            ("fma", is_x86_feature_detected!("fma")),
-            ("avx2", is_x86_feature_detected!("avx2")),
-            ("avx512f", is_x86_feature_detected!("avx512f")),
-        ];
-        #[cfg(not(target_arch = "x86_64"))]
-        let found: [(&str, bool); 0] = [];
-        let found = found.into_iter().filter(|(_, found)| *found).map(|(name, _)| name);
-        std::iter::once(std::env::consts::ARCH).chain(found).collect::<Vec<_>>().join(" ")
-    }
-
     /// The GPU of this process: of those that are meant (whose names contain what was asked for, or else the best kind), the
     /// processes of a machine take one each, and begin again where there are more processes than GPUs.
     pub(crate) fn choose_adapter(asked: Option<&str>) -> Option<String> {
@@ -138,19 +141,21 @@ mod together {
         PROCESSES.get().map(|processes| Arc::clone(processes) as Arc<dyn Group>)
     }
 
-    /// Ends with the others: after work that was done together, or after telling them why this process cannot go on.
-    pub(crate) fn leave(result: Result<()>) -> Result<()> {
+    /// Ends with the others after work that was done together, or was interrupted together.
+    pub(crate) fn finish(result: Result<()>) -> Result<()> {
         let Some(processes) = PROCESSES.get() else { return result };
-        match result {
-            Ok(()) => Ok(processes.finish()?),
-            Err(error) if is_interruption(&error) => {
-                processes.finish()?;
-                Err(error)
-            }
-            Err(error) => {
-                processes.abort(&format!("{error:#}"));
-                Err(error)
-            }
+        if result.as_ref().err().is_none_or(is_interruption) {
+            processes.finish()?;
+        }
+        result
+    }
+
+    /// Tells the others why this process cannot go on.
+    pub(crate) fn abort(error: &Error) {
+        if let Some(processes) = PROCESSES.get()
+            && !is_interruption(error)
+        {
+            processes.abort(&format!("{error:#}"));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Floors, each importing only from those below: `command`, a file for each subcommand; `experiment`; `run`, a training
 //! run and its directory, and `evaluate`; `report` and `picture`; `model`, which loads; `arguments`; `settings`; `data` and `device`;
-//! `progress` and `output`; `columnar`, `cluster` and `failure`. Exit codes: 0 done, 1 the work failed, 2 the command or its configuration was wrong,
+//! `progress`, `unfinished` and `output`; `columnar`, `cluster` and `failure`. Exit codes: 0 done, 1 the work failed, 2 the command or its configuration was wrong,
 //! 130 interrupted with a checkpoint written.
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ mod progress;
 mod report;
 mod run;
 mod settings;
+mod unfinished;
 
 use std::process::ExitCode;
 
@@ -35,9 +36,14 @@ fn main() -> ExitCode {
         // what one process does, rank 0 does
         if cluster::following().is_some() && !command.is_together() { Ok(()) } else { run(command) }
     });
-    match cluster::leave(result) {
+    match cluster::finish(result) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+        Err(error) => {
+            // first said, then told to the others: `mpirun` ends who is left when the first of them is gone
+            let code = failure::report(&error);
+            cluster::abort(&error);
+            code
+        }
     }
 }
 

@@ -164,7 +164,7 @@ impl Stored {
     }
 
     /// Its configuration. A damaged file is told when the flow is made of it.
-    fn config(&self) -> Option<ModelConfig> {
+    pub(crate) fn config(&self) -> Option<ModelConfig> {
         serde_json::from_value(self.archive.document["model"]["config"].clone()).ok()
     }
 

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 
 use resflow_backend::{Backend, Binary, Key, Noise, Over, Reduce, Unary};
 
+use super::scores::map_rows;
 use super::{Base, Covariance, Mixture, MixtureConfig, PreparedBase, download, spread, upload};
 use crate::batch::Batch;
 use crate::config::BaseConfig;
@@ -362,11 +363,13 @@ impl<B: Backend> PreparedBase<B> for PreparedMixture<B> {
     }
 
     fn to_normal(&self, backend: &B, rows: &[f64]) -> Result<Option<Vec<f64>>, Error> {
-        Ok(Some(self.host(backend)?.to_normal(rows)))
+        let mixture = self.host(backend)?;
+        Ok(Some(map_rows(backend, mixture.dimension(), rows, |rows| mixture.to_normal(rows))))
     }
 
     fn invert_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
-        Ok(Some(self.host(backend)?.invert_normal(scores)))
+        let mixture = self.host(backend)?;
+        Ok(Some(map_rows(backend, mixture.dimension(), scores, |scores| mixture.invert_normal(scores))))
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {

@@ -12,12 +12,17 @@
 //! not lead back.
 
 use libm::erfc;
+use resflow_backend::Backend;
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 use super::{Covariance, Mixture};
 
 /// ln √(2π).
 const HALF_LN_TAU: f64 = 0.918_938_533_204_672_7;
+/// What is so much smaller than a sum adds less than rounding to it, be there a thousand such.
+const NEGLIGIBLE: f64 = 1e-20;
+/// Sums above have all their digits; of smaller ones logarithms are summed.
+const FAR_OUT: f64 = 1e-200;
 /// Steps of a solve, of which most make a handful; bisection alone halves the bracket below rounding in these.
 const STEPS: usize = 200;
 
@@ -59,6 +64,68 @@ fn log_sum(terms: impl Iterator<Item = f64> + Clone) -> f64 {
     if largest == f64::NEG_INFINITY { largest } else { largest + terms.map(|t| (t - largest).exp()).sum::<f64>().ln() }
 }
 
+/// xᵢ within a component, given the coordinates before it: εₖᵢ = shift + scale·xᵢ, and wₖᵢ.
+#[derive(Clone, Copy)]
+struct Conditional {
+    log_weight: f64,
+    weight: f64,
+    shift: f64,
+    scale: f64,
+}
+
+impl Conditional {
+    /// wₖᵢΦ(ε), wₖᵢΦ(−ε) and the component's part of the density.
+    fn terms(&self, x: f64) -> [f64; 3] {
+        let e = self.shift + self.scale * x;
+        let smaller = 0.5 * erfc(e.abs() / std::f64::consts::SQRT_2);
+        let (lower, upper) = if e < 0.0 { (smaller, 1.0 - smaller) } else { (1.0 - smaller, smaller) };
+        [lower, upper, self.scale * (-0.5 * e * e - HALF_LN_TAU).exp()].map(|term| self.weight * term)
+    }
+
+    /// Their logarithms, where they themselves may be too small.
+    fn log_terms(&self, x: f64) -> [f64; 3] {
+        let e = self.shift + self.scale * x;
+        let density = self.scale.ln() - 0.5 * e * e - HALF_LN_TAU;
+        [log_cdf(e), log_cdf(-e), density].map(|term| self.log_weight + term)
+    }
+}
+
+/// The distribution of xᵢ given the coordinates before it.
+struct Conditionals(Vec<Conditional>);
+
+impl Conditionals {
+    /// ln F and ln(1 − F) at xᵢ, and the logarithm of the conditional density.
+    fn evaluate(&self, x: f64) -> [f64; 3] {
+        let heaviest = self.0.iter().max_by(|a, b| a.log_weight.total_cmp(&b.log_weight));
+        let least = heaviest.map_or(0.0, |c| c.terms(x).into_iter().fold(f64::INFINITY, f64::min));
+        // what is below rounding of each of the three sums is not looked at
+        let counts = |c: &&Conditional| c.weight * c.scale.max(1.0) > NEGLIGIBLE * least;
+        let sums = self.0.iter().filter(counts).fold([0.0; 3], |sums, c| {
+            let terms = c.terms(x);
+            std::array::from_fn(|i| sums[i] + terms[i])
+        });
+        if sums.iter().all(|sum| *sum > FAR_OUT) {
+            return sums.map(f64::ln);
+        }
+        let terms: Vec<[f64; 3]> = self.0.iter().map(|c| c.log_terms(x)).collect();
+        std::array::from_fn(|i| log_sum(terms.iter().map(|terms| terms[i])))
+    }
+}
+
+/// The rows that are mapped at once.
+const ROWS: usize = 64;
+
+/// Maps rows, `[n, d]`, some at a time, on the backend's threads.
+pub(super) fn map_rows<B: Backend>(
+    backend: &B,
+    dimension: usize,
+    rows: &[f64],
+    map: impl Fn(&[f64]) -> Vec<f64> + Sync,
+) -> Vec<f64> {
+    let parts: Vec<&[f64]> = rows.chunks(ROWS * dimension).collect();
+    backend.run(parts.len(), |i| map(parts[i])).concat()
+}
+
 /// The walk along the coordinates of one sample.
 struct Walk<'a> {
     mixture: &'a Mixture,
@@ -70,9 +137,9 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// The part of εₖᵢ that the coordinates so far determine: εₖᵢ = shift + scale·xᵢ.
-    fn conditionals(&self) -> Vec<(f64, f64)> {
+    fn conditionals(&self) -> Conditionals {
         let (d, i) = (self.mixture.dimension(), self.at);
+        let total = log_sum(self.log_weights.iter().copied());
         let one = |k: usize| {
             let factor = self.mixture.factor(k);
             let (row, scale) = match self.mixture.config().covariance {
@@ -80,26 +147,15 @@ impl Walk<'_> {
                 Covariance::Diagonal => (&factor[..0], factor[i]),
             };
             let before: f64 = row.iter().zip(&self.offsets[k * d..]).map(|(a, x)| a * x).sum();
-            (before - scale * self.mixture.mean(k)[i], scale)
+            let (shift, log_weight) = (before - scale * self.mixture.mean(k)[i], self.log_weights[k] - total);
+            Conditional { log_weight, weight: log_weight.exp(), shift, scale }
         };
-        (0..self.log_weights.len()).map(one).collect()
+        Conditionals((0..self.log_weights.len()).map(one).collect())
     }
 
-    /// ln F and ln(1 − F) at xᵢ, and the logarithm of the conditional density.
-    fn evaluate(&self, conditionals: &[(f64, f64)], x: f64) -> (f64, f64, f64) {
-        let total = log_sum(self.log_weights.iter().copied());
-        let pairs = || {
-            self.log_weights.iter().zip(conditionals).map(|(w, (shift, scale))| (w - total, shift + scale * x, *scale))
-        };
-        let lower = log_sum(pairs().map(|(w, e, _)| w + log_cdf(e)));
-        let upper = log_sum(pairs().map(|(w, e, _)| w + log_cdf(-e)));
-        let density = log_sum(pairs().map(|(w, e, scale)| w + scale.ln() - 0.5 * e * e - HALF_LN_TAU));
-        (lower, upper, density)
-    }
-
-    fn go_on(&mut self, conditionals: &[(f64, f64)], x: f64) {
+    fn go_on(&mut self, conditionals: &Conditionals, x: f64) {
         let d = self.mixture.dimension();
-        for (k, (shift, scale)) in conditionals.iter().enumerate() {
+        for (k, Conditional { shift, scale, .. }) in conditionals.0.iter().enumerate() {
             let e = shift + scale * x;
             self.log_weights[k] += scale.ln() - 0.5 * e * e;
             self.offsets[k * d + self.at] = x - self.mixture.mean(k)[self.at];
@@ -144,7 +200,7 @@ impl Mixture {
         x.iter()
             .map(|&x| {
                 let conditionals = walk.conditionals();
-                let (lower, upper, _) = walk.evaluate(&conditionals, x);
+                let [lower, upper, _] = conditionals.evaluate(x);
                 walk.go_on(&conditionals, x);
                 score(lower, upper)
             })
@@ -156,7 +212,7 @@ impl Mixture {
         u.iter()
             .map(|&u| {
                 let conditionals = walk.conditionals();
-                let x = walk.solve(&conditionals, u);
+                let x = conditionals.solve(u);
                 walk.go_on(&conditionals, x);
                 x
             })
@@ -164,21 +220,22 @@ impl Mixture {
     }
 }
 
-impl Walk<'_> {
+impl Conditionals {
     /// Finds the xᵢ whose score is u.
-    fn solve(&self, conditionals: &[(f64, f64)], u: f64) -> f64 {
+    fn solve(&self, u: f64) -> f64 {
         if !u.is_finite() {
             return u;
         }
         // components that have no weight here say nothing of where x is
-        let heaviest = self.log_weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let there = conditionals.iter().zip(&self.log_weights).filter(|(_, w)| **w > heaviest - 1400.0 - 0.5 * u * u);
-        let quantiles = there.map(|((shift, scale), _)| (u - shift) / scale);
+        let heaviest = self.0.iter().map(|c| c.log_weight).fold(f64::NEG_INFINITY, f64::max);
+        let there = self.0.iter().filter(|c| c.log_weight > heaviest - 1400.0 - 0.5 * u * u);
+        let quantiles = there.map(|c| (u - c.shift) / c.scale);
         let (mut low, mut high) =
             quantiles.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
         let mut x = f64::midpoint(low, high);
-        for step in 0..STEPS {
-            let (lower, upper, density) = self.evaluate(conditionals, x);
+        let mut step = high - low;
+        for _ in 0..STEPS {
+            let [lower, upper, density] = self.evaluate(x);
             let found = score(lower, upper);
             if found < u {
                 low = x;
@@ -189,11 +246,17 @@ impl Walk<'_> {
             if exact || high - low <= 2.0 * f64::EPSILON * low.abs().max(high.abs()) {
                 break;
             }
-            // du/dx = p(x)/φ(u); between components it is next to nothing, and bisection goes on
+            // du/dx = p(x)/φ(u)
             let slope = (density + 0.5 * found * found + HALF_LN_TAU).exp();
             let newton = x + (u - found) / slope;
-            let good = step % 4 != 3 && slope.is_finite() && newton > low && newton < high;
-            x = if good { newton } else { f64::midpoint(low, high) };
+            if slope.is_finite() && (newton - x).abs() <= 2.0 * f64::EPSILON * x.abs() {
+                break;
+            }
+            // between components the slope is next to nothing: what leaves the bracket, or is not half of the step before, halves it
+            let is_good = slope.is_finite() && newton > low && newton < high && (newton - x).abs() <= 0.5 * step;
+            let next = if is_good { newton } else { f64::midpoint(low, high) };
+            step = (next - x).abs();
+            x = next;
         }
         x
     }
@@ -278,6 +341,23 @@ mod tests {
             let log_det = mixture.log_densities(&x)[0] + 0.5 * (u[0] * u[0] + u[1] * u[1]) + 2.0 * HALF_LN_TAU;
             let found = slope(0).ln() + slope(1).ln();
             assert!((found - log_det).abs() < 1e-6, "{x:?}: {found} and {log_det}");
+        }
+    }
+
+    #[test]
+    fn sums_are_those_of_all_logarithms() {
+        let one = |k: i32| {
+            let log_weight = -3.0 * f64::from(k);
+            let scale = 10_f64.powf(f64::from(k * 7 % 13) / 2.0 - 3.0);
+            Conditional { log_weight, weight: log_weight.exp(), shift: 5.0 * (0.7 * f64::from(k)).sin(), scale }
+        };
+        let conditionals = Conditionals((0..48).map(one).collect());
+        for x in [-1e5, -40.0, -3.0, -0.2, 0.0, 0.1, 2.0, 30.0, 1e5] {
+            let terms: Vec<_> = conditionals.0.iter().map(|c| c.log_terms(x)).collect();
+            for (i, found) in conditionals.evaluate(x).into_iter().enumerate() {
+                let expected = log_sum(terms.iter().map(|terms| terms[i]));
+                assert!((found - expected).abs() <= 1e-13 * expected.abs().max(1.0), "{x}: {found} and {expected}");
+            }
         }
     }
 

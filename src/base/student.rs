@@ -14,7 +14,7 @@ use std::f64::consts::{PI, TAU};
 use resflow_backend::{Activation, Backend, Binary, Key, Noise, Over, Reduce, Unary};
 use statrs::function::gamma::ln_gamma;
 
-use super::scores::{invert_student, student_to_normal};
+use super::scores::{invert_student, map_rows, student_to_normal};
 use super::{Base, PreparedBase, download, upload};
 use crate::batch::Batch;
 use crate::config::BaseConfig;
@@ -197,14 +197,16 @@ impl<B: Backend> PreparedBase<B> for PreparedStudent<B> {
 
     fn to_normal(&self, backend: &B, rows: &[f64]) -> Result<Option<Vec<f64>>, Error> {
         let freedom = self.freedom(backend)?;
-        let rows = rows.iter().zip(freedom.iter().cycle());
-        Ok(Some(rows.map(|(&z, &nu)| student_to_normal(z, nu)).collect()))
+        let one = |(&z, &nu): (&f64, &f64)| student_to_normal(z, nu);
+        let map = |rows: &[f64]| rows.iter().zip(freedom.iter().cycle()).map(one).collect();
+        Ok(Some(map_rows(backend, self.dimension, rows, map)))
     }
 
     fn invert_normal(&self, backend: &B, scores: &[f64]) -> Result<Option<Vec<f64>>, Error> {
         let freedom = self.freedom(backend)?;
-        let scores = scores.iter().zip(freedom.iter().cycle());
-        Ok(Some(scores.map(|(&u, &nu)| invert_student(u, nu)).collect()))
+        let one = |(&u, &nu): (&f64, &f64)| invert_student(u, nu);
+        let map = |scores: &[f64]| scores.iter().zip(freedom.iter().cycle()).map(one).collect();
+        Ok(Some(map_rows(backend, self.dimension, scores, map)))
     }
 
     fn sample(&self, backend: &B, key: Key, first: u64, count: usize, _context: Option<&B::Tensor>) -> B::Tensor {

@@ -58,7 +58,7 @@ pub use file::{read, read_with, write};
 pub use incomplete::Incomplete;
 #[cfg(feature = "formats")]
 pub use large::NpyRows;
-pub use large::{LargeTable, StoredRows};
+pub use large::{ImageRows, LargeTable, StoredRows};
 pub(crate) use large::{Remaining, Shuffle, was_large};
 pub use look::{CategorySummary, Concern, Finding, Look, Severity, look, look_at, look_incomplete};
 #[cfg(feature = "images")]

@@ -134,6 +134,12 @@ impl<'a> Array<'a> {
         self.header.shape()
     }
 
+    /// The bytes behind the header.
+    #[cfg(feature = "images")]
+    pub(super) fn rest(&self) -> usize {
+        self.data.len()
+    }
+
     pub(super) fn order(&self) -> Order {
         self.header.order()
     }

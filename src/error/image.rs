@@ -311,6 +311,13 @@ pub enum ImageError {
         value: f64,
     },
 
+    /// A value of an image of bytes that is none.
+    #[error("the value {value} of an image is no whole number from 0 to 255: images are rows of bytes")]
+    Byte {
+        /// The first such value.
+        value: f64,
+    },
+
     /// Neither images nor a folder of them.
     #[error(
         "the file holds no images: it is neither IDX (MNIST), nor CIFAR (a name that ends in .bin), nor PNG or JPEG, nor an NPY array{}",

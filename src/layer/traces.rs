@@ -1,5 +1,5 @@
 //! Traces of powers of J that cost about what a product with J costs, or less. They have no noise, where a probe's first
-//! terms have the most. Derived here from the cyclic trace; held to the Jacobian by tests/properties/traces.rs.
+//! terms have the most. Derived here from the cyclic trace; held to the Jacobian by tests/library/properties/traces.rs.
 //!
 //! For g = A₃ φ₂ A₂ φ₁ A₁, with weights W and the activations' slopes d,
 //!

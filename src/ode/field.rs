@@ -22,9 +22,9 @@ pub const TIME_FEATURES: usize = 6;
 
 /// τ(t).
 fn time_features(t: f64) -> [f64; TIME_FEATURES] {
-    let angle = |k: f64| k * std::f64::consts::PI * t;
-    let [c, s] = [f64::cos, f64::sin];
-    [c(angle(1.0)), c(angle(2.0)), c(angle(3.0)), s(angle(1.0)), s(angle(2.0)), s(angle(3.0))]
+    // one pair of functions, each sample's time being another: the rest are their multiple angles
+    let (s, c) = (std::f64::consts::PI * t).sin_cos();
+    [c, 2.0 * c * c - 1.0, (4.0 * c * c - 3.0) * c, s, 2.0 * s * c, (4.0 * c * c - 1.0) * s]
 }
 
 /// The way to tr ∂f/∂x.

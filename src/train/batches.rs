@@ -226,7 +226,7 @@ impl Batches {
     pub(crate) fn excerpt(&self, most: usize, key: Key) -> Result<Option<Excerpt<'_>>, DataError> {
         let data = match &self.training {
             Training::Density(density) => return Ok(Some((Cow::Owned(density.sample(key, most)), None))),
-            Training::Large(rows) => return Ok(Some((Cow::Owned(rows.excerpt(most, key)?), None))),
+            Training::Large(rows) => return Ok(rows.excerpt(most, key)?.map(|table| (Cow::Owned(table), None))),
             Training::Data(data) => data,
         };
         let Some(table) = data.table() else { return Ok(None) };
@@ -285,7 +285,7 @@ impl Batches {
                         .zip(wanted)
                         .for_each(|(number, wanted)| *number = if *wanted { *number } else { one });
                 }
-                read = rows.read(&order)?.into();
+                read = rows.read(&order)?;
                 order = (0..count).collect();
                 &read
             }

@@ -1,4 +1,4 @@
-//! Batches of a table that is larger than memory.
+//! Batches of a table, or of images, that are larger than memory.
 //!
 //! What is set aside are the first rows of a permutation by key, and an epoch is another one of the rest; both are computed row by
 //! row ([`Shuffle`]), so that nothing here grows with the table but what is set aside, which is bounded
@@ -35,14 +35,17 @@ impl LargeRows {
         let count = ((n as f64 * fraction).round() as usize).clamp(1, n - 1).min(drawing.validation_samples);
         let split = Shuffle::new(n, drawing.key.named("split"));
         let training = Remaining::new(n, (0..count).map(|i| split.at(i)).collect());
-        let validation: Dataset = table.select(training.gone())?.into();
-        let validation = ValidationSet::of(validation, training.gone().to_vec());
+        let validation = ValidationSet::of(table.samples(training.gone())?, training.gone().to_vec());
         let rows = Self { table, training, standardiser: None };
+        let is_table = rows.table.images().is_none();
         let maps = match columns {
             Columns::Given(maps) | Columns::Fitted(maps) => maps,
-            Columns::Fit(settings) => rows.fit(settings, drawing.key.named("columns"))?,
+            Columns::Fit(settings) if is_table => rows.fit(settings, drawing.key.named("columns"))?,
+            Columns::Fit(_) => ColumnMaps::identity(rows.table.width()),
         };
-        rows.table.check_supports(|table| maps.check(table))?;
+        if is_table {
+            rows.table.check_supports(|table| maps.check(table))?;
+        }
         Ok((rows, validation, maps))
     }
 
@@ -73,15 +76,21 @@ impl LargeRows {
         self.training.len()
     }
 
-    /// Reads training rows of these numbers; standardised, if the columns' maps do nothing else.
-    pub(super) fn read(&self, numbers: &[usize]) -> Result<Table, DataError> {
+    /// Reads training samples of these numbers; rows are standardised, if the columns' maps do nothing else.
+    pub(super) fn read(&self, numbers: &[usize]) -> Result<Dataset, DataError> {
         let numbers: Vec<usize> = numbers.iter().map(|&number| self.training.at(number)).collect();
-        self.standardised(self.table.select(&numbers)?)
+        match self.table.images() {
+            Some(_) => self.table.samples(&numbers),
+            None => Ok(self.standardised(self.table.select(&numbers)?)?.into()),
+        }
     }
 
-    /// At most so many rows, as [`read`](Self::read) gives them.
-    pub(super) fn excerpt(&self, most: usize, key: Key) -> Result<Table, DataError> {
-        self.standardised(self.sample(most, key)?)
+    /// At most so many rows, as [`read`](Self::read) gives them; none of images.
+    pub(super) fn excerpt(&self, most: usize, key: Key) -> Result<Option<Table>, DataError> {
+        match self.table.images() {
+            Some(_) => Ok(None),
+            None => self.standardised(self.sample(most, key)?).map(Some),
+        }
     }
 
     fn standardised(&self, table: Table) -> Result<Table, DataError> {

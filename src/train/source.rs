@@ -26,7 +26,7 @@ pub enum Source {
         /// The samples to validate on.
         validation: Dataset,
     },
-    /// Rows that are read as they are needed; some are set aside for validation, at most
+    /// Rows or images that are read as they are needed; some are set aside for validation, at most
     /// [`TrainConfig::validation_rows`](super::TrainConfig::validation_rows).
     Large(LargeTable),
 }
@@ -55,7 +55,7 @@ impl Source {
         match self {
             Self::Density(_) => vec![2],
             Self::Data(data) | Self::Split { training: data, .. } => data.sample_shape(),
-            Self::Large(table) => vec![table.width()],
+            Self::Large(table) => table.sample_shape(),
         }
     }
 
@@ -64,6 +64,14 @@ impl Source {
         match self {
             Self::Density(_) | Self::Large(_) => None,
             Self::Data(data) | Self::Split { training: data, .. } => Some(data),
+        }
+    }
+
+    /// The names of the classes of images, where they have names.
+    pub(crate) fn class_names(&self) -> Option<&[String]> {
+        match self {
+            Self::Large(table) => table.images()?.class_names,
+            _ => self.data()?.images()?.class_names(),
         }
     }
 
@@ -97,7 +105,9 @@ impl Source {
         };
         let missing = || Error::Input(format!("the model has {classes} classes, the data have no labels"));
         if classes > 0 && parts.is_empty() {
-            return Err(missing());
+            let labels =
+                if let Self::Large(table) = self { table.images().and_then(|images| images.labels) } else { None };
+            check_labels(labels.ok_or_else(missing)?, classes)?;
         }
         if context.is_some() && parts.is_empty() {
             return Err(missing_context());
@@ -131,7 +141,7 @@ impl Source {
         match self {
             Self::Density(density) => density.name().to_owned(),
             Self::Data(data) => data.fingerprint(classes > 0),
-            Self::Large(table) => table.fingerprint(),
+            Self::Large(table) => table.fingerprint(classes > 0),
             Self::Split { training, validation } => {
                 format!("{}; validation {}", training.fingerprint(classes > 0), validation.fingerprint(classes > 0))
             }

@@ -23,7 +23,7 @@ use super::validation::Best;
 use super::{Budget, Limits, TrainConfig, Validation, Verdict};
 use crate::base::Mixture;
 use crate::classifier::{ClassificationScore, Classifier};
-use crate::data::{Dataset, Samples};
+use crate::data::Samples;
 use crate::error::Error;
 use crate::estimator::{Estimator, Expansion, Phase};
 use crate::flow::{Flow, FlowContext, PreparedFlow, Provenance};
@@ -146,8 +146,7 @@ impl<B: Backend> Trainer<B> {
         let names = source.columns().map(<[String]>::to_vec);
         let given = source.data().and_then(|data| data.samples().context()).filter(|_| flow.context().is_some());
         let given = given.and_then(|contexts| contexts.columns().map(<[String]>::to_vec));
-        let images = source.data().and_then(Dataset::images).filter(|_| classes > 0);
-        let class_names = images.and_then(|images| images.class_names().map(<[String]>::to_vec));
+        let class_names = source.class_names().filter(|_| classes > 0).map(<[String]>::to_vec);
         flow.set_provenance(Provenance {
             data: fingerprint.clone(),
             columns: names,

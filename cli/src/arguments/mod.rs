@@ -18,6 +18,7 @@ use crate::data::reading::{Matching, TableOptions};
 use crate::data::size::Size;
 use crate::device::Arithmetic;
 use crate::output::Format;
+use crate::unfinished::Resuming;
 
 pub(crate) use self::conditional::{Calibrate, Predict};
 pub(crate) use self::experiment::Experiment;
@@ -178,6 +179,8 @@ pub(crate) struct Score {
     pub(crate) size: Size,
     #[command(flatten)]
     pub(crate) largeness: Largeness,
+    #[command(flatten)]
+    pub(crate) resuming: Resuming,
     /// Write log_prob, se and percentile of every row, with --contamination also outlier, to this .csv, .parquet or .arrow
     /// file, or to a pipe (-); of images bits_per_dim and bits_per_dim_se before them, without percentile, and where these are bounds
     /// bits_per_dim_at_most and log_prob_at_least in the place of bits_per_dim and log_prob; of models that
@@ -340,6 +343,8 @@ pub(crate) struct Encode {
     pub(crate) size: Size,
     #[command(flatten)]
     pub(crate) largeness: Largeness,
+    #[command(flatten)]
+    pub(crate) resuming: Resuming,
     #[command(flatten)]
     pub(crate) output: Coordinates,
     /// The first images to take [default: all]

@@ -6,7 +6,8 @@ use resflow::data::Missing;
 use crate::arguments::Fit;
 use crate::cluster;
 use crate::command::categorical;
-use crate::data::large::scan;
+use crate::data::large::{Rows, scan};
+use crate::data::part::Split;
 use crate::data::{Data, file_of};
 use crate::failure::usage;
 use crate::model::read_archive;
@@ -45,7 +46,15 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
     let largeness = arguments.largeness.as_begun(state, group.as_deref())?;
     // rows that belong together with others are read at once
     let alone = arguments.weight.is_none() && arguments.given.is_empty() && !arguments.impute;
-    let large = if alone { largeness.open(file_of(&arguments.data), &options)? } else { None };
+    let large = if alone {
+        let path = file_of(&arguments.data);
+        match largeness.open_images(path, &options, Some(Split::Train), group.as_deref())? {
+            Some(images) => Some(Box::new(images) as Rows),
+            None => largeness.open(path, &options)?,
+        }
+    } else {
+        None
+    };
     let data = match large {
         Some(rows) => scan(rows, group.as_deref())?,
         None => largeness.data(

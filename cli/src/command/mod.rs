@@ -13,6 +13,7 @@ pub(crate) mod import;
 pub(crate) mod impute;
 pub(crate) mod inspect;
 pub(crate) mod look;
+pub(crate) mod nature;
 pub(crate) mod pieces;
 pub(crate) mod predict;
 pub(crate) mod reconstruct;

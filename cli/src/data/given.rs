@@ -42,7 +42,7 @@ impl Data {
             let Some(set) = opened.data.images() else {
                 return Err(usage(format_args!("{context} holds images as numbers, which have no labels")));
             };
-            let classes = labels::classes(set, name, "--given class")?;
+            let classes = labels::classes(set.into(), name, "--given class")?;
             let data = opened.data.given_labels(classes).context(context)?;
             return Ok(Self::Stored(Opened { data, ..opened }));
         };

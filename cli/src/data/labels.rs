@@ -3,13 +3,13 @@
 use std::fmt::Display;
 
 use anyhow::Result;
-use resflow::data::Dataset;
 use resflow::data::image::ImageSet;
+use resflow::data::{Dataset, ImageRows};
 
 use crate::failure::{usage, warn};
 
 /// The number of classes in the labels; `asked` is what asks for them.
-pub(crate) fn classes(images: &ImageSet, data: &str, asked: impl Display) -> Result<usize> {
+pub(crate) fn classes(images: ImageRows<'_>, data: &str, asked: impl Display) -> Result<usize> {
     match images.classes() {
         None => Err(usage(format_args!(
             "{asked}: {data} has no labels; those of MNIST are the file train-labels-idx1-ubyte (or .gz) in the folder \
@@ -42,7 +42,7 @@ pub(crate) fn by_name(data: Dataset, names: Option<&[String]>, name: &str) -> Re
 }
 
 /// Whether a classifier of so many classes can learn from the labels.
-pub(crate) fn check(images: &ImageSet, data: &str, classes: usize) -> Result<()> {
+pub(crate) fn check(images: ImageRows<'_>, data: &str, classes: usize) -> Result<()> {
     let asked = format!("classes = {classes}");
     let found = self::classes(images, data, &asked)?;
     if found > classes {

@@ -24,7 +24,7 @@ use crate::failure::usage;
 pub(crate) enum Data {
     Density(ToyDensity),
     Stored(Opened),
-    /// A table that is larger than memory, or treated as one.
+    /// A table or images that are larger than memory, or treated as such.
     Large(LargeTable),
 }
 
@@ -86,7 +86,8 @@ impl Data {
     /// The size of its images, bytes or numbers.
     pub(crate) fn image_size(&self) -> Option<ImageSize> {
         match self {
-            Self::Density(_) | Self::Large(_) => None,
+            Self::Density(_) => None,
+            Self::Large(table) => table.images().map(|images| images.size),
             Self::Stored(opened) => opened.image_size,
         }
     }

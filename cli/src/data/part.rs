@@ -39,7 +39,7 @@ impl Part {
             _ if self.split.is_some() => Err(usage(format_args!("--split: {name} is no data set of images"))),
             Data::Stored(opened) => first(opened.data, most.filter(|_| model.images().is_some())),
             // what looks at all rows at once needs memory for them
-            Data::Large(table) => Ok(table.read(0..table.rows())?.into()),
+            Data::Large(table) => Ok(table.samples(&(0..table.rows()).collect::<Vec<_>>())?),
             Data::Density(_) => Err(usage(format_args!("{name} is a density, a file is needed"))),
         }
     }

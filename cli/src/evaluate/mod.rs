@@ -20,7 +20,7 @@ use resflow::invert::Status;
 use crate::progress::Progress;
 
 /// Images of a piece.
-const PIECE: usize = 256;
+pub(crate) const PIECE: usize = 256;
 
 /// The key of evaluations.
 pub(crate) fn key(seed: u64) -> Key {

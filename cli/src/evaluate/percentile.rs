@@ -46,28 +46,19 @@ impl Percentiles {
         reference: Option<&ReferenceScores>,
         contamination: Option<f64>,
     ) -> Result<Option<Self>> {
-        let Some(ReferenceScores { training, validation }) = reference else {
-            return match contamination {
-                None => Ok(None),
-                Some(fraction) => Err(usage(format_args!(
-                    "--contamination {fraction}: the model does not know the scores of its training rows; `resflow fit` \
-                     stores them at the end of a fit of a table, and `resflow fit … --resume` adds them to a run that is done"
-                ))),
-            };
+        let (Some(ReferenceScores { training, .. }), Some(summary)) =
+            (reference, Summary::of_none(reference, contamination)?)
+        else {
+            return Ok(None);
         };
         let percentile = |(i, s): (usize, &f64)| if whole(i) { training.percentile(*s) } else { f64::NAN };
         let values: Vec<f64> = scores.values.iter().enumerate().map(percentile).collect();
-        let flagged = contamination.map(|contamination| {
-            let threshold = training.quantile(contamination);
-            Flagged {
-                contamination,
-                threshold,
-                count: values.iter().filter(|p| below(**p, contamination)).count(),
-                held_out: validation.as_ref().map(|v| v.percentile(threshold)),
-            }
+        let flagged = summary.flagged.map(|flagged| Flagged {
+            count: values.iter().filter(|p| below(**p, flagged.contamination)).count(),
+            ..flagged
         });
         let rows = values.iter().filter(|p| !p.is_nan()).count();
-        let summary = Summary { rows, median: median(&values), training_rows: training.rows(), flagged };
+        let summary = Summary { rows, median: median(&values), flagged, ..summary };
         Ok(Some(Self { values, summary }))
     }
 
@@ -86,6 +77,25 @@ fn median(percentiles: &[f64]) -> Option<f64> {
 }
 
 impl Summary {
+    /// That of no rows.
+    fn of_none(reference: Option<&ReferenceScores>, contamination: Option<f64>) -> Result<Option<Self>> {
+        let Some(ReferenceScores { training, validation }) = reference else {
+            return match contamination {
+                None => Ok(None),
+                Some(fraction) => Err(usage(format_args!(
+                    "--contamination {fraction}: the model does not know the scores of its training rows; `resflow fit` \
+                     stores them at the end of a fit of a table, and `resflow fit … --resume` adds them to a run that is done"
+                ))),
+            };
+        };
+        let flagged = contamination.map(|contamination| {
+            let threshold = training.quantile(contamination);
+            let held_out = validation.as_ref().map(|v| v.percentile(threshold));
+            Flagged { contamination, threshold, count: 0, held_out }
+        });
+        Ok(Some(Self { rows: 0, median: None, training_rows: training.rows(), flagged }))
+    }
+
     /// Adds what is known to an object.
     pub(crate) fn add(&self, object: &mut serde_json::Value) {
         object["training_rows"] = self.training_rows.into();
@@ -144,9 +154,10 @@ impl Counted {
         Self { counts, piece: piece.summary.clone(), flagged }
     }
 
-    /// The same of no rows.
-    pub(crate) fn emptied(self) -> Self {
-        Self { counts: vec![0; HUNDREDTHS + 1], flagged: 0, ..self }
+    /// The same of no rows, if the model knows how likely its training rows were, as [`Percentiles::of`].
+    pub(crate) fn of_none(reference: Option<&ReferenceScores>, contamination: Option<f64>) -> Result<Option<Self>> {
+        let none = Summary::of_none(reference, contamination)?;
+        Ok(none.map(|piece| Self { counts: vec![0; HUNDREDTHS + 1], piece, flagged: 0 }))
     }
 
     /// The counts, those of the flagged rows last, as they go from a process to another.

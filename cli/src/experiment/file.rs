@@ -125,7 +125,7 @@ impl File {
         sections.insert("train".to_owned(), train.into());
         let settings = beneath.laid_over(sections)?;
         if let (Some(images), classes @ 1..) = (data.images(), settings.model.classes()) {
-            labels::check(images, "the data", classes)?;
+            labels::check(images.into(), "the data", classes)?;
         }
         if let Some((start, size)) = start {
             start.check(&settings, size)?;

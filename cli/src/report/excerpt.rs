@@ -44,6 +44,7 @@ impl Excerpt {
                 let (chosen, all) = (opened.data.select(&rows).ok()?, table.rows());
                 (chosen.without_weights(), rows, Some(all), weights.is_some())
             }
+            Data::Large(table) if table.images().is_some() => return None,
             Data::Large(table) => {
                 let rows = table.choose(excerpt_rows(table.width()), key);
                 (Dataset::from(table.select(&rows).ok()?), rows, Some(table.rows()), false)

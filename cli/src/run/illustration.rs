@@ -47,6 +47,7 @@ impl Illustration {
         };
         match data {
             Data::Density(density) => plane(&density.sample(Key::new(0).named("picture"), plane::POINTS)),
+            Data::Large(table) if table.images().is_some() => Self::Images { classes: None },
             Data::Large(table) => match table.sample(plane::POINTS, Key::new(0).named("picture")) {
                 Ok(points) => plane(&points),
                 // the run itself says why they cannot be read

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use resflow::backend::{Backend, Key};
 use resflow::checkpoint::Archive;
 use resflow::config::{ContextConfig, Dequantisation, Family, ModelConfig};
-use resflow::data::image::{ImageSet, ImageSize};
-use resflow::data::{self, Concern, Dataset, Look, Severity};
+use resflow::data::image::ImageSize;
+use resflow::data::{self, Concern, Dataset, ImageRows, Look, Severity};
 use resflow::device::Precision;
 use resflow::group::Group;
 use resflow::registry::Registry;
@@ -84,8 +84,11 @@ fn with_others<B: Backend>(trainer: Trainer<B>) -> Result<Trainer<B>> {
 }
 
 /// The images of a source, if it has any.
-fn images(source: &Source) -> Option<&ImageSet> {
-    source.data().and_then(Dataset::images)
+fn images(source: &Source) -> Option<ImageRows<'_>> {
+    match source {
+        Source::Large(table) => table.images(),
+        _ => source.data()?.images().map(ImageRows::from),
+    }
 }
 
 /// The family that is asked for, on the command line or in the file; both must not differ.
@@ -253,6 +256,7 @@ fn begin(
     match &source {
         Source::Density(_) => {}
         Source::Data(data) | Source::Split { training: data, .. } => findings(data, arguments)?,
+        Source::Large(table) if table.images().is_some() => {}
         Source::Large(table) => {
             let rows = table.sample(LOOK / table.width() + 1, Key::new(0).named("look"))?;
             if rows.rows() < table.rows() {

@@ -9,7 +9,7 @@ use crate::binary::{Folder, TINY, assert_same, start, text, wait_for};
 use resflow::data::npy::RowWriter;
 
 /// A file of `width` columns, the values of which are those of single precision.
-fn write(path: &Path, rows: usize, width: usize) {
+pub(crate) fn write(path: &Path, rows: usize, width: usize) {
     let out = BufWriter::new(std::fs::File::create(path).expect("a writable directory"));
     let mut writer = RowWriter::new(rows, width, out).expect("written");
     let mut row = vec![0.0; width];
@@ -32,7 +32,7 @@ fn values(i: usize, row: &mut [f64]) {
 }
 
 /// The same rows as text, without names.
-fn csv(rows: usize, width: usize) -> String {
+pub(crate) fn csv(rows: usize, width: usize) -> String {
     let mut out = String::new();
     let mut row = vec![0.0; width];
     for i in 0..rows {
@@ -111,7 +111,7 @@ fn rows_in_a_file_are_rows_in_memory() {
 
 /// The most memory that a command took, in bytes.
 #[cfg(target_os = "linux")]
-fn peak(folder: &Folder, line: &str) -> u64 {
+pub(crate) fn peak(folder: &Folder, line: &str) -> u64 {
     let mut child = start(folder, line);
     let status = format!("/proc/{}/status", child.id());
     let mut most = 0;

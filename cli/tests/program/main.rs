@@ -19,11 +19,14 @@ mod import;
 mod interruption;
 mod keys;
 mod large;
+mod large_images;
 mod looking;
 mod missing;
 mod percentiles;
 mod pictures;
 mod report;
+#[cfg(unix)]
+mod resuming;
 mod tables;
 mod weights;
 #[cfg(not(feature = "parquet"))]

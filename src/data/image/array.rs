@@ -14,7 +14,8 @@
 use npyz::{Order, TypeChar};
 
 use super::npy::from_fortran;
-use super::{ImageError, ImageSet, ImageStack};
+use super::records;
+use super::{ImageError, ImageSet, ImageSize, ImageStack};
 use crate::data::npy::Array;
 use crate::error::DataError;
 
@@ -52,11 +53,7 @@ pub(super) fn read(bytes: &[u8], wanted: Option<[usize; 2]>) -> Result<(Images, 
     let float = kind == TypeChar::Float;
     let shape = array.shape().to_vec();
     let (layout, usual) = layout(&shape, float, wanted)?;
-    let mut notes = Vec::new();
-    if !usual {
-        let order = if layout.first { "first" } else { "last" };
-        notes.push(format!("the array is read as {}, channels {order}", layout.words()));
-    }
+    let mut notes: Vec<String> = layout.note(usual).into_iter().collect();
     let order = array.order();
     // rank three is one of rank four
     let axes = match (layout.first, shape.len()) {
@@ -101,7 +98,36 @@ pub(super) fn read(bytes: &[u8], wanted: Option<[usize; 2]>) -> Result<(Images, 
     Ok((Images::Continuous(layout.stack(values)?), notes))
 }
 
+/// Where the images of an array stand in its file of so many bytes, by its beginning, and a sentence on what was decided; nothing of
+/// an array of anything but bytes in C order.
+pub(super) fn place(
+    beginning: &[u8],
+    length: u64,
+    wanted: Option<[usize; 2]>,
+) -> Result<Option<(records::Layout, Option<String>)>, DataError> {
+    let array = Array::open(beginning)?;
+    if array.scalar() != (TypeChar::Uint, 1) || array.order() != Order::C {
+        return Ok(None);
+    }
+    let (layout, usual) = layout(array.shape(), false, wanted)?;
+    let start = (beginning.len() - array.rest()) as u64;
+    let expected = array.shape().iter().try_fold(1_u64, |count, &d| count.checked_mul(d));
+    let (expected, found) = (expected.ok_or(DataError::NpyOverflow)?, length.saturating_sub(start));
+    if expected != found {
+        return Err(DataError::NpyLength { expected, found });
+    }
+    let Layout { images: count, height, width, channels, first: planes } = layout;
+    let size = ImageSize { height, width, channels };
+    Ok(Some((records::Layout { start, head: 0, planes, size, count }, layout.note(usual))))
+}
+
 impl Layout {
+    /// A sentence on axes that are not the usual ones.
+    fn note(self, usual: bool) -> Option<String> {
+        let order = if self.first { "first" } else { "last" };
+        (!usual).then(|| format!("the array is read as {}, channels {order}", self.words()))
+    }
+
     fn set(self, pixels: Vec<u8>) -> Result<ImageSet, DataError> {
         let Self { height, width, channels, .. } = self;
         let pixels = if self.first { moved(&pixels, channels, height * width) } else { pixels };

@@ -1,7 +1,9 @@
 //! The parts of a data set among the files of a folder. [`open`](super::open()) has the rules.
 
+use super::files::{Parts, Series};
 use super::listing::{Entry, Listing};
 use super::mnist::{self, Mnist};
+use super::records::Found;
 use super::{ImageError, ImageSet, ImageSize, cifar, pictures};
 use crate::error::{DataError, Excerpt};
 use std::path::Path;
@@ -22,22 +24,47 @@ pub struct ImageData {
 
 /// Reads the data set of a folder; pictures are cut or padded to a height and width if these are given.
 pub(super) fn open(folder: &Path, size: Option<[usize; 2]>) -> Result<ImageData, DataError> {
+    let (here, notes) = enter(folder)?;
+    let data = with_source(&here, |source| match source {
+        Some(source) => source.read().map(Some),
+        None => pictures::find(&here)?.map(|pictures| pictures.read(size)).transpose(),
+    })?;
+    let mut data = data.map_or_else(|| Err(nothing(&here)), Ok)?;
+    data.notes.splice(0..0, notes);
+    Ok(data)
+}
+
+/// Finds the files of a folder's data set, with sentences on what was decided.
+pub(super) fn find(folder: &Path) -> Result<(Parts, Vec<String>), DataError> {
+    let (here, mut notes) = enter(folder)?;
+    let found = with_source(&here, |source| match source {
+        Some(source) => source.find().map(Some),
+        None => Ok(pictures::find(&here)?.map(|pictures| (Parts::Pictures(pictures), Vec::new()))),
+    })?;
+    let (parts, said) = found.map_or_else(|| Err(nothing(&here)), Ok)?;
+    notes.extend(said);
+    Ok((parts, notes))
+}
+
+/// The listing of the folder that has the data, with sentences on folders that were gone into.
+fn enter(folder: &Path) -> Result<(Listing, Vec<String>), DataError> {
     let mut here = Listing::of(folder)?;
     let mut notes = Vec::new();
     while let Some(only) = wrapped(&here).filter(|_| notes.len() < DEPTH) {
         notes.push(format!("the data are those of the folder `{}` in it", Excerpt(&only.name)));
         here = Listing::of(&only.path)?;
     }
-    if let Some(mut data) = read(&here, size)? {
-        data.notes.splice(0..0, notes);
-        return Ok(data);
-    }
+    Ok((here, notes))
+}
+
+/// The error of a folder without images.
+fn nothing(here: &Listing) -> DataError {
     let python = ["data_batch_1", "cifar-10-batches-py", "cifar-100-python"];
     let is_python = |entry: &Entry| python.contains(&&*entry.name);
     if here.files.iter().chain(&here.folders).any(is_python) {
-        return Err(ImageError::PythonCifar.into());
+        return ImageError::PythonCifar.into();
     }
-    Err(ImageError::NoImages { found: here.summary() }.into())
+    ImageError::NoImages { found: here.summary() }.into()
 }
 
 /// The only folder of a folder without files, as archives have it; unless it is a part of a data set itself.
@@ -51,7 +78,11 @@ fn wrapped(here: &Listing) -> Option<Entry> {
     }
 }
 
-fn read(here: &Listing, size: Option<[usize; 2]>) -> Result<Option<ImageData>, DataError> {
+/// Shows the one data set whose files are in a folder, if there is one.
+fn with_source<T>(
+    here: &Listing,
+    show: impl FnOnce(Option<&dyn Source>) -> Result<T, DataError>,
+) -> Result<T, DataError> {
     let below10 = here.below("cifar-10-batches-bin")?;
     let below100 = here.below("cifar-100-binary")?;
     let mut found: Vec<Box<dyn Source + '_>> = Vec::new();
@@ -65,8 +96,8 @@ fn read(here: &Listing, size: Option<[usize; 2]>) -> Result<Option<ImageData>, D
         found.extend(Cifar100::find(listing).map(|set| Box::new(set) as Box<dyn Source>));
     }
     match &found[..] {
-        [] => pictures::read(here, size),
-        [only] => only.read().map(Some),
+        [] => show(None),
+        [only] => show(Some(&**only)),
         [first, second, ..] => {
             Err(ImageError::TwoSets { first: first.a_name().to_owned(), second: second.a_name().to_owned() }.into())
         }
@@ -79,6 +110,9 @@ pub(super) trait Source {
     fn a_name(&self) -> &str;
 
     fn read(&self) -> Result<ImageData, DataError>;
+
+    /// Reads the headers alone, with sentences on what was decided.
+    fn find(&self) -> Result<(Parts, Vec<String>), DataError>;
 }
 
 struct Cifar10<'a> {
@@ -94,21 +128,26 @@ impl<'a> Cifar10<'a> {
     }
 }
 
+impl Cifar10<'_> {
+    fn check(&self) -> Result<(), ImageError> {
+        // a part of the training set would pass for the whole
+        let missing = self.batches.iter().zip(1..).filter(|(batch, _)| batch.is_none());
+        let missing: Vec<_> = missing.map(|(_, i)| format!("data_batch_{i}.bin")).collect();
+        match missing.len() {
+            0 => Ok(()),
+            5 => Err(ImageError::OnlyTest { test: self.a_name().to_owned() }),
+            _ => Err(ImageError::Batches { missing: missing.join(", ") }),
+        }
+    }
+}
+
 impl Source for Cifar10<'_> {
     fn a_name(&self) -> &str {
         self.batches.iter().flatten().next().copied().or(self.test).map_or("", |entry| &entry.name)
     }
 
     fn read(&self) -> Result<ImageData, DataError> {
-        // a part of the training set would pass for the whole
-        let missing = self.batches.iter().zip(1..).filter(|(batch, _)| batch.is_none());
-        let missing: Vec<_> = missing.map(|(_, i)| format!("data_batch_{i}.bin")).collect();
-        if missing.len() == 5 {
-            return Err(ImageError::OnlyTest { test: self.a_name().to_owned() }.into());
-        }
-        if !missing.is_empty() {
-            return Err(ImageError::Batches { missing: missing.join(", ") }.into());
-        }
+        self.check()?;
         let mut pixels = Vec::new();
         let mut labels = Vec::new();
         let mut size = None;
@@ -124,6 +163,14 @@ impl Source for Cifar10<'_> {
         let test = self.test.map(|entry| entry.load(cifar::read10)).transpose()?;
         Ok(ImageData { training, test, notes: Vec::new() })
     }
+
+    fn find(&self) -> Result<(Parts, Vec<String>), DataError> {
+        self.check()?;
+        let found = |entry: &Entry| Found::cifar(entry, cifar::CLASSES[0]);
+        let training = self.batches.iter().flatten().copied().map(found).collect::<Result<_, _>>()?;
+        let test = self.test.map(found).transpose()?.map(|file| Series::of(vec![file]));
+        Ok((Parts::Records { training: Series::of(training), test }, Vec::new()))
+    }
 }
 
 struct Cifar100<'a> {
@@ -138,18 +185,26 @@ impl<'a> Cifar100<'a> {
     }
 }
 
+impl Cifar100<'_> {
+    fn training(&self) -> Result<&Entry, ImageError> {
+        self.training.ok_or_else(|| ImageError::OnlyTest { test: self.a_name().to_owned() })
+    }
+}
+
 impl Source for Cifar100<'_> {
     fn a_name(&self) -> &str {
         self.training.or(self.test).map_or("", |entry| &entry.name)
     }
 
     fn read(&self) -> Result<ImageData, DataError> {
-        let Some(training) = self.training else {
-            return Err(ImageError::OnlyTest { test: self.a_name().to_owned() }.into());
-        };
-        let training = training.load(cifar::read100)?;
+        let training = self.training()?.load(cifar::read100)?;
         let test = self.test.map(|entry| entry.load(cifar::read100)).transpose()?;
         Ok(ImageData { training, test, notes: Vec::new() })
+    }
+
+    fn find(&self) -> Result<(Parts, Vec<String>), DataError> {
+        let found = |entry: &Entry| Ok::<_, DataError>(Series::of(vec![Found::cifar(entry, cifar::CLASSES[1])?]));
+        Ok((Parts::Records { training: found(self.training()?)?, test: self.test.map(found).transpose()? }, Vec::new()))
     }
 }
 

@@ -7,16 +7,23 @@
 //! Deflate makes at most 1032 bytes of one. A header that announces more is refused before anything is decompressed;
 //! otherwise memory grows with the data that come out and stops one byte beyond what was announced.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek as _, Write};
+use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{ImageError, ImageSet};
+use super::listing::beginning;
+use super::records::Layout;
+use super::{ImageError, ImageSet, ImageSize};
 use crate::data::looks_like;
 use crate::error::DataError;
 
 /// More than deflate can make of a byte; the slack is for files of a few bytes.
 const EXPANSION: (u64, u64) = (1_100, 4_096);
+
+/// What a file of images begins with, and what it is.
+const IMAGES: (&str, &str) = ("00 00 08 03", "a file of images in IDX format (plain or compressed by gzip)");
 
 /// Reads images.
 ///
@@ -27,15 +34,67 @@ const EXPANSION: (u64, u64) = (1_100, 4_096);
 /// [`ImageError::DataLength`], [`ImageError::CutHeader`] or [`ImageError::Expansion`] for data shorter or longer than
 /// announced.
 pub fn read_images(bytes: &[u8]) -> Result<ImageSet, DataError> {
-    let (shape, data) =
-        read(bytes, &[3, 4], "00 00 08 03", "a file of images in IDX format (plain or compressed by gzip)")?;
-    let (height, width, channels) = match shape[..] {
+    let (shape, data) = read(bytes, &[3, 4], IMAGES.0, IMAGES.1)?;
+    let ImageSize { height, width, channels } = size(&shape);
+    ImageSet::new(height, width, channels, data, None)
+}
+
+/// The size of images from the dimensions of their file.
+fn size(shape: &[u64]) -> ImageSize {
+    let (height, width, channels) = match *shape {
         [_, h, w] => (h, w, 1),
         [_, h, w, c] => (h, w, c),
         _ => (0, 0, 0),
     };
     // at most u32::MAX, so they fit
-    ImageSet::new(height as usize, width as usize, channels as usize, data, None)
+    ImageSize { height: height as usize, width: width as usize, channels: channels as usize }
+}
+
+/// Where the images of a file stand, by its header, and whether it is compressed: then they stand so behind its own header.
+pub(super) fn place(path: &Path) -> Result<(Layout, bool), DataError> {
+    let head = beginning(path)?;
+    let (file, length) = (BufReader::new(File::open(path)?), path.metadata()?.len());
+    let is_compressed = compressed(&head);
+    let shape = if is_compressed {
+        header(&mut MultiGzDecoder::new(file), &[3, 4], IMAGES.0, IMAGES.1)?
+    } else {
+        header(file, &[3, 4], IMAGES.0, IMAGES.1).map_err(|error| looking(error, &head))?
+    };
+    let (expected, start) = (data_length(&shape)?, 4 + 4 * shape.len() as u64);
+    if is_compressed {
+        check_expansion(expected, length)?;
+    } else if length != start + expected {
+        return Err(ImageError::DataLength { expected, found: Some(length.saturating_sub(start)) }.into());
+    }
+    // at most u32::MAX, so that it fits
+    let layout = Layout { start, head: 0, planes: false, size: size(&shape), count: shape[0] as usize };
+    Ok((layout, is_compressed))
+}
+
+/// The data of a compressed file, of so many bytes, in a temporary file that has no name.
+pub(super) fn unpack(path: &Path, length: u64) -> Result<File, DataError> {
+    let mut stream = MultiGzDecoder::new(BufReader::new(File::open(path)?));
+    header(&mut stream, &[3, 4], IMAGES.0, IMAGES.1)?;
+    let mut file = tempfile::tempfile()?;
+    let mut piece = vec![0; 1 << 16];
+    let mut found = 0;
+    loop {
+        // the byte beyond takes the stream to its end, where gzip checks its sum
+        let read = stream.read(&mut piece).map_err(gzip)?;
+        found += read as u64;
+        if found > length {
+            return Err(ImageError::DataLength { expected: length, found: None }.into());
+        }
+        if read == 0 {
+            break;
+        }
+        file.write_all(&piece[..read])?;
+    }
+    if found < length {
+        return Err(ImageError::DataLength { expected: length, found: Some(found) }.into());
+    }
+    file.rewind()?;
+    Ok(file)
 }
 
 /// Reads labels.
@@ -107,21 +166,11 @@ fn read(
     expected: &'static str,
     what: &'static str,
 ) -> Result<(Vec<u64>, Vec<u8>), ImageError> {
-    let looks = |e: ImageError| match e {
-        ImageError::Magic { found, expected, what, .. } => {
-            ImageError::Magic { found, expected, what, looks: looks_like::describe(bytes) }
-        }
-        other => other,
-    };
     if compressed(bytes) {
         let mut stream = MultiGzDecoder::new(bytes);
         let shape = header(&mut stream, ranks, expected, what)?;
         let length = data_length(&shape)?;
-        let (ratio, slack) = EXPANSION;
-        let most = (bytes.len() as u64).saturating_mul(ratio).saturating_add(slack);
-        if length > most {
-            return Err(ImageError::Expansion { expected: length, compressed: bytes.len() as u64 });
-        }
+        check_expansion(length, bytes.len() as u64)?;
         let mut data = Vec::new();
         // the byte beyond takes the stream to its end, where gzip checks its sum
         stream.take(length + 1).read_to_end(&mut data).map_err(gzip)?;
@@ -133,13 +182,32 @@ fn read(
         Ok((shape, data))
     } else {
         let mut data = bytes;
-        let shape = header(&mut data, ranks, expected, what).map_err(looks)?;
+        let shape = header(&mut data, ranks, expected, what).map_err(|error| looking(error, bytes))?;
         let (length, found) = (data_length(&shape)?, data.len() as u64);
         if found != length {
             return Err(ImageError::DataLength { expected: length, found: Some(found) });
         }
         Ok((shape, data.to_vec()))
     }
+}
+
+/// The error of a file that begins so, with what it looks like.
+fn looking(error: ImageError, bytes: &[u8]) -> ImageError {
+    match error {
+        ImageError::Magic { found, expected, what, .. } => {
+            ImageError::Magic { found, expected, what, looks: looks_like::describe(bytes) }
+        }
+        other => other,
+    }
+}
+
+/// Refuses more data than so many compressed bytes can hold.
+fn check_expansion(expected: u64, compressed: u64) -> Result<(), ImageError> {
+    let (ratio, slack) = EXPANSION;
+    if expected > compressed.saturating_mul(ratio).saturating_add(slack) {
+        return Err(ImageError::Expansion { expected, compressed });
+    }
+    Ok(())
 }
 
 fn header(

@@ -37,7 +37,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn of(path: PathBuf) -> Self {
+    pub(super) fn of(path: PathBuf) -> Self {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Self { name, path }
     }

@@ -13,8 +13,10 @@
 
 use std::fs;
 
+use super::files::{Parts, Series};
 use super::folder::{ImageData, Source, same_size};
 use super::listing::{Entry, Listing, beginning, within};
+use super::records::Found;
 use super::{ImageError, ImageSet, idx};
 use crate::error::DataError;
 
@@ -71,6 +73,10 @@ impl Labelled {
         let Some(labels) = &self.labels else { return Ok(images) };
         let values = labels.load(idx::read_labels)?;
         images.with_labels(values).map_err(|e| within(&labels.path, e))
+    }
+
+    fn find(&self) -> Result<Series, DataError> {
+        Ok(Series { files: vec![Found::idx(&self.images)?], labels: self.labels.clone() })
     }
 }
 
@@ -162,21 +168,37 @@ fn same_contents(first: &Entry, second: &Entry) -> Result<bool, DataError> {
     first.load(|bytes| second.load(|other| Ok(bytes == other)))
 }
 
+impl Mnist {
+    fn training(&self) -> Result<&Labelled, ImageError> {
+        self.training.as_ref().ok_or_else(|| ImageError::OnlyTest { test: self.a_name().to_owned() })
+    }
+}
+
 impl Source for Mnist {
     fn a_name(&self) -> &str {
         self.training.as_ref().or(self.test.as_ref()).map_or("", |labelled| &labelled.images.name)
     }
 
     fn read(&self) -> Result<ImageData, DataError> {
-        let Some(training) = &self.training else {
-            return Err(ImageError::OnlyTest { test: self.a_name().to_owned() }.into());
-        };
+        let training = self.training()?;
         let set = training.read()?;
         let notes = self.notes.clone();
         let Some(test) = &self.test else { return Ok(ImageData { training: set, test: None, notes }) };
         let test_set = test.read()?;
         same_size((&training.images.name, set.size()), (&test.images.name, test_set.size()))?;
         Ok(ImageData { training: set, test: Some(test_set), notes })
+    }
+
+    fn find(&self) -> Result<(Parts, Vec<String>), DataError> {
+        let of = self.training()?;
+        let training = of.find()?;
+        let mut test = None;
+        if let Some(labelled) = &self.test {
+            let series = labelled.find()?;
+            same_size((&of.images.name, training.size()?), (&labelled.images.name, series.size()?))?;
+            test = Some(series);
+        }
+        Ok((Parts::Records { training, test }, self.notes.clone()))
     }
 }
 

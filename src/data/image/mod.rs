@@ -1,9 +1,11 @@
-//! Images: sets of them in memory, and the formats they come in.
+//! Images: sets of them in memory or in their files, and the formats they come in.
 //!
 //! [`open()`] reads a folder or a file: [`idx`] (MNIST and its kin, plain or compressed by gzip), [`cifar`] (the binary
 //! form), [`png`] and [`jpeg`] files and NPY arrays ([`npy`]). What it returns keeps training and test images apart: the
 //! test images of a data set never become training or validation images. Whatever it decides or converts is said in a
 //! note.
+//!
+//! Images that are larger than memory stay in their files ([`ImageFiles`]) and are read by their numbers.
 //!
 //! The readers are functions of a byte slice. They never panic; what they hold in memory is bounded by the slice and
 //! what its compressed data really hold, whatever its headers say; a problem comes back as a
@@ -22,6 +24,8 @@
 mod array;
 #[cfg(feature = "images")]
 pub mod cifar;
+#[cfg(feature = "images")]
+mod files;
 #[cfg(feature = "images")]
 mod folder;
 #[cfg(feature = "images")]
@@ -42,9 +46,15 @@ mod picture;
 mod pictures;
 #[cfg(feature = "images")]
 pub mod png;
+#[cfg(feature = "images")]
+mod records;
 mod set;
+#[cfg(feature = "images")]
+mod survey;
 
 pub use crate::error::ImageError;
+#[cfg(feature = "images")]
+pub use files::{FoundImages, ImageFiles, OpenedImages};
 #[cfg(feature = "images")]
 pub use folder::ImageData;
 #[cfg(feature = "images")]

@@ -88,7 +88,8 @@ fn sized(mut data: ImageData, size: Option<[usize; 2]>) -> Result<ImageData, Dat
     Ok(data)
 }
 
-fn cut_note(images: usize, found: ImageSize) -> String {
+/// A sentence on images that were cut or padded.
+pub(super) fn cut_note(images: usize, found: ImageSize) -> String {
     let (count, ImageSize { height, width, .. }) = (Count(images, "image"), found);
     format!("{count} of {height}x{width} pixels cut or padded about the centre to the size that was asked for")
 }
@@ -161,8 +162,9 @@ fn read_as(format: Option<Format>, bytes: &[u8], size: Option<[usize; 2]>) -> Re
     sized(ImageData { training, test: None, notes }, size).map(Contents::Bytes)
 }
 
+/// The formats of files.
 #[derive(Debug, Clone, Copy)]
-enum Format {
+pub(super) enum Format {
     Idx,
     Cifar10,
     Cifar100,
@@ -172,7 +174,7 @@ enum Format {
 
 impl Format {
     /// The format that the first bytes show, or else the name.
-    fn of(path: &Path, beginning: &[u8]) -> Option<Self> {
+    pub(super) fn of(path: &Path, beginning: &[u8]) -> Option<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
         let hyphens = name.strip_suffix(".gz").unwrap_or(&name).replace(['.', '_'], "-");

@@ -3,12 +3,11 @@
 //! What makes one set of pictures that are not alike is said in notes: fewer bits, a background, gray among colours, one
 //! size for all if it is asked for.
 
-use std::collections::BTreeMap;
-
 use super::folder::ImageData;
 use super::listing::{Entry, Listing};
 use super::picture::{self, Picture};
-use super::{ImageError, ImageSet, ImageSize};
+use super::survey::{Survey, repeated};
+use super::{ImageError, ImageSet};
 use crate::error::{Count, DataError, Excerpt};
 
 const TRAINING: [&str; 2] = ["train", "training"];
@@ -22,14 +21,34 @@ const MOST_CLASSES: usize = 256;
 const SHOWN: usize = 10;
 
 /// Picture files, each with the number of its class where there are classes.
+#[derive(Debug)]
 struct Collection {
     files: Vec<(Entry, usize)>,
     /// The folders' names, sorted.
     classes: Vec<String>,
 }
 
-/// Reads the pictures of a folder, cut or padded to a height and width if these are given; `None` if there are none.
-pub(super) fn read(here: &Listing, size: Option<[usize; 2]>) -> Result<Option<ImageData>, DataError> {
+/// The picture files of a folder, for training and for testing.
+#[derive(Debug)]
+pub(super) struct Pictures {
+    training: Collection,
+    /// With the name of their folder.
+    test: Option<(String, Collection)>,
+    /// The names of the classes, sorted; one class alone is none to learn.
+    names: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// The classes of pictures.
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    pub(super) names: Option<Vec<String>>,
+    pub(super) training: Option<Vec<u8>>,
+    pub(super) test: Option<Vec<u8>>,
+}
+
+/// Finds the pictures of a folder; `None` if there are none.
+pub(super) fn find(here: &Listing) -> Result<Option<Pictures>, DataError> {
     let mut notes = Vec::new();
     let training_folder = here.folder(&TRAINING);
     let validation = training_folder.and_then(|_| here.folder(&VALIDATION));
@@ -62,48 +81,71 @@ pub(super) fn read(here: &Listing, size: Option<[usize; 2]>) -> Result<Option<Im
             let file = test.files.first().map_or("", |(entry, _)| &*entry.name);
             return Err(ImageError::OnlyTest { test: format!("{}/{file}", folder.name) }.into());
         }
-        (Some(training), test) => (training, test),
+        (Some(training), test) => (training, test.map(|(folder, test)| (folder.name.clone(), test))),
     };
     // a test set may lack classes, but one class alone is none to learn
-    let mut names = training.classes;
+    let mut names = training.classes.clone();
     if let [name] = names.as_slice() {
         notes.push(format!("all pictures are in the folder `{}`, so there are no classes", Excerpt(name)));
         names.clear();
     }
-    let mut stocks = vec![Stock::of(&training.files, size)?];
-    if let Some((_, test)) = &test {
-        stocks.push(Stock::of(&test.files, size)?);
+    Ok(Some(Pictures { training, test, names, notes }))
+}
+
+impl Pictures {
+    /// The files of the training pictures.
+    pub(super) fn training(&self) -> &[(Entry, usize)] {
+        &self.training.files
     }
-    let size = one_size(&stocks)?;
-    notes.extend(conversions(&stocks));
-    let colours = stocks.iter().any(|stock| stock.channels == 3);
-    let mut sets = Vec::new();
-    for stock in stocks {
-        sets.push(stock.into_set(size, colours)?);
+
+    /// The files of the test pictures, if there are any.
+    pub(super) fn test(&self) -> Option<&[(Entry, usize)]> {
+        self.test.as_ref().map(|(_, test)| &*test.files)
     }
-    if names.len() > MOST_CLASSES {
-        notes.push(format!("{} folders are more than {MOST_CLASSES} classes: the images have no labels", names.len()));
-    }
-    let classes = (2..=MOST_CLASSES).contains(&names.len());
-    let test_set = match (sets.pop(), &test) {
-        (Some(set), Some((folder, test))) if classes && !test.classes.is_empty() => {
-            let numbers = numbers_among(&names, &test.classes, &folder.name)?;
-            let labels = test.files.iter().map(|(_, class)| numbers[*class]).collect();
-            Some(set.with_labels(labels)?.with_class_names(names.clone())?)
+
+    /// The labels of the pictures, and with what was decided before what a survey of the pictures says.
+    pub(super) fn labels(mut self, survey: &Survey) -> Result<(Labels, Vec<String>), ImageError> {
+        self.notes.extend(survey.conversions());
+        let (names, mut notes) = (self.names, self.notes);
+        if names.len() > MOST_CLASSES {
+            notes.push(format!(
+                "{} folders are more than {MOST_CLASSES} classes: the images have no labels",
+                names.len()
+            ));
         }
-        (Some(set), Some(_)) => Some(set),
-        (set, _) => {
-            sets.extend(set);
-            None
+        if !(2..=MOST_CLASSES).contains(&names.len()) {
+            return Ok((Labels::default(), notes));
         }
-    };
-    let mut set = sets.pop().ok_or(ImageError::NoImages { found: here.summary() })?;
-    if classes {
-        let labels: Vec<u8> = training.files.iter().map(|(_, class)| *class as u8).collect();
-        notes.push(class_note(&names, &labels));
-        set = set.with_labels(labels)?.with_class_names(names)?;
+        let mut labels = Labels::default();
+        if let Some((folder, test)) = self.test.filter(|(_, test)| !test.classes.is_empty()) {
+            let numbers = numbers_among(&names, &test.classes, &folder)?;
+            labels.test = Some(test.files.iter().map(|(_, class)| numbers[*class]).collect());
+        }
+        let training: Vec<u8> = self.training.files.iter().map(|(_, class)| *class as u8).collect();
+        notes.push(class_note(&names, &training));
+        Ok((Labels { training: Some(training), names: Some(names), ..labels }, notes))
     }
-    Ok(Some(ImageData { training: set, test: test_set, notes }))
+
+    /// Reads the pictures, cut or padded to a height and width if these are given.
+    pub(super) fn read(self, size: Option<[usize; 2]>) -> Result<ImageData, DataError> {
+        let training = Stock::of(self.training(), size)?;
+        let test = self.test().map(|files| Stock::of(files, size)).transpose()?;
+        let mut survey = Survey::default();
+        for stock in [Some(&training), test.as_ref()].into_iter().flatten() {
+            survey.join(&stock.survey);
+        }
+        let (size, colours) = (survey.one_size()?, survey.has_colours());
+        let (labels, notes) = self.labels(&survey)?;
+        let labelled = |stock: Stock, own: Option<Vec<u8>>| {
+            let set = stock.into_set(size, colours)?;
+            match (own, &labels.names) {
+                (Some(own), Some(names)) => set.with_labels(own)?.with_class_names(names.clone()),
+                _ => Ok(set),
+            }
+        };
+        let test = test.map(|stock| labelled(stock, labels.test.clone())).transpose()?;
+        Ok(ImageData { training: labelled(training, labels.training.clone())?, test, notes })
+    }
 }
 
 /// Whether a folder of this name holds test images.
@@ -167,43 +209,14 @@ fn gather(listing: &Listing, depth: usize, files: &mut Vec<Entry>) -> Result<(),
     Ok(())
 }
 
-/// How many of something, and the name of the first.
-#[derive(Debug, Default, Clone)]
-struct Tally {
-    count: usize,
-    first: String,
-}
-
-impl Tally {
-    fn add(&mut self, name: &str) {
-        if self.count == 0 {
-            name.clone_into(&mut self.first);
-        }
-        self.count += 1;
-    }
-
-    fn join(&mut self, other: &Self) {
-        if self.count == 0 {
-            self.first.clone_from(&other.first);
-        }
-        self.count += other.count;
-    }
-}
-
 /// Pictures on their way to a set.
 #[derive(Debug, Default)]
 struct Stock {
-    count: usize,
+    survey: Survey,
     /// One, or three once a picture has colours.
     channels: usize,
     /// Those of the first size only, unless all are brought to one.
     pixels: Vec<u8>,
-    sizes: BTreeMap<[usize; 2], Tally>,
-    gray: Tally,
-    deep: Tally,
-    transparent: Tally,
-    /// Those that were cut or padded.
-    fitted: Tally,
 }
 
 impl Stock {
@@ -216,24 +229,9 @@ impl Stock {
     }
 
     fn add(&mut self, name: &str, picture: Picture, wanted: Option<[usize; 2]>) -> Result<(), DataError> {
-        let Picture { mut set, deep, transparent } = picture;
-        for (tally, counts) in
-            [(&mut self.deep, deep), (&mut self.transparent, transparent), (&mut self.gray, set.channels() == 1)]
-        {
-            if counts {
-                tally.add(name);
-            }
-        }
-        if let Some([height, width]) = wanted
-            && [set.height(), set.width()] != [height, width]
-        {
-            self.fitted.add(name);
-            set = set.adapted(ImageSize { height, width, channels: set.channels() })?;
-        }
-        self.count += 1;
-        self.sizes.entry([set.height(), set.width()]).or_default().add(name);
+        let set = self.survey.add(name, picture, wanted)?;
         // with two sizes there will be no set
-        if self.sizes.len() > 1 {
+        if self.survey.is_mixed() {
             self.pixels = Vec::new();
             return Ok(());
         }
@@ -254,52 +252,6 @@ impl Stock {
         let pixels = if colours && self.channels == 1 { repeated(&self.pixels) } else { self.pixels };
         ImageSet::new(height, width, if colours { 3 } else { self.channels }, pixels, None)
     }
-}
-
-/// Gray as red, green and blue.
-fn repeated(gray: &[u8]) -> Vec<u8> {
-    gray.iter().flat_map(|&v| [v; 3]).collect()
-}
-
-/// The size of all pictures.
-fn one_size(stocks: &[Stock]) -> Result<[usize; 2], ImageError> {
-    let mut sizes = BTreeMap::<[usize; 2], Tally>::new();
-    for (size, tally) in stocks.iter().flat_map(|stock| &stock.sizes) {
-        sizes.entry(*size).or_default().join(tally);
-    }
-    let mut sizes: Vec<_> = sizes.into_iter().map(|(size, tally)| (size, tally.count, tally.first)).collect();
-    sizes.sort_by_key(|(_, count, _)| std::cmp::Reverse(*count));
-    match sizes.as_slice() {
-        [(size, ..)] => Ok(*size),
-        _ => Err(ImageError::Sizes { sizes }),
-    }
-}
-
-/// What became of pictures that were not as the others, in sentences.
-fn conversions(stocks: &[Stock]) -> Vec<String> {
-    let sum = |tally: fn(&Stock) -> &Tally| {
-        let mut all = Tally::default();
-        for stock in stocks {
-            all.join(tally(stock));
-        }
-        all
-    };
-    let all: usize = stocks.iter().map(|stock| stock.count).sum();
-    let mut notes = Vec::new();
-    let mut note = |tally: Tally, what: &str| {
-        if tally.count > 0 {
-            let (count, first) = (Count(tally.count, "picture"), Excerpt(&tally.first));
-            notes.push(format!("{count} of {all} {what} (`{first}` the first)"));
-        }
-    };
-    note(sum(|s| &s.deep), "had 16 bits a channel, rounded to 8");
-    note(sum(|s| &s.transparent), "transparent in places, put on white");
-    let gray = sum(|s| &s.gray);
-    if gray.count < all {
-        note(gray, "gray among those in colours, taken as colours");
-    }
-    note(sum(|s| &s.fitted), "cut or padded about the centre to the size that was asked for");
-    notes
 }
 
 /// The number of each of some classes among others.

@@ -13,7 +13,7 @@ use crate::error::{DataError, ImageError};
 
 impl ImageSize {
     /// The values of one image, h · w · c.
-    pub(super) fn values(self) -> Result<usize, ImageError> {
+    pub(crate) fn values(self) -> Result<usize, ImageError> {
         for (what, n) in [("height", self.height), ("width", self.width), ("number of channels", self.channels)] {
             if n == 0 {
                 return Err(ImageError::Zero { what });

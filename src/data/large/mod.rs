@@ -1,4 +1,4 @@
-//! Tables that are larger than memory: rows that stay where they are and are read as they are needed.
+//! Tables and images that are larger than memory: rows that stay where they are and are read as they are needed.
 //!
 //! A [`LargeTable`] knows of its rows ([`StoredRows`]: a file, or a [`Table`] in memory) what one pass in pieces tells: that all
 //! values are finite, their least and largest, means and standard deviations, and a digest. A piece has a fixed number of rows,
@@ -8,6 +8,8 @@
 //!
 //! (Chan, Golub and LeVeque 1983). What is sorted or counted instead is found on rows that a key chooses, which fit memory.
 //!
+//! Images are rows of bytes, of which the pass takes the digest alone ([`ImageRows`] says their size and has their labels).
+//!
 //! Invariant: everything is a function of the numbers alone, bit for bit the same whether the rows are in memory or in a file,
 //! and whatever part of the pass another process made.
 
@@ -16,29 +18,36 @@ mod npy;
 mod rows;
 mod shuffle;
 mod statistics;
+#[cfg(feature = "formats")]
+mod unchanged;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use resflow_backend::Key;
 
+use super::dataset::Dataset;
+use super::image::{FNV_OFFSET, fnv};
 use super::standardise::Standardiser;
 use super::table::Table;
-use crate::error::{DataError, Error, OutsideSupport};
+use crate::error::{DataError, Error, ImageError, OutsideSupport};
 use crate::group::{Group, collective};
 
 #[cfg(feature = "formats")]
 pub use npy::NpyRows;
-pub use rows::StoredRows;
+pub use rows::{ImageRows, StoredRows};
 pub(crate) use shuffle::{Remaining, Shuffle};
 use statistics::{Faults, Piece, merge};
+#[cfg(feature = "images")]
+pub(crate) use unchanged::{State, Unchanged};
 
 /// The numbers of a piece.
 const PIECE: usize = 1 << 19;
 /// The most numbers of the rows that columns' maps are fitted to.
 const SAMPLE: usize = 1 << 20;
 
-/// Rows of finite numbers that are read as they are needed.
+/// Rows of finite numbers, or images of bytes, that are read as they are needed. Minimum, maximum, mean and standard deviation
+/// of images are empty.
 ///
 /// ```
 /// use resflow::data::{LargeTable, Table};
@@ -60,7 +69,9 @@ impl LargeTable {
     ///
     /// # Errors
     /// Returns [`DataError::Cells`] with every column that has values that are not finite, [`DataError::TooFewRows`] for less than
-    /// two rows, and the errors of [`StoredRows::read`].
+    /// two rows, and the errors of [`StoredRows::read`]. Of images, returns [`DataError::Image`] with [`ImageError::TooFew`] for one,
+    /// [`ImageError::Byte`] for values that are no bytes, [`ImageError::Length`] for another width than that of their size, and
+    /// [`ImageError::Labels`] for another number of labels.
     pub fn new(rows: impl StoredRows + 'static) -> Result<Self, DataError> {
         let rows: Arc<dyn StoredRows> = Arc::new(rows);
         check(&*rows)?;
@@ -79,7 +90,8 @@ impl LargeTable {
         let own = check(&*rows).and_then(|()| scan(&*rows, part(group.rank())..part(group.rank() + 1)));
         let own = own.inspect_err(|error| group.abort(&error.to_string()))?;
         let all = collective::gather(group, own.iter().flat_map(Piece::to_bytes).collect())?;
-        let pieces: Vec<Piece> = Piece::all_of(&all.concat(), rows.width())?;
+        let width = if rows.images().is_some() { 0 } else { rows.width() };
+        let pieces: Vec<Piece> = Piece::all_of(&all.concat(), width)?;
         let table = Self { all: merge(&pieces), rows };
         if table.all.count as usize == table.rows() {
             return Ok(table);
@@ -102,6 +114,19 @@ impl LargeTable {
     /// The names of the columns, where they have any.
     pub fn columns(&self) -> Option<&[String]> {
         self.rows.columns()
+    }
+
+    /// What the rows are if they are images.
+    pub fn images(&self) -> Option<ImageRows<'_>> {
+        self.rows.images()
+    }
+
+    /// The shape of a sample: `[d]` or `[h, w, c]`.
+    pub fn sample_shape(&self) -> Vec<usize> {
+        match self.images() {
+            Some(ImageRows { size, .. }) => vec![size.height, size.width, size.channels],
+            None => vec![self.width()],
+        }
     }
 
     /// The least value of each column.
@@ -153,6 +178,24 @@ impl LargeTable {
             rest = &rest[run..];
         }
         self.table(values)
+    }
+
+    /// Reads the samples of these numbers, in this order: rows as [`select`](Self::select) does, or images with their labels.
+    ///
+    /// # Errors
+    /// Returns the errors of [`StoredRows::read`], and [`DataError::Image`] for no images.
+    ///
+    /// # Panics
+    /// If there is no sample of a number.
+    #[track_caller]
+    pub fn samples(&self, numbers: &[usize]) -> Result<Dataset, DataError> {
+        let Some(images) = self.images() else { return Ok(self.select(numbers)?.into()) };
+        let mut all = Vec::with_capacity(numbers.len() * self.width());
+        // numbers take eight times as much memory as bytes
+        for part in numbers.chunks(piece_rows(self.width())) {
+            all.extend(rows::bytes(self.select(part)?.values()).map_err(|_| DataError::Changed)?);
+        }
+        Ok(images.set(numbers.iter().copied(), all)?.into())
     }
 
     /// Reads consecutive rows, `[n, d]`.
@@ -239,9 +282,18 @@ impl LargeTable {
         label(&*self.rows, column)
     }
 
-    /// A short text that tells two tables apart, to refuse resuming on other data.
-    pub(crate) fn fingerprint(&self) -> String {
-        format!("{} rows of {} columns, {LARGE} {:016x}", self.rows(), self.width(), self.all.digest)
+    /// A short text that tells two tables apart, or two sets of images, whose labels may count, to refuse resuming on other data.
+    pub(crate) fn fingerprint(&self, labelled: bool) -> String {
+        let digest = format!("{LARGE} {:016x}", self.all.digest);
+        match self.images() {
+            None => format!("{} rows of {} columns, {digest}", self.rows(), self.width()),
+            Some(ImageRows { size, labels, .. }) => {
+                let labels = labels.filter(|_| labelled).map_or(String::new(), |labels| {
+                    format!(", labels {:016x}", labels.iter().copied().fold(FNV_OFFSET, fnv))
+                });
+                format!("{} images of {size}, {digest}{labels}", self.rows())
+            }
+        }
     }
 }
 
@@ -261,6 +313,16 @@ fn label(rows: &dyn StoredRows, column: usize) -> String {
 }
 
 fn check(rows: &dyn StoredRows) -> Result<(), DataError> {
+    if let Some(ImageRows { size, labels, .. }) = rows.images() {
+        let (images, values) = (rows.rows(), rows.width());
+        if size.values()? != values {
+            return Err(ImageError::Length { values, size }.into());
+        }
+        if let Some(labels) = labels.map(<[u8]>::len).filter(|labels| *labels != images) {
+            return Err(ImageError::Labels { labels, images }.into());
+        }
+        return if images < 2 { Err(ImageError::TooFew.into()) } else { Ok(()) };
+    }
     match rows.rows() {
         _ if rows.width() == 0 => Err(DataError::TableShape { values: 0, width: 0 }),
         rows @ 0..2 => Err(DataError::TooFewRows { rows, needed: 2, purpose: "to set some aside for validation" }),
@@ -277,19 +339,23 @@ fn piece_count(rows: &dyn StoredRows) -> usize {
 }
 
 /// The statistics of pieces of these numbers.
-fn scan(rows: &dyn StoredRows, pieces: Range<usize>) -> Result<Vec<Piece>, DataError> {
-    let (width, step) = (rows.width(), piece_rows(rows.width()));
+fn scan(stored: &dyn StoredRows, pieces: Range<usize>) -> Result<Vec<Piece>, DataError> {
+    let (width, step) = (stored.width(), piece_rows(stored.width()));
     let mut values = Vec::new();
     let (mut found, mut faults) = (Vec::with_capacity(pieces.len()), Faults::new(width));
     for number in pieces {
-        let own = number * step..rows.rows().min((number + 1) * step);
+        let own = number * step..stored.rows().min((number + 1) * step);
         values.clear();
-        rows.read(own.clone(), &mut values)?;
-        if faults.add(rows, own.start, &values) {
+        stored.read(own.clone(), &mut values)?;
+        if stored.images().is_some() {
+            found.push(Piece::of_images(&rows::bytes(&values)?, own.len()));
+            continue;
+        }
+        if faults.add(stored, own.start, &values) {
             continue;
         }
         found.push(Piece::of(&values, width));
     }
-    faults.check(rows)?;
+    faults.check(stored)?;
     Ok(found)
 }

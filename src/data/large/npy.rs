@@ -3,16 +3,13 @@
 //! Value (i, j) stands at a place that is affine in i: in C order and in structured arrays a row is in one piece, in Fortran order a
 //! column is. The header is checked as that of any NPY file; see [`npy`](mod@crate::data::npy).
 
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::path::Path;
 
 use npyz::{DType, Order};
 
 use super::StoredRows;
+use super::unchanged::Unchanged;
 use crate::data::npy::{HEAD, Scalar, parse};
 use crate::data::reading::{Missing, Note, ReadOptions, choose};
 use crate::data::structured;
@@ -23,9 +20,7 @@ use crate::error::DataError;
 /// The file must not change meanwhile: its length and the time of its last change are looked at with every reading.
 #[derive(Debug)]
 pub struct NpyRows {
-    path: PathBuf,
-    file: Mutex<File>,
-    found: State,
+    file: Unchanged,
     /// Where the data begin.
     start: u64,
     rows: usize,
@@ -44,20 +39,6 @@ struct Column {
     offset: u64,
 }
 
-/// By which a file that changed is found out.
-#[derive(Debug, PartialEq)]
-struct State {
-    length: u64,
-    modified: Option<SystemTime>,
-}
-
-impl State {
-    fn of(file: &File) -> io::Result<Self> {
-        let found = file.metadata()?;
-        Ok(Self { length: found.len(), modified: found.modified().ok() })
-    }
-}
-
 impl NpyRows {
     /// Opens a file, of which the header alone is read; `options` choose columns.
     ///
@@ -72,15 +53,14 @@ impl NpyRows {
 
     fn open_unnamed(path: &Path, options: &ReadOptions) -> Result<Self, DataError> {
         options.check()?;
-        let file = File::open(path)?;
-        let found = State::of(&file)?;
-        let mut head = Vec::new();
-        (&file).take(HEAD).read_to_end(&mut head)?;
+        let file = Unchanged::open(path)?;
+        let head = file.beginning(HEAD)?;
         if head.is_empty() {
             return Err(DataError::Empty);
         }
         let (header, rest) = parse(&head)?;
         let start = (head.len() - rest.len()) as u64;
+        let behind = file.length() - start;
         let wrong_shape = || DataError::NpyShape { shape: header.shape().to_vec() };
         let mut names = None;
         let (rows, fields, size, stride) = match header.dtype() {
@@ -97,7 +77,7 @@ impl NpyRows {
                 let step = own.checked_mul(if by_rows { 1 } else { rows }).ok_or(DataError::NpyOverflow)?;
                 let size = own.checked_mul(width).ok_or(DataError::NpyOverflow)?;
                 let length = size.checked_mul(rows).ok_or(DataError::NpyOverflow)?;
-                expect(length, found.length - start)?;
+                expect(length, behind)?;
                 let fields = (0..width).map(|j| Some(Column { scalar, offset: j * step })).collect::<Vec<_>>();
                 (rows, fields, size, by_rows.then_some(size as usize))
             }
@@ -107,7 +87,7 @@ impl NpyRows {
                     _ => return Err(wrong_shape()),
                 };
                 let (columns, size) = structured::columns(&described)?;
-                expect(rows.checked_mul(size as u64).ok_or(DataError::NpyOverflow)?, found.length - start)?;
+                expect(rows.checked_mul(size as u64).ok_or(DataError::NpyOverflow)?, behind)?;
                 names = Some(columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>());
                 let fields = columns
                     .iter()
@@ -137,17 +117,7 @@ impl NpyRows {
         let columns = columns.ok_or(DataError::Options("columns of text are found by a look at the whole table"))?;
         let names = (0..width).map(|slot| layout.name(slot)).collect();
         let notes = std::mem::take(&mut layout.notes);
-        Ok(Self {
-            path: path.to_owned(),
-            file: Mutex::new(file),
-            found,
-            start,
-            rows: rows as usize,
-            names,
-            columns,
-            stride,
-            notes,
-        })
+        Ok(Self { file, start, rows: rows as usize, names, columns, stride, notes })
     }
 
     /// What was decided in choosing columns.
@@ -156,19 +126,8 @@ impl NpyRows {
     }
 
     fn read_unnamed(&self, rows: Range<usize>, out: &mut Vec<f64>) -> Result<(), DataError> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if State::of(&file)? != self.found {
-            return Err(DataError::Changed);
-        }
-        let mut read = |offset: u64, length: usize| {
-            let mut bytes = vec![0; length];
-            file.seek(SeekFrom::Start(self.start + offset))?;
-            file.read_exact(&mut bytes).map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => DataError::Changed,
-                _ => error.into(),
-            })?;
-            Ok::<_, DataError>(bytes)
-        };
+        let mut file = self.file.places()?;
+        let mut read = |offset: u64, length: usize| file.read(self.start + offset, length);
         if let Some(stride) = self.stride {
             let bytes = read((rows.start * stride) as u64, rows.len() * stride)?;
             for row in bytes.chunks_exact(stride) {
@@ -204,7 +163,7 @@ impl StoredRows for NpyRows {
     }
 
     fn read(&self, rows: Range<usize>, out: &mut Vec<f64>) -> Result<(), DataError> {
-        self.read_unnamed(rows, out).map_err(|error| at(&self.path, error))
+        self.read_unnamed(rows, out).map_err(|error| self.file.at(error))
     }
 }
 

@@ -51,6 +51,13 @@ impl Piece {
         piece
     }
 
+    /// That of so many images, of which statistics of every pixel are of no use, and would take as much memory as a tenth of them.
+    pub(super) fn of_images(bytes: &[u8], count: usize) -> Self {
+        let none = Vec::new;
+        let digest = bytes.iter().copied().fold(FNV_OFFSET, fnv);
+        Self { count: count as u64, digest, minimum: none(), maximum: none(), mean: none(), deviation: none() }
+    }
+
     fn width(&self) -> usize {
         self.mean.len()
     }
@@ -63,7 +70,7 @@ impl Piece {
         bytes
     }
 
-    /// The pieces of tables of a width, one after the other.
+    /// The pieces of tables of a width, one after the other; images have the width 0.
     pub(super) fn all_of(bytes: &[u8], width: usize) -> Result<Vec<Self>, GroupError> {
         let size = 16 + 32 * width;
         if !bytes.len().is_multiple_of(size) {

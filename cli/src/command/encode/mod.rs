@@ -33,6 +33,16 @@ pub(crate) fn run(arguments: &Encode) -> Result<()> {
             large::encode(arguments, &stored, &*rows, backend)
         });
     }
+    let part = (arguments.part, arguments.rows);
+    if let Some(model) = stored.config().filter(|model| model.images().is_some())
+        && stored.given().is_none()
+        && let Some(images) = arguments.largeness.open_for(&arguments.data, &options, part, &model)?
+    {
+        return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
+            large::encode(arguments, &stored, &images, backend)
+        });
+    }
+    arguments.resuming.check_in_memory(arguments.data.display())?;
     let data = stored.split(Data::open_file(&arguments.data, &options)?, &arguments.data.display().to_string())?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
         encode(arguments, &stored, data, backend)

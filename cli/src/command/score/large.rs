@@ -1,6 +1,5 @@
-//! The scores of a table that stays in its file: piece by piece, in memory for one.
+//! The scores of a table, or of images, that stay in their files: piece by piece, in memory for one.
 
-use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -12,17 +11,20 @@ use super::{Found, is_large, report, scored, set_estimator, within};
 use crate::arguments::Score;
 use crate::cluster;
 use crate::columnar;
-use crate::command::pieces::{in_pieces, joined, parts};
+use crate::command::nature::nature;
+use crate::command::pieces::{Division, Piece, gather_totals, in_pieces, joined, parts, rows_done};
+use crate::data::file_of;
 use crate::evaluate;
 use crate::evaluate::percentile::{Counted, Percentiles};
-use crate::failure::usage;
+use crate::failure::{interrupted, usage};
 use crate::model::Stored;
-use crate::output::{Format, Output};
+use crate::output::Format;
 use crate::progress::Progress;
+use crate::unfinished::Unfinished;
 
 /// Scores all rows, writes them in their order as they are found, and reports.
 pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn StoredRows, backend: B) -> Result<()> {
-    if arguments.part.split.is_some() {
+    if arguments.part.split.is_some() && rows.images().is_none() {
         return Err(usage(format_args!("--split: {} is no data set of images", arguments.data)));
     }
     if let Some(path) = arguments.out.as_deref().filter(|path| Format::of(path, None) != Some(Format::Csv)) {
@@ -34,25 +36,39 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
     let mut flow = stored.flow(backend)?;
     set_estimator(arguments, &mut flow)?;
     let model = flow.config();
+    let is_bound = model.is_variational() && rows.images().is_some();
     let prepared = within(arguments, model, cluster::prepare_alone(&flow)?)?;
     let start = Instant::now();
     let key = evaluate::key(arguments.seed);
     let reference = flow.provenance().scores.as_ref();
-    let mut out = arguments.out.as_deref().map(Output::create).transpose()?;
-    // rank 0, which counts, makes the first piece itself
-    let (mut tally, counted) = (Tally::default(), RefCell::new(None::<Counted>));
+    let data = file_of(&arguments.data);
+    let division = Division::of(rows, arguments.resuming.out_parts)?;
+    let own = arguments.out.as_deref().map(|path| division.name(path));
+    let outputs: Vec<_> = own.iter().map(|path| ("--out", &**path)).collect();
+    let settings = settings(arguments, &division);
+    let of = || nature(stored, flow.backend(), (data, rows), &settings);
+    let (mut out, done) = Unfinished::open(&outputs, arguments.resuming, &[data, stored.path()], of)?;
+    let before = rows_done(&division, &out, &done)?;
+    let to_write = division.rows();
+    let mut tally = Tally::default();
+    let mut counted = Counted::of_none(reference, arguments.contamination)?;
+    if let Some(state) = &done.state {
+        add_state(state, &mut tally, counted.as_mut()).context("the record of unfinished scores")?;
+    }
     let mut progress = Progress::quiet();
     let evaluated = in_pieces(
         rows,
-        |range, table| {
-            let scores = prepared.log_prob_from(table, range.start as u64, key)?;
+        &division,
+        (before, key),
+        |Piece { range, data, first, key }| {
+            let scores = prepared.log_prob_from(&data, first, key)?;
             let percentiles = Percentiles::of(&scores, |_| true, reference, arguments.contamination)?;
             let own = Tally::of(&scores, range.start, |error| is_large(arguments, model, error));
             let found = percentiles.as_ref().map(Counted::of);
             let text = if arguments.out.is_some() {
-                let text = columnar::csv(&scored(model, &scores, false, percentiles.as_ref(), (None, None), &[]));
+                let text = columnar::csv(&scored(model, &scores, is_bound, percentiles.as_ref(), (None, None), &[]));
                 // names are those of the first row
-                if range.start == 0 {
+                if range.start == to_write.start {
                     text
                 } else {
                     text.split_once('\n').map_or(String::new(), |(_, rows)| rows.into())
@@ -61,38 +77,43 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
                 String::new()
             };
             let bytes = found.as_ref().map_or(Vec::new(), Counted::to_bytes);
-            if range.start == 0 {
-                *counted.borrow_mut() = found.map(Counted::emptied);
-            }
             Ok(joined([&own.to_bytes(), &bytes, text.as_bytes()]))
         },
         |piece| {
             let [own, percentiles, text] = parts(piece).context("scores of another process")?;
             tally.add(Tally::from_bytes(own).context("scores of another process")?);
-            if let Some(counted) = &mut *counted.borrow_mut() {
+            if let Some(counted) = &mut counted {
                 counted.add(percentiles);
             }
-            if let Some(out) = &mut out {
-                out.add(text)?;
+            if arguments.out.is_some() {
+                out.add(0, text)?;
             }
-            progress.count(tally.rows(), rows.rows(), &format!("log p {:.4}", tally.mean()));
+            out.count(tally.rows(), || state(&tally, counted.as_ref()))?;
+            progress.count(tally.rows(), to_write.len(), &format!("log p {:.4}", tally.mean()));
             Ok(())
         },
     );
     progress.end();
-    evaluated.with_context(|| arguments.data.clone())?;
-    if cluster::following().is_some() {
+    let is_whole = evaluated.with_context(|| arguments.data.clone())?;
+    if cluster::following().is_some() && !division.is_apart() {
         // rank 0 has what this one made
+        return if is_whole { Ok(()) } else { Err(interrupted("interrupted")) };
+    }
+    if !is_whole {
+        return Err(out.interrupt());
+    }
+    out.finish()?;
+    gather_totals(&division, state(&tally, counted.as_ref()), |state| {
+        add_state(state, &mut tally, counted.as_mut()).context("the totals of another process")
+    })?;
+    if cluster::following().is_some() {
         return Ok(());
     }
-    if let Some(out) = out {
-        out.finish()?;
-    }
     let seconds = start.elapsed().as_secs_f64();
-    let percentiles = counted.into_inner().map(Counted::summary);
+    let percentiles = counted.map(Counted::summary);
     let found = Found {
         totals: tally.totals(),
-        is_bound: false,
+        is_bound,
         lacking: None,
         percentiles,
         quality: None,
@@ -101,4 +122,37 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
         dropped: 0,
     };
     report(arguments, stored.precision, model, &found)
+}
+
+/// What is told of all scores, so far.
+fn state(tally: &Tally, counted: Option<&Counted>) -> Vec<u8> {
+    joined([&tally.to_bytes(), &counted.map_or(Vec::new(), Counted::to_bytes)])
+}
+
+/// Adds what is told of other scores.
+fn add_state(state: &[u8], tally: &mut Tally, counted: Option<&mut Counted>) -> Result<()> {
+    let [own, percentiles] = parts(state)?;
+    tally.add(Tally::from_bytes(own).context("scores that are no scores")?);
+    if let Some(counted) = counted {
+        counted.add(percentiles);
+    }
+    Ok(())
+}
+
+/// The options that scores depend on.
+fn settings(arguments: &Score, division: &Division) -> [(&'static str, String); 9] {
+    [
+        ("work", "scores".to_owned()),
+        ("rows", division.described()),
+        ("columns", format!("{:?} {:?}", arguments.reading, arguments.matching)),
+        ("images", format!("{:?} {:?}", arguments.part, arguments.size)),
+        ("--estimator", format!("{:?}", arguments.estimator)),
+        ("--replicates", format!("{:?}", arguments.replicates)),
+        (
+            "--standard-error",
+            format!("{:?}, --most-replicates {}", arguments.standard_error, arguments.most_replicates),
+        ),
+        ("--contamination", format!("{:?}", arguments.contamination)),
+        ("--seed", arguments.seed.to_string()),
+    ]
 }

@@ -76,6 +76,16 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
             large::score(arguments, &stored, &*rows, backend)
         });
     }
+    let path = file_of(&arguments.data);
+    let part = (arguments.part, arguments.rows);
+    if let Some(model) = stored.config().filter(|model| alone && model.images().is_some() && model.classes() == 0)
+        && let Some(images) = arguments.largeness.open_for(path, &options, part, &model)?
+    {
+        return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
+            large::score(arguments, &stored, &images, backend)
+        });
+    }
+    arguments.resuming.check_in_memory(&arguments.data)?;
     let data = Data::open_with(&arguments.data, &options)?.weighted_by(arguments.weight.as_deref(), &arguments.data)?;
     let data = stored.split(data, &arguments.data)?;
     with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {

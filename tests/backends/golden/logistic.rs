@@ -1,0 +1,58 @@
+//! The elementwise map of Flow++: values, log slopes, gradients and the inverse, both tails at ±200 included.
+
+use resflow::backend::{Backend, Element as _};
+use resflow::logistic::{LogisticMixture, MixtureGradient};
+
+use crate::golden::fixture::{Comparison, Fixture, host};
+
+pub(crate) fn rows<B: Backend>(backend: &B) {
+    let file = Fixture::open("logistic_mixture_coupling");
+    let mut comparison = Comparison::new::<B>("logistic_mixture_coupling");
+    let n = file.shape("x")[0];
+    let column = |values: Vec<f64>| {
+        let values: Vec<_> = values.into_iter().map(B::Elem::from_f64).collect();
+        backend.upload(&values, [n, 1].into())
+    };
+    let one = |key: &str| column(file.values(key).to_vec());
+    let components: usize = file.note("components");
+    let each = |key: &str| -> Vec<B::Tensor> {
+        (0..components)
+            .map(|k| column(file.values(key).iter().skip(k).step_by(components).copied().collect()))
+            .collect()
+    };
+    let mixture = LogisticMixture::<B> {
+        log_weights: each("log_weights"),
+        means: each("means"),
+        log_scales: each("log_scales"),
+        log_scale: one("a"),
+        shift: one("b"),
+    };
+    let tolerance = comparison.tolerance();
+    let x = one("x");
+    let [y, log_slope] = mixture.map(backend, &x);
+    comparison.each("y", &host(backend, &y), file.values("y"), tolerance);
+    comparison.each("logdet", &host(backend, &log_slope), file.values("logdet"), tolerance);
+
+    let solved = mixture.invert(backend, &one("y_in")).expect("no device fault");
+    assert!(host(backend, &solved.found).iter().all(|found| *found == 1.0), "all are found");
+    assert!(solved.iterations < 60, "{} evaluations", solved.iterations);
+    comparison.each("x_out", &host(backend, &solved.x), file.values("x_out"), tolerance);
+    let back = mixture.invert(backend, &y).expect("no device fault");
+    let [again, _] = mixture.map(backend, &back.x);
+    comparison.each("y there and back", &host(backend, &again), file.values("y"), tolerance);
+
+    let MixtureGradient { x: gx, parameters } = mixture.pull_back(backend, &x, &one("cotangent"), &one("weight"));
+    comparison.close("grad.x", &host(backend, &gx), file.values("grad.x"));
+    comparison.close("grad.a", &host(backend, &parameters.log_scale), file.values("grad.a"));
+    comparison.close("grad.b", &host(backend, &parameters.shift), file.values("grad.b"));
+    for (key, tensors) in [
+        ("grad.log_weights", &parameters.log_weights),
+        ("grad.means", &parameters.means),
+        ("grad.log_scales", &parameters.log_scales),
+    ] {
+        let columns: Vec<Vec<f64>> = tensors.iter().map(|t| host(backend, t)).collect();
+        let own: Vec<f64> = (0..n).flat_map(|i| columns.iter().map(move |c| c[i])).collect();
+        comparison.close(key, &own, file.values(key));
+    }
+    comparison.finish();
+}
