@@ -22,30 +22,34 @@ use crate::output::{Output, is_stream, spare_inputs};
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Resuming {
     /// Go on where the same command was cut off, by what it left beside --out (OUT.part, OUT.part.json): the files end with the same bytes.
-    /// Without it the work begins anew. Of rows that stay in their file
-    #[arg(long, help_heading = "Tables that are larger than memory")]
+    /// Without it the work begins anew. Of samples, and of data that stay in their files
+    #[arg(long, help_heading = "Long work")]
     pub(crate) resume: bool,
 
-    /// Write a file a process, each of rows that follow one another: of three, scores.csv becomes scores.00000-of-00003.csv and so on,
-    /// which in the order of names have all rows. Nothing goes through one process. Of rows that stay in their file
-    #[arg(long, help_heading = "Tables that are larger than memory")]
+    /// Write a file a process, each of rows that follow one another: of three, out.csv becomes out.00000-of-00003.csv and so on,
+    /// which in the order of names have all rows. Nothing goes through one process. Of samples, and of data that stay in their files
+    #[arg(long, help_heading = "Long work")]
     pub(crate) out_parts: bool,
 }
 
 impl Resuming {
+    /// Refuses both for a reason.
+    pub(crate) fn refuse(self, why: impl std::fmt::Display) -> Result<()> {
+        match self.flag() {
+            Some(flag) => Err(usage(format_args!("{flag}: {why}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what is only of rows that stay in their file.
     pub(crate) fn check_in_memory(self, data: impl std::fmt::Display) -> Result<()> {
-        if self.out_parts {
-            return Err(usage(format_args!(
-                "--out-parts: {data} is read into memory, and one process writes it; --large 0 leaves a .npy table in its file"
-            )));
-        }
-        if !self.resume {
-            return Ok(());
-        }
-        Err(usage(format_args!(
-            "--resume: {data} is read into memory, where nothing is left to go on with; --large 0 leaves a .npy table in its file"
-        )))
+        let so = if self.out_parts { "and one process writes it" } else { "where nothing is left to go on with" };
+        self.refuse(format_args!("{data} is read into memory, {so}; --large 0 leaves a .npy table in its file"))
+    }
+
+    fn flag(self) -> Option<&'static str> {
+        let asked = [("--out-parts", self.out_parts), ("--resume", self.resume)];
+        asked.into_iter().find(|(_, asked)| *asked).map(|(flag, _)| flag)
     }
 }
 

@@ -223,6 +223,33 @@ pub fn write(table: &Table, float: Float, out: impl Write) -> Result<(), DataErr
     }
 }
 
+/// A type of numbers that are written as they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// Double precision, little-endian.
+    F8,
+    /// Bytes.
+    U1,
+}
+
+/// What an array of a shape begins with, before its numbers in C order.
+///
+/// # Errors
+/// Returns [`DataError::Io`] if the header cannot be made.
+pub fn header(shape: &[usize], element: Element) -> Result<Vec<u8>, DataError> {
+    fn begin<T: npyz::AutoSerialize>(shape: &[u64], out: &mut Vec<u8>) -> std::io::Result<()> {
+        // the header is written before any value
+        WriteOptions::<T>::new().default_dtype().shape(shape).writer(out).begin_nd().map(drop)
+    }
+    let shape: Vec<u64> = shape.iter().map(|&length| length as u64).collect();
+    let mut bytes = Vec::new();
+    match element {
+        Element::F8 => begin::<f64>(&shape, &mut bytes)?,
+        Element::U1 => begin::<u8>(&shape, &mut bytes)?,
+    }
+    Ok(bytes)
+}
+
 /// Writes rows of double precision as they come, into an array whose length is known before.
 #[derive(Debug)]
 pub struct RowWriter<W: Write> {
@@ -237,11 +264,7 @@ impl<W: Write> RowWriter<W> {
     /// # Errors
     /// Returns [`DataError::Io`] if `out` cannot be written.
     pub fn new(rows: usize, width: usize, mut out: W) -> Result<Self, DataError> {
-        let shape = [rows as u64, width as u64];
-        let mut header = Vec::new();
-        // the header is written before any value
-        drop(WriteOptions::<f64>::new().default_dtype().shape(&shape).writer(&mut header).begin_nd()?);
-        out.write_all(&header)?;
+        out.write_all(&header(&[rows, width], Element::F8)?)?;
         Ok(Self { rest: rows * width, out })
     }
 

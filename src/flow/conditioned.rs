@@ -1,5 +1,7 @@
 //! A conditional flow at some contexts: p(x | c) as a density of x.
 
+use std::ops::Range;
+
 use resflow_backend::{Backend, Key};
 
 use super::categories::Contexts;
@@ -147,20 +149,41 @@ impl<B: Backend> Conditioned<'_, B> {
     /// # Errors
     /// Returns the errors of [`sample`](Self::sample).
     pub fn sample_by(&self, each: usize, key: Key, how: &Inversion) -> Result<Decoded, Error> {
+        self.sample_range(each, 0..self.count * each, key, how)
+    }
+
+    /// Draws those of `each` [`sample`](Self::sample)s of every context that have these row numbers, from 0 to m·each.
+    ///
+    /// # Errors
+    /// Returns [`Error::Input`] for numbers beyond m·each, and the errors of [`sample`](Self::sample).
+    pub fn sample_range(
+        &self,
+        each: usize,
+        numbers: Range<usize>,
+        key: Key,
+        how: &Inversion,
+    ) -> Result<Decoded, Error> {
         let (flow, backend) = (self.flow, self.flow.backend());
+        let all = self.count.saturating_mul(each);
+        if numbers.end > all {
+            return Err(Error::Input(format!("rows to {} of {all} samples: {each} of each context", numbers.end)));
+        }
         let given = self.shared(each.max(1));
         let mut runs = Vec::new();
+        let plan = |rows: Range<usize>| {
+            let plan = flow.plan(rows.len());
+            plan.ranges().map(|range| rows.start + range.start..rows.start + range.end).collect::<Vec<_>>()
+        };
         if each < BY_THEMSELVES {
-            for range in flow.plan(self.count * each).ranges() {
+            for range in plan(numbers) {
                 let context = given.embedding(flow, &mut range.clone());
                 runs.push((range, context));
             }
         } else {
-            for i in 0..self.count {
+            for i in numbers.start / each..numbers.end.div_ceil(each) {
                 let own = backend.narrow(&self.embedding, 0, i, 1);
-                for range in flow.plan(each).ranges() {
-                    runs.push((i * each + range.start..i * each + range.end, Some(own.clone())));
-                }
+                let rows = numbers.start.max(i * each)..numbers.end.min((i + 1) * each);
+                runs.extend(plan(rows).into_iter().map(|range| (range, Some(own.clone()))));
             }
         }
         flow.sample_runs(&runs, key, how)

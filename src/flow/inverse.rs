@@ -117,17 +117,27 @@ impl<B: Backend> PreparedFlow<B> {
     /// Returns [`Error::Input`] for a conditional flow, which [`condition`](Self::condition) makes one of, [`Error::Transform`] if a transform of your own gives something of a wrong shape, [`Error::Backend`] if
     /// the device failed. A sample that does not converge is no error: see the reports.
     pub fn sample(&self, count: usize, key: Key, how: &Inversion) -> Result<Decoded, Error> {
-        let plan = self.plan(count);
+        self.sample_range(0..count, key, how)
+    }
+
+    /// Draws the samples of these numbers, of as many as one likes: what [`sample`](Self::sample) draws of more than fit into memory, or
+    /// a part of it.
+    ///
+    /// # Errors
+    /// Returns the errors of [`sample`](Self::sample).
+    pub fn sample_range(&self, numbers: Range<usize>, key: Key, how: &Inversion) -> Result<Decoded, Error> {
+        let (first, plan) = (numbers.start, self.plan(numbers.len()));
+        let of_all = |range: &Range<usize>| first + range.start..first + range.end;
         if let Some(own @ FlowCategories::Modelled(density)) = self.categories() {
-            let drawn = density.sample(0, count, key.named("categories"));
+            let drawn = density.sample(first as u64, numbers.len(), key.named("categories"));
             let contexts = Contexts::drawn(own, &drawn);
             let given = Given::<B>::Rows(&contexts);
-            let runs = plan.ranges().map(|range| (range.clone(), given.embedding(self, &mut range.clone())));
+            let runs = plan.ranges().map(|range| (of_all(&range), given.embedding(self, &mut range.clone())));
             let decoded = self.sample_runs(&runs.collect::<Vec<_>>(), key, how)?;
             return Ok(Decoded { categories: Some(drawn), ..decoded });
         }
         self.check_unconditional()?;
-        self.sample_runs(&plan.ranges().map(|range| (range, None)).collect::<Vec<_>>(), key, how)
+        self.sample_runs(&plan.ranges().map(|range| (of_all(&range), None)).collect::<Vec<_>>(), key, how)
     }
 
     /// Draws samples by runs of their numbers, each with the embedding of its contexts, `[n, e]` or `[1, e]`.

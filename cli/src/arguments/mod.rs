@@ -266,7 +266,9 @@ pub(crate) struct Score {
 /// of couplings (realnvp, glow, nsf) is a formula which explodes for some rows if they were trained for a short time: rows
 /// that are not finite are an error. That of flowpp is a search, whose rows have a status too.
 ///
-/// Row i is a function of the seed and i: in the library, `sample(n, Key::new(seed), &Inversion::for_backend::<B>())`.
+/// Row i is a function of the seed and i: in the library, `sample(n, Key::new(seed), &Inversion::for_backend::<B>())`. More than 524,288
+/// numbers are drawn in pieces of so many (`sample_range`), of which .csv and .npy files get one after the other: there may be more
+/// than fit into memory, and --resume goes on where the command was cut off.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -276,7 +278,9 @@ Examples:
   resflow sample board -n 20000 --out board.png           a picture, for two columns
   resflow sample digits -n 100 --out digits.png           a grid of images
   resflow sample classes --class 3,8 -n 10 --out some.png ten of each class, of a model given the class
-  resflow sample digits -n 1000 --out digits.npy --bytes  [n, h, w, c]")]
+  resflow sample digits -n 1000 --out digits.npy --bytes  [n, h, w, c]
+  resflow sample run -n 100000000 --out new.npy --resume  goes on where it was cut off
+  mpirun -n 4 resflow sample run -n 1000000 --out new.csv --out-parts   a file each (feature `mpi`)")]
 pub(crate) struct Sample {
     #[command(flatten)]
     pub(crate) model: Model,
@@ -309,6 +313,8 @@ pub(crate) struct Sample {
     /// Write images to .npy as bytes
     #[arg(long)]
     pub(crate) bytes: bool,
+    #[command(flatten)]
+    pub(crate) resuming: Resuming,
     /// The seed
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) seed: u64,
@@ -356,7 +362,7 @@ pub(crate) struct Encode {
 ///
 /// Z has d columns, or is a file of `resflow encode`, whose columns log_det and se are ignored. A .csv file gets the
 /// data's columns, log_det (log|det ∂x/∂z| = −log|det ∂z/∂x|, nats) and se; a .npy file the data alone, [n, d], or
-/// [n, c, h, w] of images.
+/// [n, c, h, w] of images. A large Z without contexts stays in its file and is decoded piece by piece.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -376,6 +382,10 @@ pub(crate) struct Decode {
     /// Of a model of images given their class: the class, by name or number, one for all rows of Z or one for each
     #[arg(long, value_name = "CLASS,CLASS")]
     pub(crate) class: Option<String>,
+    #[command(flatten)]
+    pub(crate) largeness: Largeness,
+    #[command(flatten)]
+    pub(crate) resuming: Resuming,
     #[command(flatten)]
     pub(crate) output: Coordinates,
 }

@@ -94,16 +94,20 @@ fn spread<T>(cells: Vec<T>, dropped: &[usize], nothing: impl Fn() -> T) -> Vec<T
 
 /// Columns of one length as CSV.
 pub(crate) fn csv(columns: &[Column]) -> String {
-    let line = |cells: Vec<String>| cells.join(",") + "\n";
-    let rows = columns.first().map_or(0, |column| column.cells.len());
     // names that could be numbers are told from a row of them by their quotes
     let always = columns.iter().any(|column| column.name.parse::<f64>().is_ok());
     let name = |name: &str| if always { format!("\"{}\"", name.replace('"', "\"\"")) } else { quoted(name) };
-    let mut text = line(columns.iter().map(|column| name(&column.name)).collect());
-    for row in 0..rows {
-        text += &line(columns.iter().map(|column| column.cells.text(row)).collect());
-    }
-    text
+    line(columns.iter().map(|column| name(&column.name)).collect()) + &csv_rows(columns)
+}
+
+/// The same below their names.
+pub(crate) fn csv_rows(columns: &[Column]) -> String {
+    let rows = columns.first().map_or(0, |column| column.cells.len());
+    (0..rows).map(|row| line(columns.iter().map(|column| column.cells.text(row)).collect())).collect()
+}
+
+fn line(cells: Vec<String>) -> String {
+    cells.join(",") + "\n"
 }
 
 /// A text as a cell of CSV.
@@ -126,7 +130,8 @@ mod tests {
             Column::new("class", Cells::Words(vec![Some("a, b".to_owned()), Some("c".to_owned())])),
         ];
         let columns = columns.map(|column| Column { cells: column.cells.with_rows(&[1]), ..column });
-        assert_eq!(csv(&columns), "log_prob,outlier,class\n-1.0,0,\"a, b\"\nNaN,NaN,NaN\n0.1,1,c\n");
+        let rows = "-1.0,0,\"a, b\"\nNaN,NaN,NaN\n0.1,1,c\n";
+        assert_eq!((csv(&columns), csv_rows(&columns)), (format!("log_prob,outlier,class\n{rows}"), rows.to_owned()));
     }
 
     #[test]

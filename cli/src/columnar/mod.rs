@@ -30,7 +30,7 @@ mod writing;
 use std::fs::File;
 use std::io::Read;
 
-pub(crate) use column::{Cells, Column, columns_with, csv};
+pub(crate) use column::{Cells, Column, columns_with, csv, csv_rows};
 #[cfg(feature = "parquet")]
 pub(crate) use reading::read;
 #[cfg(not(feature = "parquet"))]

@@ -1,4 +1,4 @@
-//! What the numbers of scores and latents are a function of, by which unfinished work is known again.
+//! What the numbers of scores, latents and samples are a function of, by which unfinished work is known again.
 
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -12,29 +12,34 @@ use crate::cluster::instructions;
 use crate::model::Stored;
 use crate::unfinished::Nature;
 
-/// That of work on the rows of a file; `settings` are the command's own.
+/// That of work with a model, on the rows of a file where there is one; `settings` are the command's own.
 pub(crate) fn nature<B: Backend>(
     stored: &Stored,
     backend: &B,
-    (data, rows): (&Path, &dyn StoredRows),
+    data: Option<(&Path, &dyn StoredRows)>,
     settings: &[(&str, String)],
 ) -> Result<Nature> {
     let path = stored.path();
     let model = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let files = files(data).with_context(|| data.display().to_string())?;
-    let common = [
+    let mut common = vec![
         ("model", format!("{:016x}, {} bytes", digest_of_bytes(&model), model.len())),
         ("program", env!("CARGO_PKG_VERSION").to_owned()),
         ("processor", instructions()),
         ("device", format!("{}, {}", backend.name(), stored.precision.name())),
-        ("data", format!("{} rows of {} numbers, {files}", rows.rows(), rows.width())),
     ];
+    if let Some((data, rows)) = data {
+        common.push(("data", format!("{} rows of {} numbers, {}", rows.rows(), rows.width(), files(data)?)));
+    }
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     Ok(common.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(settings).collect())
 }
 
 /// The lengths of a file, or of a folder's files, and when they were changed.
-fn files(path: &Path) -> std::io::Result<String> {
+pub(crate) fn files(path: &Path) -> Result<String> {
+    described(path).with_context(|| path.display().to_string())
+}
+
+fn described(path: &Path) -> std::io::Result<String> {
     let state = |path: &Path| {
         let found = std::fs::metadata(path)?;
         let modified = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());

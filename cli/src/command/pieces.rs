@@ -1,5 +1,6 @@
-//! Rows, or images, that stay in their files, piece by piece. Of several processes each takes every so many-th piece, and rank 0 gets what they
-//! make of them in the order of the rows; or each takes pieces that follow one another, and keeps what it makes of them in files of its own.
+//! Many rows, or images, piece by piece: those that stay in their files, and those that are drawn. Of several processes each takes every so
+//! many-th piece, and rank 0 gets what they make of them in the order of the rows; or all make each piece together; or each takes pieces that
+//! follow one another, and keeps what it makes of them in files of its own.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use resflow::backend::Key;
 use resflow::data::{Dataset, StoredRows};
-use resflow::group::collective;
+use resflow::group::{Group, collective};
 
 use crate::cluster;
 use crate::evaluate;
@@ -61,16 +62,20 @@ pub(crate) struct Division {
 impl Division {
     /// Divides the rows of a file; `is_apart` gives each process those that follow one another.
     pub(crate) fn of(rows: &dyn StoredRows, is_apart: bool) -> Result<Self> {
+        Self::new(ranges(rows), is_apart)
+    }
+
+    /// Divides pieces of rows that follow one another.
+    pub(crate) fn new(mut pieces: Vec<Range<usize>>, is_apart: bool) -> Result<Self> {
         let (rank, size) = cluster::group().map_or((0, 1), |group| (group.rank(), group.size()));
-        let mut pieces = ranges(rows);
+        let rows = pieces.last().map_or(0, |range| range.end);
         let most = pieces.len().div_ceil(size);
         if is_apart {
             let count = pieces.len();
             if count < size {
                 return Err(usage(format_args!(
-                    "--out-parts: {} rows are read in {count} pieces, of which some of {size} processes would have none; \
-                     start at most {count}",
-                    rows.rows()
+                    "--out-parts: {rows} rows are taken in {count} pieces, of which some of {size} processes would have none; \
+                     start at most {count}"
                 )));
             }
             pieces = pieces[rank * count / size..(rank + 1) * count / size].to_vec();
@@ -80,6 +85,12 @@ impl Division {
 
     pub(crate) fn is_apart(&self) -> bool {
         self.is_apart
+    }
+
+    /// The pieces behind the first rows of this process's files.
+    fn left(&self, done: usize) -> &[Range<usize>] {
+        let first = self.rows().start + done;
+        &self.pieces[self.pieces.partition_point(|range| range.start < first)..]
     }
 
     /// The rows that go into this process's files.
@@ -146,32 +157,10 @@ pub(crate) fn in_pieces(
     mut take: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<bool> {
     let mut made = |range: Range<usize>| make(Piece::read(rows, range, key)?);
-    let first = division.rows().start + done;
-    let pieces: Vec<_> = division.pieces.iter().filter(|range| range.start >= first).cloned().collect();
-    let Some(group) = cluster::group() else {
-        for range in pieces {
-            if is_interrupted() {
-                return Ok(false);
-            }
-            take(&made(range)?)?;
-        }
-        return Ok(true);
+    let Some(group) = cluster::group().filter(|_| !division.is_apart) else {
+        return alone(division, done, made, |piece| take(&piece));
     };
-    if division.is_apart {
-        // as many rounds for all, whatever is done of each: in every one they hear of each other
-        let mut pieces = pieces.into_iter();
-        for _ in 0..division.most {
-            if let Some(range) = pieces.next() {
-                take(&made(range)?)?;
-            }
-            let stopped = u8::from(is_interrupted() && pieces.len() > 0);
-            if collective::gather(&*group, vec![stopped])?.iter().any(|stopped| *stopped == [1]) {
-                return Ok(false);
-            }
-        }
-        return Ok(true);
-    }
-    for round in pieces.chunks(group.size()) {
+    for round in division.left(done).chunks(group.size()) {
         let own = round.get(group.rank()).cloned().map_or(Ok(Vec::new()), &mut made)?;
         let all = collective::gather(&*group, joined([&own, &[u8::from(is_interrupted())]]))?;
         let all = all.iter().map(|message| parts(message)).collect::<Result<Vec<[&[u8]; 2]>>>()?;
@@ -185,6 +174,64 @@ pub(crate) fn in_pieces(
         }
     }
     Ok(true)
+}
+
+/// The same of pieces that all processes make together, unless each writes its own: those behind the first rows, which are `done`.
+pub(crate) fn together<T>(
+    division: &Division,
+    done: usize,
+    mut make: impl FnMut(Range<usize>) -> Result<T>,
+    mut take: impl FnMut(T) -> Result<()>,
+) -> Result<bool> {
+    let Some(group) = cluster::group().filter(|_| !division.is_apart) else {
+        return alone(division, done, make, take);
+    };
+    let mut pieces = division.left(done).iter();
+    while let Some(range) = pieces.next() {
+        let made = make(range.clone())?;
+        if group.rank() == 0 {
+            take(made)?;
+        }
+        if stopped_by_any(&*group, pieces.len() > 0)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The same of pieces that go into this process's own files.
+fn alone<T>(
+    division: &Division,
+    done: usize,
+    mut make: impl FnMut(Range<usize>) -> Result<T>,
+    mut take: impl FnMut(T) -> Result<()>,
+) -> Result<bool> {
+    let mut pieces = division.left(done).iter();
+    let Some(group) = cluster::group() else {
+        for range in pieces {
+            if is_interrupted() {
+                return Ok(false);
+            }
+            take(make(range.clone())?)?;
+        }
+        return Ok(true);
+    };
+    // as many rounds for all, whatever is done of each: in every one they hear of each other
+    for _ in 0..division.most {
+        if let Some(range) = pieces.next() {
+            take(make(range.clone())?)?;
+        }
+        if stopped_by_any(&*group, pieces.len() > 0)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a process that has pieces left was told to stop.
+fn stopped_by_any(group: &dyn Group, has_more: bool) -> Result<bool> {
+    let stopped = u8::from(is_interrupted() && has_more);
+    Ok(collective::gather(group, vec![stopped])?.iter().any(|stopped| *stopped == [1]))
 }
 
 /// Shows rank 0 what the others tell of their parts in the end, in order; nothing of files that all wrote together.
@@ -216,6 +263,16 @@ pub(crate) fn parts<const N: usize>(message: &[u8]) -> Result<[&[u8]; N]> {
         (*part, rest) = (own, others);
     }
     Ok(found)
+}
+
+/// Numbers in a message.
+pub(crate) fn to_bytes(values: &[f64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// The numbers of a message.
+pub(crate) fn numbers(bytes: &[u8]) -> Vec<f64> {
+    bytes.chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap_or_default())).collect()
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ fn rows_in_a_file_are_rows_in_memory() {
     // several pieces, so that their order tells
     let (rows, width) = (12_000, 50);
     write(&folder.path("rows.npy"), rows, width);
+    write(&folder.path("small.npy"), 20, 3);
     folder.write("rows.csv", csv(rows, width));
     folder.write("plain.toml", format!("{TINY}fit_base = false\n"));
     let fit = "--config plain.toml --model realnvp --large 500000";
@@ -91,6 +92,19 @@ fn rows_in_a_file_are_rows_in_memory() {
     let array = |name: &str| resflow::data::npy::read(&std::fs::read(folder.path(name)).expect("written")).expect("z");
     let (streamed, resident) = (array("z10.npy"), array("z100000000.npy"));
     assert!(streamed.values().iter().zip(resident.values()).all(|(a, b)| (a - b).abs() < 1e-4));
+    // and back
+    for large in [10, 100_000_000] {
+        let decode = format!("decode streamed z10.npy --large {large}");
+        folder.succeed(&format!("{decode} --out x{large}.csv --log-det m{large}.csv"));
+        folder.succeed(&format!("{decode} --out x{large}.npy"));
+    }
+    close(&folder, "x10.csv", "x100000000.csv");
+    close(&folder, "m10.csv", "m100000000.csv");
+    let (streamed, resident) = (array("x10.npy"), array("x100000000.npy"));
+    assert!(streamed.values().len() == rows * width);
+    assert!(streamed.values().iter().zip(resident.values()).all(|(a, b)| (a - b).abs() < 1e-4));
+    let fewer = folder.fail("decode streamed small.npy --large 10 --out no.csv", 2);
+    assert!(fewer.contains("3 columns of latent coordinates, the model has 50"), "{fewer}");
     let json = |large: usize| -> serde_json::Value {
         let line = format!("score streamed rows.npy --json --contamination 0.02 --large {large}");
         serde_json::from_str(&folder.succeed(&line)).expect("an object")

@@ -1,4 +1,4 @@
-//! Scores and latents of large tables that are killed, interrupted or out of disk: going on ends with the same bytes and the same
+//! Scores and latents of large tables, and samples, that are killed, interrupted or out of disk: going on ends with the same bytes and the same
 //! report; what was left of other work is refused.
 
 use std::process::Command;
@@ -95,6 +95,35 @@ fn kills_change_no_latents() {
     assert_nothing_left(&folder);
 }
 
+/// Samples, and latents that are decoded, to arrays and lines.
+#[test]
+fn kills_change_no_samples() {
+    let folder = folder();
+    let line = format!("sample run -n {ROWS} --seed 4 --threads 1");
+    let begin = Instant::now();
+    let told = folder.succeed(&format!("{line} --out whole.npy"));
+    let again = kill(&folder, &line, "out.npy", begin.elapsed());
+    assert_eq!(told, again.replace("out.npy", "whole.npy"));
+    assert_equal(&folder, "whole.npy", "out.npy");
+    // the same rows as lines
+    folder.succeed(&format!("{line} --out whole.csv"));
+    let array = resflow::data::npy::read(&std::fs::read(folder.path("whole.npy")).expect("written")).expect("rows");
+    let lines: Vec<f64> = folder.table("whole.csv").1.concat();
+    assert_eq!(array.values(), lines);
+    // what fits into one piece is drawn at once
+    folder.succeed("sample run -n 500 --seed 4 --threads 1 --out few.csv");
+    let (few, many) = (folder.table("few.csv").1.concat(), &lines[..500 * WIDTH]);
+    assert!(few.iter().zip(many).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + a.abs())));
+    let line = "decode run z.npy --large 10 --threads 1 --log-det beside.csv";
+    folder.succeed("encode run rows.npy --large 10 --out z.npy");
+    let begin = Instant::now();
+    folder.succeed(&format!("{} --out whole.csv", line.replace("beside", "whole-beside")));
+    kill(&folder, line, "out.csv", begin.elapsed());
+    assert_equal(&folder, "whole.csv", "out.csv");
+    assert_equal(&folder, "whole-beside.csv", "beside.csv");
+    assert_nothing_left(&folder);
+}
+
 #[test]
 fn an_interruption_is_gone_on_with() {
     let folder = folder();
@@ -175,6 +204,15 @@ fn what_cannot_be_gone_on_with_is_said() {
             assert!(refused.contains(why) && refused.contains(option), "{refused}");
         }
     }
+    for (words, why) in [("--out out.png", "written at once"), ("--out -", "is no file")] {
+        for option in ["--resume", "--out-parts"] {
+            let refused = folder.fail(&format!("sample run -n 10 {words} {option}"), 2);
+            assert!(refused.contains(why) && refused.contains(option), "{refused}");
+        }
+    }
+    folder.succeed("sample run -n 10 --out drawn.npy");
+    folder.succeed("sample run -n 10 --out drawn.npy --out-parts");
+    assert_equal(&folder, "drawn.npy", "drawn.00000-of-00001.npy");
     let line = "score run rows.npy --large 10 --out out.csv";
     let run = folder.run(&format!("{line} --resume"));
     assert!(run.status.success() && text(&run.stderr).contains("nothing to go on with"), "{}", text(&run.stderr));

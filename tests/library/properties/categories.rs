@@ -278,6 +278,13 @@ fn files_and_devices_keep_the_model() {
     assert_eq!(score(&again), score(&flow));
     let draws = |flow: &Flow<NdArray<f64>>| flow.sample(20, Key::new(26)).expect("samples");
     let (a, b) = (draws(&again), draws(&flow));
+    let how = Inversion::for_backend::<NdArray<f64>>();
+    let part = flow.prepare().sample_range(7..12, Key::new(26), &how).expect("samples");
+    let whole = a.categories.as_ref().expect("categories");
+    let width = whole.codes().len() / 20;
+    assert_eq!(part.categories.expect("categories").codes(), &whole.codes()[7 * width..12 * width]);
+    let of_part = &a.samples.values()[7 * a.samples.width()..12 * a.samples.width()];
+    assert!(part.samples.values().iter().zip(of_part).all(|(a, b)| (a - b).abs() < 1e-6));
     assert_eq!((a.samples, a.categories), (b.samples, b.categories));
     let single = flow.to_backend(NdArray::<f32>::new()).expect("a model");
     let found = single.log_prob(&data, Key::new(25)).expect("rows").values;

@@ -311,6 +311,28 @@ fn samples_are_in_the_order_of_their_contexts() {
 }
 
 #[test]
+fn a_range_of_samples_is_a_part_of_all() {
+    let how = Inversion::for_backend::<Cpu>();
+    for config in all() {
+        let flow = told(&config, true, Key::new(47)).prepare();
+        let d = flow.dimension();
+        let c = rows(3, K, Key::new(48));
+        let at = flow.condition(&c).expect("contexts");
+        // with others, and by themselves
+        for each in [4, 70] {
+            let whole = at.sample(each, Key::new(49)).expect("samples").samples;
+            for (first, end) in [(0, each + 1), (each + 1, 3 * each - 1), (3 * each - 1, 3 * each), (2, 2)] {
+                let part = at.sample_range(each, first..end, Key::new(49), &how).expect("samples").samples;
+                let what = format!("{}, {each} of each, {first}..{end}", config.family());
+                near(&what, part.values(), &whole.values()[first * d..end * d], 1e-6);
+            }
+            let beyond = at.sample_range(each, 0..3 * each + 1, Key::new(49), &how).expect_err("no fourth context");
+            assert!(beyond.to_string().contains("of each context"), "{beyond}");
+        }
+    }
+}
+
+#[test]
 fn one_context_is_embedded_once_for_all_samples() {
     let flow = told(&rows_of(Family::Residual).into(), false, Key::new(51)).prepare();
     let c = rows(1, K, Key::new(52));

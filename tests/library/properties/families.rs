@@ -142,6 +142,21 @@ pub(crate) fn archive_bytes(trainer: &Trainer<Cpu>) -> Vec<u8> {
 }
 
 #[test]
+fn a_range_of_samples_is_a_part_of_all() {
+    let how = Inversion::for_backend::<Cpu>();
+    for config in all() {
+        let flow = Flow::new(cpu(), &config, Key::new(31)).expect("a configuration").prepare();
+        let whole = flow.sample(9, Key::new(32), &how).expect("samples");
+        let part = flow.sample_range(4..8, Key::new(32), &how).expect("samples");
+        let d = flow.dimension();
+        let apart = part.samples.values().iter().zip(&whole.samples.values()[4 * d..]).map(|(a, b)| (a - b).abs());
+        let apart = apart.fold(0.0, f64::max);
+        assert!(part.reports.len() == 4 && apart < 1e-6, "{}, {:?}: {apart}", config.family(), config.sample_shape());
+        assert!(flow.sample_range(3..3, Key::new(32), &how).expect("no samples").reports.is_empty());
+    }
+}
+
+#[test]
 fn training_improves_every_family() {
     for config in all() {
         let mut run = trainer(&config, 150);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use resflow::backend::Backend;
-use resflow::data::npy::RowWriter;
+use resflow::data::npy::{self, Element};
 use resflow::data::{StoredRows, csv};
 
 use super::tell;
@@ -10,7 +10,7 @@ use crate::arguments::Encode;
 use crate::cluster;
 use crate::command::coordinates::{ERROR, LOG_DET, finite, latent_names};
 use crate::command::nature::nature;
-use crate::command::pieces::{Division, Piece, gather_totals, in_pieces, joined, parts, rows_done};
+use crate::command::pieces::{Division, Piece, gather_totals, in_pieces, joined, numbers, parts, rows_done, to_bytes};
 use crate::evaluate::{self, Latent};
 use crate::failure::{interrupted, usage};
 use crate::model::Stored;
@@ -39,7 +39,7 @@ pub(super) fn encode<B: Backend>(arguments: &Encode, stored: &Stored, rows: &dyn
         ("--log-det", output.log_det.as_ref().map_or("none".to_owned(), |path| path.display().to_string())),
         ("--seed", output.seed.to_string()),
     ];
-    let of = || nature(stored, flow.backend(), (&arguments.data, rows), &settings);
+    let of = || nature(stored, flow.backend(), Some((&arguments.data, rows)), &settings);
     let (mut out, before) = Unfinished::open(&outputs, arguments.resuming, &[&arguments.data, stored.path()], of)?;
     let mut done = rows_done(&division, &out, &before)?;
     let [mut lost, mut astray] = match &before.state {
@@ -56,11 +56,10 @@ pub(super) fn encode<B: Backend>(arguments: &Encode, stored: &Stored, rows: &dyn
         |Piece { data, first, key, .. }| {
             let mut latent = Latent::default();
             latent.add(&prepared, data.samples(), first, key)?;
-            let numbers = |values: &[f64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
             Ok(joined([
-                &numbers(&latent.z),
-                &numbers(&latent.log_det),
-                &numbers(&latent.standard_error),
+                &to_bytes(&latent.z),
+                &to_bytes(&latent.log_det),
+                &to_bytes(&latent.standard_error),
                 &(latent.astray as u64).to_le_bytes(),
             ]))
         },
@@ -84,9 +83,9 @@ pub(super) fn encode<B: Backend>(arguments: &Encode, stored: &Stored, rows: &dyn
                 bail!("there are values that are not finite; a .csv file can hold them");
             } else {
                 if first {
-                    out.add(0, &header(division.rows().len(), d)?)?;
+                    out.add(0, &npy::header(&[division.rows().len(), d], Element::F8)?)?;
                 }
-                out.add(0, &z.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
+                out.add(0, &to_bytes(&z))?;
             }
             out.count(done, || state(lost, astray))
         },
@@ -133,13 +132,6 @@ fn is_array(arguments: &Encode, rows: &dyn StoredRows) -> Result<bool> {
     }
 }
 
-/// What an array of rows begins with.
-fn header(rows: usize, width: usize) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    RowWriter::new(rows, width, &mut bytes)?;
-    Ok(bytes)
-}
-
 /// A number that another process or a record has told; none of bytes that are none.
 fn count(bytes: &[u8]) -> usize {
     bytes.try_into().map_or(0, u64::from_le_bytes) as usize
@@ -150,8 +142,4 @@ fn lines(names: &[String], first: bool, values: Vec<f64>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     csv::write_values(first.then_some(names), names.len(), &values, &mut bytes)?;
     Ok(bytes)
-}
-
-fn numbers(bytes: &[u8]) -> Vec<f64> {
-    bytes.chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap_or_default())).collect()
 }

@@ -46,7 +46,7 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
     let own = arguments.out.as_deref().map(|path| division.name(path));
     let outputs: Vec<_> = own.iter().map(|path| ("--out", &**path)).collect();
     let settings = settings(arguments, &division);
-    let of = || nature(stored, flow.backend(), (data, rows), &settings);
+    let of = || nature(stored, flow.backend(), Some((data, rows)), &settings);
     let (mut out, done) = Unfinished::open(&outputs, arguments.resuming, &[data, stored.path()], of)?;
     let before = rows_done(&division, &out, &done)?;
     let to_write = division.rows();
@@ -66,13 +66,9 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
             let own = Tally::of(&scores, range.start, |error| is_large(arguments, model, error));
             let found = percentiles.as_ref().map(Counted::of);
             let text = if arguments.out.is_some() {
-                let text = columnar::csv(&scored(model, &scores, is_bound, percentiles.as_ref(), (None, None), &[]));
+                let columns = scored(model, &scores, is_bound, percentiles.as_ref(), (None, None), &[]);
                 // names are those of the first row
-                if range.start == to_write.start {
-                    text
-                } else {
-                    text.split_once('\n').map_or(String::new(), |(_, rows)| rows.into())
-                }
+                if range.start == to_write.start { columnar::csv(&columns) } else { columnar::csv_rows(&columns) }
             } else {
                 String::new()
             };

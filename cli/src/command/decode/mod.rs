@@ -1,5 +1,7 @@
 //! `resflow decode`: latent points back to rows or images, with log dets.
 
+mod large;
+
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -36,6 +38,18 @@ pub(crate) fn run(arguments: &Decode) -> Result<()> {
     if modelled && arguments.given.is_none() {
         options.categories.extend(own.iter().map(|column| column.name().to_owned()));
     }
+    if !modelled
+        && stored.given().is_none()
+        && stored.classes().is_none()
+        && arguments.given.is_none()
+        && arguments.class.is_none()
+        && let Some(rows) = arguments.largeness.open(&arguments.z, &options)?
+    {
+        return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
+            large::decode(arguments, &stored, &*rows, backend)
+        });
+    }
+    arguments.resuming.check_in_memory(arguments.z.display())?;
     let rows = reading::rows(&arguments.z, &options)?;
     let contexts = match &arguments.given {
         Some(path) if modelled => Some(categories(path, own)?),
