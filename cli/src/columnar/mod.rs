@@ -17,6 +17,8 @@ mod reading;
 #[cfg(not(feature = "parquet"))]
 mod refusal;
 #[cfg(feature = "parquet")]
+mod sharing;
+#[cfg(feature = "parquet")]
 mod table;
 #[cfg(all(test, feature = "parquet"))]
 mod tests;

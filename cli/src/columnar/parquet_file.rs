@@ -1,5 +1,7 @@
 //! Parquet (<https://parquet.apache.org/docs/file-format/>), of which only the chosen columns are read.
 
+use std::ops::Range;
+
 use anyhow::{Context as _, Result, bail};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -18,7 +20,7 @@ const BATCH: usize = 1 << 13;
 
 /// Reads a file, or its bytes.
 pub(super) fn read<R: ChunkReader + 'static>(source: R, options: &ReadOptions) -> Result<Reading> {
-    let mut file = Opened::new(source, options)?;
+    let mut file = Opened::new(source, options, None)?;
     for batch in file.batches.by_ref() {
         file.table.add(&batch?, file.bytes)?;
     }
@@ -33,13 +35,15 @@ pub(super) fn read<R: ChunkReader + 'static>(source: R, options: &ReadOptions) -
 struct Opened {
     table: Table,
     batches: ParquetRecordBatchReader,
-    /// The rows that it announces.
+    /// The rows that it announces, and those of each row group.
     rows: usize,
+    groups: Vec<usize>,
     bytes: u64,
 }
 
 impl Opened {
-    fn new<R: ChunkReader + 'static>(source: R, options: &ReadOptions) -> Result<Self> {
+    /// Opens a file, or some row groups of it.
+    fn new<R: ChunkReader + 'static>(source: R, options: &ReadOptions, part: Option<Range<usize>>) -> Result<Self> {
         let bytes = source.len();
         let file = ArrowReaderMetadata::load(&source, ArrowReaderOptions::new())?;
         let rows = file.metadata().file_metadata().num_rows();
@@ -52,9 +56,18 @@ impl Opened {
         table.check(rows, bytes)?;
         let mask = ProjectionMask::roots(file.parquet_schema(), table.places().iter().copied());
         check_pages(&source, file.metadata(), &mask)?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, file);
+        let groups = file.metadata().row_groups().iter().map(|group| usize::try_from(group.num_rows()));
+        let groups: Vec<usize> = groups.collect::<Result<_, _>>().context("a row group announces less than no rows")?;
+        if groups.iter().try_fold(0, |sum: usize, rows| sum.checked_add(*rows)) != Some(rows) {
+            bail!("its row groups have other rows than it announces");
+        }
+        let rows = part.as_ref().map_or(rows, |part| groups[part.clone()].iter().sum());
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, file);
+        if let Some(part) = part {
+            builder = builder.with_row_groups(part.collect());
+        }
         let batches = builder.with_projection(mask).with_batch_size(BATCH).build()?;
-        Ok(Self { table, batches, rows, bytes })
+        Ok(Self { table, batches, rows, groups, bytes })
     }
 }
 
@@ -62,10 +75,19 @@ impl Opened {
 pub(super) struct Rows(Opened);
 
 impl Rows {
-    /// Opens a file; `None` if columns that were chosen are no numbers, or may be an index.
-    pub(super) fn open<R: ChunkReader + 'static>(source: R, options: &ReadOptions) -> Result<Option<Self>> {
-        let opened = Opened::new(source, options)?;
+    /// Opens a file, or some row groups of it; `None` if columns that were chosen are no numbers, or may be an index.
+    pub(super) fn open<R: ChunkReader + 'static>(
+        source: R,
+        options: &ReadOptions,
+        part: Option<Range<usize>>,
+    ) -> Result<Option<Self>> {
+        let opened = Opened::new(source, options, part)?;
         Ok(opened.table.is_plain(options).then_some(Self(opened)))
+    }
+
+    /// The rows of each row group of the whole file.
+    pub(super) fn groups(&self) -> &[usize] {
+        &self.0.groups
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -81,6 +103,16 @@ impl Rows {
         self.0.table.names()
     }
 
+    /// The cells of each column that were rounded so far.
+    pub(super) fn rounded(&self) -> &[usize] {
+        self.0.table.rounded()
+    }
+
+    /// Counts cells that others have rounded.
+    pub(super) fn add_rounded(&mut self, cells: impl Iterator<Item = usize>) {
+        self.0.table.add_rounded(cells);
+    }
+
     /// What was decided so far.
     pub(super) fn notes(&self) -> Vec<Note> {
         self.0.table.notes()
@@ -88,7 +120,7 @@ impl Rows {
 
     /// The next rows, row by row, NaN where a value is missing.
     pub(super) fn next_batch(&mut self) -> Result<Option<Vec<f64>>> {
-        let Opened { table, batches, rows, bytes } = &mut self.0;
+        let Opened { table, batches, rows, bytes, .. } = &mut self.0;
         match batches.next() {
             Some(batch) => {
                 table.add(&batch?, *bytes)?;

@@ -146,6 +146,16 @@ impl Table {
         (0..rows).flat_map(|row| columns.iter().map(move |column| column[row])).collect()
     }
 
+    /// The cells of each column that is read which were rounded so far.
+    pub(super) fn rounded(&self) -> &[usize] {
+        &self.rounded
+    }
+
+    /// Counts cells that were rounded elsewhere.
+    pub(super) fn add_rounded(&mut self, cells: impl Iterator<Item = usize>) {
+        self.rounded.iter_mut().zip(cells).for_each(|(own, others)| *own += others);
+    }
+
     /// What was decided, and found so far.
     pub(super) fn notes(&self) -> Vec<Note> {
         let rounded = self.places.iter().zip(&self.rounded).filter(|(_, cells)| **cells > 0);

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Fit) -> Result<()> {
         let path = file_of(&arguments.data);
         match largeness.open_images(path, &options, Some(Split::Train), group.as_deref())? {
             Some(images) => Some(Box::new(images) as Rows),
-            None => largeness.open(path, &options)?,
+            None => largeness.open(path, &options, group.as_deref())?,
         }
     } else {
         None

@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &Report) -> Result<()> {
     let state = || read_archive(&checkpoint).ok();
     let largeness = arguments.largeness.as_begun(state, None)?;
     let alone = arguments.weight.is_none() && stored.given().is_none();
-    let large = if alone { largeness.open(file_of(&arguments.data), &options)? } else { None };
+    let large = if alone { largeness.open(file_of(&arguments.data), &options, None)? } else { None };
     let data = if let Some(rows) = large {
         scan(rows, None)?
     } else {

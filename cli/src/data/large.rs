@@ -77,8 +77,9 @@ impl Largeness {
         })
     }
 
-    /// The rows of a file that is large and whose rows can be read as they are needed; nothing of any other.
-    pub(crate) fn open(self, path: &Path, options: &ReadOptions) -> Result<Option<Rows>> {
+    /// The rows of a file that is large and whose rows can be read as they are needed; nothing of any other. The processes of a group, all of
+    /// which come here, divide the unpacking of a Parquet file.
+    pub(crate) fn open(self, path: &Path, options: &ReadOptions, group: Option<&dyn Group>) -> Result<Option<Rows>> {
         let name = path.display().to_string();
         let failed = |error| reading::refused(error, options.model.as_ref());
         // a pipe can be read but once
@@ -111,7 +112,11 @@ impl Largeness {
                 Err(error) => return Err(failed(error)),
             }
         } else {
-            match self.unpacked(path, &head, options).map_err(failed)? {
+            let unpacked = self.unpacked(path, &head, options, group).map_err(|error| match error {
+                Error::Data(error) => failed(error),
+                error => error.into(),
+            });
+            match unpacked? {
                 Some((rows, notes)) => (rows, notes, "unpacked into a temporary file (TMPDIR is its folder)"),
                 None => return Ok(None),
             }
@@ -203,19 +208,33 @@ impl Largeness {
 
     /// The rows of a Parquet file.
     #[cfg(feature = "parquet")]
-    fn unpacked(self, path: &Path, head: &[u8], options: &ReadOptions) -> Result<Option<(Rows, Vec<Note>)>, DataError> {
+    fn unpacked(
+        self,
+        path: &Path,
+        head: &[u8],
+        options: &ReadOptions,
+        group: Option<&dyn Group>,
+    ) -> Result<Option<(Rows, Vec<Note>)>, Error> {
         if Kind::of(head) != Some(Kind::Parquet) {
             return Ok(None);
         }
-        let is_large = |rows, width| self.holds(rows, width);
-        let found = unpack(path, options, is_large);
-        let found = found.map_err(|source| DataError::File { path: path.to_owned(), source: source.into() })?;
+        let found = unpack(path, options, |rows, width| self.holds(rows, width), group);
+        let found = found.map_err(|error| match error {
+            Error::Data(source) => DataError::File { path: path.to_owned(), source: source.into() }.into(),
+            error => error,
+        })?;
         Ok(found.map(|(rows, notes)| (Box::new(rows) as Rows, notes)))
     }
 
     #[cfg(not(feature = "parquet"))]
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "with the feature it unpacks, and may fail")]
-    fn unpacked(self, _: &Path, _: &[u8], _: &ReadOptions) -> Result<Option<(Rows, Vec<Note>)>, DataError> {
+    fn unpacked(
+        self,
+        _: &Path,
+        _: &[u8],
+        _: &ReadOptions,
+        _: Option<&dyn Group>,
+    ) -> Result<Option<(Rows, Vec<Note>)>, Error> {
         Ok(None)
     }
 

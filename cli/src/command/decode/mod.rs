@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &Decode) -> Result<()> {
         && stored.classes().is_none()
         && arguments.given.is_none()
         && arguments.class.is_none()
-        && let Some(rows) = arguments.largeness.open(&arguments.z, &options)?
+        && let Some(rows) = arguments.largeness.open(&arguments.z, &options, cluster::group().as_deref())?
     {
         return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
             large::decode(arguments, &stored, &*rows, backend)

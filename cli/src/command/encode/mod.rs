@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &Encode) -> Result<()> {
     options.image_size = arguments.size.image_size;
     if options.model.is_some()
         && stored.given().is_none()
-        && let Some(rows) = arguments.largeness.open(&arguments.data, &options)?
+        && let Some(rows) = arguments.largeness.open(&arguments.data, &options, cluster::group().as_deref())?
     {
         return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
             large::encode(arguments, &stored, &*rows, backend)

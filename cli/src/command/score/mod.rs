@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
     let alone = alone && arguments.importance.is_none();
     if options.model.is_some()
         && alone
-        && let Some(rows) = arguments.largeness.open(file_of(&arguments.data), &options)?
+        && let Some(rows) = arguments.largeness.open(file_of(&arguments.data), &options, cluster::group().as_deref())?
     {
         return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
             large::score(arguments, &stored, &*rows, backend)
