@@ -113,6 +113,40 @@ fn images_in_files_are_images_in_memory() {
     folder.succeed("fit bare --out resident --resume --large 10 --steps 14");
     // given their class they are read into memory
     fit("plain", "given", "--given class --large 100");
+    // but scored and encoded from their files, and so are those that are classified, here of two pieces and of other classes
+    let (pixels, labels) = bands(300);
+    write_set(&folder, "labelled", "t10k", &pixels, Some(&labels));
+    write_set(&folder, "labelled", "train", &pixels[..64 * 20], Some(&labels[..20]));
+    let strange: Vec<u8> = labels.iter().map(|label| label + 1).collect();
+    write_set(&folder, "strange", "train", &pixels, Some(&strange));
+    for (model, data) in [("classes-plain", "labelled"), ("classes-plain", "strange"), ("given", "labelled")] {
+        let of = |large: usize| {
+            let told = folder.run(&format!("score {model} {data} --out s.csv --json --large {large}"));
+            let (told, said) = (text(&told.stdout), text(&told.stderr));
+            assert_eq!(said.contains("stay in their files"), large == 10, "{said}");
+            assert_eq!(said.contains("no accuracy"), data == "strange", "{said}");
+            folder.succeed(&format!("encode {model} {data} --out z.npy --large {large}"));
+            let latents = std::fs::read(folder.path("z.npy")).expect("written");
+            (serde_json::from_str::<serde_json::Value>(&told).expect("an object"), folder.read("s.csv"), latents)
+        };
+        let (streamed, resident) = (of(10), of(100_000));
+        assert_eq!(streamed.1, resident.1, "{model} on {data}");
+        assert!(streamed.2 == resident.2, "latents of {model} on {data}");
+        assert_eq!(streamed.1.contains("confidence"), model == "classes-plain");
+        for key in ["rows", "accuracy", "accuracy_se"] {
+            assert_eq!(streamed.0[key], resident.0[key], "{key} of {model} on {data}");
+        }
+        for key in ["cross_entropy", "calibration_error", "mean_log_prob"] {
+            match (streamed.0[key].as_f64(), resident.0[key].as_f64()) {
+                (Some(a), Some(b)) => assert!((a - b).abs() <= 1e-9 * (1.0 + b.abs()), "{key}: {a} and {b}"),
+                (a, b) => assert_eq!(a, b, "{key} of {model} on {data}"),
+            }
+        }
+        let has_quality = model == "classes-plain" && data == "labelled";
+        assert_eq!(streamed.0["accuracy"].is_number(), has_quality);
+    }
+    let told = folder.fail("score given bare --large 10", 2);
+    assert!(told.contains("a density of images given their class, which these do not have"), "{told}");
 }
 
 #[test]

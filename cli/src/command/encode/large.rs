@@ -11,6 +11,7 @@ use crate::cluster;
 use crate::command::coordinates::{ERROR, LOG_DET, finite, latent_names};
 use crate::command::nature::nature;
 use crate::command::pieces::{Division, Piece, gather_totals, in_pieces, joined, numbers, parts, rows_done, to_bytes};
+use crate::data::given::classes_given;
 use crate::evaluate::{self, Latent};
 use crate::failure::{interrupted, usage};
 use crate::model::Stored;
@@ -54,6 +55,7 @@ pub(super) fn encode<B: Backend>(arguments: &Encode, stored: &Stored, rows: &dyn
         &division,
         (done, key),
         |Piece { data, first, key, .. }| {
+            let data = classes_given(data, stored, &name)?;
             let mut latent = Latent::default();
             latent.add(&prepared, data.samples(), first, key)?;
             Ok(joined([

@@ -35,7 +35,6 @@ pub(crate) fn run(arguments: &Encode) -> Result<()> {
     }
     let part = (arguments.part, arguments.rows);
     if let Some(model) = stored.config().filter(|model| model.images().is_some())
-        && stored.given().is_none()
         && let Some(images) = arguments.largeness.open_for(&arguments.data, &options, part, &model)?
     {
         return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use resflow::backend::Backend;
+use resflow::config::ModelConfig;
 use resflow::data::StoredRows;
 
 use super::totals::Tally;
@@ -14,9 +15,12 @@ use crate::columnar;
 use crate::command::nature::nature;
 use crate::command::pieces::{Division, Piece, gather_totals, in_pieces, joined, parts, rows_done};
 use crate::data::file_of;
+use crate::data::given::classes_given;
+use crate::data::labels::{self, Numbers};
 use crate::evaluate;
+use crate::evaluate::classification::{Classified, Judged};
 use crate::evaluate::percentile::{Counted, Percentiles};
-use crate::failure::{interrupted, usage};
+use crate::failure::{interrupted, usage, warn};
 use crate::model::Stored;
 use crate::output::Format;
 use crate::progress::Progress;
@@ -51,9 +55,12 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
     let before = rows_done(&division, &out, &done)?;
     let to_write = division.rows();
     let mut tally = Tally::default();
+    let mut judged = Judged::default();
+    let classes = flow.provenance().classes.clone().filter(|_| model.classes() > 0);
+    let numbers = numbers_of(rows, classes.as_deref(), model, &arguments.data);
     let mut counted = Counted::of_none(reference, arguments.contamination)?;
     if let Some(state) = &done.state {
-        add_state(state, &mut tally, counted.as_mut()).context("the record of unfinished scores")?;
+        add_state(state, &mut tally, counted.as_mut(), &mut judged).context("the record of unfinished scores")?;
     }
     let mut progress = Progress::quiet();
     let evaluated = in_pieces(
@@ -61,22 +68,31 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
         &division,
         (before, key),
         |Piece { range, data, first, key }| {
+            let data = classes_given(data, stored, &arguments.data)?;
             let scores = prepared.log_prob_from(&data, first, key)?;
+            let classified = Classified::of_piece(&prepared, &data, key)?;
+            let labels = data.labels().and_then(|labels| numbers.as_ref()?.of(labels));
+            let right = match (&classified, labels) {
+                (Some(classified), Some(labels)) => classified.judge(&labels)?,
+                _ => Judged::default(),
+            };
             let percentiles = Percentiles::of(&scores, |_| true, reference, arguments.contamination)?;
             let own = Tally::of(&scores, range.start, |error| is_large(arguments, model, error));
             let found = percentiles.as_ref().map(Counted::of);
             let text = if arguments.out.is_some() {
-                let columns = scored(model, &scores, is_bound, percentiles.as_ref(), (None, None), &[]);
+                let classes = (classified.as_ref(), classes.as_deref());
+                let columns = scored(model, &scores, is_bound, percentiles.as_ref(), classes, &[]);
                 // names are those of the first row
                 if range.start == to_write.start { columnar::csv(&columns) } else { columnar::csv_rows(&columns) }
             } else {
                 String::new()
             };
             let bytes = found.as_ref().map_or(Vec::new(), Counted::to_bytes);
-            Ok(joined([&own.to_bytes(), &bytes, text.as_bytes()]))
+            Ok(joined([&own.to_bytes(), &bytes, &right.to_bytes(), text.as_bytes()]))
         },
         |piece| {
-            let [own, percentiles, text] = parts(piece).context("scores of another process")?;
+            let [own, percentiles, right, text] = parts(piece).context("scores of another process")?;
+            judged.add(Judged::from_bytes(right).context("scores of another process")?);
             tally.add(Tally::from_bytes(own).context("scores of another process")?);
             if let Some(counted) = &mut counted {
                 counted.add(percentiles);
@@ -84,7 +100,7 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
             if arguments.out.is_some() {
                 out.add(0, text)?;
             }
-            out.count(tally.rows(), || state(&tally, counted.as_ref()))?;
+            out.count(tally.rows(), || state(&tally, counted.as_ref(), &judged))?;
             progress.count(tally.rows(), to_write.len(), &format!("log p {:.4}", tally.mean()));
             Ok(())
         },
@@ -99,8 +115,8 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
         return Err(out.interrupt());
     }
     out.finish()?;
-    gather_totals(&division, state(&tally, counted.as_ref()), |state| {
-        add_state(state, &mut tally, counted.as_mut()).context("the totals of another process")
+    gather_totals(&division, state(&tally, counted.as_ref(), &judged), |state| {
+        add_state(state, &mut tally, counted.as_mut(), &mut judged).context("the totals of another process")
     })?;
     if cluster::following().is_some() {
         return Ok(());
@@ -112,7 +128,7 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
         is_bound,
         lacking: None,
         percentiles,
-        quality: None,
+        quality: judged.quality(),
         outliers: None,
         seconds,
         dropped: 0,
@@ -121,18 +137,34 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
 }
 
 /// What is told of all scores, so far.
-fn state(tally: &Tally, counted: Option<&Counted>) -> Vec<u8> {
-    joined([&tally.to_bytes(), &counted.map_or(Vec::new(), Counted::to_bytes)])
+fn state(tally: &Tally, counted: Option<&Counted>, judged: &Judged) -> Vec<u8> {
+    joined([&tally.to_bytes(), &counted.map_or(Vec::new(), Counted::to_bytes), &judged.to_bytes()])
 }
 
 /// Adds what is told of other scores.
-fn add_state(state: &[u8], tally: &mut Tally, counted: Option<&mut Counted>) -> Result<()> {
-    let [own, percentiles] = parts(state)?;
+fn add_state(state: &[u8], tally: &mut Tally, counted: Option<&mut Counted>, judged: &mut Judged) -> Result<()> {
+    let [own, percentiles, right] = parts(state)?;
     tally.add(Tally::from_bytes(own).context("scores that are no scores")?);
+    judged.add(Judged::from_bytes(right).context("classes that are no classes")?);
     if let Some(counted) = counted {
         counted.add(percentiles);
     }
     Ok(())
+}
+
+/// A classifier's numbers of the labels of images, if it knows all of them; if not, with a word.
+fn numbers_of(rows: &dyn StoredRows, names: Option<&[String]>, model: &ModelConfig, data: &str) -> Option<Numbers> {
+    let images = rows.images().filter(|_| model.classes() > 0)?;
+    let numbers = labels::numbers(images, names, data);
+    let all = numbers.of(images.labels?)?;
+    match all.iter().find(|&&label| usize::from(label) >= model.classes()) {
+        Some(other) => {
+            let most = model.classes() - 1;
+            warn(format_args!("one of the labels is {other}, the model's classes go from 0 to {most}: no accuracy"));
+            None
+        }
+        None => Some(numbers),
+    }
 }
 
 /// The options that scores depend on.

@@ -65,9 +65,9 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
     if stored.imputes() && arguments.reading.missing.is_none() {
         options.missing = Missing::Keep;
     }
-    let alone = arguments.weight.is_none() && arguments.outliers.is_none() && stored.given().is_none();
     // of rows the library says why there are no importance weights
-    let alone = alone && arguments.importance.is_none();
+    let plain = arguments.weight.is_none() && arguments.outliers.is_none() && arguments.importance.is_none();
+    let alone = plain && stored.given().is_none();
     if options.model.is_some()
         && alone
         && let Some(rows) = arguments.largeness.open(file_of(&arguments.data), &options, cluster::group().as_deref())?
@@ -78,7 +78,8 @@ pub(crate) fn run(arguments: &Score) -> Result<()> {
     }
     let path = file_of(&arguments.data);
     let part = (arguments.part, arguments.rows);
-    if let Some(model) = stored.config().filter(|model| alone && model.images().is_some() && model.classes() == 0)
+    // what images are given is their class, which stands in their labels
+    if let Some(model) = stored.config().filter(|model| plain && model.images().is_some())
         && let Some(images) = arguments.largeness.open_for(path, &options, part, &model)?
     {
         return with_device!(arguments.model.arithmetic.open(stored.precision)?, |backend| {
