@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Data, OTHERS, WORKLOADS};
+use common::{Data, OTHERS, WORKLOADS, Workload};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use resflow::backend::{Backend, Key, Noise};
 use resflow::config::ContextConfig;
@@ -15,7 +15,7 @@ use resflow::{Flow, NdArray};
 
 fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
     let name = backend.name();
-    for workload in WORKLOADS.into_iter().chain(OTHERS) {
+    for workload in WORKLOADS.into_iter().chain(OTHERS).map(Workload::or_few_rows) {
         let mut trainer = workload.trainer(backend.clone(), workload.training()).expect("the workload is valid");
         trainer.step().expect("the first step initialises");
 
@@ -45,7 +45,7 @@ fn workloads<B: Backend>(c: &mut Criterion, backend: &B) {
 /// The rows' workloads given contexts of eight numbers, `<workload>-given`: beside the same without, they say what a context costs.
 fn given<B: Backend>(c: &mut Criterion, backend: &B) {
     const CONTEXT: usize = 8;
-    for workload in WORKLOADS {
+    for workload in WORKLOADS.map(Workload::or_few_rows) {
         let Data::Rows(rows) = workload.data(2 * workload.batch).expect("finite rows") else { continue };
         let mut contexts = vec![0.0; rows.rows() * CONTEXT];
         Noise::Normal.fill(Key::new(9), 0, &mut contexts);

@@ -90,7 +90,7 @@ impl<B: Backend> PreparedFlow<B> {
     pub(super) fn decode_given(&self, z: &Table, given: Given<'_, B>, how: &Inversion) -> Result<Decoded, Error> {
         self.check_width(z)?;
         let plan = self.plan(z.rows());
-        self.join(plan.shards(), |i| {
+        self.join(if z.rows() == 0 { 0 } else { plan.shards() }, |i| {
             let rows = plan.rows(i);
             let values = &z.values()[rows.start * z.width()..rows.end * z.width()];
             let values: Vec<B::Elem> = values.iter().map(|&v| B::Elem::from_f64(v)).collect();
@@ -147,8 +147,10 @@ impl<B: Backend> PreparedFlow<B> {
         key: Key,
         how: &Inversion,
     ) -> Result<Decoded, Error> {
+        // no samples are one empty run
+        let runs: Vec<_> = runs.iter().filter(|(range, _)| !range.is_empty()).collect();
         self.join(runs.len(), |i| {
-            let (range, context) = &runs[i];
+            let (range, context) = runs[i];
             let (key, first) = (key.named("sample"), range.start as u64);
             let z = self.base.sample(&self.backend, key, first, range.len(), context.as_ref());
             self.invert(&Batch::new(z).with_context(context.clone()), how)

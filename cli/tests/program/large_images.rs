@@ -90,6 +90,22 @@ fn images_in_files_are_images_in_memory() {
         assert!(streamed.1.values() == resident.1.values(), "latents of {part}");
         assert_eq!(streamed.0.lines().count() - 1, [40, 340, 270, 30][number]);
     }
+    // and back, of two pieces, with the log dets of the way forth: images are inverted in other batches then
+    let decoded = |large: usize| {
+        folder.succeed(&format!("decode of-bare z2-10.npy --out x.npy --large {large}"));
+        folder.succeed(&format!("decode of-bare z2-10.npy --out x.csv --large {large}"));
+        let bytes = std::fs::read(folder.path("x.npy")).expect("written");
+        let header = bytes[..bytes.len() - 8 * 270 * 64].to_vec();
+        (header, bytes, folder.table("x.csv"))
+    };
+    let (streamed, resident) = (decoded(10), decoded(100_000));
+    assert_eq!((&streamed.0, &streamed.2.0), (&resident.0, &resident.2.0));
+    let array = |bytes: &[u8]| npy::read_stack(bytes).expect("images").values().to_vec();
+    let near = |a: &[f64], b: &[f64]| {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()))
+    };
+    assert!(near(&array(&streamed.1), &array(&resident.1)));
+    assert!(near(&streamed.2.1.concat(), &resident.2.1.concat()) && streamed.2.1.len() == 270);
     let told = folder.fail("score of-bare bare --split test --large 10", 2);
     assert!(told.contains("no test images"), "{told}");
     folder.write("wide-set.npy", {
