@@ -106,7 +106,7 @@ impl Judged {
 
     fn from_numbers(numbers: &[f64]) -> Option<Self> {
         let (&[count, loss, right], bins) = numbers.split_first_chunk()?;
-        let bins: Vec<[f64; 3]> = bins.chunks(3).map(|bin| bin.try_into()).collect::<Result<_, _>>().ok()?;
+        let bins: Vec<[f64; 3]> = bins.chunks(3).map(TryInto::try_into).collect::<Result<_, _>>().ok()?;
         Some(Self { count, loss, right, bins: bins.try_into().ok()? })
     }
 

@@ -129,13 +129,22 @@ fn images_in_files_are_images_in_memory() {
     folder.succeed("fit bare --out resident --resume --large 10 --steps 14");
     // given their class they are read into memory
     fit("plain", "given", "--given class --large 100");
-    // but scored and encoded from their files, and so are those that are classified, here of two pieces and of other classes
+}
+
+/// Models that classify, and those that are given the class, of two pieces of images and of classes that they do not know.
+#[test]
+fn images_in_files_have_their_classes() {
+    let folder = Folder::new();
+    write_all(&folder, 120);
+    let fit = "--seed 3 --steps 12 --config images.toml --large 100";
+    folder.succeed(&format!("fit plain --out classes --classify {fit}"));
+    folder.succeed(&format!("fit plain --out given --given class {fit}"));
     let (pixels, labels) = bands(300);
     write_set(&folder, "labelled", "t10k", &pixels, Some(&labels));
     write_set(&folder, "labelled", "train", &pixels[..64 * 20], Some(&labels[..20]));
     let strange: Vec<u8> = labels.iter().map(|label| label + 1).collect();
     write_set(&folder, "strange", "train", &pixels, Some(&strange));
-    for (model, data) in [("classes-plain", "labelled"), ("classes-plain", "strange"), ("given", "labelled")] {
+    for (model, data) in [("classes", "labelled"), ("classes", "strange"), ("given", "labelled")] {
         let of = |large: usize| {
             let told = folder.run(&format!("score {model} {data} --out s.csv --json --large {large}"));
             let (told, said) = (text(&told.stdout), text(&told.stderr));
@@ -148,7 +157,7 @@ fn images_in_files_are_images_in_memory() {
         let (streamed, resident) = (of(10), of(100_000));
         assert_eq!(streamed.1, resident.1, "{model} on {data}");
         assert!(streamed.2 == resident.2, "latents of {model} on {data}");
-        assert_eq!(streamed.1.contains("confidence"), model == "classes-plain");
+        assert_eq!(streamed.1.contains("confidence"), model == "classes");
         for key in ["rows", "accuracy", "accuracy_se"] {
             assert_eq!(streamed.0[key], resident.0[key], "{key} of {model} on {data}");
         }
@@ -158,7 +167,7 @@ fn images_in_files_are_images_in_memory() {
                 (a, b) => assert_eq!(a, b, "{key} of {model} on {data}"),
             }
         }
-        let has_quality = model == "classes-plain" && data == "labelled";
+        let has_quality = model == "classes" && data == "labelled";
         assert_eq!(streamed.0["accuracy"].is_number(), has_quality);
     }
     let told = folder.fail("score given bare --large 10", 2);

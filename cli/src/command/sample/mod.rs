@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use resflow::backend::{Backend, Key};
-use resflow::data::Dataset;
+use resflow::data::{Dataset, Table};
 use resflow::flow::Decoded;
 use resflow::invert::Inversion;
 use resflow::with_device;
@@ -109,8 +109,8 @@ impl<B: Backend> Drawing<'_, B> {
         if let (Some(contexts), Some(given)) = (&self.contexts, self.stored.given()) {
             let of_each = contexts.select(&numbers.map(|i| i / self.each.max(1)).collect::<Vec<_>>())?;
             let table = of_each.table().filter(|table| table.width() > 0);
-            let names = &given[..table.map_or(0, |table| table.width())];
-            let values = table.map_or(&[][..], |table| table.values());
+            let names = &given[..table.map_or(0, Table::width)];
+            let values = table.map_or(&[][..], Table::values);
             columns.extend(columns_with(names, values, of_each.categories()));
         }
         Ok(columns)

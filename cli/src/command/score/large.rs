@@ -71,11 +71,7 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
             let data = classes_given(data, stored, &arguments.data)?;
             let scores = prepared.log_prob_from(&data, first, key)?;
             let classified = Classified::of_piece(&prepared, &data, key)?;
-            let labels = data.labels().and_then(|labels| numbers.as_ref()?.of(labels));
-            let right = match (&classified, labels) {
-                (Some(classified), Some(labels)) => classified.judge(&labels)?,
-                _ => Judged::default(),
-            };
+            let right = judged_by(classified.as_ref(), data.labels(), numbers.as_ref())?;
             let percentiles = Percentiles::of(&scores, |_| true, reference, arguments.contamination)?;
             let own = Tally::of(&scores, range.start, |error| is_large(arguments, model, error));
             let found = percentiles.as_ref().map(Counted::of);
@@ -121,16 +117,14 @@ pub(super) fn score<B: Backend>(arguments: &Score, stored: &Stored, rows: &dyn S
     if cluster::following().is_some() {
         return Ok(());
     }
-    let seconds = start.elapsed().as_secs_f64();
-    let percentiles = counted.map(Counted::summary);
     let found = Found {
         totals: tally.totals(),
         is_bound,
         lacking: None,
-        percentiles,
+        percentiles: counted.map(Counted::summary),
         quality: judged.quality(),
         outliers: None,
-        seconds,
+        seconds: start.elapsed().as_secs_f64(),
         dropped: 0,
     };
     report(arguments, stored.precision, model, &found)
@@ -150,6 +144,12 @@ fn add_state(state: &[u8], tally: &mut Tally, counted: Option<&mut Counted>, jud
         counted.add(percentiles);
     }
     Ok(())
+}
+
+/// How right a classifier is about a piece, where its numbers of the labels are known.
+fn judged_by(classified: Option<&Classified>, labels: Option<&[u8]>, numbers: Option<&Numbers>) -> Result<Judged> {
+    let labels = labels.and_then(|labels| numbers?.of(labels));
+    classified.zip(labels).map_or(Ok(Judged::default()), |(classified, labels)| classified.judge(&labels))
 }
 
 /// A classifier's numbers of the labels of images, if it knows all of them; if not, with a word.
