@@ -1,7 +1,7 @@
 //! The latency α and the bandwidth 1/β between rank 0 and each other rank, by which a run on these processes can be foretold:
 //!
 //! ```sh
-//! cargo build -p resflow-mpi --features system --example link
+//! cargo build --workspace --features resflow-mpi/system --example link
 //! mpirun -n 2 target/debug/examples/link
 //! ```
 //!
