@@ -318,8 +318,8 @@ fn a_range_of_samples_is_a_part_of_all() {
         let d = flow.dimension();
         let c = rows(3, K, Key::new(48));
         let at = flow.condition(&c).expect("contexts");
-        // with others, and by themselves
-        for each in [4, 70] {
+        // with others, and, of rows, by themselves
+        for each in if config.rows().is_some() { vec![4, 70] } else { vec![4] } {
             let whole = at.sample(each, Key::new(49)).expect("samples").samples;
             for (first, end) in [(0, each + 1), (each + 1, 3 * each - 1), (3 * each - 1, 3 * each), (2, 2)] {
                 let part = at.sample_range(each, first..end, Key::new(49), &how).expect("samples").samples;
