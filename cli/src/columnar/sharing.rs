@@ -6,7 +6,8 @@
 use std::fs::File;
 use std::path::Path;
 
-use anyhow::Result;
+use resflow::data::DataError;
+use resflow::error::Error;
 use resflow::group::{Group, collective};
 use tempfile::NamedTempFile;
 
@@ -21,8 +22,8 @@ pub(super) struct SharedFile {
 
 impl SharedFile {
     /// Makes a file for the processes of a group that can see it; all ranks call it.
-    pub(super) fn create(group: Option<&dyn Group>) -> Result<Self> {
-        let own = NamedTempFile::new()?;
+    pub(super) fn create(group: Option<&dyn Group>) -> Result<Self, Error> {
+        let own = NamedTempFile::new().map_err(DataError::from)?;
         let Some(group) = group else { return Ok(Self { own, other: None, place: (0, 1) }) };
         let all = collective::gather(group, description(own.path()).into_bytes())?;
         let is_here = |told: &Vec<u8>| {
@@ -41,7 +42,7 @@ impl SharedFile {
         } else {
             let told = String::from_utf8_lossy(&all[first]);
             let path = told.split_once('\n').map_or("", |(path, _)| path).to_owned();
-            let file = File::options().read(true).write(true).open(&path)?;
+            let file = File::options().read(true).write(true).open(&path).map_err(DataError::from)?;
             Some((path, file))
         };
         Ok(Self { own, other, place })

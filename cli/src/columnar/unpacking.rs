@@ -47,7 +47,7 @@ pub(crate) fn unpack(
     };
     let Some((groups, width)) = guarded(open).map_err(decoded)? else { return Ok(None) };
     let count: usize = groups.iter().sum();
-    let mut shared = SharedFile::create(group).map_err(decoded)?;
+    let mut shared = SharedFile::create(group)?;
     let (place, sharing) = shared.place();
     let part = |place: usize| place * groups.len() / sharing;
     let own = part(place)..part(place + 1);

@@ -28,18 +28,15 @@ pub(crate) fn nature<B: Backend>(
         ("device", format!("{}, {}", backend.name(), stored.precision.name())),
     ];
     if let Some((data, rows)) = data {
-        common.push(("data", format!("{} rows of {} numbers, {}", rows.rows(), rows.width(), files(data)?)));
+        let files = files(data).with_context(|| data.display().to_string())?;
+        common.push(("data", format!("{} rows of {} numbers, {files}", rows.rows(), rows.width())));
     }
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     Ok(common.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(settings).collect())
 }
 
 /// The lengths of a file, or of a folder's files, and when they were changed.
-pub(crate) fn files(path: &Path) -> Result<String> {
-    described(path).with_context(|| path.display().to_string())
-}
-
-fn described(path: &Path) -> std::io::Result<String> {
+fn files(path: &Path) -> std::io::Result<String> {
     let state = |path: &Path| {
         let found = std::fs::metadata(path)?;
         let modified = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());

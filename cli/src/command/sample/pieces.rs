@@ -6,12 +6,13 @@ use anyhow::{Context as _, Result};
 use resflow::backend::Backend;
 use resflow::config::ModelConfig;
 use resflow::flow::Decoded;
+use resflow::group::collective::digest_of_bytes;
 
 use super::Drawing;
 use crate::cluster;
 use crate::columnar;
 use crate::command::decoded::{Outcome, array_header};
-use crate::command::nature::{files, nature};
+use crate::command::nature::nature;
 use crate::command::pieces::{Division, gather_totals, rows_done, to_bytes, together};
 use crate::data::model_size;
 use crate::failure::interrupted;
@@ -118,7 +119,13 @@ fn bytes<B: Backend>(
 /// What the bytes are a function of.
 fn described<B: Backend>(drawing: &Drawing<'_, B>, division: &Division) -> Result<Nature> {
     let arguments = drawing.arguments;
-    let given = arguments.given.as_deref().map_or(Ok("nothing".to_owned()), files)?;
+    // by what they are: they may have come through a pipe
+    let given = drawing.contexts.as_ref().map_or("nothing".to_owned(), |contexts| {
+        let numbers = contexts.table().map_or(Vec::new(), |table| to_bytes(table.values()));
+        let categories = contexts.categories().map(|found| format!("{:?} {:?}", found.columns(), found.codes()));
+        let all = [&numbers, categories.unwrap_or_default().as_bytes()].concat();
+        format!("{} rows, {:016x}", contexts.len(), digest_of_bytes(&all))
+    });
     let settings = [
         ("work", format!("samples as {:?}", drawing.format)),
         ("rows", division.described()),
