@@ -89,7 +89,8 @@ impl Workload {
     #[allow(dead_code, reason = "comparisons with the peer are always measured")]
     pub(crate) fn or_few_rows(self) -> Self {
         let is_measured = std::env::args().any(|argument| argument == "--bench");
-        Self { batch: if is_measured { self.batch } else { self.batch.min(32) }, ..self }
+        let few = if matches!(self.model, Model::Images { .. } | Model::Preset(_)) { 2 } else { 32 };
+        Self { batch: if is_measured { self.batch } else { self.batch.min(few) }, ..self }
     }
 
     /// The configuration of the flow.

@@ -23,6 +23,8 @@ fn small(family: Family, dimension: usize) -> FlowConfig {
         hidden: vec![6],
         coefficient: 0.8,
         evaluation: Estimator::Exact(Exact),
+        // what is asked of these flows is told to a thousandth
+        evaluation_solver: "dopri5:rtol=1e-5".parse().expect("a solver"),
         ..FlowConfig::of(family, dimension)
     }
 }

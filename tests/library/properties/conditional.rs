@@ -25,7 +25,8 @@ fn context(gates: bool) -> ContextConfig {
 
 fn rows_of(family: Family) -> FlowConfig {
     FlowConfig {
-        blocks: 3,
+        // a continuous flow evaluates each net 64 times
+        blocks: if family == Family::Ffjord { 1 } else { 3 },
         hidden: vec![8, 6],
         evaluation: Estimator::Exact(Exact),
         training: if family == Family::IResNet {

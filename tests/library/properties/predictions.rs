@@ -17,7 +17,8 @@ fn flows() -> Vec<(String, Flow<Cpu>)> {
     for family in Family::ALL {
         for base in [BaseConfig::Normal, mixture] {
             let config = FlowConfig {
-                blocks: 3,
+                blocks: if family == Family::Ffjord { 1 } else { 3 },
+                evaluation_solver: "dopri5:rtol=1e-9".parse().expect("a solver"),
                 hidden: vec![8, 6],
                 context: Some(ContextConfig { embedding: vec![6], ..ContextConfig::new(2) }),
                 base,

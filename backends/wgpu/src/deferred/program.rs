@@ -21,9 +21,45 @@ const FULL: u32 = 4;
 const UNARY: u32 = 16;
 const BINARY: u32 = 48;
 
-/// The kernel that goes through a table of elementwise operations.
+/// The kernel that goes through a table of elementwise operations, made of what these need: software Vulkan evaluates every case of
+/// a `switch`, and so all of the kernel for each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Program;
+pub(crate) struct Program {
+    copies: bool,
+    /// Whether they read tensors outside of the arena.
+    outside: bool,
+    /// Whether there are exponentials, logarithms or circular functions among them.
+    functions: bool,
+}
+
+/// All there are, so that each has a place in memory.
+static PROGRAMS: [Program; 8] = {
+    let mut all = [Program { copies: false, outside: false, functions: false }; 8];
+    let mut k = 0;
+    while k < all.len() {
+        all[k] = Program { copies: k & 1 > 0, outside: k & 2 > 0, functions: k & 4 > 0 };
+        k += 1;
+    }
+    all
+};
+
+impl Program {
+    fn of(lists: &[Vec<&Job>], outside: &[u64]) -> &'static Self {
+        let is_function = |job: &&Job| job.words[0].checked_sub(UNARY).is_some_and(|k| is_function(k as usize));
+        let own = Self {
+            copies: lists.iter().flatten().any(|job| job.is_copy()),
+            outside: !outside.is_empty(),
+            functions: lists.iter().flatten().any(is_function),
+        };
+        PROGRAMS.iter().find(|&program| *program == own).unwrap_or(&PROGRAMS[PROGRAMS.len() - 1])
+    }
+}
+
+/// Whether an operation on one number, by its place among all, is more than a little arithmetic.
+fn is_function(place: usize) -> bool {
+    use Unary::{Cos, Exp, ExpM1, Ln, Ln1p, Sin, Tanh};
+    Unary::ALL.get(place).is_some_and(|op| matches!(op, Exp | ExpM1 | Ln | Ln1p | Tanh | Sin | Cos))
+}
 
 /// The names of the tensors that are read, the table first.
 pub(super) fn reads() -> Vec<&'static str> {
@@ -45,17 +81,33 @@ pub(super) const FETCH: &str = "fn fetch(which: u32, at: u32) -> f32 {
 }
 ";
 
+/// A copy, and the beginning of what is none; a copy's code is 0.
+const COPYING: &str = "    if (code == 0u) {
+      let i4 = i % table[at + 8u]; let r4 = i / table[at + 8u];
+      let i3 = r4 % table[at + 7u]; let r3 = r4 / table[at + 7u];
+      let i2 = r3 % table[at + 6u]; let r2 = r3 / table[at + 6u];
+      let i1 = r2 % table[at + 5u]; let i0 = r2 / table[at + 5u];
+      let from_at = table[at + 2u] + i0 * table[at + 9u] + i1 * table[at + 10u] + i2 * table[at + 11u]
+        + i3 * table[at + 12u] + i4 * table[at + 13u];
+      let to_at = table[at + 1u] + i0 * table[at + 14u] + i1 * table[at + 15u] + i2 * table[at + 16u]
+        + i3 * table[at + 17u] + i4 * table[at + 18u];
+      arena[to_at] = fetch(word >> 8u, from_at);
+    } else {
+";
+
 impl Kernel for Program {
     fn source(&self) -> Source {
         let mut cases = String::new();
-        for (k, op) in Unary::ALL.into_iter().enumerate() {
+        for (k, op) in Unary::ALL.into_iter().enumerate().filter(|&(k, _)| self.functions || !is_function(k)) {
             let _ = writeln!(cases, "        case {}u: {{ x = {}; }}", UNARY + k as u32, unary_text(op));
         }
         for (k, op) in Binary::ALL.into_iter().enumerate() {
             let _ = writeln!(cases, "        case {}u: {{ x = {}; }}", BINARY + k as u32, binary_text(op));
         }
+        let fetch = if self.outside { FETCH } else { "fn fetch(which: u32, at: u32) -> f32 { return arena[at]; }\n" };
+        let [begin, end] = if self.copies { [COPYING, "    }\n"] } else { ["", ""] };
         let body = format!(
-            "{FETCH}fn element(i: u32, at: u32) -> u32 {{
+            "{fetch}fn element(i: u32, at: u32) -> u32 {{
   if (table[at + 1u] == 0u) {{ return i; }}
   return (i / table[at]) % table[at + 1u];
 }}
@@ -71,18 +123,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let at = segment + 2u + {WORDS}u * k;
     let word = table[at];
     let code = word & 255u;
-    if (code == {COPY}u) {{
-      let i4 = i % table[at + 8u]; let r4 = i / table[at + 8u];
-      let i3 = r4 % table[at + 7u]; let r3 = r4 / table[at + 7u];
-      let i2 = r3 % table[at + 6u]; let r2 = r3 / table[at + 6u];
-      let i1 = r2 % table[at + 5u]; let i0 = r2 / table[at + 5u];
-      let from_at = table[at + 2u] + i0 * table[at + 9u] + i1 * table[at + 10u] + i2 * table[at + 11u]
-        + i3 * table[at + 12u] + i4 * table[at + 13u];
-      let to_at = table[at + 1u] + i0 * table[at + 14u] + i1 * table[at + 15u] + i2 * table[at + 16u]
-        + i3 * table[at + 17u] + i4 * table[at + 18u];
-      arena[to_at] = fetch(word >> 8u, from_at);
-    }} else {{
-      var v = 0.0;
+{begin}      var v = 0.0;
       var w = 0.0;
       if (code != {FULL}u) {{ v = fetch(word >> 8u, table[at + 2u] + element(i, at + 7u)); }}
       if (code == {AXPY}u || code == {SELECT}u || code >= {BINARY}u) {{
@@ -98,8 +139,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {cases}        default: {{ }}
       }}
       arena[table[at + 1u] + i] = x;
-    }}
-  }}
+{end}  }}
 }}
 "
         );
@@ -108,7 +148,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
     #[cfg(test)]
     fn variants() -> Vec<Self> {
-        vec![Self]
+        PROGRAMS.to_vec()
     }
 }
 
@@ -137,7 +177,7 @@ pub(super) fn table(lists: &[Vec<&Job>], outside: &[u64]) -> (&'static dyn Kerne
             words.extend(told(job, outside));
         }
     }
-    (&Program, words, crate::kernel::groups(count, 1))
+    (Program::of(lists, outside), words, crate::kernel::groups(count, 1))
 }
 
 /// An operand of element i.
