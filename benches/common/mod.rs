@@ -89,7 +89,7 @@ impl Workload {
     #[allow(dead_code, reason = "comparisons with the peer are always measured")]
     pub(crate) fn or_few_rows(self) -> Self {
         let is_measured = std::env::args().any(|argument| argument == "--bench");
-        let few = if matches!(self.model, Model::Images { .. } | Model::Preset(_)) { 2 } else { 32 };
+        let few = if matches!(self.model, Model::Images { .. } | Model::Preset(_)) { 2 } else { 8 };
         Self { batch: if is_measured { self.batch } else { self.batch.min(few) }, ..self }
     }
 
