@@ -84,13 +84,18 @@ impl Data {
 }
 
 impl Workload {
+    /// Whether `cargo bench` runs this.
+    #[allow(dead_code, reason = "comparisons with the peer are always measured")]
+    pub(crate) fn is_measured() -> bool {
+        std::env::args().any(|argument| argument == "--bench")
+    }
+
     /// The same with few rows unless `cargo bench` measures it: that it runs at all is shown as well, and on software Vulkan in seconds
     /// instead of minutes.
     #[allow(dead_code, reason = "comparisons with the peer are always measured")]
     pub(crate) fn or_few_rows(self) -> Self {
-        let is_measured = std::env::args().any(|argument| argument == "--bench");
         let few = if matches!(self.model, Model::Images { .. } | Model::Preset(_)) { 2 } else { 8 };
-        Self { batch: if is_measured { self.batch } else { self.batch.min(few) }, ..self }
+        Self { batch: if Self::is_measured() { self.batch } else { self.batch.min(few) }, ..self }
     }
 
     /// The configuration of the flow.
