@@ -81,7 +81,7 @@ pub(super) const FETCH: &str = "fn fetch(which: u32, at: u32) -> f32 {
 }
 ";
 
-/// A copy, and the beginning of what is none; a copy's code is 0.
+/// A copy, and the beginning of what is none. It spells out the code of a copy.
 const COPYING: &str = "    if (code == 0u) {
       let i4 = i % table[at + 8u]; let r4 = i / table[at + 8u];
       let i3 = r4 % table[at + 7u]; let r3 = r4 / table[at + 7u];
@@ -94,6 +94,8 @@ const COPYING: &str = "    if (code == 0u) {
       arena[to_at] = fetch(word >> 8u, from_at);
     } else {
 ";
+
+const _: () = assert!(COPY == 0);
 
 impl Kernel for Program {
     fn source(&self) -> Source {
