@@ -39,7 +39,7 @@ fn finish<B: Backend>(value: B::Tensor, reports: Option<Vec<SampleReport>>) -> S
 
 impl<B: Backend> PreparedChain<B> {
     /// Takes a gradient at samples x = F⁻¹(z), `[n, …]`, to the gradient in z, `[n, d]`, and, where `grads` are given, adds
-    /// those of the trained tensors.
+    /// those of the trained tensors. Samples of which a solve failed are in the gradients too; the reports say which.
     ///
     /// # Errors
     /// Returns [`Error::Input`] if a transform has no transposed solve, [`Error::Transform`] if one kept nothing,
@@ -60,12 +60,16 @@ impl<B: Backend> PreparedChain<B> {
             merge_reports(&mut reports, solution.reports);
             let ask = if grads.is_some() { ask_for_tape::<B>(memory) } else { Ask::value::<B>() };
             let mapped = step.transform.forward(backend, &batch, &ask.for_transform(l as u64))?;
+            if let Some(own) = mapped.reports {
+                merge_reports(&mut reports, own);
+            }
             if let Some(grads) = grads.as_deref_mut() {
                 let tape = mapped.tape.ok_or_else(|| kept_nothing(l))?;
                 let x = backend.affine(solution.value.clone(), -1.0, 0.0);
                 let log_det = backend.full(0.0, [batch.len(backend), 1].into());
                 let cotangents = Cotangents { x, log_det, context: None };
-                step.transform.backward(backend, tape, cotangents, &mut grads[step.grads.clone()])?;
+                let own = &mut grads[step.grads.clone()];
+                step.transform.backward_reported(backend, tape, cotangents, own, &mut reports)?;
             }
             batch.x = part_with(backend, mapped.y, step.factored_out).0;
             let (rest, out) = part_with(backend, solution.value, step.factored_out);
@@ -109,7 +113,7 @@ impl<B: Backend> PreparedChain<B> {
             };
             // the parameters' part of it is not wanted
             let mut unused = vec![None; step.grads.len()];
-            let own = step.transform.backward(backend, tape, cotangents, &mut unused)?.x;
+            let own = step.transform.backward_reported(backend, tape, cotangents, &mut unused, &mut reports)?.x;
             let target = backend.axpy(1.0, &own, score);
             let solution = step.transform.solve_transposed(backend, &batch, &target, &ask.solver)?;
             merge_reports(&mut reports, solution.reports);

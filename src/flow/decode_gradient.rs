@@ -2,6 +2,8 @@
 //!
 //! z̄ = (∂F/∂x)^{−T} x̄ and θ̄ = −(∂F/∂θ)ᵀ z̄ transform by transform, by the implicit function theorem; the iterations of the
 //! inverse are not unrolled, and memory does not depend on them.
+//!
+//! Invariant: a sample of which a solve failed weighs nothing in either, whatever its numbers are, and is reported.
 
 use resflow_backend::Backend;
 
@@ -9,18 +11,18 @@ use super::prepared::PreparedFlow;
 use crate::batch::Batch;
 use crate::bijection::Memory;
 use crate::error::Error;
-use crate::invert::{Inversion, SampleReport};
-use crate::module::{fill, flatten};
+use crate::invert::{Inversion, SampleReport, Solution, mark_unsolved, without_samples};
+use crate::module::{Grad, fill, flatten};
 
 /// The gradient of a function of decoded samples.
 #[derive(Debug, Clone)]
 pub struct DecodeGradient<B: Backend> {
-    /// The gradient in z, `[n, d]`.
+    /// The gradient in z, `[n, d]`; zeros for a sample of which a solve failed.
     pub latents: B::Tensor,
     /// The gradients of all trained tensors one after the other in the order of a visit, `[P]`; those of the base density and
     /// of a classifier, which have no part in x = F⁻¹(z), are zeros.
     pub flat: B::Tensor,
-    /// The report of each sample's transposed solves: the largest residual, relative to the gradient, all products, the worst status.
+    /// The report of each sample's solves: the largest residual, relative to the gradient, all products, the worst status.
     pub reports: Vec<SampleReport>,
 }
 
@@ -67,8 +69,7 @@ impl<B: Backend> PreparedFlow<B> {
             for shard in plan.lane(l) {
                 let own = batch.narrow(backend, shard.start, shard.len());
                 let gradient = backend.narrow(gradient, 0, shard.start, shard.len());
-                let chain = &self.chain;
-                found.push(chain.pull_back_inverse(backend, &own, &gradient, how, memory, Some(&mut grads))?);
+                found.push(self.pull_back_inverse(&own, gradient, how, memory, &mut grads)?);
             }
             Ok((grads, found))
         });
@@ -90,5 +91,26 @@ impl<B: Backend> PreparedFlow<B> {
             flat: flatten(backend, parts.iter()).unwrap_or_else(|| backend.full(0.0, [0].into())),
             reports: in_order.iter().flat_map(|s| s.reports.iter().copied()).collect(),
         })
+    }
+
+    /// Takes the gradient of a shard back and adds to those of the chain, without the samples of which a solve failed: where
+    /// there are any, all is done once more with zeros in their place.
+    fn pull_back_inverse(
+        &self,
+        batch: &Batch<B>,
+        gradient: B::Tensor,
+        how: &Inversion,
+        memory: Memory,
+        grads: &mut Vec<Grad<B>>,
+    ) -> Result<Solution<B>, Error> {
+        let (backend, chain) = (&self.backend, &self.chain);
+        let before = grads.clone();
+        let found = chain.pull_back_inverse(backend, batch, &gradient, how, memory, Some(grads))?;
+        let Some(failed) = mark_unsolved(backend, &found.reports) else { return Ok(found) };
+        *grads = before;
+        let batch = batch.with_x(without_samples(backend, &failed, batch.x.clone()));
+        let gradient = without_samples(backend, &failed, gradient);
+        let others = chain.pull_back_inverse(backend, &batch, &gradient, how, memory, Some(grads))?;
+        Ok(Solution { value: without_samples(backend, &failed, others.value), ..found })
     }
 }

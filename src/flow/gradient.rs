@@ -2,8 +2,12 @@
 //!
 //! The batch is cut into shards; each goes forward through the chain and back before its lane takes the next. Gradients
 //! gather in one accumulator a lane, lanes are added in order, and each transform's sum is taken back through its
-//! normalisation once. Samples of which a solve failed are left out and counted. The result is a function of the batch, the configuration and the key: the number of threads does
+//! normalisation once. The result is a function of the batch, the configuration and the key: the number of threads does
 //! not enter.
+//!
+//! Invariant: a sample of which a solve failed, forward or back, weighs nothing and is counted. One that fails on the way back has
+//! left its gradient in the transforms behind by then, so its lane begins again: carefully, which is to say that each shard is kept
+//! apart until it has gone well, and done once more without what failed.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -88,8 +92,7 @@ pub struct Gradient<B: Backend> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Solves {
-    /// Samples of which a solve did not converge. They weigh nothing in the loss and the gradient; one that fails on the way
-    /// back is in the loss and in the gradient of the transforms behind.
+    /// Samples of which a solve did not converge, forward or back. They weigh nothing in the loss and the gradient.
     pub unsolved: usize,
     /// Evaluations of g and products with its Jacobian, summed over transforms, of the sample with the most; 0 without solves.
     pub evaluations: u32,
@@ -113,12 +116,22 @@ impl Solves {
 
 /// Takes one shard forward and back, adding to a lane; the last argument may be told what is in the chain's gradients when the way back
 /// has left a transform.
-type RunShard<'a, B> = dyn Fn(Range<usize>, &mut Lane<B>, &Left<'_, B>) -> Result<(), Error> + Sync + 'a;
+type RunShard<'a, B> = dyn Fn(Range<usize>, &mut Lane<B>, &Left<'_, B>) -> Result<Outcome, Error> + Sync + 'a;
+
+/// What became of a lane with a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The shard is in it.
+    Added,
+    /// A part of samples is in it that weigh nothing: it has to begin again, carefully.
+    Spoiled,
+}
 
 /// Sees the chain's gradients when a backward pass has left transform number `l`.
 type Left<'a, B> = dyn Fn(usize, &[Grad<B>]) + 'a;
 
 /// The sums over the shards of a lane.
+#[derive(Clone)]
 pub(super) struct Lane<B: Backend> {
     pub(super) chain: Vec<Grad<B>>,
     base: Vec<Grad<B>>,
@@ -131,6 +144,8 @@ pub(super) struct Lane<B: Backend> {
     dequantiser: Vec<Grad<B>>,
     terms: usize,
     solves: Solves,
+    /// Whether what was there before a shard is kept until the shard has gone well.
+    careful: bool,
 }
 
 impl<B: Backend> Lane<B> {
@@ -178,7 +193,17 @@ impl<B: Backend> PreparedFlow<B> {
         objective: &Objective<'_, B>,
     ) -> Result<Gradient<B>, Error> {
         self.add_shards(objective.batch, objective.input_gradient, &|shard, lane, left| {
-            self.run_shard(estimator, objective, shard, lane, left)
+            let before = lane.careful.then(|| lane.clone());
+            let failed = self.run_shard(estimator, objective, shard.clone(), lane, left, None)?;
+            match (failed, before) {
+                (None, _) => Ok(Outcome::Added),
+                (Some(_), None) => Ok(Outcome::Spoiled),
+                (failed, Some(before)) => {
+                    *lane = before;
+                    self.run_shard(estimator, objective, shard, lane, left, failed)?;
+                    Ok(Outcome::Added)
+                }
+            }
         })
     }
 
@@ -201,13 +226,7 @@ impl<B: Backend> PreparedFlow<B> {
         let mut lanes = if let Some(team) = &self.team {
             vec![self.add_together(team, &plan, run)?]
         } else {
-            let lanes = backend.run(plan.lanes(), |l| -> Result<Lane<B>, Error> {
-                let mut lane = self.empty_lane();
-                for shard in plan.lane(l) {
-                    run(shard, &mut lane, &|_, _| ())?;
-                }
-                Ok(lane)
-            });
+            let lanes = backend.run(plan.lanes(), |l| self.fill_lane(&plan, l, run, &|_, _| ()));
             lanes.into_iter().collect::<Result<_, _>>()?
         };
         let sum = |parts: Vec<B::Tensor>| parts.into_iter().reduce(|a, b| backend.axpy(1.0, &b, a));
@@ -265,6 +284,29 @@ impl<B: Backend> PreparedFlow<B> {
         })
     }
 
+    /// Adds up the shards of lane `l`; `left` sees the last one on its way back.
+    fn fill_lane(
+        &self,
+        plan: &ShardPlan,
+        l: usize,
+        run: &RunShard<'_, B>,
+        left: &Left<'_, B>,
+    ) -> Result<Lane<B>, Error> {
+        let mut lane = self.empty_lane();
+        let mut shards = plan.lane(l).peekable();
+        while let Some(shard) = shards.next() {
+            let outcome = match shards.peek() {
+                Some(_) => run(shard, &mut lane, &|_, _| ())?,
+                None => run(shard, &mut lane, left)?,
+            };
+            if outcome == Outcome::Spoiled {
+                lane = Lane { careful: true, ..self.empty_lane() };
+                shards = plan.lane(l).peekable();
+            }
+        }
+        Ok(lane)
+    }
+
     fn empty_lane(&self) -> Lane<B> {
         Lane {
             chain: vec![None; self.chain.grads()],
@@ -278,6 +320,7 @@ impl<B: Backend> PreparedFlow<B> {
             dequantiser: vec![None; self.dequantiser.as_ref().map_or(0, PreparedDequantiser::grads)],
             terms: 0,
             solves: Solves::default(),
+            careful: false,
         }
     }
 
@@ -287,14 +330,7 @@ impl<B: Backend> PreparedFlow<B> {
         let share = team.share(plan.lanes());
         let outbox = Outbox::new(self.chain.sections(PIECE), share.len());
         let run_lane = |l: usize| -> Result<(), Error> {
-            let mut lane = self.empty_lane();
-            let mut shards = plan.lane(share.start + l).peekable();
-            while let Some(shard) = shards.next() {
-                match shards.peek() {
-                    Some(_) => run(shard, &mut lane, &|_, _| ())?,
-                    None => run(shard, &mut lane, &|at, grads| outbox.put(l, at, grads))?,
-                }
-            }
+            let lane = self.fill_lane(plan, share.start + l, run, &|at, grads| outbox.put(l, at, grads))?;
             outbox.finish(l, lane.into_sum());
             Ok(())
         };
@@ -337,7 +373,8 @@ impl<B: Backend> PreparedFlow<B> {
         ShardPlan::new(samples, self.backend.shard_rows(self.sample_bytes), lanes)
     }
 
-    /// Takes a shard forward through the chain and back.
+    /// Takes a shard forward through the chain and back, without the samples that have failed before. Where others fail on the way
+    /// back the lane is spoiled, and the reports of all samples are returned.
     fn run_shard(
         &self,
         estimator: &Estimator,
@@ -345,7 +382,8 @@ impl<B: Backend> PreparedFlow<B> {
         shard: Range<usize>,
         lane: &mut Lane<B>,
         left: &Left<'_, B>,
-    ) -> Result<(), Error> {
+        failed: Option<Vec<SampleReport>>,
+    ) -> Result<Option<Vec<SampleReport>>, Error> {
         let backend = &self.steps;
         let (start, count) = (shard.start, shard.len());
         let mut weights = backend.narrow(objective.weights, 0, start, count);
@@ -378,7 +416,7 @@ impl<B: Backend> PreparedFlow<B> {
         let z = batch.with_x(mapped.y);
         let mut nll = backend.axpy(-1.0, &log_det, self.base.energy(backend, &z));
         // a sample that was not solved weighs nothing, whatever its numbers are
-        if let Some(failed) = mapped.reports.as_ref().and_then(|reports| mark_unsolved(backend, reports)) {
+        if let Some(failed) = failed.as_ref().or(mapped.reports.as_ref()).and_then(|own| mark_unsolved(backend, own)) {
             weights = without_samples(backend, &failed, weights);
             nll = without_samples(backend, &failed, nll);
         }
@@ -404,8 +442,22 @@ impl<B: Backend> PreparedFlow<B> {
             None => gy,
         };
         let mut reports = mapped.reports;
-        let back = self.chain.backward_joined(backend, tape, cotangents, &mut lane.chain, &mut reports, &join, left)?;
-        lane.solves = lane.solves.and(Solves::of(&reports.unwrap_or_default()));
+        let forth = reports.as_ref().map(|reports| Solves::of(reports).unsolved);
+        let own = &mut lane.chain;
+        let back = match forth {
+            Some(_) => self.chain.backward_joined(backend, tape, cotangents, own, &mut reports, &join, &|_, _| ())?,
+            None => self.chain.backward_joined(backend, tape, cotangents, own, &mut reports, &join, left)?,
+        };
+        let again = failed.is_some();
+        let reports = failed.unwrap_or_else(|| reports.unwrap_or_default());
+        if let Some(forth) = forth {
+            if !again && Solves::of(&reports).unsolved > forth {
+                return Ok(Some(reports));
+            }
+            // nobody is told of gradients that may have to be thrown away
+            (0..self.chain.len()).rev().for_each(|l| left(l, &lane.chain));
+        }
+        lane.solves = lane.solves.and(Solves::of(&reports));
         if let Some((embedding, kept)) = embedded {
             let zeros = || backend.full(0.0, batch.context.as_ref().map_or([0].into(), |own| backend.shape(own)));
             let gradient = back.context.unwrap_or_else(zeros);
@@ -419,6 +471,6 @@ impl<B: Backend> PreparedFlow<B> {
         if objective.input_gradient {
             lane.inputs.push(back.x);
         }
-        Ok(())
+        Ok(None)
     }
 }

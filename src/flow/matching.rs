@@ -20,7 +20,7 @@ use rand::Rng as _;
 use resflow_backend::{Backend, Element as _, Key, Noise};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::gradient::Gradient;
+use super::gradient::{Gradient, Outcome};
 use super::pairing::assign;
 use super::prepared::PreparedFlow;
 use crate::batch::Batch;
@@ -261,7 +261,7 @@ impl<B: Backend> PreparedFlow<B> {
             if let (Some((embedding, kept)), Some(gradient)) = (embedded, of_context) {
                 embedding.pull_back(backend, kept, gradient, &mut lane.embedding);
             }
-            Ok(())
+            Ok(Outcome::Added)
         })
     }
 

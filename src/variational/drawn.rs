@@ -13,6 +13,9 @@ pub struct Drawn {
     pub log_prob: Vec<f64>,
     /// The standard error of each, nats; 0 where exact.
     pub standard_error: Vec<f64>,
+    /// How well T of each was solved for; empty where T is no solve. A sample that is not [solved](crate::invert::Status::is_solved) is
+    /// none of q's.
+    pub reports: Vec<SampleReport>,
 }
 
 /// Samples with log q by exact log determinants, which alone may be exponentiated.
@@ -20,6 +23,7 @@ pub struct Drawn {
 pub struct ExactSamples {
     pub(super) samples: Table,
     pub(super) log_prob: Vec<f64>,
+    pub(super) reports: Vec<SampleReport>,
 }
 
 impl ExactSamples {
@@ -31,6 +35,17 @@ impl ExactSamples {
     /// log q(x) of each, nats, exact up to rounding.
     pub fn log_prob(&self) -> &[f64] {
         &self.log_prob
+    }
+
+    /// How well T of each was solved for; empty where T is no solve. [`Importance`](super::Importance) leaves samples out that are not
+    /// [solved](crate::invert::Status::is_solved).
+    pub fn reports(&self) -> &[SampleReport] {
+        &self.reports
+    }
+
+    /// Whether sample `i` was solved for, if it had to be.
+    pub(super) fn is_solved(&self, i: usize) -> bool {
+        self.reports.get(i).is_none_or(|report| report.status.is_solved())
     }
 }
 

@@ -4,8 +4,11 @@
 //! unbiased log det, since the loss is linear in it. Path: the score ∇_u log q is carried through T beside the samples
 //! (`chain/transposed.rs`), and ū = ∇_u log q − β s ∘ ∇ₓ log p̃ goes back through u alone, which leaves out a part whose mean is zero.
 //!
-//! The batch is cut into shards and gathered in lanes as in `flow/gradient.rs`: the number of threads does not enter.
+//! The batch is cut into shards and gathered in lanes as in `flow/gradient.rs`: the number of threads does not enter. A sample of
+//! which a solve failed, of T, of its gradient or of the path's, weighs nothing and is counted; where it failed on the way back its
+//! shard is done once more without it.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use resflow_backend::{Backend, Element as _, Key, ShardPlan};
@@ -14,11 +17,11 @@ use super::GradientEstimator;
 use super::prepared::PreparedVariational;
 use super::target::Target;
 use crate::batch::Batch;
-use crate::bijection::{Ask, Cotangents, Draw, Mapped, Memory, PreparedBijection as _};
+use crate::bijection::{Ask, Cotangents, Draw, LogDet, Mapped, Memory, PreparedBijection as _};
 use crate::chain::{Carried, ask_for_tape};
 use crate::error::Error;
 use crate::flow::sum_estimates;
-use crate::invert::{Inversion, SampleReport, Status};
+use crate::invert::{Inversion, SampleReport};
 use crate::module::{Grad, fill, flatten};
 
 /// The objective of a variational gradient: Σ wᵢ (log q(xᵢ) − β log p̃(xᵢ)), nats.
@@ -63,7 +66,8 @@ pub struct VariationalGradient<B: Backend> {
     pub log_weights: Vec<f64>,
     /// The number of samples whose target density or gradient is not finite: they have weight zero.
     pub impossible: usize,
-    /// The number of samples whose transposed solve did not converge: they have weight zero.
+    /// The number of samples of which a solve did not converge, on the way to the sample or back: they have weight zero, and log
+    /// weights of −∞ where it was on the way there.
     pub unsolved: usize,
     /// The number of vector-Jacobian products of the series, summed over transforms, of the longest shard.
     pub terms: usize,
@@ -81,6 +85,16 @@ struct Lane<B: Backend> {
 struct LeftOut {
     impossible: AtomicUsize,
     unsolved: AtomicUsize,
+}
+
+/// Samples of a shard.
+struct Arrived<B: Backend> {
+    z: Batch<B>,
+    mapped: Mapped<B>,
+    /// ∇_u log q(u), `[n, d]`, of the path gradient.
+    score: Option<B::Tensor>,
+    /// The reports of all solves so far.
+    reports: Vec<SampleReport>,
 }
 
 /// The target at some samples: ln p̃, and the gradient in u.
@@ -111,7 +125,9 @@ impl<B: Backend> PreparedVariational<B> {
         let lanes = backend.run(plan.lanes(), |l| -> Result<Lane<B>, Error> {
             let mut lane = Lane { grads: vec![None; self.flow.chain().grads()], log_weights: Vec::new(), terms: 0 };
             for shard in plan.lane(l) {
-                self.run_shard(target, objective, shard.start, shard.len(), &left_out, &mut lane)?;
+                if let Some(failed) = self.run_shard(target, objective, shard.clone(), &left_out, &mut lane, None)? {
+                    self.run_shard(target, objective, shard, &left_out, &mut lane, Some(&failed))?;
+                }
             }
             Ok(lane)
         });
@@ -130,61 +146,44 @@ impl<B: Backend> PreparedVariational<B> {
         })
     }
 
+    /// Takes a shard there and back, without the samples that have failed before. Where others fail on the way back nothing is added
+    /// to the lane, and the reports of all samples are returned.
     fn run_shard(
         &self,
         target: &(impl Target + ?Sized),
         objective: &VariationalObjective<'_>,
-        start: usize,
-        count: usize,
+        shard: Range<usize>,
         left_out: &LeftOut,
         lane: &mut Lane<B>,
-    ) -> Result<(), Error> {
-        let backend = self.flow.steps();
-        let (chain, base) = (self.flow.chain(), self.flow.base());
-        let first = start as u64;
-        let key = objective.key;
-        let z = Batch::new(base.sample(backend, key.named("sample"), first, count, None)).starting_at(first);
-        let draw = Draw { estimator: self.flow.training(), key: key.named("log det") };
-        let ask = Ask { solver: objective.solver, ..Ask::gradient::<B>(draw, objective.memory) };
+        failed: Option<&[SampleReport]>,
+    ) -> Result<Option<Vec<SampleReport>>, Error> {
+        let (backend, chain) = (self.flow.steps(), self.flow.chain());
+        let count = shard.len();
+        let Arrived { z, mapped, score, reports } = self.arrive(objective, &shard)?;
         let path = objective.estimator == GradientEstimator::Path;
-        let (mapped, score) = if path {
-            let ones = backend.full(-1.0, [count, 1].into());
-            let mut unused = vec![None; self.flow.base_shapes().len()];
-            let score = base.pull_back(backend, z.clone(), &ones, &mut unused);
-            let Carried { log_det, terms, score, .. } = chain.carry_score(backend, &z, &score, &ask)?;
-            let mapped = chain.forward(backend, &z, &ask_for_tape::<B>(objective.memory))?;
-            let exact = crate::bijection::LogDet { value: log_det, exact: true };
-            (Mapped { log_dets: vec![exact], terms, ..mapped }, Some(score))
-        } else {
-            (chain.forward(backend, &z, &ask)?, None)
-        };
-        lane.terms = lane.terms.max(mapped.terms);
 
         let u: Vec<f64> = backend.download(&mapped.y)?.into_iter().map(B::Elem::to_f64).collect();
         let (log_dets, _) = sum_estimates(backend, &mapped.log_dets, count, 1)?;
-        let base = base.log_prob(backend, &z)?;
+        let base = self.flow.base().log_prob(backend, &z)?;
         let Judged { log_target, gradient } = self.judge(target, &u, count)?;
-        let solved = score.as_ref().map(|score| score.reports.as_slice());
-        let mut weights = objective.weights[start..start + count].to_vec();
+        let mut weights = objective.weights[shard].to_vec();
         let mut log_weights = Vec::with_capacity(count);
+        let (mut impossible, mut unsolved) = (0, 0);
         for i in 0..count {
             let log_q = base[i] - log_dets[i] - self.log_scale();
-            if log_target[i] == f64::NEG_INFINITY || !log_q.is_finite() {
-                left_out.impossible.fetch_add(1, Ordering::Relaxed);
-                weights[i] = 0.0;
-                log_weights.push(f64::NEG_INFINITY);
-                continue;
-            }
-            if solved.is_some_and(|reports| !is_solved(reports, i)) {
-                left_out.unsolved.fetch_add(1, Ordering::Relaxed);
+            let arrived = mapped.reports.as_deref().is_none_or(|reports| is_solved(reports, i));
+            let solved = is_solved(&reports, i) && failed.is_none_or(|reports| is_solved(reports, i));
+            let possible = log_target[i] != f64::NEG_INFINITY && log_q.is_finite();
+            unsolved += usize::from(!solved);
+            impossible += usize::from(solved && !possible);
+            if !(solved && possible) {
                 weights[i] = 0.0;
             }
-            log_weights.push(log_target[i] - log_q);
+            log_weights.push(if arrived && possible { log_target[i] - log_q } else { f64::NEG_INFINITY });
         }
-        lane.log_weights.push(log_weights);
 
         let score: Option<Vec<f64>> = score
-            .map(|score| Ok::<_, Error>(backend.download(&score.value)?.into_iter().map(B::Elem::to_f64).collect()))
+            .map(|score| Ok::<_, Error>(backend.download(&score)?.into_iter().map(B::Elem::to_f64).collect()))
             .transpose()?;
         let d = self.dimension();
         let cotangent = (0..count * d).map(|e| match weights[e / d] {
@@ -201,8 +200,47 @@ impl<B: Backend> PreparedVariational<B> {
             context: None,
         };
         let tape = mapped.tape.ok_or(Error::Transform { number: 0, problem: "kept nothing".into() })?;
-        chain.backward(backend, tape, cotangents, &mut lane.grads)?;
-        Ok(())
+        // only where T itself is a solve is there another on the way back
+        let before = mapped.reports.is_some().then(|| lane.grads.clone());
+        let mut back = None;
+        chain.backward_reported(backend, tape, cotangents, &mut lane.grads, &mut back)?;
+        if let (None, Some(before), Some(mut back)) = (failed, before, back) {
+            // what weighs nothing has nothing to solve
+            if back.iter().any(|report| !report.status.is_solved()) {
+                lane.grads = before;
+                back.iter_mut().zip(&reports).for_each(|(back, own)| back.status = back.status.max(own.status));
+                return Ok(Some(back));
+            }
+        }
+        lane.terms = lane.terms.max(mapped.terms);
+        lane.log_weights.push(log_weights);
+        left_out.impossible.fetch_add(impossible, Ordering::Relaxed);
+        left_out.unsolved.fetch_add(unsolved, Ordering::Relaxed);
+        Ok(None)
+    }
+
+    /// Draws the latents of a shard and takes them through T, for the path gradient with the score.
+    fn arrive(&self, objective: &VariationalObjective<'_>, shard: &Range<usize>) -> Result<Arrived<B>, Error> {
+        let backend = self.flow.steps();
+        let (chain, base) = (self.flow.chain(), self.flow.base());
+        let (first, count, key) = (shard.start as u64, shard.len(), objective.key);
+        let z = Batch::new(base.sample(backend, key.named("sample"), first, count, None)).starting_at(first);
+        let draw = Draw { estimator: self.flow.training(), key: key.named("log det") };
+        let ask = Ask { solver: objective.solver, ..Ask::gradient::<B>(draw, objective.memory) };
+        if objective.estimator != GradientEstimator::Path {
+            let mapped = chain.forward(backend, &z, &ask)?;
+            let reports = mapped.reports.clone().unwrap_or_default();
+            return Ok(Arrived { z, mapped, score: None, reports });
+        }
+        let ones = backend.full(-1.0, [count, 1].into());
+        let mut unused = vec![None; self.flow.base_shapes().len()];
+        let score = base.pull_back(backend, z.clone(), &ones, &mut unused);
+        let Carried { log_det, terms, score } = chain.carry_score(backend, &z, &score, &ask)?;
+        let for_tape = Ask { solver: objective.solver, ..ask_for_tape::<B>(objective.memory) };
+        let mapped = chain.forward(backend, &z, &for_tape)?;
+        let exact = LogDet { value: log_det, exact: true };
+        let mapped = Mapped { log_dets: vec![exact], terms, ..mapped };
+        Ok(Arrived { z, mapped, score: Some(score.value), reports: score.reports })
     }
 
     /// Asks the target for u, `[n, d]`: ln p̃, −∞ where that or its gradient is not finite, and s ∘ ∇ₓ ln p̃.
@@ -224,7 +262,7 @@ impl<B: Backend> PreparedVariational<B> {
 
 /// Whether a sample's solves ended well; where nothing was solved there are no reports.
 fn is_solved(reports: &[SampleReport], sample: usize) -> bool {
-    reports.get(sample).is_none_or(|report| matches!(report.status, Status::Converged | Status::FloatFloor))
+    reports.get(sample).is_none_or(|report| report.status.is_solved())
 }
 
 /// The lanes' values in the order of the samples: shard i is entry i div L of lane i mod L.

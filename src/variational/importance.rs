@@ -11,8 +11,11 @@ use crate::error::Error;
 /// The importance weights of samples, and what they tell of the target and of the fit.
 #[derive(Debug, Clone)]
 pub struct Importance {
-    /// ln w of each sample, nats; −∞ where the target's density is zero or not a number.
+    /// ln w of each sample, nats; −∞ where the target's density is zero or not a number, and where the sample was not solved for.
     pub log_weights: Vec<f64>,
+    /// The samples that were not solved for, of flows whose way there is a solve. They have weight zero, which makes ln Z too low by at
+    /// most their part of it, and are left out of the evidence lower bound.
+    pub unsolved: usize,
     /// The mean of ln w, the evidence lower bound (ELBO), nats; −∞ if any weight is zero.
     pub evidence_lower_bound: f64,
     /// The standard error of the mean of ln w, nats.
@@ -45,20 +48,33 @@ impl Importance {
             return Err(Error::Input(format!("importance weights of {n} samples: at least 2 are needed for an error")));
         }
         let targets = log_densities(target, table.values(), n)?;
-        let log_weights: Vec<f64> = targets.iter().zip(samples.log_prob()).map(|(p, q)| p - q).collect();
+        let solved: Vec<bool> = (0..n).map(|i| samples.is_solved(i)).collect();
+        let own = targets.iter().zip(samples.log_prob()).zip(&solved);
+        let log_weights: Vec<f64> =
+            own.map(|((p, q), solved)| if *solved { p - q } else { f64::NEG_INFINITY }).collect();
+        let unsolved = solved.iter().filter(|solved| !**solved).count();
         let most = log_weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         if most == f64::NEG_INFINITY {
-            return Err(Error::Input("the target's density is zero, or not a number, at every sample".into()));
+            let problem = match unsolved {
+                0 => "the target's density is zero, or not a number, at every sample".into(),
+                k => format!(
+                    "{k} of {n} samples were not solved for, and at the others the target's density is zero or not a number"
+                ),
+            };
+            return Err(Error::Input(problem));
         }
         let weights: Vec<f64> = log_weights.iter().map(|l| (l - most).exp()).collect();
         let (sum, squares) = weights.iter().fold((0.0, 0.0), |(sum, squares), w| (sum + w, squares + w * w));
         let count = n as f64;
-        let lower = log_weights.iter().sum::<f64>() / count;
-        let spread: f64 = log_weights.iter().map(|l| (l - lower).powi(2)).sum();
+        let there = || log_weights.iter().zip(&solved).filter(|(_, solved)| **solved).map(|(l, _)| *l);
+        let known = (n - unsolved) as f64;
+        let lower = there().sum::<f64>() / known;
+        let spread: f64 = there().map(|l| (l - lower).powi(2)).sum();
         Ok(Self {
+            unsolved,
             evidence_lower_bound: lower,
-            evidence_lower_bound_error: if lower.is_finite() {
-                (spread / (count - 1.0) / count).sqrt()
+            evidence_lower_bound_error: if lower.is_finite() && known > 1.0 {
+                (spread / (known - 1.0) / known).sqrt()
             } else {
                 f64::INFINITY
             },
@@ -99,6 +115,7 @@ fn jackknife(weights: &[f64], sum: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::invert::{SampleReport, Status};
     use crate::variational::TargetError;
 
     /// The standard normal density times e^5.
@@ -118,7 +135,7 @@ mod tests {
     }
 
     fn samples(rows: &[f64], log_prob: Vec<f64>) -> ExactSamples {
-        ExactSamples { samples: Table::of_computed(1, rows.to_vec()), log_prob }
+        ExactSamples { samples: Table::of_computed(1, rows.to_vec()), log_prob, reports: Vec::new() }
     }
 
     #[test]
@@ -130,6 +147,25 @@ mod tests {
         assert!((found.effective_sample_size - 4.0).abs() < 1e-9 && (found.largest_share - 0.25).abs() < 1e-12);
         let (mean, error) = found.expect(|x| x[0]);
         assert!((mean - 0.3).abs() < 1e-12 && error > 0.0, "{mean} ± {error}");
+    }
+
+    #[test]
+    fn samples_that_were_not_solved_for_weigh_nothing() {
+        let rows = [0.3, -1.2, 2.0, 0.1];
+        let normal = |x: &f64| -0.5 * x * x - 0.5 * (2.0 * std::f64::consts::PI).ln();
+        let mut own = samples(&rows, rows.iter().map(normal).collect());
+        let good = SampleReport { residual: 0.0, error_bound: 0.0, iterations: 1, status: Status::Converged };
+        own.reports = vec![good; 4];
+        own.reports[2].status = Status::NotConverged;
+        own.log_prob[2] = f64::NAN;
+        let found = Importance::new(&own, &Bell).expect("three weights");
+        assert_eq!((found.unsolved, found.log_weights[2]), (1, f64::NEG_INFINITY));
+        assert!((found.evidence_lower_bound - 5.0).abs() < 1e-12 && found.evidence_lower_bound_error < 1e-12);
+        assert!((found.log_evidence - 5.0 - 0.75_f64.ln()).abs() < 1e-12, "{}", found.log_evidence);
+        assert!((found.effective_sample_size - 3.0).abs() < 1e-9);
+        own.reports.fill(SampleReport { status: Status::NonFinite, ..good });
+        let error = Importance::new(&own, &Bell).expect_err("no weight").to_string();
+        assert!(error.contains("4 of 4 samples were not solved for"), "{error}");
     }
 
     #[test]

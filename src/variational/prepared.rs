@@ -9,7 +9,7 @@ use crate::data::Table;
 use crate::error::Error;
 use crate::estimator::{Estimator, Exact};
 use crate::flow::{PreparedFlow, sum_estimates};
-use crate::invert::Inversion;
+use crate::invert::{Inversion, SampleReport, merge_reports};
 
 /// A variational flow with its weights normalised. It is `Send` and `Sync`.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ struct Piece {
     base: Vec<f64>,
     estimates: Vec<f64>,
     replicates: usize,
+    /// Where T is a solve.
+    reports: Option<Vec<SampleReport>>,
 }
 
 /// The mean of estimates and its standard error.
@@ -52,42 +54,48 @@ impl<B: Backend> PreparedVariational<B> {
     }
 
     /// Takes latents through T.
-    fn map(&self, z: Batch<B>, estimator: &Estimator, replicates: usize, key: Key) -> Result<Piece, Error> {
+    fn map(&self, z: Batch<B>, draw: Draw<'_>, replicates: usize, solver: &Inversion) -> Result<Piece, Error> {
         let backend = self.flow.backend();
         let count = z.len(backend);
-        let ask = Ask::log_det::<B>(Draw { estimator, key }, replicates);
+        let ask = Ask { solver: *solver, ..Ask::log_det::<B>(draw, replicates) };
         let mapped = self.flow.chain().forward(backend, &z, &ask)?;
         let u = backend.download(&mapped.y)?.into_iter().map(B::Elem::to_f64).collect();
         let (estimates, replicates) = sum_estimates(backend, &mapped.log_dets, count, replicates)?;
-        Ok(Piece { u, base: self.flow.base().log_prob(backend, &z)?, estimates, replicates })
+        let base = self.flow.base().log_prob(backend, &z)?;
+        Ok(Piece { u, base, estimates, replicates, reports: mapped.reports })
     }
 
     /// Draws samples with log q, and tells whether that is exact, of at least two replicates.
     fn draw(&self, count: usize, key: Key, estimator: &Estimator, replicates: usize) -> Result<(Drawn, bool), Error> {
         let backend = self.flow.backend();
         let plan = self.flow.plan(count);
+        let how = Inversion::for_backend::<B>();
         let pieces = backend.run(plan.shards(), |i| {
             let range = plan.rows(i);
             let first = range.start as u64;
             let z = self.flow.base().sample(backend, key.named("sample"), first, range.len(), None);
-            self.map(Batch::new(z).starting_at(first), estimator, replicates, key.named("log det"))
+            let draw = Draw { estimator, key: key.named("log det") };
+            self.map(Batch::new(z).starting_at(first), draw, replicates, &how)
         });
         let (mut samples, mut log_prob, mut standard_error) = (Vec::new(), Vec::new(), Vec::new());
-        let mut exact = true;
+        let (mut exact, mut reports) = (true, Vec::new());
         for piece in pieces {
-            let Piece { u, base, estimates, replicates } = piece?;
+            let Piece { u, base, estimates, replicates, reports: own } = piece?;
             exact &= replicates == 1;
             samples.extend(self.place(&u));
+            reports.extend(own.into_iter().flatten());
             for (base, estimates) in base.iter().zip(estimates.chunks_exact(replicates)) {
                 let (log_det, error) = mean(estimates);
                 log_prob.push(base - log_det - self.log_scale());
                 standard_error.push(error);
             }
         }
-        Ok((Drawn { samples: Table::of_computed(self.dimension(), samples), log_prob, standard_error }, exact))
+        let samples = Table::of_computed(self.dimension(), samples);
+        Ok((Drawn { samples, log_prob, standard_error, reports }, exact))
     }
 
-    /// Draws samples with log q by the evaluation estimator. Sample i is a function of the key and i. Nothing is solved for.
+    /// Draws samples with log q by the evaluation estimator. Sample i is a function of the key and i. Nothing is solved for, unless T
+    /// is a solve (implicit and monotone blocks, continuous flows): see the reports.
     ///
     /// # Errors
     /// Returns [`Error::Transform`] if a transform of your own fails, [`Error::Backend`] if the device does.
@@ -95,19 +103,20 @@ impl<B: Backend> PreparedVariational<B> {
         Ok(self.draw(count, key, self.flow.resolved(), self.flow.replicates())?.0)
     }
 
-    /// Draws the same samples with exact log q, at the cost of a determinant for each block and sample.
+    /// Draws the same samples with exact log q, at the cost of a determinant for each block and sample. Where T is a solve, see
+    /// [`ExactSamples::reports`].
     ///
     /// # Errors
     /// Returns [`Error::Transform`] if a transform of your own fails or estimates its log det all the same,
     /// [`Error::Backend`] if the device failed.
     pub fn sample_exact(&self, count: usize, key: Key) -> Result<ExactSamples, Error> {
-        let (Drawn { samples, log_prob, .. }, exact) = self.draw(count, key, &Estimator::Exact(Exact), 2)?;
+        let (Drawn { samples, log_prob, reports, .. }, exact) = self.draw(count, key, &Estimator::Exact(Exact), 2)?;
         if !exact {
             let problem =
                 "estimates its log det, though an exact one was asked for: its exponential would be biased".into();
             return Err(Error::Transform { number: 0, problem });
         }
-        Ok(ExactSamples { samples, log_prob })
+        Ok(ExactSamples { samples, log_prob, reports })
     }
 
     /// Computes log q of given points, `[n, d]` in the target's units, by inverting the flow.
@@ -126,8 +135,13 @@ impl<B: Backend> PreparedVariational<B> {
             let solution = self.flow.chain().inverse(backend, &u, how)?;
             let latents: Vec<f64> = backend.download(&solution.value)?.into_iter().map(B::Elem::to_f64).collect();
             let z = Batch::new(solution.value).starting_at(range.start as u64);
-            let piece = self.map(z, self.flow.resolved(), self.flow.replicates(), key.named("log det"))?;
-            Ok((latents, solution.reports, piece))
+            let draw = Draw { estimator: self.flow.resolved(), key: key.named("log det") };
+            let piece = self.map(z, draw, self.flow.replicates(), how)?;
+            let mut reports = Some(solution.reports);
+            if let Some(own) = &piece.reports {
+                merge_reports(&mut reports, own.clone());
+            }
+            Ok((latents, reports.unwrap_or_default(), piece))
         });
         let mut located = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for piece in pieces {

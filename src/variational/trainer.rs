@@ -35,7 +35,7 @@ pub struct VariationalStep {
     pub learning_rate: f64,
     /// The number of samples whose target density or gradient was not finite: they had weight zero.
     pub impossible: usize,
-    /// The number of samples whose transposed solve did not converge: they had weight zero.
+    /// The number of samples of which a solve did not converge, on the way to the sample or back: they had weight zero.
     pub unsolved: usize,
     /// The number of vector-Jacobian products of the log dets, summed over blocks.
     pub terms: usize,
@@ -146,8 +146,8 @@ impl<B: Backend, T: Target> VariationalTrainer<B, T> {
     /// Makes one step.
     ///
     /// # Errors
-    /// Returns [`Error::Diverged`] if the gradient is not finite or the target makes all samples impossible, the state being that
-    /// before the step; [`Error::Target`] if the target fails, [`Error::Input`] if a transform cannot be initialised or has no
+    /// Returns [`Error::Diverged`] if the gradient is not finite or no sample is left that the target does not make impossible and
+    /// that was solved for, the state being that before the step; [`Error::Target`] if the target fails, [`Error::Input`] if a transform cannot be initialised or has no
     /// transposed solve, [`Error::Transform`] if one of your own fails, [`Error::Backend`] if the device does.
     pub fn step(&mut self) -> Result<VariationalStep, Error> {
         let start = Instant::now();
@@ -168,6 +168,13 @@ impl<B: Backend, T: Target> VariationalTrainer<B, T> {
         let VariationalGradient { flat, log_weights, impossible, unsolved, terms } = gradient;
         if impossible == n {
             return Err(Error::Diverged { step, what: "the target's density at every sample", layer: None });
+        }
+        if impossible + unsolved == n {
+            return Err(Error::Diverged {
+                step,
+                what: "a solve, or the target's density, at every sample",
+                layer: None,
+            });
         }
         let backend = self.flow.flow.backend().clone();
         let applied = self.optimiser.step(&backend, &self.optimiser_config, step, rate, &flat, &[])?;

@@ -158,11 +158,11 @@ fn opposite(b: &Cpu, block: &dyn Bijection<Cpu>) -> Box<dyn Bijection<Cpu>> {
     block
 }
 
-fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(super) fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
     values.into_iter().fold(0.0, |a: f64, v| if v.is_nan() { v } else { a.max(v.abs()) })
 }
 
-fn apart(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn apart(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     largest(a.iter().zip(b).map(|(a, b)| a - b))
 }
@@ -232,38 +232,35 @@ proptest! {
         }
     }
 
-    /// The series of both blocks tend to their exact log dets, within the bound of what is cut off, and the gradient of the
-    /// truncated series is the same summed by Neumann's series or differentiated term by term, in the mean over all probes of
-    /// an orthonormal basis.
+    /// The series of both blocks tend to their exact log dets, and the gradient of the truncated series, summed by Neumann's series or
+    /// differentiated term by term, to that of the exact ones: in one dimension, where a probe of ±1 is no noise.
     #[test]
-    fn truncated_series_tend_to_the_exact_log_dets(net in nets(1..=4, &SMOOTH, true)) {
-        let (b, d) = (cpu(), net.dimension());
-        let x = normal(&b, net.key().named("x"), [ROWS, d]);
+    fn truncated_series_tend_to_the_exact_log_dets(net in nets(1..=1, &SMOOTH, true)) {
+        let b = cpu();
+        let x = normal(&b, net.key().named("x"), [ROWS, 1]);
         for block in &blocks(&b, &net)[1..] {
             let prepared = block.prepare(&b);
             let exact = down(&b, &with_log_det(&b, &*prepared, &Batch::new(x.clone()), draw(Key::new(0)), 1).1.value);
             // in one dimension ±1 is no noise
-            if d == 1 {
-                let terms = 400;
-                let series = Estimator::Truncated(Truncated::new(terms).expect("terms"));
-                let draw = Draw { estimator: &series, key: Key::new(3) };
-                let found = with_log_det(&b, &*prepared, &Batch::new(x.clone()), draw, 1).1;
-                prop_assert!(apart(&down(&b, &found.value), &exact) < 1e-8);
-                let of = |draw: Draw<'_>, memory| {
-                    let Trained { y, tape, .. } = train(&b, &*prepared, &Batch::new(x.clone()), draw, memory);
-                    let mut grads = vec![None; count_grads(&**block)];
-                    let weights = b.full(0.7, [ROWS, 1].into());
-                    let gx = pull_back(&b, &*prepared, tape, b.full(0.0, b.shape(&y)), &weights, &mut grads);
-                    prepared.finish_gradients(&b, &mut grads);
-                    let grads = grads.into_iter().flat_map(|g| down(&b, &g.expect("filled")));
-                    down(&b, &gx).into_iter().chain(grads).collect::<Vec<_>>()
-                };
-                let expected = of(crate::common::bijections::draw(Key::new(0)), Memory::Store);
-                let scale = 1.0 + largest(expected.iter().copied());
-                for memory in [Memory::Store, Memory::Recompute, Memory::Unroll] {
-                    let gradient = of(draw, memory);
-                    prop_assert!(apart(&gradient, &expected) < 1e-7 * scale, "{memory:?}");
-                }
+            let terms = 400;
+            let series = Estimator::Truncated(Truncated::new(terms).expect("terms"));
+            let draw = Draw { estimator: &series, key: Key::new(3) };
+            let found = with_log_det(&b, &*prepared, &Batch::new(x.clone()), draw, 1).1;
+            prop_assert!(apart(&down(&b, &found.value), &exact) < 1e-8);
+            let of = |draw: Draw<'_>, memory| {
+                let Trained { y, tape, .. } = train(&b, &*prepared, &Batch::new(x.clone()), draw, memory);
+                let mut grads = vec![None; count_grads(&**block)];
+                let weights = b.full(0.7, [ROWS, 1].into());
+                let gx = pull_back(&b, &*prepared, tape, b.full(0.0, b.shape(&y)), &weights, &mut grads);
+                prepared.finish_gradients(&b, &mut grads);
+                let grads = grads.into_iter().flat_map(|g| down(&b, &g.expect("filled")));
+                down(&b, &gx).into_iter().chain(grads).collect::<Vec<_>>()
+            };
+            let expected = of(crate::common::bijections::draw(Key::new(0)), Memory::Store);
+            let scale = 1.0 + largest(expected.iter().copied());
+            for memory in [Memory::Store, Memory::Recompute, Memory::Unroll] {
+                let gradient = of(draw, memory);
+                prop_assert!(apart(&gradient, &expected) < 1e-7 * scale, "{memory:?}");
             }
         }
     }
@@ -299,6 +296,7 @@ proptest! {
             prop_assert!(largest(grads.iter().copied()).is_finite());
             let (gx, passed) = (down(&b, &back.x), down(&b, &back.log_det));
             let failed: Vec<bool> = reports.iter().map(|r| r.status == Status::NotConverged).collect();
+            prop_assert!(limit > 1 || failed.contains(&true), "one product is not enough");
             for row in (0..ROWS).filter(|&row| failed[row]) {
                 prop_assert!(gx[row * d..(row + 1) * d].iter().all(|g| *g == 0.0) && passed[row] == 0.0);
             }

@@ -45,5 +45,6 @@ mod spline;
 mod table_fits;
 mod together;
 mod traces;
+mod unsolved;
 mod variational;
 mod weights;

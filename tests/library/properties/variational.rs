@@ -52,7 +52,7 @@ impl Target for Gaussian {
 
 /// A smooth density of three numbers that is no flow's: a funnel with a ripple.
 #[derive(Debug)]
-struct Ripple;
+pub(crate) struct Ripple;
 
 impl Target for Ripple {
     fn dimension(&self) -> usize {
