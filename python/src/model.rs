@@ -74,6 +74,7 @@ fn score_dict(py: Python<'_>, score: LogProb) -> PyResult<Bound<'_, PyDict>> {
     found.set_item("mean", score.mean())?;
     found.set_item("mean_standard_error", score.mean_standard_error())?;
     found.set_item("bias_bound", score.bias_bound)?;
+    found.set_item("most_evaluations", score.most_evaluations)?;
     found.set_item("estimator", &score.estimator)?;
     found.set_item("replicates", score.replicates)?;
     found.set_item("status", score.status.iter().map(ToString::to_string).collect::<Vec<_>>())?;

@@ -46,6 +46,9 @@ pub struct LogProb {
     /// feels: ‖∇ log p₀(z)‖₂ times the bounds on the errors of the solves; 0 without solves. No part of the standard error, which
     /// is that of the estimates.
     pub solve_error: Vec<f64>,
+    /// Evaluations of g, or of a continuous flow's f, that the forward solves of the sample with the most of them took, summed over
+    /// transforms; 0 without solves.
+    pub most_evaluations: u32,
     /// The weight of each sample, `[n]`, where the samples had weights.
     pub weights: Option<Vec<f64>>,
     /// The number of replicates behind each value, or of draws of noise where these are fewer or the log det is exact; 1
@@ -202,9 +205,11 @@ pub(crate) fn evaluate<B: Backend>(
 }
 
 /// ln of the mean of e^v over independent draws v, each with a standard error of its own, and its standard error: the delta
-/// method, Var(ln m) ≈ Var(m)/m² with m the mean of w = e^v, and the errors of the draws by their parts of m.
+/// method, Var(ln m) ≈ Var(m)/m² with m the mean of w = e^v, and the errors of the draws by their parts of m. The exponential of an
+/// estimate is too large in the mean, by half its variance for normal errors, which is taken off.
 pub(crate) fn log_mean_exp(draws: &[(f64, f64)]) -> (f64, f64) {
     let count = draws.len() as f64;
+    let draws: Vec<_> = draws.iter().map(|(v, error)| (v - 0.5 * error * error, *error)).collect();
     let most = draws.iter().map(|(v, _)| *v).fold(f64::NEG_INFINITY, f64::max);
     if most == f64::NEG_INFINITY {
         return (most, 0.0);
@@ -213,7 +218,7 @@ pub(crate) fn log_mean_exp(draws: &[(f64, f64)]) -> (f64, f64) {
     let mean = weights.iter().sum::<f64>() / count;
     let spread: f64 = weights.iter().map(|w| (w / mean - 1.0).powi(2)).sum();
     let between = spread / (count - 1.0) / count;
-    let within: f64 = weights.iter().zip(draws).map(|(w, (_, error))| (w / mean / count * error).powi(2)).sum();
+    let within: f64 = weights.iter().zip(&draws).map(|(w, (_, error))| (w / mean / count * error).powi(2)).sum();
     (most + mean.ln(), (between + within).sqrt())
 }
 
@@ -235,9 +240,11 @@ fn evaluate_draw<B: Backend>(
     let mut moments = vec![Moments::default(); count];
     let mut replicates = 1;
     let (mut status, mut solve_error) = (vec![Status::Converged; count], vec![0.0; count]);
+    let mut most_evaluations = 0;
     run(flow, &source, given, None, key, latent, |sample, at| {
         base.push(sample.base);
-        (status[at], solve_error[at]) = sample.solve;
+        (status[at], solve_error[at]) = (sample.solve.status, sample.solve.error);
+        most_evaluations = most_evaluations.max(sample.solve.evaluations);
         z.extend_from_slice(sample.z);
         moments[at] = Moments::of(sample.estimates);
         replicates = sample.estimates.len();
@@ -275,6 +282,7 @@ fn evaluate_draw<B: Backend>(
         standard_error,
         status,
         solve_error,
+        most_evaluations,
         log_det,
         weights: samples.weights().map(<[f64]>::to_vec),
         replicates,
@@ -304,8 +312,23 @@ struct Found<'a> {
     base: f64,
     /// The estimates of the log det in nats, one a replicate.
     estimates: &'a [f64],
-    /// The worst status of its solves, and the error that they leave in log p, nats.
-    solve: (Status, f64),
+    solve: Solve,
+}
+
+/// What the solves of a sample came to.
+#[derive(Debug, Clone, Copy)]
+struct Solve {
+    /// The worst of them.
+    status: Status,
+    /// The error that they leave in log p, nats.
+    error: f64,
+    /// Evaluations of g or f.
+    evaluations: u32,
+}
+
+impl Solve {
+    /// Of a sample without solves.
+    const NONE: Self = Self { status: Status::Converged, error: 0.0, evaluations: 0 };
 }
 
 /// Evaluates all samples, or those of `which`; shows `each` the evaluation and its place among them, in order.
@@ -355,7 +378,7 @@ fn run<B: Backend>(
             let Shard { z, base, estimates, replicates, solves } = part;
             for (i, (base, estimates)) in base.into_iter().zip(estimates.chunks_exact(replicates)).enumerate() {
                 let z = z.as_ref().map_or(&[][..], |z| &z[i * d..(i + 1) * d]);
-                let solve = solves.as_ref().map_or((Status::Converged, 0.0), |solves| solves[i]);
+                let solve = solves.as_ref().map_or(Solve::NONE, |solves| solves[i]);
                 each(Found { z, base, estimates, solve }, at);
                 at += 1;
             }
@@ -374,8 +397,8 @@ struct Shard {
     base: Vec<f64>,
     estimates: Vec<f64>,
     replicates: usize,
-    /// The status and the error in log p of each sample, where a transform solves.
-    solves: Option<Vec<(Status, f64)>>,
+    /// Those of each sample, where a transform solves.
+    solves: Option<Vec<Solve>>,
 }
 
 impl Shard {
@@ -385,8 +408,8 @@ impl Shard {
         let mut numbers = vec![self.base.len() as f64, self.replicates as f64];
         numbers.extend([f64::from(u8::from(self.solves.is_some())), self.z.as_ref().map_or(-1.0, |z| z.len() as f64)]);
         numbers.extend(self.base.iter().chain(&self.estimates).chain(z));
-        for (status, error) in self.solves.iter().flatten() {
-            numbers.extend([f64::from(*status as u8), *error]);
+        for Solve { status, error, evaluations } in self.solves.iter().flatten() {
+            numbers.extend([f64::from(*status as u8), *error, f64::from(*evaluations)]);
         }
         numbers
     }
@@ -401,29 +424,32 @@ impl Shard {
         let (rows, replicates) = (*rows as usize, *replicates as usize);
         let (base, estimates) = (take(rows)?.to_vec(), take(rows.checked_mul(replicates)?)?.to_vec());
         let z = if *z < 0.0 { None } else { Some(take(*z as usize)?.to_vec()) };
-        let solves = if *solves == 0.0 { None } else { Some(take(2 * rows)?) };
-        let of = |pair: &[f64]| Some((Status::from_number(pair[0])?, pair[1]));
+        let solves = if *solves == 0.0 { None } else { Some(take(3 * rows)?) };
+        let of = |own: &[f64]| {
+            let (status, error, evaluations) = (Status::from_number(own[0])?, own[1], own[2] as u32);
+            Some(Solve { status, error, evaluations })
+        };
         let solves = match solves {
             None => None,
-            Some(pairs) => Some(pairs.chunks_exact(2).map(of).collect::<Option<_>>()?),
+            Some(numbers) => Some(numbers.chunks_exact(3).map(of).collect::<Option<_>>()?),
         };
         Some(Self { z, base, estimates, replicates, solves })
     }
 }
 
-/// The status of each sample's solves, and what their errors do to log p₀.
-fn solves<B: Backend>(
-    flow: &PreparedFlow<B>,
-    z: &Batch<B>,
-    reports: &[SampleReport],
-) -> Result<Vec<(Status, f64)>, Error> {
+/// What the solves of each sample came to, with what their errors do to log p₀.
+fn solves<B: Backend>(flow: &PreparedFlow<B>, z: &Batch<B>, reports: &[SampleReport]) -> Result<Vec<Solve>, Error> {
     let backend = flow.backend();
     let n = z.len(backend);
     let ones = backend.full(1.0, [n, 1].into());
     let gradient = flow.base().pull_back(backend, z.clone(), &ones, &mut vec![None; flow.base_shapes.len()]);
     let gradient = backend.reshape(&gradient, [n, backend.shape(&gradient).row_elements()].into());
     let squares = backend.download(&backend.dot_rows(&gradient, &gradient))?;
-    let of = |(report, square): (&SampleReport, B::Elem)| (report.status, report.error_bound * square.to_f64().sqrt());
+    let of = |(report, square): (&SampleReport, B::Elem)| Solve {
+        status: report.status,
+        error: report.error_bound * square.to_f64().sqrt(),
+        evaluations: report.iterations,
+    };
     Ok(reports.iter().zip(squares).map(of).collect())
 }
 

@@ -445,7 +445,8 @@ impl<B: Backend> Flow<B> {
     }
 
     /// Returns the estimator in use, `Auto` resolved by the first block's cost; exact where no transform estimates
-    /// anything.
+    /// anything, and of `Auto` where columns on grids make log p the logarithm of a mean of densities: the exponential of an estimate
+    /// is biased.
     pub fn resolved(&self, phase: Phase) -> Estimator {
         let setting = match phase {
             Phase::Training => self.config.training(),
@@ -454,6 +455,11 @@ impl<B: Backend> Flow<B> {
         let cost = self.estimated().find_map(Bijection::cost);
         match cost.map_or(Estimator::Exact(Exact), |cost| setting.resolve(&cost, phase)) {
             // in evaluation every sample draws its own N, whatever the setting says
+            Estimator::RussianRoulette(_)
+                if phase == Phase::Evaluation && matches!(setting, Estimator::Auto(_)) && self.columns.draws() > 1 =>
+            {
+                Estimator::Exact(Exact)
+            }
             Estimator::RussianRoulette(r) if phase == Phase::Evaluation => {
                 Estimator::RussianRoulette(r.with_sharing(Sharing::Sample))
             }

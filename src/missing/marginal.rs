@@ -108,6 +108,7 @@ impl<B: Backend> PreparedMarginal<B> {
             log_det: vec![f64::NAN; n],
             status: vec![Status::Converged; n],
             solve_error: vec![0.0; n],
+            most_evaluations: 0,
             weights: rows.weights().map(<[f64]>::to_vec),
             replicates: draws,
             bias_bound: 0.0,
@@ -118,6 +119,7 @@ impl<B: Backend> PreparedMarginal<B> {
         };
         if !whole.is_empty() {
             let own = self.joint.log_prob(&rows.data().select(&whole)?, key)?;
+            scores.most_evaluations = own.most_evaluations;
             for (k, &i) in whole.iter().enumerate() {
                 (scores.values[i], scores.standard_error[i]) = (own.values[k], own.standard_error[k]);
                 (scores.log_det[i], scores.status[i]) = (own.log_det[k], own.status[k]);
@@ -137,6 +139,7 @@ impl<B: Backend> PreparedMarginal<B> {
             let weighed = self.weigh(rows, wanted)?;
             let z = Table::of_computed(self.columns.width(), weighed.z);
             let joint = self.standard.log_prob(Samples::from(&z), key)?;
+            scores.most_evaluations = scores.most_evaluations.max(joint.most_evaluations);
             for (k, own) in wanted.iter().enumerate() {
                 let range = k * draws..(k + 1) * draws;
                 let log_weights: Vec<f64> = range.clone().map(|at| weighed.log_weight[at] + joint.values[at]).collect();

@@ -81,6 +81,7 @@ fn scores(density: &CategoricalDensity, rows: &Dataset) -> Result<LogProb> {
         log_det: zeros.clone(),
         status: vec![Status::Converged; n],
         solve_error: zeros,
+        most_evaluations: 0,
         weights: rows.weights().map(<[f64]>::to_vec),
         replicates: 1,
         estimator: "exact".to_owned(),

@@ -76,6 +76,7 @@ fn scores(
                 all.log_det.extend(own.log_det);
                 all.status.extend(own.status);
                 all.solve_error.extend(own.solve_error);
+                all.most_evaluations = all.most_evaluations.max(own.most_evaluations);
                 all.weights = all.weights.take().zip(own.weights).map(|(a, b)| [a, b].concat());
                 all.replicates = all.replicates.max(own.replicates);
                 all

@@ -36,6 +36,7 @@ impl Estimate {
             log_det: vec![self.mean],
             status: vec![Status::Converged],
             solve_error: vec![0.0],
+            most_evaluations: 0,
             weights: None,
             replicates: self.count,
             bias_bound: 0.0,

@@ -312,11 +312,16 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         if found.dropped > 0 {
             object["dropped_rows"] = found.dropped.into();
         }
+        if totals.bias > 0.0 {
+            // of weights that are not held to a bound nothing is known, which JSON has no number for
+            object["bias_bound"] = totals.bias.is_finite().then_some(totals.bias).into();
+        }
         if outside > 0 {
             object["out_of_support_rows"] = outside.into();
         }
         if model.family().solves() {
             object["largest_solve_error"] = totals.solve_error.into();
+            object["most_evaluations"] = totals.evaluations.into();
             object["unsolved_rows"] = unsolved.into();
         }
         if model.images().is_some() {
@@ -364,7 +369,8 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             0 => String::new(),
             n => format!("; {n} of {rows} {row}s are not solved to the accuracy asked for"),
         };
-        format!("solves      leave an error of up to {:.1e} nats{failed}\n", totals.solve_error)
+        let (error, most) = (totals.solve_error, totals.evaluations);
+        format!("solves      leave an error of up to {error:.1e} nats, by up to {most} evaluations{failed}\n")
     } else {
         String::new()
     };
@@ -379,14 +385,24 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
         arguments.out.as_deref(),
         &format!(
             "{bits}mean log p  {least}{mean:.6} ± {error:.6} nats (nll {at_most}{:.6}), {rows} {row}s{weighted}\n\
-         {far}{solved}{}estimator   {}; {replicates}\n\
+         {far}{solved}{}estimator   {}; {replicates}{}\n\
          time        {seconds:.2} s in {}\n",
             -mean,
             beside(arguments, model, found),
             totals.estimator,
+            bias_of(totals.bias),
             precision.name()
         ),
     )
+}
+
+/// What is known of the bias of a truncated series.
+fn bias_of(bound: f64) -> String {
+    match bound {
+        0.0 => String::new(),
+        bound if bound.is_finite() => format!("; cut off, a bias of up to {bound:.1e} nats by the coefficients"),
+        _ => "; cut off, with a bias that nothing bounds".into(),
+    }
 }
 
 /// The line about rows or images whose log p is not finite, if there are any.

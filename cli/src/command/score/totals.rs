@@ -31,6 +31,10 @@ pub(super) struct Totals {
     pub(super) outside: usize,
     /// The largest error that solves leave in a row's log p, nats.
     pub(super) solve_error: f64,
+    /// Evaluations of g or f for the row with the most.
+    pub(super) evaluations: u32,
+    /// A bound on the bias of a row's log p, nats.
+    pub(super) bias: f64,
     /// The rows of which a solve did not converge.
     pub(super) unsolved: usize,
     pub(super) replicates: usize,
@@ -55,6 +59,8 @@ impl Totals {
             finite: mean_of_finite(&scores.values, scores.weights.as_deref()),
             outside: with(Status::OutOfSupport),
             solve_error: scores.solve_error.iter().copied().fold(0.0, f64::max),
+            evaluations: scores.most_evaluations,
+            bias: scores.bias_bound,
             unsolved: with(Status::NotConverged),
             replicates: scores.replicates,
             estimator: scores.estimator.clone(),
@@ -111,6 +117,8 @@ pub(super) struct Tally {
     first_lost: Vec<usize>,
     outside: usize,
     solve_error: f64,
+    evaluations: u32,
+    bias: f64,
     unsolved: usize,
     replicates: usize,
     estimator: String,
@@ -129,6 +137,8 @@ impl Tally {
             first_lost: all.first_lost.iter().map(|row| row + first).collect(),
             outside: all.outside,
             solve_error: all.solve_error,
+            evaluations: all.evaluations,
+            bias: all.bias,
             unsolved: all.unsolved,
             replicates: all.replicates,
             estimator: all.estimator,
@@ -149,6 +159,8 @@ impl Tally {
             first_lost,
             outside: self.outside + next.outside,
             solve_error: self.solve_error.max(next.solve_error),
+            evaluations: self.evaluations.max(next.evaluations),
+            bias: self.bias.max(next.bias),
             unsolved: self.unsolved + next.unsolved,
             replicates: self.replicates.max(next.replicates),
             estimator: next.estimator,
@@ -182,6 +194,8 @@ impl Tally {
             finite: (count > 0.0).then_some(self.values.mean),
             outside: self.outside,
             solve_error: self.solve_error,
+            evaluations: self.evaluations,
+            bias: self.bias,
             unsolved: self.unsolved,
             replicates: self.replicates,
             estimator: self.estimator,
@@ -195,7 +209,7 @@ impl Tally {
         let counts = [self.rows, self.above, self.lost, self.outside, self.unsolved, self.replicates, first_lost.len()];
         let numbers = counts.into_iter().chain(first_lost.iter().copied()).map(|count| count as f64);
         let moments = [values, errors].into_iter().flat_map(|m| [m.count, m.mean, m.deviation]);
-        let numbers = moments.chain([self.solve_error]).chain(numbers);
+        let numbers = moments.chain([self.solve_error, f64::from(self.evaluations), self.bias]).chain(numbers);
         numbers.flat_map(f64::to_le_bytes).chain(self.estimator.bytes()).collect()
     }
 
@@ -209,7 +223,7 @@ impl Tally {
         };
         let mut moments = || Some(Moments { count: number()?, mean: number()?, deviation: number()? });
         let (values, errors) = (moments()?, moments()?);
-        let solve_error = number()?;
+        let (solve_error, evaluations, bias) = (number()?, number()? as u32, number()?);
         let mut count = || number().map(|count| count as usize);
         let (rows, above, lost) = (count()?, count()?, count()?);
         let (outside, unsolved, replicates) = (count()?, count()?, count()?);
@@ -224,6 +238,8 @@ impl Tally {
             first_lost,
             outside,
             solve_error,
+            evaluations,
+            bias,
             unsolved,
             replicates,
             estimator,
