@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use image::RgbImage;
 use resflow::backend::Backend;
+use resflow::data::Dataset;
 use resflow::with_device;
 use serde_json::json;
 
@@ -22,7 +23,8 @@ use super::report::{Report, Table};
 use super::score::{OutlierScore, Score};
 use super::section::{Comparison, Row};
 use super::training::{Spent, Training, held_out};
-use crate::data::Data;
+use crate::data::part::Part;
+use crate::data::{Data, first};
 use crate::evaluate;
 use crate::evaluate::classification::Classified;
 use crate::failure::usage;
@@ -42,6 +44,15 @@ struct Line<'a> {
 }
 
 impl Comparison {
+    /// What a training never saw: the test rows of a table, fresh points of a density, the test images of a data set.
+    fn held_out(&self, training: &Training<'_>, seed: u64) -> Result<Option<Dataset>> {
+        let Some(test) = self.tests.get(training.data) else {
+            return held_out(&training.settings, training.data, seed, self.test_rows);
+        };
+        let rows = Part { split: None }.of(Data::open(test)?, test, &training.settings.model, None)?;
+        first(rows, self.test_rows).map(Some)
+    }
+
     fn lines<'a>(&'a self, laboratory: &'a Laboratory) -> Result<Vec<Line<'a>>> {
         if self.rows.is_empty() || !(1..=1000).contains(&self.runs) || self.test_rows.is_some_and(|n| n < 2) {
             return Err(usage("a comparison needs [[comparison.rows]], 1 to 1000 `runs` and at least 2 `test_rows`"));
@@ -52,6 +63,12 @@ impl Comparison {
             return Err(usage("`seconds` in [comparison]: expected a number above 0"));
         }
         let time = seconds.flatten();
+        for name in self.tests.keys() {
+            let is_table = laboratory.file.data.contains(name) && Data::open(name)?.table().is_some();
+            if !is_table {
+                return Err(usage(format_args!("`tests` in [comparison]: {name} is no table of `data`")));
+            }
+        }
         let mut lines = Vec::new();
         let mut names = HashSet::new();
         for data in &laboratory.file.data {
@@ -91,6 +108,9 @@ pub(super) fn run(laboratory: &Laboratory, section: &Comparison) -> Result<()> {
         if !section.outliers.is_empty() {
             specification["outliers"] = json!(section.outliers);
         }
+        if let Some(test) = section.tests.get(training.data) {
+            specification["test"] = json!(test);
+        }
         cells.push(laboratory.cell(&training.name, specification, || {
             let (stored, spent) = training.run(laboratory)?;
             with_device!(laboratory.arithmetic.open(stored.precision)?, |backend| {
@@ -114,19 +134,18 @@ fn score<B: Backend>(
     let seed = laboratory.file.seed;
     let mut classification = None;
     let mut outliers = Vec::new();
-    let (nll, standard_error, points, estimator) =
-        match held_out(&training.settings, training.data, seed, section.test_rows)? {
-            Some(data) => {
-                let (flow, key) = (flow.prepare(), evaluate::key(seed));
-                let found = evaluate::log_prob(&flow, model, data.samples(), key)?;
-                classification = Classified::of(&flow, model, &data, key)?.and_then(|c| c.quality);
-                for name in &section.outliers {
-                    outliers.push(OutlierScore::of(&flow, model, &found, name, seed)?);
-                }
-                (-found.mean(), found.mean_standard_error(), found.values.len(), found.estimator)
+    let (nll, standard_error, points, estimator) = match section.held_out(training, seed)? {
+        Some(data) => {
+            let (flow, key) = (flow.prepare(), evaluate::key(seed));
+            let found = evaluate::log_prob(&flow, model, data.samples(), key)?;
+            classification = Classified::of(&flow, model, &data, key)?.and_then(|c| c.quality);
+            for name in &section.outliers {
+                outliers.push(OutlierScore::of(&flow, model, &found, name, seed)?);
             }
-            None => best_validation(&training.entries(laboratory)).context("no validation is in the run's metrics")?,
-        };
+            (-found.mean(), found.mean_standard_error(), found.values.len(), found.estimator)
+        }
+        None => best_validation(&training.entries(laboratory)).context("no validation is in the run's metrics")?,
+    };
     anyhow::ensure!(nll.is_finite(), "log p of held-out data is not finite; fewer steps or a lower learning_rate");
     Ok(Score {
         nll,
@@ -161,7 +180,11 @@ fn report(laboratory: &Laboratory, section: &Comparison, lines: &[Line<'_>], cel
         }
         let scores = || own.iter().flat_map(|(_, runs)| *runs).filter_map(Cell::result);
         let images = scores().any(|s| s.bits_per_dim.is_some());
-        let unit = if images { "bits/dim" } else { "nats" };
+        let unit = match (images, scores().any(|s| s.is_bound)) {
+            (false, _) => "nats",
+            (true, false) => "bits/dim",
+            (true, true) => "bits/dim (≤ with learnt noise)",
+        };
         let more = Columns::of(scores(), &section.outliers);
         let value = format!("{unit} ± error over points");
         let mut names = vec![String::new(), value, "± error over runs".to_owned()];

@@ -1,5 +1,7 @@
 //! The sections of an experiment's file that say what is measured, as they are written.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml::Table;
 
@@ -31,6 +33,10 @@ pub(super) struct Comparison {
     /// Held-out points; without it 10000 of a density, all test images of a data set.
     #[serde(default)]
     pub(super) test_rows: Option<usize>,
+    /// The held-out rows of tables, each by the name that its training rows have in `data`: a table without them is scored by its best
+    /// validation, which chose its weights.
+    #[serde(default)]
+    pub(super) tests: BTreeMap<String, String>,
     /// Data that log p is to tell from the held-out points.
     #[serde(default)]
     pub(super) outliers: Vec<String>,

@@ -136,7 +136,8 @@ pub(crate) fn listing() -> String {
 pub(crate) fn help(examples: &str) -> String {
     format!(
         "{examples}\n\nPresets, for images; those named -small are for two cores, the others as published (--model makes a \
-         flow of another\nfamily of each: of couplings there are twice as many, and nothing is fully connected):\n{}",
+         flow of another\nfamily of each: of couplings there are twice as many, nothing is fully connected, and ffjord\nhas one equation a \
+         scale, of a size of this program's own):\n{}",
         listing()
     )
 }

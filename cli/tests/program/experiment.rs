@@ -93,6 +93,29 @@ fn a_comparison() {
     assert_eq!(cells[4]["name"], "moons-glow-0");
     assert_eq!(scored["mean_log_prob"].as_f64(), Some(-nll(4)));
 
+    // a table is scored on its test rows, where they are named, not on what chose the weights
+    folder.succeed("sample out/runs/moons-glow-0 -n 300 --seed 1 --out train.csv");
+    folder.succeed("sample out/runs/moons-glow-0 -n 100 --seed 2 --out test.csv");
+    let tables = COMPARISON
+        .replace("STEPS", "20")
+        .replace("\"moons\", \"rings\"", "\"train.csv\"")
+        .replace("runs = 2", "runs = 1");
+    folder.write(
+        "t.toml",
+        tables.replace("test_rows = 200", "test_rows = 200\ntests = { \"train.csv\" = \"test.csv\" }"),
+    );
+    folder.succeed("experiment t.toml --out tables --threads 1");
+    let cells = results(&folder, "tables");
+    let name = cells[2]["name"].as_str().expect("a name");
+    let score = folder.succeed(&format!("score tables/runs/{name} test.csv --seed 3 --json"));
+    let score: Value = serde_json::from_str(&score).expect("an object");
+    assert_eq!(cells[2]["outcome"]["result"]["points"], 100);
+    assert_eq!(score["mean_log_prob"].as_f64(), cells[2]["outcome"]["result"]["nll"].as_f64().map(|nll| -nll));
+    for (wrong, said) in [("other.csv", "is no table of `data`"), ("moons", "is no table of `data`")] {
+        folder.write("t.toml", tables.replace("test_rows = 200", &format!("tests = {{ \"{wrong}\" = \"test.csv\" }}")));
+        assert!(folder.fail("experiment t.toml --out wrong", 2).contains(said));
+    }
+
     // finished cells are taken as they are: even a wrong one
     let path = "out/cells/moons-glow-0.json";
     let mut cell: Value = serde_json::from_str(&folder.read(path)).expect("a cell");
