@@ -231,6 +231,65 @@ pub(crate) fn kernels(count: usize, key: Key) -> Kernels {
     out
 }
 
+/// Bounds of kernels as flows of images have them, on images of more numbers than whose matrix is decomposed: 3 to 8 channels on each
+/// side, 3 × 3 or 1 to 5 taps, Gaussian or of signs, on `pixels` in each direction. The truth is the convolution's norm as power iteration finds it
+/// from below.
+pub(crate) fn large_kernels(count: usize, pixels: [usize; 2], key: Key) -> Tally {
+    let mut tally = Tally::default();
+    for case in 0..count {
+        let key = key.split(case as u64);
+        let taps = |which: u64| if case % 2 == 0 { 3 } else { draw(key.split(which), 1, 5) };
+        let extents = [draw(key.split(0), 3, 8), taps(1), taps(2), draw(key.split(3), 3, 8)];
+        let [outputs, kh, kw, inputs] = extents;
+        let image = [draw(key.split(4), pixels[0], pixels[1]), draw(key.split(5), pixels[0], pixels[1])];
+        let padding = Padding { height: kh / 2, width: kw / 2 };
+        let mut kernel = normal(key.split(6), outputs * kh * kw * inputs);
+        if case % 3 == 0 {
+            kernel = kernel.into_iter().map(f64::signum).collect();
+        }
+        let truth = norm_from_below(&kernel, extents, image, padding, key.split(7));
+        let name = || format!("{extents:?} on {image:?}");
+        tally.add(convolution_norm_bound(&kernel, extents, Some((image, padding))), truth, OFF, name);
+    }
+    tally
+}
+
+/// ‖M v‖ of a convolution's matrix M and the unit vector v that 400 steps of power iteration end at.
+fn norm_from_below(kernel: &[f64], extents: [usize; 4], [h, w]: [usize; 2], padding: Padding, key: Key) -> f64 {
+    let [outputs, kh, kw, inputs] = extents;
+    let [oh, ow] = padding.output([h, w], [kh, kw]).expect("a kernel that fits");
+    // the pixels that taps join, and where their matrices begin
+    let mut joined = Vec::new();
+    for (at, (a, b)) in (0..oh * ow).flat_map(|at| (0..kh).flat_map(move |a| (0..kw).map(move |b| (at, (a, b))))) {
+        let (i, j) = ((at / ow + a).checked_sub(padding.height), (at % ow + b).checked_sub(padding.width));
+        if let (Some(i), Some(j)) = (i.filter(|i| *i < h), j.filter(|j| *j < w)) {
+            joined.push((at * outputs, (i * w + j) * inputs, (a * kw + b) * inputs));
+        }
+    }
+    let stride = kh * kw * inputs;
+    let (mut v, mut most) = (normal(key, h * w * inputs), 0.0);
+    for _ in 0..400 {
+        let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
+        v = v.into_iter().map(|v| v / norm).collect();
+        let mut u = vec![0.0; oh * ow * outputs];
+        for &(to, from, tap) in &joined {
+            for (o, u) in u[to..to + outputs].iter_mut().enumerate() {
+                let row = &kernel[o * stride + tap..][..inputs];
+                *u += row.iter().zip(&v[from..from + inputs]).map(|(k, v)| k * v).sum::<f64>();
+            }
+        }
+        most = u.iter().map(|u| u * u).sum::<f64>().sqrt();
+        v.fill(0.0);
+        for &(to, from, tap) in &joined {
+            for (o, u) in u[to..to + outputs].iter().enumerate() {
+                let row = &kernel[o * stride + tap..][..inputs];
+                v[from..from + inputs].iter_mut().zip(row).for_each(|(v, k)| *v += k * u);
+            }
+        }
+    }
+    most
+}
+
 /// A flow of single precision for the experiments, and its latents.
 pub(crate) struct Case {
     /// What it is.
