@@ -16,9 +16,6 @@ use resflow::ode::{OdeFlow, OdeSolver};
 use crate::common::asking::count_grads;
 use crate::golden::fixture::{Comparison, Fixture, host};
 
-/// What adaptive solves may be off by.
-const ADAPTIVE: f64 = 1e-8;
-
 fn net<B: Backend>(backend: &B, file: &Fixture) -> Sequence<B> {
     let widths: Vec<usize> = file.note("dims");
     let all = widths[1] + widths[2];
@@ -121,7 +118,7 @@ pub(crate) fn rows<B: Backend>(backend: &B) {
 
     // steps by an error estimate, as fine as the precision allows
     let (_, ode) = prepared(backend, &file, OdeSolver::for_evaluation());
-    let tolerance = comparison.tolerance().max(ADAPTIVE);
+    let tolerance = comparison.tolerance();
     let mapped = ode.forward(backend, &batch, &Ask::log_det::<B>(draw, 1)).expect("no device fault");
     let reports = mapped.reports.expect("a solve");
     assert!(reports.iter().all(|r| r.status == Status::Converged && r.iterations > 12 && r.residual < 1e-3));

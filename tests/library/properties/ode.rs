@@ -15,6 +15,7 @@ use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Status};
 use resflow::layer::{Conditioner, ContextBias, Layer, LipschitzLinear, Sequence, Told};
+use resflow::module::Module as _;
 use resflow::ode::{OdeFlow, OdeSolver, TIME_FEATURES};
 
 /// f of random weights of a size, told the time and so many numbers of a context.
@@ -219,19 +220,38 @@ proptest! {
         let (b, key) = (cpu(), Key::new(seed));
         let x = normal(&b, key.named("x"), [3, 2]);
         let field = net(&b, &[2, 6, 5, 2], Nonlinearity::Softplus, 0, 1.5, key);
-        let (_, flow) = flow_of(&b, field, 2, OdeSolver::Rk4 { steps });
+        let (whole, flow) = flow_of(&b, field, 2, OdeSolver::Rk4 { steps });
         let gy = normal(&b, key.named("gy"), [3, 2]);
         let weights = normal(&b, key.named("weights"), [3, 1]);
         let trained = train(&b, &*flow, &Batch::new(x.clone()), draw(key), Memory::Store);
         let mut grads = vec![None; 7];
         let of_x = down(&b, &pull_back(&b, &*flow, trained.tape, gy.clone(), &weights, &mut grads));
         let direction = normal(&b, key.named("direction"), [3, 2]);
-        let along = |h: f64| {
-            let (z, log_det) = solve(&b, &*flow, &b.axpy(h, &direction, x.clone()));
+        let objective = |flow: &dyn PreparedBijection<Cpu>, x: &Tensor| {
+            let (z, log_det) = solve(&b, flow, x);
             dot(&z, &down(&b, &gy)) + dot(&log_det, &down(&b, &weights))
         };
+        let along = |h: f64| objective(&*flow, &b.axpy(h, &direction, x.clone()));
         let (found, expected) = (dot(&of_x, &down(&b, &direction)), slope(along));
         prop_assert!((found - expected).abs() < 1e-8 * (1.0 + expected.abs()), "{found}, by differences {expected}");
+        // and of all parameters together
+        flow.finish_gradients(&b, &mut grads);
+        let grads: Vec<Vec<f64>> = grads.iter().map(|g| down(&b, g.as_ref().expect("a gradient of each"))).collect();
+        let towards = |slot: usize| normal(&b, key.named("towards").split(slot as u64), [grads[slot].len()]);
+        let along = |h: f64| {
+            let (mut moved, mut slot) = (whole.clone(), 0);
+            moved.visit_mut("", &mut |_, t, role| {
+                if role.is_trained() {
+                    let by = b.reshape(&towards(slot), b.shape(t));
+                    *t = b.axpy(h, &by, t.clone());
+                    slot += 1;
+                }
+            });
+            objective(&*moved.prepare(&b), &x)
+        };
+        let found: f64 = grads.iter().enumerate().map(|(slot, own)| dot(own, &down(&b, &towards(slot)))).sum();
+        let expected = slope(along);
+        prop_assert!((found - expected).abs() < 1e-8 * (1.0 + expected.abs()), "{found}, by differences {expected} in θ");
     }
 
     /// Forward and back is within ten times the tolerance, and each sample's way is its own.
