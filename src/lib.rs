@@ -1,8 +1,8 @@
 //! Residual flows: invertible generative models y = x + g(x) with Lip(g) < 1 (Behrmann et al. 2019, arXiv 1811.00995;
 //! Chen, Behrmann, Duvenaud and Jacobsen 2019, arXiv 1906.02735), generic over a [`Backend`](backend::Backend).
 //!
-//! The flows that they are compared with, i-ResNets, Real NVP, Glow, neural spline flows and continuous flows, are configurations of the same transforms,
-//! trainer and files: [`config::Family`].
+//! The flows that they are compared with, i-ResNets, Real NVP, Glow, Flow++, neural spline flows and continuous flows, are configurations of the
+//! same transforms, trainer and files: [`config::Family`].
 //!
 //! # The model
 //! A [`Flow`] maps data x to z through transforms F = F_L ∘ … ∘ F₁ and gives z a standard normal density, or another
