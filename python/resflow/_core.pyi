@@ -31,6 +31,7 @@ class _ScoreEntry(TypedDict):
     mean: float
     mean_standard_error: float
     bias_bound: float
+    most_evaluations: int
     estimator: str
     replicates: int
     status: list[str]

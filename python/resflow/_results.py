@@ -43,6 +43,8 @@ class Score:
     """log|det dz/dx| of each sample, ``[n]``, nats."""
     solve_error: Doubles
     """The error that inexact solves leave in each value, ``[n]``, nats; 0 where there are none."""
+    most_evaluations: int
+    """Evaluations of g or f that the solves of the sample with the most of them took; 0 where there are none."""
     status: list[str]
     """``"converged"``; ``"out of support"`` and ``"not finite"`` where log p is -inf."""
     bias_bound: float

@@ -497,3 +497,21 @@ pub(crate) fn sum_estimates<B: Backend>(
     }
     Ok((estimates, replicates))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use resflow_backend::Noise;
+
+    /// Estimates of one number with normal errors: the logarithm of the mean of their exponentials is that number. Of 100,000 the error
+    /// is told as 0.0017; five of them are one false alarm in two million seeds, and without the correction it is off by 0.125.
+    #[test]
+    fn exponentials_of_estimates_are_not_biased() {
+        let mut noise = vec![0.0_f64; 100_000];
+        Noise::Normal.fill(Key::new(1), 0, &mut noise);
+        let draws: Vec<_> = noise.iter().map(|e| (-3.0 + 0.5 * e, 0.5)).collect();
+        let (value, error) = log_mean_exp(&draws);
+        assert!((value + 3.0).abs() < 5.0 * 0.0017 && error > 0.001, "{value} ± {error}");
+        assert_eq!(log_mean_exp(&[(1.5, 0.0), (1.5, 0.0)]), (1.5, 0.0));
+    }
+}

@@ -63,10 +63,14 @@ impl Comparison {
             return Err(usage("`seconds` in [comparison]: expected a number above 0"));
         }
         let time = seconds.flatten();
-        for name in self.tests.keys() {
-            let is_table = laboratory.file.data.contains(name) && Data::open(name)?.table().is_some();
-            if !is_table {
+        for (name, test) in &self.tests {
+            let is_table = |name: &str| Ok::<_, anyhow::Error>(Data::open(name)?.table().is_some());
+            if !laboratory.file.data.contains(name) || !is_table(name)? {
                 return Err(usage(format_args!("`tests` in [comparison]: {name} is no table of `data`")));
+            }
+            // before anything is trained
+            if !is_table(test)? {
+                return Err(usage(format_args!("`tests` in [comparison]: {test} is no table")));
             }
         }
         let mut lines = Vec::new();

@@ -111,9 +111,15 @@ fn a_comparison() {
     let score: Value = serde_json::from_str(&score).expect("an object");
     assert_eq!(cells[2]["outcome"]["result"]["points"], 100);
     assert_eq!(score["mean_log_prob"].as_f64(), cells[2]["outcome"]["result"]["nll"].as_f64().map(|nll| -nll));
-    for (wrong, said) in [("other.csv", "is no table of `data`"), ("moons", "is no table of `data`")] {
-        folder.write("t.toml", tables.replace("test_rows = 200", &format!("tests = {{ \"{wrong}\" = \"test.csv\" }}")));
-        assert!(folder.fail("experiment t.toml --out wrong", 2).contains(said));
+    for (name, test, said) in [
+        ("other.csv", "test.csv", "other.csv is no table of `data`"),
+        ("moons", "test.csv", "moons is no table of `data`"),
+        ("train.csv", "rings", "rings is no table"),
+        ("train.csv", "nowhere.csv", "nowhere.csv"),
+    ] {
+        folder.write("t.toml", tables.replace("test_rows = 200", &format!("tests = {{ \"{name}\" = \"{test}\" }}")));
+        let error = folder.fail("experiment t.toml --out wrong", 2);
+        assert!(error.contains(said) && !folder.path("wrong/runs").exists(), "{said}: {error}");
     }
 
     // finished cells are taken as they are: even a wrong one

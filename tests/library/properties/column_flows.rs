@@ -9,7 +9,7 @@ use resflow::backend::{Backend, Key};
 use resflow::config::{Family, FlowConfig};
 use resflow::data::column::{Asinh, Grid};
 use resflow::data::{ColumnMap, ColumnMaps, Support, Table};
-use resflow::estimator::{Estimator, Exact};
+use resflow::estimator::{Estimator, Exact, Phase};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Status};
 
@@ -219,6 +219,28 @@ fn no_family_has_density_beyond_a_support() {
             }
         }
     }
+}
+
+/// Where columns lie on grids log p is the logarithm of a mean of densities, and what is chosen by cost is exact: the exponential of an
+/// estimate would be biased. What was asked for stays.
+#[test]
+fn densities_on_grids_are_not_means_of_estimates() {
+    let d = 60;
+    let config = FlowConfig { blocks: 1, hidden: vec![64], ..FlowConfig::new(d) };
+    let mut flow = Flow::new(cpu(), config, Key::new(1)).expect("a flow");
+    let of = |flow: &Flow<Cpu>| flow.resolved(Phase::Evaluation);
+    assert!(!matches!(of(&flow), Estimator::Exact(_)), "{}", of(&flow));
+    let mut maps = vec![affine(0.0, 1.0); d];
+    maps[3] =
+        affine(0.0, 1.0).with_values(Support::Real, Some(Grid::new(1.0, 0.0).expect("a grid"))).expect("a support");
+    flow.set_columns(ColumnMaps::new(maps).expect("columns")).expect("as many");
+    assert!(matches!(of(&flow), Estimator::Exact(_)), "{}", of(&flow));
+    let rows = table(d, (0..2 * d).map(|i| if i % d == 3 { 2.0 } else { (i as f64).sin() }).collect());
+    let found = flow.prepare().log_prob(&rows, Key::new(2)).expect("rows that fit");
+    assert!(found.values.iter().all(|v| v.is_finite()) && found.estimator.starts_with("exact"), "{}", found.estimator);
+    let asked: Estimator = "roulette:p=0.5,exact=2".parse().expect("an estimator");
+    flow.set_log_prob_estimator(asked.clone(), 4).expect("an estimator");
+    assert!(!matches!(of(&flow), Estimator::Exact(_)), "{}", of(&flow));
 }
 
 /// Points of a cell, in its steps from its middle, with their weights: the midpoint rule after t³(10 − 15 t + 6 t²), which is fine at
