@@ -454,12 +454,12 @@ impl<B: Backend> Flow<B> {
         };
         let cost = self.estimated().find_map(Bijection::cost);
         match cost.map_or(Estimator::Exact(Exact), |cost| setting.resolve(&cost, phase)) {
-            // in evaluation every sample draws its own N, whatever the setting says
             Estimator::RussianRoulette(_)
                 if phase == Phase::Evaluation && matches!(setting, Estimator::Auto(_)) && self.columns.draws() > 1 =>
             {
                 Estimator::Exact(Exact)
             }
+            // in evaluation every sample draws its own N, whatever the setting says
             Estimator::RussianRoulette(r) if phase == Phase::Evaluation => {
                 Estimator::RussianRoulette(r.with_sharing(Sharing::Sample))
             }

@@ -2,7 +2,8 @@
 //! divergence.
 //!
 //! The target is a density p̃ up to a constant, p = p̃/Z ([`Target`]). A [`VariationalFlow`] runs from latents to samples, x = m + s ∘ T(z)
-//! with z from the base density, so that neither training nor sampling solves for anything:
+//! with z from the base density, so that neither training nor sampling solves for anything, unless T itself is a solve (implicit and monotone
+//! blocks, continuous flows):
 //!
 //! log q(x) = log p₀(z) − log|det ∂T/∂z| − Σ ln s,  KL(q ‖ p) = E_q[log q(x) − log p̃(x)] + ln Z.
 //!

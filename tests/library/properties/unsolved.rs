@@ -125,7 +125,7 @@ fn stubborn(limit: f64) -> Flow<Cpu> {
     Flow::from_transforms(b, &config, transforms).expect("a flow")
 }
 
-/// In shards of which some have such samples and others none, on several threads or one: the gradient without them.
+/// In shards of which some have such samples and others none: the gradient without them.
 #[test]
 fn what_fails_on_the_way_back_has_no_part_in_the_transforms_behind() {
     let (b, d, n) = (cpu(), 3, 700);
