@@ -26,17 +26,29 @@ pub(crate) fn following() -> Option<Arc<dyn Group>> {
 /// Prepares a flow whose log p, latents and samples all processes compute together, each a part of them; rank 0 writes them. All
 /// processes compute on the same kind of device, since results would differ otherwise.
 pub(crate) fn prepare<B: Backend>(flow: &Flow<B>) -> Result<PreparedFlow<B>> {
-    let Some(group) = group() else { return Ok(flow.prepare()) };
-    check_same(&*group, "the devices differ", flow.backend().name().as_bytes())?;
-    Ok(flow.prepare().with_group(group))
+    together(flow.prepare())
 }
 
 /// Prepares a flow that each process computes with alone, on the same kind of device.
 pub(crate) fn prepare_alone<B: Backend>(flow: &Flow<B>) -> Result<PreparedFlow<B>> {
+    alone(flow.prepare())
+}
+
+/// Makes of a flow that is prepared what [`prepare`] makes.
+pub(crate) fn together<B: Backend>(prepared: PreparedFlow<B>) -> Result<PreparedFlow<B>> {
+    let prepared = alone(prepared)?;
+    Ok(match group() {
+        Some(group) => prepared.with_group(group),
+        None => prepared,
+    })
+}
+
+/// Makes of a flow that is prepared what [`prepare_alone`] makes.
+pub(crate) fn alone<B: Backend>(prepared: PreparedFlow<B>) -> Result<PreparedFlow<B>> {
     if let Some(group) = group() {
-        check_same(&*group, "the devices differ", flow.backend().name().as_bytes())?;
+        check_same(&*group, "the devices differ", prepared.backend().name().as_bytes())?;
     }
-    Ok(flow.prepare())
+    Ok(prepared)
 }
 
 /// What kernels are chosen by.

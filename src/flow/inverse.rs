@@ -73,6 +73,12 @@ fn largest(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 impl<B: Backend> PreparedFlow<B> {
+    /// Whether the error bounds of inverses are certain: whether it was prepared by
+    /// [`prepare_certified`](crate::Flow::prepare_certified), and every transform has a certificate.
+    pub fn is_certified(&self) -> bool {
+        self.chain.is_certified()
+    }
+
     /// Computes x = s⁻¹(F⁻¹(z)) of each row of z, `[n, d]` (the inverse transform). The log det of this direction is
     /// the negative of [`encode`](Self::encode)'s at x.
     ///
@@ -181,7 +187,7 @@ impl<B: Backend> PreparedFlow<B> {
                 }
             }
         }
-        Ok(Decoded { samples, reports, residual, certified: self.chain.is_certified(), categories: None })
+        Ok(Decoded { samples, reports, residual, certified: self.is_certified(), categories: None })
     }
 
     /// Inverts z, `[n, d]`, on the device: x and the reports; the residual is measured through the whole chain.

@@ -377,7 +377,13 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
     out + &link_lines(links)
 }
 
-/// The transforms, each with its bounds and its weights.
+/// The constants between which a transform changes distances, where they are known.
+fn constants_line(constants: BiLipschitz) -> String {
+    let BiLipschitz { forward, inverse } = constants;
+    format!("     distances grow at most {forward:.5} times, and {inverse:.5} times back, certified\n")
+}
+
+/// The transforms, each with its bounds, its constants and its weights.
 fn link_lines(links: &[Link]) -> String {
     let mut out = String::new();
     for link in links {
@@ -387,6 +393,8 @@ fn link_lines(links: &[Link]) -> String {
             format!("  Lip(g) about {l:.4}, {certified}")
         });
         let _ = writeln!(out, "\n{:>3}  {}{bound}", link.index, link.description);
+        // a permutation's are no news
+        out.extend(link.constants.filter(|c| *c != BiLipschitz::ISOMETRY).map(constants_line));
         for weight in &link.weights {
             let _ = writeln!(
                 out,

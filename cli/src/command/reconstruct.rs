@@ -68,7 +68,7 @@ fn reconstruct<B: Backend>(arguments: &Reconstruct, stored: &Stored, data: Data,
             report.status = Status::Converged;
         }
     }
-    let residual = report_inversion(&back.reports, &how)?;
+    let residual = report_inversion(&back.reports, &how)?.residual();
 
     let errors = x.values().iter().zip(back.samples.values()).map(|(x, again)| (x - again).abs());
     let (largest, sum) = errors.fold((0.0, 0.0), |(m, s): (f64, f64), e| (m.max(e), s + e));

@@ -78,6 +78,11 @@ fn a_file_there_and_back() {
     folder.succeed("decode run z.csv --out again.csv");
     let (header, again) = folder.table("again.csv");
     assert_eq!(header, "length,width,height,log_det,se");
+    // the same with a certificate, of rows in memory and of rows that stay in their file, over which the bound is the largest too
+    let line = "decode run z.csv --certified --out certified.csv";
+    let [whole, pieces] = ["", " --large 10"].map(|large| folder.succeed(&format!("{line}{large}")));
+    assert!(whole == pieces && whole.contains("64 rows\ncertified: each row is within "), "{whole}{pieces}");
+    assert_eq!(folder.read("certified.csv"), folder.read("again.csv"));
     folder.succeed("score run x.csv --out p.csv");
     let (x, p) = (folder.table("x.csv").1, folder.table("p.csv").1);
     for i in 0..64 {

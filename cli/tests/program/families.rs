@@ -74,6 +74,10 @@ fn rows_and_images_of_every_family() {
             assert_eq!(inspected.contains("LU linear map"), model == "nsf", "{inspected}");
             assert_eq!(inspected.contains("invertible linear map"), matches!(model, "glow" | "flowpp"), "{inspected}");
             assert_eq!(inspected.contains("truncated after 10 terms"), model == "iresnet", "{inspected}");
+            // of the flow and of every block, where the blocks are of contractions
+            assert_eq!(inspected.contains("\nconstants "), !couples, "{inspected}");
+            let counted = |of: &str| inspected.matches(of).count();
+            assert!(counted("times, and ") >= counted("Lip(g) about"), "{inspected}");
             let inspected = json(&folder.succeed(&format!("inspect {run} --json")));
             assert_eq!((&inspected["family"], inspected["lipschitz"].is_null()), (&Value::from(model), couples));
 
@@ -88,6 +92,20 @@ fn rows_and_images_of_every_family() {
             }
             let output = folder.run(&format!("sample {run} -n 20 --out samples.npy"));
             assert!(output.status.success(), "{run}: {}", text(&output.stderr));
+            // the same rows with their certificate, of flows of contractions
+            let certified = format!("sample {run} -n 20 --out certified.npy --certified");
+            if couples {
+                let error = folder.fail(&certified, 2);
+                assert!(error.contains("nothing bounds how errors grow"), "{error}");
+            } else {
+                let told = folder.succeed(&certified);
+                let bound = told.split_once("each row is within ").and_then(|(_, rest)| rest.split_once(' '));
+                let bound: f64 = bound.expect("a bound").0.parse().expect("a number");
+                assert!(bound > 0.0 && bound < 1e-3, "{told}");
+                let [of_plain, of_certified] =
+                    ["samples.npy", "certified.npy"].map(|name| std::fs::read(folder.path(name)).expect("written"));
+                assert!(of_plain == of_certified, "{run}: other rows");
+            }
 
             // what the run is of is known to it; another family is another run
             let resume = format!("fit {data} --out {run} --resume");

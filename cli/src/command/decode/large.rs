@@ -13,7 +13,7 @@ use crate::arguments::Decode;
 use crate::cluster;
 use crate::columnar::{self, Column, columns_with};
 use crate::command::coordinates::{ERROR, LOG_DET, finite, wants_log_dets};
-use crate::command::decoded::{Outcome, array_header};
+use crate::command::decoded::{self, Outcome, array_header};
 use crate::command::nature::nature;
 use crate::command::pieces::{Division, Piece, gather_totals, in_pieces, joined, numbers, parts, rows_done, to_bytes};
 use crate::evaluate::{self, Latent};
@@ -34,7 +34,8 @@ pub(super) fn decode<B: Backend>(arguments: &Decode, stored: &Stored, rows: &dyn
         )));
     };
     let flow = stored.flow(backend)?;
-    let (prepared, d) = (cluster::prepare_alone(&flow)?, flow.dimension());
+    let prepared = cluster::alone(decoded::prepare(&flow, arguments.certified)?)?;
+    let d = flow.dimension();
     latent(table_of(rows.read_samples(0..rows.rows().min(1))?)?, d).with_context(|| name.clone())?;
     let (key, how, names) = (evaluate::key(output.seed), Inversion::for_backend::<B>(), column_names(&flow));
     // the log dets of images are drawn by the pieces that images are evaluated in
@@ -49,13 +50,15 @@ pub(super) fn decode<B: Backend>(arguments: &Decode, stored: &Stored, rows: &dyn
     let own = [Some(&*output.out), output.log_det.as_deref()].map(|path| path.map(|path| division.name(path)));
     let outputs = [("--out", own[0].as_deref()), ("--log-det", own[1].as_deref())];
     let outputs: Vec<_> = outputs.into_iter().filter_map(|(flag, path)| Some((flag, path?))).collect();
-    let settings = [
+    let mut settings = vec![
         ("rows", division.described()),
         ("work", format!("rows of latents as {format:?}")),
         ("columns", format!("{:?}", arguments.reading)),
         ("--log-det", output.log_det.as_ref().map_or("none".to_owned(), |path| path.display().to_string())),
         ("--seed", output.seed.to_string()),
     ];
+    // not told where it is off, as files of before it do not tell it
+    settings.extend(arguments.certified.then(|| ("--certified", "true".to_owned())));
     let of = || nature(stored, flow.backend(), Some((&arguments.z, rows)), &settings);
     let (mut out, before) = Unfinished::open(&outputs, arguments.resuming, &[&arguments.z, stored.path()], of)?;
     let done = rows_done(&division, &out, &before)?;
@@ -126,7 +129,11 @@ pub(super) fn decode<B: Backend>(arguments: &Decode, stored: &Stored, rows: &dyn
     report(Some(&output.out), &format!("{}: {} rows\n", division.names(&output.out), rows.rows()))?;
     outcome.tell(&how);
     outcome.tell_moved();
-    outcome.check()
+    outcome.check()?;
+    if arguments.certified {
+        report(Some(&output.out), &outcome.certificate())?;
+    }
+    Ok(())
 }
 
 /// log|det ∂x/∂z| of each row and its standard error: those of the way forth at x, negated; rows without a finite x have none.

@@ -16,6 +16,7 @@ use crate::arguments::Sample;
 use crate::cluster;
 use crate::columnar::{Column, columns_with};
 use crate::command::categorical;
+use crate::command::decoded;
 use crate::data::given::contexts_of;
 use crate::failure::usage;
 use crate::model::{Stored, column_names};
@@ -83,7 +84,8 @@ fn draw<B: Backend>(
         )));
     }
     // parts are made by each process alone, what one file holds by all together
-    let prepared = if arguments.resuming.out_parts { cluster::prepare_alone(&flow)? } else { cluster::prepare(&flow)? };
+    let prepared = decoded::prepare(&flow, arguments.certified)?;
+    let prepared = if arguments.resuming.out_parts { cluster::alone(prepared)? } else { cluster::together(prepared)? };
     let (names, how) = (column_names(&flow), Inversion::for_backend::<B>());
     let drawing = Drawing { arguments, format, stored, backend: flow.backend(), contexts, names, each, n, how };
     let key = Key::new(arguments.seed);
@@ -97,9 +99,11 @@ fn draw<B: Backend>(
     let is_streamed = matches!(format, Format::Csv | Format::Npy);
     let told =
         if is_streamed { pieces::write(&drawing, model, sample)? } else { whole::write(&drawing, model, sample)? };
-    let Some((names, residual)) = told else { return Ok(()) };
+    let Some((names, outcome)) = told else { return Ok(()) };
     let what = if model.images().is_some() { "images" } else { "rows" };
-    report_out(Some(out), &format!("{names}: {n} {what}, round-trip error {residual:.1e}\n"))
+    let residual = outcome.residual();
+    report_out(Some(out), &format!("{names}: {n} {what}, round-trip error {residual:.1e}\n"))?;
+    if arguments.certified { report_out(Some(out), &outcome.certificate()) } else { Ok(()) }
 }
 
 impl<B: Backend> Drawing<'_, B> {

@@ -24,13 +24,12 @@ use crate::unfinished::{Nature, Unfinished};
 /// The numbers of a piece, which the values of rows are a function of in their last digits.
 const NUMBERS: usize = 1 << 19;
 
-/// Draws all rows, piece by piece, and writes them in their order; the files and the largest round-trip error, on the process that tells
-/// them.
+/// Draws all rows, piece by piece, and writes them in their order; the files, and how exactly they were found, on the process that tells it.
 pub(super) fn write<B: Backend>(
     drawing: &Drawing<'_, B>,
     model: &ModelConfig,
     sample: impl Fn(Range<usize>) -> Result<Decoded>,
-) -> Result<Option<(String, f64)>> {
+) -> Result<Option<(String, Outcome)>> {
     let Drawing { arguments, stored, n, .. } = *drawing;
     let resuming = arguments.resuming;
     let rows = (NUMBERS / drawing.names.len().max(1)).max(1);
@@ -88,7 +87,7 @@ pub(super) fn write<B: Backend>(
     outcome.tell(&drawing.how);
     outcome.tell_moved();
     outcome.check()?;
-    Ok(Some((division.names(&arguments.out), outcome.residual())))
+    Ok(Some((division.names(&arguments.out), outcome)))
 }
 
 /// Rows of these numbers as they are written, the first ones under their names.
@@ -126,7 +125,7 @@ fn described<B: Backend>(drawing: &Drawing<'_, B>, division: &Division) -> Resul
         let all = [&numbers, categories.unwrap_or_default().as_bytes()].concat();
         format!("{} rows, {:016x}", contexts.len(), digest_of_bytes(&all))
     });
-    let settings = [
+    let mut settings = vec![
         ("work", format!("samples as {:?}", drawing.format)),
         ("rows", division.described()),
         ("-n", arguments.n.to_string()),
@@ -136,5 +135,7 @@ fn described<B: Backend>(drawing: &Drawing<'_, B>, division: &Division) -> Resul
         ("--given", given),
         ("columns", format!("{:?} {:?}", arguments.reading, arguments.matching)),
     ];
+    // not told where it is off, as files of before it do not tell it
+    settings.extend(arguments.certified.then(|| ("--certified", "true".to_owned())));
     nature(drawing.stored, drawing.backend, None, &settings)
 }

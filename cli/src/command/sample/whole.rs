@@ -8,7 +8,7 @@ use resflow::config::ModelConfig;
 use resflow::flow::Decoded;
 
 use super::Drawing;
-use crate::command::decoded::report_inversion;
+use crate::command::decoded::{Outcome, report_inversion};
 use crate::data::model_size;
 use crate::failure::usage;
 use crate::output::{Format, write_file};
@@ -20,12 +20,12 @@ use crate::picture::png::write_png;
 /// Values that fit into memory on any machine this runs on.
 const MOST: u64 = 1 << 32;
 
-/// Draws all rows and writes them; the file and the largest round-trip error.
+/// Draws all rows and writes them; the file, and how exactly they were found.
 pub(super) fn write<B: Backend>(
     drawing: &Drawing<'_, B>,
     model: &ModelConfig,
     sample: impl Fn(Range<usize>) -> Result<Decoded>,
-) -> Result<Option<(String, f64)>> {
+) -> Result<Option<(String, Outcome)>> {
     let (out, n, d) = (&drawing.arguments.out, drawing.n, drawing.names.len());
     match (drawing.format, model.images()) {
         (Format::Png, Some(images)) => {
@@ -55,6 +55,6 @@ pub(super) fn write<B: Backend>(
         }
         (format, _) => write_file(out, &format.columns(&drawing.columns(0..n, &drawn)?)?)?,
     }
-    let residual = report_inversion(&drawn.reports, &drawing.how)?;
-    Ok(Some((out.display().to_string(), residual)))
+    let outcome = report_inversion(&drawn.reports, &drawing.how)?;
+    Ok(Some((out.display().to_string(), outcome)))
 }
