@@ -516,6 +516,7 @@ impl<B: Backend> Flow<B> {
             chain,
             base: self.base.prepare(backend),
             base_shapes: trained_shapes(backend, &*self.base),
+            trained_shapes: self.trained_shapes(),
             classifier: self.classifier.as_ref().map(|c| c.prepare(backend)),
             context: self.context.as_ref().map(|context| context.prepare(backend)),
             dequantiser: self.dequantiser.as_ref().map(|dequantiser| dequantiser.prepare(backend)),

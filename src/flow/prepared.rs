@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use resflow_backend::{Backend, Element as _, Key, Products, Shape, ShardPlan};
 
+use super::Flow;
 use super::categories::FlowCategories;
 use super::context::PreparedContext;
 use crate::base::PreparedBase;
@@ -41,6 +42,8 @@ pub struct PreparedFlow<B: Backend> {
     pub(super) base: Box<dyn PreparedBase<B>>,
     /// The shapes of the base's trained tensors.
     pub(super) base_shapes: Vec<Shape>,
+    /// The shapes of all trained tensors, in the order of a visit.
+    pub(super) trained_shapes: Vec<Shape>,
     pub(super) columns: ColumnMaps,
     pub(super) sample_shape: Vec<usize>,
     pub(super) classifier: Option<PreparedClassifier<B>>,
@@ -78,6 +81,15 @@ pub(crate) struct Evaluated<B: Backend> {
     pub(crate) reports: Option<Vec<SampleReport>>,
 }
 
+impl<B: Backend> Flow<B> {
+    /// The shapes of all trained tensors, in the order of a visit.
+    pub(crate) fn trained_shapes(&self) -> Vec<Shape> {
+        let mut shapes = Vec::new();
+        self.visit(&mut |_, tensor, role| shapes.extend(role.is_trained().then(|| self.backend.shape(tensor))));
+        shapes
+    }
+}
+
 impl<B: Backend> PreparedFlow<B> {
     /// The device.
     pub fn backend(&self) -> &B {
@@ -103,11 +115,12 @@ impl<B: Backend> PreparedFlow<B> {
         Self { lanes, team, ..self }
     }
 
-    /// Lets the processes of a group compute log p, latents and samples together, each of a part of them: all of them must make the
-    /// same calls with the same samples, and get the same, bit for bit what one process gets.
+    /// Lets the processes of a group compute log p, latents, samples and gradients in the parameters together, each of a part of
+    /// them: all of them must make the same calls with the same samples, and get the same, bit for bit what one process gets.
     #[must_use]
     pub fn with_group(self, group: Arc<dyn Group>) -> Self {
-        Self { team: Some(Arc::new(Team::new(group, Vec::new()))), ..self }
+        let team = Team::new(group, self.trained_shapes.clone());
+        Self { team: Some(Arc::new(team)), ..self }
     }
 
     /// The estimator of log p, `Auto` resolved.

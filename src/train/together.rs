@@ -208,10 +208,7 @@ impl<B: Backend> Trainer<B> {
     }
 
     fn set_team(&mut self, group: Arc<dyn Group>) {
-        let mut shapes = Vec::new();
-        let backend = self.flow.backend().clone();
-        self.flow.visit(&mut |_, tensor, role| shapes.extend(role.is_trained().then(|| backend.shape(tensor))));
-        self.team = Some(Arc::new(Team::new(group, shapes)));
+        self.team = Some(Arc::new(Team::new(group, self.flow.trained_shapes())));
         self.derive();
     }
 

@@ -19,7 +19,7 @@ use resflow::registry::Registry;
 use resflow::train::{Budget, RouletteLaw, Source, TrainConfig, Trainer, await_run};
 
 /// No rank of these tests waits longer, unless one hangs.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a task on every rank of a group.
 pub(crate) fn on_ranks<T: Send>(size: usize, limit: Duration, task: impl Fn(Arc<dyn Group>) -> T + Sync) -> Vec<T> {

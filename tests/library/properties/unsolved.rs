@@ -8,13 +8,14 @@ use resflow::bijection::{Ask, Bijection, Cotangents, LogDet, Mapped, Memory, Pre
 use resflow::config::{Family, FlowConfig, ModelConfig};
 use resflow::error::Error;
 use resflow::estimator::{Estimator, Exact};
-use resflow::flow::{Flow, Gradient, Objective};
+use resflow::flow::{Flow, Gradient, Objective, PreparedFlow};
 use resflow::invert::{Inversion, SampleReport, Solution, Status};
 use resflow::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, accumulate};
 use resflow::variational::{GradientEstimator, Importance, Target, VariationalFlow, VariationalObjective};
 
 use super::decode_gradient::moved;
 use super::implicit::{apart, largest};
+use super::together::{LIMIT, on_ranks};
 use super::variational::Ripple;
 use crate::common::*;
 
@@ -154,6 +155,32 @@ fn what_fails_on_the_way_back_has_no_part_in_the_transforms_behind() {
     assert_eq!(expected.solves.unsolved, 0);
     for (found, expected) in [(&found.flat, &expected.flat), (&found.loss, &expected.loss)] {
         assert!(down(&b, found) == down(&b, expected), "it is made by the same operations");
+    }
+}
+
+/// The same on the processes of a group, which tell each other gradients lane by lane: the bits of one process.
+#[test]
+fn what_fails_on_the_way_back_has_no_part_in_the_sum_of_a_group() {
+    let (b, d, n) = (cpu(), 3, 700);
+    let flow = stubborn(2.0);
+    let gradient = |prepared: &PreparedFlow<Cpu>| {
+        let objective = Objective {
+            batch: &Batch::new(normal(&b, Key::new(2), [n, d])),
+            weights: &b.full(1.0, [n, 1].into()),
+            key: Key::new(3),
+            memory: Memory::Store,
+            input_gradient: false,
+            supervision: None,
+        };
+        let found = prepared.gradient(&objective).expect("no fault");
+        (down(&b, &found.flat), down(&b, &found.loss), found.solves)
+    };
+    let alone = gradient(&flow.prepare());
+    assert!(alone.2.unsolved > 3, "{:?}", alone.2);
+    for ranks in [2, 3] {
+        for found in on_ranks(ranks, LIMIT, |group| gradient(&flow.prepare().with_group(group))) {
+            assert!(found == alone, "{ranks} ranks: {:?} and {:?}", found.2, alone.2);
+        }
     }
 }
 
