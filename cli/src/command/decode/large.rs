@@ -50,15 +50,7 @@ pub(super) fn decode<B: Backend>(arguments: &Decode, stored: &Stored, rows: &dyn
     let own = [Some(&*output.out), output.log_det.as_deref()].map(|path| path.map(|path| division.name(path)));
     let outputs = [("--out", own[0].as_deref()), ("--log-det", own[1].as_deref())];
     let outputs: Vec<_> = outputs.into_iter().filter_map(|(flag, path)| Some((flag, path?))).collect();
-    let mut settings = vec![
-        ("rows", division.described()),
-        ("work", format!("rows of latents as {format:?}")),
-        ("columns", format!("{:?}", arguments.reading)),
-        ("--log-det", output.log_det.as_ref().map_or("none".to_owned(), |path| path.display().to_string())),
-        ("--seed", output.seed.to_string()),
-    ];
-    // not told where it is off, as files of before it do not tell it
-    settings.extend(arguments.certified.then(|| ("--certified", "true".to_owned())));
+    let settings = settings(arguments, &division, format);
     let of = || nature(stored, flow.backend(), Some((&arguments.z, rows)), &settings);
     let (mut out, before) = Unfinished::open(&outputs, arguments.resuming, &[&arguments.z, stored.path()], of)?;
     let done = rows_done(&division, &out, &before)?;
@@ -134,6 +126,21 @@ pub(super) fn decode<B: Backend>(arguments: &Decode, stored: &Stored, rows: &dyn
         report(Some(&output.out), &outcome.certificate())?;
     }
     Ok(())
+}
+
+/// What the rows that are written are a function of, beside the model and the latents.
+fn settings(arguments: &Decode, division: &Division, format: Format) -> Vec<(&'static str, String)> {
+    let output = &arguments.output;
+    let mut settings = vec![
+        ("rows", division.described()),
+        ("work", format!("rows of latents as {format:?}")),
+        ("columns", format!("{:?}", arguments.reading)),
+        ("--log-det", output.log_det.as_ref().map_or("none".to_owned(), |path| path.display().to_string())),
+        ("--seed", output.seed.to_string()),
+    ];
+    // not told where it is off, as files of before it do not tell it
+    settings.extend(arguments.certified.then(|| ("--certified", "true".to_owned())));
+    settings
 }
 
 /// log|det ∂x/∂z| of each row and its standard error: those of the way forth at x, negated; rows without a finite x have none.
