@@ -37,6 +37,7 @@ pub use matching::{FlowMatching, MOST_PAIRED, Pairing, TrainingObjective};
 pub(crate) use matching::{not_one, too_many};
 pub use prediction::Prediction;
 pub use prepared::PreparedFlow;
+use prepared::count_numbers;
 pub use provenance::Provenance;
 use resflow_backend::{Backend, Key};
 pub use scores::{ReferenceScores, ScoreQuantiles};
@@ -429,13 +430,7 @@ impl<B: Backend> Flow<B> {
 
     /// The number of trained numbers.
     pub fn parameters(&self) -> u64 {
-        let mut total = 0;
-        self.visit(&mut |_, tensor, role| {
-            if role.is_trained() {
-                total += self.backend.shape(tensor).elements() as u64;
-            }
-        });
-        total
+        count_numbers(&self.trained_shapes())
     }
 
     /// The transforms, and those of the noise, whose log dets are estimated alike.
@@ -508,6 +503,7 @@ impl<B: Backend> Flow<B> {
     /// Prepares the flow around a chain that is prepared already.
     pub(crate) fn prepare_with(&self, chain: crate::chain::PreparedChain<B>) -> PreparedFlow<B> {
         let backend = &self.backend;
+        let shapes = self.trained_shapes();
         PreparedFlow {
             backend: backend.clone(),
             steps: backend.clone(),
@@ -516,7 +512,8 @@ impl<B: Backend> Flow<B> {
             chain,
             base: self.base.prepare(backend),
             base_shapes: trained_shapes(backend, &*self.base),
-            trained_shapes: self.trained_shapes(),
+            parameters: count_numbers(&shapes),
+            trained_shapes: shapes,
             classifier: self.classifier.as_ref().map(|c| c.prepare(backend)),
             context: self.context.as_ref().map(|context| context.prepare(backend)),
             dequantiser: self.dequantiser.as_ref().map(|dequantiser| dequantiser.prepare(backend)),
@@ -529,7 +526,6 @@ impl<B: Backend> Flow<B> {
             target: None,
             shard_samples: self.evaluation_samples(),
             sample_bytes: self.sample_bytes(),
-            parameters: self.parameters(),
             bits: self.config.images().map(|c| c.bits),
             lanes: 0,
             team: None,

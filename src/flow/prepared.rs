@@ -81,6 +81,11 @@ pub(crate) struct Evaluated<B: Backend> {
     pub(crate) reports: Option<Vec<SampleReport>>,
 }
 
+/// The numbers in tensors of these shapes.
+pub(super) fn count_numbers(shapes: &[Shape]) -> u64 {
+    shapes.iter().map(|shape| shape.elements() as u64).sum()
+}
+
 impl<B: Backend> Flow<B> {
     /// The shapes of all trained tensors, in the order of a visit.
     pub(crate) fn trained_shapes(&self) -> Vec<Shape> {

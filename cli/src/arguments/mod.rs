@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use resflow::estimator::Estimator;
 
+use crate::command::decoded::Certifying;
 use crate::data::large::Largeness;
 use crate::data::part::Part;
 use crate::data::reading::{Matching, TableOptions};
@@ -313,10 +314,8 @@ pub(crate) struct Sample {
     /// Write images to .npy as bytes
     #[arg(long)]
     pub(crate) bytes: bool,
-    /// Certify each row: find it once more on the host in double precision, and say how far from the exact inverse a row may be,
-    /// rounding included. For models whose blocks are all certified (`resflow inspect`); takes some tens of evaluations of each block
-    #[arg(long)]
-    pub(crate) certified: bool,
+    #[command(flatten)]
+    pub(crate) certifying: Certifying,
     #[command(flatten)]
     pub(crate) resuming: Resuming,
     /// The seed
@@ -388,10 +387,8 @@ pub(crate) struct Decode {
     pub(crate) class: Option<String>,
     #[command(flatten)]
     pub(crate) largeness: Largeness,
-    /// Certify each row: find it once more on the host in double precision, and say how far from the exact inverse a row may be,
-    /// rounding included. For models whose blocks are all certified (`resflow inspect`); takes some tens of evaluations of each block
-    #[arg(long)]
-    pub(crate) certified: bool,
+    #[command(flatten)]
+    pub(crate) certifying: Certifying,
     #[command(flatten)]
     pub(crate) resuming: Resuming,
     #[command(flatten)]

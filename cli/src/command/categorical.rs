@@ -150,7 +150,7 @@ pub(crate) fn sample(arguments: &Sample, archive: &Archive) -> Result<()> {
         return Err(usage(format_args!("--out {out}: categories are written to .csv, .parquet or .arrow")));
     };
     format.check(out)?;
-    if arguments.certified {
+    if arguments.certifying.certified {
         return Err(usage("--certified: a model of categories alone is drawn from without an inverse"));
     }
     if let Some(path) = &arguments.given {

@@ -1,5 +1,7 @@
 //! What came out of latent space: how exactly it was found, piece by piece, and as an array.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
 use resflow::Flow;
 use resflow::backend::Backend;
@@ -11,6 +13,7 @@ use resflow::flow::PreparedFlow;
 use resflow::invert::{Inversion, SampleReport, Status};
 
 use crate::failure::{usage, warn};
+use crate::output::report;
 
 /// A value outside \[0, 1\] by more than this is worth a word.
 const CLAMPED: f64 = 1e-5;
@@ -18,19 +21,40 @@ const CLAMPED: f64 = 1e-5;
 /// What is worth a warning: rows that ended so, and the largest error bound of one.
 const INEXACT: [Status; 2] = [Status::FloatFloor, Status::NotConverged];
 
-/// Prepares a flow whose inverses are certified, if that is asked for.
-pub(crate) fn prepare<B: Backend>(flow: &Flow<B>, certified: bool) -> Result<PreparedFlow<B>> {
-    if !certified {
-        return Ok(flow.prepare());
+/// Whether the way back is certified.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Certifying {
+    /// Certify each row: find it once more on the host in double precision, and say how far from the exact inverse a row may be,
+    /// rounding included. For models whose blocks are all certified (`resflow inspect`); takes some tens of evaluations of each block
+    #[arg(long)]
+    pub(crate) certified: bool,
+}
+
+impl Certifying {
+    /// Prepares a flow, with what certifies its inverses if that is asked for.
+    pub(crate) fn prepare<B: Backend>(self, flow: &Flow<B>) -> Result<PreparedFlow<B>> {
+        if !self.certified {
+            return Ok(flow.prepare());
+        }
+        let prepared = flow.prepare_certified()?;
+        if prepared.is_certified() {
+            return Ok(prepared);
+        }
+        Err(usage(
+            "--certified: nothing bounds how errors grow through some transform of this model (`resflow inspect` says which): \
+             through couplings and continuous flows, through what depends on a context, and through blocks with norms other than the 2-norm",
+        ))
     }
-    let prepared = flow.prepare_certified()?;
-    if prepared.is_certified() {
-        return Ok(prepared);
+
+    /// What a record of unfinished work says of it: nothing where it is off, as records of before it.
+    pub(crate) fn setting(self) -> Option<(&'static str, String)> {
+        self.certified.then(|| ("--certified", "true".to_owned()))
     }
-    Err(usage(
-        "--certified: nothing bounds how errors grow through some transform of this model (`resflow inspect` says so of each): \
-         through couplings and continuous flows, through what depends on a context, and through blocks with norms other than the 2-norm",
-    ))
+
+    /// Says what the bounds of all rows come to, if they are certified.
+    pub(crate) fn report(self, out: &Path, outcome: &Outcome) -> Result<()> {
+        if self.certified { report(Some(out), &outcome.certificate()) } else { Ok(()) }
+    }
 }
 
 /// How exactly rows were found.
@@ -102,7 +126,7 @@ impl Outcome {
     }
 
     /// What the error bounds say where they are certified.
-    pub(crate) fn certificate(&self) -> String {
+    fn certificate(&self) -> String {
         if self.bound.is_finite() {
             let bound = self.bound;
             return format!(

@@ -377,10 +377,15 @@ fn text<B: Backend>(stored: &Stored, flow: &Flow<B>, links: &[Link], bounds: &Fl
     out + &link_lines(links)
 }
 
-/// The constants between which a transform changes distances, where they are known.
-fn constants_line(constants: BiLipschitz) -> String {
-    let BiLipschitz { forward, inverse } = constants;
-    format!("     distances grow at most {forward:.5} times, and {inverse:.5} times back, certified\n")
+/// What is known of how much a transform changes distances; nothing is said of one that keeps them.
+fn constants_line(constants: Option<BiLipschitz>) -> String {
+    match constants {
+        Some(BiLipschitz::ISOMETRY) => String::new(),
+        Some(BiLipschitz { forward, inverse }) => {
+            format!("     distances grow at most {forward:.5} times, and {inverse:.5} times back, certified\n")
+        }
+        None => "     nothing bounds how distances grow\n".to_owned(),
+    }
 }
 
 /// The transforms, each with its bounds, its constants and its weights.
@@ -393,8 +398,7 @@ fn link_lines(links: &[Link]) -> String {
             format!("  Lip(g) about {l:.4}, {certified}")
         });
         let _ = writeln!(out, "\n{:>3}  {}{bound}", link.index, link.description);
-        // a permutation's are no news
-        out.extend(link.constants.filter(|c| *c != BiLipschitz::ISOMETRY).map(constants_line));
+        out += &constants_line(link.constants);
         for weight in &link.weights {
             let _ = writeln!(
                 out,

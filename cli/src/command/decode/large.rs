@@ -13,7 +13,7 @@ use crate::arguments::Decode;
 use crate::cluster;
 use crate::columnar::{self, Column, columns_with};
 use crate::command::coordinates::{ERROR, LOG_DET, finite, wants_log_dets};
-use crate::command::decoded::{self, Outcome, array_header};
+use crate::command::decoded::{Outcome, array_header};
 use crate::command::nature::nature;
 use crate::command::pieces::{Division, Piece, gather_totals, in_pieces, joined, numbers, parts, rows_done, to_bytes};
 use crate::evaluate::{self, Latent};
@@ -34,7 +34,7 @@ pub(super) fn decode<B: Backend>(arguments: &Decode, stored: &Stored, rows: &dyn
         )));
     };
     let flow = stored.flow(backend)?;
-    let prepared = cluster::alone(decoded::prepare(&flow, arguments.certified)?)?;
+    let prepared = cluster::alone(arguments.certifying.prepare(&flow)?)?;
     let d = flow.dimension();
     latent(table_of(rows.read_samples(0..rows.rows().min(1))?)?, d).with_context(|| name.clone())?;
     let (key, how, names) = (evaluate::key(output.seed), Inversion::for_backend::<B>(), column_names(&flow));
@@ -122,10 +122,7 @@ pub(super) fn decode<B: Backend>(arguments: &Decode, stored: &Stored, rows: &dyn
     outcome.tell(&how);
     outcome.tell_moved();
     outcome.check()?;
-    if arguments.certified {
-        report(Some(&output.out), &outcome.certificate())?;
-    }
-    Ok(())
+    arguments.certifying.report(&output.out, &outcome)
 }
 
 /// What the rows that are written are a function of, beside the model and the latents.
@@ -138,8 +135,7 @@ fn settings(arguments: &Decode, division: &Division, format: Format) -> Vec<(&'s
         ("--log-det", output.log_det.as_ref().map_or("none".to_owned(), |path| path.display().to_string())),
         ("--seed", output.seed.to_string()),
     ];
-    // not told where it is off, as files of before it do not tell it
-    settings.extend(arguments.certified.then(|| ("--certified", "true".to_owned())));
+    settings.extend(arguments.certifying.setting());
     settings
 }
 

@@ -13,14 +13,14 @@ use resflow::with_device;
 use crate::arguments::Decode;
 use crate::cluster;
 use crate::command::coordinates::{ERROR, LOG_DET, Rows, check_output, finite, latent_names, wants_log_dets, write};
-use crate::command::decoded::{self, report_inversion};
+use crate::command::decoded::report_inversion;
 use crate::data::given::contexts_of;
 use crate::data::reading::{Matching, TableOptions};
 use crate::data::{check_there, reading};
 use crate::evaluate;
 use crate::failure::usage;
 use crate::model::{Stored, column_names};
-use crate::output::{report, spare_inputs};
+use crate::output::spare_inputs;
 
 pub(crate) fn run(arguments: &Decode) -> Result<()> {
     check_output(&arguments.output)?;
@@ -83,7 +83,7 @@ fn decode<B: Backend>(
     backend: B,
 ) -> Result<()> {
     let flow = stored.flow(backend)?;
-    let prepared = cluster::together(decoded::prepare(&flow, arguments.certified)?)?;
+    let prepared = cluster::together(arguments.certifying.prepare(&flow)?)?;
     let (d, modelled) = (flow.dimension(), stored.is_modelled());
     let z = latent(table, d).with_context(|| arguments.z.display().to_string())?;
     let how = Inversion::for_backend::<B>();
@@ -136,10 +136,7 @@ fn decode<B: Backend>(
     let rows = Rows { names: column_names(&flow), values, categories: categories.as_ref(), dropped: &[] };
     write(&arguments.output, Some(flow.config()), rows, &log_det, &error)?;
     let outcome = report_inversion(&decoded.reports, &how)?;
-    if arguments.certified {
-        report(Some(&arguments.output.out), &outcome.certificate())?;
-    }
-    Ok(())
+    arguments.certifying.report(&arguments.output.out, &outcome)
 }
 
 /// The coordinates of a table: its columns z1 … zd if it has them, else all of its columns but log det and error.

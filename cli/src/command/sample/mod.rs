@@ -16,7 +16,6 @@ use crate::arguments::Sample;
 use crate::cluster;
 use crate::columnar::{Column, columns_with};
 use crate::command::categorical;
-use crate::command::decoded;
 use crate::data::given::contexts_of;
 use crate::failure::usage;
 use crate::model::{Stored, column_names};
@@ -84,7 +83,7 @@ fn draw<B: Backend>(
         )));
     }
     // parts are made by each process alone, what one file holds by all together
-    let prepared = decoded::prepare(&flow, arguments.certified)?;
+    let prepared = arguments.certifying.prepare(&flow)?;
     let prepared = if arguments.resuming.out_parts { cluster::alone(prepared)? } else { cluster::together(prepared)? };
     let (names, how) = (column_names(&flow), Inversion::for_backend::<B>());
     let drawing = Drawing { arguments, format, stored, backend: flow.backend(), contexts, names, each, n, how };
@@ -103,7 +102,7 @@ fn draw<B: Backend>(
     let what = if model.images().is_some() { "images" } else { "rows" };
     let residual = outcome.residual();
     report_out(Some(out), &format!("{names}: {n} {what}, round-trip error {residual:.1e}\n"))?;
-    if arguments.certified { report_out(Some(out), &outcome.certificate()) } else { Ok(()) }
+    arguments.certifying.report(out, &outcome)
 }
 
 impl<B: Backend> Drawing<'_, B> {

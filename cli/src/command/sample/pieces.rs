@@ -135,7 +135,6 @@ fn described<B: Backend>(drawing: &Drawing<'_, B>, division: &Division) -> Resul
         ("--given", given),
         ("columns", format!("{:?} {:?}", arguments.reading, arguments.matching)),
     ];
-    // not told where it is off, as files of before it do not tell it
-    settings.extend(arguments.certified.then(|| ("--certified", "true".to_owned())));
+    settings.extend(arguments.certifying.setting());
     nature(drawing.stored, drawing.backend, None, &settings)
 }
