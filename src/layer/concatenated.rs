@@ -117,10 +117,10 @@ struct Prepared<B: Backend> {
 // parts: what is kept of φ at x and of φ at −x, as the plain activation keeps it
 impl Half {
     /// [positive, sign · negative] along the features, times the scale.
-    fn join<B: Backend>(self, backend: &B, positive: &B::Tensor, negative: &B::Tensor, sign: f64) -> B::Tensor {
-        let axis = backend.shape(positive).rank() - 1;
-        let negative = backend.affine(negative.clone(), sign * self.scale, 0.0);
-        backend.concat(&[&backend.affine(positive.clone(), self.scale, 0.0), &negative], axis)
+    fn join<B: Backend>(self, backend: &B, positive: B::Tensor, negative: B::Tensor, sign: f64) -> B::Tensor {
+        let axis = backend.shape(&positive).rank() - 1;
+        let negative = backend.affine(negative, sign * self.scale, 0.0);
+        backend.concat(&[&backend.affine(positive, self.scale, 0.0), &negative], axis)
     }
 
     /// The halves of a cotangent, each times the scale.
@@ -134,21 +134,21 @@ impl Half {
 impl<B: Backend> PreparedLayer<B> for Prepared<B> {
     fn forward(&self, backend: &B, batch: &Batch<B>, keep: Derivatives) -> (B::Tensor, Saved<B>) {
         let x = &batch.x;
-        let mut values = Vec::with_capacity(2);
         let mut parts = Vec::with_capacity(2);
-        for sign in [1.0, -1.0] {
+        let [positive, negative] = [1.0, -1.0].map(|sign| {
             let as_it_is = sign > 0.0 && self.half.shift == 0.0;
             let x = if as_it_is { x.clone() } else { backend.affine(x.clone(), sign, self.half.shift) };
             let orders = backend.activation(self.half.function, self.b.as_ref(), &x, keep as usize);
-            values.push(orders[0].clone());
+            let value = orders[0].clone();
             parts.push(kept(&x, orders, keep));
-        }
-        (self.half.join(backend, &values[0], &values[1], 1.0), Saved { tensors: Vec::new(), parts })
+            value
+        });
+        (self.half.join(backend, positive, negative, 1.0), Saved { tensors: Vec::new(), parts })
     }
 
     fn jvp(&self, backend: &B, saved: &Saved<B>, dx: &B::Tensor) -> (B::Tensor, Saved<B>) {
         let [p, n] = [0, 1].map(|i| backend.binary(Binary::Mul, dx.clone(), slope(&saved.parts[i])));
-        (self.half.join(backend, &p, &n, -1.0), Saved::tensors(vec![dx.clone()]))
+        (self.half.join(backend, p, n, -1.0), Saved::tensors(vec![dx.clone()]))
     }
 
     fn vjp(&self, backend: &B, saved: &Saved<B>, gy: B::Tensor) -> B::Tensor {

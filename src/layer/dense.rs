@@ -93,6 +93,16 @@ impl<B: Backend> DenseLayer<B> {
         Weights { soft, length, eta, bound: self.concatenation.bound }
     }
 
+    /// What each feature or channel behind the layer is multiplied by, `[c]`.
+    fn factors(&self, backend: &B, weights: &Weights<B>) -> B::Tensor {
+        let single_pixel = [1, 1, self.inputs];
+        let behind = [&single_pixel[2..], &single_pixel].into_iter().find_map(|one| self.net.output_shape(one).ok());
+        let new = behind.and_then(|shape| shape.last().copied()).expect("rows or images pass the layer");
+        let [skip, growth] = [(0, self.inputs), (1, new)]
+            .map(|(i, features)| backend.binary(Binary::Mul, backend.full(1.0, [features].into()), &weights.eta[i]));
+        backend.concat(&[&skip, &growth], 0)
+    }
+
     /// η₁ and η₂.
     ///
     /// # Errors
@@ -141,10 +151,12 @@ fn behind(inputs: usize, input: &[usize], new: &[usize]) -> Result<Vec<usize>, C
 
 impl<B: Backend> Layer<B> for DenseLayer<B> {
     fn prepare(&self, backend: &B) -> Box<dyn PreparedLayer<B>> {
+        let weights = self.weights(backend);
         Box::new(PreparedDense {
             inputs: self.inputs,
             net: self.net.prepare(backend),
-            weights: self.weights(backend),
+            factors: self.factors(backend, &weights),
+            weights,
             learned: self.concatenation.learned,
         })
     }
@@ -235,27 +247,28 @@ struct PreparedDense<B: Backend> {
     inputs: usize,
     net: Box<dyn PreparedLayer<B>>,
     weights: Weights<B>,
+    /// η₁ of each that enters, η₂ of each that is new, `[c]`.
+    factors: B::Tensor,
     learned: bool,
 }
 
 impl<B: Backend> PreparedDense<B> {
     /// [η₁h ; η₂new].
     fn join(&self, backend: &B, h: &B::Tensor, new: &B::Tensor) -> B::Tensor {
-        let [skip, growth] = &self.weights.eta;
         let axis = backend.shape(h).rank() - 1;
-        let parts = [(h, skip), (new, growth)].map(|(x, eta)| backend.binary(Binary::Mul, x.clone(), eta));
-        backend.concat(&[&parts[0], &parts[1]], axis)
+        backend.binary(Binary::Mul, backend.concat(&[h, new], axis), &self.factors)
     }
 
-    /// A cotangent's two parts, of `inputs` channels and of the rest.
-    fn split(backend: &B, g: &B::Tensor, inputs: usize) -> [B::Tensor; 2] {
+    /// A cotangent's two parts: of what entered, and of what is new.
+    fn split(&self, backend: &B, g: &B::Tensor) -> [B::Tensor; 2] {
         let shape = backend.shape(g);
-        let axis = shape.rank() - 1;
+        let (axis, inputs) = (shape.rank() - 1, self.inputs);
         [backend.narrow(g, axis, 0, inputs), backend.narrow(g, axis, inputs, shape.channels() - inputs)]
     }
 
-    fn times(&self, backend: &B, part: usize, g: &B::Tensor) -> B::Tensor {
-        backend.binary(Binary::Mul, g.clone(), &self.weights.eta[part])
+    /// The two parts of η times a cotangent.
+    fn split_weighted(&self, backend: &B, g: B::Tensor) -> [B::Tensor; 2] {
+        self.split(backend, &backend.binary(Binary::Mul, g, &self.factors))
     }
 }
 
@@ -274,9 +287,9 @@ impl<B: Backend> PreparedLayer<B> for PreparedDense<B> {
     }
 
     fn vjp(&self, backend: &B, saved: &Saved<B>, gy: B::Tensor) -> B::Tensor {
-        let [kept, new] = Self::split(backend, &gy, self.inputs);
-        let through = self.net.vjp(backend, &saved.parts[0], self.times(backend, 1, &new));
-        backend.axpy(1.0, &through, self.times(backend, 0, &kept))
+        let [kept, new] = self.split_weighted(backend, gy);
+        let through = self.net.vjp(backend, &saved.parts[0], new);
+        backend.axpy(1.0, &through, kept)
     }
 
     fn tangent_vjp(
@@ -290,16 +303,17 @@ impl<B: Backend> PreparedLayer<B> for PreparedDense<B> {
     ) -> (B::Tensor, Vec<B::Tensor>) {
         let LayerGrads { trained, context } = grads;
         let (own, inner) = trained.split_at_mut(if self.learned { 2 } else { 0 });
-        let (mut skips, mut news) = (Vec::with_capacity(1 + gdy.len()), Vec::with_capacity(1 + gdy.len()));
+        let (mut skips, mut news) = (Vec::new(), Vec::new());
         let values = std::iter::once(&saved.tensors).chain(tangents.iter().map(|t| &t.tensors));
-        for (g, values) in std::iter::once(&gy).chain(&gdy).zip(values) {
-            let parts = Self::split(backend, g, self.inputs);
-            for ((grad, part), value) in own.iter_mut().zip(&parts).zip(values) {
-                accumulate(backend, grad, &backend.dot(part, value));
+        for (g, values) in std::iter::once(gy).chain(gdy).zip(values) {
+            if self.learned {
+                for ((grad, part), value) in own.iter_mut().zip(&self.split(backend, &g)).zip(values) {
+                    accumulate(backend, grad, &backend.dot(part, value));
+                }
             }
-            let [skip, new] = parts;
-            skips.push(self.times(backend, 0, &skip));
-            news.push(self.times(backend, 1, &new));
+            let [skip, new] = self.split_weighted(backend, g);
+            skips.push(skip);
+            news.push(new);
         }
         let kept: Vec<_> = tangents.iter().map(|t| &t.parts[0]).collect();
         let of_new = news.remove(0);
