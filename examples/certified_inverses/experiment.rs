@@ -205,7 +205,7 @@ pub(crate) fn kernels(count: usize, key: Key) -> Kernels {
         let [outputs, kh, kw, inputs] = extents;
         let size = case % 144;
         let mut image = [1 + size / 12, 1 + size % 12];
-        let padding = if case % 3 == 0 {
+        let padding = if draw(key.split(7), 0, 2) == 0 {
             Padding { height: draw(key.split(4), 0, kh), width: draw(key.split(5), 0, kw) }
         } else {
             Padding { height: kh / 2, width: kw / 2 }
@@ -214,12 +214,26 @@ pub(crate) fn kernels(count: usize, key: Key) -> Kernels {
             image = image.map(|n| n + 1);
         }
         let elements = outputs * kh * kw * inputs;
-        let kernel: Vec<f64> = match case % 5 {
+        let random = |which: u64, count: usize| normal(key.split(which), count);
+        let kernel: Vec<f64> = match case % 7 {
             0 => vec![1.0; elements],
             1 => (0..elements).map(|at| if (at / inputs) % 2 == 0 { 1.0 } else { -1.0 }).collect(),
-            2 => normal(key.split(6), elements).iter().map(|x| x * 1e30).collect(),
-            3 => normal(key.split(6), elements).iter().map(|x| x * 1e-30).collect(),
-            _ => normal(key.split(6), elements),
+            2 => random(6, elements).iter().map(|x| x * 1e30).collect(),
+            3 => random(6, elements).iter().map(|x| x * 1e-30).collect(),
+            // of rank one: a filter of pixels times a weight for each pair of channels that is itself a product
+            4 => {
+                let (of_outputs, of_inputs, of_taps) = (random(6, outputs), random(8, inputs), random(9, kh * kw));
+                let tap = |at: usize| of_taps[at / inputs % (kh * kw)] * of_inputs[at % inputs];
+                (0..elements).map(|at| of_outputs[at / (kh * kw * inputs)] * tap(at)).collect()
+            }
+            // equal singular values, but at the edges: a turn of the channels at one tap
+            5 => {
+                let (at_tap, angle) = (draw(key.split(10), 1, kh * kw) - 1, 6.0 * random(6, 1)[0]);
+                let turn = [angle.cos(), -angle.sin(), angle.sin(), angle.cos()];
+                let of = |at: usize| turn[2 * (at / (kh * kw * inputs)) + at % inputs];
+                (0..elements).map(|at| if at / inputs % (kh * kw) == at_tap { of(at) } else { 0.0 }).collect()
+            }
+            _ => random(6, elements),
         };
         let name = || format!("{extents:?} on {image:?} padded by {padding:?}");
         let truth = largest(&operator(&kernel, extents, image, padding));

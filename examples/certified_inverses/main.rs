@@ -30,12 +30,12 @@ fn main() -> Result<(), Error> {
     line("‖K‖₂ on a size", &found.sized);
     line("‖K‖₂ on any size, on one", &found.any);
     line("‖K‖₂ on any size, supremum", &found.supremum);
-    let each = count(1, 1000) / 4;
+    let each = count(1, 1000).div_ceil(4);
     line("‖K‖₂ on 10 to 16 pixels, 3 to 8 channels", &large_kernels(each, [10, 16], Key::new(3)));
     line("‖K‖₂ on 24 to 32 pixels, 3 to 8 channels", &large_kernels(each, [24, 32], Key::new(4)));
     println!("\n| errors of | cases | below the truth | bound/truth, median | largest |\n|---|---|---|---|---|");
     let cases = flows(400)?;
-    let each = count(2, 1_000_000) / cases.len();
+    let each = count(2, 1_000_000).div_ceil(cases.len());
     for (number, case) in cases.iter().enumerate() {
         let mut all = Tally::default();
         for piece in 0..each.div_ceil(PIECE) {

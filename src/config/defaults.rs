@@ -3,7 +3,7 @@
 use super::{
     Dequantisation, DequantisationConfig, Family, FlowConfig, GatedConfig, ImageConfig, Nonlinearity, OdeSolver, Start,
 };
-use crate::estimator::{Estimator, Exact, Probe, Traces, Truncated};
+use crate::estimator::{Estimator, Exact, Expansion, Law, Probe, Traces, Truncated};
 
 /// κ of i-ResNets (Behrmann et al. 2019, appendix).
 const IRESNET_COEFFICIENT: f64 = 0.9;
@@ -57,7 +57,7 @@ impl FlowConfig {
                 activation: Nonlinearity::ClipSwish,
                 hidden: vec![64; 3],
                 leading_activation: false,
-                ..residual
+                ..residual.with_laws_for(Expansion::Whole)
             },
             // as published, but with ActNorm; a block has two nets
             Family::Implicit => Self {
@@ -74,7 +74,7 @@ impl FlowConfig {
                 hidden: vec![64; 3],
                 leading_activation: false,
                 blocks: residual.blocks.div_ceil(2),
-                ..residual
+                ..residual.with_laws_for(Expansion::Odd)
             },
             // one ODE is as much as many blocks; its trace is exact where there are at most two hidden layers
             Family::Ffjord => Self {
@@ -96,6 +96,21 @@ impl FlowConfig {
 }
 
 impl FlowConfig {
+    /// Lets roulettes stop no sooner than the variance stays bounded, for nets whose last layer alone is below Lipschitz constant 1, at κ.
+    fn with_laws_for(mut self, expansion: Expansion) -> Self {
+        let ratio = expansion.ratio(self.coefficient);
+        // the next hundredth below
+        let most = (((1.0 - ratio * ratio) * 100.0).ceil() - 1.0) / 100.0;
+        for estimator in [&mut self.training, &mut self.evaluation] {
+            if let Estimator::Auto(auto) = estimator
+                && let Law::ShiftedGeometric { p } = &mut auto.otherwise.law
+            {
+                *p = p.min(most);
+            }
+        }
+        self
+    }
+
     /// Returns the default architecture of a family for a table of so many rows: smaller where there are few, and the
     /// identity at the beginning, so that training begins at its base density.
     pub fn for_table(family: Family, rows: usize, columns: usize) -> Self {

@@ -27,6 +27,11 @@ pub enum Expansion {
 }
 
 impl Expansion {
+    /// The most that the trace of a term is of the one before, for Lip(g) ≤ c: c, and c² between odd powers.
+    pub fn ratio(self, c: f64) -> f64 {
+        if self == Self::Whole { c } else { c * c }
+    }
+
     /// The factor in front of tr J.
     pub(crate) fn factor(self) -> f64 {
         if self == Self::Whole { 1.0 } else { -2.0 }

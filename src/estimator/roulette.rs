@@ -133,7 +133,8 @@ impl RussianRoulette {
         self.exact_terms as f64 + longest
     }
 
-    /// Warns if the variance is not finite for every g with Lip(g) ≤ c, with a law that would make it so.
+    /// Warns if the variance is not finite for every g whose terms fall by c, with a law that would make it so: c is a bound of Lip(g), of
+    /// which [`Expansion::ratio`](super::Expansion::ratio) makes that of its terms.
     pub fn variance_warning(&self, c: f64) -> Option<VarianceWarning> {
         // the gradient's second moment: Σ c^{2k} / P(N ≥ k−E) < ∞, strictly
         // rounded down, so that it stays bounded
@@ -154,7 +155,7 @@ fn bounded(law: Law, c: f64) -> bool {
 pub struct VarianceWarning {
     /// The law in use.
     pub law: Law,
-    /// The Lipschitz bound of the worst block.
+    /// The most that a term of the worst block's series is of the one before: its Lipschitz bound, or the square of that for odd terms.
     pub bound: f64,
     /// The law with the least work × variance at that bound; `None` for bounds above 0.9994, where no law has a bounded
     /// variance, since their least probability of stopping is 0.001.
@@ -165,7 +166,7 @@ impl std::fmt::Display for VarianceWarning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "unbounded-variance: with {} and Lip(g) up to {:.4} the variance of the gradient has no bound; ",
+            "unbounded-variance: with {} and terms up to {:.4} of the one before the variance of the gradient has no bound; ",
             self.law, self.bound
         )?;
         match self.better {

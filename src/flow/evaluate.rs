@@ -14,7 +14,7 @@ use crate::bijection::Memory;
 use crate::classifier::Classification;
 use crate::data::{Samples, Table};
 use crate::error::Error;
-use crate::invert::Status;
+use crate::invert::{Inversion, Status};
 use crate::transform::to_vectors;
 
 /// Samples in latent space, with the log det of the forward transform.
@@ -85,7 +85,8 @@ impl<B: Backend> PreparedFlow<B> {
     /// Computes log p of each sample in nats, and its gradient in the sample, `[n, d]`, in nats per unit of the data
     /// (of images in \[0, 1\] and (C, H, W) order). The gradient is that of the training estimator, unbiased for the
     /// estimators that are; with columns on grids, at the first draw of noise; of images of bytes that of log p where their noise has
-    /// put them. It is 0 outside of a column's support.
+    /// put them. It is 0 outside of a column's support, and of samples of which a solve failed, in either direction, as their
+    /// status says.
     ///
     /// # Errors
     /// Returns [`Error::Input`], [`Error::Transform`] or [`Error::Backend`] as [`log_prob`](Self::log_prob) does.
@@ -108,7 +109,7 @@ impl<B: Backend> PreparedFlow<B> {
         given: Given<'_, B>,
         key: Key,
     ) -> Result<LogProbGradients, Error> {
-        let (_, log_prob) = evaluate(self, samples, given, 0, key, false)?;
+        let (_, mut log_prob) = evaluate(self, samples, given, 0, key, false)?;
         let source = Upload::new(self, samples, key)?;
         let (backend, d) = (&self.backend, self.columns.width());
         let memory = if self.bits.is_some() { Memory::Recompute } else { Memory::Store };
@@ -121,7 +122,11 @@ impl<B: Backend> PreparedFlow<B> {
             let key = key.named("gradient");
             let (weights, input_gradient) = (&weights, true);
             let objective = Objective { batch: &batch, weights, key, memory, input_gradient, supervision: None };
-            let found = self.gradient(&objective)?;
+            let found = self.gradient_solved(&self.training, &Inversion::for_backend::<B>(), &objective)?;
+            for (i, failed) in found.failed {
+                let status = &mut log_prob.status[range.start + i];
+                *status = failed.max(*status);
+            }
             if let Some(context) = found.context {
                 let values: Vec<f64> = backend.download(&context)?.iter().map(|g| -g.to_f64()).collect();
                 contexts.push((range.clone(), values));

@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::estimator::Estimator;
 use crate::group::collective::PIECE;
 use crate::group::{LaneSum, Outbox, Team};
-use crate::invert::{Inversion, SampleReport, mark_unsolved, without_samples};
+use crate::invert::{Inversion, SampleReport, Status, mark_unsolved, without_samples};
 use crate::module::{Grad, accumulate, fill, flatten};
 
 /// The most accumulators that a gradient of this many numbers gets: fewer where they would fill the memory.
@@ -86,6 +86,8 @@ pub struct Gradient<B: Backend> {
     pub terms: usize,
     /// The solves of transforms whose forward pass is one.
     pub solves: Solves,
+    /// The samples of the batch of which a solve failed, forward or back, by number, and how; none in a group.
+    pub failed: Vec<(usize, Status)>,
 }
 
 /// The solves of a gradient, forward and back.
@@ -144,6 +146,7 @@ pub(super) struct Lane<B: Backend> {
     dequantiser: Vec<Grad<B>>,
     terms: usize,
     solves: Solves,
+    failed: Vec<(usize, Status)>,
     /// Whether what was there before a shard is kept until the shard has gone well.
     careful: bool,
 }
@@ -177,6 +180,15 @@ impl<B: Backend> Drop for Closing<'_, B> {
     }
 }
 
+/// Puts the reports of samples that have failed before in the place of those of the zeros that stood for them.
+fn restore(failed: Option<&[SampleReport]>, reports: &mut Option<Vec<SampleReport>>) {
+    for (own, failed) in reports.iter_mut().flatten().zip(failed.into_iter().flatten()) {
+        if !failed.status.is_solved() {
+            *own = *failed;
+        }
+    }
+}
+
 impl<B: Backend> PreparedFlow<B> {
     /// Computes the gradient of −Σ wᵢ log p(xᵢ), or of the objective with its supervision, by the training estimator.
     ///
@@ -192,18 +204,26 @@ impl<B: Backend> PreparedFlow<B> {
         estimator: &Estimator,
         objective: &Objective<'_, B>,
     ) -> Result<Gradient<B>, Error> {
+        self.gradient_solved(estimator, &Inversion::for_training::<B>(), objective)
+    }
+
+    /// Computes a gradient with solves as accurate as this.
+    pub(super) fn gradient_solved(
+        &self,
+        estimator: &Estimator,
+        solver: &Inversion,
+        objective: &Objective<'_, B>,
+    ) -> Result<Gradient<B>, Error> {
         self.add_shards(objective.batch, objective.input_gradient, &|shard, lane, left| {
             let before = lane.careful.then(|| lane.clone());
-            let failed = self.run_shard(estimator, objective, shard.clone(), lane, left, None)?;
-            match (failed, before) {
-                (None, _) => Ok(Outcome::Added),
-                (Some(_), None) => Ok(Outcome::Spoiled),
-                (failed, Some(before)) => {
-                    *lane = before;
-                    self.run_shard(estimator, objective, shard, lane, left, failed)?;
-                    Ok(Outcome::Added)
-                }
+            let mut failed = None;
+            // ends, since each time more samples have failed
+            while let Some(more) = self.run_shard(estimator, solver, objective, shard.clone(), lane, left, failed)? {
+                let Some(before) = &before else { return Ok(Outcome::Spoiled) };
+                *lane = before.clone();
+                failed = Some(more);
             }
+            Ok(Outcome::Added)
         })
     }
 
@@ -281,6 +301,7 @@ impl<B: Backend> PreparedFlow<B> {
             context,
             terms,
             solves,
+            failed: lanes.into_iter().flat_map(|lane| lane.failed).collect(),
         })
     }
 
@@ -320,6 +341,7 @@ impl<B: Backend> PreparedFlow<B> {
             dequantiser: vec![None; self.dequantiser.as_ref().map_or(0, PreparedDequantiser::grads)],
             terms: 0,
             solves: Solves::default(),
+            failed: Vec::new(),
             careful: false,
         }
     }
@@ -373,11 +395,12 @@ impl<B: Backend> PreparedFlow<B> {
         ShardPlan::new(samples, self.backend.shard_rows(self.sample_bytes), lanes)
     }
 
-    /// Takes a shard forward through the chain and back, without the samples that have failed before. Where others fail on the way
-    /// back the lane is spoiled, and the reports of all samples are returned.
+    /// Takes a shard forward through the chain and back, with zeros in the place of samples that have failed before. Where others
+    /// fail on the way back, or are not finite, the lane is spoiled, and the reports of all samples are returned.
     fn run_shard(
         &self,
         estimator: &Estimator,
+        solver: &Inversion,
         objective: &Objective<'_, B>,
         shard: Range<usize>,
         lane: &mut Lane<B>,
@@ -388,6 +411,12 @@ impl<B: Backend> PreparedFlow<B> {
         let (start, count) = (shard.start, shard.len());
         let mut weights = backend.narrow(objective.weights, 0, start, count);
         let mut batch = objective.batch.narrow(backend, start, count);
+        let gone = failed.as_ref().and_then(|failed| mark_unsolved(backend, failed));
+        let keep = |x: B::Tensor| match &gone {
+            Some(gone) if backend.shape(&x).rows() == count => without_samples(backend, gone, x),
+            _ => x,
+        };
+        batch = Batch { x: keep(batch.x), context: batch.context.map(keep), ..batch };
         let mut embedded = None;
         if let (Some(own), Some(context)) = (&self.context, &batch.context) {
             let (embedding, kept) = own.embedding.forward(backend, context);
@@ -395,12 +424,12 @@ impl<B: Backend> PreparedFlow<B> {
             embedded = Some((&own.embedding, kept));
         }
         let draw = Draw { estimator, key: objective.key };
-        let ask = Ask { solver: Inversion::for_training::<B>(), ..Ask::gradient::<B>(draw, objective.memory) };
+        let ask = Ask { solver: *solver, ..Ask::gradient::<B>(draw, objective.memory) };
         let mut noise = None;
         if let (Some(own), Some(images)) = (&self.dequantiser, &batch.quantised) {
             let draw = Draw { key: objective.key.named("dequantiser"), ..draw };
             let drawn = own.draw(backend, images, batch.first, &Ask::gradient::<B>(draw, objective.memory))?;
-            batch = batch.with_x(drawn.x.clone());
+            batch = batch.with_x(keep(drawn.x.clone()));
             noise = Some((own, drawn));
         }
         let judge = self.classifier.as_ref().zip(objective.supervision.as_ref());
@@ -410,13 +439,21 @@ impl<B: Backend> PreparedFlow<B> {
                 seen.extend(classifier.look(backend, l, y, factored_out));
             }
         })?;
+        let mut reports = mapped.reports;
+        restore(failed.as_deref(), &mut reports);
+        let forth = reports.as_ref().map(|reports| Solves::of(reports).unsolved);
+        let infinite = |failed: &[SampleReport]| failed.iter().filter(|r| r.status == Status::NonFinite).count();
+        if reports.as_deref().map_or(0, infinite) > failed.as_deref().map_or(0, infinite) {
+            // what the transforms before a solve kept of such a sample is not finite either, and zero times it is not zero
+            return Ok(reports);
+        }
         let sum = |log_det, term: &crate::bijection::LogDet<B>| backend.axpy(1.0, &term.value, log_det);
         let of_noise = noise.iter().flat_map(|(_, drawn)| &drawn.log_dets);
         let log_det = mapped.log_dets.iter().chain(of_noise).fold(backend.full(0.0, [count, 1].into()), sum);
         let z = batch.with_x(mapped.y);
         let mut nll = backend.axpy(-1.0, &log_det, self.base.energy(backend, &z));
         // a sample that was not solved weighs nothing, whatever its numbers are
-        if let Some(failed) = failed.as_ref().or(mapped.reports.as_ref()).and_then(|own| mark_unsolved(backend, own)) {
+        if let Some(failed) = reports.as_ref().and_then(|own| mark_unsolved(backend, own)) {
             weights = without_samples(backend, &failed, weights);
             nll = without_samples(backend, &failed, nll);
         }
@@ -441,23 +478,23 @@ impl<B: Backend> PreparedFlow<B> {
             Some((classifier, _)) => classifier.join(backend, l, gy, factored_out, &from_heads),
             None => gy,
         };
-        let mut reports = mapped.reports;
-        let forth = reports.as_ref().map(|reports| Solves::of(reports).unsolved);
         let own = &mut lane.chain;
         let back = match forth {
             Some(_) => self.chain.backward_joined(backend, tape, cotangents, own, &mut reports, &join, &|_, _| ())?,
             None => self.chain.backward_joined(backend, tape, cotangents, own, &mut reports, &join, left)?,
         };
-        let again = failed.is_some();
-        let reports = failed.unwrap_or_else(|| reports.unwrap_or_default());
+        restore(failed.as_deref(), &mut reports);
+        let reports = reports.unwrap_or_default();
         if let Some(forth) = forth {
-            if !again && Solves::of(&reports).unsolved > forth {
+            if Solves::of(&reports).unsolved > forth {
                 return Ok(Some(reports));
             }
             // nobody is told of gradients that may have to be thrown away
             (0..self.chain.len()).rev().for_each(|l| left(l, &lane.chain));
         }
         lane.solves = lane.solves.and(Solves::of(&reports));
+        let unsolved = reports.iter().enumerate().filter(|(_, report)| !report.status.is_solved());
+        lane.failed.extend(unsolved.map(|(i, report)| (start + i, report.status)));
         if let Some((embedding, kept)) = embedded {
             let zeros = || backend.full(0.0, batch.context.as_ref().map_or([0].into(), |own| backend.shape(own)));
             let gradient = back.context.unwrap_or_else(zeros);

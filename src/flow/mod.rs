@@ -464,7 +464,8 @@ impl<B: Backend> Flow<B> {
 
     /// Returns a warning for each of training and evaluation whose estimator's variance has no bound for these blocks.
     pub fn variance_warnings(&self) -> Vec<VarianceWarning> {
-        let bound = self.transforms().iter().filter_map(|t| t.lipschitz_bound()).fold(0.0, f64::max);
+        let bounds = self.transforms().iter().filter_map(|t| Some(t.expansion().ratio(t.lipschitz_bound()?)));
+        let bound = bounds.fold(0.0, f64::max);
         let warnings = [Phase::Training, Phase::Evaluation].map(|phase| match self.resolved(phase) {
             Estimator::RussianRoulette(r) => r.variance_warning(bound),
             _ => None,

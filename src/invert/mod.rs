@@ -220,7 +220,8 @@ pub struct Solution<B: Backend> {
     pub reports: Vec<SampleReport>,
     /// The factor by which an error in y may grow into an error in x, both in the 2-norm.
     pub stretch: f64,
-    /// Marks a certified Lipschitz bound; power iteration only estimates it.
+    /// Whether the bounds on the errors are certified, rounding included: only of a chain that was prepared for that, and not of a formula,
+    /// whose rounding nothing here bounds.
     pub certified: bool,
 }
 
@@ -229,7 +230,7 @@ impl<B: Backend> Solution<B> {
     pub fn closed_form(backend: &B, value: B::Tensor, stretch: f64) -> Self {
         let exact = SampleReport { residual: 0.0, error_bound: 0.0, iterations: 0, status: Status::Converged };
         let reports = vec![exact; backend.shape(&value).rows()];
-        Self { value, reports, stretch, certified: true }
+        Self { value, reports, stretch, certified: false }
     }
 
     /// The solution of a transform whose formula may overflow: samples that did are marked.

@@ -48,7 +48,8 @@ impl Importance {
             return Err(Error::Input(format!("importance weights of {n} samples: at least 2 are needed for an error")));
         }
         let targets = log_densities(target, table.values(), n)?;
-        let solved: Vec<bool> = (0..n).map(|i| samples.is_solved(i)).collect();
+        // a sample whose own density overflowed is as unknown as one that was not solved for
+        let solved: Vec<bool> = (0..n).map(|i| samples.is_solved(i) && samples.log_prob()[i].is_finite()).collect();
         let own = targets.iter().zip(samples.log_prob()).zip(&solved);
         let log_weights: Vec<f64> =
             own.map(|((p, q), solved)| if *solved { p - q } else { f64::NEG_INFINITY }).collect();

@@ -18,8 +18,8 @@ pub(crate) struct Cut<B> {
 
 /// What was computed so as the device's own.
 pub(crate) fn uncut<B: Backend>(gradient: Gradient<Cut<B>>) -> Gradient<B> {
-    let Gradient { flat, loss, classification, input, context, terms, solves } = gradient;
-    Gradient { flat, loss, classification, input, context, terms, solves }
+    let Gradient { flat, loss, classification, input, context, terms, solves, failed } = gradient;
+    Gradient { flat, loss, classification, input, context, terms, solves, failed }
 }
 
 /// Passes operations on to the device.

@@ -181,6 +181,8 @@ impl<B: Backend> Trainer<B> {
                     context: None,
                     terms: sum.terms.max(own.terms),
                     solves: sum.solves.and(own.solves),
+                    // nobody asks a step for them
+                    failed: Vec::new(),
                 },
             });
         }

@@ -224,6 +224,20 @@ fn a_model_loads_in_either_precision() {
     }
 }
 
+/// Where the defaults of a family estimate log dets, the variance of their gradients is bounded for every net they allow.
+#[test]
+fn laws_suit_the_coefficients() {
+    let b = cpu();
+    for family in [Family::Residual, Family::Dense, Family::Implicit, Family::Monotone] {
+        for d in [2, 40, 400] {
+            let defaults = FlowConfig::of(family, d);
+            let config = FlowConfig { blocks: 1, hidden: vec![8; defaults.hidden.len()], ..defaults };
+            let warnings = Flow::new(b.clone(), config, Key::new(0)).expect("a configuration").variance_warnings();
+            assert!(warnings.is_empty(), "{family} of {d}: {}", warnings[0]);
+        }
+    }
+}
+
 #[test]
 fn what_a_family_refuses() {
     let refused = |config: FlowConfig| config.check().expect_err("refused").to_string();

@@ -191,8 +191,8 @@ fn set_estimator<B: Backend>(arguments: &Score, flow: &mut Flow<B>) -> Result<()
     if let Estimator::RussianRoulette(roulette) = flow.resolved(Phase::Evaluation)
         && !(arguments.estimator.is_none() && presets::is_own_law(flow.config(), roulette.law))
     {
-        let bound = flow.transforms().iter().filter_map(|l| l.lipschitz_bound()).fold(0.0, f64::max);
-        roulette.variance_warning(bound).into_iter().for_each(warn);
+        let bounds = flow.transforms().iter().filter_map(|t| Some(t.expansion().ratio(t.lipschitz_bound()?)));
+        roulette.variance_warning(bounds.fold(0.0, f64::max)).into_iter().for_each(warn);
     }
     Ok(())
 }
