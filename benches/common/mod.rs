@@ -33,6 +33,7 @@ pub(crate) enum Model {
         hidden: &'static [usize],
     },
     Images {
+        family: Family,
         size: usize,
         filters: usize,
     },
@@ -42,16 +43,23 @@ pub(crate) enum Model {
 pub(crate) const WORKLOADS: [Workload; 3] = [
     Workload { name: "toy", batch: 500, blocks: 8, model: Model::Rows { dimension: 2, hidden: &[64, 64, 64] } },
     Workload { name: "tabular", batch: 500, blocks: 10, model: Model::Rows { dimension: 43, hidden: &[128, 128] } },
-    Workload { name: "conv", batch: 32, blocks: 4, model: Model::Images { size: 28, filters: 128 } },
+    Workload { name: "conv", batch: 32, blocks: 4, model: convolutions(Family::Residual, 128) },
 ];
 
-/// Tables by families that the peer does not have: the tabular proposal for dense flows, and flows whose forward pass is a solve.
+/// Tables and images by families that the peer does not have: dense flows, by the tabular proposal, and flows whose forward pass is a solve.
 #[allow(dead_code, reason = "comparisons with the peer leave them out")]
-pub(crate) const OTHERS: [Workload; 3] = [
+pub(crate) const OTHERS: [Workload; 6] = [
     Workload { name: "dense", batch: 500, blocks: 10, model: of(Family::Dense, &[64, 64, 64]) },
     Workload { name: "implicit", batch: 500, blocks: 5, model: of(Family::Implicit, &[128, 128]) },
     Workload { name: "monotone", batch: 500, blocks: 5, model: of(Family::Monotone, &[64, 64, 64]) },
+    Workload { name: "dense-conv", batch: 32, blocks: 4, model: convolutions(Family::Dense, 128) },
+    Workload { name: "implicit-conv", batch: 32, blocks: 4, model: convolutions(Family::Implicit, 128) },
+    Workload { name: "monotone-conv", batch: 32, blocks: 4, model: convolutions(Family::Monotone, 128) },
 ];
+
+const fn convolutions(family: Family, filters: usize) -> Model {
+    Model::Images { family, size: 28, filters }
+}
 
 #[allow(dead_code, reason = "comparisons with the peer leave them out")]
 const fn of(family: Family, hidden: &'static [usize]) -> Model {
@@ -117,17 +125,20 @@ impl Workload {
                 training: roulette(Law::ShiftedGeometric { p: 0.5 })?,
                 ..FlowConfig::of(family, dimension)
             }),
-            Model::Images { size, filters } => ModelConfig::Images(ImageConfig {
-                height: size,
-                width: size,
-                blocks: vec![self.blocks],
-                filters,
-                first_activation: true,
-                leading_activation: true,
-                fully_connected: 0,
-                training: roulette(Law::Poisson { rate: 2.0 })?,
-                ..ImageConfig::default()
-            }),
+            Model::Images { family, size, filters } => {
+                let residual = ImageConfig {
+                    height: size,
+                    width: size,
+                    blocks: vec![self.blocks],
+                    filters,
+                    first_activation: true,
+                    leading_activation: true,
+                    fully_connected: 0,
+                    training: roulette(Law::Poisson { rate: 2.0 })?,
+                    ..ImageConfig::default()
+                };
+                ModelConfig::Images(residual.of(family))
+            }
             Model::Preset(preset) => ModelConfig::Images(preset.flow()),
         })
     }

@@ -128,6 +128,21 @@ fn a_lost_device_ends_its_run_alone() {
     assert_eq!(resumed.step().expect("a finite step").step, 4);
 }
 
+/// Normalising changes no bit of a sealed weight: what certifies the device's own product with its factor is what certifies what is stored.
+fn sealed_weights_are_multiplied_by_as_they_are(flow: &Flow<Wgpu>, family: Family) {
+    let mut sealed = flow.clone();
+    sealed.seal().expect("the device is sound");
+    let stored = sealed.to_backend(NdArray::<f64>::new()).expect("the device is sound");
+    let on_device = sealed.certified_bounds().expect("the device is sound");
+    let on_host = stored.certified_bounds().expect("no device fault");
+    let certified = on_device.weights().zip(on_host.weights());
+    for (device, host) in certified.filter(|(device, _)| device.coefficient < 1.0) {
+        let upper = device.upper.expect("norms between the 2-norm");
+        assert!(upper <= device.coefficient, "{family}: {} of {upper}, κ = {}", device.name, device.coefficient);
+        assert_eq!(device.upper.map(f64::to_bits), host.upper.map(f64::to_bits), "{family}: {}", device.name);
+    }
+}
+
 /// Every family of flows trains, is evaluated and inverted as on the CPU.
 #[test]
 fn every_family_agrees_with_the_cpu() {
@@ -159,6 +174,7 @@ fn every_family_agrees_with_the_cpu() {
             for (got, want) in got.values.iter().zip(&want.values) {
                 assert!((got - want).abs() <= 1e-4 * (1.0 + want.abs()), "{family:?}: log p {got}, not {want}");
             }
+            sealed_weights_are_multiplied_by_as_they_are(flow, family);
             let z = flow.prepare().encode(samples(), Key::new(5)).expect("rows that fit").latents;
             let back = flow.prepare().decode(&z, &Inversion::for_backend::<Wgpu>()).expect("rows that fit");
             assert!(back.residual < 1e-4, "{family:?}: the round trip is off by {}", back.residual);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use resflow::backend::{Backend, Element};
+use resflow::lipschitz::{DenseOperator, PowerIteration, SingularPair};
 use safetensors::{Dtype, SafeTensors};
 
 /// A file of reference numbers. It remembers which of them were asked for.
@@ -157,5 +158,27 @@ impl Comparison {
         println!("{context}: {compared} tensors, worst {:.1e} ({})", worst.0, worst.1);
         assert!(compared > 0, "{context}: nothing compared");
         assert!(differing.is_empty(), "{context}: beyond {tolerance:e}:\n  {}", differing.join("\n  "));
+    }
+}
+
+/// Compares the norms of matrices: by the vectors that are stored, and by power iteration from them where the file has the exact ones.
+pub(crate) fn norms_of_matrices<B: Backend>(backend: &B, file: &Fixture, comparison: &mut Comparison) {
+    let keys: Vec<String> = file.unread.borrow().iter().filter(|key| key.ends_with(".scale")).cloned().collect();
+    for key in keys {
+        let path = key.trim_start_matches("buffer.").trim_end_matches(".scale");
+        let weight = format!("param.{path}.weight");
+        if file.shape(&weight).len() != 2 {
+            continue;
+        }
+        let weight = file.tensor(backend, &weight);
+        let operator = DenseOperator::new(backend, &weight).expect("a matrix");
+        let [u, v] = ["u", "v"].map(|side| file.tensor(backend, &format!("buffer.{path}.{side}")));
+        let pair = SingularPair::new(backend, u, v);
+        comparison.tensor(backend, &key, &pair.sigma(backend, &operator), file.values(&key));
+        let exact = format!("sigma_exact.{path}");
+        if file.has(&exact) {
+            let converged = pair.updated(backend, &operator, PowerIteration::converge::<B>());
+            comparison.tensor(backend, &exact, &converged.sigma(backend, &operator), file.values(&exact));
+        }
     }
 }

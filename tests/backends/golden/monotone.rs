@@ -19,7 +19,7 @@ use resflow::module::{Grad, Module as _};
 
 use crate::common::asking::count_grads;
 use crate::golden::dense_block::{Layout, samples, theirs, with_flags};
-use crate::golden::fixture::{Comparison, Fixture};
+use crate::golden::fixture::{Comparison, Fixture, norms_of_matrices};
 use crate::golden::image;
 
 /// Solves as far as the arithmetic goes: near Lip(g) = 1 the error of a gradient is some fifty times that of its solve.
@@ -100,6 +100,8 @@ pub(crate) fn compare<B: Backend>(backend: &B, name: &str) {
         let eta = layout.dense(backend, layer).shares(backend).expect("the device works");
         comparison.close("eta", &eta, file.values(&format!("eta.nnet.{layer}")));
     }
+    norms_of_matrices(backend, &file, &mut comparison);
+    // the image's has kernels, whose norms the test of dense blocks compares
     file.mark_read(|key| {
         key.ends_with("spatial_dims") || key.rsplit('.').next() == Some("scale") || key.starts_with("sigma")
     });
