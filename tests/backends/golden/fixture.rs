@@ -163,7 +163,8 @@ impl Comparison {
 
 /// Compares the norms of matrices: by the vectors that are stored, and by power iteration from them where the file has the exact ones.
 pub(crate) fn norms_of_matrices<B: Backend>(backend: &B, file: &Fixture, comparison: &mut Comparison) {
-    let keys: Vec<String> = file.unread.borrow().iter().filter(|key| key.ends_with(".scale")).cloned().collect();
+    let keys: Vec<String> =
+        file.unread.borrow().iter().filter(|key| key.rsplit('.').next() == Some("scale")).cloned().collect();
     for key in keys {
         let path = key.trim_start_matches("buffer.").trim_end_matches(".scale");
         let weight = format!("param.{path}.weight");
