@@ -159,7 +159,7 @@ fn opposite(b: &Cpu, block: &dyn Bijection<Cpu>) -> Box<dyn Bijection<Cpu>> {
 }
 
 pub(super) fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
-    values.into_iter().fold(0.0, |a: f64, v| if v.is_nan() { v } else { a.max(v.abs()) })
+    values.into_iter().fold(0.0, |a: f64, v| if a.is_nan() || v.is_nan() { f64::NAN } else { a.max(v.abs()) })
 }
 
 pub(super) fn apart(a: &[f64], b: &[f64]) -> f64 {
