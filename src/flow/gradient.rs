@@ -7,7 +7,8 @@
 //!
 //! Invariant: a sample of which a solve failed, forward or back, weighs nothing and is counted. One that fails on the way back has
 //! left its gradient in the transforms behind by then, so its lane begins again: carefully, which is to say that each shard is kept
-//! apart until it has gone well, and done once more without what failed.
+//! apart until it has gone well, and done once more with zeros for what failed. So is one with a sample that is not finite, of which the
+//! transforms before a solve keep numbers that zero does not make zero.
 
 use std::ops::Range;
 use std::time::Instant;

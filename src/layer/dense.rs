@@ -93,14 +93,11 @@ impl<B: Backend> DenseLayer<B> {
         Weights { soft, length, eta, bound: self.concatenation.bound }
     }
 
-    /// What each feature or channel behind the layer is multiplied by, `[c]`.
-    fn factors(&self, backend: &B, weights: &Weights<B>) -> B::Tensor {
-        let single_pixel = [1, 1, self.inputs];
-        let behind = [&single_pixel[2..], &single_pixel].into_iter().find_map(|one| self.net.output_shape(one).ok());
-        let new = behind.and_then(|shape| shape.last().copied()).expect("rows or images pass the layer");
-        let [skip, growth] = [(0, self.inputs), (1, new)]
-            .map(|(i, features)| backend.binary(Binary::Mul, backend.full(1.0, [features].into()), &weights.eta[i]));
-        backend.concat(&[&skip, &growth], 0)
+    /// The features that the net gives of rows, or of one pixel; `None` of a net that takes neither.
+    fn growth(&self) -> Option<usize> {
+        let pixel = [1, 1, self.inputs];
+        let new = [&pixel[2..], &pixel].into_iter().find_map(|one| self.net.output_shape(one).ok());
+        new.and_then(|shape| shape.last().copied())
     }
 
     /// η₁ and η₂.
@@ -155,7 +152,7 @@ impl<B: Backend> Layer<B> for DenseLayer<B> {
         Box::new(PreparedDense {
             inputs: self.inputs,
             net: self.net.prepare(backend),
-            factors: self.factors(backend, &weights),
+            factors: self.growth().map(|new| weights.factors(backend, [self.inputs, new])),
             weights,
             learned: self.concatenation.learned,
         })
@@ -241,14 +238,23 @@ struct Weights<B: Backend> {
     bound: f64,
 }
 
+impl<B: Backend> Weights<B> {
+    /// η₁ for each feature that enters, η₂ for each that is new, `[c]`.
+    fn factors(&self, backend: &B, features: [usize; 2]) -> B::Tensor {
+        let [skip, growth] =
+            [0, 1].map(|i| backend.binary(Binary::Mul, backend.full(1.0, [features[i]].into()), &self.eta[i]));
+        backend.concat(&[&skip, &growth], 0)
+    }
+}
+
 // what is kept: for the second derivative h and φ(Wh + b), of a tangent dx and that behind it; below it what the net keeps
 #[derive(Debug)]
 struct PreparedDense<B: Backend> {
     inputs: usize,
     net: Box<dyn PreparedLayer<B>>,
     weights: Weights<B>,
-    /// η₁ of each that enters, η₂ of each that is new, `[c]`.
-    factors: B::Tensor,
+    /// The weights of each feature behind the layer, where their number is known beforehand.
+    factors: Option<B::Tensor>,
     learned: bool,
 }
 
@@ -256,7 +262,7 @@ impl<B: Backend> PreparedDense<B> {
     /// [η₁h ; η₂new].
     fn join(&self, backend: &B, h: &B::Tensor, new: &B::Tensor) -> B::Tensor {
         let axis = backend.shape(h).rank() - 1;
-        backend.binary(Binary::Mul, backend.concat(&[h, new], axis), &self.factors)
+        self.weigh(backend, backend.concat(&[h, new], axis))
     }
 
     /// A cotangent's two parts: of what entered, and of what is new.
@@ -268,7 +274,18 @@ impl<B: Backend> PreparedDense<B> {
 
     /// The two parts of η times a cotangent.
     fn split_weighted(&self, backend: &B, g: B::Tensor) -> [B::Tensor; 2] {
-        self.split(backend, &backend.binary(Binary::Mul, g, &self.factors))
+        self.split(backend, &self.weigh(backend, g))
+    }
+
+    /// η times what has the features behind the layer.
+    fn weigh(&self, backend: &B, x: B::Tensor) -> B::Tensor {
+        match &self.factors {
+            Some(factors) => backend.binary(Binary::Mul, x, factors),
+            None => {
+                let new = backend.shape(&x).channels() - self.inputs;
+                backend.binary(Binary::Mul, x, &self.weights.factors(backend, [self.inputs, new]))
+            }
+        }
     }
 }
 
