@@ -279,13 +279,11 @@ impl<B: Backend> PreparedDense<B> {
 
     /// η times what has the features behind the layer.
     fn weigh(&self, backend: &B, x: B::Tensor) -> B::Tensor {
-        match &self.factors {
-            Some(factors) => backend.binary(Binary::Mul, x, factors),
-            None => {
-                let new = backend.shape(&x).channels() - self.inputs;
-                backend.binary(Binary::Mul, x, &self.weights.factors(backend, [self.inputs, new]))
-            }
+        if let Some(factors) = &self.factors {
+            return backend.binary(Binary::Mul, x, factors);
         }
+        let new = backend.shape(&x).channels() - self.inputs;
+        backend.binary(Binary::Mul, x, &self.weights.factors(backend, [self.inputs, new]))
     }
 }
 
