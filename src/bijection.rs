@@ -295,6 +295,14 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
     /// converge is no error but a status.
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error>;
 
+    /// Returns `true` if the forward pass is a solve whose y and log det are those of another sample near x, but for as much in y:
+    /// one at a distance of at most the report's residual · max(1, ‖x‖₂). So a solve's error is one of the input, of which all
+    /// that follows, the log det included, is a function. A transform that reports and returns `false` has an error in y, that of
+    /// its report.
+    fn solves_forward(&self) -> bool {
+        false
+    }
+
     /// Finds the x, `[n, …]`, with F(x) = y for samples y, `[n, …]`, and the accuracy of each (the inverse transform).
     ///
     /// # Errors

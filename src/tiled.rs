@@ -98,6 +98,10 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
         Ok(out)
     }
 
+    fn solves_forward(&self) -> bool {
+        self.transform.solves_forward()
+    }
+
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
         let Some(runs) = self.runs(backend, batch) else { return self.transform.inverse(backend, batch, how) };
         let parts = runs.iter().map(|run| self.transform.inverse(backend, run, how));

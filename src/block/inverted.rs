@@ -80,6 +80,10 @@ impl<B: Backend> PreparedBijection<B> for PreparedInverted<B> {
         Ok(Mapped { log_dets, tape, terms: found.terms, reports: Some(reports), ..Mapped::value(at.batch.x) })
     }
 
+    fn solves_forward(&self) -> bool {
+        true
+    }
+
     fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {
         let (g, _) = self.g.forward(backend, &self.g.at(backend, batch), Derivatives::None);
         let stretch = 1.0 + self.g.bound * self.g.two_norm_factor;

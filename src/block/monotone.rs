@@ -100,6 +100,10 @@ impl<B: Backend> PreparedBijection<B> for PreparedMonotone<B> {
         Ok(Mapped { log_dets, tape, terms: found.terms, reports: Some(reports), ..Mapped::value(y) })
     }
 
+    fn solves_forward(&self) -> bool {
+        true
+    }
+
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
         Ok(self.reflect(backend, -1.0, batch, how)?.1)
     }

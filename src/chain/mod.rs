@@ -11,6 +11,7 @@
 mod certificate;
 mod parts;
 mod prepared;
+mod solve_errors;
 mod transposed;
 
 use certificate::Certificate;

@@ -28,7 +28,7 @@ pub(crate) fn ask_for_tape<'a, B: Backend>(memory: Memory) -> Ask<'a> {
 }
 
 /// The error of a transform that kept nothing.
-fn kept_nothing(number: usize) -> Error {
+pub(super) fn kept_nothing(number: usize) -> Error {
     Error::Transform { number, problem: "kept nothing for the backward pass that was announced".into() }
 }
 

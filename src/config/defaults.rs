@@ -1,5 +1,6 @@
 //! The default architectures of the families.
 
+use super::preset::exact_terms;
 use super::{
     Dequantisation, DequantisationConfig, Family, FlowConfig, GatedConfig, ImageConfig, Nonlinearity, OdeSolver, Start,
 };
@@ -159,10 +160,15 @@ impl ImageConfig {
                 ..self
             },
             Family::Dense => self.of_dense(),
-            // as published: two blocks of two nets each a scale
+            // as published: two blocks of two nets each a scale, ten exact terms
             Family::Implicit => Self {
                 model: family,
                 coefficient: IMPLICIT_COEFFICIENT,
+                training: if self.filters < PUBLISHED_FILTERS {
+                    self.training
+                } else {
+                    exact_terms(&self.training, 10)
+                },
                 blocks: self.blocks.iter().map(|&b| b.div_ceil(2).min(2)).collect(),
                 fully_connected: 0,
                 ..self

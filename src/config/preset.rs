@@ -99,7 +99,7 @@ impl Preset {
 }
 
 /// Replaces a roulette's number of exact terms.
-fn exact_terms(estimator: &Estimator, terms: usize) -> Estimator {
+pub(super) fn exact_terms(estimator: &Estimator, terms: usize) -> Estimator {
     match estimator {
         Estimator::RussianRoulette(roulette) => {
             Estimator::RussianRoulette(crate::estimator::RussianRoulette { exact_terms: terms, ..roulette.clone() })

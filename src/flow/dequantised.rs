@@ -2,14 +2,14 @@
 
 use resflow_backend::{Backend, Key};
 
-use super::log_prob::{LogProb, log_mean_exp};
+use super::exact::ExactLogProb;
+use super::log_prob::LogProb;
 use super::prepared::PreparedFlow;
 use crate::batch::Batch;
 use crate::bijection::{Ask, Draw, LogDet};
 use crate::data::{Samples, Values};
 use crate::dequantiser::PreparedDequantiser;
 use crate::error::Error;
-use crate::invert::Status;
 
 impl<B: Backend> PreparedFlow<B> {
     pub(crate) fn dequantiser(&self) -> Option<&PreparedDequantiser<B>> {
@@ -54,35 +54,12 @@ impl<B: Backend> PreparedFlow<B> {
         if draws == 0 {
             return Err(Error::Input("a bound by importance weights takes at least 1 draw of the noise".into()));
         }
-        // one sample tells whether anything is estimated, before the work is done
-        let mut found = Vec::new();
-        let mut scores: Option<LogProb> = None;
-        for draw in 0..draws {
-            let next = self.log_prob_from(
-                samples,
-                first,
-                if draw == 0 { key } else { key.named("importance").split(draw as u64) },
-            )?;
-            if next.replicates > 1 || next.bias_bound > 0.0 {
-                return Err(Error::Input(format!(
-                    "log p is only estimated ({}), and the exponential of an estimate is biased: importance weights take exact log \
-                     determinants, `exact` as the estimator, or a flow of couplings whose dequantiser is of couplings",
-                    next.estimator
-                )));
-            }
-            found.push(next.values.clone());
-            scores.get_or_insert(next);
-        }
-        let mut scores = scores.expect("at least one draw");
-        for i in 0..scores.values.len() {
-            let own: Vec<_> = found.iter().map(|values| (values[i], 0.0)).collect();
-            let (value, error) = log_mean_exp(&own);
-            (scores.values[i], scores.standard_error[i]) = (value, error);
-            if value.is_finite() && scores.status[i] == Status::NonFinite {
-                scores.status[i] = Status::Converged;
-            }
-        }
-        scores.replicates = draws;
+        let of_draw = |draw: usize| -> Result<ExactLogProb, Error> {
+            let key = if draw == 0 { key } else { key.named("importance").split(draw as u64) };
+            self.log_prob_from(samples, first, key)?.try_into()
+        };
+        let found = (0..draws).map(of_draw).collect::<Result<Vec<_>, _>>()?;
+        let mut scores = ExactLogProb::log_mean_exp(&found)?;
         scores.estimator = format!("{}; importance weights of {draws} draws of the noise", scores.estimator);
         Ok(scores)
     }

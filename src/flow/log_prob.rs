@@ -11,14 +11,14 @@
 
 use std::ops::Range;
 
-use resflow_backend::{Backend, Element, Key};
+use resflow_backend::{Backend, Element, Key, ShardPlan};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 use super::context::Given;
 use super::prepared::{PreparedFlow, Target};
 use super::upload::Upload;
 use crate::batch::Batch;
-use crate::bijection::LogDet;
+use crate::bijection::{Ask, Draw, LogDet, Memory};
 use crate::data::{Samples, Table};
 use crate::error::Error;
 use crate::invert::{SampleReport, Status};
@@ -42,9 +42,11 @@ pub struct LogProb {
     /// outside of a column's support: their log p is −∞. Else the worst status of the solves of transforms whose forward pass is
     /// one, [`Status::Converged`] without any.
     pub status: Vec<Status>,
-    /// The error that inexact solves leave in each value, `[n]`, nats, to first order and from what the base density alone
-    /// feels: ‖∇ log p₀(z)‖₂ times the bounds on the errors of the solves; 0 without solves. No part of the standard error, which
-    /// is that of the estimates.
+    /// The error that inexact solves leave in each value, `[n]`, nats; 0 without solves. No part of the standard error, which
+    /// is that of the estimates. Of inverted and monotone blocks a bound to first order in the residuals, by the gradient of all that
+    /// follows, the log dets included; ∞ where that gradient was not found. Of continuous flows the error that their solver estimates
+    /// of z, as the base density feels it. Empty where it was left out
+    /// ([`PreparedFlow::without_solve_errors`]).
     pub solve_error: Vec<f64>,
     /// Evaluations of g, or of a continuous flow's f, that the forward solves of the sample with the most of them took, summed over
     /// transforms; 0 without solves.
@@ -241,7 +243,8 @@ fn evaluate_draw<B: Backend>(
     let mut replicates = 1;
     let (mut status, mut solve_error) = (vec![Status::Converged; count], vec![0.0; count]);
     let mut most_evaluations = 0;
-    run(flow, &source, given, None, key, latent, |sample, at| {
+    let pass = Pass { key, latent, solve_errors: flow.solve_errors && !latent && draw == 0 };
+    run(flow, &source, given, None, &pass, |sample, at| {
         base.push(sample.base);
         (status[at], solve_error[at]) = (sample.solve.status, sample.solve.error);
         most_evaluations = most_evaluations.max(sample.solve.evaluations);
@@ -255,7 +258,8 @@ fn evaluate_draw<B: Backend>(
             if open.is_empty() {
                 break;
             }
-            run(flow, &source, given, Some(&open), key.named("again").split(round), false, |sample, at| {
+            let pass = Pass { key: key.named("again").split(round), latent: false, solve_errors: false };
+            run(flow, &source, given, Some(&open), &pass, |sample, at| {
                 let own = &mut moments[open[at]];
                 *own = own.and(Moments::of(sample.estimates));
             })?;
@@ -276,6 +280,9 @@ fn evaluate_draw<B: Backend>(
             solve_error[i] = 0.0;
             (values[i], standard_error[i], status[i]) = (f64::NEG_INFINITY, 0.0, Status::NonFinite);
         }
+    }
+    if !flow.solve_errors {
+        solve_error.clear();
     }
     let out = LogProb {
         values,
@@ -331,14 +338,22 @@ impl Solve {
     const NONE: Self = Self { status: Status::Converged, error: 0.0, evaluations: 0 };
 }
 
+/// The settings of a pass over samples.
+struct Pass {
+    key: Key,
+    /// Whether z is wanted, and its log det.
+    latent: bool,
+    /// Whether it is wanted what the errors of solves do to log p.
+    solve_errors: bool,
+}
+
 /// Evaluates all samples, or those of `which`; shows `each` the evaluation and its place among them, in order.
 fn run<B: Backend>(
     flow: &PreparedFlow<B>,
     source: &Upload<'_>,
     given: Given<'_, B>,
     which: Option<&[usize]>,
-    key: Key,
-    latent: bool,
+    pass: &Pass,
     mut each: impl FnMut(Found<'_>, usize),
 ) -> Result<(), Error> {
     let count = which.map_or(source.count(), <[usize]>::len);
@@ -367,7 +382,7 @@ fn run<B: Backend>(
             let x =
                 which.map_or_else(|| source.all(flow, range.clone()), |which| source.some(flow, &which[range.clone()]));
             let x = x.with_context(given.embedding(flow, &mut range.map(number)));
-            shard(flow, &x, key, latent)
+            shard(flow, &x, pass)
         });
         let parts = parts.into_iter().collect::<Result<Vec<_>, _>>();
         let parts = match flow.team() {
@@ -437,36 +452,59 @@ impl Shard {
     }
 }
 
-/// What the solves of each sample came to, with what their errors do to log p₀.
-fn solves<B: Backend>(flow: &PreparedFlow<B>, z: &Batch<B>, reports: &[SampleReport]) -> Result<Vec<Solve>, Error> {
+/// What the solves of each sample came to, with what their errors do to log p where that is wanted.
+fn solves<B: Backend>(
+    flow: &PreparedFlow<B>,
+    x: &Batch<B>,
+    z: &Batch<B>,
+    reports: &[SampleReport],
+    pass: &Pass,
+) -> Result<Vec<Solve>, Error> {
     let backend = flow.backend();
-    let n = z.len(backend);
-    let ones = backend.full(1.0, [n, 1].into());
-    let gradient = flow.base().pull_back(backend, z.clone(), &ones, &mut vec![None; flow.base_shapes.len()]);
-    let gradient = backend.reshape(&gradient, [n, backend.shape(&gradient).row_elements()].into());
-    let squares = backend.download(&backend.dot_rows(&gradient, &gradient))?;
-    let of = |(report, square): (&SampleReport, B::Elem)| Solve {
-        status: report.status,
-        error: report.error_bound * square.to_f64().sqrt(),
-        evaluations: report.iterations,
+    // of −log p₀
+    let pull_back = |z: Batch<B>| {
+        let ones = backend.full(1.0, [z.len(backend), 1].into());
+        flow.base().pull_back(backend, z, &ones, &mut vec![None; flow.base_shapes.len()])
     };
-    Ok(reports.iter().zip(squares).map(of).collect())
+    let errors = if !pass.solve_errors {
+        vec![0.0; reports.len()]
+    } else if flow.chain.solves_forward() {
+        let draw = Draw { estimator: &flow.training, key: pass.key };
+        let ask = Ask::gradient::<B>(draw, Memory::Recompute);
+        let x = flow.dequantised(x, pass.key)?.0;
+        let of_log_prob = |z| backend.affine(pull_back(z), -1.0, 0.0);
+        // what a backward pass keeps is more than what an evaluation does
+        let plan = ShardPlan::new(reports.len(), backend.shard_rows(flow.sample_bytes), 1);
+        let of = |range: Range<usize>| {
+            let part = x.narrow(backend, range.start, range.len());
+            flow.chain.bound_solve_errors(backend, &part, &ask, of_log_prob)
+        };
+        plan.ranges().map(of).collect::<Result<Vec<_>, _>>()?.concat()
+    } else {
+        let gradient = pull_back(z.clone());
+        let gradient = backend.reshape(&gradient, [reports.len(), backend.shape(&gradient).row_elements()].into());
+        let squares = backend.download(&backend.dot_rows(&gradient, &gradient))?;
+        reports.iter().zip(squares).map(|(report, square)| report.error_bound * square.to_f64().sqrt()).collect()
+    };
+    let of =
+        |(report, error): (&SampleReport, f64)| Solve { status: report.status, error, evaluations: report.iterations };
+    Ok(reports.iter().zip(errors).map(of).collect())
 }
 
-fn shard<B: Backend>(flow: &PreparedFlow<B>, x: &Batch<B>, key: Key, latent: bool) -> Result<Shard, Error> {
+fn shard<B: Backend>(flow: &PreparedFlow<B>, x: &Batch<B>, pass: &Pass) -> Result<Shard, Error> {
     let backend = flow.backend();
     let count = x.len(backend);
-    let evaluated = flow.forward(x, key)?;
+    let evaluated = flow.forward(x, pass.key)?;
     let mut log_dets = evaluated.log_dets;
-    if !latent {
+    if !pass.latent {
         // z and its log det are those of the image with its noise
         log_dets.extend(evaluated.of_noise);
     }
     let (estimates, replicates) = sum_estimates(backend, &log_dets, count, flow.replicates())?;
-    let base = flow.base().log_prob(backend, &evaluated.z)?;
-    let z =
-        if latent { Some(backend.download(&evaluated.z.x)?.into_iter().map(Element::to_f64).collect()) } else { None };
-    let solves = evaluated.reports.as_ref().map(|reports| solves(flow, &evaluated.z, reports)).transpose()?;
+    let z = &evaluated.z;
+    let base = flow.base().log_prob(backend, z)?;
+    let solves = evaluated.reports.as_ref().map(|reports| solves(flow, x, z, reports, pass)).transpose()?;
+    let z = if pass.latent { Some(backend.download(&z.x)?.into_iter().map(Element::to_f64).collect()) } else { None };
     Ok(Shard { z, base, estimates, replicates, solves })
 }
 

@@ -11,6 +11,7 @@ mod context;
 mod decode_gradient;
 mod dequantised;
 mod evaluate;
+mod exact;
 mod footprint;
 mod gradient;
 mod imputing;
@@ -29,6 +30,7 @@ pub use conditioned::Conditioned;
 pub use context::FlowContext;
 pub use decode_gradient::DecodeGradient;
 pub use evaluate::Encoded;
+pub use exact::ExactLogProb;
 pub use gradient::{Gradient, Objective, Solves, Supervision};
 pub use inverse::Decoded;
 pub use log_prob::LogProb;
@@ -525,6 +527,7 @@ impl<B: Backend> Flow<B> {
             replicates: self.config.replicates(),
             bias_bound: self.bias_bound(),
             target: None,
+            solve_errors: true,
             shard_samples: self.evaluation_samples(),
             sample_bytes: self.sample_bytes(),
             bits: self.config.images().map(|c| c.bits),

@@ -257,7 +257,7 @@ const PATIENCE: f64 = 4.0;
 /// Residuals up to this many ε may be called the floor.
 const FLOOR: f64 = 256.0;
 /// The ε of ‖x‖₂ + ‖y‖₂ by which a residual may be wrong: an estimate of the rounding in x + g(x) − y.
-const ROUNDING: f64 = 2.0;
+pub(crate) const ROUNDING: f64 = 2.0;
 
 /// Solves x + g(x) = y for each sample y `[n, …]` of a batch, with Lip(g) ≤ `bound`; g is given what belongs to the
 /// samples that it is evaluated at.

@@ -3,6 +3,8 @@
 //! Everything is a density of values that are spread over their cells where a column is on a grid: in those units the joint and the
 //! imputer, whose maps may differ, meet.
 
+use std::ops::Range;
+
 use resflow_backend::{Backend, Key, Noise};
 
 use super::DRAWS;
@@ -10,7 +12,7 @@ use super::imputer::{PreparedImputer, Wanted};
 use crate::data::{ColumnMaps, Incomplete, Samples, Table};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{Estimator, Phase};
-use crate::flow::{Flow, LogProb, PreparedFlow, log_mean_exp};
+use crate::flow::{ExactLogProb, Flow, LogProb, PreparedFlow, log_mean_exp};
 use crate::invert::Status;
 
 /// Draws that are scored at once.
@@ -138,16 +140,17 @@ impl<B: Backend> PreparedMarginal<B> {
         for wanted in wanted.chunks((AT_ONCE / draws).max(1)) {
             let weighed = self.weigh(rows, wanted)?;
             let z = Table::of_computed(self.columns.width(), weighed.z);
-            let joint = self.standard.log_prob(Samples::from(&z), key)?;
-            scores.most_evaluations = scores.most_evaluations.max(joint.most_evaluations);
+            let joint = ExactLogProb::try_from(self.standard.log_prob(Samples::from(&z), key)?)?;
+            let of_draws = joint.scores();
+            scores.most_evaluations = scores.most_evaluations.max(of_draws.most_evaluations);
             for (k, own) in wanted.iter().enumerate() {
                 let range = k * draws..(k + 1) * draws;
-                let log_weights: Vec<f64> = range.clone().map(|at| weighed.log_weight[at] + joint.values[at]).collect();
                 let i = own.row;
-                let summary = Summary::of(&log_weights, &joint.solve_error[range.clone()]);
+                let summary = Summary::of(&weighed.log_weight, &joint, range.clone());
                 (scores.values[i], scores.standard_error[i]) = (summary.value, summary.error);
                 (scores.solve_error[i], effective[i]) = (summary.solve_error, summary.effective);
-                let worst = joint.status[range].iter().find(|s| matches!(s, Status::NotConverged | Status::FloatFloor));
+                let worst =
+                    of_draws.status[range].iter().find(|s| matches!(s, Status::NotConverged | Status::FloatFloor));
                 scores.status[i] = match worst {
                     _ if !summary.value.is_finite() => Status::NonFinite,
                     Some(worst) => *worst,
@@ -215,7 +218,10 @@ struct Summary {
 }
 
 impl Summary {
-    fn of(log_weights: &[f64], solve_errors: &[f64]) -> Self {
+    /// Of the draws of a row: weights but for log p of the joint, and that.
+    fn of(weights: &[f64], joint: &ExactLogProb, draws: Range<usize>) -> Self {
+        let LogProb { values, solve_error: errors, .. } = joint.scores();
+        let log_weights: Vec<f64> = draws.clone().map(|at| weights[at] + values[at]).collect();
         let exact: Vec<(f64, f64)> = log_weights.iter().map(|&l| (l, 0.0)).collect();
         let (value, error) = log_mean_exp(&exact);
         if !value.is_finite() {
@@ -224,7 +230,7 @@ impl Summary {
         let weights: Vec<f64> = log_weights.iter().map(|l| (l - value).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let squares: f64 = weights.iter().map(|w| w * w).sum();
-        let solve_error = weights.iter().zip(solve_errors).filter(|(w, _)| **w > 0.0).map(|(w, e)| w / sum * e).sum();
+        let solve_error = weights.iter().zip(&errors[draws]).filter(|(w, _)| **w > 0.0).map(|(w, e)| w / sum * e).sum();
         Self { value, error, solve_error, effective: Some(sum * sum / squares) }
     }
 }

@@ -134,7 +134,7 @@ impl<B: Backend> Trainer<B> {
         // what is scored is what is certified
         flow.seal()?;
         let (samples, key) = (self.validation.samples(), self.key.named("validation"));
-        let prepared = flow.prepare().with_lanes(0, self.team.clone());
+        let prepared = flow.prepare().with_lanes(0, self.team.clone()).without_solve_errors();
         let log_prob = prepared.log_prob(samples, key)?;
         let nll = -log_prob.mean();
         let labels = samples.labels().filter(|_| prepared.classifies());
@@ -148,7 +148,7 @@ impl<B: Backend> Trainer<B> {
                 None => true,
                 Some(best) if paired && best.nll.is_finite() => {
                     if best.log_prob.is_none() {
-                        let before = best.flow.prepare().with_lanes(0, self.team.clone());
+                        let before = best.flow.prepare().with_lanes(0, self.team.clone()).without_solve_errors();
                         best.log_prob = Some(before.log_prob(samples, key)?);
                     }
                     best.log_prob.as_ref().is_some_and(|best| {

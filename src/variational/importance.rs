@@ -164,6 +164,15 @@ mod tests {
         assert!((found.evidence_lower_bound - 5.0).abs() < 1e-12 && found.evidence_lower_bound_error < 1e-12);
         assert!((found.log_evidence - 5.0 - 0.75_f64.ln()).abs() < 1e-12, "{}", found.log_evidence);
         assert!((found.effective_sample_size - 3.0).abs() < 1e-9);
+        // a density that overflowed is as unknown: +∞ would be a weight of 0 of its own, −∞ one of infinity
+        own.reports.clear();
+        for lost in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            own.log_prob[2] = lost;
+            let again = Importance::new(&own, &Bell).expect("three weights");
+            assert_eq!((again.unsolved, &again.log_weights), (1, &found.log_weights), "{lost}");
+            assert_eq!(again.log_evidence, found.log_evidence, "{lost}");
+        }
+        own.reports.resize(4, good);
         own.reports.fill(SampleReport { status: Status::NonFinite, ..good });
         let error = Importance::new(&own, &Bell).expect_err("no weight").to_string();
         assert!(error.contains("4 of 4 samples were not solved for"), "{error}");

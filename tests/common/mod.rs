@@ -366,6 +366,17 @@ pub(crate) fn random_flow<B: Backend>(b: &B, config: impl Into<ModelConfig>, key
     flow
 }
 
+/// The largest absolute value; NaN if there is one, unlike with `f64::max`.
+pub(crate) fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
+    values.into_iter().fold(0.0, |a: f64, v| if a.is_nan() || v.is_nan() { f64::NAN } else { a.max(v.abs()) })
+}
+
+/// How far the numbers that lie farthest apart are.
+pub(crate) fn apart(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    largest(a.iter().zip(b).map(|(a, b)| a - b))
+}
+
 /// A small flow over images, exact in training and evaluation; without fully connected blocks.
 pub(crate) fn exact_images(image: [usize; 3], blocks: &[usize]) -> ImageConfig {
     let [height, width, channels] = image;

@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &Calibrate) -> Result<()> {
 
 fn calibrate<B: Backend>(arguments: &Calibrate, stored: &Stored, data: &Dataset, backend: B) -> Result<()> {
     let flow = stored.flow(backend)?;
-    let (prepared, name) = (flow.prepare(), arguments.data.display().to_string());
+    let (prepared, name) = (flow.prepare().without_solve_errors(), arguments.data.display().to_string());
     let samples = data.samples();
     let (Some(table), Some(contexts)) = (samples.table(), data.context_rows()) else {
         return Err(usage(format_args!("{name}: a table is needed")));

@@ -67,7 +67,7 @@ fn measure<B: Backend>(
     let key = Key::new(seed).named("bias").named(&case.name());
     let exact = flow.log_prob(points.samples(), key)?;
     flow.set_log_prob_estimator(case.estimator.clone(), REPLICATES)?;
-    let flow = flow.prepare();
+    let flow = flow.prepare().without_solve_errors();
     let mut means = Vec::with_capacity(section.repeats);
     for repeat in 0..section.repeats as u64 {
         let estimated = flow.log_prob(points.samples(), key.split(repeat))?;

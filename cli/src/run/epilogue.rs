@@ -60,7 +60,7 @@ impl Epilogue {
         let held_out = trainer.validation_samples();
         self.excerpt.mark(self.held_out.as_deref().unwrap_or(trainer.validation_numbers()));
         let mut model = trainer.model();
-        let prepared = model.prepare();
+        let prepared = model.prepare().without_solve_errors();
         let scores = RowScores::of(&prepared, &self.excerpt, held_out, [until(0.15), until(0.5)])?;
         model.set_provenance(Provenance { scores: scores.reference(&self.excerpt), ..model.provenance().clone() });
         model.save(directory.model())?;

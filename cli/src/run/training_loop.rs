@@ -156,7 +156,14 @@ impl<'a, B: Backend> Run<'a, B> {
         let key = Key::new(self.trainer.flow().provenance().seed);
         let deadline = self.pace.deadline();
         let (entries, directory) = (&self.entries, self.directory);
-        let drawn = self.illustration.draw(&model.prepare(), model.config(), entries, key, deadline, directory);
+        let drawn = self.illustration.draw(
+            &model.prepare().without_solve_errors(),
+            model.config(),
+            entries,
+            key,
+            deadline,
+            directory,
+        );
         self.picture_cost = Some(start.elapsed());
         self.drawn += start.elapsed();
         drawn
@@ -172,7 +179,7 @@ impl<'a, B: Backend> Run<'a, B> {
             None if self.began.elapsed() < Duration::from_secs(2) => return Ok(()),
             None => {
                 let start = Instant::now();
-                let cost = self.illustration.estimate(&self.trainer.flow().prepare())?;
+                let cost = self.illustration.estimate(&self.trainer.flow().prepare().without_solve_errors())?;
                 self.drawn += start.elapsed();
                 *self.picture_cost.insert(cost)
             }
@@ -280,10 +287,10 @@ impl<'a, B: Backend> Run<'a, B> {
             return Ok(());
         }
         let (validation, pictures) = if let Some(cost) = self.validation_cost {
-            (cost, self.estimate(&self.trainer.flow().prepare())?)
+            (cost, self.estimate(&self.trainer.flow().prepare().without_solve_errors())?)
         } else {
             let start = Instant::now();
-            let flow = self.trainer.averaged().prepare();
+            let flow = self.trainer.averaged().prepare().without_solve_errors();
             let averaging = start.elapsed();
             let cost = averaging + self.probe(&flow)?;
             let after = self.estimate(&flow)?;

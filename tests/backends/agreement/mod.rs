@@ -31,7 +31,7 @@ macro_rules! agreement_tests {
             agreement_tests! { @tests $backend;
                 nets: dense_nets image_nets;
                 gradients: dense_gradients image_gradients dense_surrogates image_surrogates hybrid_gradients;
-                densities: dense_densities image_densities;
+                densities: dense_densities image_densities solved_densities;
                 conditional: conditional_rows conditional_images;
                 missing: rows_with_holes;
                 inverses: dense_inverses image_inverses dense_samples image_samples;

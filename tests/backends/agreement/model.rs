@@ -199,6 +199,52 @@ fn dense_within(dimension: usize, blocks: usize) -> impl Strategy<Value = Model>
         })
 }
 
+/// Flows whose forward pass solves equations, over rows or small images.
+pub(crate) fn solving() -> impl Strategy<Value = Model> {
+    let family = select(vec![Family::Implicit, Family::Monotone]);
+    let shape =
+        (1_usize..=4, 1_usize..=2, vec(1_usize..=5, 1..=2), select(vec![None, Some([2, 2, 1]), Some([2, 2, 3])]));
+    let rest = (select(&Nonlinearity::ALL[..]), any::<bool>(), any::<bool>(), 0.4..0.9, estimators(), estimators());
+    (family, shape, rest, any::<u64>()).prop_filter_map("σ close to κ", |(model, shape, rest, seed)| {
+        let (d, blocks, hidden, image) = shape;
+        let (activation, leading_activation, actnorm, coefficient, training, evaluation) = rest;
+        let widen = |width: usize| width * activation.widening();
+        let hidden: Vec<_> = hidden.into_iter().map(widen).collect();
+        let (replicates, base) = (3, base(seed));
+        let config: ModelConfig = match image {
+            None => FlowConfig {
+                model,
+                activation,
+                leading_activation,
+                actnorm,
+                coefficient,
+                training,
+                evaluation,
+                replicates,
+                base,
+                ..exact_config(d, blocks, &hidden)
+            }
+            .into(),
+            Some(image) => ImageConfig {
+                model,
+                activation,
+                leading_activation,
+                actnorm,
+                coefficient,
+                training,
+                evaluation,
+                replicates,
+                base,
+                kernels: vec![3, 1],
+                filters: widen(3),
+                ..exact_images(image, &[blocks])
+            }
+            .into(),
+        };
+        Model::new(config, seed)
+    })
+}
+
 /// Flows over images in one or two scales of one or two blocks.
 pub(crate) fn pictures() -> impl Strategy<Value = Model> {
     pictures_within(2, 0)

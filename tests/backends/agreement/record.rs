@@ -42,6 +42,8 @@ struct Entry {
     parts: Vec<(String, Range<usize>)>,
     /// What each value may be off besides, where the case makes it ill conditioned.
     slack: Vec<f64>,
+    /// What each value of this run is said to be off by.
+    error: Vec<f64>,
 }
 
 /// Everything that an experiment found.
@@ -60,7 +62,7 @@ impl Record {
 
     pub(crate) fn push(&mut self, quantity: Quantity, name: impl Into<String>, values: Vec<f64>) {
         let parts = vec![(String::new(), 0..values.len())];
-        self.entries.push(Entry { name: name.into(), quantity, values, parts, slack: Vec::new() });
+        self.entries.push(Entry { name: name.into(), quantity, values, parts, slack: Vec::new(), error: Vec::new() });
     }
 
     pub(crate) fn tensor<B: Backend>(
@@ -82,7 +84,14 @@ impl Record {
         parts: Vec<(String, Range<usize>)>,
     ) {
         assert_eq!(parts.last().map_or(0, |(_, range)| range.end), values.len(), "{name}: the parts are not the whole");
-        self.entries.push(Entry { name: name.to_owned(), quantity, values, parts, slack: Vec::new() });
+        self.entries.push(Entry {
+            name: name.to_owned(),
+            quantity,
+            values,
+            parts,
+            slack: Vec::new(),
+            error: Vec::new(),
+        });
     }
 
     /// Allows each value of the last entry so much more, as this run finds it.
@@ -90,6 +99,13 @@ impl Record {
         let last = self.entries.last_mut().expect("an entry");
         assert_eq!(slack.len(), last.values.len());
         last.slack = slack;
+    }
+
+    /// Says what each value of the last entry may be off by in this run.
+    pub(crate) fn error(&mut self, error: Vec<f64>) {
+        let last = self.entries.last_mut().expect("an entry");
+        assert_eq!(error.len(), last.values.len());
+        last.error = error;
     }
 
     /// The bits of everything.
@@ -127,7 +143,8 @@ impl Worst {
             for (part, range) in &r.parts {
                 let scale = largest(&r.values[range.clone()]).max(whole).max(floor);
                 let allowed = tolerance.units * EPSILON * scale;
-                let allowed = |i: usize| allowed + r.slack.get(i).copied().unwrap_or(0.0);
+                let own = |of: &[f64], i: usize| of.get(i).copied().unwrap_or(0.0);
+                let allowed = |i: usize| allowed + own(&r.slack, i) + own(&a.error, i) + own(&r.error, i);
                 // the element that needs most of what it is allowed, NaN first
                 let needed = |i: usize| (a.values[i] - r.values[i]).abs() / (allowed(i) + f64::MIN_POSITIVE);
                 let rank = |i: usize| if needed(i).is_nan() { f64::INFINITY } else { needed(i) };

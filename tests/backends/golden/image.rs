@@ -16,6 +16,7 @@ use resflow::invert::Inversion;
 use resflow::module::Grad;
 use resflow::stage::Stage;
 
+use crate::common::apart;
 use crate::common::asking::{count_grads, pull_back, train, with_log_det};
 use crate::golden::estimators;
 use crate::golden::fixture::{Comparison, Fixture, host};
@@ -103,17 +104,13 @@ pub(crate) fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, fi
     comparison.close("bits_per_dim", &bits, file.values("bits_per_dim"));
 
     let decoded = prepared.decode(&table("z"), &Inversion::for_backend::<B>()).expect("decodes");
-    let worst = |reference: &[f64]| {
-        decoded.samples.values().iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
-    };
-    let round_trip = worst(file.values("x"));
+    let round_trip = apart(decoded.samples.values(), file.values("x"));
     let limit = if B::Elem::EPSILON < 1e-10 { 1e-10 } else { 1e-4 };
     assert!(round_trip < limit, "x of z is {round_trip:e} off");
     if !file.has("x_reconstructed_by_reference") {
         return;
     }
-    let reference = file.values("x_reconstructed_by_reference").iter().zip(file.values("x"));
-    let theirs = reference.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let theirs = apart(file.values("x_reconstructed_by_reference"), file.values("x"));
     assert!(round_trip < theirs, "{round_trip:e} off, the reference {theirs:e}");
 }
 

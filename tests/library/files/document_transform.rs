@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::common::apart;
 use crate::files::document_reader::Document;
 use crate::files::document_sample::{Sample, logistic, positions, product, softplus};
 use crate::files::document_spline::{lu_linear, spline};
@@ -205,7 +206,7 @@ impl Document {
         for _ in 0..5000 {
             let (g, _) = self.net(path, net, &z, Vec::new());
             let next: Vec<f64> = y.x.iter().zip(&g.x).map(|(y, g)| y - g).collect();
-            let moved = next.iter().zip(&z.x).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let moved = apart(&next, &z.x);
             z.x = next;
             if moved < 1e-15 {
                 break;

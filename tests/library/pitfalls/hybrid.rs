@@ -404,8 +404,7 @@ fn a_run_goes_on_and_a_model_is_kept() {
     let set = corners(9);
     let [wanted, found] =
         [model.classify(&set, Key::new(5)).expect("images"), again.classify(&set, Key::new(5)).expect("images")];
-    let error =
-        wanted.log_probabilities.iter().zip(&found.log_probabilities).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+    let error = apart(&wanted.log_probabilities, &found.log_probabilities);
     assert!(error < 1e-4, "{error}");
     // a file whose heads are not those of its configuration, or hold no numbers
     let mut broken = archive.clone();

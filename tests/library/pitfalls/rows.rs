@@ -124,7 +124,7 @@ fn pitfall_05_the_inverse_reaches_its_accuracy_or_says_that_it_did_not() {
                 let left: Vec<f64> = y.iter().zip(&again[row]).map(|(y, z)| y - z).collect();
                 // the answer is one contraction better than what was measured, and the error bound says so
                 assert!(norm(&left) <= report.error_bound * (1.0 - c) * (1.0 + 1e-9) + 1e-15 * scale, "{report:?}");
-                let largest = left.iter().fold(0.0_f64, |a, r| a.max(r.abs())) / scale;
+                let largest = largest(left.iter().copied()) / scale;
                 assert!(report.status != Status::Converged || largest <= how.accuracy(), "{largest:e}: {report:?}");
                 // "more iterations make it worse" (issue 3 of invertible-resnet)
                 assert!(report.residual <= *last, "worse after {limit}");
@@ -172,7 +172,7 @@ fn pitfall_09_surrogate_is_not_the_loss() {
         surrogate.iter_mut().zip(own).for_each(|(sum, s)| *sum += s);
     }
     let value = down(&b, &exact.value.0);
-    let apart = surrogate.iter().zip(&value).map(|(s, v)| (s - v).abs()).fold(0.0, f64::max);
+    let apart = apart(&surrogate, &value);
     assert!(apart > 0.05, "they happen to agree: {surrogate:?} {value:?}");
     // the loss of a training step is made of values: its mean over keys is the exact one, 5 standard errors away at most
     let flow = random_flow(&b, estimated(d), Key::new(9), 0.2);

@@ -368,7 +368,7 @@ fn a_flow_that_begins_as_the_identity_is_its_base() {
                     v.sort_by(f64::total_cmp);
                     v
                 };
-                let apart = sorted(x).iter().zip(sorted(z)).fold(0.0, |a: f64, (x, z)| a.max((x - z).abs()));
+                let apart = apart(&sorted(x), &sorted(z));
                 assert!(apart < 1e-12, "{what}: {apart:e}");
                 // a monotone block multiplies by √2 twice, which rounds
                 let rounds = config.family().couples() || config.family() == Family::Monotone;
@@ -407,7 +407,7 @@ fn training_leaves_the_identity() {
         trainer.flow().visit(&mut |name, tensor, _| {
             if name.ends_with("log_scale") || name.ends_with("lu") {
                 // a step of Adam from the identity, no standardisation
-                let largest = down(&cpu(), tensor).iter().fold(0.0, |a: f64, x| a.max(x.abs()));
+                let largest = largest(down(&cpu(), tensor));
                 assert!(largest < 0.02, "{family}, {name}: {largest}");
             }
         });

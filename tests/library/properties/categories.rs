@@ -91,7 +91,7 @@ proptest! {
         let close = |a: &CategoricalDensity, b: &CategoricalDensity| {
             let all = every(a.columns());
             let pairs = a.log_prob(&all).expect("levels").into_iter().zip(b.log_prob(&all).expect("levels"));
-            pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+            largest(pairs.map(|(a, b)| a - b))
         };
         prop_assert!(close(&density, &scaled) < 1e-6);
         let twice = rows.select(&(0..n).chain(0..n).collect::<Vec<_>>());

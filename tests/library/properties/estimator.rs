@@ -348,7 +348,7 @@ fn scores_of_a_truncated_series_bound_their_bias() {
     let flow = random_flow(&cpu(), config, Key::new(4), 2.0);
     let data = rows(20, 3, Key::new(5));
     let exact = flow.log_prob(&data, Key::new(6)).expect("rows that fit");
-    assert_eq!((exact.bias_bound, exact.standard_error.iter().copied().fold(0.0, f64::max)), (0.0, 0.0));
+    assert_eq!((exact.bias_bound, largest(exact.standard_error.iter().copied())), (0.0, 0.0));
     let mut last = f64::INFINITY;
     for terms in [1, 2, 4, 8, 16, 32] {
         let truncated = Truncated { probes: 200, ..Truncated::new(terms).expect("in range") };

@@ -152,7 +152,7 @@ fn a_range_of_samples_is_a_part_of_all() {
         let part = flow.sample_range(4..8, Key::new(32), &how).expect("samples");
         let d = flow.dimension();
         let apart = part.samples.values().iter().zip(&whole.samples.values()[4 * d..]).map(|(a, b)| (a - b).abs());
-        let apart = apart.fold(0.0, f64::max);
+        let apart = largest(apart);
         assert!(part.reports.len() == 4 && apart < 1e-6, "{}, {:?}: {apart}", config.family(), config.sample_shape());
         assert!(flow.sample_range(3..3, Key::new(32), &how).expect("no samples").reports.is_empty());
     }
@@ -358,7 +358,7 @@ fn couplings_take_images_of_any_size() {
         let x = uniform_rows(2, 96, Key::new(12));
         let encoded = larger.prepare().encode(&x, Key::new(0)).expect("images that fit");
         let back = larger.prepare().decode(&encoded.latents, &Inversion::for_backend::<Cpu>()).expect("rows that fit");
-        let apart = back.samples.values().iter().zip(x.values()).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+        let apart = apart(back.samples.values(), x.values());
         assert!(apart < 1e-10, "{family}: {apart:e}");
         let again = Flow::from_archive(b, &larger.to_archive().expect("stored")).expect("a model of its size");
         assert_eq!(

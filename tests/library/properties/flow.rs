@@ -142,7 +142,7 @@ fn round_trip<B: Backend>(
         if config.model.couples() {
             continue;
         }
-        let error = x.iter().zip(found).fold(0.0_f64, |a, (x, f)| a.max((x - f).abs()));
+        let error = largest(x.iter().zip(found).map(|(x, f)| x - f));
         prop_assert!(error <= tolerance * scale, "off by {error:e}");
     }
     // log p is the base density at z and the log det

@@ -11,6 +11,8 @@ use resflow::invert::Status;
 use resflow::train::{Budget, TrainConfig};
 use resflow::{Error, Fit, Flow, Model, NdArray};
 
+use crate::common::largest;
+
 /// A table of two columns of very different scales.
 fn rows() -> Vec<[f64; 2]> {
     (0..60).map(|i| [(f64::from(i) * 0.7).sin() * 1e3 + 5e3, (f64::from(i) * 0.3).cos() * 1e-2]).collect()
@@ -75,7 +77,7 @@ fn the_gradient_is_that_of_log_p_in_the_data_units() {
             model.log_prob(&moved).expect("log p")
         };
         let (up, down) = (moved(1.0), moved(-1.0));
-        let largest = gradient.column(j).iter().fold(0.0_f64, |a, g| a.max(g.abs()));
+        let largest = largest(gradient.column(j).iter().copied());
         for i in 0..rows.len() {
             let difference = (up[i] - down[i]) / (2.0 * step);
             assert!(

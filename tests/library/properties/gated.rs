@@ -119,7 +119,7 @@ proptest! {
         let prepared = flow.prepare();
         let encoded = prepared.encode(&rows, key).expect("rows that fit");
         let back = prepared.decode(&encoded.latents, &Inversion::for_backend::<Cpu>()).expect("rows that fit");
-        let apart = back.samples.values().iter().zip(rows.values()).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+        let apart = apart(back.samples.values(), rows.values());
         prop_assert!(apart < 1e-9, "{apart:e}");
     }
 }

@@ -500,7 +500,7 @@ fn errors_on_demand() {
     exact.set_log_prob_estimator(Estimator::Exact(Exact), 2).expect("in range");
     let exact = exact.log_prob(&set, key).expect("images that fit");
     let plain = flow.log_prob(&set, key).expect("images that fit");
-    let largest = |errors: &[f64]| errors.iter().fold(0.0_f64, |a, &e| a.max(e));
+    let largest = |errors: &[f64]| largest(errors.iter().copied());
     let target = 0.1 * largest(&plain.standard_error);
     let within =
         |error, most| flow.prepare().within(error, most).expect("an error").log_prob(&set, key).expect("images");

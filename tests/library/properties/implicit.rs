@@ -75,7 +75,7 @@ proptest! {
             let found = down(&point.b, &solution.value);
             for (row, report) in solution.reports.iter().enumerate() {
                 let own = row * d..(row + 1) * d;
-                let scale = right[own.clone()].iter().fold(0.0_f64, |a, v| a.max(v.abs()));
+                let scale = largest(right[own.clone()].iter().copied());
                 let expected = point.exact(row, &right[own.clone()]);
                 let error = norm(&found[own].iter().zip(&expected).map(|(a, b)| (a - b) / scale.max(1e-300)).collect::<Vec<_>>());
                 prop_assert!(error <= report.error_bound + 1e-12, "row {row}: {error:e} away, bound {:e}", report.error_bound);
@@ -113,7 +113,7 @@ proptest! {
         let (clean, spoilt) = (down(&point.b, &clean.value), down(&point.b, &spoilt.value));
         for row in (0..ROWS).filter(|&row| row != 2) {
             let own = row * d..(row + 1) * d;
-            let apart = clean[own.clone()].iter().zip(&spoilt[own]).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+            let apart = apart(&clean[own.clone()], &spoilt[own]);
             prop_assert!(apart < 1e-12, "row {row} moved by {apart:e}");
         }
     }
@@ -156,15 +156,6 @@ fn opposite(b: &Cpu, block: &dyn Bijection<Cpu>) -> Box<dyn Bijection<Cpu>> {
         }
     });
     block
-}
-
-pub(super) fn largest(values: impl IntoIterator<Item = f64>) -> f64 {
-    values.into_iter().fold(0.0, |a: f64, v| if a.is_nan() || v.is_nan() { f64::NAN } else { a.max(v.abs()) })
-}
-
-pub(super) fn apart(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    largest(a.iter().zip(b).map(|(a, b)| a - b))
 }
 
 proptest! {

@@ -126,7 +126,7 @@ fn marginals_of_a_gaussian<B: Backend>(b: &B) {
         scores.push((value - gaussian.log_prob(&rows[i], seen)) / error);
     }
     let (mean, error) = mean_and_error(&scores);
-    let largest = scores.iter().fold(0.0_f64, |a, s| a.max(s.abs()));
+    let largest = largest(scores.iter().copied());
     assert!(
         largest < 5.0 && mean.abs() < 4.0 * error && (0.8..1.25).contains(&(error * 300_f64.sqrt())),
         "{mean} ± {error}, {largest}"
@@ -400,7 +400,7 @@ fn a_fit_of_rows_with_holes_finds_the_gaussian() {
             ratios.push((spread.sum::<f64>() / (draws - 1) as f64).sqrt() / deviation);
         }
     }
-    let largest = apart.iter().fold(0.0_f64, |a, s| a.max(s.abs()));
+    let largest = largest(apart.iter().copied());
     let typical = (apart.iter().map(|a| a * a).sum::<f64>() / apart.len() as f64).sqrt();
     let (mean_ratio, _) = mean_and_error(&ratios);
     println!(

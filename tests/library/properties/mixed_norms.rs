@@ -49,7 +49,7 @@ fn dense(norms: &str) -> FlowConfig {
 /// The largest column sum (p = 1) or row sum (p = ∞) of |J|.
 fn induced(j: &[f64], d: usize, columns: bool) -> f64 {
     let sum = |i: usize| (0..d).map(|k| if columns { j[k * d + i] } else { j[i * d + k] }.abs()).sum::<f64>();
-    (0..d).map(sum).fold(0.0, f64::max)
+    largest((0..d).map(sum))
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn components_are_found() {
         let fitted = fit(3, covariance).fit(Rows::new(d, &x, None).expect("rows"), Key::new(4)).expect("fits");
         let mut weights = fitted.mixture.weights().to_vec();
         weights.sort_by(f64::total_cmp);
-        let apart = weights.iter().zip([0.2, 0.3, 0.5]).fold(0.0, |a: f64, (w, e)| a.max((w - e).abs()));
+        let apart = apart(&weights, &[0.2, 0.3, 0.5]);
         assert!(apart < 1e-6 && fitted.converged, "{weights:?}");
     }
 }

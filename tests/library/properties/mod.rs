@@ -41,6 +41,7 @@ mod ode_images;
 mod predictions;
 mod products;
 mod scores;
+mod solve_errors;
 mod spline;
 mod table_fits;
 mod together;

@@ -16,7 +16,7 @@ const STARTS: usize = 128;
 
 /// ‖x‖_p by its definition.
 fn p_norm(p: f64, x: &[f64]) -> f64 {
-    let largest = x.iter().fold(0.0_f64, |a, x| a.max(x.abs()));
+    let largest = largest(x.iter().copied());
     if p == f64::INFINITY || largest == 0.0 {
         return largest;
     }
@@ -88,9 +88,9 @@ proptest! {
         let (b, key) = (cpu(), Key::new(seed));
         let w = normal(&b, key, [o, i]);
         let values = down(&b, &w);
-        let columns = (0..i).map(|j| p_norm(p, &column(o, i, &values, j))).fold(0.0, f64::max);
+        let columns = largest((0..i).map(|j| p_norm(p, &column(o, i, &values, j))));
         close(search(&b, &w, &norms(&b, 1.0, p), key), columns, 1e-12)?;
-        let rows = values.chunks_exact(i).map(|row| p_norm(dual_order(p), row)).fold(0.0, f64::max);
+        let rows = largest(values.chunks_exact(i).map(|row| p_norm(dual_order(p), row)));
         close(search(&b, &w, &norms(&b, p, f64::INFINITY), key), rows, 1e-12)?;
         let operator = DenseOperator::new(&b, &w).expect("a matrix");
         let pair = DualPair::random(&b, &operator, &Norms::euclidean(), key)

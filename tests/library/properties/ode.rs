@@ -62,11 +62,6 @@ fn solve(b: &Cpu, flow: &dyn PreparedBijection<Cpu>, x: &Tensor) -> (Vec<f64>, V
     (down(b, &z), down(b, &log_det.value))
 }
 
-fn apart(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(0.0, |worst: f64, (a, b)| worst.max((a - b).abs()))
-}
-
 /// f(x) = A x, as a net of one linear layer.
 fn linear_field(b: &Cpu, d: usize, a: &[f64]) -> Sequence<Cpu> {
     let (weight, bias) = (b.upload(a, [d, d].into()), b.full(0.0, [d].into()));
@@ -265,7 +260,7 @@ proptest! {
         let back = flow.inverse(&b, &Batch::new(b.upload(&z, [n, 2].into())), &Inversion::for_backend::<Cpu>());
         let back = back.expect("no device fault");
         prop_assert!(back.reports.iter().all(|r| r.status == Status::Converged && r.iterations >= 8));
-        let scale = 1.0 + down(&b, &x).iter().fold(0.0, |a: f64, x| a.max(x.abs()));
+        let scale = 1.0 + largest(down(&b, &x));
         let off = apart(&down(&b, &back.value), &down(&b, &x));
         prop_assert!(off < 10.0 * rtol * scale, "{rtol:e}: {off:e}");
         for i in 0..n {

@@ -54,7 +54,7 @@ proptest! {
             prop_assert!((value - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{value} and {expected}, {kernels:?}");
         }
         let back = prepared.decode(&encoded.latents, &Inversion::for_backend::<Cpu>()).expect("rows that fit");
-        let apart = back.samples.values().iter().zip(rows.values()).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+        let apart = apart(back.samples.values(), rows.values());
         prop_assert!(apart < 1e-8, "{apart:e}");
         prop_assert!(back.reports.iter().all(|report| report.status == Status::Converged));
     }

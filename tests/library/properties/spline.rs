@@ -108,7 +108,7 @@ fn a_fresh_flow_is_the_identity() {
     for (d, blocks, actnorm) in [(2, 10, false), (3, 1, false), (5, 4, false), (8, 3, false), (4, 2, true)] {
         let config = FlowConfig { blocks, hidden: vec![8], actnorm, ..FlowConfig::of(Family::Nsf, d) };
         let x = rows(50, d, Key::new(9));
-        let off = |found: &[f64]| found.iter().zip(x.values()).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+        let off = |found: &[f64]| apart(found, x.values());
         let flow = Flow::new(cpu(), &config, Key::new(d as u64)).expect("a configuration");
         let encoded = flow.prepare().encode(&x, Key::new(0)).expect("rows that fit");
         assert!(off(encoded.latents.values()) < 1e-12, "{d}: {:e}", off(encoded.latents.values()));
@@ -182,7 +182,7 @@ fn factors_are_those_of_the_matrix() {
         let back = prepared.inverse(&b, &Batch::new(value(&b, &*prepared, &x)), &how).expect("no device fault");
         let norm = matrix.try_inverse().expect("invertible").norm();
         assert!((back.stretch - norm).abs() < 1e-6 * norm, "{seed}: {} and {norm}", back.stretch);
-        let error = down(&b, &back.value).iter().zip(down(&b, &x)).fold(0.0, |a: f64, (p, q)| a.max((p - q).abs()));
+        let error = apart(&down(&b, &back.value), &down(&b, &x));
         assert!(error < 1e-14 * (10.0 + norm) * 1e3, "{seed}: off by {error:e}, norm {norm}");
     }
     let mut link = LuLinear::permuting(&b, &[1, 0]).expect("a permutation");

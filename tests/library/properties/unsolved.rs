@@ -14,7 +14,6 @@ use resflow::module::{Grad, Module, Part, PartMut, Role, ShowPart, ShowPartMut, 
 use resflow::variational::{GradientEstimator, Importance, Target, VariationalFlow, VariationalObjective};
 
 use super::decode_gradient::moved;
-use super::implicit::{apart, largest};
 use super::together::{LIMIT, on_ranks};
 use super::variational::Ripple;
 use crate::common::*;
@@ -57,6 +56,10 @@ impl PreparedBijection<Cpu> for Stubborn {
         let log_dets = ask.replicates().map(|_| LogDet::exact(b.full(0.0, [n, 1].into()))).into_iter().collect();
         let tape = matches!(ask.wanted, Wanted::Gradient { .. }).then(|| Tape::new(batch.x.clone()));
         Ok(Mapped { log_dets, tape, reports: Some(vec![report(Status::Converged); n]), ..Mapped::value(y) })
+    }
+
+    fn solves_forward(&self) -> bool {
+        true
     }
 
     fn inverse(&self, b: &Cpu, batch: &Batch<Cpu>, _: &Inversion) -> Result<Solution<Cpu>, Error> {
@@ -180,6 +183,27 @@ fn what_fails_on_the_way_back_has_no_part_in_the_sum_of_a_group() {
     for ranks in [2, 3] {
         for found in on_ranks(ranks, LIMIT, |group| gradient(&flow.prepare().with_group(group))) {
             assert!(found == alone, "{ranks} ranks: {:?} and {:?}", found.2, alone.2);
+        }
+    }
+}
+
+/// log p of samples that fail on the way back alone is as good as any, but nothing tells what its solves leave in it: that is ∞, and
+/// with a gradient their statuses say that they have none.
+#[test]
+fn what_fails_on_the_way_back_is_said_beside_log_p() {
+    let (b, d, n) = (cpu(), 3, 200);
+    let flow = stubborn(1.0).prepare();
+    let x = table(d, down(&b, &normal(&b, Key::new(2), [n, d])));
+    let alone = flow.log_prob(&x, Key::new(3)).expect("rows that fit");
+    assert!(alone.status.iter().all(|status| *status == Status::Converged));
+    let (scores, gradient) = flow.log_prob_and_gradient(&x, Key::new(3)).expect("rows that fit");
+    let failed: Vec<bool> = (0..n).map(|i| gradient.row(i).iter().all(|g| *g == 0.0)).collect();
+    let count = failed.iter().filter(|failed| **failed).count();
+    assert!(count > 3 && count < n / 2 && scores.values == alone.values, "{count}");
+    for (i, failed) in failed.into_iter().enumerate() {
+        assert_eq!(scores.status[i], if failed { Status::NotConverged } else { Status::Converged });
+        for error in [scores.solve_error[i], alone.solve_error[i]] {
+            assert!(if failed { error == f64::INFINITY } else { error > 0.0 && error < 1e-10 }, "row {i}: {error:e}");
         }
     }
 }

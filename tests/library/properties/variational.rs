@@ -210,7 +210,7 @@ fn impossible_and_unsolved_samples_have_no_weight() {
             found.log_weights.iter().map(|l| if l.is_finite() { 1.0 / n as f64 } else { 0.0 }).collect();
         let asked = VariationalObjective { weights: &own, ..asked };
         let alone = down(&b, &flow.gradient(&Ripple, &asked).expect("finite").flat);
-        let off = down(&b, &found.flat).iter().zip(&alone).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let off = apart(&down(&b, &found.flat), &alone);
         assert!(off < 1e-12, "{off:e}");
     }
     // one product is not enough for any
