@@ -365,6 +365,22 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
         self.backward(backend, tape, cotangents, grads)
     }
 
+    /// Makes [`backward_reported`](Self::backward_reported) for the gradients in x and in the log dets, where those of the parameters are not
+    /// wanted: what it puts into `scratch`, if anything, is not used.
+    ///
+    /// # Errors
+    /// Returns [`Error::Backend`] if a solve waited for the device and it had failed.
+    fn backward_samples(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        scratch: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        self.backward_reported(backend, tape, cotangents, scratch, reports)
+    }
+
     /// The velocity of a continuous flow, as a regression sees it; `None` of other transforms.
     fn velocity(&self) -> Option<&dyn Velocity<B>> {
         None

@@ -48,6 +48,10 @@ struct Runs {
     shared: bool,
 }
 
+/// A way back through the transform.
+type Back<'a, B> =
+    dyn Fn(Tape, Cotangents<B>, &mut [Grad<B>], &mut Option<Vec<SampleReport>>) -> Result<Cotangents<B>, Error> + 'a;
+
 impl<B: Backend> Tiled<B> {
     /// Cuts the batch into runs of samples that go through the transform one after the other, if there
     /// is more than one.
@@ -55,6 +59,49 @@ impl<B: Backend> Tiled<B> {
         let samples = batch.len(backend);
         let cut = || ShardPlan::new(samples, self.tile, 1);
         (samples > self.tile).then(|| cut().ranges().map(|r| batch.narrow(backend, r.start, r.len())).collect())
+    }
+
+    /// Takes each run back, whichever way that is done.
+    fn go_back(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+        back: &Back<'_, B>,
+    ) -> Result<Cotangents<B>, Error> {
+        let (runs, shared) = match tape.try_into_value::<Runs>() {
+            Ok(Runs { tapes, shared }) => (tapes, shared),
+            Err(tape) => return back(tape, cotangents, grads, reports),
+        };
+        let mut of_runs: Option<Vec<SampleReport>> = None;
+        let mut first = 0;
+        let mut parts = Vec::with_capacity(runs.len());
+        for (samples, tape) in runs {
+            let cut = |g: &B::Tensor| backend.narrow(g, 0, first, samples);
+            let own = Cotangents { x: cut(&cotangents.x), log_det: cut(&cotangents.log_det), context: None };
+            let mut of_run = None;
+            parts.push(back(tape, own, grads, &mut of_run)?);
+            of_runs.get_or_insert_default().extend(of_run.into_iter().flatten());
+            first += samples;
+        }
+        // a run of each, or none
+        if let Some(of_runs) = of_runs.filter(|of_runs| of_runs.len() == first) {
+            merge_reports(reports, of_runs);
+        }
+        let mut context = cotangents.context;
+        if shared {
+            // all samples have one context, and add their parts of its gradient
+            parts.iter().filter_map(|p| p.context.as_ref()).for_each(|own| accumulate(backend, &mut context, own));
+        } else if let Some(own) = parts.iter().map(|p| p.context.as_ref()).collect::<Option<Vec<_>>>() {
+            accumulate(backend, &mut context, &backend.concat(&own, 0));
+        }
+        Ok(Cotangents {
+            x: join(backend, parts.iter().map(|p| &p.x)),
+            log_det: join(backend, parts.iter().map(|p| &p.log_det)),
+            context,
+        })
     }
 }
 
@@ -150,36 +197,21 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
         grads: &mut [Grad<B>],
         reports: &mut Option<Vec<SampleReport>>,
     ) -> Result<Cotangents<B>, Error> {
-        let (runs, shared) = match tape.try_into_value::<Runs>() {
-            Ok(Runs { tapes, shared }) => (tapes, shared),
-            Err(tape) => return self.transform.backward_reported(backend, tape, cotangents, grads, reports),
-        };
-        let mut of_runs: Option<Vec<SampleReport>> = None;
-        let mut first = 0;
-        let mut parts = Vec::with_capacity(runs.len());
-        for (samples, tape) in runs {
-            let cut = |g: &B::Tensor| backend.narrow(g, 0, first, samples);
-            let own = Cotangents { x: cut(&cotangents.x), log_det: cut(&cotangents.log_det), context: None };
-            let mut of_run = None;
-            parts.push(self.transform.backward_reported(backend, tape, own, grads, &mut of_run)?);
-            of_runs.get_or_insert_default().extend(of_run.into_iter().flatten());
-            first += samples;
-        }
-        // a run of each, or none
-        if let Some(of_runs) = of_runs.filter(|of_runs| of_runs.len() == first) {
-            merge_reports(reports, of_runs);
-        }
-        let mut context = cotangents.context;
-        if shared {
-            // all samples have one context, and add their parts of its gradient
-            parts.iter().filter_map(|p| p.context.as_ref()).for_each(|own| accumulate(backend, &mut context, own));
-        } else if let Some(own) = parts.iter().map(|p| p.context.as_ref()).collect::<Option<Vec<_>>>() {
-            accumulate(backend, &mut context, &backend.concat(&own, 0));
-        }
-        Ok(Cotangents {
-            x: join(backend, parts.iter().map(|p| &p.x)),
-            log_det: join(backend, parts.iter().map(|p| &p.log_det)),
-            context,
+        self.go_back(backend, tape, cotangents, grads, reports, &|tape, cotangents, grads, reports| {
+            self.transform.backward_reported(backend, tape, cotangents, grads, reports)
+        })
+    }
+
+    fn backward_samples(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        scratch: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        self.go_back(backend, tape, cotangents, scratch, reports, &|tape, cotangents, scratch, reports| {
+            self.transform.backward_samples(backend, tape, cotangents, scratch, reports)
         })
     }
 

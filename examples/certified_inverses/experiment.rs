@@ -80,8 +80,8 @@ pub(crate) const KINDS: [&str; 13] = [
     "zeros but one entry",
 ];
 
-fn matrix(kind: usize, key: Key) -> DMatrix<f64> {
-    let (rows, columns) = (draw(key.split(0), 1, 24), draw(key.split(1), 1, 24));
+fn matrix(kind: usize, [least, most]: [usize; 2], key: Key) -> DMatrix<f64> {
+    let (rows, columns) = (draw(key.split(0), least, most), draw(key.split(1), least, most));
     let gaussian =
         |rows: usize, columns: usize| DMatrix::from_row_slice(rows, columns, &normal(key.split(2), rows * columns));
     match kind {
@@ -122,12 +122,12 @@ fn matrix(kind: usize, key: Key) -> DMatrix<f64> {
     }
 }
 
-/// Bounds of matrices of all kinds against their singular values.
-pub(crate) fn matrices(count: usize, key: Key) -> Tally {
+/// Bounds of matrices of all kinds, of sizes from the least to the most, against their singular values.
+pub(crate) fn matrices(count: usize, sizes: [usize; 2], key: Key) -> Tally {
     let mut tally = Tally::default();
     for case in 0..count {
         let kind = case % KINDS.len();
-        let m = matrix(kind, key.split(case as u64));
+        let m = matrix(kind, sizes, key.split(case as u64));
         let rows: Vec<f64> = m.transpose().as_slice().to_vec();
         let bound = spectral_norm_bound(m.nrows(), m.ncols(), &rows);
         // of one entry the norm is known to the last digit, and its square is not in the range of numbers

@@ -25,7 +25,9 @@ fn main() -> Result<(), Error> {
     let counts: Vec<usize> = std::env::args().skip(1).filter_map(|n| n.parse().ok()).collect();
     let count = |i: usize, otherwise: usize| counts.get(i).copied().unwrap_or(otherwise);
     println!("| bounds on | cases | below the truth | bound/truth, median | largest |\n|---|---|---|---|---|");
-    line("‖W‖₂", &matrices(count(0, 100_000), Key::new(1)));
+    let all = count(0, 100_000);
+    line("‖W‖₂, up to 24 × 24", &matrices(all, [1, 24], Key::new(1)));
+    line("‖W‖₂, 64 × 64 to 256 × 256", &matrices(all.div_ceil(192), [64, 256], Key::new(5)));
     let found = kernels(count(1, 1000), Key::new(2));
     line("‖K‖₂ on a size", &found.sized);
     line("‖K‖₂ on any size, on one", &found.any);

@@ -208,7 +208,7 @@ impl<B: Backend> PreparedContraction<B> {
     }
 
     /// Differentiates the solve of z + g(z) = y for a loss whose gradient in z is z̄ + Σ wᵢ ∂Sᵢ/∂z: solves (I + Jᵀ)a = that,
-    /// and adds −(∂g/∂θ)ᵀa + Σ wᵢ ∂Sᵢ/∂θ to the gradients. A sample whose a is not found counts for nothing.
+    /// and adds −(∂g/∂θ)ᵀa + Σ wᵢ ∂Sᵢ/∂θ to the gradients, unless `samples_alone`. A sample whose a is not found counts for nothing.
     pub(super) fn pull_back_solve(
         &self,
         backend: &B,
@@ -216,11 +216,11 @@ impl<B: Backend> PreparedContraction<B> {
         gz: B::Tensor,
         weights: B::Tensor,
         how: &Inversion,
-        grads: &mut [Grad<B>],
-        context: &mut Grad<B>,
+        grads: LayerGrads<'_, B>,
+        samples_alone: bool,
     ) -> Result<Implicit<B>, Error> {
         // the pass that gives ∂S/∂z has the parameters' share too: kept apart until all samples are known to count
-        let (mut own, mut own_context): (Vec<Grad<B>>, _) = (vec![None; grads.len()], None);
+        let (mut own, mut own_context): (Vec<Grad<B>>, _) = (vec![None; grads.trained.len()], None);
         let zero = backend.full(0.0, backend.shape(&gz));
         let apart = LayerGrads { trained: &mut own, context: &mut own_context };
         let of_log_det = self.pull_back(backend, point, Some(&weights), zero, apart);
@@ -231,8 +231,13 @@ impl<B: Backend> PreparedContraction<B> {
         if let Some(failed) = &failed {
             value = without_samples(backend, failed, value);
             weights = without_samples(backend, failed, weights);
-        } else {
-            for (grad, own) in grads.iter_mut().zip(&own) {
+        }
+        if samples_alone {
+            return Ok(Implicit { value, weights, reports: solution.reports });
+        }
+        let LayerGrads { trained, context } = grads;
+        if failed.is_none() {
+            for (grad, own) in trained.iter_mut().zip(&own) {
                 if let Some(own) = own {
                     accumulate(backend, grad, own);
                 }
@@ -243,7 +248,7 @@ impl<B: Backend> PreparedContraction<B> {
         }
         let again = failed.is_some().then_some(&weights);
         let minus = backend.affine(value.clone(), -1.0, 0.0);
-        self.pull_back(backend, point, again, minus, LayerGrads { trained: grads, context });
+        self.pull_back(backend, point, again, minus, LayerGrads { trained, context });
         Ok(Implicit { value, weights, reports: solution.reports })
     }
 

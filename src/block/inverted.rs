@@ -19,7 +19,7 @@ use crate::bijection::{Ask, Cotangents, LogDet, Mapped, PreparedBijection, Tape,
 use crate::error::Error;
 use crate::estimator::Expansion;
 use crate::invert::{Inversion, SampleReport, Solution, merge_reports};
-use crate::layer::Derivatives;
+use crate::layer::{Derivatives, LayerGrads};
 use crate::lipschitz::BiLipschitz;
 use crate::module::Grad;
 use crate::reference::ReferenceMap;
@@ -59,6 +59,28 @@ struct PreparedInverted<B: Backend> {
 struct Solved<B: Backend> {
     kept: Kept<B>,
     how: Inversion,
+}
+
+impl<B: Backend> PreparedInverted<B> {
+    /// Goes back; where the gradients in the samples alone are wanted, those of the parameters are not complete.
+    fn go_back(
+        &self,
+        backend: &B,
+        tape: Tape,
+        mut cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+        samples_alone: bool,
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        let Solved { kept, how } = tape.into_value::<Solved<B>>();
+        let point = self.g.restore(backend, kept);
+        let weights = backend.affine(cotangents.log_det, -1.0, 0.0);
+        let own = LayerGrads { trained: grads, context: &mut cotangents.context };
+        let found = self.g.pull_back_solve(backend, &point, cotangents.x, weights, &how, own, samples_alone)?;
+        merge_reports(reports, found.reports);
+        let log_det = backend.affine(found.weights, -1.0, 0.0);
+        Ok(Cotangents { x: found.value, log_det, context: cotangents.context })
+    }
 }
 
 impl<B: Backend> PreparedBijection<B> for PreparedInverted<B> {
@@ -124,18 +146,22 @@ impl<B: Backend> PreparedBijection<B> for PreparedInverted<B> {
         &self,
         backend: &B,
         tape: Tape,
-        mut cotangents: Cotangents<B>,
+        cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
         reports: &mut Option<Vec<SampleReport>>,
     ) -> Result<Cotangents<B>, Error> {
-        let Solved { kept, how } = tape.into_value::<Solved<B>>();
-        let point = self.g.restore(backend, kept);
-        let weights = backend.affine(cotangents.log_det, -1.0, 0.0);
-        let context = &mut cotangents.context;
-        let found = self.g.pull_back_solve(backend, &point, cotangents.x, weights, &how, grads, context)?;
-        merge_reports(reports, found.reports);
-        let log_det = backend.affine(found.weights, -1.0, 0.0);
-        Ok(Cotangents { x: found.value, log_det, context: cotangents.context })
+        self.go_back(backend, tape, cotangents, grads, false, reports)
+    }
+
+    fn backward_samples(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        scratch: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        self.go_back(backend, tape, cotangents, scratch, true, reports)
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {

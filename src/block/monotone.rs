@@ -20,7 +20,7 @@ use crate::bijection::{Ask, Cotangents, Mapped, PreparedBijection, Tape, Wanted}
 use crate::error::Error;
 use crate::estimator::Expansion;
 use crate::invert::{Inversion, SampleReport, Solution, mark_unsolved, merge_reports, without_samples};
-use crate::layer::Derivatives;
+use crate::layer::{Derivatives, LayerGrads};
 use crate::lipschitz::BiLipschitz;
 use crate::module::Grad;
 use crate::reference::ReferenceMap;
@@ -80,6 +80,29 @@ impl<B: Backend> PreparedMonotone<B> {
         }
         solution.stretch = self.g.two_norm_factor * (1.0 + self.g.bound) / (1.0 - self.g.bound);
         Ok((w, solution))
+    }
+
+    /// Goes back; where the gradients in the samples alone are wanted, those of the parameters are not complete.
+    fn go_back(
+        &self,
+        backend: &B,
+        tape: Tape,
+        mut cotangents: Cotangents<B>,
+        grads: &mut [Grad<B>],
+        samples_alone: bool,
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        let Solved { kept, how } = tape.into_value::<Solved<B>>();
+        let point = self.g.restore(backend, kept);
+        let (gy, own) = (cotangents.x, LayerGrads { trained: grads, context: &mut cotangents.context });
+        let gw = backend.affine(gy.clone(), SQRT_2, 0.0);
+        let found = self.g.pull_back_solve(backend, &point, gw, cotangents.log_det, &how, own, samples_alone)?;
+        let mut gx = backend.axpy(-1.0, &gy, backend.affine(found.value, SQRT_2, 0.0));
+        if let Some(failed) = mark_unsolved(backend, &found.reports) {
+            gx = without_samples(backend, &failed, gx);
+        }
+        merge_reports(reports, found.reports);
+        Ok(Cotangents { x: gx, log_det: found.weights, context: cotangents.context })
     }
 }
 
@@ -144,21 +167,22 @@ impl<B: Backend> PreparedBijection<B> for PreparedMonotone<B> {
         &self,
         backend: &B,
         tape: Tape,
-        mut cotangents: Cotangents<B>,
+        cotangents: Cotangents<B>,
         grads: &mut [Grad<B>],
         reports: &mut Option<Vec<SampleReport>>,
     ) -> Result<Cotangents<B>, Error> {
-        let Solved { kept, how } = tape.into_value::<Solved<B>>();
-        let point = self.g.restore(backend, kept);
-        let (gy, context) = (cotangents.x, &mut cotangents.context);
-        let gw = backend.affine(gy.clone(), SQRT_2, 0.0);
-        let found = self.g.pull_back_solve(backend, &point, gw, cotangents.log_det, &how, grads, context)?;
-        let mut gx = backend.axpy(-1.0, &gy, backend.affine(found.value, SQRT_2, 0.0));
-        if let Some(failed) = mark_unsolved(backend, &found.reports) {
-            gx = without_samples(backend, &failed, gx);
-        }
-        merge_reports(reports, found.reports);
-        Ok(Cotangents { x: gx, log_det: found.weights, context: cotangents.context })
+        self.go_back(backend, tape, cotangents, grads, false, reports)
+    }
+
+    fn backward_samples(
+        &self,
+        backend: &B,
+        tape: Tape,
+        cotangents: Cotangents<B>,
+        scratch: &mut [Grad<B>],
+        reports: &mut Option<Vec<SampleReport>>,
+    ) -> Result<Cotangents<B>, Error> {
+        self.go_back(backend, tape, cotangents, scratch, true, reports)
     }
 
     fn finish_gradients(&self, backend: &B, grads: &mut [Grad<B>]) {

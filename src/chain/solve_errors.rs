@@ -5,7 +5,7 @@
 //!
 //! |ΔL| ≤ Σ_l ‖δ_l‖₂ (‖∂L/∂x_l‖₂ + ‖∂L/∂y_l‖₂) + O(δ²),
 //!
-//! over the transforms that solve, with ‖δ_l‖₂ ≤ (residual + rounding)·max(1, ‖x_l‖₂). A transform that reports an error of its y
+//! over the transforms that solve, with ‖δ_l‖₂ ≤ (residual + rounding)·max(1, ‖x_l‖₂) and the largest residual of all. A transform that reports an error of its y
 //! alone counts with ‖∂L/∂y_l‖₂ times that. One backward pass finds all derivatives; what the log dets feel is in them.
 //!
 //! Invariant: a sample whose derivatives are not found, since a solve on the way back failed, has an error of ∞, never of 0.
@@ -20,10 +20,9 @@ use crate::bijection::{Ask, Cotangents};
 use crate::error::Error;
 use crate::invert::{ROUNDING, SampleReport};
 
-/// A transform that solved: its reports, and the norms that weigh them.
+/// A transform that solved: the norms that weigh its error.
 struct Link<B: Backend> {
-    reports: Vec<SampleReport>,
-    /// Whether `reports` speak of the transform's input.
+    /// Whether the error is one of its input.
     solves: bool,
     /// ‖x_l‖₂, then ‖∂L/∂y_l‖₂ and ‖∂L/∂x_l‖₂, `[n, 1]` each.
     norms: Vec<B::Tensor>,
@@ -33,10 +32,9 @@ impl<B: Backend> Link<B> {
     /// The number of norms of a link.
     const NORMS: usize = 3;
 
-    /// The nats that the error of sample `i` leaves, by its norms.
-    fn error(&self, i: usize, norms: &[B::Elem]) -> f64 {
+    /// The nats that the error of a sample leaves, by its norms.
+    fn error(&self, report: &SampleReport, norms: &[B::Elem]) -> f64 {
         let [x, of_y, of_x] = [0, 1, 2].map(|at| norms[at].to_f64());
-        let report = &self.reports[i];
         let (size, slope) = if self.solves {
             // what a residual may be wrong by is 2ε(‖x‖ + ‖y‖), of two numbers of about the same size
             let relative = report.residual + 2.0 * ROUNDING * B::Elem::EPSILON;
@@ -55,7 +53,9 @@ impl<B: Backend> PreparedChain<B> {
     }
 
     /// Bounds, to first order, what the errors of forward solves change in log p of each sample, nats: `[n]`, ∞ where that is not
-    /// known. The gradients are of the ask's estimate of the log det; `pull_back` takes z to ∂ log p₀/∂z, `[n, d]`.
+    /// known. `reports` are those of the forward pass that is in question, the worst or the sum of all transforms, as it says. The derivatives
+    /// are at the solutions of another pass, which need not be as accurate, and of the ask's estimate of the log det; `pull_back` takes
+    /// z to ∂ log p₀/∂z, `[n, d]`.
     ///
     /// # Errors
     /// Returns [`Error::Transform`] if a transform kept nothing, [`Error::Backend`] if the device failed.
@@ -63,6 +63,7 @@ impl<B: Backend> PreparedChain<B> {
         &self,
         backend: &B,
         batch: &Batch<B>,
+        reports: &[SampleReport],
         ask: &Ask<'_>,
         pull_back: impl FnOnce(Batch<B>) -> B::Tensor,
     ) -> Result<Vec<f64>, Error> {
@@ -77,7 +78,7 @@ impl<B: Backend> PreparedChain<B> {
             let mapped = step.transform.forward(backend, &way, &ask.for_transform(l as u64))?;
             let solves = step.transform.solves_forward();
             let norms = vec![norm(&way.x)];
-            links.push(mapped.reports.map(|reports| Link::<B> { reports, solves, norms }));
+            links.push(mapped.reports.map(|_| Link::<B> { solves, norms }));
             tapes.push(mapped.tape.ok_or_else(|| kept_nothing(l))?);
             let (rest, out) = part_with(backend, mapped.y, step.factored_out);
             way.x = rest;
@@ -87,7 +88,7 @@ impl<B: Backend> PreparedChain<B> {
         let mut parts = self.parts.split(backend, &pull_back(batch.with_x(z)));
         let x = parts.pop().expect("z has at least one part");
         let mut passing = Cotangents::<B> { x, log_det: backend.full(1.0, [n, 1].into()), context: None };
-        let mut reports = None;
+        let mut back: Option<Vec<SampleReport>> = None;
         for ((link, step), tape) in links.iter_mut().zip(&self.steps).zip(tapes).rev() {
             let gy = reunite(backend, passing.x.clone(), &mut parts, step.factored_out);
             if let Some(link) = link {
@@ -95,7 +96,7 @@ impl<B: Backend> PreparedChain<B> {
             }
             // the parameters' part is not wanted
             let mut unused = vec![None; step.grads.len()];
-            passing = step.transform.backward_reported(backend, tape, passing.with_x(gy), &mut unused, &mut reports)?;
+            passing = step.transform.backward_samples(backend, tape, passing.with_x(gy), &mut unused, &mut back)?;
             if let Some(link) = link {
                 link.norms.push(norm(&passing.x));
             }
@@ -107,8 +108,9 @@ impl<B: Backend> PreparedChain<B> {
         }
         let norms = backend.download(&backend.concat(&norms, 1))?;
         let of = |(i, norms): (usize, &[B::Elem])| {
-            let lost = reports.as_ref().is_some_and(|reports: &Vec<SampleReport>| !reports[i].status.is_solved());
-            let errors = links.iter().zip(norms.chunks_exact(Link::<B>::NORMS)).map(|(link, own)| link.error(i, own));
+            let lost = back.as_ref().is_some_and(|back| !back[i].status.is_solved());
+            let own = links.iter().zip(norms.chunks_exact(Link::<B>::NORMS));
+            let errors = own.map(|(link, norms)| link.error(&reports[i], norms));
             Some(errors.sum::<f64>()).filter(|error| !lost && !error.is_nan()).unwrap_or(f64::INFINITY)
         };
         Ok(norms.chunks_exact(links.len() * Link::<B>::NORMS).enumerate().map(of).collect())

@@ -113,7 +113,7 @@ impl<B: Backend> PreparedChain<B> {
             };
             // the parameters' part of it is not wanted
             let mut unused = vec![None; step.grads.len()];
-            let own = step.transform.backward_reported(backend, tape, cotangents, &mut unused, &mut reports)?.x;
+            let own = step.transform.backward_samples(backend, tape, cotangents, &mut unused, &mut reports)?.x;
             let target = backend.axpy(1.0, &own, score);
             let solution = step.transform.solve_transposed(backend, &batch, &target, &ask.solver)?;
             merge_reports(&mut reports, solution.reports);

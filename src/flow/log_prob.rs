@@ -21,7 +21,7 @@ use crate::batch::Batch;
 use crate::bijection::{Ask, Draw, LogDet, Memory};
 use crate::data::{Samples, Table};
 use crate::error::Error;
-use crate::invert::{SampleReport, Status};
+use crate::invert::{Inversion, SampleReport, Status};
 
 /// log p of some samples, in nats and in the data's units.
 #[derive(Debug, Clone)]
@@ -452,6 +452,9 @@ impl Shard {
     }
 }
 
+/// The accuracy of the solves by which the derivatives are found that errors of solves are multiplied by.
+const SLOPES: f64 = 1e-3;
+
 /// What the solves of each sample came to, with what their errors do to log p where that is wanted.
 fn solves<B: Backend>(
     flow: &PreparedFlow<B>,
@@ -470,14 +473,16 @@ fn solves<B: Backend>(
         vec![0.0; reports.len()]
     } else if flow.chain.solves_forward() {
         let draw = Draw { estimator: &flow.training, key: pass.key };
-        let ask = Ask::gradient::<B>(draw, Memory::Recompute);
+        // a derivative need not be accurate where what it is multiplied by is small
+        let solver = Inversion::for_training::<B>().with_accuracy(SLOPES)?;
+        let ask = Ask { solver, ..Ask::gradient::<B>(draw, Memory::Recompute) };
         let x = flow.dequantised(x, pass.key)?.0;
         let of_log_prob = |z| backend.affine(pull_back(z), -1.0, 0.0);
         // what a backward pass keeps is more than what an evaluation does
         let plan = ShardPlan::new(reports.len(), backend.shard_rows(flow.sample_bytes), 1);
         let of = |range: Range<usize>| {
             let part = x.narrow(backend, range.start, range.len());
-            flow.chain.bound_solve_errors(backend, &part, &ask, of_log_prob)
+            flow.chain.bound_solve_errors(backend, &part, &reports[range], &ask, of_log_prob)
         };
         plan.ranges().map(of).collect::<Result<Vec<_>, _>>()?.concat()
     } else {
