@@ -10,6 +10,14 @@ use crate::{NdArray, Tensor};
 /// at most 2⁻⁸ᴺ⁻¹ is lost, of the products of parts at most 2⁻¹⁶ with two and 2⁻²³ with three; six in f32 have its rounding too.
 const ALL: [(Products, f64); 3] = [(Products::Bf16x6, 5e-7), (Products::Bf16x3, 3.1e-5), (Products::Bf16, 8e-3)];
 
+/// Whether there is a unit to test; says so if not.
+fn is_tested() -> bool {
+    if !are_available() {
+        eprintln!("SKIPPED, NOT TESTED: this processor has no matrix unit");
+    }
+    are_available()
+}
+
 fn draw(key: u64, shape: [usize; 2]) -> Vec<f32> {
     let x: Tensor<f32> = NdArray::<f32>::inline().noise(Key::new(key), Noise::Normal, 0, shape.into());
     x.as_slice().to_vec()
@@ -35,7 +43,7 @@ fn exact(a: &[f32], b: &[f32], [m, k, n]: [usize; 3]) -> Vec<(f64, f64)> {
 
 #[test]
 fn products_of_odd_sizes() {
-    if !are_available() {
+    if !is_tested() {
         return;
     }
     let mut done = 0;
@@ -88,7 +96,7 @@ fn products_of_odd_sizes() {
 /// What has no bf16 near it is left to single precision, bit for bit; small numbers lose what the unit flushes.
 #[test]
 fn numbers_at_the_edges() {
-    if !are_available() {
+    if !is_tested() {
         return;
     }
     let cpu = NdArray::<f32>::inline();
@@ -122,7 +130,7 @@ fn numbers_at_the_edges() {
 /// A right operand is packed once while it is the same, and again when it is another.
 #[test]
 fn packed_operands_follow_their_numbers() {
-    if !are_available() {
+    if !is_tested() {
         return;
     }
     let cpu = NdArray::<f32>::inline().with_products(Products::Bf16x6).expect("found above");
@@ -145,7 +153,7 @@ fn packed_operands_follow_their_numbers() {
 /// Chains against their products one after the other, and what a row that is not ordinary does to the others.
 #[test]
 fn chains() {
-    if !are_available() {
+    if !is_tested() {
         return;
     }
     for (products, bound) in ALL {
