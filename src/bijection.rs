@@ -295,12 +295,12 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
     /// converge is no error but a status.
     fn forward(&self, backend: &B, batch: &Batch<B>, ask: &Ask<'_>) -> Result<Mapped<B>, Error>;
 
-    /// Returns `true` if the forward pass is a solve whose y and log det are those of another sample near x, but for as much in y:
-    /// one at a distance of at most the report's residual · max(1, ‖x‖₂). So a solve's error is one of the input, of which all
-    /// that follows, the log det included, is a function. A transform that reports and returns `false` has an error in y, that of
-    /// its report.
-    fn solves_forward(&self) -> bool {
-        false
+    /// Returns a factor f if the forward pass is a solve whose y and log det are those of another sample near x, but for as much in y:
+    /// one at a distance of at most f · the report's residual · max(1, ‖x‖₂). So a solve's error is one of the input, of which all
+    /// that follows, the log det included, is a function. ∞ says that solves are inside and nothing bounds the distance. A transform that
+    /// reports and returns `None` has an error in y, that of its report.
+    fn solves_forward(&self) -> Option<f64> {
+        None
     }
 
     /// Finds the x, `[n, …]`, with F(x) = y for samples y, `[n, …]`, and the accuracy of each (the inverse transform).
@@ -365,8 +365,8 @@ pub trait PreparedBijection<B: Backend>: Debug + Send + Sync {
         self.backward(backend, tape, cotangents, grads)
     }
 
-    /// Makes [`backward_reported`](Self::backward_reported) for the gradients in x and in the log dets, where those of the parameters are not
-    /// wanted: what it puts into `scratch`, if anything, is not used.
+    /// Makes [`backward_reported`](Self::backward_reported) for the gradients in x and in the log dets, where those of the parameters and of the
+    /// context are not wanted: what it puts into `scratch`, if anything, is not used.
     ///
     /// # Errors
     /// Returns [`Error::Backend`] if a solve waited for the device and it had failed.

@@ -145,7 +145,7 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
         Ok(out)
     }
 
-    fn solves_forward(&self) -> bool {
+    fn solves_forward(&self) -> Option<f64> {
         self.transform.solves_forward()
     }
 

@@ -42,7 +42,7 @@ class Score:
     log_det: Doubles
     """log|det dz/dx| of each sample, ``[n]``, nats."""
     solve_error: Doubles
-    """The error that inexact solves leave in each value, ``[n]``, nats; 0 where there are none."""
+    """What inexact solves leave in each value to first order, ``[n]``, nats; 0 where there are none, inf where it is not known."""
     most_evaluations: int
     """Evaluations of g or f that the solves of the sample with the most of them took; 0 where there are none."""
     status: list[str]

@@ -174,6 +174,11 @@ impl<B: Backend> PreparedContraction<B> {
         gx
     }
 
+    /// What the residual that a solve reports, which is that of one step before its answer, is multiplied by to bound the answer's.
+    pub(super) fn residual_factor(&self) -> f64 {
+        self.bound * self.two_norm_factor
+    }
+
     /// Finds the x with x ± g(x) = y, `[n, …]`, in units of x.
     pub(super) fn solve(&self, backend: &B, sign: f64, at: &At<B>, how: &Inversion) -> Result<Solution<B>, Error> {
         let batch = &at.batch;

@@ -62,7 +62,7 @@ struct Solved<B: Backend> {
 }
 
 impl<B: Backend> PreparedInverted<B> {
-    /// Goes back; where the gradients in the samples alone are wanted, those of the parameters are not complete.
+    /// Goes back; where the gradients in the samples alone are wanted, those of the parameters and the context are not complete.
     fn go_back(
         &self,
         backend: &B,
@@ -102,8 +102,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedInverted<B> {
         Ok(Mapped { log_dets, tape, terms: found.terms, reports: Some(reports), ..Mapped::value(at.batch.x) })
     }
 
-    fn solves_forward(&self) -> bool {
-        true
+    fn solves_forward(&self) -> Option<f64> {
+        Some(self.g.residual_factor())
     }
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, _how: &Inversion) -> Result<Solution<B>, Error> {

@@ -82,7 +82,7 @@ impl<B: Backend> PreparedMonotone<B> {
         Ok((w, solution))
     }
 
-    /// Goes back; where the gradients in the samples alone are wanted, those of the parameters are not complete.
+    /// Goes back; where the gradients in the samples alone are wanted, those of the parameters and the context are not complete.
     fn go_back(
         &self,
         backend: &B,
@@ -123,8 +123,8 @@ impl<B: Backend> PreparedBijection<B> for PreparedMonotone<B> {
         Ok(Mapped { log_dets, tape, terms: found.terms, reports: Some(reports), ..Mapped::value(y) })
     }
 
-    fn solves_forward(&self) -> bool {
-        true
+    fn solves_forward(&self) -> Option<f64> {
+        Some(self.g.residual_factor())
     }
 
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {

@@ -365,6 +365,11 @@ impl<B: Backend> PreparedBijection<B> for PreparedChain<B> {
         self.forward_observed(backend, batch, ask, &mut |_, _, _| ())
     }
 
+    fn solves_forward(&self) -> Option<f64> {
+        // several solves are not one
+        self.has_solves().then_some(f64::INFINITY)
+    }
+
     fn inverse(&self, backend: &B, batch: &Batch<B>, how: &Inversion) -> Result<Solution<B>, Error> {
         self.inverse_observed(backend, batch, how, &mut |_, _, _| ())
     }

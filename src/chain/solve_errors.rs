@@ -5,10 +5,10 @@
 //!
 //! |ΔL| ≤ Σ_l ‖δ_l‖₂ (‖∂L/∂x_l‖₂ + ‖∂L/∂y_l‖₂) + O(δ²),
 //!
-//! over the transforms that solve, with ‖δ_l‖₂ ≤ (residual + rounding)·max(1, ‖x_l‖₂) and the largest residual of all. A transform that reports an error of its y
+//! over the transforms that solve, with ‖δ_l‖₂ ≤ f_l · the largest residual of all · max(1, ‖x_l‖₂) + 2ε(‖x_l‖₂ + ‖y_l‖₂). A transform that reports an error of its y
 //! alone counts with ‖∂L/∂y_l‖₂ times that. One backward pass finds all derivatives; what the log dets feel is in them.
 //!
-//! Invariant: a sample whose derivatives are not found, since a solve on the way back failed, has an error of ∞, never of 0.
+//! Invariant: a sample whose derivatives are not found, since a solve of theirs failed, has an error of ∞, never of 0.
 
 use resflow_backend::{Backend, Element as _, Unary};
 
@@ -18,29 +18,30 @@ use super::transposed::kept_nothing;
 use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents};
 use crate::error::Error;
-use crate::invert::{ROUNDING, SampleReport};
+use crate::invert::{ROUNDING, SampleReport, merge_reports};
 
 /// A transform that solved: the norms that weigh its error.
 struct Link<B: Backend> {
-    /// Whether the error is one of its input.
-    solves: bool,
-    /// ‖x_l‖₂, then ‖∂L/∂y_l‖₂ and ‖∂L/∂x_l‖₂, `[n, 1]` each.
+    /// What its residual is multiplied by, if the error is one of its input.
+    factor: Option<f64>,
+    /// ‖x_l‖₂, ‖y_l‖₂, then ‖∂L/∂y_l‖₂ and ‖∂L/∂x_l‖₂, `[n, 1]` each.
     norms: Vec<B::Tensor>,
 }
 
 impl<B: Backend> Link<B> {
     /// The number of norms of a link.
-    const NORMS: usize = 3;
+    const NORMS: usize = 4;
 
     /// The nats that the error of a sample leaves, by its norms.
     fn error(&self, report: &SampleReport, norms: &[B::Elem]) -> f64 {
-        let [x, of_y, of_x] = [0, 1, 2].map(|at| norms[at].to_f64());
-        let (size, slope) = if self.solves {
-            // what a residual may be wrong by is 2ε(‖x‖ + ‖y‖), of two numbers of about the same size
-            let relative = report.residual + 2.0 * ROUNDING * B::Elem::EPSILON;
-            (relative * x.max(1.0), of_x + of_y)
-        } else {
-            (report.error_bound, of_y)
+        let [x, y, of_y, of_x] = [0, 1, 2, 3].map(|at| norms[at].to_f64());
+        let (size, slope) = match self.factor {
+            Some(factor) if factor.is_finite() => {
+                let rounding = ROUNDING * B::Elem::EPSILON * (x + y);
+                (factor * report.residual * x.max(1.0) + rounding, of_x + of_y)
+            }
+            Some(_) => return f64::INFINITY,
+            None => (report.error_bound, of_y),
         };
         if size == 0.0 { 0.0 } else { size * slope }
     }
@@ -48,8 +49,8 @@ impl<B: Backend> Link<B> {
 
 impl<B: Backend> PreparedChain<B> {
     /// Whether a transform solves an equation on the way forward.
-    pub fn solves_forward(&self) -> bool {
-        self.steps.iter().any(|step| step.transform.solves_forward())
+    pub fn has_solves(&self) -> bool {
+        self.steps.iter().any(|step| step.transform.solves_forward().is_some())
     }
 
     /// Bounds, to first order, what the errors of forward solves change in log p of each sample, nats: `[n]`, ∞ where that is not
@@ -58,7 +59,8 @@ impl<B: Backend> PreparedChain<B> {
     /// z to ∂ log p₀/∂z, `[n, d]`.
     ///
     /// # Errors
-    /// Returns [`Error::Transform`] if a transform kept nothing, [`Error::Backend`] if the device failed.
+    /// Returns [`Error::Input`] if there is not one report for each sample, [`Error::Transform`] if a transform kept nothing,
+    /// [`Error::Backend`] if the device failed.
     pub fn bound_solve_errors(
         &self,
         backend: &B,
@@ -72,13 +74,19 @@ impl<B: Backend> PreparedChain<B> {
             backend.unary(Unary::Sqrt, backend.dot_rows(&rows, &rows))
         };
         let n = batch.len(backend);
+        if reports.len() != n {
+            return Err(Error::Input(format!("{} reports of {n} samples", reports.len())));
+        }
         let mut way = batch.clone();
         let (mut links, mut tapes, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        let mut found: Option<Vec<SampleReport>> = None;
         for (l, step) in self.steps.iter().enumerate() {
             let mapped = step.transform.forward(backend, &way, &ask.for_transform(l as u64))?;
-            let solves = step.transform.solves_forward();
-            let norms = vec![norm(&way.x)];
-            links.push(mapped.reports.map(|_| Link::<B> { solves, norms }));
+            let (factor, norms) = (step.transform.solves_forward(), vec![norm(&way.x), norm(&mapped.y)]);
+            links.push(mapped.reports.as_ref().map(|_| Link::<B> { factor, norms }));
+            if let Some(own) = mapped.reports {
+                merge_reports(&mut found, own);
+            }
             tapes.push(mapped.tape.ok_or_else(|| kept_nothing(l))?);
             let (rest, out) = part_with(backend, mapped.y, step.factored_out);
             way.x = rest;
@@ -88,7 +96,6 @@ impl<B: Backend> PreparedChain<B> {
         let mut parts = self.parts.split(backend, &pull_back(batch.with_x(z)));
         let x = parts.pop().expect("z has at least one part");
         let mut passing = Cotangents::<B> { x, log_det: backend.full(1.0, [n, 1].into()), context: None };
-        let mut back: Option<Vec<SampleReport>> = None;
         for ((link, step), tape) in links.iter_mut().zip(&self.steps).zip(tapes).rev() {
             let gy = reunite(backend, passing.x.clone(), &mut parts, step.factored_out);
             if let Some(link) = link {
@@ -96,7 +103,7 @@ impl<B: Backend> PreparedChain<B> {
             }
             // the parameters' part is not wanted
             let mut unused = vec![None; step.grads.len()];
-            passing = step.transform.backward_samples(backend, tape, passing.with_x(gy), &mut unused, &mut back)?;
+            passing = step.transform.backward_samples(backend, tape, passing.with_x(gy), &mut unused, &mut found)?;
             if let Some(link) = link {
                 link.norms.push(norm(&passing.x));
             }
@@ -108,7 +115,7 @@ impl<B: Backend> PreparedChain<B> {
         }
         let norms = backend.download(&backend.concat(&norms, 1))?;
         let of = |(i, norms): (usize, &[B::Elem])| {
-            let lost = back.as_ref().is_some_and(|back| !back[i].status.is_solved());
+            let lost = found.as_ref().is_some_and(|found| !found[i].status.is_solved());
             let own = links.iter().zip(norms.chunks_exact(Link::<B>::NORMS));
             let errors = own.map(|(link, norms)| link.error(&reports[i], norms));
             Some(errors.sum::<f64>()).filter(|error| !lost && !error.is_nan()).unwrap_or(f64::INFINITY)

@@ -4,11 +4,12 @@
 //! weights are made of [`ExactLogProb`] alone, and of [`ExactSamples`](crate::variational::ExactSamples) where samples come with
 //! their density.
 //!
-//! Invariant: nothing in one is estimated or truncated. The mean over the noise of columns on grids is an estimate.
+//! Invariant: nothing in one is estimated or truncated, as the number of replicates and the bound on the bias of a [`LogProb`] say, which are
+//! taken at their word. The mean over the noise of columns on grids is an estimate.
 
-use super::log_prob::{LogProb, log_mean_exp};
+use super::draws::average;
+use super::log_prob::LogProb;
 use crate::error::Error;
-use crate::invert::Status;
 
 /// log p of some samples, of which nothing is estimated.
 #[derive(Debug, Clone)]
@@ -26,7 +27,8 @@ impl ExactLogProb {
     }
 
     /// Computes ln (1/k) Σⱼ e^{Lⱼ} of each sample over k of its log p Lⱼ, nats; its standard error is that of the logarithm of the mean
-    /// (the delta method), NaN for k = 1. All else is that of the first.
+    /// (the delta method), NaN for k = 1. Errors of solves are means by the e^{Lⱼ}, statuses the worst that enter, log dets those of the
+    /// first.
     ///
     /// # Errors
     /// Returns [`Error::Input`] of none, and of different numbers of samples.
@@ -38,14 +40,7 @@ impl ExactLogProb {
         if let Some(Self(other)) = draws.iter().find(|draw| draw.0.values.len() != n) {
             return Err(Error::Input(format!("a mean over draws of {n} and of {} samples", other.values.len())));
         }
-        let mut scores = first.clone();
-        for i in 0..n {
-            let own: Vec<_> = draws.iter().map(|draw| (draw.0.values[i], 0.0)).collect();
-            (scores.values[i], scores.standard_error[i]) = log_mean_exp(&own);
-            if scores.values[i].is_finite() && scores.status[i] == Status::NonFinite {
-                scores.status[i] = Status::Converged;
-            }
-        }
+        let mut scores = average(&draws.iter().map(Self::scores).collect::<Vec<_>>());
         scores.replicates = draws.len();
         Ok(scores)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use resflow_backend::{Backend, Key};
 
 use super::conditioned::Conditioned;
+use super::exact::ExactLogProb;
 use super::inverse::Decoded;
 use super::log_prob::evaluate;
 use super::prepared::PreparedFlow;
@@ -39,7 +40,7 @@ impl<B: Backend> Conditioned<'_, B> {
     }
 
     /// Computes log p of samples, nats, of which `each` consecutive ones belong to a context, where nothing is estimated.
-    pub(crate) fn log_prob_own(&self, samples: Samples<'_>, each: usize) -> Result<Vec<f64>, Error> {
-        Ok(evaluate(self.flow(), samples, self.shared(each), 0, Key::new(0), false)?.1.values)
+    pub(crate) fn log_prob_own(&self, samples: Samples<'_>, each: usize) -> Result<ExactLogProb, Error> {
+        evaluate(self.flow(), samples, self.shared(each), 0, Key::new(0), false)?.1.try_into()
     }
 }

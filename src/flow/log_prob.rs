@@ -15,12 +15,14 @@ use resflow_backend::{Backend, Element, Key, ShardPlan};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 use super::context::Given;
+use super::draws::average;
 use super::prepared::{PreparedFlow, Target};
 use super::upload::Upload;
 use crate::batch::Batch;
 use crate::bijection::{Ask, Draw, LogDet, Memory};
 use crate::data::{Samples, Table};
 use crate::error::Error;
+use crate::estimator::Estimator;
 use crate::invert::{Inversion, SampleReport, Status};
 
 /// log p of some samples, in nats and in the data's units.
@@ -42,10 +44,11 @@ pub struct LogProb {
     /// outside of a column's support: their log p is −∞. Else the worst status of the solves of transforms whose forward pass is
     /// one, [`Status::Converged`] without any.
     pub status: Vec<Status>,
-    /// The error that inexact solves leave in each value, `[n]`, nats; 0 without solves. No part of the standard error, which
-    /// is that of the estimates. Of inverted and monotone blocks a bound to first order in the residuals, by the gradient of all that
-    /// follows, the log dets included; ∞ where that gradient was not found. Of continuous flows the error that their solver estimates
-    /// of z, as the base density feels it. Empty where it was left out
+    /// The error that inexact solves leave in each value, `[n]`, nats; 0 without solves and where log p is −∞. No part of the standard
+    /// error, which is that of the estimates. Of inverted and monotone blocks what the residuals do to first order at most, by the gradient
+    /// of all that follows, the log dets included; ∞ where that gradient was not found. The gradient is an estimate where log p is one, and in
+    /// more than 16 dimensions where gradients in training are. Of continuous flows the error that their solver estimates of z, as
+    /// the base density feels it. With columns on grids the mean over draws, by their densities. Empty where it was left out
     /// ([`PreparedFlow::without_solve_errors`]).
     pub solve_error: Vec<f64>,
     /// Evaluations of g, or of a continuous flow's f, that the forward solves of the sample with the most of them took, summed over
@@ -106,7 +109,7 @@ impl LogProb {
     }
 
     /// Returns the interval in nats that covers log p of sample `i` with this confidence: Student's t over the
-    /// replicates, and the bound on the bias to both sides.
+    /// replicates, and the bound on the bias and the error of solves to both sides, unless the latter were left out.
     ///
     /// # Errors
     /// Returns [`Error::Input`] if the confidence is outside (0, 1) or there is no sample `i`.
@@ -187,41 +190,13 @@ pub(crate) fn evaluate<B: Backend>(
     let (z, mut scores) = evaluate_draw(flow, samples, given, first, key, latent, 0)?;
     let draws = flow.columns().draws();
     if draws > 1 && !latent {
-        let mut found = vec![(scores.values.clone(), scores.standard_error.clone())];
-        for draw in 1..draws {
-            let next = evaluate_draw(flow, samples, given, first, key, false, draw)?.1;
-            found.push((next.values, next.standard_error));
-        }
-        for i in 0..scores.values.len() {
-            let own: Vec<_> = found.iter().map(|(values, errors)| (values[i], errors[i])).collect();
-            let (value, error) = log_mean_exp(&own);
-            (scores.values[i], scores.standard_error[i]) = (value, error);
-            if value.is_finite() && !matches!(scores.status[i], Status::NotConverged | Status::FloatFloor) {
-                scores.status[i] = Status::Converged;
-            }
-        }
+        let next = (1..draws).map(|draw| Ok(evaluate_draw(flow, samples, given, first, key, false, draw)?.1));
+        let found = std::iter::once(Ok(scores)).chain(next).collect::<Result<Vec<_>, Error>>()?;
+        scores = average(&found.iter().collect::<Vec<_>>());
         scores.replicates = if scores.replicates > 1 { scores.replicates.min(draws) } else { draws };
         scores.estimator = format!("{}; mean over {draws} draws of the noise of grids", scores.estimator);
     }
     Ok((z, scores))
-}
-
-/// ln of the mean of e^v over independent draws v, each with a standard error of its own, and its standard error: the delta
-/// method, Var(ln m) ≈ Var(m)/m² with m the mean of w = e^v, and the errors of the draws by their parts of m. The exponential of an
-/// estimate is too large in the mean, by half its variance for normal errors, which is taken off.
-pub(crate) fn log_mean_exp(draws: &[(f64, f64)]) -> (f64, f64) {
-    let count = draws.len() as f64;
-    let draws: Vec<_> = draws.iter().map(|(v, error)| (v - 0.5 * error * error, *error)).collect();
-    let most = draws.iter().map(|(v, _)| *v).fold(f64::NEG_INFINITY, f64::max);
-    if most == f64::NEG_INFINITY {
-        return (most, 0.0);
-    }
-    let weights: Vec<f64> = draws.iter().map(|(v, _)| (v - most).exp()).collect();
-    let mean = weights.iter().sum::<f64>() / count;
-    let spread: f64 = weights.iter().map(|w| (w / mean - 1.0).powi(2)).sum();
-    let between = spread / (count - 1.0) / count;
-    let within: f64 = weights.iter().zip(&draws).map(|(w, (_, error))| (w / mean / count * error).powi(2)).sum();
-    (most + mean.ln(), (between + within).sqrt())
 }
 
 /// Computes log p with the grids' noise of number `draw`, and z if wanted.
@@ -243,7 +218,7 @@ fn evaluate_draw<B: Backend>(
     let mut replicates = 1;
     let (mut status, mut solve_error) = (vec![Status::Converged; count], vec![0.0; count]);
     let mut most_evaluations = 0;
-    let pass = Pass { key, latent, solve_errors: flow.solve_errors && !latent && draw == 0 };
+    let pass = Pass { key, latent, solve_errors: flow.solve_errors && !latent };
     run(flow, &source, given, None, &pass, |sample, at| {
         base.push(sample.base);
         (status[at], solve_error[at]) = (sample.solve.status, sample.solve.error);
@@ -455,6 +430,15 @@ impl Shard {
 /// The accuracy of the solves by which the derivatives are found that errors of solves are multiplied by.
 const SLOPES: f64 = 1e-3;
 
+/// The estimator of the log dets by which these derivatives are found: that of log p, but for exact ones of many dimensions, of which
+/// a gradient would keep as many tangents.
+fn slopes<B: Backend>(flow: &PreparedFlow<B>) -> &Estimator {
+    const MOST: usize = 16;
+    let is_exact = |estimator: &Estimator| matches!(estimator, Estimator::Exact(_));
+    let large = is_exact(&flow.resolved) && !is_exact(&flow.training) && flow.dimension() > MOST;
+    if large { &flow.training } else { &flow.resolved }
+}
+
 /// What the solves of each sample came to, with what their errors do to log p where that is wanted.
 fn solves<B: Backend>(
     flow: &PreparedFlow<B>,
@@ -471,8 +455,8 @@ fn solves<B: Backend>(
     };
     let errors = if !pass.solve_errors {
         vec![0.0; reports.len()]
-    } else if flow.chain.solves_forward() {
-        let draw = Draw { estimator: &flow.training, key: pass.key };
+    } else if flow.chain.has_solves() {
+        let draw = Draw { estimator: slopes(flow), key: pass.key };
         // a derivative need not be accurate where what it is multiplied by is small
         let solver = Inversion::for_training::<B>().with_accuracy(SLOPES)?;
         let ask = Ask { solver, ..Ask::gradient::<B>(draw, Memory::Recompute) };
@@ -489,7 +473,12 @@ fn solves<B: Backend>(
         let gradient = pull_back(z.clone());
         let gradient = backend.reshape(&gradient, [reports.len(), backend.shape(&gradient).row_elements()].into());
         let squares = backend.download(&backend.dot_rows(&gradient, &gradient))?;
-        reports.iter().zip(squares).map(|(report, square)| report.error_bound * square.to_f64().sqrt()).collect()
+        let of = |(report, square): (&SampleReport, B::Elem)| {
+            let error = report.error_bound * square.to_f64().sqrt();
+            // nothing is known of steps that are not estimated, wherever z is
+            if error.is_nan() { f64::INFINITY } else { error }
+        };
+        reports.iter().zip(squares).map(of).collect()
     };
     let of =
         |(report, error): (&SampleReport, f64)| Solve { status: report.status, error, evaluations: report.iterations };
@@ -539,22 +528,4 @@ pub(crate) fn sum_estimates<B: Backend>(
         }
     }
     Ok((estimates, replicates))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use resflow_backend::Noise;
-
-    /// Estimates of one number with normal errors: the logarithm of the mean of their exponentials is that number. Of 100,000 the error
-    /// is told as 0.0017; five of them are one false alarm in two million seeds, and without the correction it is off by 0.125.
-    #[test]
-    fn exponentials_of_estimates_are_not_biased() {
-        let mut noise = vec![0.0_f64; 100_000];
-        Noise::Normal.fill(Key::new(1), 0, &mut noise);
-        let draws: Vec<_> = noise.iter().map(|e| (-3.0 + 0.5 * e, 0.5)).collect();
-        let (value, error) = log_mean_exp(&draws);
-        assert!((value + 3.0).abs() < 5.0 * 0.0017 && error > 0.001, "{value} ± {error}");
-        assert_eq!(log_mean_exp(&[(1.5, 0.0), (1.5, 0.0)]), (1.5, 0.0));
-    }
 }

@@ -187,8 +187,8 @@ impl<B: Backend> PreparedFlow<B> {
         }
     }
 
-    /// Leaves out what the errors of forward solves do to log p ([`LogProb::solve_error`](super::LogProb::solve_error)), of flows with
-    /// inverted or monotone blocks. A backward pass finds it, without which log p takes a third (tables of few columns) to two thirds
+    /// Leaves out what the errors of forward solves do to log p ([`LogProb::solve_error`](super::LogProb::solve_error) is empty then). Of
+    /// flows with inverted or monotone blocks a backward pass finds it, without which log p takes a third (tables of few columns) to two thirds
     /// (images) of the time.
     #[must_use]
     pub fn without_solve_errors(self) -> Self {

@@ -9,7 +9,7 @@ use super::masking::{Mask, middle};
 use crate::data::{ColumnMaps, Incomplete, Samples, Table};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{Estimator, Phase};
-use crate::flow::{Flow, PreparedFlow};
+use crate::flow::{ExactLogProb, Flow, PreparedFlow};
 use crate::invert::Status;
 
 /// Draws that are decoded at once.
@@ -85,7 +85,7 @@ pub(super) struct Drawn {
     /// `[rows·draws, d]`: the wanted cells, and noise in the place of those that were seen.
     pub(super) z: Table,
     /// log q of each in these units, nats, where asked for.
-    pub(super) log_prob: Vec<f64>,
+    pub(super) log_prob: Option<ExactLogProb>,
     pub(super) status: Vec<Status>,
 }
 
@@ -131,7 +131,7 @@ impl<B: Backend> PreparedImputer<B> {
         let at = self.flow.condition(&Table::of_computed(3 * d, contexts))?;
         let decoded = at.decode_own(&Table::of_computed(d, latents), draws)?;
         let z = decoded.samples;
-        let log_prob = if scored { at.log_prob_own(Samples::from(&z), draws)? } else { Vec::new() };
+        let log_prob = scored.then(|| at.log_prob_own(Samples::from(&z), draws)).transpose()?;
         Ok(Drawn { z, log_prob, status: decoded.reports.iter().map(|report| report.status).collect() })
     }
 

@@ -12,7 +12,8 @@ use super::imputer::{PreparedImputer, Wanted};
 use crate::data::{ColumnMaps, Incomplete, Samples, Table};
 use crate::error::{ConfigError, Error};
 use crate::estimator::{Estimator, Phase};
-use crate::flow::{ExactLogProb, Flow, LogProb, PreparedFlow, log_mean_exp};
+use crate::flow::draws::log_mean_exp;
+use crate::flow::{ExactLogProb, Flow, LogProb, PreparedFlow};
 use crate::invert::Status;
 
 /// Draws that are scored at once.
@@ -71,6 +72,8 @@ struct Weighed {
     z: Vec<f64>,
     /// The logarithm of each weight but for the joint's log p(z); −∞ where a draw is outside of a support.
     log_weight: Vec<f64>,
+    /// What solves leave in the imputer's part of each, nats.
+    solve_error: Vec<f64>,
 }
 
 impl<B: Backend> PreparedMarginal<B> {
@@ -138,15 +141,15 @@ impl<B: Backend> PreparedMarginal<B> {
             }
         }
         for wanted in wanted.chunks((AT_ONCE / draws).max(1)) {
-            let weighed = self.weigh(rows, wanted)?;
-            let z = Table::of_computed(self.columns.width(), weighed.z);
+            let mut weighed = self.weigh(rows, wanted)?;
+            let z = Table::of_computed(self.columns.width(), std::mem::take(&mut weighed.z));
             let joint = ExactLogProb::try_from(self.standard.log_prob(Samples::from(&z), key)?)?;
             let of_draws = joint.scores();
             scores.most_evaluations = scores.most_evaluations.max(of_draws.most_evaluations);
             for (k, own) in wanted.iter().enumerate() {
                 let range = k * draws..(k + 1) * draws;
                 let i = own.row;
-                let summary = Summary::of(&weighed.log_weight, &joint, range.clone());
+                let summary = Summary::of(&weighed, &joint, range.clone());
                 (scores.values[i], scores.standard_error[i]) = (summary.value, summary.error);
                 (scores.solve_error[i], effective[i]) = (summary.solve_error, summary.effective);
                 let worst =
@@ -166,6 +169,7 @@ impl<B: Backend> PreparedMarginal<B> {
         let (d, draws) = (self.columns.width(), self.draws);
         let (own, others) = (self.columns.maps(), self.imputer.columns().maps());
         let drawn = self.imputer.draw(rows, wanted, draws, true)?;
+        let LogProb { values: log_q, solve_error, .. } = drawn.log_prob.expect("asked for").into_scores();
         let mut z = vec![0.0; wanted.len() * draws * d];
         let mut log_weight = vec![f64::NEG_INFINITY; wanted.len() * draws];
         let mut noise = vec![0.5; draws * d];
@@ -180,7 +184,7 @@ impl<B: Backend> PreparedMarginal<B> {
             for draw in 0..draws {
                 let at = k * draws + draw;
                 let (from, to) = (drawn.z.row(at), &mut z[at * d..(at + 1) * d]);
-                let mut sum = -drawn.log_prob[at];
+                let mut sum = -log_q[at];
                 for j in 0..d {
                     let x = if rows.sees(*row, j) {
                         sum -= 0.5 * from[j] * from[j] + HALF_LOG_TAU;
@@ -205,7 +209,7 @@ impl<B: Backend> PreparedMarginal<B> {
                 }
             }
         }
-        Ok(Weighed { z, log_weight })
+        Ok(Weighed { z, log_weight, solve_error })
     }
 }
 
@@ -219,9 +223,10 @@ struct Summary {
 
 impl Summary {
     /// Of the draws of a row: weights but for log p of the joint, and that.
-    fn of(weights: &[f64], joint: &ExactLogProb, draws: Range<usize>) -> Self {
-        let LogProb { values, solve_error: errors, .. } = joint.scores();
-        let log_weights: Vec<f64> = draws.clone().map(|at| weights[at] + values[at]).collect();
+    fn of(weighed: &Weighed, joint: &ExactLogProb, draws: Range<usize>) -> Self {
+        let LogProb { values, solve_error, .. } = joint.scores();
+        let log_weights: Vec<f64> = draws.clone().map(|at| weighed.log_weight[at] + values[at]).collect();
+        let errors = draws.map(|at| weighed.solve_error[at] + solve_error[at]);
         let exact: Vec<(f64, f64)> = log_weights.iter().map(|&l| (l, 0.0)).collect();
         let (value, error) = log_mean_exp(&exact);
         if !value.is_finite() {
@@ -230,7 +235,7 @@ impl Summary {
         let weights: Vec<f64> = log_weights.iter().map(|l| (l - value).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let squares: f64 = weights.iter().map(|w| w * w).sum();
-        let solve_error = weights.iter().zip(&errors[draws]).filter(|(w, _)| **w > 0.0).map(|(w, e)| w / sum * e).sum();
+        let solve_error = weights.iter().zip(errors).filter(|(w, _)| **w > 0.0).map(|(w, e)| w / sum * e).sum();
         Self { value, error, solve_error, effective: Some(sum * sum / squares) }
     }
 }

@@ -20,7 +20,7 @@ use crate::batch::Batch;
 use crate::bijection::{Ask, Cotangents, Draw, LogDet, Mapped, Memory, PreparedBijection as _};
 use crate::chain::{Carried, ask_for_tape};
 use crate::error::Error;
-use crate::flow::sum_estimates;
+use crate::flow::log_prob::sum_estimates;
 use crate::invert::{Inversion, SampleReport};
 use crate::module::{Grad, fill, flatten};
 

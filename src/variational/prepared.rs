@@ -8,7 +8,8 @@ use crate::bijection::{Ask, Draw, PreparedBijection as _};
 use crate::data::Table;
 use crate::error::Error;
 use crate::estimator::{Estimator, Exact};
-use crate::flow::{PreparedFlow, sum_estimates};
+use crate::flow::PreparedFlow;
+use crate::flow::log_prob::sum_estimates;
 use crate::invert::{Inversion, SampleReport, merge_reports};
 
 /// A variational flow with its weights normalised. It is `Send` and `Sync`.

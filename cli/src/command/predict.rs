@@ -94,7 +94,7 @@ fn lacks_truth(error: &Error, stored: &Stored) -> bool {
 
 fn predict<B: Backend>(arguments: &Predict, stored: &Stored, rows: &Rows, backend: B) -> Result<()> {
     let flow = stored.flow(backend)?;
-    let (prepared, name) = (flow.prepare(), arguments.data.display().to_string());
+    let (prepared, name) = (flow.prepare().without_solve_errors(), arguments.data.display().to_string());
     let at = prepared.condition(&rows.contexts).with_context(|| name.clone())?;
     let prediction = at.predict(&arguments.levels, &Inversion::for_backend::<B>()).with_context(|| name.clone())?;
     if prediction.unsolved() > 0 {

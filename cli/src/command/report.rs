@@ -92,7 +92,7 @@ fn tell<B: Backend>(arguments: &Report, stored: &Stored, data: Data, mut excerpt
     };
     let weight = arguments.weight.as_ref().map_or(String::new(), |column| format!(" --weight {}", quoted(column)));
     let flags = weight + &arguments.reading.flags() + &arguments.largeness.flag();
-    let (all, prepared) = (excerpt.all, flow.prepare());
+    let (all, prepared) = (excerpt.all, flow.prepare().without_solve_errors());
     let held_out = held_out(arguments, source)?;
     let (scores, known) = match &held_out {
         HeldOut::These(held_out, numbers) => {

@@ -140,7 +140,7 @@ fn score<B: Backend>(
     let mut outliers = Vec::new();
     let (nll, standard_error, points, estimator) = match section.held_out(training, seed)? {
         Some(data) => {
-            let (flow, key) = (flow.prepare(), evaluate::key(seed));
+            let (flow, key) = (flow.prepare().without_solve_errors(), evaluate::key(seed));
             let found = evaluate::log_prob(&flow, model, data.samples(), key)?;
             classification = Classified::of(&flow, model, &data, key)?.and_then(|c| c.quality);
             for name in &section.outliers {

@@ -105,6 +105,8 @@ impl Record {
     pub(crate) fn error(&mut self, error: Vec<f64>) {
         let last = self.entries.last_mut().expect("an entry");
         assert_eq!(error.len(), last.values.len());
+        // more would let any value pass
+        assert!(error.iter().all(|error| (0.0..1e-2).contains(error)), "{error:?}");
         last.error = error;
     }
 

@@ -23,6 +23,8 @@ use crate::common::*;
 struct Stubborn {
     b: Tensor,
     limit: f64,
+    /// What it says of its way forward.
+    residual: f64,
 }
 
 impl Module<Cpu> for Stubborn {
@@ -49,17 +51,25 @@ fn report(status: Status) -> SampleReport {
     SampleReport { residual: 0.0, error_bound: 0.0, iterations: 1, status }
 }
 
+/// The factor of the residual that it says bounds its error.
+const FACTOR: f64 = 3.0;
+
 impl PreparedBijection<Cpu> for Stubborn {
     fn forward(&self, b: &Cpu, batch: &Batch<Cpu>, ask: &Ask<'_>) -> Result<Mapped<Cpu>, Error> {
         let n = batch.len(b);
         let y = b.binary(resflow::backend::Binary::Add, batch.x.clone(), &self.b);
         let log_dets = ask.replicates().map(|_| LogDet::exact(b.full(0.0, [n, 1].into()))).into_iter().collect();
         let tape = matches!(ask.wanted, Wanted::Gradient { .. }).then(|| Tape::new(batch.x.clone()));
-        Ok(Mapped { log_dets, tape, reports: Some(vec![report(Status::Converged); n]), ..Mapped::value(y) })
+        Ok(Mapped {
+            log_dets,
+            tape,
+            reports: Some(vec![SampleReport { residual: self.residual, ..report(Status::Converged) }; n]),
+            ..Mapped::value(y)
+        })
     }
 
-    fn solves_forward(&self) -> bool {
-        true
+    fn solves_forward(&self) -> Option<f64> {
+        Some(FACTOR)
     }
 
     fn inverse(&self, b: &Cpu, batch: &Batch<Cpu>, _: &Inversion) -> Result<Solution<Cpu>, Error> {
@@ -125,7 +135,7 @@ fn stubborn(limit: f64) -> Flow<Cpu> {
     };
     let config = ModelConfig::from(config);
     let mut transforms = moved(&config, 0.05).transforms().to_vec();
-    transforms.insert(1, Box::new(Stubborn { b: b.full(0.1, [d].into()), limit }));
+    transforms.insert(1, Box::new(Stubborn { b: b.full(0.1, [d].into()), limit, residual: 0.0 }));
     Flow::from_transforms(b, &config, transforms).expect("a flow")
 }
 
@@ -183,6 +193,25 @@ fn what_fails_on_the_way_back_has_no_part_in_the_sum_of_a_group() {
     for ranks in [2, 3] {
         for found in on_ranks(ranks, LIMIT, |group| gradient(&flow.prepare().with_group(group))) {
             assert!(found == alone, "{ranks} ranks: {:?} and {:?}", found.2, alone.2);
+        }
+    }
+}
+
+/// Through a shift alone log p is −½‖x + b‖² and a constant, whose gradient is x + b on either side: what its solve leaves is known.
+#[test]
+fn what_solves_leave_is_distances_times_slopes() {
+    let (b, d, n) = (cpu(), 3, 50);
+    let exact = Estimator::Exact(Exact);
+    let config = FlowConfig { training: exact.clone(), evaluation: exact, ..FlowConfig::new(d) };
+    for residual in [0.0, 1e-6] {
+        let shift = Stubborn { b: b.full(0.1, [d].into()), limit: f64::INFINITY, residual };
+        let flow = Flow::from_transforms(b.clone(), &ModelConfig::from(config.clone()), vec![Box::new(shift)]);
+        let x = table(d, down(&b, &normal(&b, Key::new(2), [n, d])));
+        let scores = flow.expect("a flow").prepare().log_prob(&x, Key::new(3)).expect("rows that fit");
+        for (i, found) in scores.solve_error.iter().enumerate() {
+            let (x, y) = (norm(x.row(i)), norm(&x.row(i).iter().map(|x| x + 0.1).collect::<Vec<_>>()));
+            let expected = (FACTOR * residual * x.max(1.0) + 2.0 * f64::EPSILON * (x + y)) * 2.0 * y;
+            assert!((found / expected - 1.0).abs() < 1e-9, "row {i}: {found:e}, not {expected:e}");
         }
     }
 }

@@ -320,7 +320,8 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             object["out_of_support_rows"] = outside.into();
         }
         if model.family().solves() {
-            object["largest_solve_error"] = totals.solve_error.into();
+            // where a gradient was not found it is not known, which JSON has no number for
+            object["largest_solve_error"] = totals.solve_error.is_finite().then_some(totals.solve_error).into();
             object["most_evaluations"] = totals.evaluations.into();
             object["unsolved_rows"] = unsolved.into();
         }
@@ -369,8 +370,12 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             0 => String::new(),
             n => format!("; {n} of {rows} {row}s are not solved to the accuracy asked for"),
         };
-        let (error, most) = (totals.solve_error, totals.evaluations);
-        format!("solves      leave an error of up to {error:.1e} nats, by up to {most} evaluations{failed}\n")
+        let most = totals.evaluations;
+        let error = match totals.solve_error {
+            error if error.is_finite() => format!("an error of up to {error:.1e} nats"),
+            _ => "an error that is not known".to_owned(),
+        };
+        format!("solves      leave {error}, by up to {most} evaluations{failed}\n")
     } else {
         String::new()
     };
