@@ -60,49 +60,6 @@ impl<B: Backend> Tiled<B> {
         let cut = || ShardPlan::new(samples, self.tile, 1);
         (samples > self.tile).then(|| cut().ranges().map(|r| batch.narrow(backend, r.start, r.len())).collect())
     }
-
-    /// Takes each run back, whichever way that is done.
-    fn go_back(
-        &self,
-        backend: &B,
-        tape: Tape,
-        cotangents: Cotangents<B>,
-        grads: &mut [Grad<B>],
-        reports: &mut Option<Vec<SampleReport>>,
-        back: &Back<'_, B>,
-    ) -> Result<Cotangents<B>, Error> {
-        let (runs, shared) = match tape.try_into_value::<Runs>() {
-            Ok(Runs { tapes, shared }) => (tapes, shared),
-            Err(tape) => return back(tape, cotangents, grads, reports),
-        };
-        let mut of_runs: Option<Vec<SampleReport>> = None;
-        let mut first = 0;
-        let mut parts = Vec::with_capacity(runs.len());
-        for (samples, tape) in runs {
-            let cut = |g: &B::Tensor| backend.narrow(g, 0, first, samples);
-            let own = Cotangents { x: cut(&cotangents.x), log_det: cut(&cotangents.log_det), context: None };
-            let mut of_run = None;
-            parts.push(back(tape, own, grads, &mut of_run)?);
-            of_runs.get_or_insert_default().extend(of_run.into_iter().flatten());
-            first += samples;
-        }
-        // a run of each, or none
-        if let Some(of_runs) = of_runs.filter(|of_runs| of_runs.len() == first) {
-            merge_reports(reports, of_runs);
-        }
-        let mut context = cotangents.context;
-        if shared {
-            // all samples have one context, and add their parts of its gradient
-            parts.iter().filter_map(|p| p.context.as_ref()).for_each(|own| accumulate(backend, &mut context, own));
-        } else if let Some(own) = parts.iter().map(|p| p.context.as_ref()).collect::<Option<Vec<_>>>() {
-            accumulate(backend, &mut context, &backend.concat(&own, 0));
-        }
-        Ok(Cotangents {
-            x: join(backend, parts.iter().map(|p| &p.x)),
-            log_det: join(backend, parts.iter().map(|p| &p.log_det)),
-            context,
-        })
-    }
 }
 
 /// Joins runs of samples.
@@ -118,6 +75,48 @@ fn together<B: Backend>(backend: &B, parts: Vec<Solution<B>>) -> Solution<B> {
         certified: parts.iter().all(|p| p.certified),
         reports: parts.into_iter().flat_map(|p| p.reports).collect(),
     }
+}
+
+/// Takes each run back, whichever way that is done.
+fn go_back<B: Backend>(
+    backend: &B,
+    tape: Tape,
+    cotangents: Cotangents<B>,
+    grads: &mut [Grad<B>],
+    reports: &mut Option<Vec<SampleReport>>,
+    back: &Back<'_, B>,
+) -> Result<Cotangents<B>, Error> {
+    let (runs, shared) = match tape.try_into_value::<Runs>() {
+        Ok(Runs { tapes, shared }) => (tapes, shared),
+        Err(tape) => return back(tape, cotangents, grads, reports),
+    };
+    let mut of_runs: Option<Vec<SampleReport>> = None;
+    let mut first = 0;
+    let mut parts = Vec::with_capacity(runs.len());
+    for (samples, tape) in runs {
+        let cut = |g: &B::Tensor| backend.narrow(g, 0, first, samples);
+        let own = Cotangents { x: cut(&cotangents.x), log_det: cut(&cotangents.log_det), context: None };
+        let mut of_run = None;
+        parts.push(back(tape, own, grads, &mut of_run)?);
+        of_runs.get_or_insert_default().extend(of_run.into_iter().flatten());
+        first += samples;
+    }
+    // a run of each, or none
+    if let Some(of_runs) = of_runs.filter(|of_runs| of_runs.len() == first) {
+        merge_reports(reports, of_runs);
+    }
+    let mut context = cotangents.context;
+    if shared {
+        // all samples have one context, and add their parts of its gradient
+        parts.iter().filter_map(|p| p.context.as_ref()).for_each(|own| accumulate(backend, &mut context, own));
+    } else if let Some(own) = parts.iter().map(|p| p.context.as_ref()).collect::<Option<Vec<_>>>() {
+        accumulate(backend, &mut context, &backend.concat(&own, 0));
+    }
+    Ok(Cotangents {
+        x: join(backend, parts.iter().map(|p| &p.x)),
+        log_det: join(backend, parts.iter().map(|p| &p.log_det)),
+        context,
+    })
 }
 
 impl<B: Backend> PreparedBijection<B> for Tiled<B> {
@@ -197,7 +196,7 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
         grads: &mut [Grad<B>],
         reports: &mut Option<Vec<SampleReport>>,
     ) -> Result<Cotangents<B>, Error> {
-        self.go_back(backend, tape, cotangents, grads, reports, &|tape, cotangents, grads, reports| {
+        go_back(backend, tape, cotangents, grads, reports, &|tape, cotangents, grads, reports| {
             self.transform.backward_reported(backend, tape, cotangents, grads, reports)
         })
     }
@@ -210,7 +209,7 @@ impl<B: Backend> PreparedBijection<B> for Tiled<B> {
         scratch: &mut [Grad<B>],
         reports: &mut Option<Vec<SampleReport>>,
     ) -> Result<Cotangents<B>, Error> {
-        self.go_back(backend, tape, cotangents, scratch, reports, &|tape, cotangents, scratch, reports| {
+        go_back(backend, tape, cotangents, scratch, reports, &|tape, cotangents, scratch, reports| {
             self.transform.backward_samples(backend, tape, cotangents, scratch, reports)
         })
     }

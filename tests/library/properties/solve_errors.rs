@@ -95,7 +95,7 @@ fn solves_inside_of_a_chain_in_a_chain_are_not_bounded() {
     let x = table(d, down(&b, &normal(&b, Key::new(2), [ROWS, d])));
     let expected = flow.prepare().log_prob(&x, Key::new(3)).expect("rows that fit");
     let chain = Chain::new(flow.transforms().to_vec(), &[d]).expect("a chain");
-    let nested = Flow::from_transforms(b, &ModelConfig::from(rows), vec![Box::new(chain)]).expect("a flow");
+    let nested = Flow::from_transforms(b, ModelConfig::from(rows), vec![Box::new(chain)]).expect("a flow");
     let found = nested.prepare().log_prob(&x, Key::new(3)).expect("rows that fit");
     assert_eq!(found.solve_error, [f64::INFINITY; ROWS]);
     assert!(apart(&found.values, &expected.values) < 1e-9, "{:?} and {:?}", found.values, expected.values);

@@ -205,7 +205,7 @@ fn what_solves_leave_is_distances_times_slopes() {
     let config = FlowConfig { training: exact.clone(), evaluation: exact, ..FlowConfig::new(d) };
     for residual in [0.0, 1e-6] {
         let shift = Stubborn { b: b.full(0.1, [d].into()), limit: f64::INFINITY, residual };
-        let flow = Flow::from_transforms(b.clone(), &ModelConfig::from(config.clone()), vec![Box::new(shift)]);
+        let flow = Flow::from_transforms(b.clone(), ModelConfig::from(config.clone()), vec![Box::new(shift)]);
         let x = table(d, down(&b, &normal(&b, Key::new(2), [n, d])));
         let scores = flow.expect("a flow").prepare().log_prob(&x, Key::new(3)).expect("rows that fit");
         for (i, found) in scores.solve_error.iter().enumerate() {

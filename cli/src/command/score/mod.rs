@@ -292,6 +292,19 @@ fn warn_of_errors(arguments: &Score, totals: &Totals) {
     ));
 }
 
+/// What the solves came to.
+fn line_of_solves(totals: &Totals, row: &str) -> String {
+    let failed = match totals.unsolved {
+        0 => String::new(),
+        n => format!("; {n} of {} {row}s are not solved to the accuracy asked for", totals.rows),
+    };
+    let error = match totals.solve_error {
+        error if error.is_finite() => format!("an error of up to {error:.1e} nats"),
+        _ => "an error that is not known".to_owned(),
+    };
+    format!("solves      leave {error}, by up to {} evaluations{failed}\n", totals.evaluations)
+}
+
 fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &Found) -> Result<()> {
     let (totals, seconds) = (&found.totals, found.seconds);
     let &Totals { rows, mean, error, each, lost, outside, unsolved, .. } = totals;
@@ -365,20 +378,7 @@ fn report(arguments: &Score, precision: Precision, model: &ModelConfig, found: &
             format!("{n} replicates{least}, mean error {of}")
         }
     };
-    let solved = if model.family().solves() {
-        let failed = match unsolved {
-            0 => String::new(),
-            n => format!("; {n} of {rows} {row}s are not solved to the accuracy asked for"),
-        };
-        let most = totals.evaluations;
-        let error = match totals.solve_error {
-            error if error.is_finite() => format!("an error of up to {error:.1e} nats"),
-            _ => "an error that is not known".to_owned(),
-        };
-        format!("solves      leave {error}, by up to {most} evaluations{failed}\n")
-    } else {
-        String::new()
-    };
+    let solved = if model.family().solves() { line_of_solves(totals, row) } else { String::new() };
     let weighted = match (&arguments.weight, totals.effective) {
         (Some(column), Some(effective)) => {
             format!(" weighted by `{column}`, worth {effective:.1} of equal weight")
