@@ -5,9 +5,11 @@ use resflow::backend::{Backend, Key};
 use resflow::batch::Batch;
 use resflow::bijection::{Ask, Draw, Memory, PreparedBijection as _};
 use resflow::chain::Chain;
-use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig};
+use resflow::config::{ContextConfig, Family, FlowConfig, ImageConfig, ModelConfig};
 use resflow::estimator::{Estimator, Exact};
 use resflow::flow::{Flow, PreparedFlow};
+
+use super::dequantisation::variational;
 
 const ROWS: usize = 6;
 
@@ -71,7 +73,13 @@ fn errors_of_solves_are_bounded_and_not_by_much() {
             let norms = if family == Family::Implicit && seed % 3 == 2 { "1f1" } else { "2" };
             let rows = FlowConfig { norms: norms.parse().expect("a chain"), ..rows };
             let x = Batch::new(normal(&b, Key::new(seed).named("x"), [ROWS, d]));
-            check(&exact(rows, seed), &x, &format!("{family} of {d} columns, seed {seed}"));
+            check(&exact(rows.clone(), seed), &x, &format!("{family} of {d} columns, seed {seed}"));
+            // given contexts, which enter both solves; the chain gets them as their embedding has them
+            let context = ContextConfig { embedding: vec![5], gates: seed % 2 == 1, ..ContextConfig::new(3) };
+            let given = ModelConfig::from(rows).with_context(Some(context));
+            let embedded = b.affine(normal(&b, Key::new(seed).named("embedded"), [ROWS, 5]), 0.3, 0.0);
+            let x = x.with_context(Some(embedded));
+            check(&exact(given, seed), &x, &format!("{family} of {d} columns given a context, seed {seed}"));
         }
         for (image, blocks) in [([4, 4, 1], vec![1, 1]), ([2, 2, 3], vec![2])] {
             let flow = exact(ImageConfig { model: family, ..exact_images(image, &blocks) }, 3);
@@ -118,4 +126,55 @@ fn errors_of_solves_can_be_left_out() {
     let residual = random_flow(&cpu(), rows(Family::Residual), Key::new(1), 0.3).prepare();
     assert!(!residual.chain().has_solves());
     assert_eq!(residual.log_prob(&x, Key::new(3)).expect("rows that fit").solve_error, [0.0; ROWS]);
+}
+
+/// A row's error is its own: many rows, which no cache holds at once, have those that they have in few.
+#[test]
+fn errors_of_many_rows_are_those_of_few() {
+    let (b, n, few) = (cpu(), 5000, 50);
+    for family in [Family::Implicit, Family::Monotone] {
+        let rows = FlowConfig { blocks: 2, hidden: vec![6], ..FlowConfig::of(family, 2) };
+        let flow = random_flow(&b, rows, Key::new(1), 0.3).prepare();
+        let x = down(&b, &normal(&b, Key::new(2), [n, 2]));
+        let all = flow.log_prob(&table(2, x.clone()), Key::new(3)).expect("rows that fit").solve_error;
+        assert!(all.iter().all(|error| *error > 0.0));
+        for first in [0, 1234, n - few] {
+            let own = table(2, x[2 * first..2 * (first + few)].to_vec());
+            let own = flow.log_prob_from(&own, first as u64, Key::new(3)).expect("rows that fit").solve_error;
+            for (own, all) in own.iter().zip(&all[first..]) {
+                assert!((own - all).abs() < 1e-6 * all, "{family}, from {first}: {own:e} of few, {all:e} of all");
+            }
+        }
+    }
+}
+
+/// The errors are those at the image with its noise, whichever way that is drawn: a variational dequantiser that has not learned gives
+/// uniform noise, and so the same errors. Of others they are still those of the solves.
+#[test]
+fn errors_are_those_of_the_image_with_its_noise() {
+    let b = cpu();
+    for family in [Family::Implicit, Family::Monotone] {
+        let config = ImageConfig { model: family, ..exact_images([4, 4, 1], &[1, 1]) };
+        let set = images(ROWS, [4, 4, 1], Key::new(5));
+        let learned = ImageConfig { dequantisation: variational(Family::RealNvp), ..config.clone() };
+        let errors = |flow: &Flow<Cpu>| flow.log_prob(&set, Key::new(3)).expect("images that fit").solve_error;
+        let uniform = random_flow(&b, config.clone(), Key::new(2), 0.2);
+        // the same flow behind q: what is q's own stays as it began
+        let mut fresh = Flow::new(b.clone(), learned.clone(), Key::new(2)).expect("a configuration");
+        let mut known = Vec::new();
+        uniform.visit(&mut |name, t, _| known.push((name.to_owned(), t.clone())));
+        let mut taken = 0;
+        fresh.visit_mut(&mut |name, t, _| {
+            if let Some((_, own)) = known.iter().find(|(known, _)| known == name) {
+                *t = own.clone();
+                taken += 1;
+            }
+        });
+        assert_eq!(taken, known.len(), "{family}");
+        for (uniform, fresh) in errors(&uniform).into_iter().zip(errors(&fresh)) {
+            assert!(uniform > 0.0 && (fresh - uniform).abs() < 1e-3 * uniform, "{family}: {uniform:e} and {fresh:e}");
+        }
+        let other = errors(&random_flow(&b, learned, Key::new(2), 0.2));
+        assert!(other.iter().all(|error| *error > 0.0 && *error < 1e-4), "{family}: {other:?}");
+    }
 }

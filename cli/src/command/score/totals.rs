@@ -297,5 +297,14 @@ mod tests {
         assert_eq!((found.lost, found.outside, &found.first_lost[..]), (2, 2, &[7, 107][..]));
         assert_eq!((found.mean, found.finite), (f64::NEG_INFINITY, Totals::of(&lost, is_large).finite));
         assert_eq!(Tally::from_bytes(&[1, 2, 3]), None);
+        // of one row nothing is known of what solves leave: it is said, on the way back from another process too
+        lost.solve_error = vec![1e-7; 100];
+        lost.solve_error[3] = f64::INFINITY;
+        let tally = Tally::from_bytes(&Tally::of(&lost, 0, is_large).to_bytes()).expect("its own bytes");
+        let line = super::super::line_of_solves(&tally.totals(), "row");
+        assert!(line.contains("an error that is not known"), "{line}");
+        lost.solve_error[3] = 2e-3;
+        let line = super::super::line_of_solves(&Totals::of(&lost, is_large), "row");
+        assert!(line.contains("up to 2.0e-3 nats"), "{line}");
     }
 }
