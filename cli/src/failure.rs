@@ -53,8 +53,10 @@ pub(crate) fn say(line: impl Display) {
     }
 }
 
+/// One write: `write!` to standard error writes part by part, and lines of processes that share
+/// it would mix.
 fn write_line(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// A warning on standard error.
