@@ -187,7 +187,8 @@ impl StateDict {
         if self.double { f64::NAME } else { f32::NAME }
     }
 
-    /// Removes what the reference's estimators keep in the blocks: `geom_p`, `lamb` and names that begin with `last_`.
+    /// Removes what the reference's estimators keep in the blocks: `geom_p`, `lamb` and names that begin with `last_`, and the second
+    /// pair of nets of implicit blocks, `nnet_x_copy` and `nnet_z_copy`.
     pub fn remove_ignored(&mut self) {
         self.tensors.retain(|name, _| !names::is_ignored(name));
     }

@@ -9,6 +9,8 @@ use crate::error::{Excerpt, ImportError};
 const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 /// The modules that everything of a flow is below; numbers follow.
 const ROOTS: [&str; 2] = ["transforms", "chain"];
+/// The second pair of nets of an implicit block.
+const COPIES: [&str; 2] = ["nnet_x_copy", "nnet_z_copy"];
 /// The count that torch keeps beside an average.
 const AVERAGED: &str = "n_averaged";
 /// Names in a message.
@@ -113,9 +115,10 @@ fn last(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(_, last)| last)
 }
 
-/// The reference's estimator keeps these in its blocks; they are not part of the function.
+/// The reference's estimator keeps these in its blocks, and implicit blocks copies of their nets as they were a step before, to compute
+/// gradients with; they are not part of the function.
 pub(super) fn is_ignored(name: &str) -> bool {
-    matches!(last(name), "geom_p" | "lamb") || is_statistic(name)
+    matches!(last(name), "geom_p" | "lamb") || is_statistic(name) || name.split('.').any(|part| COPIES.contains(&part))
 }
 
 fn is_statistic(name: &str) -> bool {
@@ -204,7 +207,7 @@ mod tests {
 
     #[test]
     fn roles() {
-        for name in ["chain.0.geom_p", "lamb", "a.last_n_samples", "last_firmom"] {
+        for name in ["chain.0.geom_p", "lamb", "a.last_n_samples", "last_firmom", "chain.0.nnet_z_copy.0.u"] {
             assert!(is_ignored(name), "{name}");
         }
         assert!(!is_ignored("geom_p.weight") && !is_ignored("chain.0.weight") && !is_ignored("at_last_"));

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `transforms.<scale>.chain.<i>` or `chain.<i>` | `links.<l>` |
 //! | block `.nnet.<j>` (fully connected: `.nnet.nnet.<j>`) | `.net.<j>` |
-//! | implicit block `.nnet_x.<j>`, `.nnet_z.<j>` (thu-ml/implicit-normalizing-flows) | `links.<l>.net.<j>`, `links.<l + 1>.net.<j>` |
+//! | implicit block `.nnet_x.<j>`, `.nnet_z.<j>` (thu-ml/implicit-normalizing-flows) | `links.<l>.net.<j>`, `links.<l + 1>.net.<j>`; copies of both left out |
 //! | kernel `[o, i, kh, kw]`; u, v flat in (C, H, W) order | `[o, kh, kw, i]`; `[1, h, w, c]` |
 //! | 1 × 1 kernel `[o, i, 1, 1]` | `[o, i]` |
 //! | ActNorm `.weight`, `.bias`, `.initialized` (flat: under `.fc_module`) | `.log_scale`, `.bias`, `.initialised` |

@@ -7,7 +7,7 @@
 use resflow::backend::{Backend, Element as _, Key};
 use resflow::batch::Batch;
 use resflow::bijection::{Draw, Memory};
-use resflow::config::{ImageConfig, ModelConfig, Nonlinearity};
+use resflow::config::{Family, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::Table;
 use resflow::estimator::{Estimator, Exact, Law, RussianRoulette, Sharing, Truncated};
 use resflow::flow::Flow;
@@ -42,7 +42,8 @@ pub(crate) fn compare<B: Backend>(backend: &B, name: &str) {
     file.assert_all_read();
 }
 
-fn config(file: &Fixture) -> ImageConfig {
+/// The configuration that a file's notes say.
+pub(crate) fn config(file: &Fixture) -> ImageConfig {
     let [channels, height, width] = file.note("size");
     let fully_connected = if file.note("fc_end") { file.note("fc_nblocks") } else { 0 };
     ImageConfig {
@@ -79,7 +80,14 @@ pub(crate) fn places(config: &ImageConfig) -> Vec<Option<String>> {
     let stages = ModelConfig::from(config).stages();
     let names = stages.iter().enumerate().map(|(i, stage)| {
         let name = format!("transforms.{scale}.chain.{index}");
+        // an implicit block is one module with two nets
+        let implicit = config.model == Family::Implicit;
         match stage {
+            Stage::ResidualBlock { .. } if implicit => return Some(format!("{name}.nnet_x")),
+            Stage::InvertedBlock { .. } => {
+                index += 1;
+                return Some(format!("{name}.nnet_z"));
+            }
             Stage::Squeeze { .. } if i > 0 => (scale, index) = (scale + 1, 0),
             Stage::Logit { .. } | Stage::ActNorm { .. } | Stage::ResidualBlock { .. } | Stage::MonotoneBlock { .. } => {
                 index += 1;

@@ -24,6 +24,7 @@ mod monotone;
 mod ode;
 mod spline;
 mod survival;
+mod whole_flows;
 
 /// A module with a test of every file, on the backend that the expression makes; it is evaluated once for each test.
 macro_rules! golden_tests {
@@ -61,6 +62,9 @@ macro_rules! golden_tests {
                 monotone_block_rows: monotone::compare, "monotone_block_rows";
                 monotone_block_images: monotone::compare, "monotone_block_images";
                 monotone_flow: monotone::flow;
+                monotone_rows_flow: whole_flows::monotone_rows;
+                implicit_rows_flow: whole_flows::implicit_rows;
+                implicit_images_flow: whole_flows::implicit_images;
                 continuous_flow: ode::rows;
                 logistic_mixtures: logistic::rows;
                 spline_rows: spline::rows;
