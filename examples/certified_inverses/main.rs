@@ -15,7 +15,9 @@ const PIECE: usize = 10_000;
 fn line(name: &str, tally: &Tally) {
     let cases = tally.ratios.len() + tally.zeros;
     let [median, most] = [0.5, 1.0].map(|at| tally.quantile(at));
-    println!("| {name} | {cases} | {} | {median:.4} | {most:.4} |", tally.below.len());
+    // what is closer than that is told by its distance to 1
+    let shown = |ratio: f64| if ratio < 1.00005 { format!("1 + {:.0e}", ratio - 1.0) } else { format!("{ratio:.4}") };
+    println!("| {name} | {cases} | {} | {} | {} |", tally.below.len(), shown(median), shown(most));
     for case in tally.below.iter().take(3) {
         eprintln!("below: {name}: {case}");
     }

@@ -50,7 +50,8 @@ impl<B: Backend> PreparedFlow<B> {
     /// Columns on grids are dequantised too: log p is ln of (the probability of the sample's cell over the product of
     /// the grids' steps), estimated by the mean density over
     /// [`ColumnMaps::draws`](crate::data::ColumnMaps::draws) draws of noise. Its logarithm is below the truth
-    /// in the mean, by about half the squared standard error. The noise is a function of the key and the sample's
+    /// in the mean, by about half the squared standard error. Where log dets are estimated, the densities are corrected by the estimates'
+    /// standard errors, to second order. The noise is a function of the key and the sample's
     /// numbers: a sample has the same score alone, in another batch and in another order.
     ///
     /// Of a conditional flow it is log p(x | c) with the context that each sample brings

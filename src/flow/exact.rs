@@ -5,7 +5,7 @@
 //! their density.
 //!
 //! Invariant: nothing in one is estimated or truncated, as the number of replicates and the bound on the bias of a [`LogProb`] say, which are
-//! taken at their word. The mean over the noise of columns on grids is an estimate.
+//! taken at their word. The mean over the noise of columns on grids is an estimate, of draws that are exact.
 
 use super::draws::average;
 use super::log_prob::LogProb;
@@ -40,7 +40,7 @@ impl ExactLogProb {
         if let Some(Self(other)) = draws.iter().find(|draw| draw.0.values.len() != n) {
             return Err(Error::Input(format!("a mean over draws of {n} and of {} samples", other.values.len())));
         }
-        let mut scores = average(&draws.iter().map(Self::scores).collect::<Vec<_>>());
+        let mut scores = average(draws);
         scores.replicates = draws.len();
         Ok(scores)
     }

@@ -15,7 +15,8 @@ use resflow_backend::{Backend, Element, Key, ShardPlan};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 use super::context::Given;
-use super::draws::average;
+use super::draws::{average, corrected_average};
+use super::exact::ExactLogProb;
 use super::prepared::{PreparedFlow, Target};
 use super::upload::Upload;
 use crate::batch::Batch;
@@ -192,7 +193,11 @@ pub(crate) fn evaluate<B: Backend>(
     if draws > 1 && !latent {
         let next = (1..draws).map(|draw| Ok(evaluate_draw(flow, samples, given, first, key, false, draw)?.1));
         let found = std::iter::once(Ok(scores)).chain(next).collect::<Result<Vec<_>, Error>>()?;
-        scores = average(&found.iter().collect::<Vec<_>>());
+        let exact: Result<Vec<_>, _> = found.iter().cloned().map(ExactLogProb::try_from).collect();
+        scores = match exact {
+            Ok(exact) => average(&exact),
+            Err(_) => corrected_average(&found.iter().collect::<Vec<_>>()),
+        };
         scores.replicates = if scores.replicates > 1 { scores.replicates.min(draws) } else { draws };
         scores.estimator = format!("{}; mean over {draws} draws of the noise of grids", scores.estimator);
     }

@@ -227,8 +227,7 @@ impl Summary {
         let LogProb { values, solve_error, .. } = joint.scores();
         let log_weights: Vec<f64> = draws.clone().map(|at| weighed.log_weight[at] + values[at]).collect();
         let errors = draws.map(|at| weighed.solve_error[at] + solve_error[at]);
-        let exact: Vec<(f64, f64)> = log_weights.iter().map(|&l| (l, 0.0)).collect();
-        let (value, error) = log_mean_exp(&exact);
+        let (value, error) = log_mean_exp(&log_weights);
         if !value.is_finite() {
             return Self { value: f64::NEG_INFINITY, error: 0.0, solve_error: 0.0, effective: None };
         }

@@ -19,7 +19,7 @@ use std::f64::consts::{PI, TAU};
 
 use resflow_backend::Padding;
 
-use super::gram::{spectral_norm_bound, symmetric_norm_bound};
+use super::gram::{eigenvalue_bound, spectral_norm_bound, symmetric_norm_bound};
 use super::rounding::{Pulled, add, dot, gamma, mul, pull, root, scaled, square_sum};
 
 /// Grid points for each degree of the polynomial: 1/cos(π/64) is 1.0012.
@@ -164,7 +164,7 @@ impl Taps {
         let each = self.matrices.iter().fold(0.0, |sum, tap| add(sum, square_sum(tap)));
         let size = mul(each, (far_height * far_width) as f64);
         let slack = add(mul(gamma((outputs.max(inputs) + 1) * count), size), f64::MIN_POSITIVE);
-        root(add(symmetric_norm_bound(n, gram, 0.0), slack))
+        root(add(eigenvalue_bound(n, &gram), slack))
     }
 
     /// The taps as matrices whose rows are of length of the inputs or, `by_inputs`, of the outputs: those of the other side.
@@ -201,7 +201,7 @@ impl Taps {
                     }
                 }
             }
-            largest = symmetric_norm_bound(2 * n, matrix, largest).max(largest);
+            largest = symmetric_norm_bound(2 * n, &matrix, largest).max(largest);
         }
         mul(mul(root(add(largest, self.slack(lags.len()))), y.factor), x.factor)
     }

@@ -8,6 +8,7 @@
 //! Invariant: each bound is at least the exact norm of the numbers that it is given.
 
 mod bounds;
+mod cholesky;
 mod convolution;
 mod gram;
 mod inverse;

@@ -19,7 +19,7 @@ fn certified_norms_are_above_the_exact_ones() {
     for (i, what) in matrices.iter().enumerate() {
         let key = format!("matrix.{i}");
         let shape = file.shape(&key);
-        holds(spectral_norm_bound(shape[0], shape[1], file.values(&key)), one(&format!("sigma.{i}")), 1.0002, what);
+        holds(spectral_norm_bound(shape[0], shape[1], file.values(&key)), one(&format!("sigma.{i}")), 1.0 + 1e-9, what);
     }
     let kernels: Vec<String> = file.note("kernels");
     for (i, what) in kernels.iter().enumerate() {
@@ -42,10 +42,9 @@ fn certified_norms_are_above_the_exact_ones() {
             let (exact, size) = (one(&key(&format!(".sigma.{j}"))), file.values(&key(&format!(".spatial.{j}"))));
             let image = [size[0] as usize, size[1] as usize];
             let sized = convolution_norm_bound(&kernel, extents, Some((image, Padding::same([kh, kw]))));
-            assert!(
-                sized >= exact * (1.0 - 1e-15) && sized <= any * 1.0002,
-                "{what} on {image:?}: {sized} for {exact}"
-            );
+            // all but one are small: of those it is the norm of the convolution's own matrix
+            let own = outputs.min(inputs) * image[0] * image[1] <= 288;
+            holds(sized, exact, if own { 1.0 + 1e-9 } else { 1.05 }, &format!("{what} on {image:?}"));
             assert!(any >= exact, "{what}: {any} for any size, {exact} on {image:?}");
         }
     }

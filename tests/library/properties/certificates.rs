@@ -30,7 +30,8 @@ fn norms_of_matrices_are_never_below() {
     for (count, sizes) in [(2600, [1, 24]), (26, [64, 160])] {
         let tally = experiment::matrices(count, sizes, Key::new(1));
         assert!(tally.below.is_empty(), "{:?}", tally.below);
-        assert!(tally.quantile(1.0) < 1.001 && tally.quantile(0.5) < 1.0001, "{}", tally.quantile(1.0));
+        let [most, median] = [1.0, 0.5].map(|at| tally.quantile(at) - 1.0);
+        assert!(most < 1e-4 && median < 1e-9, "{most:e}, {median:e}");
     }
     for (rows, columns) in [(0, 0), (0, 3), (3, 0), (1, 1), (4, 7)] {
         assert_eq!(spectral_norm_bound(rows, columns, &vec![0.0; rows * columns]), 0.0);
@@ -52,7 +53,7 @@ fn norms_of_kernels_are_never_below() {
     }
     assert!(found.supremum.quantile(1.0) < 1.02, "{}", found.supremum.quantile(1.0));
     // on sizes of up to 12 × 12 it is the norm of the convolution's own matrix
-    assert!(found.sized.quantile(1.0) < 1.002, "{}", found.sized.quantile(1.0));
+    assert!(found.sized.quantile(1.0) < 1.0001, "{}", found.sized.quantile(1.0));
     // on larger ones that of a torus: 3 × 3 taps are every other case
     let tally = experiment::large_kernels(16, [10, 16], Key::new(3));
     assert!(tally.below.is_empty(), "{:?}", tally.below);
