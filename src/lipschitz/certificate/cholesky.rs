@@ -27,7 +27,9 @@ pub(super) fn sharpened(n: usize, a: &[f64], bound: f64, power: &[f64]) -> f64 {
     for _ in 0..ITERATIONS {
         direction = image(power, &direction);
         let largest = direction.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
-        direction.iter_mut().for_each(|v| *v /= largest);
+        for v in &mut direction {
+            *v /= largest;
+        }
     }
     // Rayleigh's quotient: not above the eigenvalue but for rounding
     let least = dot(&direction, &image(a, &direction)) / dot(&direction, &direction);
