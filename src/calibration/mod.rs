@@ -24,7 +24,7 @@ mod uniformity;
 use resflow_backend::{Key, Noise};
 
 pub use scores::{crps_of_draws, crps_of_quantiles};
-pub use uniformity::{Uniformity, uniform_band};
+pub use uniformity::{Uniformity, kolmogorov_p_value, uniform_band};
 
 use crate::error::Error;
 

@@ -20,7 +20,7 @@ pub struct Uniformity {
 impl Uniformity {
     /// Tests numbers, in any order.
     ///
-    /// The p-value is that of the limit for many numbers, with Stephens' correction for few (1970, J. R. Statist. Soc. B 32).
+    /// The p-value is [`kolmogorov_p_value`]'s.
     ///
     /// # Errors
     /// Returns [`Error::Input`] if there is no number, or one that is not within [0, 1].
@@ -36,7 +36,7 @@ impl Uniformity {
         let n = sorted.len() as f64;
         let gap = |(i, u): (usize, &f64)| (u - i as f64 / n).max((i + 1) as f64 / n - u);
         let distance = sorted.iter().enumerate().map(gap).fold(0.0, f64::max);
-        Ok(Self { distance, p_value: chance(distance, n) })
+        Ok(Self { distance, p_value: kolmogorov_p_value(distance, n) })
     }
 }
 
@@ -55,13 +55,15 @@ pub fn uniform_band(count: usize, confidence: f64) -> Result<f64, Error> {
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..60 {
         let middle = f64::midpoint(low, high);
-        if chance(middle, n) > 1.0 - confidence { low = middle } else { high = middle }
+        if kolmogorov_p_value(middle, n) > 1.0 - confidence { low = middle } else { high = middle }
     }
     Ok(high)
 }
 
-/// P(D ≥ distance) of n uniform numbers.
-fn chance(distance: f64, n: f64) -> f64 {
+/// The chance that the distribution function of n independent numbers is as far from the true one as `distance`, or, for n =
+/// n₁ n₂/(n₁ + n₂), those of two samples of n₁ and n₂ numbers from each other: the limit for many, with Stephens' correction for few
+/// (1970, J. R. Statist. Soc. B 32).
+pub fn kolmogorov_p_value(distance: f64, n: f64) -> f64 {
     let root = n.sqrt();
     let x = (root + 0.12 + 0.11 / root) * distance;
     // the alternating series converges slowly where its sum is 1 to nine digits

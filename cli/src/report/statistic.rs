@@ -1,5 +1,7 @@
 //! The statistics that a report is made of: quantiles, ranks, dependence, the distance between two distributions.
 
+use resflow::calibration::kolmogorov_p_value;
+
 /// The finite values in rising order.
 pub(super) fn sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
@@ -109,16 +111,7 @@ pub(super) fn distance(a: &[f64], b: &[f64]) -> f64 {
 /// The chance of a distance as large between samples of one distribution, of so many values each.
 pub(super) fn chance(distance: f64, n: usize, m: usize) -> f64 {
     let (n, m) = (n as f64, m as f64);
-    let root = (n * m / (n + m)).sqrt();
-    let x = (root + 0.12 + 0.11 / root) * distance;
-    if x < 0.2 {
-        return 1.0;
-    }
-    let term = |k: i32| {
-        let sign = if k % 2 == 1 { 2.0 } else { -2.0 };
-        sign * (-2.0 * f64::from(k * k) * x * x).exp()
-    };
-    (1..=100).map(term).sum::<f64>().clamp(0.0, 1.0)
+    kolmogorov_p_value(distance, n * m / (n + m))
 }
 
 #[cfg(test)]
