@@ -43,7 +43,7 @@ impl<B: Backend> Flow<B> {
     }
 
     /// Replaces every constrained weight by the one that is multiplied by, scaled so that its certified norm is at most its coefficient. From
-    /// then on normalising changes nothing, on no device: what is scored is what is certified, and each block has Lip(g) ≤ the product of the
+    /// then on normalising changes nothing, on any device of this precision: what is scored is what is certified, and each block has Lip(g) ≤ the product of the
     /// coefficients. The model changes by as much as its norms were too large, usually less than a thousandth, and
     /// more where a convolution on larger images is certified on a torus somewhat larger. A sealed flow keeps its bits. Weights
     /// between other norms than the 2-norm have no certificate and stay.

@@ -85,16 +85,15 @@ impl Axis {
 pub fn convolution_norm_bound(kernel: &[f64], extents: [usize; 4], size: Option<([usize; 2], Padding)>) -> f64 {
     let [outputs, kh, kw, inputs] = extents;
     assert_eq!(kernel.len(), outputs * kh * kw * inputs, "{} numbers of a kernel {extents:?}", kernel.len());
-    let (kernel, e) = match pull(kernel) {
-        Pulled::Zero => return 0.0,
-        Pulled::NotFinite => return f64::INFINITY,
-        Pulled::Numbers(kernel, e) => (kernel, e),
-    };
+    if kernel.iter().any(|v| !v.is_finite()) {
+        return f64::INFINITY;
+    }
     let axis = |k: usize, which: usize| {
         Axis::new(k, size.map(|(image, padding)| (image[which], [padding.height, padding.width][which])))
     };
     let (Some(y), Some(x)) = (axis(kh, 0), axis(kw, 1)) else { return 0.0 };
-    let taps = Taps::new(&kernel, [outputs, inputs], [y, x]);
+    // of the taps that meet a pixel: beside the others they may be nothing
+    let Some((taps, e)) = Taps::new(kernel, [outputs, inputs], [y, x]).pulled() else { return 0.0 };
     let bound = match [y.pixels, x.pixels] {
         _ if y.count() * x.count() == 1 => spectral_norm_bound(outputs, inputs, &taps.matrices[0]),
         [Some(h), Some(w)] if (h[0] * w[0] * inputs).min(h[1] * w[1] * outputs) <= SMALL => taps.own([y, x], [h, w]),
@@ -122,6 +121,13 @@ impl Taps {
             }
         }
         Self { matrices, channels, counts: [y.count(), x.count()] }
+    }
+
+    /// The taps without a power of two, and that; `None` of zeros.
+    fn pulled(self) -> Option<(Self, i32)> {
+        let Pulled::Numbers(numbers, e) = pull(&self.matrices.concat()) else { return None };
+        let each = (self.channels[0] * self.channels[1]).max(1);
+        Some((Self { matrices: numbers.chunks(each).map(<[f64]>::to_vec).collect(), ..self }, e))
     }
 
     /// The norm of the convolution's own matrix M, `[c_out·h'·w', c_in·h·w]`, by MᵀM, or MMᵀ where that is smaller: a pixel of the

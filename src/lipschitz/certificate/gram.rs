@@ -19,8 +19,8 @@ const IMPROVEMENT: f64 = 1e-4;
 /// The most squares.
 const SQUARES: usize = 40;
 
-/// Bounds ‖W‖₂ of a matrix `[rows, columns]` from above: never below it, rounding included, and above it by some 10⁻¹¹ of it, where several
-/// singular values nearly agree by up to 10⁻⁴. 0 of zeros, infinite of numbers that are not finite.
+/// Bounds ‖W‖₂ of a matrix `[rows, columns]` from above: never below it, rounding included, and above it by some 10⁻¹⁰ and n²ε of it, n being
+/// the shorter side; where several singular values nearly agree by up to 10⁻⁴. 0 of zeros, infinite of numbers that are not finite.
 ///
 /// # Panics
 /// If there are not as many numbers.

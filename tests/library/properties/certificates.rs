@@ -3,7 +3,7 @@
 //! may fail by chance: a bound is never below what it bounds.
 
 use proptest::prelude::*;
-use resflow::backend::{Backend, Element, Key, Noise};
+use resflow::backend::{Backend, Element, Key, Noise, Padding};
 use resflow::bijection::Bijection;
 use resflow::block::{InvertedBlock, MonotoneBlock, ResidualBlock};
 use resflow::config::{Family, FlowConfig, ImageConfig, ModelConfig, Nonlinearity};
@@ -12,7 +12,9 @@ use resflow::estimator::{Estimator, Exact};
 use resflow::flow::Flow;
 use resflow::invert::{Inversion, Status};
 use resflow::layer::{DenseLayer, Layer, Sequence};
-use resflow::lipschitz::{BiLipschitz, PowerIteration, inverse_norm_bound, spectral_norm_bound};
+use resflow::lipschitz::{
+    BiLipschitz, PowerIteration, convolution_norm_bound, inverse_norm_bound, spectral_norm_bound,
+};
 use resflow::module::Role;
 use resflow::stage::Concatenation;
 use resflow::train::{Budget, Source, TrainConfig, Trainer};
@@ -54,6 +56,11 @@ fn norms_of_kernels_are_never_below() {
     assert!(found.supremum.quantile(1.0) < 1.02, "{}", found.supremum.quantile(1.0));
     // on sizes of up to 12 × 12 it is the norm of the convolution's own matrix
     assert!(found.sized.quantile(1.0) < 1.0001, "{}", found.sized.quantile(1.0));
+    // beside taps that meet no pixel those that do may be nothing
+    let kernel: Vec<f64> = (0..9).map(|tap| if tap == 4 { 1e-30 } else { 1e300 }).collect();
+    let one = Some(([1, 1], Padding::same([3, 3])));
+    let bound = convolution_norm_bound(&kernel, [1, 3, 3, 1], one);
+    assert!((1e-30..1.001e-30).contains(&bound), "{bound:e}");
     // on larger ones that of a torus: 3 × 3 taps are every other case
     let tally = experiment::large_kernels(16, [10, 16], Key::new(3));
     assert!(tally.below.is_empty(), "{:?}", tally.below);
