@@ -2,7 +2,10 @@
 //! as a processor's matrix unit makes, and scored in single precision. Where there is no such unit, a backend that wraps the CPU's
 //! splits the operands and multiplies the parts in single precision: the same sums but for their order, and several times slower. Writes a table as Markdown.
 //!
-//! `cargo run --release --example split_products -- [--products bf16x3] [--steps 2000] [--threads 1]`
+//! ```sh
+//! cargo run --release --example split_products -- [--products bf16x3] [--steps 2000] [--threads 1]
+//! cargo test --example split_products
+//! ```
 
 use std::num::NonZeroUsize;
 
@@ -203,4 +206,29 @@ fn main() -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What products of so many parts may be off by, of Σ |terms|.
+    #[test]
+    fn products_are_as_accurate_as_their_parts() {
+        let cpu = Cpu::with_threads(NonZeroUsize::MIN).expect("a thread");
+        let split = Split { inner: cpu.clone(), parts: 0 };
+        let [a, b] = [1, 2].map(|key| cpu.noise(Key::new(key), Noise::Normal, 0, [40, 40].into()));
+        let absolute = |x: &Tensor| cpu.unary(Unary::Abs, x.clone());
+        let sizes = cpu.download(&cpu.matmul(&absolute(&a), false, &absolute(&b), true)).expect("no fault");
+        let product = |b_: &Split| b_.download(&b_.matmul(&a, false, &b, true)).expect("no fault");
+        let exact = product(&split);
+        for (products, least, most) in
+            [(Products::Bf16, 1e-4, 8e-3), (Products::Bf16x3, 1e-7, 3e-5), (Products::Bf16x6, 0.0, 1e-6)]
+        {
+            let found = product(&split.with_products(products).expect("split"));
+            let off = found.iter().zip(&exact).zip(&sizes).map(|((f, e), size)| (f - e).abs() / size);
+            let off = off.fold(0.0, f32::max);
+            assert!(off > least && off < most, "{products}: {off:e}");
+        }
+    }
 }
