@@ -156,10 +156,11 @@ impl Canvas {
         self.image
     }
 
-    /// Text around a height: in the middle of x, or ending there.
+    /// Text around a height: in the middle of x, or ending there; what would reach over the edge stays within it.
     fn text(&mut self, text: &str, x: u32, y: u32, align: Align, ink: Rgb<u8>) {
         let width = 8 * DOT * text.chars().count() as u32;
         let start = x.saturating_sub(if align == Align::Middle { width / 2 } else { width });
+        let start = start.min(self.image.width().saturating_sub(width));
         for (k, c) in text.chars().enumerate() {
             let glyph = BASIC_LEGACY.get(c as usize).unwrap_or(&BASIC_LEGACY[usize::from(b'?')]);
             for (row, bits) in glyph.iter().enumerate() {
@@ -245,6 +246,17 @@ mod tests {
         assert_eq!(labels([-4.6, 4.6]), "-4 -2 0 2 4");
         assert_eq!(labels([0.0, 1.0]), "0.0 0.2 0.4 0.6 0.8 1.0");
         assert_eq!(labels([1e6, 3e6]), "1.0e6 1.5e6 2.0e6 2.5e6 3.0e6");
+    }
+
+    #[test]
+    fn text_stays_within_the_edge() {
+        let ink = |x| {
+            let mut canvas = Canvas::new();
+            let before = canvas.image.pixels().filter(|p| **p == INK).count();
+            canvas.text("20000", x, 300, Align::Middle, INK);
+            canvas.image.pixels().filter(|p| **p == INK).count() - before
+        };
+        assert_eq!(ink(LEFT + SIDE), ink(LEFT + SIDE / 2));
     }
 
     #[test]
