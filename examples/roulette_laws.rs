@@ -7,14 +7,18 @@
 //!
 //! With `--seconds` both laws train for as long, one after the other, instead of as many steps.
 
+#[path = "chain/mod.rs"]
+mod chain;
+
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use resflow::backend::{Backend, Key, Noise};
+use chain::chain;
+use resflow::backend::{Backend, Key};
 use resflow::batch::Batch;
 use resflow::bijection::Memory;
 use resflow::config::FlowConfig;
-use resflow::data::{Table, ToyDensity};
+use resflow::data::ToyDensity;
 use resflow::estimator::{Estimator, Law, RussianRoulette};
 use resflow::flow::{Flow, Objective};
 use resflow::train::{Budget, RouletteLaw, Source, TrainConfig, Trainer};
@@ -43,19 +47,6 @@ const OTHERS: [(usize, f64, f64); 12] = [
     (2, 1.0, 0.65),
     (4, 1.0, 0.25),
 ];
-
-/// x₁ = z₁ and xᵢ = sin(3/2 xᵢ₋₁) + zᵢ/2, with z standard normal.
-fn chain(d: usize, rows: usize, key: Key) -> Result<Table, Error> {
-    let mut values = vec![0.0; rows * d];
-    Noise::Normal.fill(key, 0, &mut values);
-    for row in values.chunks_exact_mut(d) {
-        for i in 1..d {
-            let before: f64 = row[i - 1];
-            row[i] = (1.5 * before).sin() + 0.5 * row[i];
-        }
-    }
-    Ok(Table::new(None, d, values)?)
-}
 
 fn roulette((exact, reach, p): (usize, f64, f64)) -> Result<RussianRoulette, Error> {
     let law = if reach < 1.0 { Law::Geometric { reach, p } } else { Law::ShiftedGeometric { p } };

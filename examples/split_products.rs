@@ -7,8 +7,12 @@
 //! cargo test --example split_products
 //! ```
 
+#[path = "chain/mod.rs"]
+mod chain;
+
 use std::num::NonZeroUsize;
 
+use chain::chain;
 use resflow::backend::{Backend, BackendError, Binary, Key, Noise, Over, Padding, Products, Reduce, Shape, Unary};
 use resflow::config::FlowConfig;
 use resflow::data::{Table, ToyDensity};
@@ -130,19 +134,6 @@ impl Backend for Split {
     fn conv2d_kernel(&self, x: &Tensor, gy: &Tensor, padding: Padding, kernel: [usize; 2]) -> Tensor {
         self.product(x, gy, |x, gy| self.inner.conv2d_kernel(x, gy, padding, kernel))
     }
-}
-
-/// x₁ = z₁ and xᵢ = sin(3/2 xᵢ₋₁) + zᵢ/2, with z standard normal.
-fn chain(d: usize, rows: usize, key: Key) -> Result<Table, Error> {
-    let mut values = vec![0.0; rows * d];
-    Noise::Normal.fill(key, 0, &mut values);
-    for row in values.chunks_exact_mut(d) {
-        for i in 1..d {
-            let before: f64 = row[i - 1];
-            row[i] = (1.5 * before).sin() + 0.5 * row[i];
-        }
-    }
-    Ok(Table::new(None, d, values)?)
 }
 
 /// log p of fresh samples by a flow that was trained from a seed.

@@ -10,7 +10,7 @@ use resflow::bijection::{Draw, Memory};
 use resflow::config::{Family, ImageConfig, ModelConfig, Nonlinearity};
 use resflow::data::Table;
 use resflow::estimator::{Estimator, Exact, Law, RussianRoulette, Sharing, Truncated};
-use resflow::flow::Flow;
+use resflow::flow::{Flow, LogProb, PreparedFlow};
 use resflow::import::StateDict;
 use resflow::invert::Inversion;
 use resflow::module::Grad;
@@ -102,12 +102,7 @@ pub(crate) fn places(config: &ImageConfig) -> Vec<Option<String>> {
 pub(crate) fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, file: &Fixture) {
     let prepared = flow.prepare();
     let table = |key: &str| Table::new(None, flow.dimension(), file.values(key).to_vec()).expect("a table");
-    let encoded = prepared.encode(&table("x"), Key::new(0)).expect("encodes");
-    comparison.close("z", encoded.latents.values(), file.values("z"));
-    comparison.close("logdet", &encoded.log_det, file.values("logdet"));
-    let log_prob = prepared.log_prob(&table("x"), Key::new(0)).expect("evaluates");
-    assert!(log_prob.standard_error.iter().all(|&e| e == 0.0), "an exact log det has no error");
-    comparison.close("logp", &log_prob.values, file.values("logp"));
+    let log_prob = way_there(comparison, &prepared, file);
     let bits: Vec<f64> = log_prob.values.iter().map(|&p| flow.config().bits_per_dim(p).expect("of images")).collect();
     comparison.close("bits_per_dim", &bits, file.values("bits_per_dim"));
 
@@ -120,6 +115,18 @@ pub(crate) fn values<B: Backend>(comparison: &mut Comparison, flow: &Flow<B>, fi
     }
     let theirs = apart(file.values("x_reconstructed_by_reference"), file.values("x"));
     assert!(round_trip < theirs, "{round_trip:e} off, the reference {theirs:e}");
+}
+
+/// z, log det and log p of the file's x, by exact log dets.
+pub(crate) fn way_there<B: Backend>(comparison: &mut Comparison, flow: &PreparedFlow<B>, file: &Fixture) -> LogProb {
+    let x = Table::new(None, flow.dimension(), file.values("x").to_vec()).expect("a table");
+    let encoded = flow.encode(&x, Key::new(0)).expect("encodes");
+    comparison.close("z", encoded.latents.values(), file.values("z"));
+    comparison.close("logdet", &encoded.log_det, file.values("logdet"));
+    let log_prob = flow.log_prob(&x, Key::new(0)).expect("evaluates");
+    assert!(log_prob.standard_error.iter().all(|&e| e == 0.0), "an exact log det has no error");
+    comparison.close("logp", &log_prob.values, file.values("logp"));
+    log_prob
 }
 
 /// Every block's log det at its own input, exact and estimated.

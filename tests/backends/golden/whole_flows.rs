@@ -65,14 +65,10 @@ fn rows<B: Backend>(backend: &B, name: &str, file: &Fixture, config: FlowConfig,
     let flow = Flow::from_state_dict(backend.clone(), &ModelConfig::from(config), state).expect("imports");
     file.mark_read(|key| key.starts_with("param.") || key.starts_with("buffer."));
     let prepared = flow.prepare();
-    let table = |key: &str| Table::new(None, flow.dimension(), file.values(key).to_vec()).expect("a table");
-    let encoded = prepared.encode(&table("x"), Key::new(0)).expect("encodes");
-    comparison.close("z", encoded.latents.values(), file.values("z"));
-    comparison.close("logdet", &encoded.log_det, file.values("logdet"));
-    let log_prob = prepared.log_prob(&table("x"), Key::new(0)).expect("evaluates");
-    comparison.close("logp", &log_prob.values, file.values("logp"));
+    image::way_there(&mut comparison, &prepared, file);
+    let z = Table::new(None, flow.dimension(), file.values("z").to_vec()).expect("a table");
     let accurate = Inversion::for_backend::<B>().with_accuracy(32.0 * B::Elem::EPSILON).expect("above 0");
-    let decoded = prepared.decode(&table("z"), &accurate).expect("decodes");
+    let decoded = prepared.decode(&z, &accurate).expect("decodes");
     comparison.close("x of z", decoded.samples.values(), file.values("x"));
     let mut x = Batch::new(file.tensor(backend, "x"));
     let mut blocks = blocks.iter();
