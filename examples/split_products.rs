@@ -1,6 +1,6 @@
 //! What training in products of sums of bf16 makes of a likelihood: flows are trained from the same seed in single precision and in such products
-//! as a processor's matrix unit makes, and scored in single precision. Where there is no such unit, a backend that wraps the CPU's
-//! splits the operands and multiplies the parts in single precision: the same sums but for their order, and several times slower. Writes a table as Markdown.
+//! as a processor makes that multiplies bf16, and scored in single precision. On another one a backend that wraps the CPU's splits the
+//! operands and multiplies the parts in single precision: the same sums but for their order, and several times slower. Writes a table as Markdown.
 //!
 //! ```sh
 //! cargo run --release --example split_products -- [--products bf16x3] [--steps 2000] [--threads 1]
@@ -166,8 +166,8 @@ fn main() -> Result<(), Error> {
     let threads = value("--threads").and_then(|v| v.parse().ok()).unwrap_or(NonZeroUsize::MIN);
     let products: Products = value("--products").map_or("bf16x3", String::as_str).parse().map_err(Error::Input)?;
     let cpu = Cpu::with_threads(threads)?;
-    let has_unit = cpu.with_products(products).is_ok();
-    println!("{products} by {}, {steps} steps of 256\n", if has_unit { "the matrix unit" } else { "parts in f32" });
+    let has_them = cpu.with_products(products).is_ok();
+    println!("{products} by {}, {steps} steps of 256\n", if has_them { "the processor" } else { "parts in f32" });
     println!("| | −log p: f32 | {products} | difference | f32 of another seed, difference |\n|---|---|---|---|---|");
     let densities = [ToyDensity::Checkerboard, ToyDensity::EightGaussians, ToyDensity::TwoSpirals, ToyDensity::Rings];
     let mut sets: Vec<(String, Source, Table)> = Vec::new();
@@ -179,7 +179,7 @@ fn main() -> Result<(), Error> {
         let train = |products| TrainConfig { steps, validate_every: steps, products, ..TrainConfig::default() };
         let split = Split { inner: cpu.clone(), parts: 0 };
         let by = |products, seed| {
-            if has_unit {
+            if has_them {
                 scores(&cpu, source.clone(), &fresh, &train(products), seed)
             } else {
                 scores(&split, source.clone(), &fresh, &train(products), seed)

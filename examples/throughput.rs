@@ -2,8 +2,8 @@
 //! `benches/peer/normflows_bench.py` prints the same of PyTorch.
 //!
 //! `cargo run --release --example throughput -- --threads 1 [--only toy|tabular|conv] [--batch N]`; with `--features gpu` also
-//! `--backend wgpu`, on the adapter that `RESFLOW_ADAPTER` names or the best one, and `--products f16x3|f16`. On a processor with a
-//! matrix unit `--products bf16x3|bf16x6|bf16` trains by it.
+//! `--backend wgpu`, on the adapter that `RESFLOW_ADAPTER` names or the best one, and `--products f16x3|f16`. On a processor that
+//! multiplies bf16 `--products bf16x3|bf16x6|bf16` trains by that.
 //!
 //! Presets over images are measured if they are asked for: `--only mnist-small|cifar10-small|mnist|cifar10`. `--figures SECONDS`
 //! prints what `benches/gpu` gathers instead, each figure measured for about so long; `--adapter` describes the adapter and ends.

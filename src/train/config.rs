@@ -58,8 +58,9 @@ pub struct TrainConfig {
     pub density_weight: f64,
     /// The activations that the forward pass keeps (gradient checkpointing).
     pub memory: Memory,
-    /// The arithmetic of the matrix products that gradients are made of: `"f32"`, or on a processor with a matrix unit
-    /// `"bf16x3"`, which is faster, `"bf16x6"` or `"bf16"`. Validation, singular values and what is saved stay as they are.
+    /// The arithmetic of the matrix products that gradients are made of: `"f32"`, or on a processor that multiplies bf16
+    /// `"bf16x3"`, `"bf16x6"` or `"bf16"`. On a matrix unit (AMX) `"bf16x3"` is faster, by AVX512_BF16 `"bf16"` alone. Validation,
+    /// singular values and what is saved stay as they are.
     #[serde(with = "products", skip_serializing_if = "is_default")]
     pub products: Products,
     /// The partial sums that a gradient is added up in, which are the most processes that can share its work; 0 for as many as the

@@ -9,11 +9,11 @@ pub enum Products {
     /// The precision of the backend's numbers.
     #[default]
     F32,
-    /// Six products of bf16 on a processor's matrix unit: accurate like single precision.
+    /// Six products of bf16 on a processor that has them (AMX-BF16, AVX512_BF16): accurate like single precision.
     Bf16x6,
-    /// Three products of bf16 on a processor's matrix unit: an error of some 2e−6 of |row| |column|.
+    /// Three such products of bf16: an error of some 2e−6 of |row| |column|.
     Bf16x3,
-    /// One product of bf16 on a processor's matrix unit: an error of some 1e−3 of |row| |column|.
+    /// One such product of bf16: an error of some 1e−3 of |row| |column|.
     Bf16,
     /// Three half-precision products on a GPU's matrix hardware: accurate like single precision.
     F16x3,

@@ -63,7 +63,7 @@ pub trait CpuElement: Element + ndarray::LinalgScalar {
         false
     }
 
-    /// Does a product on the matrix unit, if there are such products of this type and they are faster.
+    /// Does a product by what multiplies bf16, if there are such products of this type and it is large enough.
     #[doc(hidden)]
     #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
     fn on_tiles(products: Products, operands: &Operands<'_, Self>, start: Start<'_, Self>, out: &mut [Self]) -> bool {
@@ -71,11 +71,11 @@ pub trait CpuElement: Element + ndarray::LinalgScalar {
         false
     }
 
-    /// Whether there are products of this type on the matrix unit.
+    /// Whether there are products of this type by what multiplies bf16.
     #[doc(hidden)]
     const HAS_TILES: bool = false;
 
-    /// Sends rows through a chain of products on the matrix unit ([`tiles::chain`]); returns the number of rows done.
+    /// Sends rows through a chain of such products ([`tiles::chain`]); returns the number of rows done.
     #[doc(hidden)]
     #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
     fn chain_on_tiles(
@@ -381,8 +381,8 @@ impl<E: CpuElement> Backend for NdArray<E> {
         }
         if products != Products::F32 && !tiles::are_available() {
             return Err(BackendError::Setup(format!(
-                "products in {products} need a processor with a matrix unit (AMX-BF16), Linux 5.16 or newer, and its \
-                 permission to use it; f32 is for every machine"
+                "products in {products} need a processor that multiplies bf16: AVX512_BF16, or a matrix unit (AMX-BF16) with Linux \
+                 5.16 or newer and its permission to use it; f32 is for every machine"
             )));
         }
         Ok(Self { inner: Arc::clone(&self.inner), products })

@@ -9,7 +9,7 @@ use crate::simd::kernel;
 use crate::tiles::Link;
 use crate::{CpuElement, NdArray, Tensor};
 
-/// Rows that go through the matrix unit at once.
+/// Rows that go through products of bf16 at once.
 const UNIT_ROWS: usize = 64;
 /// What the widest layer makes of a tile, in bytes. Fewer rows would fit a first-level cache, but products of 24 rows by 128
 /// columns are slower by more than that wins (docs/performance.md).
@@ -65,7 +65,7 @@ impl<E: CpuElement> NdArray<E> {
         (products > 0 && width == row).then_some(steps)
     }
 
-    /// Sends a tile of rows through all steps on the matrix unit; returns the number of rows that it took.
+    /// Sends a tile of rows through all steps by products of bf16; returns the number of rows that it took.
     fn on_tiles(&self, steps: &[Step<'_, E>], start: usize, rows: usize, tile: &mut [E]) -> usize {
         let mut links = Vec::with_capacity(steps.len());
         let mut factors = None;

@@ -59,7 +59,7 @@ fn threads(threads: usize) -> resflow::NdArray<f32> {
 
 agreement_tests!(ndarray, threads(3));
 
-/// Six products of bf16 on the processor's matrix unit, held to the tolerances of single precision.
+/// Six products of bf16, where the processor has them, held to the tolerances of single precision.
 fn on_tiles() -> Option<resflow::NdArray<f32>> {
     use resflow::backend::{Backend as _, Products};
     let found = threads(1).with_products(Products::Bf16x6);

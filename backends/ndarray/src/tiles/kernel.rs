@@ -6,7 +6,8 @@
 use std::arch::asm;
 
 use super::pack::{BLOCK, Line, SIDE};
-use super::unit::Unit;
+use super::pairs;
+use super::unit::{Configured, Unit};
 
 /// The bytes of a tile.
 const TILE: usize = SIDE * 64;
@@ -118,7 +119,7 @@ pub(crate) struct Place {
 
 /// Makes the product of a block of rows and a block of columns, packed in PARTS parts of as many depths.
 pub(crate) fn product<const PARTS: usize>(
-    _unit: &Unit,
+    unit: &Unit,
     a: &[Line],
     b: &[Line],
     depths: usize,
@@ -127,7 +128,7 @@ pub(crate) fn product<const PARTS: usize>(
 ) {
     let lines = depths * PARTS * BLOCK;
     assert!(depths > 0 && a.len() >= lines && b.len() >= lines, "tiles: an operand is too short");
-    let Place { stride, columns, tiles, accumulate } = place;
+    let Place { stride, columns, tiles, .. } = place;
     assert!((1..=2).contains(&tiles), "tiles: {tiles} tiles of columns");
     for &column in &columns[..tiles] {
         assert!(
@@ -135,13 +136,36 @@ pub(crate) fn product<const PARTS: usize>(
             "tiles: no room for sums"
         );
     }
+    let (a, b) = (&a[..lines], &b[..lines]);
+    // SAFETY: operands have the lines of their depths, and `out` has room for 32 rows of the tiles of columns.
+    unsafe {
+        match unit {
+            Unit::Matrices(configured) => by_matrices::<PARTS>(configured, a, b, depths, out, place),
+            Unit::Pairs(found) => pairs::product::<PARTS>(*found, a, b, out, place),
+        }
+    }
+}
+
+/// The product on the matrix unit.
+///
+/// # Safety
+/// Operands have the lines of their depths, at least one, and `out` has room for 32 rows of the tiles of columns.
+unsafe fn by_matrices<const PARTS: usize>(
+    _unit: &Configured,
+    a: &[Line],
+    b: &[Line],
+    depths: usize,
+    out: &mut [f32],
+    place: Place,
+) {
+    let Place { stride, columns, tiles, accumulate } = place;
     let (a, b, row) = (a.as_ptr(), b.as_ptr(), stride * size_of::<f32>());
     let first = out.as_mut_ptr();
     let at = |line: usize, column: usize| first.wrapping_add(line * stride + column);
     let c = [at(0, columns[0]), at(SIDE, columns[0]), at(0, columns[1]), at(SIDE, columns[1])];
     let add = u64::from(accumulate);
-    // SAFETY: the unit is configured for tiles of 16 rows by 64 bytes as long as `_unit` lives; what is read are `lines`
-    // lines of a and of b, what is written 32 rows of one or two tiles of columns of `out`, whose lengths were checked.
+    // SAFETY: the unit is configured for tiles of 16 rows by 64 bytes as long as `_unit` lives; what is read are the lines of
+    // a and of b, what is written 32 rows of one or two tiles of columns of `out`, by the caller's promise.
     // Nothing stays in a tile behind the block.
     unsafe {
         match (PARTS, tiles) {

@@ -1,9 +1,9 @@
-//! Products of f32 on Intel's matrix unit (AMX), which multiplies bf16 and adds in f32: an operand is a sum of one to three
-//! bf16 numbers ([`pack`]), a product the sum of one, three or six of theirs.
+//! Products of f32 by what multiplies bf16 and adds in f32, Intel's matrix unit (AMX) or AVX-512's dot products of pairs ([`unit`]):
+//! an operand is a sum of one to three bf16 numbers ([`pack`]), a product the sum of one, three or six of theirs.
 //!
 //! With three parts a product is as accurate as one in f32, with two the error is 2e−6 of |row| |column|, with one 1e−3.
 //! Numbers that are none, infinite, or rounded to an infinity make no such sum: a product with one is left to f32. What is
-//! below 1e−30 loses digits, since the unit takes subnormal numbers for zero.
+//! below 1e−30 loses digits, since both take subnormal numbers for zero.
 
 use std::sync::OnceLock;
 
@@ -13,6 +13,8 @@ use resflow_backend::Products;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod product;
 #[cfg(target_arch = "x86_64")]
@@ -36,7 +38,7 @@ pub(crate) struct Link<'a, E> {
     pub(crate) factors: Option<&'a [E]>,
 }
 
-/// The summands of an operand; 0 if these products are not the unit's.
+/// The summands of an operand; 0 if these products are none of bf16.
 pub(crate) fn parts(products: Products) -> usize {
     match products {
         Products::Bf16 => 1,
@@ -46,10 +48,10 @@ pub(crate) fn parts(products: Products) -> usize {
     }
 }
 
-/// Whether this machine has the unit, and lets the process use it.
+/// Whether this machine multiplies bf16, and lets the process use that.
 pub(crate) fn are_available() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return unit::available();
+    return unit::kind().is_some();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }

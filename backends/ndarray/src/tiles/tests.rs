@@ -1,19 +1,22 @@
-//! Products on tiles against double precision and against those in single precision. Without the unit nothing is tested.
+//! Products on tiles against double precision and against those in single precision. Where nothing multiplies bf16 nothing is tested.
 
 use resflow_backend::{Backend as _, Key, Noise, Products};
 
+use super::kernel::{Place, product};
+use super::pack::{BLOCK, Line, SIDE, Source, block_lines, depths, pack};
+use super::unit::{Pairs, Unit};
 use super::{Link, are_available, chain, multiply};
 use crate::matmul::{Operands, Start, transpose};
 use crate::{NdArray, Tensor};
 
-/// All products of the unit, with the largest error that rounding their parts allows, of Σ|terms|: of a number in N parts
+/// All products, with the largest error that rounding their parts allows, of Σ|terms|: of a number in N parts
 /// at most 2⁻⁸ᴺ⁻¹ is lost, of the products of parts at most 2⁻¹⁶ with two and 2⁻²³ with three; six in f32 have its rounding too.
 const ALL: [(Products, f64); 3] = [(Products::Bf16x6, 5e-7), (Products::Bf16x3, 3.1e-5), (Products::Bf16, 8e-3)];
 
-/// Whether there is a unit to test; says so if not.
+/// Whether there is something to test; says so if not.
 fn is_tested() -> bool {
     if !are_available() {
-        eprintln!("SKIPPED, NOT TESTED: this processor has no matrix unit");
+        eprintln!("SKIPPED, NOT TESTED: this processor multiplies no bf16");
     }
     are_available()
 }
@@ -93,7 +96,7 @@ fn products_of_odd_sizes() {
     assert!(done > 1000, "{done} products on tiles");
 }
 
-/// What has no bf16 near it is left to single precision, bit for bit; small numbers lose what the unit flushes.
+/// What has no bf16 near it is left to single precision, bit for bit; small numbers lose what is flushed.
 #[test]
 fn numbers_at_the_edges() {
     if !is_tested() {
@@ -125,6 +128,45 @@ fn numbers_at_the_edges() {
             }
         }
     }
+}
+
+/// Pairs against what is used here, which is a matrix unit if there is one: the same products, added up in other orders.
+#[test]
+fn both_kinds() {
+    fn compare<const PARTS: usize>(found: Pairs, (products, bound): (Products, f64)) {
+        let (rows, columns, terms) = (BLOCK, 48, 70);
+        let (a, b) = (draw(1, [rows, terms]), draw(2, [terms, columns]));
+        let packed = |data: &[f32], stride, by_terms, left, starts| {
+            let outer = if left { rows } else { columns };
+            let source = Source { data, stride, outer, inner: terms, by_terms, factors: None };
+            let mut lines = vec![Line::ZERO; block_lines(terms, PARTS)];
+            assert!(pack::<PARTS>(&source, left, starts, &mut lines));
+            lines
+        };
+        let left = packed(&a, terms, true, true, [0, SIDE]);
+        let sizes = exact(&a, &b, [rows, terms, columns]);
+        for (tiles, starts, accumulate) in [(2, [0, SIDE], false), (2, [SIDE, 2 * SIDE], true), (1, [SIDE; 2], true)] {
+            let right = packed(&b, columns, false, false, starts);
+            let place = Place { stride: columns, columns: starts, tiles, accumulate };
+            let [pairs, used] = [Unit::Pairs(found), Unit::enter()].map(|unit| {
+                let mut out = vec![0.25; rows * columns];
+                product::<PARTS>(&unit, &left, &right, depths(terms), &mut out, place);
+                out
+            });
+            for (index, ((&pairs, used), (sum, size))) in pairs.iter().zip(used).zip(&sizes).enumerate() {
+                let at = index % columns;
+                let written = starts[..tiles].iter().any(|&start| (start..start + SIDE).contains(&at));
+                let before = if accumulate || !written { 0.25 } else { 0.0 };
+                let want = if written { sum + before } else { before };
+                assert!(f64::from(pairs - used).abs() <= 1e-6 * size, "{products}, {index}: {pairs} and {used}");
+                assert!((f64::from(pairs) - want).abs() <= bound * size, "{products}, {index}: {pairs}, not {want}");
+            }
+        }
+    }
+    let Some(found) = Pairs::find() else { return eprintln!("SKIPPED, NOT TESTED: no AVX512_BF16") };
+    compare::<3>(found, ALL[0]);
+    compare::<2>(found, ALL[1]);
+    compare::<1>(found, ALL[2]);
 }
 
 /// A right operand is packed once while it is the same, and again when it is another.

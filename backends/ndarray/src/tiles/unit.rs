@@ -1,7 +1,8 @@
-//! Intel's matrix unit (AMX): whether it is there and allowed, and its configuration for a thread.
+//! What multiplies bf16 here: Intel's matrix unit (AMX), with its configuration for a thread, or else AVX-512's dot products of
+//! pairs (AVX512_BF16).
 //!
-//! The compiler has no stable intrinsics for it, so its instructions are written out. Between two blocks of assembly no number
-//! lives in a tile; only the configuration does, from [`Unit::enter`] to the drop.
+//! The compiler has no stable intrinsics for the matrix unit, so its instructions are written out. Between two blocks of assembly no
+//! number lives in a tile; only the configuration does, from [`Unit::enter`] to the drop.
 #![allow(unsafe_code)]
 
 use std::arch::asm;
@@ -14,11 +15,22 @@ const TILE_DATA: u64 = 18;
 /// The tiles' registers and configuration among those that the system saves.
 const SAVED: u64 = 0x6_0000;
 
-/// Whether this process may use tiles of bf16: asked of the processor and of the system once, and only if they are wanted,
-/// since a process that has the permission needs larger stacks for its signals.
-pub(crate) fn available() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| is_there() && is_permitted())
+/// What multiplies bf16 on a processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Eight tiles of 16 rows by 64 bytes.
+    Matrices,
+    /// Sums of two products in each lane of a vector.
+    Pairs,
+}
+
+/// What this process may use, the faster if there are both: asked of the processor and of the system once, and only if it is wanted,
+/// since a process that has the permission for tiles needs larger stacks for its signals.
+pub(crate) fn kind() -> Option<Kind> {
+    static FOUND: OnceLock<Option<Kind>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        if is_there() && is_permitted() { Some(Kind::Matrices) } else { Pairs::find().map(|_| Kind::Pairs) }
+    })
 }
 
 /// That the processor has eight tiles of 16 rows by 64 bytes and products of bf16, and that the system saves them.
@@ -88,29 +100,52 @@ static WHOLE: Configuration = {
     c
 };
 
-/// The unit configured for this thread, as long as this lives.
+/// Tiles that are configured for this thread, as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Unit(
+pub(crate) struct Configured(
     // a configuration is a thread's own
     PhantomData<*const ()>,
 );
 
+impl Drop for Configured {
+    fn drop(&mut self) {
+        // SAFETY: the unit is there, since `enter` found it.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// What multiplies bf16, ready for this thread. That one exists says that the processor has it.
+#[derive(Debug)]
+pub(crate) enum Unit {
+    Matrices(Configured),
+    Pairs(Pairs),
+}
+
+/// That AVX512_BF16 was found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pairs(());
+
+impl Pairs {
+    pub(super) fn find() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+        found.then_some(Self(()))
+    }
+}
+
 impl Unit {
-    /// Configures the unit for this thread.
+    /// Makes the unit ready for this thread.
     ///
     /// # Panics
     /// If there is none.
     pub(crate) fn enter() -> Self {
-        assert!(available(), "the matrix unit is configured where there is none");
-        // SAFETY: the unit is there and permitted, and the configuration is one of palette 1.
-        unsafe { asm!("ldtilecfg [{0}]", in(reg) &raw const WHOLE, options(nostack, readonly)) };
-        Self(PhantomData)
-    }
-}
-
-impl Drop for Unit {
-    fn drop(&mut self) {
-        // SAFETY: the unit is there, since `enter` found it.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        match kind() {
+            Some(Kind::Matrices) => {
+                // SAFETY: the unit is there and permitted, and the configuration is one of palette 1.
+                unsafe { asm!("ldtilecfg [{0}]", in(reg) &raw const WHOLE, options(nostack, readonly)) };
+                Self::Matrices(Configured(PhantomData))
+            }
+            Some(Kind::Pairs) => Self::Pairs(Pairs(())),
+            None => panic!("products of bf16 where nothing makes them"),
+        }
     }
 }
