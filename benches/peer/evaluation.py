@@ -2,7 +2,9 @@
 """What the peer's log p and inverse cost in accuracy: the standard deviation of one call's log p, row by row, and the
 evaluations of g that its inverse makes. Run beside normflows_bench.py, whose workloads it uses.
 
-    peer/bin/python evaluation.py [--only toy|tabular]
+    peer/bin/python evaluation.py [--only toy|tabular|conv]
+
+Of conv, whose log p takes a second an image, eight images are called four times.
 """
 import argparse, json
 import numpy as np
@@ -14,7 +16,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--only")
 only = parser.parse_args().only
 torch.set_num_threads(1)
-for name in ("toy", "tabular"):
+for name in ("toy", "tabular", "conv"):
     if only and name != only:
         continue
     w = WORK[name]
@@ -30,7 +32,8 @@ for name in ("toy", "tabular"):
         opt.step()
         nf.utils.update_lipschitz(flows, 5)
     flows.eval()
-    calls = torch.stack([to_latent(flows, x)[1].detach() for _ in range(16)])
+    x, times = (x[:8], 4) if name == "conv" else (x, 16)
+    calls = torch.stack([to_latent(flows, x)[1].detach() for _ in range(times)])
     counter = {"g": 0}
     for f in flows:
         if isinstance(f, nf.flows.Residual):

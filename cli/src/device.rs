@@ -46,13 +46,12 @@ pub(crate) enum ProductsName {
     /// In single precision.
     #[default]
     F32,
-    /// Gradients of a fit, on a processor that multiplies bf16 (AMX, AVX512_BF16), by three products: an error of 2e-6.
-    ///
-    /// Faster than f32 on AMX alone.
+    /// Gradients of a fit, on a processor that multiplies bf16 (AMX, AVX512_BF16), by three products: an error of 2e-6;
+    /// faster than f32 on AMX alone.
     Bf16x3,
     /// The same by six products of bf16: accurate like f32.
     Bf16x6,
-    /// The same by one product of bf16, faster on both: an error of 1e-3.
+    /// The same by one product of bf16: an error of 1e-3; faster than f32 on either.
     Bf16,
     /// Everything, on a GPU's matrix hardware by three half-precision products: accurate like f32.
     F16x3,

@@ -10,7 +10,7 @@ use crate::tiles::Link;
 use crate::{CpuElement, NdArray, Tensor};
 
 /// Rows that go through products of bf16 at once.
-const UNIT_ROWS: usize = 64;
+const PACKED_ROWS: usize = 64;
 /// What the widest layer makes of a tile, in bytes. Fewer rows would fit a first-level cache, but products of 24 rows by 128
 /// columns are slower by more than that wins (docs/performance.md).
 const TILE_BYTES: usize = 48 << 10;
@@ -149,7 +149,7 @@ impl<E: CpuElement> NdArray<E> {
         let width = width.unwrap_or(0).max(d).max(1);
         let rows = match self.products {
             Products::F32 => (TILE_BYTES / (width * size_of::<E>()) / STEP * STEP).clamp(STEP, 8 * STEP),
-            _ => UNIT_ROWS,
+            _ => PACKED_ROWS,
         };
         let (mut one, mut other) = (self.take(rows * width), self.take(rows * width));
         let (mut power, mut value) = (self.owned(state.power), self.owned(state.value));

@@ -15,7 +15,7 @@ conformance_tests!(double, threads::<f64>(1));
 conformance_tests!(single_on_three_threads, threads::<f32>(3));
 conformance_tests!(double_on_three_threads, threads::<f64>(3));
 
-// six products of bf16 are held to the tolerances of single precision, where there is a unit for them
+// six products of bf16 are held to the tolerances of single precision, where the processor has them
 conformance_tests!(
     bf16x6,
     match threads::<f32>(1).with_products(Products::Bf16x6) {

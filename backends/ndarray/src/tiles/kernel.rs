@@ -1,4 +1,4 @@
-//! The product of two packed blocks: 32 rows by 32 columns, four tiles of sums.
+//! The product of two packed blocks, 32 rows by 32 columns: on the matrix unit four tiles of sums, else by [`pairs`].
 //!
 //! Of the products of parts the smallest are left out: with two parts x₁y₁, with three those of order three and more.
 #![allow(unsafe_code)]
@@ -7,7 +7,7 @@ use std::arch::asm;
 
 use super::pack::{BLOCK, Line, SIDE};
 use super::pairs;
-use super::unit::{Configured, Unit};
+use super::unit::{Configured, Multiplier};
 
 /// The bytes of a tile.
 const TILE: usize = SIDE * 64;
@@ -119,7 +119,7 @@ pub(crate) struct Place {
 
 /// Makes the product of a block of rows and a block of columns, packed in PARTS parts of as many depths.
 pub(crate) fn product<const PARTS: usize>(
-    unit: &Unit,
+    by: &Multiplier,
     a: &[Line],
     b: &[Line],
     depths: usize,
@@ -137,11 +137,11 @@ pub(crate) fn product<const PARTS: usize>(
         );
     }
     let (a, b) = (&a[..lines], &b[..lines]);
-    // SAFETY: operands have the lines of their depths, and `out` has room for 32 rows of the tiles of columns.
+    // SAFETY: operands have the lines of their depths, at least one, and `out` has room for 32 rows of the tiles of columns.
     unsafe {
-        match unit {
-            Unit::Matrices(configured) => by_matrices::<PARTS>(configured, a, b, depths, out, place),
-            Unit::Pairs(found) => pairs::product::<PARTS>(*found, a, b, out, place),
+        match by {
+            Multiplier::Matrices(configured) => by_matrices::<PARTS>(configured, a, b, depths, out, place),
+            Multiplier::Pairs(found) => pairs::product::<PARTS>(*found, a, b, out, place),
         }
     }
 }

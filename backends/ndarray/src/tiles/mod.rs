@@ -23,7 +23,7 @@ mod unit;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use product::{Packed, chain, multiply};
 
-/// A right operand, packed: nothing where there is no unit.
+/// A right operand, packed: nothing on other architectures.
 #[cfg(not(target_arch = "x86_64"))]
 #[derive(Debug)]
 pub(crate) struct Packed;

@@ -2,7 +2,7 @@
 //!
 //! A word of a row of the left operand goes to all lanes and meets a line of the right one, whose lanes are columns: the layout of
 //! the matrix unit's tiles as it is. Eight rows by 32 columns of sums stay in registers. The instruction takes subnormal numbers for zero
-//! like the unit, and makes twice the multiply-adds of one of f32: so one part is faster than f32, and more are not.
+//! like the unit, and makes twice the multiply-adds of one of f32: one part can be faster than f32, more cannot (docs/performance.md).
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
@@ -20,7 +20,7 @@ const ROWS: usize = 8;
 /// Makes the product of a block of rows and a block of columns, packed in PARTS parts.
 ///
 /// # Safety
-/// `out` has room for 32 rows of the tiles of columns at their place.
+/// `out` has room for 32 rows of the one or two tiles of columns at their place.
 pub(super) unsafe fn product<const PARTS: usize>(_found: Pairs, a: &[Line], b: &[Line], out: &mut [f32], place: Place) {
     // SAFETY: `_found` says that the processor has the instructions; the rest by the caller's promise.
     unsafe {

@@ -6,11 +6,11 @@ use resflow_backend::Products;
 
 use super::kernel::{self, Place};
 use super::pack::{BLOCK, Line, SIDE, Source, block_lines, depths, pack};
-use super::unit::Unit;
+use super::unit::Multiplier;
 use super::{Link, parts};
 use crate::matmul::{Operands, Start};
 
-/// Extents from which on tiles are faster than AVX-512.
+/// Extents from which on the matrix unit is faster than AVX-512; by pairs they say what is large enough.
 const LEAST: [usize; 3] = [16, 9, 9];
 /// Multiply-adds from which on they are.
 const LEAST_WORK: usize = 16 << 10;
@@ -96,13 +96,13 @@ fn numbers(lines: &mut [Line]) -> &mut [f32] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * SIDE) }
 }
 
-/// Whether tiles should do a product of these extents.
+/// Whether a product of these extents is worth packing.
 fn suits(extents: [usize; 3]) -> bool {
     let large = extents.iter().zip(LEAST).all(|(&extent, least)| extent >= least);
     large && extents.iter().product::<usize>() >= LEAST_WORK
 }
 
-/// Does a product on tiles; false if it is left to f32: where that is faster, and where an operand has a number that is not
+/// Does a product on tiles; false if it is left to f32: where it is small, and where an operand has a number that is not
 /// ordinary.
 pub(crate) fn multiply(products: Products, o: &Operands<'_, f32>, start: Start<'_, f32>, out: &mut [f32]) -> bool {
     let parts = parts(products);
@@ -144,7 +144,7 @@ pub(crate) fn multiply(products: Products, o: &Operands<'_, f32>, start: Start<'
         }
         let stride = n.next_multiple_of(SIDE);
         sums.resize((BLOCK * stride / SIDE).max(sums.len()), Line::ZERO);
-        let unit = Unit::enter();
+        let by = Multiplier::enter();
         for block in 0..blocks {
             let row = first(block);
             let left = if accumulate {
@@ -158,14 +158,14 @@ pub(crate) fn multiply(products: Products, o: &Operands<'_, f32>, start: Start<'
             }
             let out = &mut out[row * n..(row + BLOCK).min(m) * n];
             if whole {
-                block_product(&unit, parts, left, b, out, n, accumulate);
+                block_product(&by, parts, left, b, out, n, accumulate);
                 if let Start::Bias(bias) = start {
                     out.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
                 }
                 continue;
             }
             let sums = numbers(sums);
-            block_product(&unit, parts, left, b, sums, stride, false);
+            block_product(&by, parts, left, b, sums, stride, false);
             for (row, sums) in out.chunks_exact_mut(n).zip(sums.chunks_exact(stride)) {
                 match start {
                     Start::Zero => row.copy_from_slice(&sums[..n]),
@@ -217,7 +217,7 @@ pub(crate) fn chain(
     SCRATCH.with_borrow_mut(|Scratch { left, sums, .. }| {
         left.resize(lines.max(left.len()), Line::ZERO);
         sums.resize((BLOCK * widest / SIDE).max(sums.len()), Line::ZERO);
-        let unit = Unit::enter();
+        let by = Multiplier::enter();
         let d = first.k;
         for start in (0..rows).step_by(BLOCK) {
             let count = BLOCK.min(rows - start);
@@ -231,7 +231,7 @@ pub(crate) fn chain(
                     return start;
                 }
                 width = link.n.next_multiple_of(SIDE);
-                block_product(&unit, parts, left, b, sums, width, false);
+                block_product(&by, parts, left, b, sums, width, false);
             }
             let rows = x[start * d..(start + count) * d].chunks_exact_mut(d).zip(sums.chunks_exact(width));
             match factors {
@@ -249,7 +249,7 @@ pub(crate) fn chain(
 
 /// Writes the product of a packed block of rows and all columns to `out`, `[32, stride]`, or adds it.
 fn block_product(
-    unit: &Unit,
+    by: &Multiplier,
     parts: usize,
     left: &[Line],
     b: &Packed,
@@ -263,9 +263,9 @@ fn block_product(
         let tiles = (b.columns - block * BLOCK).div_ceil(SIDE).min(2);
         let place = Place { stride, columns: columns(b.columns, block), tiles, accumulate };
         match parts {
-            1 => kernel::product::<1>(unit, left, right, depths, out, place),
-            2 => kernel::product::<2>(unit, left, right, depths, out, place),
-            _ => kernel::product::<3>(unit, left, right, depths, out, place),
+            1 => kernel::product::<1>(by, left, right, depths, out, place),
+            2 => kernel::product::<2>(by, left, right, depths, out, place),
+            _ => kernel::product::<3>(by, left, right, depths, out, place),
         }
     }
 }

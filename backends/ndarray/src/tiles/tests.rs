@@ -4,7 +4,7 @@ use resflow_backend::{Backend as _, Key, Noise, Products};
 
 use super::kernel::{Place, product};
 use super::pack::{BLOCK, Line, SIDE, Source, block_lines, depths, pack};
-use super::unit::{Pairs, Unit};
+use super::unit::{Multiplier, Pairs};
 use super::{Link, are_available, chain, multiply};
 use crate::matmul::{Operands, Start, transpose};
 use crate::{NdArray, Tensor};
@@ -130,7 +130,7 @@ fn numbers_at_the_edges() {
     }
 }
 
-/// Pairs against what is used here, which is a matrix unit if there is one: the same products, added up in other orders.
+/// Pairs against double precision, and against a matrix unit where there is one: the same products, added up in other orders.
 #[test]
 fn both_kinds() {
     fn compare<const PARTS: usize>(found: Pairs, (products, bound): (Products, f64)) {
@@ -145,12 +145,13 @@ fn both_kinds() {
         };
         let left = packed(&a, terms, true, true, [0, SIDE]);
         let sizes = exact(&a, &b, [rows, terms, columns]);
-        for (tiles, starts, accumulate) in [(2, [0, SIDE], false), (2, [SIDE, 2 * SIDE], true), (1, [SIDE; 2], true)] {
+        let places = [(2, [0, SIDE], false), (2, [SIDE, 2 * SIDE], true), (1, [SIDE; 2], true), (2, [0, 1], false)];
+        for (tiles, starts, accumulate) in places {
             let right = packed(&b, columns, false, false, starts);
             let place = Place { stride: columns, columns: starts, tiles, accumulate };
-            let [pairs, used] = [Unit::Pairs(found), Unit::enter()].map(|unit| {
+            let [pairs, used] = [Multiplier::Pairs(found), Multiplier::enter()].map(|by| {
                 let mut out = vec![0.25; rows * columns];
-                product::<PARTS>(&unit, &left, &right, depths(terms), &mut out, place);
+                product::<PARTS>(&by, &left, &right, depths(terms), &mut out, place);
                 out
             });
             for (index, ((&pairs, used), (sum, size))) in pairs.iter().zip(used).zip(&sizes).enumerate() {

@@ -2,7 +2,7 @@
 //! pairs (AVX512_BF16).
 //!
 //! The compiler has no stable intrinsics for the matrix unit, so its instructions are written out. Between two blocks of assembly no
-//! number lives in a tile; only the configuration does, from [`Unit::enter`] to the drop.
+//! number lives in a tile; only the configuration does, from [`Multiplier::enter`] to the drop.
 #![allow(unsafe_code)]
 
 use std::arch::asm;
@@ -16,30 +16,36 @@ const TILE_DATA: u64 = 18;
 const SAVED: u64 = 0x6_0000;
 
 /// What multiplies bf16 on a processor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     /// Eight tiles of 16 rows by 64 bytes.
     Matrices,
     /// Sums of two products in each lane of a vector.
-    Pairs,
+    Pairs(Pairs),
 }
 
 /// What this process may use, the faster if there are both: asked of the processor and of the system once, and only if it is wanted,
 /// since a process that has the permission for tiles needs larger stacks for its signals.
 pub(crate) fn kind() -> Option<Kind> {
     static FOUND: OnceLock<Option<Kind>> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        if is_there() && is_permitted() { Some(Kind::Matrices) } else { Pairs::find().map(|_| Kind::Pairs) }
-    })
+    *FOUND.get_or_init(
+        || {
+            if is_there() && is_permitted() { Some(Kind::Matrices) } else { Pairs::find().map(Kind::Pairs) }
+        },
+    )
 }
 
 /// That the processor has eight tiles of 16 rows by 64 bytes and products of bf16, and that the system saves them.
+#[allow(unused_unsafe)] // asking the processor is safe from Rust 1.94 on
 fn is_there() -> bool {
     let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-    if !avx512 || __cpuid(0).eax < 0x1d || __cpuid(1).ecx >> 27 & 1 == 0 {
+    // SAFETY: every x86-64 processor answers.
+    let (most, first) = unsafe { (__cpuid(0).eax, __cpuid(1).ecx) };
+    if !avx512 || most < 0x1d || first >> 27 & 1 == 0 {
         return false;
     }
-    let features = __cpuid_count(7, 0).edx;
+    // SAFETY: every x86-64 processor answers.
+    let features = unsafe { __cpuid_count(7, 0) }.edx;
     if features >> 22 & 1 == 0 || features >> 24 & 1 == 0 {
         return false;
     }
@@ -47,7 +53,8 @@ fn is_there() -> bool {
     if unsafe { enabled() } & SAVED != SAVED {
         return false;
     }
-    let palette = __cpuid_count(0x1d, 1);
+    // SAFETY: every x86-64 processor answers.
+    let palette = unsafe { __cpuid_count(0x1d, 1) };
     let (row_bytes, tiles, rows) = (palette.ebx & 0xffff, palette.ebx >> 16, palette.ecx & 0xffff);
     row_bytes == 64 && tiles == 8 && rows == 16
 }
@@ -116,27 +123,30 @@ impl Drop for Configured {
 
 /// What multiplies bf16, ready for this thread. That one exists says that the processor has it.
 #[derive(Debug)]
-pub(crate) enum Unit {
+pub(crate) enum Multiplier {
     Matrices(Configured),
     Pairs(Pairs),
 }
 
-/// That AVX512_BF16 was found.
+/// The proof that AVX512_BF16 was found.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pairs(());
 
 impl Pairs {
     pub(super) fn find() -> Option<Self> {
-        let found = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+        // the compiler takes the third to mean the second
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512bf16");
         found.then_some(Self(()))
     }
 }
 
-impl Unit {
-    /// Makes the unit ready for this thread.
+impl Multiplier {
+    /// Makes what is here ready for this thread.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is nothing.
     pub(crate) fn enter() -> Self {
         match kind() {
             Some(Kind::Matrices) => {
@@ -144,7 +154,7 @@ impl Unit {
                 unsafe { asm!("ldtilecfg [{0}]", in(reg) &raw const WHOLE, options(nostack, readonly)) };
                 Self::Matrices(Configured(PhantomData))
             }
-            Some(Kind::Pairs) => Self::Pairs(Pairs(())),
+            Some(Kind::Pairs(found)) => Self::Pairs(found),
             None => panic!("products of bf16 where nothing makes them"),
         }
     }
