@@ -7,7 +7,7 @@
 
 use resflow_backend::{Activation, FixedPointColumn, FixedPointFound, FixedPointSearch, Net, NetLayer, composed};
 
-use crate::fused::{Rule, activate0, iterate, parameter_value};
+use crate::fused::{Rule, activate, iterate, parameter_value};
 use crate::matmul::{Operands, Start};
 use crate::reduce::dot;
 use crate::simd::kernel;
@@ -49,18 +49,18 @@ fn layers<E: CpuElement>(net: &Net<Tensor<E>>, d: usize) -> Option<(Vec<Layer<'_
 }
 
 /// The rows of a tile, `[capacity, d]` each, and what is known of them.
-struct Tile<E: CpuElement> {
+struct Tile<E> {
     d: usize,
     history: usize,
-    y: Tensor<E>,
-    x: Tensor<E>,
-    best: Tensor<E>,
+    y: Vec<E>,
+    x: Vec<E>,
+    best: Vec<E>,
     /// `[capacity, 6]`.
-    rows: Tensor<E>,
+    rows: Vec<E>,
     /// x and r of the step before.
-    last: [Tensor<E>; 2],
+    last: [Vec<E>; 2],
     /// ΔX and ΔR of the last steps, `[capacity, history, d]`.
-    differences: [Tensor<E>; 2],
+    differences: [Vec<E>; 2],
     /// Steps of each row since it came, and its number.
     age: Vec<usize>,
     number: Vec<usize>,
@@ -73,8 +73,8 @@ fn move_run<E: Copy>(numbers: &mut [E], length: usize, from: usize, to: usize) {
 }
 
 impl<E: CpuElement> Tile<E> {
-    fn new(backend: &NdArray<E>, capacity: usize, d: usize, history: usize) -> Self {
-        let take = |width: usize| backend.take(capacity * width);
+    fn new(capacity: usize, d: usize, history: usize) -> Self {
+        let take = |width: usize| vec![E::ZERO; capacity * width];
         Self {
             d,
             history,
@@ -94,9 +94,9 @@ impl<E: CpuElement> Tile<E> {
     fn put(&mut self, place: usize, number: usize, y: &[E]) {
         let range = place * self.d..(place + 1) * self.d;
         for part in [&mut self.y, &mut self.x, &mut self.best] {
-            part.as_mut_slice()[range.clone()].copy_from_slice(y);
+            part[range.clone()].copy_from_slice(y);
         }
-        let row = &mut self.rows.as_mut_slice()[place * COLUMNS..(place + 1) * COLUMNS];
+        let row = &mut self.rows[place * COLUMNS..(place + 1) * COLUMNS];
         row.fill(E::ZERO);
         for column in [FixedPointColumn::Residual, FixedPointColumn::Norm, FixedPointColumn::Latest] {
             row[column as usize] = E::from_f64(f64::INFINITY);
@@ -113,18 +113,18 @@ impl<E: CpuElement> Tile<E> {
             return;
         }
         for part in [&mut self.y, &mut self.x, &mut self.best].into_iter().chain(&mut self.last) {
-            move_run(part.as_mut_slice(), d, from, place);
+            move_run(part, d, from, place);
         }
         for part in &mut self.differences {
-            move_run(part.as_mut_slice(), self.history * d, from, place);
+            move_run(part, self.history * d, from, place);
         }
-        move_run(self.rows.as_mut_slice(), COLUMNS, from, place);
+        move_run(&mut self.rows, COLUMNS, from, place);
         self.age[place] = self.age[from];
         self.number[place] = self.number[from];
     }
 
     fn column(&self, place: usize, column: FixedPointColumn) -> E {
-        self.rows.as_slice()[place * COLUMNS + column as usize]
+        self.rows[place * COLUMNS + column as usize]
     }
 }
 
@@ -216,7 +216,7 @@ impl<E: CpuElement> NdArray<E> {
                     width = *outputs;
                 }
                 Layer::Activation(function, b) => {
-                    activate0(self.level(), *function, *b, from, &mut to[..rows * width]);
+                    activate(self.level(), *function, *b, from, [&mut to[..rows * width]]);
                 }
             }
             std::mem::swap(&mut to, &mut other);
@@ -245,11 +245,15 @@ impl<E: CpuElement> NdArray<E> {
             return None;
         }
         let capacity = (TILE_BYTES / (widest * size_of::<E>()) / STEP * STEP).clamp(STEP, 8 * STEP).min(n.max(1));
-        let mut best = self.take(n * d).with_shape(y.shape());
-        let mut rows = self.take(n * COLUMNS).with_shape([n, COLUMNS].into());
-        let mut tile = Tile::new(self, capacity, d, search.history);
-        let [mut one, mut other] = [0; 2].map(|_| self.take(capacity * widest));
-        let [mut r, mut x] = [0; 2].map(|_| self.take(capacity * d));
+        let y = y.as_slice();
+        let mut found = FixedPointFound {
+            best: self.take(n * d).with_shape([n, d].into()),
+            rows: self.take(n * COLUMNS).with_shape([n, COLUMNS].into()),
+        };
+        let (best, rows) = (found.best.as_mut_slice(), found.rows.as_mut_slice());
+        let mut tile = Tile::new(capacity, d, search.history);
+        let [mut one, mut other] = [0; 2].map(|_| vec![E::ZERO; capacity * widest]);
+        let [mut r, mut x] = [0; 2].map(|_| vec![E::ZERO; capacity * d]);
         let mut before = vec![E::ZERO; capacity];
         let mut mixed = vec![E::ZERO; d];
         let [accuracy, floor, patience] =
@@ -257,16 +261,17 @@ impl<E: CpuElement> NdArray<E> {
         let rule = Rule { accuracy, floor, patience };
         let mut next = 0;
         while tile.live < capacity && next < n {
-            tile.put(tile.live, next, &y.as_slice()[next * d..(next + 1) * d]);
+            tile.put(tile.live, next, &y[next * d..(next + 1) * d]);
             (tile.live, next) = (tile.live + 1, next + 1);
         }
         while tile.live > 0 {
             let live = tile.live;
             let all = live * d;
-            let scratch = [one.as_mut_slice(), other.as_mut_slice()];
-            x.as_mut_slice()[..all].copy_from_slice(&tile.x.as_slice()[..all]);
-            let g = self.through(&layers, sign, live, d, &x.as_slice()[..all], scratch);
-            residuals(self.level(), &tile.y.as_slice()[..all], &x.as_slice()[..all], g, &mut r.as_mut_slice()[..all]);
+            x[..all].copy_from_slice(&tile.x[..all]);
+            let g = self.through(&layers, sign, live, d, &x[..all], [&mut one, &mut other]);
+            if search.history > 0 {
+                residuals(self.level(), &tile.y[..all], &x[..all], g, &mut r[..all]);
+            }
             for (place, before) in before.iter_mut().enumerate().take(live) {
                 *before = tile.column(place, FixedPointColumn::Latest);
             }
@@ -274,16 +279,16 @@ impl<E: CpuElement> NdArray<E> {
                 self.level(),
                 rule,
                 d,
-                &tile.y.as_slice()[..all],
+                &tile.y[..all],
                 g,
-                &mut tile.x.as_mut_slice()[..all],
-                &mut tile.best.as_mut_slice()[..all],
-                &mut tile.rows.as_mut_slice()[..live * COLUMNS],
+                &mut tile.x[..all],
+                &mut tile.best[..all],
+                &mut tile.rows[..live * COLUMNS],
             );
             if search.history > 0 {
                 for place in 0..live {
                     let run = place * d..(place + 1) * d;
-                    let now = [&x.as_slice()[run.clone()], &r.as_slice()[run]];
+                    let now = [&x[run.clone()], &r[run]];
                     let grew = before[place] < tile.column(place, FixedPointColumn::Latest);
                     self.accelerate(&mut tile, place, now, grew, &mut mixed);
                 }
@@ -296,19 +301,18 @@ impl<E: CpuElement> NdArray<E> {
                     continue;
                 }
                 let number = tile.number[place];
-                let found = &tile.best.as_slice()[place * d..(place + 1) * d];
-                best.as_mut_slice()[number * d..(number + 1) * d].copy_from_slice(found);
-                let row = &tile.rows.as_slice()[place * COLUMNS..(place + 1) * COLUMNS];
-                rows.as_mut_slice()[number * COLUMNS..(number + 1) * COLUMNS].copy_from_slice(row);
+                best[number * d..(number + 1) * d].copy_from_slice(&tile.best[place * d..(place + 1) * d]);
+                let row = &tile.rows[place * COLUMNS..(place + 1) * COLUMNS];
+                rows[number * COLUMNS..(number + 1) * COLUMNS].copy_from_slice(row);
                 if next < n {
-                    tile.put(place, next, &y.as_slice()[next * d..(next + 1) * d]);
+                    tile.put(place, next, &y[next * d..(next + 1) * d]);
                     next += 1;
                 } else {
                     tile.close(place);
                 }
             }
         }
-        Some(FixedPointFound { best, rows })
+        Some(found)
     }
 
     /// Keeps the differences of a row's step, and takes the accelerated step in place of the plain one, unless the residual grew or the
@@ -319,13 +323,13 @@ impl<E: CpuElement> NdArray<E> {
         if age > 0 {
             let at = (place * history + (age - 1) % history) * d;
             for ((differences, last), now) in tile.differences.iter_mut().zip(&tile.last).zip(now) {
-                let last = &last.as_slice()[run.clone()];
-                let out = &mut differences.as_mut_slice()[at..at + d];
+                let last = &last[run.clone()];
+                let out = &mut differences[at..at + d];
                 out.iter_mut().zip(now).zip(last).for_each(|((o, &a), &b)| *o = a - b);
             }
         }
         for (last, now) in tile.last.iter_mut().zip(now) {
-            last.as_mut_slice()[run.clone()].copy_from_slice(now);
+            last[run.clone()].copy_from_slice(now);
         }
         let count = age.min(history);
         if count == 0 || grew || tile.column(place, FixedPointColumn::Active) == E::ZERO {
@@ -333,9 +337,9 @@ impl<E: CpuElement> NdArray<E> {
         }
         let own = place * history * d..(place * history + count) * d;
         let [dx, dr] = &tile.differences;
-        let differences = Differences { x: &dx.as_slice()[own.clone()], r: &dr.as_slice()[own], count };
+        let differences = Differences { x: &dx[own.clone()], r: &dr[own], count };
         let ridge = composed::ridge::<E>();
-        mix(self.level(), ridge, E::TINY, now[1], &differences, &mut tile.x.as_mut_slice()[run], mixed);
+        mix(self.level(), ridge, E::TINY, now[1], &differences, &mut tile.x[run], mixed);
     }
 }
 

@@ -13,10 +13,14 @@ mod broadcast;
 mod conv;
 #[cfg(target_arch = "x86_64")]
 mod direct;
+#[cfg(target_arch = "x86_64")]
+mod dots;
 mod elementwise;
 mod fixed_point;
 mod fused;
 mod layout;
+#[cfg(target_arch = "x86_64")]
+mod lipswish;
 mod lu;
 mod matmul;
 mod net;
@@ -89,6 +93,24 @@ pub trait CpuElement: Element + ndarray::LinalgScalar {
         0
     }
 
+    /// Computes LipSwish and its first N − 1 derivatives where there is a faster way than plain loops; false if it is left to
+    /// these. Which way it is depends on the machine alone, so that a value is the same with derivatives and without.
+    #[doc(hidden)]
+    #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
+    fn lipswish<const N: usize>(level: Level, b: Self, x: &[Self], out: [&mut [Self]; N]) -> bool {
+        let _ = (level, b, x, out);
+        false
+    }
+
+    /// Adds a product of few columns, `[n, k]` as `columns` has them, where there is a faster way than plain loops; false if it is
+    /// left to others.
+    #[doc(hidden)]
+    #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
+    fn dots(level: Level, operands: &Operands<'_, Self>, columns: &[Self], out: &mut [Self]) -> bool {
+        let _ = (level, operands, columns, out);
+        false
+    }
+
     /// Does a small product without packing where that is faster; false if it is left to others.
     #[doc(hidden)]
     #[allow(private_interfaces)] // the trait is for f32 and f64, not for implementing elsewhere
@@ -99,6 +121,26 @@ pub trait CpuElement: Element + ndarray::LinalgScalar {
 }
 
 impl CpuElement for f32 {
+    #[cfg(target_arch = "x86_64")]
+    #[allow(private_interfaces)]
+    fn lipswish<const N: usize>(level: Level, b: Self, x: &[Self], out: [&mut [Self]; N]) -> bool {
+        let suits = level == Level::Avx512;
+        if suits {
+            lipswish::derivatives(b, x, out);
+        }
+        suits
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(private_interfaces)]
+    fn dots(level: Level, operands: &Operands<'_, Self>, columns: &[Self], out: &mut [Self]) -> bool {
+        let suits = level == Level::Avx512;
+        if suits {
+            dots::product(operands, columns, out);
+        }
+        suits
+    }
+
     const HAS_TILES: bool = true;
 
     #[inline(always)]

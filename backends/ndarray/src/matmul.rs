@@ -222,12 +222,16 @@ impl<E: CpuElement> NdArray<E> {
             if !accumulate {
                 out.fill(E::ZERO);
             }
-            if o.transpose_b {
-                by_dots(level, o, o.b, out);
+            let mut turned = None;
+            let columns = if o.transpose_b {
+                o.b
             } else {
-                let mut columns = self.take(o.b.len());
+                let columns = turned.insert(self.take(o.b.len()));
                 transpose(o.b, o.k, o.n, columns.as_mut_slice());
-                by_dots(level, o, columns.as_slice(), out);
+                columns.as_slice()
+            };
+            if !E::dots(level, o, columns, out) {
+                by_dots(level, o, columns, out);
             }
             return true;
         }

@@ -15,31 +15,32 @@ pub(crate) fn lane<E: CpuElement>(x: &[E], base: usize) -> [E; LANES] {
     out
 }
 
-/// Combines f(i) over `0..len` by interleaved lanes and a tree.
+/// What is left of at least sixteen elements behind whole lanes, in the last lanes, with zeros before: one vector, where a loop
+/// over the rest would take an element at a time.
 #[inline(always)]
-pub(crate) fn tree<E: CpuElement>(len: usize, start: E, join: impl Fn(E, E) -> E, f: impl Fn(usize) -> E) -> E {
-    let mut lanes = [start; LANES];
-    let whole = len / LANES * LANES;
-    for base in (0..whole).step_by(LANES) {
-        for (l, lane) in lanes.iter_mut().enumerate() {
-            *lane = join(*lane, f(base + l));
-        }
+pub(crate) fn rest<E: CpuElement>(x: &[E]) -> [E; LANES] {
+    let first = (LANES - x.len() % LANES) as u32;
+    let mut out = lane(x, x.len() - LANES);
+    for (l, o) in out.iter_mut().enumerate() {
+        *o = if l as u32 >= first { *o } else { E::ZERO };
     }
-    for i in whole..len {
-        lanes[i - whole] = join(lanes[i - whole], f(i));
-    }
-    fold(lanes, join)
+    out
 }
 
 /// The tree over sixteen lanes.
 #[inline(always)]
-pub(crate) fn fold<E: CpuElement>(mut lanes: [E; LANES], join: impl Fn(E, E) -> E) -> E {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] = join(lanes[i], lanes[i + half]);
-        }
+pub(crate) fn fold<E: CpuElement>(lanes: [E; LANES], join: impl Fn(E, E) -> E) -> E {
+    #[inline(always)]
+    fn halve<E: CpuElement, const N: usize, const M: usize>(x: [E; M], join: impl Fn(E, E) -> E) -> [E; N] {
+        std::array::from_fn(|i| join(x[i], x[i + N]))
     }
-    lanes[0]
+    // What the compiler cannot see through stays whole vectors. Else it takes apart by pairs, for the sake of this tree, the
+    // loop that made the lanes: dot products were half as fast.
+    let lanes = std::hint::black_box(lanes);
+    let eight: [E; 8] = halve(lanes, &join);
+    let four: [E; 4] = halve(eight, &join);
+    let [a, b] = halve(four, &join);
+    join(a, b)
 }
 
 #[inline(always)]
@@ -51,7 +52,20 @@ pub(crate) fn sum<E: CpuElement>(x: &[E]) -> E {
         }
         return sum;
     }
-    tree(x.len(), E::ZERO, |a, b| a + b, |i| x[i])
+    let mut sums = [E::ZERO; LANES];
+    for base in (0..x.len() / LANES * LANES).step_by(LANES) {
+        let x = lane(x, base);
+        for l in 0..LANES {
+            sums[l] += x[l];
+        }
+    }
+    if !x.len().is_multiple_of(LANES) {
+        let x = rest(x);
+        for l in 0..LANES {
+            sums[l] += x[l];
+        }
+    }
+    fold(sums, |a, b| a + b)
 }
 
 #[inline(always)]
@@ -66,22 +80,33 @@ pub(crate) fn dot<E: CpuElement>(x: &[E], y: &[E]) -> E {
         return sum;
     }
     let mut sums = [E::ZERO; LANES];
-    let whole = x.len() / LANES * LANES;
-    for base in (0..whole).step_by(LANES) {
+    for base in (0..x.len() / LANES * LANES).step_by(LANES) {
         let (x, y) = (lane(x, base), lane(y, base));
         for l in 0..LANES {
             sums[l] += x[l] * y[l];
         }
     }
-    for i in whole..x.len() {
-        sums[i - whole] += x[i] * y[i];
+    if !x.len().is_multiple_of(LANES) {
+        let (x, y) = (rest(x), rest(y));
+        for l in 0..LANES {
+            sums[l] += x[l] * y[l];
+        }
     }
     fold(sums, |a, b| a + b)
 }
 
 #[inline(always)]
 fn max<E: CpuElement>(x: &[E]) -> E {
-    tree(x.len(), E::from_f64(f64::NEG_INFINITY), larger, |i| x[i])
+    let least = E::from_f64(f64::NEG_INFINITY);
+    let mut most = [least; LANES];
+    let (whole, rest) = x.split_at(x.len() / LANES * LANES);
+    for base in (0..whole.len()).step_by(LANES) {
+        let x = lane(whole, base);
+        for l in 0..LANES {
+            most[l] = larger(most[l], x[l]);
+        }
+    }
+    larger(fold(most, larger), rest.iter().fold(least, |a, &b| larger(a, b)))
 }
 
 #[inline(always)]
