@@ -153,17 +153,8 @@ fn inner_products<E: CpuElement>(w: &[E], v: &[E]) -> [E; 3] {
         return [wv, ww, vv];
     }
     let (mut wv, mut ww, mut vv) = ([E::ZERO; LANES], [E::ZERO; LANES], [E::ZERO; LANES]);
-    let whole = w.len() / LANES * LANES;
-    for base in (0..whole).step_by(LANES) {
-        let (a, b) = (lane(w, base), lane(v, base));
-        for l in 0..LANES {
-            wv[l] += a[l] * b[l];
-            ww[l] += a[l] * a[l];
-            vv[l] += b[l] * b[l];
-        }
-    }
-    if whole < w.len() {
-        let (a, b) = (rest(w), rest(v));
+    for base in (0..w.len()).step_by(LANES) {
+        let (a, b) = if base + LANES <= w.len() { (lane(w, base), lane(v, base)) } else { (rest(w), rest(v)) };
         for l in 0..LANES {
             wv[l] += a[l] * b[l];
             ww[l] += a[l] * a[l];
@@ -228,18 +219,17 @@ fn step_and_scale<E: CpuElement>(y: &[E], g: &[E], x: &[E]) -> [E; 2] {
         return [square, scale];
     }
     let (mut square, mut scale) = ([E::ZERO; LANES], [E::ZERO; LANES]);
-    let mut add = |y: [E; LANES], g: [E; LANES], x: [E; LANES]| {
+    for base in (0..y.len()).step_by(LANES) {
+        let (y, g, x) = if base + LANES <= y.len() {
+            (lane(y, base), lane(g, base), lane(x, base))
+        } else {
+            (rest(y), rest(g), rest(x))
+        };
         for l in 0..LANES {
             let r = y[l] - g[l] - x[l];
             square[l] += r * r;
             scale[l] += y[l] * y[l];
         }
-    };
-    for base in (0..y.len() / LANES * LANES).step_by(LANES) {
-        add(lane(y, base), lane(g, base), lane(x, base));
-    }
-    if !y.len().is_multiple_of(LANES) {
-        add(rest(y), rest(g), rest(x));
     }
     [fold(square, |a, b| a + b), fold(scale, |a, b| a + b)]
 }

@@ -4,8 +4,8 @@
 //! shards run on all cores ([`NdArray::with_threads`]); neither the cut nor any order of summation depends on the number
 //! of threads, so the results do not either.
 //!
-//! Matrix products come from the crate `gemm` (feature `gemm`, the default) or from `matrixmultiply`; elementwise loops
-//! are compiled for AVX-512, AVX2 and the baseline and chosen at run time. `unsafe` occurs where those are called.
+//! Matrix products come from the crate `gemm` (feature `gemm`, the default) or from `matrixmultiply`, small ones on AVX-512 from here;
+//! elementwise loops are compiled for AVX-512, AVX2 and the baseline and chosen at run time. `unsafe` occurs where those are called.
 #![deny(unsafe_code)]
 
 mod bounded_affine;

@@ -1,7 +1,7 @@
 //! Matrix products.
 //!
 //! `multiply` is the one door: small f32 products on AVX-512 with little packing (`direct`), thin products (an extent of at
-//! most four, as data of low dimension makes them) by plain loops, all others by the crate `gemm` (the feature `gemm`,
+//! most four, as data of low dimension makes them) by plain loops or `dots`, all others by the crate `gemm` (the feature `gemm`,
 //! AVX-512 where present) or by `matrixmultiply` through ndarray. Operands are turned first where that makes rows of the
 //! result that fill vectors. Measurements are in docs/performance.md.
 

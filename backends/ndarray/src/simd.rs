@@ -1,6 +1,7 @@
 //! Loops compiled for several instruction sets, chosen at run time, and elementary functions that vectorise.
 //!
-//! The bodies are plain Rust without fused multiply-adds, so all instruction sets give the same bits.
+//! The bodies are plain Rust without fused multiply-adds, so all instruction sets give the same bits. What AVX-512 has of its own, and
+//! rounds otherwise, is products and LipSwish.
 //! Polynomials: Moshier's Cephes 2.2 (netlib.org/cephes, single precision), expf and logf. Bounds in ulp were found over
 //! all numbers of the stated range; an ulp is the step from the exact value, rounded to f32, to the next larger size.
 #![allow(unsafe_code)]
