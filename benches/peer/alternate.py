@@ -43,7 +43,7 @@ def table(turns):
             said = [f"{np.median([error(t[of]) for t in own if by in t]):.2g}" if error else "" for of, error in zip((by, "peer"), errors or (None, None))]
             print(f"| {name} | {len(both)} | {number(a)} | {number(b)} | **{ratio:.2f}** ± {(high - low) / 2:.2f} | {said[0]} | {said[1]} |")
 
-        arithmetics = list(dict.fromkeys(by for t in own for by in t if by != "peer"))
+        arithmetics = sorted({by for t in own for by in t} - {"peer"}, key=lambda by: (by != "f32", by))
         rate = lambda name: lambda r: r[name]
         for by in arithmetics:
             line(f"training, {by}", by, rate("train_samples_per_s"), rate("train_samples_per_s"))
