@@ -6,8 +6,8 @@
 
 On a shared machine single runs mean little; what disturbs one of two neighbours disturbs the other. A turn is one run of each arithmetic and one
 of the peer, one thread each, every second one in reverse order; the workload that has had the least time has the next. Ratios are of runs of
-the same turn; ± is half of the range of the middle half of them. Errors of inversion are the largest round trip's: ours in standard deviations of the data,
-which are about 1, the peer's in units of them. `--log` keeps every turn, and what it holds already is counted too: begin a new one for another build.
+the same turn; ± is half of the range of the middle half of them. Errors of inversion are the largest round trip's, ours in standard deviations of the data,
+which are about 1, the peer's in units of them; of images ours is the largest residual of a block, which is no round trip. `--log` keeps every turn, and what it holds already is counted too: begin a new one for another build.
 """
 import argparse, json, os, subprocess, sys, time
 from pathlib import Path
@@ -73,15 +73,17 @@ def main():
             workload, start = min(spent, key=spent.get), time.monotonic()
             commands = [(p, [str(a.ours), "--threads", "1", "--only", workload, "--products", p]) for p in a.products]
             commands.append(("peer", [sys.executable, str(HERE / "normflows_bench.py"), "--threads", "1", "--only", workload]))
-            runs = {by: run(command) for by, command in (commands if len(turns) % 2 == 0 else commands[::-1])}
+            turn = sum(t["workload"] == workload for t in turns)
+            runs = {by: run(command) for by, command in (commands if turn % 2 == 0 else commands[::-1])}
             turns.append(dict(workload=workload, seconds=time.monotonic() - start, runs=runs))
             if a.log:
                 with a.log.open("a") as log:
                     log.write(json.dumps(turns[-1]) + "\n")
             spent[workload] += turns[-1]["seconds"]
             print(f"{workload}: {turns[-1]['seconds']:.0f} s, {max(0, end - time.monotonic()) / 60:.0f} min left", file=sys.stderr)
-    except (RuntimeError, KeyboardInterrupt) as error:
-        print(f"alternate: ended early: {error}", file=sys.stderr)
+    except (RuntimeError, ValueError, OSError, KeyboardInterrupt) as error:
+        table(turns)
+        sys.exit(f"alternate: ended early: {error}")
     table(turns)
 
 

@@ -1,5 +1,6 @@
 //! LipSwish x σ(bx)/1.1 and its first two derivatives in f32 on AVX-512: sixteen numbers at a time, with fused multiply-adds, and σ by an
-//! approximate reciprocal that one step of Newton makes exact but for rounding, since a division takes as long as ten multiplications.
+//! approximate reciprocal and two steps of Newton, since a division takes as long as ten multiplications. The second step rounds correctly
+//! (Markstein 1990), so that processors whose approximations differ have the same bits.
 //! It is the formula of [`Activation::derivatives`](resflow_backend::Activation::derivatives); the polynomial is that of [`crate::simd`].
 #![allow(unsafe_code)]
 
@@ -82,14 +83,22 @@ fn sigmoid(t: __m512) -> __m512 {
     let p = _mm512_fmadd_ps(p, r, constant(1.666_666_5e-1));
     let p = _mm512_fmadd_ps(p, r, constant(0.5));
     let p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r);
-    let d = _mm512_add_ps(_mm512_scalef_ps(_mm512_add_ps(p, one), n), one);
-    // 14 bits, then 28
-    let s = _mm512_rcp14_ps(d);
-    _mm512_fmadd_ps(s, _mm512_fnmadd_ps(d, s, one), s)
+    reciprocal(_mm512_add_ps(_mm512_scalef_ps(_mm512_add_ps(p, one), n), one))
+}
+
+/// 1/d for d of normal size, as a division rounds it but for d = 2ⁿ(2 − 2⁻²³).
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn reciprocal(d: __m512) -> __m512 {
+    let improve = |s: __m512| _mm512_fmadd_ps(s, _mm512_fnmadd_ps(d, s, _mm512_set1_ps(1.0)), s);
+    // 14 bits, then 28 but for rounding
+    improve(improve(_mm512_rcp14_ps(d)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::arch::x86_64::{_mm512_loadu_ps, _mm512_storeu_ps};
+
     use resflow_backend::Activation;
 
     use super::*;
@@ -123,6 +132,32 @@ mod tests {
                     assert!(error <= allowed, "φ of order {order} at {at:e}, b = {b}: {error:e}, {allowed:e}");
                 }
             }
+        }
+    }
+
+    /// Of every number from 1 to 2 and from 2⁴⁰ to 2⁴¹ but the last.
+    #[test]
+    fn reciprocals_are_those_of_a_division() {
+        #[target_feature(enable = "avx512f")]
+        fn compare(first: u32) {
+            let last = first + (1 << 23) - 1;
+            for bits in (first..last).step_by(WIDTH) {
+                let d: [f32; WIDTH] = std::array::from_fn(|l| f32::from_bits(bits + l as u32));
+                let mut found = [0.0_f32; WIDTH];
+                // SAFETY: both are sixteen numbers.
+                unsafe { _mm512_storeu_ps(found.as_mut_ptr(), reciprocal(_mm512_loadu_ps(d.as_ptr()))) };
+                for (d, found) in d.iter().zip(found).filter(|(d, _)| d.to_bits() < last) {
+                    assert_eq!(found.to_bits(), (1.0 / d).to_bits(), "1/{d:e}: {found:e}");
+                }
+            }
+        }
+        if !is_x86_feature_detected!("avx512f") {
+            return eprintln!("SKIPPED, NOT TESTED: no AVX-512");
+        }
+        // SAFETY: AVX-512F was found.
+        unsafe {
+            compare(1.0_f32.to_bits());
+            compare(2.0_f32.powi(40).to_bits());
         }
     }
 
