@@ -192,7 +192,7 @@ impl<E: CpuElement> NdArray<E> {
         sign: f64,
         rows: usize,
         d: usize,
-        x: &'a [E],
+        x: &[E],
         scratch: [&'a mut [E]; 2],
     ) -> &'a [E] {
         let [mut to, mut other] = scratch;
@@ -267,9 +267,9 @@ impl<E: CpuElement> NdArray<E> {
         while tile.live > 0 {
             let live = tile.live;
             let all = live * d;
-            x[..all].copy_from_slice(&tile.x[..all]);
-            let g = self.through(&layers, sign, live, d, &x[..all], [&mut one, &mut other]);
+            let g = self.through(&layers, sign, live, d, &tile.x[..all], [&mut one, &mut other]);
             if search.history > 0 {
+                x[..all].copy_from_slice(&tile.x[..all]);
                 residuals(self.level(), &tile.y[..all], &x[..all], g, &mut r[..all]);
             }
             for (place, before) in before.iter_mut().enumerate().take(live) {

@@ -1,6 +1,7 @@
 //! LipSwish x σ(bx)/1.1 and its first two derivatives in f32 on AVX-512: sixteen numbers at a time, with fused multiply-adds, and σ by an
 //! approximate reciprocal and two steps of Newton, since a division takes as long as ten multiplications. The second step rounds correctly
-//! (Markstein 1990), so that processors whose approximations differ have the same bits.
+//! (P. Markstein, IBM J. Res. Dev. 34, 1990; all but one number of each power of two), so that processors whose approximations differ have the
+//! same bits.
 //! It is the formula of [`Activation::derivatives`](resflow_backend::Activation::derivatives); the polynomial is that of [`crate::simd`].
 #![allow(unsafe_code)]
 
